@@ -1,0 +1,84 @@
+"""Text tools of the data builds: cleaning, exact and near-duplicates, hash orders.
+
+Nothing here draws random numbers or depends on hash seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+# Two texts are near-duplicates if either similarity (Jaccard) reaches its threshold. Words find a sentence
+# with a word put in or replaced, characters find one spelt or joined differently; below these thresholds the
+# pairs are mostly short stock phrases about different things ("great camera" and "great plan").
+WORD_THRESHOLD = 0.6
+CHAR_THRESHOLD = 0.5
+SHINGLE = 4  # characters
+
+
+def digest(key: str) -> str:
+    """Return the SHA-256 of `key` in hexadecimal: the sort key of every pseudo-random order here."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def clean(text: str) -> str:
+    """Return `text` with HTML entities resolved and white space collapsed.
+
+    The source holds doubly escaped entities (`&amp;amp;`), hence the second pass.
+    """
+    return " ".join(html.unescape(html.unescape(text)).split())
+
+
+def normalise(text: str) -> str:
+    """Return the form in which equal texts count as duplicates: casefolded letters and digits only."""
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of `text` without user names and links, which the source replaced by placeholders."""
+    text = re.sub(r"@\w+|https?://\S+", " ", text.casefold())
+    return re.findall(r"[^\W_]+", re.sub(r"['’]", "", text))
+
+
+def word_set(text: str) -> set[str]:
+    """Return the distinct words of `text`; empty if it has placeholders and signs only."""
+    return set(_words(text))
+
+
+def char_shingles(text: str) -> set[str]:
+    """Return the `SHINGLE`-character pieces of the joined words of `text` (shorter texts: one piece)."""
+    joined = "".join(_words(text))
+    return {joined[i : i + SHINGLE] for i in range(max(1, len(joined) - SHINGLE + 1))} if joined else set()
+
+
+def _similar(sets: Sequence[set[str]], threshold: float, start: int) -> set[tuple[int, int]]:
+    """Return all pairs (i < j, j >= `start`) of sets whose Jaccard similarity is at least `threshold`.
+
+    Exhaustive: an inverted index counts the shared pieces of each set with all others. Empty sets match none.
+    """
+    lists: dict[str, list[int]] = defaultdict(list)
+    for i, pieces in enumerate(sets):
+        for piece in pieces:
+            lists[piece].append(i)
+    index = {piece: np.array(holders) for piece, holders in lists.items()}
+    sizes = np.array([len(pieces) for pieces in sets])
+    pairs: set[tuple[int, int]] = set()
+    for j in range(start, len(sets)):
+        if sets[j]:
+            shared = np.bincount(np.concatenate([index[piece] for piece in sets[j]]), minlength=j)[:j]
+            close = shared / (sizes[:j] + sizes[j] - shared) >= threshold
+            pairs.update((int(i), j) for i in np.flatnonzero(close))
+    return pairs
+
+
+def near_pairs(texts: Sequence[str], start: int = 0) -> list[tuple[int, int]]:
+    """Return all near-duplicate pairs (i < j, j >= `start`) of `texts`, sorted; see `WORD_THRESHOLD`."""
+    kinds: list[tuple[Callable[[str], set[str]], float]]
+    kinds = [(word_set, WORD_THRESHOLD), (char_shingles, CHAR_THRESHOLD)]
+    found = [_similar([pieces(text) for text in texts], threshold, start) for pieces, threshold in kinds]
+    return sorted(set().union(*found))

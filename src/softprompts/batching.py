@@ -1,0 +1,154 @@
+"""Turn rows into token ids and documents into batches: a target is never truncated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from softprompts.errors import UserError
+from softprompts.tasks import Row, Task
+
+
+@dataclass(frozen=True)
+class Document:
+    """Token ids that the model reads as one text: prompt, then target. Both are non-empty."""
+
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """All tokens that go through the model: the last target token is predicted, never read."""
+        return self.prompt_ids + self.target_ids[:-1]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tokenized row. `choices` holds one document for each of `choice_texts`; both are empty for open tasks."""
+
+    row: Row
+    document: Document
+    choices: tuple[Document, ...]
+    choice_texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Documents side by side, padded on the right. B documents, S tokens of the longest, T target tokens.
+
+    input_ids (B, S), attention_mask (B, S); `predictors` (T,) are places in the flattened (B * S) hidden states
+    whose logits predict `targets` (T,); `document` (T,) says which document a target belongs to.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    predictors: torch.Tensor
+    targets: torch.Tensor
+    document: torch.Tensor
+
+
+def encode(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, room: int | None) -> list[Example]:
+    """Tokenize the rows of a split.
+
+    Args:
+        task: where the rows come from; `task.config` says what becomes of long ones.
+        split: train, validation or test.
+        tokenizer: the base model's. Open targets get its end-of-sequence token, so that generation learns to stop.
+        room: tokens that the base model has left beside the virtual tokens; None where it has no limit.
+
+    Raises:
+        UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or `room`.
+    """
+    limit = task.config.max_length if room is None else min(task.config.max_length, room)
+    examples = []
+    for row in task.splits[split]:
+        texts = task.choices or (row.target,)
+        documents = [_document(row, text, tokenizer, task.choices is None) for text in texts]
+        documents = [_fit(d, limit, task.config.long_rows == "cut_prompt", row) for d in documents]
+        if task.choices is None:
+            examples.append(Example(row, documents[0], (), ()))
+        else:
+            right = documents[task.choices.index(row.target)]
+            examples.append(Example(row, right, tuple(documents), task.choices))
+    return examples
+
+
+def _document(row: Row, target: str, tokenizer: PreTrainedTokenizerBase, end: bool) -> Document:
+    prompt_ids = tokenizer(row.prompt).input_ids
+    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
+        prompt_ids = prompt_ids[:-1]  # some tokenizers close every text, the prompt goes on
+    if not prompt_ids:
+        raise UserError(f"{row.place}: the prompt tokenizes to nothing")
+    # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own in front
+    # of a text that stands alone. Where the two fuse into other tokens, they are tokenized apart.
+    whole = tokenizer(row.prompt + target).input_ids
+    if whole and whole[-1] == tokenizer.eos_token_id:
+        whole = whole[:-1]
+    fused = whole[: len(prompt_ids)] != prompt_ids
+    target_ids = tokenizer(target, add_special_tokens=False).input_ids if fused else whole[len(prompt_ids) :]
+    if not target_ids:
+        raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
+    if end:
+        target_ids = [*target_ids, tokenizer.eos_token_id]
+    return Document(tuple(prompt_ids), tuple(target_ids))
+
+
+def _fit(document: Document, limit: int, cut_prompt: bool, row: Row) -> Document:
+    length = len(document.prompt_ids) + len(document.target_ids)
+    if length <= limit:
+        return document
+    room = limit - len(document.target_ids)
+    if room < 1 or not cut_prompt:
+        raise UserError(
+            f"{row.place}: {length} tokens ({len(document.target_ids)} of them target) do not fit into {limit}; "
+            "raise task.max_length, shorten the row"
+            + ("" if room < 1 else ", or set task.long_rows to cut_prompt")
+        )
+    return Document(document.prompt_ids[-room:], document.target_ids)
+
+
+def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
+    """Lay documents side by side, padded on the right.
+
+    Right padding keeps every token's position behind the prompt what it is alone, whatever `padding_side` the
+    tokenizer has: PEFT ignores `position_ids`, so left padding would move the text away from the soft prompt.
+    """
+    if not documents:
+        raise ValueError("empty batch")
+    width = max(len(d.input_ids) for d in documents)
+    input_ids = torch.zeros(len(documents), width, dtype=torch.long)
+    attention_mask = torch.zeros(len(documents), width, dtype=torch.long)
+    predictors, targets, owners = [], [], []
+    for index, document in enumerate(documents):
+        ids = document.input_ids
+        input_ids[index, : len(ids)] = torch.tensor(ids)
+        attention_mask[index, : len(ids)] = 1
+        first = index * width + len(document.prompt_ids) - 1
+        predictors.extend(range(first, first + len(document.target_ids)))
+        targets.extend(document.target_ids)
+        owners.extend([index] * len(document.target_ids))
+    return PaddedBatch(
+        input_ids.to(device),
+        attention_mask.to(device),
+        torch.tensor(predictors, device=device),
+        torch.tensor(targets, device=device),
+        torch.tensor(owners, device=device),
+    )
+
+
+def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Yield the row indices of update 0, 1, 2, ... without end: a new permutation every epoch.
+
+    A batch may straddle two epochs, so every batch is full. The order depends on nothing but the arguments: a
+    resumed run skips to its step, and any number of processes agree on it without talking.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pending: list[int] = []
+    while True:
+        while len(pending) < batch_size:
+            pending.extend(torch.randperm(rows, generator=generator).tolist())
+        yield pending[:batch_size]
+        pending = pending[batch_size:]

@@ -1,0 +1,265 @@
+"""Typed settings of a run, and `cli`, which fills them from YAML files and flags.
+
+The signature of a recipe's `main` is its schema: each dataclass argument is a section of the YAML file and a
+group of flags (`--training.learning_rate 0.02`). A key that nothing reads is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from peft import PeftConfig
+
+from softprompts.errors import UserError, nearest
+
+# PEFT's MultitaskPromptTuningConfig derives from PromptTuningConfig; without this line jsonargparse would ask for
+# a class path wherever a recipe takes the latter.
+set_parsing_settings(subclasses_disabled=[is_dataclass])
+
+# Fields of PEFT's configs that follow from the base model or that the library sets: a value for them in a YAML
+# file would be overwritten, so they are not keys at all.
+PEFT_INTERNAL_FIELDS = {
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "modules_to_save",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+}
+
+
+@dataclass
+class ModelConfig:
+    """The frozen base model.
+
+    Args:
+        name_or_path: `bundled:NAME`, a folder with a saved model, or a Hub id.
+        dtype: type of the base model's weights; the soft prompt itself is always float32.
+        quantization: load the weights in 4 bits (`nf4`) or 8 bits (`int8`) through bitsandbytes.
+        revision: branch, tag or commit, for a Hub id.
+    """
+
+    name_or_path: str = "bundled:smollm2-135m-instruct"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    revision: str | None = None
+
+
+@dataclass
+class TaskConfig:
+    """A task is data, a prompt template and a target.
+
+    Args:
+        prompt: what the model reads, with `{column}` where a column's value goes, e.g. "{text}\\nSentiment:".
+        target: what it shall write, e.g. " {label}"; begin it with the space that stands before the word.
+        dataset: `embedded:NAME`, a Hub id, or nothing where train, validation and test are files.
+        subset: configuration of a Hub dataset.
+        revision: branch, tag or commit of a Hub dataset.
+        train: file (.jsonl, .csv, .parquet) or split of the dataset.
+        validation: likewise; without it a tenth of train is held out.
+        test: likewise; without it a tenth of train is held out.
+        choices: for classification: all targets as the template renders them; a mapping from a rendered target
+            to the words for it (a verbalizer); or `from_train`, the distinct targets in train.
+        where: keep only rows whose column has one of these values, e.g. {domain: [movies]}.
+        max_rows: at most so many rows of a split (the first ones), e.g. {test: 500}.
+        metrics: names in src/softprompts/metrics, or paths of `evaluate` modules.
+        max_length: tokens of prompt and target together. A longer row is an error, never a cut target.
+        long_rows: what to do with a longer row: stop (`error`), or cut its prompt from the left (`cut_prompt`).
+        name: name of the task in records; by default that of the dataset or of the train file.
+    """
+
+    prompt: str
+    target: str
+    dataset: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    choices: list[str] | dict[str, str] | Literal["from_train"] | None = None
+    where: dict[str, list[str]] = field(default_factory=dict)
+    max_rows: dict[str, int] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=lambda: ["accuracy"])
+    max_length: int = 1024
+    long_rows: Literal["error", "cut_prompt"] = "error"
+    name: str | None = None
+
+
+@dataclass
+class TrainingConfig:
+    """How long and how fast to train. One step is one update of the soft prompt.
+
+    Args:
+        steps: number of updates.
+        learning_rate: peak rate of the optimizer.
+        batch_size: rows an update sees, over all processes and accumulated micro-batches together.
+        micro_batch_size: rows of one forward pass on one process; by default batch_size / processes.
+        optimizer: AdamW, or Adafactor as in Lester et al. (2021).
+        weight_decay: decoupled weight decay.
+        schedule: learning-rate schedule, as transformers names it.
+        warmup_steps: updates of linear warm-up.
+        max_grad_norm: clip the gradient to this norm.
+        eval_every: validate and save a checkpoint every so many updates.
+        eval_rows: rows of the validation split to validate on during training; by default all.
+        best_by: what chooses the best checkpoint: `loss` on validation, or one of the task's metrics.
+        patience: stop after so many validations without improvement; by default never.
+        engine: `packed` computes the prompt once a row and pads nothing; `stock` is PEFT's own forward; `auto`
+            takes `packed` where it agrees with `stock` on the first batch.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+    """
+
+    steps: int = 300
+    learning_rate: float = 0.02
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    weight_decay: float = 0.0
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    eval_every: int = 50
+    eval_rows: int | None = None
+    best_by: str = "loss"
+    patience: int | None = None
+    engine: Literal["auto", "packed", "stock"] = "auto"
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class EvaluationConfig:
+    """How a trained adapter is scored.
+
+    Args:
+        batch_size: rows of one forward pass.
+        max_new_tokens: longest answer generated, where the task has no choices.
+        bootstrap_resamples: resamples behind each 95 % interval.
+    """
+
+    batch_size: int = 32
+    max_new_tokens: int = 128
+    bootstrap_resamples: int = 2000
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives.
+
+    Args:
+        output_dir: folder for adapter, record, predictions, curves and checkpoints. It must be new or empty.
+        seed: seed of initial values, order of rows and drawn examples.
+        resume: go on where the run in output_dir stands (`--resume` for short); a finished run is left as it is.
+        trackers: trackers of accelerate, e.g. tensorboard, wandb, mlflow.
+    """
+
+    output_dir: str
+    seed: int = 0
+    resume: bool = False
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a nested mapping, inner keys as well as leaves."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield f"{prefix}{key}"
+            yield from flatten(value, f"{prefix}{key}.")
+
+
+def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
+    """Return the parser for `main`'s typed arguments and the dotted keys that it accepts."""
+    parser = ArgumentParser(
+        description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with these keys; flags win over it")
+    for name, hint in get_type_hints(main).items():
+        if name == "return":
+            continue
+        if not is_dataclass(hint):
+            raise TypeError(f"{main.__name__}: argument {name} is no dataclass")
+        skip = PEFT_INTERNAL_FIELDS if issubclass(hint, PeftConfig) else set()
+        # PEFT demands a tokenizer's name together with a text; that name is the base model's, not the user's to set.
+        skip = skip - {"tokenizer_name_or_path"} if "prompt_tuning_init_text" in hint.__dataclass_fields__ else skip
+        parser.add_class_arguments(hint, name, skip=skip & set(hint.__dataclass_fields__))
+        if "prompt_tuning_init_text" in hint.__dataclass_fields__:
+            parser.link_arguments("model.name_or_path", f"{name}.tokenizer_name_or_path")
+    valid = {key for key in parser.get_defaults(skip_validation=True).keys() if not key.startswith("config")}
+    sections = {key.split(".")[0] for key in valid}
+    return parser, valid | sections
+
+
+def check_keys(path: str, valid: set[str]) -> None:
+    """Raise `UserError` for a missing, empty or malformed YAML file, or one with a key that nothing reads."""
+    file = Path(path)
+    if not file.is_file():
+        others = sorted(str(p) for p in Path("configs").glob("*/*.yaml"))
+        raise UserError(f"no such config file: {path}{nearest(path, others)}")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
+    for key in flatten(tree):
+        parents = {key.rsplit(".", n)[0] for n in range(key.count(".") + 1)}
+        if key not in valid and not any(p in valid and p.count(".") == 1 for p in parents):
+            raise UserError(f'{path}: unknown key "{key}"{nearest(key, valid)}')
+
+
+def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
+    """Return `main`'s arguments, read from `argv` (`--config FILE.yaml`, then flags).
+
+    Raises:
+        UserError: unknown key, wrong type, missing file; the message names the nearest valid key.
+    """
+    argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
+    parser, valid = build_parser(main)
+    for before, after in zip(argv, [*argv[1:], ""], strict=True):
+        if before == "--config" or before.startswith("--config="):
+            check_keys(before.partition("=")[2] or after, valid)
+    try:
+        settings = parser.parse_args(argv)
+        if isinstance(settings.get("config"), list):
+            del settings["config"]
+        return {k: v for k, v in vars(parser.instantiate_classes(settings)).items() if k != "config"}
+    except (ArgumentError, ValueError, TypeError) as error:
+        message = " ".join(str(error).split()).replace("<class '", "").replace("'>", "")
+        unknown = re.search(r"unrecognized arguments: --([^\s=]+)", message)
+        if unknown:
+            message = f'unknown flag "--{unknown[1]}"{nearest(unknown[1], valid)}'
+        raise UserError(message) from None
+
+
+def cli(main: Callable[..., None]) -> None:
+    """Run a recipe's `main` from the command line.
+
+    A `UserError` ends the process with one line on standard error and exit code 2; an interrupt with code 130.
+    """
+    try:
+        main(**parse(main, sys.argv[1:]))
+    except UserError as error:
+        # Every process of a distributed run fails alike; one line is enough.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,1 @@
+"""`evaluate` modules kept in the repo, one folder each, so that no metric needs a download."""

@@ -1,0 +1,86 @@
+"""Read rows from JSONL, CSV and Parquet files, naming file and line of whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from softprompts.errors import UserError, nearest
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+
+Record = dict[str, Any]
+
+
+def read_file(path: str | Path) -> list[tuple[str, Record]]:
+    """Return `(place, row)` pairs; `place` is "FILE:LINE" for JSONL and "FILE row N" (from 1) for tables.
+
+    Raises:
+        UserError: no such file, unknown suffix, empty file, not UTF-8, malformed line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+        raise UserError(f"no such file: {path}{nearest(str(path), siblings)}")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: unknown kind of file{nearest(path.suffix, SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty")
+    if path.suffix == ".parquet":
+        rows = _read_table("parquet", path)
+    else:
+        text = _decode(path)
+        rows = _parse_jsonl(path, text) if path.suffix == ".jsonl" else _read_table("csv", path)
+    if not rows:
+        raise UserError(f"{path}: has no rows")
+    return rows
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})") from None
+
+
+def _parse_jsonl(path: Path, text: str) -> list[tuple[str, Record]]:
+    rows = []
+    # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for line ends.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: malformed JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        rows.append((f"{path}:{number}", row))
+    return rows
+
+
+def _read_table(kind: str, path: Path) -> list[tuple[str, Record]]:
+    try:
+        # Fresh, and not kept: the cache of `datasets` would otherwise grow with every edit of a user's file.
+        builder = datasets.Dataset.from_csv if kind == "csv" else datasets.Dataset.from_parquet
+        table = builder(str(path), keep_in_memory=True, download_mode="force_redownload")
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{path}: not readable as {kind}: {' '.join(str(cause).split())}") from None
+    return [(f"{path} row {n}", row) for n, row in enumerate(rows_of(table), start=1)]
+
+
+def rows_of(table: datasets.Dataset) -> list[Record]:
+    """Return the rows of a `datasets` table as plain dicts, class labels as their names."""
+    names = {c: f for c, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
+    rows = table.to_list()
+    for row in rows:
+        for column, feature in names.items():
+            if row[column] is not None and row[column] >= 0:
+                row[column] = feature.int2str(row[column])
+    return rows
