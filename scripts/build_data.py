@@ -22,9 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the data sets under data/ from their public sources.")
     tasks = parser.add_subparsers(dest="task", required=True)
     sentiment = tasks.add_parser("sentiment", help="sentences of four domains, positive or negative")
-    sentiment.add_argument(
-        "--source", type=Path, help="the source distribution (default: download it with pip)"
-    )
+    sentiment.add_argument("--source", type=Path, help="the source distribution (default: download it with pip)")
     sentiment.add_argument("--out", type=Path, default=Path("data"), help="parent folder (default: data)")
     args = parser.parse_args(argv)
     try:

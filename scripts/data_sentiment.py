@@ -211,9 +211,7 @@ def card(splits: Mapping[str, Sequence[Row]], stats: Stats) -> str:
         char_threshold=CHAR_THRESHOLD,
         shingle=SHINGLE,
         **HELD_OUT,
-        sizes=table(
-            ["domain", "source rows", *REASONS, "rows left", "documents", "mean words", "max words"], sizes
-        ),
+        sizes=table(["domain", "source rows", *REASONS, "rows left", "documents", "mean words", "max words"], sizes),
         counts=table(["domain", "split", *LABELS, "rows", "majority share"], counts),
     )
 

@@ -69,9 +69,7 @@ def archive(tmp_path: Path) -> tuple[Path, str]:
 
 def read_splits(folder: Path) -> dict[str, list[dict[str, object]]]:
     return {
-        split: [
-            json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").split("\n") if line
-        ]
+        split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").split("\n") if line]
         for split in sentiment.SPLITS
     }
 
@@ -220,9 +218,7 @@ def test_build_is_deterministic_and_sound(archive: tuple[Path, str], tmp_path: P
     train = (outs[0] / "sentiment" / "train.jsonl").read_text("utf-8")
     assert "é." in train
     assert "&amp;" not in train
-    assert (
-        "| movies | 43 | 10 | 0 | 2 | 0 | 0 | 31 | 31 |" in (outs[0] / "sentiment" / "README.md").read_text()
-    )
+    assert "| movies | 43 | 10 | 0 | 2 | 0 | 0 | 31 | 31 |" in (outs[0] / "sentiment" / "README.md").read_text()
 
 
 def test_build_fails_on_a_leak_and_writes_nothing(

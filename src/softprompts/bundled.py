@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from softprompts.errors import UserError, nearest
+
 from filelock import FileLock
 from safetensors import SafetensorError
-
-from softprompts.errors import UserError, nearest
 
 PREFIX = "bundled:"
 MANIFEST = "checksums.json"
@@ -220,6 +220,7 @@ def convert(model: BundledModel, gguf: Path, folder: Path) -> None:
     config.save_pretrained(folder)
     # Transformers 4 (which vLLM may bring) reads this key and not rope_parameters; its default is 10000.
     _update_json(folder / "config.json", rope_theta=config.rope_parameters["rope_theta"])
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes it private
     ends = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**ends).save_pretrained(folder)
 

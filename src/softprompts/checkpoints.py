@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from softprompts.errors import UserError
+
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-
-from softprompts.errors import UserError
 
 
 @dataclass
@@ -115,9 +115,7 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler
-) -> Progress | None:
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> Progress | None:
     """Restore the newest checkpoint in `folder`, or return None where there is none."""
     checkpoints = sorted(folder.glob("step-*"))
     if not checkpoints:

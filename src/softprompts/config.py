@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from softprompts.errors import UserError, nearest
+
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from peft import PeftConfig
-
-from softprompts.errors import UserError, nearest
 
 # PEFT's MultitaskPromptTuningConfig derives from PromptTuningConfig; without this line jsonargparse would ask for
 # a class path wherever a recipe takes the latter.
@@ -185,14 +185,12 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
 
 def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
     """Return the parser for `main`'s typed arguments and the dotted keys that it accepts."""
-    parser = ArgumentParser(
-        description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False
-    )
+    parser = ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False)
     parser.add_argument("--config", action="config", help="YAML file with these keys; flags win over it")
     for name, hint in get_type_hints(main).items():
         if name == "return":
             continue
-        if not is_dataclass(hint):
+        if not (isinstance(hint, type) and is_dataclass(hint)):
             raise TypeError(f"{main.__name__}: argument {name} is no dataclass")
         skip = PEFT_INTERNAL_FIELDS if issubclass(hint, PeftConfig) else set()
         # PEFT demands a tokenizer's name together with a text; that name is the base model's, not the user's to set.
@@ -200,7 +198,7 @@ def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
         parser.add_class_arguments(hint, name, skip=skip & set(hint.__dataclass_fields__))
         if "prompt_tuning_init_text" in hint.__dataclass_fields__:
             parser.link_arguments("model.name_or_path", f"{name}.tokenizer_name_or_path")
-    valid = {key for key in parser.get_defaults(skip_validation=True).keys() if not key.startswith("config")}
+    valid = {key for key in vars(parser.get_defaults(skip_validation=True).as_flat()) if not key.startswith("config")}
     sections = {key.split(".")[0] for key in valid}
     return parser, valid | sections
 

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from softprompts.batching import Document, PaddedBatch, pad
+
 import torch
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-from softprompts.batching import Document, PaddedBatch, pad
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Engine(nn.Module):
     It is a module so that accelerate can wrap it for data-parallel training and mixed precision.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model = model
+        self.tokenizer = tokenizer
 
     def forward(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the three tensors of `Scores`."""
@@ -52,13 +53,7 @@ class Engine(nn.Module):
         """Where the model computes."""
         return self.model.get_input_embeddings().weight.device
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        tokenizer: PreTrainedTokenizerBase,
-        max_new_tokens: int,
-        **sampling: Any,
-    ) -> list[str]:
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **sampling: Any) -> list[str]:
         """Continue each prompt until the end-of-sequence token; greedily, unless `sampling` says otherwise.
 
         Rows are laid out `[padding][soft prompt][text]`. PEFT's own `generate` puts the padding of a shorter row
@@ -80,10 +75,10 @@ class Engine(nn.Module):
             inputs_embeds=embeds,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
             **({"do_sample": False} | sampling),
         )
-        return tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return self.tokenizer.batch_decode(generated, skip_special_tokens=True)
 
     def _stock(self, batch: PaddedBatch) -> torch.Tensor:
         with logits_at(self.model, batch.predictors, batch.input_ids.shape):

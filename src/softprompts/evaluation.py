@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from softprompts.batching import Document, EncodedTask, Example
+from softprompts.config import EvaluationConfig
+from softprompts.engine import Engine, Scores
+from softprompts.errors import UserError, nearest
 
 import evaluate
 import numpy
@@ -13,12 +19,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-from softprompts.batching import Document, Example
-from softprompts.config import EvaluationConfig
-from softprompts.engine import Engine, Scores
-from softprompts.errors import UserError, nearest
 
 METRICS_DIR = Path(__file__).parent / "metrics"
 
@@ -52,10 +52,40 @@ class Outcome:
     loss: float
 
 
+@dataclass(frozen=True)
+class TestOutcome:
+    """What the test split says. `baselines` holds what a model reaches that always says the majority class."""
+
+    predictions: list[Prediction]
+    loss: float
+    metrics: dict[str, Interval]
+    baselines: dict[str, dict[str, Interval]]
+    seconds: float
+
+
+def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
+    """Score the test split once, at the end: nothing that is chosen may depend on it."""
+    started = time.perf_counter()
+    outcome = predict(engine, data.test, config, accelerator, "testing")
+    seconds = time.perf_counter() - started
+    metrics = load_metrics(data.task.metrics)
+    resamples = config.bootstrap_resamples
+    baselines = {}
+    if data.task.choices:
+        majority = majority_predictions(data.train, data.test)
+        baselines["majority_class"] = intervals(metrics, majority, resamples)
+    return TestOutcome(
+        outcome.predictions,
+        outcome.loss,
+        intervals(metrics, outcome.predictions, resamples),
+        baselines,
+        seconds,
+    )
+
+
 def predict(
     engine: Engine,
     examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
     config: EvaluationConfig,
     accelerator: Accelerator,
     label: str,
@@ -75,7 +105,7 @@ def predict(
     with torch.inference_mode():
         for indices in bar:
             batch = [examples[i] for i in indices]
-            answers.extend(zip(indices, *_answer(engine, batch, tokenizer, config, answer_open), strict=True))
+            answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))
     if accelerator.num_processes > 1:
         answers = gather_object(answers)
     answers.sort()
@@ -89,7 +119,6 @@ def predict(
 def _answer(
     engine: Engine,
     batch: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
     config: EvaluationConfig,
     answer_open: bool,
 ) -> tuple[list[str], list[list[float] | None], list[float], list[int]]:
@@ -105,7 +134,7 @@ def _answer(
     losses = document_losses(engine, documents).tolist()
     texts = [""] * len(batch)
     if answer_open:
-        texts = engine.generate([d.prompt_ids for d in documents], tokenizer, config.max_new_tokens)
+        texts = engine.generate([d.prompt_ids for d in documents], config.max_new_tokens)
     return texts, [None] * len(batch), losses, counts
 
 
@@ -172,10 +201,8 @@ def intervals(
             for key, value in metric._compute(predictions=answers[rows], references=targets[rows]).items():
                 draws.setdefault(key, []).append(value)
     values = compute_metrics(metrics, predictions)
-    return {
-        key: Interval(value, *(float(q) for q in numpy.percentile(draws[key], [2.5, 97.5])), len(answers))
-        for key, value in values.items()
-    }
+    bounds = {key: numpy.percentile(draws[key], [2.5, 97.5]).tolist() for key in values}
+    return {key: Interval(values[key], low, high, len(answers)) for key, (low, high) in bounds.items()}
 
 
 def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from softprompts.bundled import BUNDLED, PREFIX, resolve
+from softprompts.config import ModelConfig
+from softprompts.errors import UserError
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
-
-from softprompts.bundled import BUNDLED, PREFIX, resolve
-from softprompts.config import ModelConfig
-from softprompts.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class ParameterCount:
     trainable: int
 
 
-def load_base_model(
-    config: ModelConfig, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base_model(config: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the frozen causal language model, in evaluation mode on `device`, and its tokenizer.
 
     Raises:
@@ -42,9 +40,7 @@ def load_base_model(
     dtype = getattr(torch, config.dtype)
     quantization = None
     if config.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
-        )
+        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     elif config.quantization == "int8":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     transformers_logging.disable_progress_bar()  # "Loading weights" of one second; the download keeps its bar
@@ -65,7 +61,9 @@ def load_base_model(
         tokenizer.pad_token = tokenizer.eos_token
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.
     model.eval().requires_grad_(False)
-    return (model if quantization else model.to(device)), tokenizer
+    if quantization is None:
+        nn.Module.to(model, device)  # bitsandbytes has placed its own
+    return model, tokenizer
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
@@ -77,3 +75,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 def max_positions(model: PreTrainedModel) -> int | None:
     """Return the longest sequence, in tokens, that the base model was built for, where its config says."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def room_for(model: PreTrainedModel, virtual_tokens: int) -> int | None:
+    """Return the tokens that the base model has left beside the virtual ones; None where it has no limit."""
+    positions = max_positions(model)
+    return None if positions is None else positions - virtual_tokens

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from softprompts.errors import UserError, nearest
+
+import datasets
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 

@@ -10,14 +10,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from softprompts.checkpoints import write_atomically
+from softprompts.config import RunConfig
+from softprompts.errors import UserError, nearest
+
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import broadcast_object_list, set_seed
-
-from softprompts.checkpoints import write_atomically
-from softprompts.config import RunConfig
-from softprompts.errors import UserError, nearest
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from softprompts.config import TaskConfig
 from softprompts.errors import UserError, nearest
 from softprompts.readers import Record, read_file, rows_of
+
+import datasets
 
 DATA_DIR = Path(__file__).resolve().parents[2] / "data"
 EMBEDDED_PREFIX = "embedded:"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 
+from softprompts.errors import UserError
+from softprompts.models import max_positions
+
 import torch
 from peft import PeftModel, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from softprompts.errors import UserError
-from softprompts.models import max_positions
 
-
-def add_soft_prompt(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PromptTuningConfig
-) -> PeftModel:
+def add_soft_prompt(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PromptTuningConfig) -> PeftModel:
     """Put a trainable soft prompt, float32 (num_virtual_tokens, hidden size), on a frozen base model.
 
     The three ways to start are PEFT's (`prompt_tuning_init`), with PEFT's two traps mended: a text is tokenized
@@ -40,8 +38,10 @@ def add_soft_prompt(
     start = initial_values(base.get_input_embeddings(), tokenizer, config)
     if start is not None:
         with torch.no_grad():
-            model.prompt_encoder["default"].embedding.weight.copy_(start)
-    model.peft_config["default"].prompt_tuning_init = config.prompt_tuning_init
+            next(model.prompt_encoder.parameters()).copy_(start)
+    attached = model.peft_config["default"]
+    assert isinstance(attached, PromptTuningConfig)
+    attached.prompt_tuning_init = config.prompt_tuning_init
     return model
 
 

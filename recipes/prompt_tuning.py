@@ -1,0 +1,60 @@
+"""Prompt tuning: learn the embeddings of a few virtual tokens in front of every input (Lester et al. 2021).
+
+    accelerate launch recipes/prompt_tuning.py --config configs/sentiment/prompt_tuning.yaml
+
+Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
+goes on with a run that was stopped. Plain `python recipes/prompt_tuning.py ...` runs on one process.
+
+Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
+checkpoint saved), 0 when `result.json` is written.
+"""
+
+from softprompts.batching import encode
+from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
+from softprompts.engine import Engine
+from softprompts.evaluation import evaluate_test
+from softprompts.models import load_base_model, room_for
+from softprompts.prompts.initial import add_soft_prompt
+from softprompts.reports.run import save_run
+from softprompts.results import save_adapter
+from softprompts.runs import start_run
+from softprompts.tasks import load_task
+from softprompts.training import train
+
+from peft import PromptTuningConfig
+
+
+def main(
+    model: ModelConfig,
+    task: TaskConfig,
+    prompt: PromptTuningConfig,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    run: RunConfig,
+) -> None:
+    """Train a soft prompt on a task, score it on the test split, save it as a stock PEFT adapter."""
+    this = start_run(
+        "prompt_tuning",
+        model=model,
+        task=task,
+        prompt=prompt,
+        training=training,
+        evaluation=evaluation,
+        run=run,
+    )
+    rows = load_task(task)
+    base, tokenizer = load_base_model(model, this.accelerator.device)
+    data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens))
+
+    # The method: the only part that differs between recipes.
+    tuned = add_soft_prompt(base, tokenizer, prompt)
+
+    engine = Engine(tuned, tokenizer)
+    progress = train(engine, data, training, evaluation, this)
+    adapter = save_adapter(tuned, this)
+    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+    save_run(this, rows, tuned, outcome, progress, adapter)
+
+
+if __name__ == "__main__":
+    cli(main)

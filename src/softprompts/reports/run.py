@@ -1,0 +1,140 @@
+"""Write what a run leaves: record, predictions, curves and a card."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from softprompts.bundled import BUNDLED, PREFIX
+from softprompts.checkpoints import Progress, write_atomically
+from softprompts.evaluation import Prediction, TestOutcome
+from softprompts.models import count_parameters
+from softprompts.reports.curves import plot_curves
+from softprompts.results import Result, environment, peak_memory_gib, saved_parameters
+from softprompts.runs import RESULT_FILE, Run
+from softprompts.tasks import Task
+
+from torch import nn
+
+
+def save_run(
+    run: Run,
+    task: Task,
+    model: nn.Module,
+    outcome: TestOutcome,
+    progress: Progress | None = None,
+    adapter: Path | None = None,
+    notes: dict[str, Any] | None = None,
+) -> Result:
+    """Write `predictions.jsonl`, `curves.png`, `README.md` and, last, `result.json`: a folder with it is finished.
+
+    Args:
+        run: the run.
+        task: what it was scored on.
+        model: the model whose parameters are counted.
+        outcome: its scores on the test split.
+        progress: its training, where it trained.
+        adapter: folder of its adapter, where it has one.
+        notes: what else the recipe has to say, as JSON values.
+    """
+    result = _result(run, task, model, outcome, progress, adapter, notes or {})
+    if run.accelerator.is_main_process:
+        _write_predictions(outcome.predictions, run.folder / "predictions.jsonl")
+        if progress:
+            plot_curves(result, run.folder / "curves.png")
+        write_atomically(run.folder / "README.md", card(result))
+        record = json.dumps(asdict(result), indent=1, ensure_ascii=False)
+        write_atomically(run.folder / RESULT_FILE, record + "\n")
+    run.say(summary(result, run.folder))
+    run.accelerator.end_training()
+    return result
+
+
+def _result(
+    run: Run,
+    task: Task,
+    model: nn.Module,
+    outcome: TestOutcome,
+    progress: Progress | None,
+    adapter: Path | None,
+    notes: dict[str, Any],
+) -> Result:
+    count = count_parameters(model)
+    saved = list(adapter.glob("*.safetensors")) if adapter else []
+    cost = {
+        "seconds_total": time.perf_counter() - run.started,
+        "seconds_training": progress.seconds if progress else 0.0,
+        "seconds_testing": outcome.seconds,
+        "peak_memory_gib": peak_memory_gib(),
+        "adapter_bytes": float(sum(p.stat().st_size for p in saved)),
+    }
+    if progress and progress.seconds:
+        cost["training_tokens_per_second"] = progress.tokens / progress.seconds
+    return Result(
+        recipe=run.recipe,
+        task=task.name,
+        settings=run.settings,
+        seed=run.seed,
+        metrics=outcome.metrics,
+        baselines=outcome.baselines,
+        test_loss=outcome.loss,
+        parameters={"total": count.total, "trainable": count.trainable, "saved": saved_parameters(saved)},
+        cost=cost,
+        training=asdict(progress) if progress else {},
+        notes=notes,
+        data={"licence": task.licence, "splits": task.fingerprint()},
+        environment=environment() | {"processes": run.accelerator.num_processes},
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    lines = [json.dumps(asdict(p), ensure_ascii=False) for p in predictions]
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def summary(result: Result, folder: Path) -> str:
+    """Return the lines that a recipe ends with."""
+    lines = [
+        f"{name} {x.value:.4f} (95 % interval {x.low:.4f} to {x.high:.4f}, {x.rows} test rows)"
+        for name, x in result.metrics.items()
+    ]
+    for name, metrics in result.baselines.items():
+        lines += [f"{name} reaches {key} {x.value:.4f}" for key, x in metrics.items()]
+    return "\n".join([*lines, f"written to {folder}"])
+
+
+def card(result: Result) -> str:
+    """Return the README of an adapter: what it is, how to load it, its scores and its licences."""
+    name = result.settings["model"]["name_or_path"]
+    bundled = BUNDLED.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    base = f"{bundled.source} ({bundled.license}; {name})" if bundled else name
+    metrics = "\n".join(
+        f"| {key} | {x.value:.4f} | {x.low:.4f} to {x.high:.4f} | {x.rows} |" for key, x in result.metrics.items()
+    )
+    load = (
+        "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base, 'adapter')\n```\n\n"
+        "No code of this project is needed for that: `adapter/` is a stock PEFT adapter.\n"
+        if result.parameters["saved"]
+        else "Nothing was trained and there is no adapter.\n"
+    )
+    return f"""# {result.recipe} on {result.task}
+
+{load}
+- base model: {base}
+- data: {result.task}, licence: {result.data["licence"]}
+- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
+- prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
+- seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
+
+| metric | test | 95 % interval | rows |
+|---|---|---|---|
+{metrics}
+
+The whole record is in `result.json`, the answers to the test split are in `predictions.jsonl`.
+"""

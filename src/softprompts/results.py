@@ -1,0 +1,121 @@
+"""The record of a run: settings, versions, commit, hardware, data fingerprint, metrics, cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from softprompts.evaluation import Interval
+from softprompts.runs import Run
+
+import psutil
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+
+PACKAGES = (
+    "softprompts",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "bitsandbytes",
+)
+
+
+@dataclass
+class Result:
+    """The record of a run, as `result.json` holds it. Seconds are wall time, memory GiB, tokens real ones."""
+
+    recipe: str
+    task: str
+    settings: dict[str, Any]
+    seed: int
+    metrics: dict[str, Interval]
+    baselines: dict[str, dict[str, Interval]]
+    test_loss: float
+    parameters: dict[str, int]
+    cost: dict[str, float]
+    training: dict[str, Any]
+    notes: dict[str, Any]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    finished: str
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, commit and hardware."""
+    return {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "commit": _commit(),
+        "hardware": {
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[2]
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [s for s in info.read_text().splitlines() if s.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def peak_memory_gib() -> float:
+    """Return the process's largest resident size so far, or the GPU's allocated one where there is a GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def save_adapter(model: PeftModel, run: Run) -> Path:
+    """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder."""
+    folder = run.folder / "adapter"
+    if run.accelerator.is_main_process:
+        model.save_pretrained(str(folder), safe_serialization=True)
+    run.accelerator.wait_for_everyone()
+    return folder
+
+
+def saved_parameters(files: Sequence[Path]) -> int:
+    """Return the number of scalars in safetensors files."""
+    total = 0
+    for file in files:
+        with safe_open(str(file), "pt") as tensors:
+            total += sum(tensors.get_tensor(name).numel() for name in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def load_result(path: Path) -> Result:
+    """Read a record back."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["metrics"] = {k: Interval(**v) for k, v in data["metrics"].items()}
+    data["baselines"] = {
+        name: {k: Interval(**v) for k, v in metrics.items()} for name, metrics in data["baselines"].items()
+    }
+    return Result(**data)

@@ -1,0 +1,75 @@
+"""A tiny random model and task, built locally, so that tests run offline and in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = (
+    "good great fine lovely bad awful dull poor the film was a very plot and cast sentiment positive negative".split()
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama: 2 layers, 32 dimensions, byte-level tokenizer that adds a begin-of-sequence token."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", add_bos_token=True
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=fast.bos_token_id,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+        # Larger than the default 0.02: a random model's logits would hardly differ otherwise.
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with train, validation and test.jsonl: columns text and label, 40 + 16 + 16 rows of mixed length."""
+    folder = tmp_path_factory.mktemp("task")
+    for split, count in (("train", 40), ("validation", 16), ("test", 16)):
+        lines = []
+        for i in range(count):
+            positive = (i * 7 + len(split)) % 2 == 0
+            words = WORDS[:4] if positive else WORDS[4:8]
+            text = " ".join(["the film was", words[i % 4], "and", *WORDS[8 : 8 + i % 9]])
+            lines.append(json.dumps({"text": f"{text} {split} {i}", "label": "positive" if positive else "negative"}))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
