@@ -11,7 +11,7 @@ checkpoint saved), 0 when `result.json` is written.
 
 from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
-from softprompts.engine import Engine
+from softprompts.engine import make_engine
 from softprompts.evaluation import evaluate_test
 from softprompts.models import load_base_model, room_for
 from softprompts.prompts.initial import add_soft_prompt
@@ -49,7 +49,7 @@ def main(
     # The method: the only part that differs between recipes.
     tuned = add_soft_prompt(base, tokenizer, prompt)
 
-    engine = Engine(tuned, tokenizer)
+    engine = make_engine(tuned, tokenizer, model.engine, data, this.say)
     progress = train(engine, data, training, evaluation, this)
     adapter = save_adapter(tuned, this)
     outcome = evaluate_test(engine, data, evaluation, this.accelerator)

@@ -153,6 +153,80 @@ def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
     )
 
 
+@dataclass(frozen=True)
+class PackedBatch:
+    """Documents end to end in R rows of S tokens, each row behind one soft prompt that is not part of it.
+
+    input_ids (R, S); `segment` (R, S) numbers the documents of a row, -1 for padding; `position` (R, S) counts from 0
+    in each document; `predictors`, `targets`, `document` (T,) as in `PaddedBatch`.
+    """
+
+    input_ids: torch.Tensor
+    segment: torch.Tensor
+    position: torch.Tensor
+    predictors: torch.Tensor
+    targets: torch.Tensor
+    document: torch.Tensor
+
+
+def pack(
+    documents: Sequence[Document], virtual_tokens: int, token_cost: float, pair_cost: float, device: torch.device
+) -> PackedBatch:
+    """Lay documents end to end, in as many rows as are cheapest.
+
+    A row of n positions, virtual tokens included, costs `n * token_cost + n * n * pair_cost`: few long rows repeat
+    the soft prompt less often, many short ones compute less attention.
+    """
+    if not documents:
+        raise ValueError("empty batch")
+    lengths = [len(d.input_ids) for d in documents]
+
+    def cost(rows: list[list[int]]) -> float:
+        n = virtual_tokens + max(sum(lengths[i] for i in row) for row in rows)
+        return len(rows) * (n * token_cost + n * n * pair_cost)
+
+    rows = min((_level(lengths, count) for count in range(1, len(documents) + 1)), key=cost)
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
+    segment = torch.full((len(rows), width), -1)
+    position = torch.zeros(len(rows), width, dtype=torch.long)
+    predictors: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for r, row in enumerate(rows):
+        start = 0
+        for index in row:
+            document, end = documents[index], start + lengths[index]
+            input_ids[r, start:end] = torch.tensor(document.input_ids)
+            segment[r, start:end] = index
+            position[r, start:end] = torch.arange(end - start)
+            first = r * width + start + len(document.prompt_ids) - 1
+            predictors.extend(range(first, first + len(document.target_ids)))
+            targets.extend(document.target_ids)
+            owners.extend([index] * len(document.target_ids))
+            start = end
+    order = torch.argsort(torch.tensor(owners), stable=True)  # back into the order of `documents`
+    return PackedBatch(
+        input_ids.to(device),
+        segment.to(device),
+        position.to(device),
+        torch.tensor(predictors)[order].to(device),
+        torch.tensor(targets)[order].to(device),
+        torch.tensor(owners)[order].to(device),
+    )
+
+
+def _level(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Share documents out over `count` rows of like length: the longest first, each into the emptiest row."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    filled = [0] * count
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        emptiest = filled.index(min(filled))
+        rows[emptiest].append(index)
+        filled[emptiest] += lengths[index]
+    return rows
+
+
 def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     """Yield the row indices of update 0, 1, 2, ... without end: a new permutation every epoch.
 

@@ -55,12 +55,32 @@ class ModelConfig:
         dtype: type of the base model's weights; the soft prompt itself is always float32.
         quantization: load the weights in 4 bits (`nf4`) or 8 bits (`int8`) through bitsandbytes.
         revision: branch, tag or commit, for a Hub id.
+        engine: the forward pass. `packed` computes the soft prompt once for several rows and pads nothing; `stock`
+            is PEFT's own; `auto` takes `packed` where it agrees with `stock` on the first rows, and says where not.
     """
 
     name_or_path: str = "bundled:smollm2-135m-instruct"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "nf4", "int8"] = "none"
     revision: str | None = None
+    engine: Literal["auto", "packed", "stock"] = "auto"
+
+
+@dataclass
+class HardPromptConfig:
+    """Written prompts, tried on validation as they are.
+
+    Args:
+        wordings: prompt templates with `{column}` fields; the best on validation is scored on test.
+        shots: solved examples from train in front of every row, drawn by the run's seed.
+        separator: what stands between two examples.
+        validation_rows: rows of the validation split to choose on; by default all.
+    """
+
+    wordings: list[str]
+    shots: int = 0
+    separator: str = "\n\n"
+    validation_rows: int | None = None
 
 
 @dataclass
@@ -121,9 +141,6 @@ class TrainingConfig:
         eval_rows: rows of the validation split to validate on during training; by default all.
         best_by: what chooses the best checkpoint: `loss` on validation, or one of the task's metrics.
         patience: stop after so many validations without improvement; by default never.
-        engine: `packed` computes the prompt once a row and pads nothing; `stock` is PEFT's own forward; `auto`
-            takes `packed` where it agrees with `stock` on the first batch.
-        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
     """
 
     steps: int = 300
@@ -139,8 +156,6 @@ class TrainingConfig:
     eval_rows: int | None = None
     best_by: str = "loss"
     patience: int | None = None
-    engine: Literal["auto", "packed", "stock"] = "auto"
-    gradient_checkpointing: bool = False
 
 
 @dataclass

@@ -75,10 +75,12 @@ def load_task(config: TaskConfig) -> Task:
     )
 
 
-def with_prompt(task: Task, prompt: str) -> Task:
-    """Return the same task, its rows rendered with another prompt template."""
+def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: str = "") -> Task:
+    """Return the same task with another prompt template, and solved examples (`shots`) in front of every row."""
+    check_template(prompt, task.config.target)
+    solved = "".join(render(prompt, s.record, s.place) + s.target + separator for s in shots)
     splits = {
-        name: [replace(row, prompt=render(prompt, row.record, row.place)) for row in rows]
+        name: [replace(row, prompt=solved + render(prompt, row.record, row.place)) for row in rows]
         for name, rows in task.splits.items()
     }
     return replace(task, splits=splits, config=replace(task.config, prompt=prompt))

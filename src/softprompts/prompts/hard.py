@@ -1,0 +1,65 @@
+"""Hard prompts: written wordings and solved examples, chosen on validation."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+
+from softprompts.batching import EncodedTask
+from softprompts.config import EvaluationConfig, HardPromptConfig
+from softprompts.engine import Engine
+from softprompts.errors import UserError
+from softprompts.evaluation import compute_metrics, load_metrics, predict
+from softprompts.tasks import Row, Task, with_prompt
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A wording, the metric that it reached on validation, and the mean tokens of its prompts there."""
+
+    prompt: str
+    metric: str
+    validation: float
+    prompt_tokens: float
+
+
+def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]:
+    """Return the task once for each wording, with the same drawn examples in front.
+
+    Raises:
+        UserError: no wording; more shots than train has rows.
+    """
+    if not config.wordings:
+        raise UserError("hard.wordings: give at least one")
+    return [with_prompt(task, w, draw_shots(task, config.shots, seed), config.separator) for w in config.wordings]
+
+
+def draw_shots(task: Task, shots: int, seed: int) -> list[Row]:
+    """Draw rows of train without replacement."""
+    train = task.splits["train"]
+    if not 0 <= shots <= len(train):
+        raise UserError(f"hard.shots: {shots} is not between 0 and the {len(train)} rows of train")
+    return random.Random(seed).sample(train, shots)
+
+
+def choose_wording(
+    engine: Engine,
+    candidates: list[EncodedTask],
+    config: HardPromptConfig,
+    evaluation: EvaluationConfig,
+    accelerator: Accelerator,
+) -> tuple[int, list[Wording]]:
+    """Score every wording on validation by the task's first metric; return the index of the best, and all scores."""
+    metrics = load_metrics(candidates[0].task.metrics[:1])
+    wordings = []
+    for number, data in enumerate(candidates, start=1):
+        rows = data.validation[: config.validation_rows]
+        label = f"wording {number} of {len(candidates)}"
+        answers = predict(engine, rows, evaluation, accelerator, label).predictions
+        # A metric module may report several numbers; the first is the one that it is named for.
+        (name, value), *_ = compute_metrics(metrics, answers).items()
+        tokens = sum(len(e.document.prompt_ids) for e in rows) / len(rows)
+        wordings.append(Wording(data.task.config.prompt, name, value, tokens))
+    return max(range(len(wordings)), key=lambda i: wordings[i].validation), wordings
