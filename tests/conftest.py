@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -13,9 +15,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = (
-    "good great fine lovely bad awful dull poor the film was a very plot and cast sentiment positive negative".split()
-)
+GOOD = ["good", "great", "fine", "lovely"]
+BAD = ["bad", "awful", "dull", "poor"]
+OTHER = ["the", "film", "was", "a", "very", "plot", "and", "cast", "sentiment", "positive", "negative"]
+WORDS = [*GOOD, *BAD, *OTHER]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,3 +76,14 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(json.dumps({"text": f"{text} {split} {i}", "label": "positive" if positive else "negative"}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def make(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Build a run in the folder `name`; the settings of training are keyword arguments. See `helpers.build`."""
+    from helpers import build  # not above: its imports come after the environment is set
+
+    def build_in(name: str = "run", **settings: Any) -> Any:
+        return build(tiny_model, tiny_task, tmp_path / name, **settings)
+
+    return build_in

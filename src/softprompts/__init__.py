@@ -1,8 +1,13 @@
 """Soft Prompt Recipes: the library that the scripts in `recipes/` call."""
 
 import logging
+import warnings
 
 __version__ = "0.1.0"
 
 # On processors with AVX512-BF16, bitsandbytes warns at import about an optional kernel that needs a download.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# PEFT asks transformers for a property that has a new name; nothing a user could mend.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+# In 8 bits it says at every matrix product of every step that inputs are cast to float16, where they were not.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -11,39 +11,20 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError
+from softprompts.keys import PEFT_INTERNAL_FIELDS, check_values, check_yaml, explain, known, nearest_key
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from peft import PeftConfig
+from torch import distributed
 
 # PEFT's MultitaskPromptTuningConfig derives from PromptTuningConfig; without this line jsonargparse would ask for
 # a class path wherever a recipe takes the latter.
 set_parsing_settings(subclasses_disabled=[is_dataclass])
-
-# Fields of PEFT's configs that follow from the base model or that the library sets: a value for them in a YAML
-# file would be overwritten, so they are not keys at all.
-PEFT_INTERNAL_FIELDS = {
-    "task_type",
-    "peft_type",
-    "auto_mapping",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-    "inference_mode",
-    "token_dim",
-    "num_transformer_submodules",
-    "num_attention_heads",
-    "num_layers",
-    "modules_to_save",
-    "tokenizer_name_or_path",
-    "tokenizer_kwargs",
-}
 
 
 @dataclass
@@ -172,6 +153,12 @@ class EvaluationConfig:
     max_new_tokens: int = 128
     bootstrap_resamples: int = 2000
 
+    def __post_init__(self) -> None:
+        # Now, and not after hours of training.
+        for key, value in vars(self).items():
+            if not value or value < 1:
+                raise UserError(f"evaluation.{key}: expected a number above 0, found {value}")
+
 
 @dataclass
 class RunConfig:
@@ -190,17 +177,11 @@ class RunConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
 
-def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of a nested mapping, inner keys as well as leaves."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield f"{prefix}{key}"
-            yield from flatten(value, f"{prefix}{key}.")
-
-
 def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
     """Return the parser for `main`'s typed arguments and the dotted keys that it accepts."""
-    parser = ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False)
+    parser = ArgumentParser(
+        description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML file with these keys; flags win over it")
     for name, hint in get_type_hints(main).items():
         if name == "return":
@@ -218,26 +199,6 @@ def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
     return parser, valid | sections
 
 
-def check_keys(path: str, valid: set[str]) -> None:
-    """Raise `UserError` for a missing, empty or malformed YAML file, or one with a key that nothing reads."""
-    file = Path(path)
-    if not file.is_file():
-        others = sorted(str(p) for p in Path("configs").glob("*/*.yaml"))
-        raise UserError(f"no such config file: {path}{nearest(path, others)}")
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
-    for key in flatten(tree):
-        parents = {key.rsplit(".", n)[0] for n in range(key.count(".") + 1)}
-        if key not in valid and not any(p in valid and p.count(".") == 1 for p in parents):
-            raise UserError(f'{path}: unknown key "{key}"{nearest(key, valid)}')
-
-
 def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     """Return `main`'s arguments, read from `argv` (`--config FILE.yaml`, then flags).
 
@@ -247,19 +208,23 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
     parser, valid = build_parser(main)
     for before, after in zip(argv, [*argv[1:], ""], strict=True):
-        if before == "--config" or before.startswith("--config="):
-            check_keys(before.partition("=")[2] or after, valid)
+        flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", before, re.DOTALL)
+        if flag and flag[1] == "config":
+            path = before.partition("=")[2] or after
+            if path:
+                check_yaml(path, valid)
+        elif flag and flag[1] not in ("help", "print_config") and not known(flag[1], valid):
+            raise UserError(f'unknown flag "--{flag[1]}"{nearest_key(flag[1], valid)}')
     try:
         settings = parser.parse_args(argv)
         if isinstance(settings.get("config"), list):
             del settings["config"]
-        return {k: v for k, v in vars(parser.instantiate_classes(settings)).items() if k != "config"}
+        arguments = {k: v for k, v in vars(parser.instantiate_classes(settings)).items() if k != "config"}
     except (ArgumentError, ValueError, TypeError) as error:
-        message = " ".join(str(error).split()).replace("<class '", "").replace("'>", "")
-        unknown = re.search(r"unrecognized arguments: --([^\s=]+)", message)
-        if unknown:
-            message = f'unknown flag "--{unknown[1]}"{nearest(unknown[1], valid)}'
-        raise UserError(message) from None
+        raise UserError(explain(str(error), get_type_hints(main))) from None
+    for section, value in arguments.items():
+        check_values(section, value)
+    return arguments
 
 
 def cli(main: Callable[..., None]) -> None:
@@ -276,3 +241,7 @@ def cli(main: Callable[..., None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    finally:
+        # Left open, the processes' group aborts now and then while Python shuts down.
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()

@@ -13,10 +13,14 @@ class UserError(ValueError):
     """
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return ` (did you mean "x"?)` for the closest of `valid`, or the list of all where none is close."""
+def nearest(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """Return ` (did you mean "x"?)` for the closest of `valid`, or the list of all where none is close.
+
+    `prefix` goes in front of a suggestion: what all of `valid` lack, such as the section of a key.
+    """
     options = sorted(map(str, valid))
-    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    folded = {option.casefold(): option for option in options}
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
     if close:
-        return f' (did you mean "{close[0]}"?)'
+        return f' (did you mean "{prefix}{folded[close[0]]}"?)'
     return f" (valid: {', '.join(options)})" if options else ""

@@ -191,7 +191,7 @@ def intervals(
     The resamples are the same for every run with as many rows, so that differences between runs are paired.
     Method: percentile bootstrap, Efron and Tibshirani (1993), chapter 13.
     """
-    answers, targets = (numpy.asarray(texts, dtype=object) for texts in _stripped(predictions))
+    answers, targets = (numpy.asarray(texts) for texts in _stripped(predictions))
     generator = numpy.random.default_rng(0)
     draws: dict[str, list[float]] = {}
     for _ in range(resamples):

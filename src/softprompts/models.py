@@ -10,6 +10,7 @@ from softprompts.config import ModelConfig
 from softprompts.errors import UserError
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -53,7 +54,8 @@ def load_base_model(config: ModelConfig, device: torch.device) -> tuple[PreTrain
             device_map={"": device} if quantization else None,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    # SafetensorError: a weights file cut short. RuntimeError: weights whose shapes contradict config.json.
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0]
         hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not folder.exists() else ""
         raise UserError(f"model.name_or_path: cannot load {path}: {first_line}{hint}") from error

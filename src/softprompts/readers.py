@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 from softprompts.errors import UserError, nearest
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 
@@ -16,7 +20,7 @@ Record = dict[str, Any]
 
 
 def read_file(path: str | Path) -> list[tuple[str, Record]]:
-    """Return `(place, row)` pairs; `place` is "FILE:LINE" for JSONL and "FILE row N" (from 1) for tables.
+    """Return `(place, row)` pairs; `place` is "FILE:LINE", or "FILE row N" (from 1) for Parquet.
 
     Raises:
         UserError: no such file, unknown suffix, empty file, not UTF-8, malformed line.
@@ -30,10 +34,10 @@ def read_file(path: str | Path) -> list[tuple[str, Record]]:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: is empty")
     if path.suffix == ".parquet":
-        rows = _read_table("parquet", path)
+        rows = _read_parquet(path)
     else:
         text = _decode(path)
-        rows = _parse_jsonl(path, text) if path.suffix == ".jsonl" else _read_table("csv", path)
+        rows = _parse_jsonl(path, text) if path.suffix == ".jsonl" else _parse_csv(path, text)
     if not rows:
         raise UserError(f"{path}: has no rows")
     return rows
@@ -64,14 +68,31 @@ def _parse_jsonl(path: Path, text: str) -> list[tuple[str, Record]]:
     return rows
 
 
-def _read_table(kind: str, path: Path) -> list[tuple[str, Record]]:
+def _parse_csv(path: Path, text: str) -> list[tuple[str, Record]]:
+    """Read every field as text: guessing types would turn "NA" into nothing, "007" into 7 and "true" into "True"."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    line = 1
     try:
-        # Fresh, and not kept: the cache of `datasets` would otherwise grow with every edit of a user's file.
-        builder = datasets.Dataset.from_csv if kind == "csv" else datasets.Dataset.from_parquet
-        table = builder(str(path), keep_in_memory=True, download_mode="force_redownload")
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise UserError(f"{path}: not readable as {kind}: {' '.join(str(cause).split())}") from None
+        header = next(reader, [])
+        line = reader.line_num + 1
+        for values in reader:
+            if values and len(values) != len(header):
+                raise UserError(f"{path}:{line}: {len(values)} fields, but the header names {len(header)}")
+            if values:
+                rows.append((f"{path}:{line}", dict(zip(header, values, strict=True))))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}:{line}: malformed CSV: {error}") from None
+    return rows
+
+
+def _read_parquet(path: Path) -> list[tuple[str, Record]]:
+    try:
+        # Not Dataset.from_parquet, which keeps a copy of every version of a user's file in the cache of `datasets`.
+        table = datasets.Dataset(pyarrow.parquet.read_table(path))
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise UserError(f"{path}: not readable as parquet: {' '.join(str(error).split())}") from None
     return [(f"{path} row {n}", row) for n, row in enumerate(rows_of(table), start=1)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
@@ -16,7 +17,7 @@ from softprompts.errors import UserError, nearest
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import broadcast_object_list, set_seed
 
 CONFIG_FILE = "config.json"
@@ -62,8 +63,13 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     for tracker in config.trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS:
             raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}')
+        if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
+            raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
+    use_all_cores()
     accelerator = Accelerator(
-        log_with=list(config.trackers),
+        # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
+        cpu=not torch.accelerator.is_available(),
+        log_with=list(config.trackers) or None,
         project_dir=str(folder / "logs"),
         # The base is frozen and the same everywhere: nothing but the gradient of what trains need cross processes.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -85,6 +91,19 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     if config.trackers:
         accelerator.init_trackers("logs", config={k: v for k, v in leaves(settings) if v is not None})
     return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter())
+
+
+def available_cores() -> int:
+    """Return the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Undo the single thread that `accelerate launch` gives a process on the CPU when it is told no number."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, available_cores() // processes))
 
 
 def _claim(folder: Path, recipe: str, settings: dict[str, Any], config: RunConfig) -> str:
@@ -109,7 +128,10 @@ def _claim(folder: Path, recipe: str, settings: dict[str, Any], config: RunConfi
         if changed:
             raise UserError(f"--resume: the settings of {folder} have changed: {'; '.join(changed)}")
         return "finished" if (folder / RESULT_FILE).is_file() else "resumed"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.output_dir: cannot make {folder}: {error.strerror}") from error
     write_atomically(folder / CONFIG_FILE, json.dumps(record, indent=2))
     return "new"
 

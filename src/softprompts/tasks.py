@@ -102,12 +102,14 @@ def render(template: str, record: Record, place: str) -> str:
     """Fill `{column}` fields from one record.
 
     Raises:
-        UserError: a column that the record lacks; the message lists the columns there are.
+        UserError: a column that the record lacks, or whose value is null; the message lists the columns there are.
     """
     try:
-        return template.format_map(record)
+        return template.format_map({k: v for k, v in record.items() if v is not None})
     except KeyError as error:
         column = str(error.args[0])
+        if column in record:
+            raise UserError(f'{place}: column "{column}" is null') from None
         raise UserError(f'{place}: no column "{column}"; columns are: {", ".join(record)}') from None
     except (IndexError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"{place}: cannot fill the template {template!r}: {error}") from None
@@ -115,9 +117,11 @@ def render(template: str, record: Record, place: str) -> str:
 
 def _read_splits(config: TaskConfig) -> dict[str, list[tuple[str, Record]]]:
     names = {split: getattr(config, split) for split in SPLITS}
-    for key in config.max_rows:
+    for key, count in config.max_rows.items():
         if key not in SPLITS:
             raise UserError(f'task.max_rows: unknown split "{key}"{nearest(key, SPLITS)}')
+        if count < 1:
+            raise UserError(f"task.max_rows: {key}: expected a number above 0, found {count}")
     raw: dict[str, list[tuple[str, Record]]] = {}
     if config.dataset is None:
         if config.train is None:
@@ -151,7 +155,7 @@ def _read_hub(config: TaskConfig, split: str) -> list[tuple[str, Record]]:
 
 def _where(config: TaskConfig, rows: list[tuple[str, Record]], split: str) -> list[tuple[str, Record]]:
     for column, wanted in config.where.items():
-        if column not in rows[0][1]:
+        if rows and column not in rows[0][1]:
             raise UserError(f'task.where: no column "{column}"; columns are: {", ".join(rows[0][1])}')
         seen = {str(record.get(column)) for _, record in rows}
         for value in wanted:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from softprompts.batching import Document, EncodedTask, batch_order
 from softprompts.checkpoints import Progress, load_best, load_checkpoint, save_checkpoint
@@ -98,9 +98,14 @@ def train(
         if error[0]:
             raise error[0]
 
-    with stop_signal() as received:
+    def stop() -> NoReturn:
+        number = received[0] if received else signal.SIGTERM
+        run.say(f"\nstopped by {signal.Signals(number).name} at step {progress.step}; go on with --resume")
+        raise SystemExit(128 + number)
+
+    with stop_signal() as received, bar:  # closes the bar's line before an error is printed
         started = time.perf_counter() - progress.seconds
-        if progress.step == 0:
+        if _validation_due(progress, training):
             validate()
         for step, indices in enumerate(itertools.islice(order, progress.step, training.steps), progress.step):
             if _patience_spent(progress, training):
@@ -112,8 +117,8 @@ def train(
             loss = update(wrapped, prepared, scheduler, rows, training, accelerator, first=step == 0)
             if not math.isfinite(loss):
                 raise UserError(
-                    f"the loss became {loss} at step {step + 1}; the state of step {_last_saved(run)} is kept in "
-                    f"{run.checkpoints}. Lower training.learning_rate ({training.learning_rate})"
+                    f"the loss or its gradient became {loss} at step {step + 1}; the state of step {_last_saved(run)} "
+                    f"is kept in {run.checkpoints}. Lower training.learning_rate ({training.learning_rate})"
                 )
             progress.step = step + 1
             progress.tokens += sum(len(d.input_ids) for d in rows)
@@ -124,12 +129,11 @@ def train(
             bar.set_postfix(loss=f"{loss:.4f}")
             if _any_process(bool(received), accelerator):
                 save()
-                number = received[0] if received else signal.SIGTERM
-                run.say(f"\nstopped by {signal.Signals(number).name} at step {progress.step}; go on with --resume")
-                raise SystemExit(128 + number)
-            if progress.step % training.eval_every == 0 or progress.step == training.steps:
+                stop()
+            if _validation_due(progress, training):
                 validate()
-    bar.close()
+        if _any_process(bool(received), accelerator):  # during the last validation, which has saved
+            stop()
     progress.done = True
     load_best(run.checkpoints, engine, progress.best_step)
     return progress
@@ -155,6 +159,8 @@ def update(
         with nullcontext() if last else accelerator.no_sync(wrapped):
             loss = Scores(*wrapped(documents)).nll().sum() / targets
             total += loss.detach()
+            if first and not loss.requires_grad:
+                raise UserError("nothing receives a gradient at step 0: the loss does not depend on what trains")
             # Data parallelism averages the gradients of the processes, the loss is a sum over all of their rows.
             accelerator.backward(loss * accelerator.num_processes)
     total = accelerator.reduce(total, "sum")
@@ -163,7 +169,12 @@ def update(
         return total.item()
     if first:
         check_gradients(wrapped)
-    accelerator.clip_grad_norm_([p for p in wrapped.parameters() if p.requires_grad], training.max_grad_norm)
+    parameters = [p for p in wrapped.parameters() if p.requires_grad]
+    norm = accelerator.clip_grad_norm_(parameters, training.max_grad_norm)
+    # A gradient scaler (float16) meets infinite gradients by design, and skips the update by itself.
+    if accelerator.scaler is None and norm is not None and not torch.isfinite(norm):
+        optimizer.zero_grad()
+        return norm.item()
     optimizer.step()
     scheduler.step()
     optimizer.zero_grad()
@@ -182,11 +193,14 @@ def make_optimizer(engine: Engine, training: TrainingConfig) -> Optimizer:
 
 def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str]) -> None:
     """Raise `UserError` for settings that contradict each other or this launch."""
-    for key in ("steps", "batch_size", "eval_every"):
-        if getattr(training, key) < 1:
-            raise UserError(f"training.{key}: expected a number above 0, found {getattr(training, key)}")
-    if training.learning_rate <= 0:
-        raise UserError(f"training.learning_rate: expected a number above 0, found {training.learning_rate}")
+    above = ("steps", "batch_size", "micro_batch_size", "eval_every", "eval_rows", "patience")
+    for key in (*above, "learning_rate", "max_grad_norm"):
+        value = getattr(training, key)
+        if value is not None and not value > 0:  # so that NaN fails, too
+            raise UserError(f"training.{key}: expected a number above 0, found {value}")
+    for key in ("warmup_steps", "weight_decay"):
+        if not getattr(training, key) >= 0:
+            raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")
     if training.best_by not in ("loss", *metrics):
         raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
     processes = accelerator.num_processes
@@ -238,6 +252,12 @@ def _any_process(flag: bool, accelerator: Accelerator) -> bool:
 
 def _patience_spent(progress: Progress, training: TrainingConfig) -> bool:
     return training.patience is not None and progress.validations_without_gain >= training.patience
+
+
+def _validation_due(progress: Progress, training: TrainingConfig) -> bool:
+    """Say whether this step is still to be validated: a run may have been stopped between step and validation."""
+    at = progress.step % training.eval_every == 0 or progress.step == training.steps
+    return at and not (progress.history and "validation_loss" in progress.history[-1])
 
 
 def _last_saved(run: Run) -> int:

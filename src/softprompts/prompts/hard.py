@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from accelerate import Accelerator
-
 from softprompts.batching import EncodedTask
 from softprompts.config import EvaluationConfig, HardPromptConfig
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import compute_metrics, load_metrics, predict
 from softprompts.tasks import Row, Task, with_prompt
+
+from accelerate import Accelerator
 
 
 @dataclass(frozen=True)

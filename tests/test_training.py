@@ -1,0 +1,219 @@
+"""The training loop: what moves, what stays, equivalent settings, and how it stops."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from helpers import Build, load_base, losses, run_training
+from softprompts import training as training_module
+from softprompts.batching import Document
+from softprompts.config import TrainingConfig
+from softprompts.engine import Engine, Scores
+from softprompts.errors import UserError
+from softprompts.evaluation import Outcome, predict
+from softprompts.training import check_gradients, check_training
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+
+def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("mode", ["packed", "stock"])
+def test_the_loss_goes_down(make: Build, optimizer: str, mode: str) -> None:
+    parts = make(mode=mode, optimizer=optimizer, steps=15, eval_every=15, learning_rate=0.1, schedule="constant")
+    progress = run_training(parts)
+    curve = losses(progress.history)
+    assert progress.done
+    assert (progress.step, len(curve)) == (15, 15)
+    assert sum(curve[-3:]) < 0.85 * sum(curve[:3])
+    first, last = (e["validation_loss"] for e in progress.history if "validation_loss" in e)
+    assert last < first
+
+
+def test_the_prompt_moves_and_the_base_does_not(make: Build, tiny_model: Path) -> None:
+    parts = make()
+    prompt, base = parts.prompt(), parts.model.get_base_model()
+    before = digest(base.state_dict().items())
+    run_training(parts)
+    assert (parts.prompt() != prompt).any(dim=1).all(), "every virtual token moves"
+    assert digest(base.state_dict().items()) == before
+    original = load_base(tiny_model)[0]
+    assert digest(original.state_dict().items()) == before
+    ids = torch.tensor([[0, 9, 17, 30, 4]])
+    with torch.inference_mode():
+        expected = original(ids).logits
+        assert not torch.equal(parts.model(ids).logits[:, -5:], expected)
+        with parts.model.disable_adapter():
+            assert torch.equal(parts.model(ids).logits, expected)
+        assert torch.equal(base(ids).logits, expected)
+    assert {n for n, p in parts.engine.named_parameters() if p.grad is not None} <= {
+        "model.prompt_encoder.default.embedding.weight"
+    }
+
+
+@pytest.mark.parametrize("mode", ["packed", "stock"])
+def test_one_batch_of_8_equals_micro_batches(make: Build, mode: str) -> None:
+    def curve(size: int | None) -> tuple[list[float], torch.Tensor]:
+        parts = make(f"{mode}-{size}", mode=mode, micro_batch_size=size, steps=6, eval_every=6)
+        return losses(run_training(parts).history), parts.prompt()
+
+    whole, prompt = curve(None)
+    for size in (1, 3, 8):
+        accumulated, moved = curve(size)
+        assert accumulated == pytest.approx(whole, rel=1e-5)
+        torch.testing.assert_close(moved, prompt, rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_is_the_mean_over_the_target_tokens_of_its_rows(make: Build) -> None:
+    parts = make(steps=1, eval_every=1)
+    rows = [parts.data.train[i].document for i in next(training_module.batch_order(40, 8, parts.run.seed))]
+    with torch.inference_mode():
+        expected = Scores(*parts.engine(rows)).nll().mean().item()
+    progress = run_training(parts)
+    assert losses(progress.history) == pytest.approx([expected], rel=1e-5)
+    assert progress.tokens == sum(len(d.input_ids) for d in rows)
+
+
+def test_the_same_run_twice_is_the_same_to_the_last_bit(make: Build) -> None:
+    first, second = make("first"), make("second")
+    assert run_training(first).history == run_training(second).history
+    assert torch.equal(first.prompt(), second.prompt())
+
+
+@pytest.mark.parametrize("factor", [0.0, None])
+def test_a_prompt_without_gradient_is_found_at_the_first_step(
+    make: Build, factor: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make(mode="packed")
+    original = Engine._soft_prompt
+
+    def detached(engine: Engine) -> torch.Tensor:
+        prompt = original(engine)
+        assert prompt is not None
+        return prompt.detach() if factor is None else prompt.detach() + factor * prompt
+
+    monkeypatch.setattr(Engine, "_soft_prompt", detached)
+    with pytest.raises(UserError, match=r"(receives no|nothing receives a) gradient at step 0"):
+        run_training(parts)
+
+
+def test_a_base_that_receives_a_gradient_is_found_at_the_first_step(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make()
+    weight = parts.model.get_input_embeddings().weight
+    original = Engine.forward
+
+    def leaks(engine: Engine, documents: list[Document]) -> tuple[torch.Tensor, ...]:
+        weight.grad = torch.zeros_like(weight)
+        return original(engine, documents)
+
+    monkeypatch.setattr(Engine, "forward", leaks)
+    with pytest.raises(UserError, match=r"embed_tokens.weight is frozen but received a gradient$"):
+        run_training(parts)
+
+
+def test_check_gradients_names_the_parameter() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(UserError, match=r"^0.weight receives no gradient at step 0"):
+        check_gradients(model)
+    for parameter in model[0].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    check_gradients(model)
+
+
+def test_nothing_to_train_is_an_error(make: Build) -> None:
+    parts = make()
+    parts.model.requires_grad_(False)
+    with pytest.raises(UserError, match=r"^nothing to train"):
+        run_training(parts)
+
+
+@pytest.mark.parametrize(
+    ("best_by", "values", "best"),
+    [("loss", [3.0, 1.0, 2.0, 5.0], 2), ("accuracy", [0.3, 0.4, 0.9, 0.9], 4), ("loss", [3.0, 2.0, 1.5, 1.0], 6)],
+)
+def test_the_best_checkpoint_is_restored_not_the_last(
+    make: Build, best_by: str, values: list[float], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make(steps=6, eval_every=2, best_by=best_by)
+    remaining, prompts = iter(values), []
+
+    def scripted(*arguments: Any, **more: Any) -> Outcome:
+        prompts.append(parts.prompt())
+        outcome = predict(*arguments, **more)
+        return Outcome(outcome.predictions, next(remaining) if best_by == "loss" else outcome.loss)
+
+    monkeypatch.setattr(training_module, "predict", scripted)
+    if best_by == "accuracy":
+        monkeypatch.setattr(training_module, "compute_metrics", lambda *_: {"accuracy": next(remaining)})
+    progress = run_training(parts)
+    assert progress.best_step == best
+    assert progress.best_value == max(values if best_by == "accuracy" else [-v for v in values])
+    assert torch.equal(parts.prompt(), prompts[best // 2])
+    assert not any(torch.equal(parts.prompt(), p) for i, p in enumerate(prompts) if i != best // 2)
+    kept = sorted(p.name for p in parts.run.checkpoints.iterdir())
+    assert kept == sorted({f"step-{best:06d}", "step-000006"})
+
+
+def test_validation_never_sees_test_rows(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, seen = make(eval_rows=5), set()
+
+    def watch(engine: Engine, examples: list[Any], *more: Any, **named: Any) -> Outcome:
+        seen.update(e.row.place for e in examples)
+        return predict(engine, examples, *more, **named)
+
+    monkeypatch.setattr(training_module, "predict", watch)
+    run_training(parts)
+    assert seen == {e.row.place for e in parts.data.validation[:5]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "training.steps: expected a number above 0, found 0"),
+        ({"batch_size": 0}, "training.batch_size: expected a number above 0, found 0"),
+        ({"eval_every": -1}, "training.eval_every: expected a number above 0, found -1"),
+        ({"micro_batch_size": 0}, "training.micro_batch_size: expected a number above 0, found 0"),
+        ({"eval_rows": 0}, "training.eval_rows: expected a number above 0, found 0"),
+        ({"patience": 0}, "training.patience: expected a number above 0, found 0"),
+        ({"max_grad_norm": 0.0}, "training.max_grad_norm: expected a number above 0, found 0.0"),
+        ({"learning_rate": 0.0}, "training.learning_rate: expected a number above 0, found 0.0"),
+        ({"learning_rate": math.nan}, "training.learning_rate: expected a number above 0, found nan"),
+        ({"weight_decay": -0.1}, "training.weight_decay: expected 0 or more, found -0.1"),
+        ({"warmup_steps": -1}, "training.warmup_steps: expected 0 or more, found -1"),
+        ({"best_by": "acuracy"}, 'training.best_by: "acuracy" \\(did you mean "accuracy"\\?\\)'),
+    ],
+)
+def test_settings_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        check_training(TrainingConfig(**settings), Accelerator(cpu=True), ["accuracy"])
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(type(accelerator), "num_processes", property(lambda _: 3))
+    with pytest.raises(UserError, match=r"^training.batch_size: 8 rows cannot be shared by 3 processes$"):
+        check_training(TrainingConfig(batch_size=8), accelerator, ["accuracy"])
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_sharded_bases_are_refused(kind: DistributedType, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(type(accelerator), "distributed_type", property(lambda _: kind))
+    with pytest.raises(UserError, match=f"^{kind.value}: a sharded base model is not supported yet;"):
+        check_training(TrainingConfig(), accelerator, ["accuracy"])

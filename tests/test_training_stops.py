@@ -1,0 +1,127 @@
+"""How training ends before its last step: signals, losses that are not finite, patience, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+from helpers import Build, run_training
+from softprompts import checkpoints
+from softprompts import training as training_module
+from softprompts.engine import Scores
+from softprompts.errors import UserError
+from softprompts.evaluation import Outcome, predict
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 2, 4, 6])
+def test_a_signal_saves_and_a_resumed_run_equals_an_uninterrupted_one(
+    make: Build, step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"steps": 6, "eval_every": 2, "patience": 5}
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    parts, calls = make(**settings), []
+    original = training_module.update
+
+    def interrupted(*arguments: Any, **more: Any) -> float:
+        calls.append(0)
+        if len(calls) == step:
+            signal.raise_signal(number)
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(training_module, "update", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run_training(parts)
+    monkeypatch.setattr(training_module, "update", original)
+    assert stopped.value.code == 128 + number
+    assert len(calls) == step, "the step under way is finished, and no other begins"
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    resumed, fresh = make(resume=True, **settings), make("fresh", **settings)
+    ours, theirs = run_training(resumed), run_training(fresh)
+    assert ours.history == theirs.history
+    assert (ours.best_step, ours.validations_without_gain) == (theirs.best_step, theirs.validations_without_gain)
+    assert torch.equal(resumed.prompt(), fresh.prompt())
+
+
+def test_a_signal_during_the_last_validation_stops_before_the_test(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make(steps=2, eval_every=2)
+
+    def interrupted(*arguments: Any, **more: Any) -> Outcome:
+        if list(parts.run.checkpoints.glob("step-*")):
+            signal.raise_signal(signal.SIGTERM)
+        return predict(*arguments, **more)
+
+    monkeypatch.setattr(training_module, "predict", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run_training(parts)
+    assert stopped.value.code == 143
+    assert (parts.run.checkpoints / "step-000002").is_dir()
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    make: Build, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, prompts = make(eval_every=2), []
+    original, weight = Scores.nll, next(parts.model.prompt_encoder.parameters())
+
+    def breaks(scores: Scores) -> torch.Tensor:
+        nll = original(scores)
+        if nll.requires_grad:
+            prompts.append(parts.prompt())
+            if len(prompts) == 4:
+                # 0 * sqrt(0) is a zero whose gradient is infinite times zero.
+                return nll * math.nan if what == "loss" else nll + ((weight - weight.detach()).sum() * 0).sqrt()
+        return nll
+
+    monkeypatch.setattr(Scores, "nll", breaks)
+    with pytest.raises(
+        UserError, match=r"became nan at step 4; the state of step 2 is kept in .*learning_rate \(0.05\)"
+    ):
+        run_training(parts)
+    assert torch.equal(parts.prompt(), prompts[3]), "no update with what is not finite"
+    saved = parts.run.checkpoints / "step-000002" / "trainable.safetensors"
+    assert torch.equal(next(iter(load_file(saved).values())), prompts[2])
+    monkeypatch.setattr(Scores, "nll", original)
+    resumed = make(eval_every=2, resume=True)
+    fresh = make("fresh", eval_every=2)
+    assert run_training(resumed).history == run_training(fresh).history
+    assert torch.equal(resumed.prompt(), fresh.prompt())
+
+
+def test_patience_stops_where_validation_does_not_gain(make: Build) -> None:
+    # A rate so small that float32 does not move: every validation equals the first.
+    parts = make(steps=10, eval_every=1, patience=2, learning_rate=1e-30)
+    progress = run_training(parts)
+    assert (progress.step, progress.best_step, progress.validations_without_gain) == (2, 0, 2)
+    assert progress.done
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, calls = make(), []
+    original = checkpoints.save_file
+
+    def full(tensors: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 4:  # the optimizer's tensors of the second checkpoint
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(UserError, match=r"step-000003: the disk is full; .* Free space, then --resume$"):
+        run_training(parts)
+    assert [p.name for p in parts.run.checkpoints.iterdir()] == ["step-000000"], "whole, and nothing half beside it"
+    monkeypatch.setattr(checkpoints, "save_file", original)
+    resumed, fresh = make(resume=True), make("fresh")
+    assert run_training(resumed).history == run_training(fresh).history
+    assert torch.equal(resumed.prompt(), fresh.prompt())
