@@ -201,7 +201,7 @@ def test_build_is_deterministic_and_sound(archive: tuple[Path, str], tmp_path: P
     source, sha256 = archive
     outs = [tmp_path / "a", tmp_path / "b"]
     for out in outs:
-        assert "12 validation, 24 test" in sentiment.build(source, out, sha256, SIZES)
+        assert "16 validation, 33 test" in sentiment.build(source, out, sha256, SIZES)
     names = sorted(path.name for path in (outs[0] / "sentiment").iterdir())
     assert names == ["LICENSE", "README.md", "SHA256SUMS", "test.jsonl", "train.jsonl", "validation.jsonl"]
     for name in names:
@@ -258,9 +258,9 @@ def test_build_names_a_broken_archive(content: bytes, reason: str, tmp_path: Pat
 def test_committed_files_are_sound() -> None:
     splits = check_folder(COMMITTED)
     assert {name: len(rows) for name, rows in splits.items()} == {
-        "train": 16903,
-        "validation": 600,
-        "test": 1600,
+        "train": 16078,
+        "validation": 825,
+        "test": 2200,
     }
     assert {item["domain"] for rows in splits.values() for item in rows} == set(sentiment.DOMAINS)
     texts = [item["text"] for name in sentiment.SPLITS for item in splits[name]]

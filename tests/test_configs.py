@@ -77,7 +77,7 @@ def test_it_runs_a_step_on_the_tiny_model(
     if trains:
         flags |= {"training.steps": 1, "training.warmup_steps": 0}
     pairs = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
-    code, said, errors = cli_in_process([f"recipes/{recipe}.py", "--config", str(config), *pairs], capfd)
+    code, _, errors = cli_in_process([f"recipes/{recipe}.py", "--config", str(config), *pairs], capfd)
     assert code == 0, errors
     result = read_result(tmp_path / "run")
     assert result["recipe"] == recipe

@@ -177,7 +177,7 @@ def test_embedded_sentiment() -> None:
     )
     task = load_task(config)
     assert (task.name, task.licence) == ("sentiment", "The MIT License (MIT)")
-    assert {s: f["rows"] for s, f in task.fingerprint().items()} == {"train": 16903, "validation": 600, "test": 1600}
+    assert {s: f["rows"] for s, f in task.fingerprint().items()} == {"train": 16078, "validation": 825, "test": 2200}
     movies = load_task(TaskConfig(**(vars(config) | {"where": {"domain": ["movies"]}, "max_rows": {"train": 5}})))
     assert {r.record["domain"] for r in movies.splits["test"]} == {"movies"}
     assert len(movies.splits["train"]) == 5

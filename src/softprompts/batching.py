@@ -71,16 +71,17 @@ def encode(task: Task, tokenizer: PreTrainedTokenizerBase, room: int | None) -> 
     Raises:
         UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or `room`.
     """
-    limit = task.config.max_length if room is None else min(task.config.max_length, room)
-    return EncodedTask(task, **{name: _encode_rows(task, rows, tokenizer, limit) for name, rows in task.splits.items()})
+    return EncodedTask(task, **{name: _encode_rows(task, rows, tokenizer, room) for name, rows in task.splits.items()})
 
 
-def _encode_rows(task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[Example]:
+def _encode_rows(
+    task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int | None
+) -> list[Example]:
     examples = []
     for row in rows:
         texts = task.choices or (row.target,)
         documents = [_document(row, text, tokenizer, task.choices is None) for text in texts]
-        documents = [_fit(d, limit, task.config.long_rows == "cut_prompt", row) for d in documents]
+        documents = [_fit(d, task, room, row) for d in documents]
         if task.choices is None:
             examples.append(Example(row, documents[0], (), ()))
         else:
@@ -109,17 +110,19 @@ def _document(row: Row, target: str, tokenizer: PreTrainedTokenizerBase, end: bo
     return Document(tuple(prompt_ids), tuple(target_ids))
 
 
-def _fit(document: Document, limit: int, cut_prompt: bool, row: Row) -> Document:
+def _fit(document: Document, task: Task, room: int | None, row: Row) -> Document:
+    limit = task.config.max_length if room is None else min(task.config.max_length, room)
     length = len(document.prompt_ids) + len(document.target_ids)
     if length <= limit:
         return document
-    room = limit - len(document.target_ids)
-    if room < 1 or not cut_prompt:
+    left = limit - len(document.target_ids)
+    if left < 1 or task.config.long_rows != "cut_prompt":
+        advice = "raise task.max_length" if limit == task.config.max_length else "the base model takes no more"
         raise UserError(
             f"{row.place}: {length} tokens ({len(document.target_ids)} of them target) do not fit into {limit}; "
-            "raise task.max_length, shorten the row" + ("" if room < 1 else ", or set task.long_rows to cut_prompt")
+            f"{advice}, shorten the row" + ("" if left < 1 else ", or set task.long_rows to cut_prompt")
         )
-    return Document(document.prompt_ids[-room:], document.target_ids)
+    return Document(document.prompt_ids[-left:], document.target_ids)
 
 
 def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:

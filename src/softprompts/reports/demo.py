@@ -28,10 +28,17 @@ def table(hard: Result, soft: Result) -> str:
         ),
     ]
     lines = [
-        f"| {soft.task}, {rows[0][1].rows} test rows | accuracy | 95 % interval | trained parameters | adapter | seconds |",
+        f"| {_name(soft)} | accuracy | 95 % interval | trained parameters | adapter | seconds |",
         "|---|---|---|---|---|---|",
     ]
     return "\n".join(lines + [_row(*row) for row in rows])
+
+
+def _name(result: Result) -> str:
+    """Return the task, the rows it was narrowed to, and how many of them were tested."""
+    where = "; ".join(", ".join(values) for values in result.settings["task"]["where"].values())
+    rows = result.metrics["accuracy"].rows
+    return f"{result.task}{f' ({where})' if where else ''}, {rows} test rows"
 
 
 def _row(name: str, accuracy: Interval, result: Result | None) -> str:
