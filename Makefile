@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check data precommit clean
+.PHONY: help setup demo record test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -17,6 +17,9 @@ setup: $(STAMP) ## install everything into .venv, in the versions of constraints
 
 demo: $(STAMP) ## train and test a soft prompt with the bundled model
 	@$(BIN)/python scripts/demo.py
+
+record: $(STAMP) ## keep what the demo measured: results/, and table and picture of the README
+	@$(BIN)/python scripts/record_demo.py
 
 test: $(STAMP) ## run all tests, offline
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -14,8 +14,8 @@ from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, HardPromptConfig, ModelConfig, RunConfig, TaskConfig, cli
 from softprompts.engine import make_engine
 from softprompts.evaluation import evaluate_test
+from softprompts.hard_prompts import choose_wording, written_tasks
 from softprompts.models import load_base_model, room_for
-from softprompts.prompts.hard import choose_wording, written_tasks
 from softprompts.reports.run import save_run
 from softprompts.runs import start_run
 from softprompts.tasks import load_task

@@ -35,7 +35,8 @@ DOMAINS = {
 SPLITS = ("train", "validation", "test")
 LABELS = ("negative", "positive")
 HELD_OUT = {"test": 400, "validation": 150}  # rows per domain at most; the rest is train
-# The largest domain can spare more, and the shipped configs train on it: 1,000 test rows give intervals of 2 points either way.
+# The largest domain can spare more, and the shipped configs train on it: with 1,000 test rows an interval is some
+# 2 points wide either way.
 HELD_OUT_FACTOR = {"movies": 2.5}
 MIN_RATING = 0.5  # of the scale -4..4: nearer to zero the crowd says "neutral"
 CARD = Path(__file__).with_name("data_sentiment_card.md")

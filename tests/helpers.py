@@ -144,6 +144,20 @@ def recipe_command(name: str, config: str, flags: dict[str, Any], *more: str) ->
     return [f"recipes/{name}.py", "--config", f"configs/{config}/{name}.yaml", *pairs, *more]
 
 
+def tiny_flags(model: Path, task: Path, output: Path) -> dict[str, Any]:
+    """Return flags that put the tiny model and task in place of those of a sentiment config, whatever it says."""
+    return {
+        "model.name_or_path": model,
+        "task.dataset": "null",
+        "task.where": "{}",
+        **{f"task.{split}": task / f"{split}.jsonl" for split in ("train", "validation", "test")},
+        "task.choices": '[" positive", " negative"]',
+        "evaluation.bootstrap_resamples": 20,
+        "run.trackers": "[]",
+        "run.output_dir": output,
+    }
+
+
 def run_recipe(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a recipe to its end and return what it said."""
     return subprocess.run(
@@ -152,7 +166,7 @@ def run_recipe(command: list[str], **more: Any) -> subprocess.CompletedProcess[s
         env=recipe_environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         **more,
     )
 

@@ -255,3 +255,8 @@ def test_a_mistake_in_a_real_process_is_one_line_and_no_traceback(tmp_path: Path
     assert done.returncode == 2
     assert done.stderr == 'error: unknown flag "--run.outputdir" (did you mean "run.output_dir"?)\n'
     assert done.stdout == ""
+
+
+def test_no_arguments_at_all_name_what_is_missing() -> None:
+    with pytest.raises(UserError, match="required"):
+        parse(recipe, [])

@@ -252,7 +252,6 @@ def test_auto_falls_back_where_packed_disagrees_and_packed_refuses(
         build(tiny_model, data, "packed")
 
 
-@pytest.mark.xfail(strict=True, reason="disagreement() compares with >, which is false for NaN")
 def test_auto_falls_back_where_packed_gives_nan(
     tiny_model: Path, data: EncodedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +259,6 @@ def test_auto_falls_back_where_packed_gives_nan(
     assert not build(tiny_model, data, "auto")[0].packed
 
 
-@pytest.mark.xfail(strict=True, reason="_soft_prompt() does not ask whether the adapter is disabled")
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_disabled_adapter_leaves_the_base(engines: dict[str, Engine], packed: bool) -> None:
     engine = engines["soft prompt"]

@@ -93,7 +93,7 @@ def test_resume_of_what_never_began_begins_it(tmp_path: Path) -> None:
 
 
 def test_resume_with_the_same_settings(tmp_path: Path) -> None:
-    start(tmp_path)
+    start(tmp_path).checkpoints.mkdir()
     before = (tmp_path / "config.json").read_text(encoding="utf-8")
     assert start(tmp_path, resume=True).folder == tmp_path
     assert (tmp_path / "config.json").read_text(encoding="utf-8") == before
@@ -110,14 +110,28 @@ def test_resume_with_the_same_settings(tmp_path: Path) -> None:
     ],
 )
 def test_resume_with_other_settings_says_which(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    start(tmp_path)
+    start(tmp_path).checkpoints.mkdir()
     assert refusal(tmp_path, resume=True, **changes) == f"--resume: the settings of {tmp_path} have changed: {message}"
 
 
 def test_resume_may_change_folder_name_and_trackers(tmp_path: Path) -> None:
-    start(tmp_path / "before")
+    start(tmp_path / "before").checkpoints.mkdir()
     (tmp_path / "before").rename(tmp_path / "after")
     start(tmp_path / "after", resume=True, trackers=("tensorboard",))
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_failed_before_its_first_checkpoint_begins_anew(tmp_path: Path, resume: bool) -> None:
+    start(tmp_path, trackers=("tensorboard",))
+    start(tmp_path, resume=resume, steps=5)
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["training"]["steps"] == 5
+
+
+@pytest.mark.parametrize("mine", ["{}", "not JSON"])
+def test_a_config_that_is_somebody_elses_is_left_alone(tmp_path: Path, mine: str) -> None:
+    (tmp_path / "config.json").write_text(mine, encoding="utf-8")
+    assert "is not empty" in refusal(tmp_path)
+    assert (tmp_path / "config.json").read_text(encoding="utf-8") == mine
 
 
 def test_a_finished_run_ends_at_once_with_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,24 +49,36 @@ def set_trainable(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step: whoever reads it sees the old text or the new, never half of one."""
+    """Replace a text file in one step: whoever reads it sees the old text or the new, never half of one.
+
+    Raises:
+        UserError: the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with one_line_if_full(path, temporary):
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
 
 
-def disk_error(error: OSError, path: Path) -> Exception:
-    """Return the one-line error for a disk that is full; any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{path}: the disk is full; what was saved before is unharmed. Free space, then --resume")
-    return error
+@contextmanager
+def one_line_if_full(path: Path, temporary: Path) -> Iterator[None]:
+    """Remove `temporary`, a file or folder, after any error, and name `path` in one line where the disk is full."""
+    try:
+        yield
+    except Exception as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        # safetensors reports a full disk as an error of its own kind.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            raise UserError(
+                f"{path}: the disk is full; what was saved before is unharmed. Free space, then --resume"
+            ) from error
+        raise
 
 
 def save_checkpoint(
@@ -82,7 +96,7 @@ def save_checkpoint(
     # Left by a run that was killed while it wrote.
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
-    try:
+    with one_line_if_full(target, temporary):
         temporary.mkdir(parents=True)
         state = optimizer.state_dict()
         numbers, tensors = _split(state["state"])
@@ -100,15 +114,6 @@ def save_checkpoint(
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(error, target) from error
-    except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        # safetensors reports a full disk as an error of its own kind.
-        if "No space left" in str(error):
-            raise disk_error(OSError(errno.ENOSPC, str(error)), target) from error
-        raise
     for old in folder.glob("step-*"):
         if old.name not in (target.name, f"step-{progress.best_step:06d}"):
             shutil.rmtree(old)
@@ -117,10 +122,9 @@ def save_checkpoint(
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> Progress | None:
     """Restore the newest checkpoint in `folder`, or return None where there is none."""
-    checkpoints = sorted(folder.glob("step-*"))
-    if not checkpoints:
+    newest = max(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), default=None)
+    if newest is None:
         return None
-    newest = checkpoints[-1]
     record = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     set_trainable(model, load_file(newest / "trainable.safetensors"))
     state = _join(record["optimizer"]["numbers"], load_file(newest / "optimizer.safetensors"))

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
 from softprompts.errors import UserError
@@ -207,7 +208,7 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     """
     argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
     parser, valid = build_parser(main)
-    for before, after in zip(argv, [*argv[1:], ""], strict=True):
+    for before, after in pairwise([*argv, ""]):
         flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", before, re.DOTALL)
         if flag and flag[1] == "config":
             path = before.partition("=")[2] or after

@@ -96,7 +96,9 @@ class Engine(nn.Module):
 
     def _soft_prompt(self) -> torch.Tensor | None:
         """Return the virtual tokens' embeddings (P, H), or None where the method has none."""
-        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
+        if not isinstance(self.model, PeftModel) or self.model._adapters_disabled:
+            return None
+        if self.model.active_peft_config.is_prompt_learning:
             return self.model.get_prompt(batch_size=1)[0]
         return None
 
@@ -179,10 +181,11 @@ def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         return f"it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     loss_bound, gradient_bound = TOLERANCE[engine.model.get_input_embeddings().weight.dtype]
-    if abs(packed_loss - loss) > loss_bound * max(abs(loss), 1.0):
+    # Written so that NaN disagrees.
+    if not abs(packed_loss - loss) <= loss_bound * max(abs(loss), 1.0):
         return f"the loss is {packed_loss:.6g} instead of {loss:.6g}"
     distance = (packed_gradient - gradient).norm().item()
-    if distance > gradient_bound * gradient.norm().item():
+    if not distance <= gradient_bound * gradient.norm().item():
         return f"the gradient is off by {distance:.3g} of {gradient.norm().item():.3g}"
     return None
 

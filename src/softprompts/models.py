@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from softprompts.bundled import BUNDLED, PREFIX, resolve
 from softprompts.config import ModelConfig
@@ -46,19 +47,24 @@ def load_base_model(config: ModelConfig, device: torch.device) -> tuple[PreTrain
         quantization = BitsAndBytesConfig(load_in_8bit=True)
     transformers_logging.disable_progress_bar()  # "Loading weights" of one second; the download keeps its bar
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.revision,
             dtype=dtype,
             quantization_config=quantization,
             device_map={"": device} if quantization else None,
+            output_loading_info=True,
         )
+        model, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
     # SafetensorError: a weights file cut short. RuntimeError: weights whose shapes contradict config.json.
     except (OSError, ValueError, ImportError, KeyError, SafetensorError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0]
         hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not folder.exists() else ""
         raise UserError(f"model.name_or_path: cannot load {path}: {first_line}{hint}") from error
+    if loading["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(loading["missing_keys"])
+        raise UserError(f"model.name_or_path: {path} lacks {len(missing)} weights, the first: {missing[0]}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from softprompts.checkpoints import one_line_if_full
 from softprompts.evaluation import Interval
 from softprompts.runs import Run, available_cores
 
@@ -93,10 +94,15 @@ def peak_memory_gib() -> float:
 
 
 def save_adapter(model: PeftModel, run: Run) -> Path:
-    """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder."""
+    """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder.
+
+    Raises:
+        UserError: the disk is full.
+    """
     folder = run.folder / "adapter"
     if run.accelerator.is_main_process:
-        model.save_pretrained(str(folder), safe_serialization=True)
+        with one_line_if_full(folder, folder):
+            model.save_pretrained(str(folder), safe_serialization=True)
     run.accelerator.wait_for_everyone()
     return folder
 

@@ -21,6 +21,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import broadcast_object_list, set_seed
 
 CONFIG_FILE = "config.json"
+LOGS = "logs"
 RESULT_FILE = "result.json"
 
 
@@ -70,7 +71,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
         # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
         cpu=not torch.accelerator.is_available(),
         log_with=list(config.trackers) or None,
-        project_dir=str(folder / "logs"),
+        project_dir=str(folder / LOGS),
         # The base is frozen and the same everywhere: nothing but the gradient of what trains need cross processes.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -89,7 +90,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
         raise SystemExit(0)
     set_seed(config.seed)
     if config.trackers:
-        accelerator.init_trackers("logs", config={k: v for k, v in leaves(settings) if v is not None})
+        accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
     return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter())
 
 
@@ -111,7 +112,7 @@ def _claim(folder: Path, recipe: str, settings: dict[str, Any], config: RunConfi
     record = {"recipe": recipe} | settings
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.output_dir: {folder} is a file")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not _never_began(folder):
         if not config.resume:
             raise UserError(f"run.output_dir: {folder} is not empty; choose another folder, or go on with --resume")
         if not (folder / CONFIG_FILE).is_file():
@@ -134,6 +135,16 @@ def _claim(folder: Path, recipe: str, settings: dict[str, Any], config: RunConfi
         raise UserError(f"run.output_dir: cannot make {folder}: {error.strerror}") from error
     write_atomically(folder / CONFIG_FILE, json.dumps(record, indent=2))
     return "new"
+
+
+def _never_began(folder: Path) -> bool:
+    """Say whether a run failed here before its first checkpoint: nothing to resume, and nothing to lose."""
+    if {p.name for p in folder.iterdir()} - {CONFIG_FILE, LOGS} or not (folder / CONFIG_FILE).is_file():
+        return False
+    try:
+        return "recipe" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        return False  # somebody else's file
 
 
 def plain(value: Any) -> Any:

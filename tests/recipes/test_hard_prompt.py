@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helpers import cli_in_process, read_result, recipe_command, run_recipe
+from helpers import cli_in_process, read_result, recipe_command, run_recipe, tiny_flags
 
 import pytest
 
@@ -15,13 +15,10 @@ WORDINGS = ["{text} sentiment", "the sentiment of {text} was", "{text}"]
 
 @pytest.fixture
 def flags(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> dict[str, Any]:
-    return {
-        "model.name_or_path": tiny_model,
-        "task.dataset": "null",
-        **{f"task.{split}": tiny_task / f"{split}.jsonl" for split in ("train", "validation", "test")},
+    return tiny_flags(tiny_model, tiny_task, tmp_path / "run") | {
         "hard.wordings": json.dumps(WORDINGS),
-        "evaluation.bootstrap_resamples": 20,
-        "run.output_dir": tmp_path / "run",
+        "hard.shots": 0,
+        "hard.validation_rows": "null",
     }
 
 

@@ -24,6 +24,7 @@ from helpers import (
     recipe_command,
     recipe_environment,
     run_recipe,
+    tiny_flags,
 )
 
 import pytest
@@ -31,7 +32,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-STEPS, EVERY = 60, 4
+STEPS, EVERY, TOKENS = 120, 4, 5  # so many steps that a test can stop a run long before its end
 FILES = {"adapter", "checkpoints", "config.json", "curves.png", "predictions.jsonl", "README.md", "result.json"}
 Command = Callable[..., list[str]]
 
@@ -41,17 +42,12 @@ def command(tiny_model: Path, tiny_task: Path) -> Command:
     """Return the command line for an output folder; further flags as keyword arguments, with _ for the dot."""
 
     def build(output: Path, *more: str, **flags: Any) -> list[str]:
-        settings = {
-            "model.name_or_path": tiny_model,
-            "task.dataset": "null",
-            **{f"task.{split}": tiny_task / f"{split}.jsonl" for split in ("train", "validation", "test")},
-            "prompt.num_virtual_tokens": 5,
+        settings = tiny_flags(tiny_model, tiny_task, output) | {
+            "prompt.num_virtual_tokens": TOKENS,
             "training.steps": STEPS,
-            "training.eval_every": EVERY,
+            "training.learning_rate": 0.02,
             "training.batch_size": 8,
-            "evaluation.bootstrap_resamples": 50,
-            "run.trackers": "[]",
-            "run.output_dir": output,
+            "training.eval_every": EVERY,
         }
         return recipe_command("prompt_tuning", "sentiment", settings | flags, *more)
 
@@ -100,7 +96,7 @@ def test_a_run_leaves_all_that_it_promises(finished: Path, tiny_model: Path) -> 
         assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
         assert interval["rows"] == 16
     assert result["baselines"]["majority_class"]["accuracy"]["value"] == 0.5
-    assert result["parameters"]["trainable"] == result["parameters"]["saved"] == 5 * 32
+    assert result["parameters"]["trainable"] == result["parameters"]["saved"] == TOKENS * 32
     assert {"commit", "hardware", "versions", "processes"} <= result["environment"].keys()
     assert {"seconds_training", "training_tokens_per_second", "peak_memory_gib", "adapter_bytes"} <= result[
         "cost"
@@ -124,12 +120,12 @@ def test_the_adapter_gives_the_recorded_answers_in_stock_peft(finished: Path, ti
                 tokenizer(t, return_tensors="pt").input_ids for t in (record["prompt"], record["prompt"] + choice)
             )
             with torch.inference_mode():
-                likelihoods = model(input_ids=whole).logits[0, 5:].log_softmax(-1)
+                likelihoods = model(input_ids=whole).logits[0, TOKENS:].log_softmax(-1)
             places = range(prompt.shape[1], whole.shape[1])
             scores.append(sum(likelihoods[i - 1, whole[0, i]].item() for i in places))
             assert scores[-1] == pytest.approx(recorded, abs=1e-3)
         assert record["prediction"] == choices[scores[-1] > scores[-2]]
-    assert not torch.equal(model(input_ids=whole).logits[:, 5:], load_base(tiny_model)[0](input_ids=whole).logits)
+    assert not torch.equal(model(input_ids=whole).logits[:, TOKENS:], load_base(tiny_model)[0](input_ids=whole).logits)
 
 
 def test_a_finished_run_is_never_touched(command: Command, finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -167,13 +163,13 @@ def stop_at(
         text=True,
     )
     try:
-        until = time.monotonic() + 300
+        until = time.monotonic() + 900
         while not [p for p in (folder / "checkpoints").glob("step-*") if int(p.name[5:]) >= step]:
             assert process.poll() is None, f"ended with {process.returncode} before step {step}"
             assert time.monotonic() < until, "no checkpoint in time"
             time.sleep(0.002)
         act(process)
-        errors = process.communicate(timeout=300)[1]
+        errors = process.communicate(timeout=900)[1]
     finally:
         process.kill()
     return process.returncode, errors
@@ -208,7 +204,7 @@ def test_two_processes_give_the_curve_of_one(command: Command, finished: Path, t
         env=recipe_environment() | {"ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     ours, theirs = read_result(folder), read_result(finished)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, task_config
+from softprompts import hard_prompts as hard
 from softprompts.batching import EncodedTask, Example, encode
 from softprompts.config import EvaluationConfig, HardPromptConfig
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import Outcome, Prediction, predict
-from softprompts.prompts import hard
-from softprompts.prompts.hard import choose_wording, draw_shots, written_tasks
+from softprompts.hard_prompts import choose_wording, draw_shots, written_tasks
 from softprompts.tasks import Task, load_task
 
 import pytest
