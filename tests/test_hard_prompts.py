@@ -124,6 +124,6 @@ def test_the_best_on_validation_is_chosen_and_the_first_of_equals(
 
     monkeypatch.setattr(hard, "predict", answers)
     config = HardPromptConfig(wordings=WORDINGS)
-    best, wordings = choose_wording(None, candidates, config, EVALUATION, Accelerator(cpu=True))  # type: ignore[arg-type]
+    best, wordings = choose_wording(None, candidates, config, EVALUATION, Accelerator(cpu=True))
     assert best == right.index(max(right))
     assert [w.validation for w in wordings] == pytest.approx([r / 16 for r in right])

@@ -171,7 +171,8 @@ def test_the_best_checkpoint_is_restored_not_the_last(
 
 
 def test_validation_never_sees_test_rows(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts, seen = make(eval_rows=5), set()
+    parts = make(eval_rows=5)
+    seen: set[str] = set()
 
     def watch(engine: Engine, examples: list[Any], *more: Any, **named: Any) -> Outcome:
         seen.update(e.row.place for e in examples)

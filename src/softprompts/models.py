@@ -69,6 +69,11 @@ def load_base_model(config: ModelConfig, device: torch.device) -> tuple[PreTrain
         tokenizer.pad_token = tokenizer.eos_token
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.
     model.eval().requires_grad_(False)
+    for module in model.modules():
+        # On processors with AVX512-BF16 the first forward pass without a gradient, a validation say, would repack the
+        # 4-bit weights into a form whose product has no backward pass.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     if quantization is None:
         nn.Module.to(model, device)  # bitsandbytes has placed its own
     return model, tokenizer

@@ -178,7 +178,8 @@ def stop_at(
 def test_a_run_stopped_three_times_equals_an_uninterrupted_one(
     command: Command, finished: Path, tmp_path: Path
 ) -> None:
-    folder, resume = tmp_path / "run", []
+    folder = tmp_path / "run"
+    resume: list[str] = []
     for number, first in ((signal.SIGKILL, 0), (signal.SIGTERM, 16), (signal.SIGINT, 32)):
         step = random.randrange(first, first + 12)
         print(f"{number.name} behind the first checkpoint from step {step} on")
