@@ -115,13 +115,32 @@ def test_a_row_that_just_fits_is_kept_whole(tokenizer: PreTrainedTokenizerBase) 
         encode_one(tokenizer, "the film was", " good", max_length=length - 1)
 
 
-@pytest.mark.parametrize("limit", range(5, 12))
+@pytest.mark.parametrize("limit", range(6, 12))
 def test_cut_prompt_cuts_from_the_left_and_never_the_target(tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
     prompt, target = "the film was a very good film and the cast was fine", " good plot"
     whole = encode_one(tokenizer, prompt, target)
     cut = encode_one(tokenizer, prompt, target, max_length=limit, long_rows="cut_prompt")
     assert cut.target_ids == whole.target_ids
-    assert cut.prompt_ids == whole.prompt_ids[-(limit - len(whole.target_ids)) :]
+    assert cut.prompt_ids[0] == whole.prompt_ids[0] == tokenizer.bos_token_id
+    assert len(cut.prompt_ids) + len(cut.target_ids) == limit
+    assert cut.prompt_ids[1:] == whole.prompt_ids[-(len(cut.prompt_ids) - 1) :]
+
+
+def test_choices_of_one_row_are_scored_behind_the_same_cut_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    task = make_task(
+        [("the film was a very good film", " good")],
+        choices=(" good", " good plot and cast"),
+        max_length=10,
+        long_rows="cut_prompt",
+    )
+    short, long = encode(task, tokenizer, None).train[0].choices
+    assert short.prompt_ids == long.prompt_ids
+    assert len(long.prompt_ids) + len(long.target_ids) == 10
+
+
+def test_an_end_token_that_is_the_texts_own_stays(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = encode_one(tokenizer, f"the film{tokenizer.eos_token}", " good").prompt_ids
+    assert ids[-1] == tokenizer.eos_token_id
 
 
 def test_a_target_that_would_be_cut_is_refused_even_with_cut_prompt(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -81,7 +81,7 @@ def _encode_rows(
     for row in rows:
         texts = task.choices or (row.target,)
         documents = [_document(row, text, tokenizer, task.choices is None) for text in texts]
-        documents = [_fit(d, task, room, row) for d in documents]
+        documents = _fit(documents, task, tokenizer, room, row)
         if task.choices is None:
             examples.append(Example(row, documents[0], (), ()))
         else:
@@ -91,16 +91,12 @@ def _encode_rows(
 
 
 def _document(row: Row, target: str, tokenizer: PreTrainedTokenizerBase, end: bool) -> Document:
-    prompt_ids = tokenizer(row.prompt).input_ids
-    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
-        prompt_ids = prompt_ids[:-1]  # some tokenizers close every text, the prompt goes on
+    prompt_ids = _open_ids(row.prompt, tokenizer)
     if not prompt_ids:
         raise UserError(f"{row.place}: the prompt tokenizes to nothing")
     # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own in front
     # of a text that stands alone. Where the two fuse into other tokens, they are tokenized apart.
-    whole = tokenizer(row.prompt + target).input_ids
-    if whole and whole[-1] == tokenizer.eos_token_id:
-        whole = whole[:-1]
+    whole = _open_ids(row.prompt + target, tokenizer)
     fused = whole[: len(prompt_ids)] != prompt_ids
     target_ids = tokenizer(target, add_special_tokens=False).input_ids if fused else whole[len(prompt_ids) :]
     if not target_ids:
@@ -110,19 +106,35 @@ def _document(row: Row, target: str, tokenizer: PreTrainedTokenizerBase, end: bo
     return Document(tuple(prompt_ids), tuple(target_ids))
 
 
-def _fit(document: Document, task: Task, room: int | None, row: Row) -> Document:
+def _open_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenize a text that goes on: without the end-of-sequence token that some tokenizers add to every text."""
+    ids: list[int] = tokenizer(text).input_ids
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        own = tokenizer(text, add_special_tokens=False).input_ids
+        return ids if own and own[-1] == tokenizer.eos_token_id else ids[:-1]
+    return ids
+
+
+def _fit(
+    documents: Sequence[Document], task: Task, tokenizer: PreTrainedTokenizerBase, room: int | None, row: Row
+) -> list[Document]:
+    """Return the documents of one row, their common prompt cut alike where they are too long and may be cut."""
     limit = task.config.max_length if room is None else min(task.config.max_length, room)
-    length = len(document.prompt_ids) + len(document.target_ids)
+    longest = max(documents, key=lambda d: len(d.prompt_ids) + len(d.target_ids))
+    length, target = len(longest.prompt_ids) + len(longest.target_ids), len(longest.target_ids)
     if length <= limit:
-        return document
-    left = limit - len(document.target_ids)
-    if left < 1 or task.config.long_rows != "cut_prompt":
+        return list(documents)
+    # The begin-of-sequence token, where there is one, stays in front: the model has never read a text without.
+    kept = 1 if longest.prompt_ids[0] == tokenizer.bos_token_id else 0
+    cut = length - limit
+    possible = len(longest.prompt_ids) - kept - cut >= 1
+    if not possible or task.config.long_rows != "cut_prompt":
         advice = "raise task.max_length" if limit == task.config.max_length else "the base model takes no more"
         raise UserError(
-            f"{row.place}: {length} tokens ({len(document.target_ids)} of them target) do not fit into {limit}; "
-            f"{advice}, shorten the row" + ("" if left < 1 else ", or set task.long_rows to cut_prompt")
+            f"{row.place}: {length} tokens ({target} of them target) do not fit into {limit}; "
+            f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else "")
         )
-    return Document(document.prompt_ids[-left:], document.target_ids)
+    return [Document(d.prompt_ids[:kept] + d.prompt_ids[kept + cut :], d.target_ids) for d in documents]
 
 
 def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:

@@ -113,6 +113,8 @@ class Engine(nn.Module):
         Rows are laid out `[padding][soft prompt][text]`. PEFT's own `generate` puts the padding of a shorter row
         between soft prompt and text, so that its answers depend on the batch.
         """
+        if not prompts:
+            raise ValueError("empty batch")
         embed = self.model.get_input_embeddings()
         rows = [embed(torch.tensor(ids, device=self.device)) for ids in prompts]
         soft = self._soft_prompt()
@@ -172,8 +174,12 @@ def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
         engine.packed = packed
         with torch.set_grad_enabled(bool(trainable)):
             loss = Scores(*engine(documents)).nll().mean()
-        gradients = torch.autograd.grad(loss, trainable) if trainable else []
-        return loss.item(), torch.cat([torch.zeros(1), *(g.flatten().float().cpu() for g in gradients)])
+        # A parameter that the loss does not reach is the training loop's to report: it can name it.
+        reached = trainable if loss.requires_grad else []
+        gradients = torch.autograd.grad(loss, reached, allow_unused=True) if reached else ()
+        return loss.item(), torch.cat(
+            [torch.zeros(1), *(g.flatten().float().cpu() for g in gradients if g is not None)]
+        )
 
     loss, gradient = loss_and_gradient(packed=False)
     try:

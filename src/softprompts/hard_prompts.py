@@ -33,6 +33,8 @@ def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]
     """
     if not config.wordings:
         raise UserError("hard.wordings: give at least one")
+    if config.validation_rows is not None and config.validation_rows < 1:
+        raise UserError(f"hard.validation_rows: expected a number above 0, found {config.validation_rows}")
     return [with_prompt(task, w, draw_shots(task, config.shots, seed), config.separator) for w in config.wordings]
 
 

@@ -21,7 +21,7 @@ from softprompts.runs import Run
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
@@ -94,7 +94,7 @@ def train(
                 save_checkpoint(run.checkpoints, engine, optimizer, scheduler, progress)
             except UserError as full:
                 error[0] = full
-        accelerator.wait_for_everyone()
+        broadcast_object_list(error)  # one that went on alone would wait for the others for ever
         if error[0]:
             raise error[0]
 
