@@ -67,6 +67,9 @@ def test_a_trained_run(saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (result.notes, result.environment["processes"]) == ({"wordings": [1]}, 1)
     assert (tmp_path / "curves.png").is_file()
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == card(result)
+    shared = (adapter / "README.md").read_text(encoding="utf-8")
+    assert shared.startswith("---\nbase_model: someone/model\nlibrary_name: peft\n")
+    assert shared.endswith(card(result))
     assert summary(result, tmp_path) in capsys.readouterr().out
 
 
@@ -110,7 +113,7 @@ def test_card_names_base_data_licences_and_scores() -> None:
         "| accuracy | 0.8500 | 0.8123 to 0.9000 | 600 |",
     ):
         assert part in text
-    assert "base model: someone/model\n" in card(make_result(settings=SETTINGS))
+    assert "base model: someone/model (licence: see its own card)\n" in card(make_result(settings=SETTINGS))
 
 
 def test_summary_sets_the_score_beside_the_majority_class() -> None:

@@ -42,6 +42,8 @@ def add_soft_prompt(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, c
     attached = model.peft_config["default"]
     assert isinstance(attached, PromptTuningConfig)
     attached.prompt_tuning_init = config.prompt_tuning_init
+    # Where the tokenizer really is: a `bundled:` name would mean nothing to PEFT elsewhere.
+    attached.tokenizer_name_or_path = base.name_or_path
     return model
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.bundled import BUNDLED, PREFIX
-from softprompts.checkpoints import Progress, write_atomically
+from softprompts.checkpoints import Progress, one_line_if_full, write_atomically
 from softprompts.evaluation import Prediction, TestOutcome
 from softprompts.models import count_parameters
 from softprompts.reports.curves import plot_curves
@@ -46,8 +46,12 @@ def save_run(
     if run.accelerator.is_main_process:
         _write_predictions(outcome.predictions, run.folder / "predictions.jsonl")
         if progress:
-            plot_curves(result, run.folder / "curves.png")
+            picture = run.folder / "curves.png"
+            with one_line_if_full(picture, picture):
+                plot_curves(result, picture)
         write_atomically(run.folder / "README.md", card(result))
+        if adapter:  # PEFT has left a form there for somebody to fill in
+            write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result)}")
         record = json.dumps(asdict(result), indent=1, ensure_ascii=False)
         write_atomically(run.folder / RESULT_FILE, record + "\n")
     run.say(summary(result, run.folder))
@@ -109,11 +113,22 @@ def summary(result: Result, folder: Path) -> str:
     return "\n".join([*lines, f"written to {folder}"])
 
 
-def card(result: Result) -> str:
-    """Return the README of an adapter: what it is, how to load it, its scores and its licences."""
+def front_matter(result: Result) -> str:
+    """Return the block that the Hub reads at the head of an adapter's card."""
+    source, _ = _base_model(result)
+    return f"---\nbase_model: {source}\nlibrary_name: peft\npipeline_tag: text-generation\n---\n"
+
+
+def _base_model(result: Result) -> tuple[str, str]:
+    """Return where the base model comes from, and its licence."""
     name = result.settings["model"]["name_or_path"]
     bundled = BUNDLED.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
-    base = f"{bundled.source} ({bundled.license}; {name})" if bundled else name
+    return (bundled.source, f"{bundled.license}; {name}") if bundled else (name, "licence: see its own card")
+
+
+def card(result: Result) -> str:
+    """Return the README of an adapter: what it is, how to load it, its scores and its licences."""
+    base = "{} ({})".format(*_base_model(result))
     metrics = "\n".join(
         f"| {key} | {x.value:.4f} | {x.low:.4f} to {x.high:.4f} | {x.rows} |" for key, x in result.metrics.items()
     )
