@@ -7,11 +7,11 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo record test check data precommit clean
+.PHONY: help setup demo record bench-throughput test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv, in the versions of constraints.txt; nothing to do the second time
 
@@ -20,6 +20,9 @@ demo: $(STAMP) ## train and test a soft prompt with the bundled model
 
 record: $(STAMP) ## keep what the demo measured: results/, and table and picture of the README
 	@$(BIN)/python scripts/record_demo.py
+
+bench-throughput: $(STAMP) ## time an update against PEFT's own forward under Trainer; skips what is recorded
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_throughput.py
 
 test: $(STAMP) ## run all tests, offline
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
