@@ -147,7 +147,8 @@ def measure(method: str, side: str, updates: int) -> dict[str, Any]:
         max_rows={"train": BATCH_SIZE * updates, "validation": 1, "test": 1},
     )
     rows = [e.document for e in encode(load_task(config), tokenizer, None).train]
-    vocabulary = base.get_input_embeddings().weight.numel()
+    embeddings: Any = base.get_input_embeddings()
+    vocabulary = embeddings.weight.numel()
     linear = sum(p.numel() for p in base.parameters()) - vocabulary
     model = attach(base, tokenizer, method)
     engine = Engine(model, tokenizer, packed=True)
