@@ -65,6 +65,11 @@ def train(
         disable=not accelerator.is_local_main_process,
     )
 
+    def note(text: str) -> None:
+        """Write a line above the bar: a disabled bar of another process would write it again."""
+        if accelerator.is_local_main_process:
+            bar.write(text)
+
     def validate() -> None:
         """Validate, remember the best, save a checkpoint."""
         outcome = predict(
@@ -84,7 +89,7 @@ def train(
             progress.validations_without_gain += 1
         progress.history.append(entry)
         accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=progress.step)
-        bar.write("  ".join([f"step {progress.step:4d}"] + [f"{k} {v:.4f}" for k, v in list(entry.items())[1:]]))
+        note("  ".join([f"step {progress.step:4d}"] + [f"{k} {v:.4f}" for k, v in list(entry.items())[1:]]))
         save()
 
     def save() -> None:
@@ -109,7 +114,7 @@ def train(
             validate()
         for step, indices in enumerate(itertools.islice(order, progress.step, training.steps), progress.step):
             if _patience_spent(progress, training):
-                bar.write(f"stopped early: no gain in {training.patience} validations")
+                note(f"stopped early: no gain in {training.patience} validations")
                 break
             # Each update seeds its own dropout, so that a resumed run needs no generator states.
             torch.manual_seed(run.seed * 1_000_003 + step * 1_009 + accelerator.process_index)
