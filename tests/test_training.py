@@ -37,7 +37,6 @@ def test_the_loss_goes_down(make: Build, optimizer: str, mode: str) -> None:
     parts = make(mode=mode, optimizer=optimizer, steps=15, eval_every=15, learning_rate=0.1, schedule="constant")
     progress = run_training(parts)
     curve = losses(progress.history)
-    assert progress.done
     assert (progress.step, len(curve)) == (15, 15)
     assert sum(curve[-3:]) < 0.85 * sum(curve[:3])
     first, last = (e["validation_loss"] for e in progress.history if "validation_loss" in e)

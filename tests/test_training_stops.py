@@ -107,7 +107,6 @@ def test_patience_stops_where_validation_does_not_gain(make: Build) -> None:
     parts = make(steps=10, eval_every=1, patience=2, learning_rate=1e-30)
     progress = run_training(parts)
     assert (progress.step, progress.best_step, progress.validations_without_gain) == (2, 0, 2)
-    assert progress.done
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,6 @@ class Progress:
     seconds: float = 0.0
     tokens: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
-    done: bool = False
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

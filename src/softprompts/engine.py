@@ -120,9 +120,8 @@ class Engine(nn.Module):
         soft = self._soft_prompt()
         if soft is not None:
             rows = [torch.cat([soft.to(row.dtype), row]) for row in rows]
-        # Not pad_sequence: it has no left padding in the older PyTorch versions that we allow.
-        width = max(len(row) for row in rows)
-        embeds = torch.stack([functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
+        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
+        width = embeds.shape[1]
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         mask = (torch.arange(width, device=self.device) >= width - lengths[:, None]).long()
         generated = self._base().generate(

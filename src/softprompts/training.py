@@ -139,7 +139,6 @@ def train(
                 validate()
         if _any_process(bool(received), accelerator):  # during the last validation, which has saved
             stop()
-    progress.done = True
     load_best(run.checkpoints, engine, progress.best_step)
     return progress
 
