@@ -36,7 +36,7 @@ def main(
     # The method: the only part that differs between recipes.
     candidates = [encode(t, tokenizer, room_for(base, 0)) for t in written_tasks(rows, hard, this.seed)]
 
-    engine = make_engine(base, tokenizer, model.engine, candidates[0], this.say)
+    engine = make_engine(base, tokenizer, model, candidates[0], this.say)
     best, wordings = choose_wording(engine, candidates, hard, evaluation, this.accelerator)
     data = candidates[best]
     outcome = evaluate_test(engine, data, evaluation, this.accelerator)

@@ -47,9 +47,9 @@ def main(
     data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens))
 
     # The method: the only part that differs between recipes.
-    tuned = add_soft_prompt(base, tokenizer, prompt)
+    tuned = add_soft_prompt(base, tokenizer, prompt, this.seed)
 
-    engine = make_engine(tuned, tokenizer, model.engine, data, this.say)
+    engine = make_engine(tuned, tokenizer, model, data, this.say)
     progress = train(engine, data, training, evaluation, this)
     adapter = save_adapter(tuned, this)
     outcome = evaluate_test(engine, data, evaluation, this.accelerator)

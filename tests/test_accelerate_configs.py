@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from softprompts.candidates import check_training
 from softprompts.config import TrainingConfig
 from softprompts.errors import UserError
-from softprompts.training import check_training
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file

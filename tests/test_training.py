@@ -10,12 +10,13 @@ from typing import Any
 
 from helpers import Build, load_base, losses, run_training
 from softprompts import training as training_module
-from softprompts.batching import Document
+from softprompts.batching import Document, batch_order
+from softprompts.candidates import check_training
 from softprompts.config import TrainingConfig
 from softprompts.engine import Engine, Scores
 from softprompts.errors import UserError
 from softprompts.evaluation import Outcome, predict
-from softprompts.training import check_gradients, check_training
+from softprompts.updates import check_gradients
 
 import pytest
 import torch
@@ -60,18 +61,18 @@ def test_the_prompt_moves_and_the_base_does_not(make: Build, tiny_model: Path) -
             assert torch.equal(parts.model(ids).logits, expected)
         assert torch.equal(base(ids).logits, expected)
     assert {n for n, p in parts.engine.named_parameters() if p.grad is not None} <= {
-        "model.prompt_encoder.default.embedding.weight"
+        "bank.0.prompt_encoder.default.embedding.weight"
     }
 
 
 @pytest.mark.parametrize("mode", ["packed", "stock"])
 def test_one_batch_of_8_equals_micro_batches(make: Build, mode: str) -> None:
     def curve(size: int | None) -> tuple[list[float], torch.Tensor]:
-        parts = make(f"{mode}-{size}", mode=mode, micro_batch_size=size, steps=6, eval_every=6)
+        parts = make(f"{mode}-{size}", mode=mode, micro_batch_tokens=size, steps=6, eval_every=6)
         return losses(run_training(parts).history), parts.prompt()
 
     whole, prompt = curve(None)
-    for size in (1, 3, 8):
+    for size in (1, 40, 10_000):
         accumulated, moved = curve(size)
         assert accumulated == pytest.approx(whole, rel=1e-5)
         torch.testing.assert_close(moved, prompt, rtol=1e-3, atol=1e-4)
@@ -79,7 +80,7 @@ def test_one_batch_of_8_equals_micro_batches(make: Build, mode: str) -> None:
 
 def test_a_loss_is_the_mean_over_the_target_tokens_of_its_rows(make: Build) -> None:
     parts = make(steps=1, eval_every=1)
-    rows = [parts.data.train[i].document for i in next(training_module.batch_order(40, 8, parts.run.seed))]
+    rows = [parts.data.train[i].document for i in next(batch_order(40, 8, parts.run.seed))]
     with torch.inference_mode():
         expected = Scores(*parts.engine(rows)).nll().mean().item()
     progress = run_training(parts)
@@ -100,8 +101,8 @@ def test_a_prompt_without_gradient_is_found_at_the_first_step(
     parts = make(mode="packed")
     original = Engine._soft_prompt
 
-    def detached(engine: Engine) -> torch.Tensor:
-        prompt = original(engine)
+    def detached(engine: Engine, index: int) -> torch.Tensor:
+        prompt = original(engine, index)
         assert prompt is not None
         return prompt.detach() if factor is None else prompt.detach() + factor * prompt
 
@@ -188,7 +189,7 @@ def test_validation_never_sees_test_rows(make: Build, monkeypatch: pytest.Monkey
         ({"steps": 0}, "training.steps: expected a number above 0, found 0"),
         ({"batch_size": 0}, "training.batch_size: expected a number above 0, found 0"),
         ({"eval_every": -1}, "training.eval_every: expected a number above 0, found -1"),
-        ({"micro_batch_size": 0}, "training.micro_batch_size: expected a number above 0, found 0"),
+        ({"micro_batch_tokens": 0}, "training.micro_batch_tokens: expected a number above 0, found 0"),
         ({"eval_rows": 0}, "training.eval_rows: expected a number above 0, found 0"),
         ({"patience": 0}, "training.patience: expected a number above 0, found 0"),
         ({"max_grad_norm": 0.0}, "training.max_grad_norm: expected a number above 0, found 0.0"),

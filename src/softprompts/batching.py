@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softprompts.errors import UserError
 from softprompts.tasks import Row, Task
@@ -14,10 +14,14 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids that the model reads as one text: prompt, then target. Both are non-empty."""
+    """Token ids that the model reads as one text: prompt, then target. Both are non-empty.
+
+    `soft_prompt` says behind which soft prompt of the engine's bank it stands.
+    """
 
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    soft_prompt: int = 0
 
     @property
     def input_ids(self) -> tuple[int, ...]:
@@ -134,7 +138,7 @@ def _fit(
             f"{row.place}: {length} tokens ({target} of them target) do not fit into {limit}; "
             f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else "")
         )
-    return [Document(d.prompt_ids[:kept] + d.prompt_ids[kept + cut :], d.target_ids) for d in documents]
+    return [replace(d, prompt_ids=d.prompt_ids[:kept] + d.prompt_ids[kept + cut :]) for d in documents]
 
 
 def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
@@ -170,76 +174,93 @@ def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Documents end to end in R rows of S tokens, each row behind one soft prompt that is not part of it.
+    """Texts end to end in one row of N tokens, nothing padded. Documents with the same prompt are one text.
 
-    input_ids (R, S); `segment` (R, S) numbers the documents of a row, -1 for padding; `position` (R, S) counts from 0
-    in each document; `predictors`, `targets`, `document` (T,) as in `PaddedBatch`.
+    Of such documents, the prompt is read once and the targets branch off it: two choices cost little more than one.
+
+    input_ids (N,); `position` (N,) counts from 0 in each document; `branch` (N,) is 0 in a prompt and numbers the
+    targets of a text from 1; `lengths` and `soft_prompts` say of each text how many tokens it has and which soft
+    prompt of the bank it stands behind: texts of a soft prompt stand side by side, the longest first. `predictors`,
+    `targets`, `document` (T,) as in `PaddedBatch`.
     """
 
     input_ids: torch.Tensor
-    segment: torch.Tensor
     position: torch.Tensor
+    branch: torch.Tensor
+    lengths: tuple[int, ...]
+    soft_prompts: tuple[int, ...]
     predictors: torch.Tensor
     targets: torch.Tensor
     document: torch.Tensor
 
 
-def pack(
-    documents: Sequence[Document], virtual_tokens: int, token_cost: float, pair_cost: float, device: torch.device
-) -> PackedBatch:
-    """Lay documents end to end, in as many rows as are cheapest.
-
-    A row of n positions, virtual tokens included, costs `n * token_cost + n * n * pair_cost`: few long rows repeat
-    the soft prompt less often, many short ones compute less attention.
-    """
+def pack(documents: Sequence[Document], device: torch.device) -> PackedBatch:
+    """Lay documents end to end."""
     if not documents:
         raise ValueError("empty batch")
-    lengths = [len(d.input_ids) for d in documents]
-
-    def cost(rows: list[list[int]]) -> float:
-        n = virtual_tokens + max(sum(lengths[i] for i in row) for row in rows)
-        return len(rows) * (n * token_cost + n * n * pair_cost)
-
-    rows = min((_level(lengths, count) for count in range(1, len(documents) + 1)), key=cost)
-    width = max(sum(lengths[i] for i in row) for row in rows)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    segment = torch.full((len(rows), width), -1)
-    position = torch.zeros(len(rows), width, dtype=torch.long)
-    predictors: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    for r, row in enumerate(rows):
-        start = 0
-        for index in row:
-            document, end = documents[index], start + lengths[index]
-            input_ids[r, start:end] = torch.tensor(document.input_ids)
-            segment[r, start:end] = index
-            position[r, start:end] = torch.arange(end - start)
-            first = r * width + start + len(document.prompt_ids) - 1
-            predictors.extend(range(first, first + len(document.target_ids)))
-            targets.extend(document.target_ids)
-            owners.extend([index] * len(document.target_ids))
-            start = end
-    order = torch.argsort(torch.tensor(owners), stable=True)  # back into the order of `documents`
+    # For every text: which tokens branch off its prompt, and the documents that end in them.
+    texts: dict[tuple[int, tuple[int, ...]], dict[tuple[int, ...], list[int]]] = {}
+    for index, d in enumerate(documents):
+        texts.setdefault((d.soft_prompt, d.prompt_ids), {}).setdefault(d.target_ids[:-1], []).append(index)
+    ordered = sorted(texts.items(), key=lambda text: (text[0][0], -len(text[0][1]) - sum(map(len, text[1]))))
+    input_ids: list[int] = []
+    position: list[int] = []
+    branch: list[int] = []
+    lengths: list[int] = []
+    predictors: list[list[int]] = [[] for _ in documents]
+    for (_, prompt_ids), branches in ordered:
+        start = len(input_ids)
+        input_ids += prompt_ids
+        position += range(len(prompt_ids))
+        branch += [0] * len(prompt_ids)
+        last = len(input_ids) - 1
+        for number, (ids, owners) in enumerate(branches.items(), 1):
+            for index in owners:
+                predictors[index] = [last, *range(len(input_ids), len(input_ids) + len(ids))]
+            input_ids += ids
+            position += range(len(prompt_ids), len(prompt_ids) + len(ids))
+            branch += [number] * len(ids)
+        lengths.append(len(input_ids) - start)
     return PackedBatch(
-        input_ids.to(device),
-        segment.to(device),
-        position.to(device),
-        torch.tensor(predictors)[order].to(device),
-        torch.tensor(targets)[order].to(device),
-        torch.tensor(owners)[order].to(device),
+        torch.tensor(input_ids, device=device),
+        torch.tensor(position, device=device),
+        torch.tensor(branch, device=device),
+        tuple(lengths),
+        tuple(soft_prompt for (soft_prompt, _), _ in ordered),
+        torch.tensor([place for places in predictors for place in places], device=device),
+        torch.tensor([target for d in documents for target in d.target_ids], device=device),
+        torch.tensor([i for i, d in enumerate(documents) for _ in d.target_ids], device=device),
     )
 
 
-def _level(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Share documents out over `count` rows of like length: the longest first, each into the emptiest row."""
-    rows: list[list[int]] = [[] for _ in range(count)]
-    filled = [0] * count
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        emptiest = filled.index(min(filled))
-        rows[emptiest].append(index)
-        filled[emptiest] += lengths[index]
-    return rows
+def share_out(documents: Sequence[Document], parts: int) -> list[list[Document]]:
+    """Part documents into `parts` lists of about as many tokens each, their order kept within a list.
+
+    The longest goes first, each to the list with the fewest tokens so far: at most 4/3 of the best (Graham 1969).
+    """
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    tokens = [0] * parts
+    for index in sorted(range(len(documents)), key=lambda i: -len(documents[i].input_ids)):
+        emptiest = tokens.index(min(tokens))
+        shares[emptiest].append(index)
+        tokens[emptiest] += len(documents[index].input_ids)
+    return [[documents[i] for i in sorted(share)] for share in shares]
+
+
+def behind(data: EncodedTask, soft_prompt: int) -> EncodedTask:
+    """Return the task with its documents behind another soft prompt of the bank."""
+
+    def moved(examples: Sequence[Example]) -> list[Example]:
+        return [
+            replace(
+                e,
+                document=replace(e.document, soft_prompt=soft_prompt),
+                choices=tuple(replace(d, soft_prompt=soft_prompt) for d in e.choices),
+            )
+            for e in examples
+        ]
+
+    return EncodedTask(data.task, moved(data.train), moved(data.validation), moved(data.test))
 
 
 def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:

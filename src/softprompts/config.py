@@ -39,6 +39,7 @@ class ModelConfig:
         revision: branch, tag or commit, for a Hub id.
         engine: the forward pass. `packed` computes the soft prompt once for several rows and pads nothing; `stock`
             is PEFT's own; `auto` takes `packed` where it agrees with `stock` on the first rows, and says where not.
+        gradient_checkpointing: keep less for the backward pass and compute it again: less memory, more time.
     """
 
     name_or_path: str = "bundled:smollm2-135m-instruct"
@@ -46,6 +47,7 @@ class ModelConfig:
     quantization: Literal["none", "nf4", "int8"] = "none"
     revision: str | None = None
     engine: Literal["auto", "packed", "stock"] = "auto"
+    gradient_checkpointing: bool = False
 
 
 @dataclass
@@ -113,7 +115,8 @@ class TrainingConfig:
         steps: number of updates.
         learning_rate: peak rate of the optimizer.
         batch_size: rows an update sees, over all processes and accumulated micro-batches together.
-        micro_batch_size: rows of one forward pass on one process; by default batch_size / processes.
+        micro_batch_tokens: most tokens of text in one forward pass, as far as rows can be parted; by default the whole
+            batch. The update is the same, the memory less.
         optimizer: AdamW, or Adafactor as in Lester et al. (2021).
         weight_decay: decoupled weight decay.
         schedule: learning-rate schedule, as transformers names it.
@@ -128,7 +131,7 @@ class TrainingConfig:
     steps: int = 300
     learning_rate: float = 0.02
     batch_size: int = 16
-    micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = None
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     weight_decay: float = 0.0
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -138,6 +141,18 @@ class TrainingConfig:
     eval_rows: int | None = None
     best_by: str = "loss"
     patience: int | None = None
+
+
+@dataclass
+class SweepConfig:
+    """Candidates that train side by side over one base model: every combination of the values in `grid`.
+
+    Args:
+        grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Any key
+            of prompt and training may, and run.seed; the best on validation is kept.
+    """
+
+    grid: dict[str, list[Any]]
 
 
 @dataclass

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from softprompts.batching import Document, EncodedTask, PaddedBatch, pack, pad
+from softprompts.attention import checkpoint_layers, make_layout, packed
+from softprompts.batching import Document, EncodedTask, pack, pad
+from softprompts.config import ModelConfig
 from softprompts.errors import UserError
+from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
 
 import torch
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional
+from transformers import Cache, DynamicCache
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
@@ -34,109 +38,170 @@ class Scores:
 
 
 class Engine(nn.Module):
-    """Runs a base model, or a PEFT model over it, on documents.
+    """Runs a base model, or PEFT models over it, on documents.
+
+    `bank` holds more soft prompts over the same base, to be computed side by side: document i stands behind that of
+    model `documents[i].soft_prompt`, the first model being number 0.
 
     It is a module so that accelerate can wrap it for data-parallel training and mixed precision.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, packed: bool = False) -> None:
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, packed: bool = False, bank: Sequence[Any] = ()
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.bank = nn.ModuleList([model, *bank])
         self.tokenizer = tokenizer
         self.packed = packed
-        text = model.config.get_text_config()
-        # Multiply-adds of a position in the linear layers, and of a pair of positions in attention (Kaplan et al.
-        # 2020, section 2.1), so that the packer can weigh many short rows against few long ones.
-        embeddings = model.get_input_embeddings().weight.numel()
-        self.token_cost = float(sum(p.numel() for p in model.parameters()) - embeddings)
-        self.pair_cost = 2.0 * text.num_hidden_layers * text.hidden_size
+        self._cached: dict[int, States | None] | None = None
 
     def forward(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the three tensors of `Scores`, in the order of `documents`."""
-        if self.packed:
-            return self._packed(documents)
-        batch = pad(documents, self.device)
-        return self._stock(batch), batch.targets, batch.document
+        return self._packed(documents) if self.packed else self._stock(documents)
 
     def _packed(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One soft prompt a row, the documents behind it; each sees the prompt and itself, causally."""
-        embed = self.model.get_input_embeddings()
-        soft = self._soft_prompt()
-        virtual = 0 if soft is None else len(soft)
-        batch = pack(documents, virtual, self.token_cost, self.pair_cost, self.device)
-        embeds = embed(batch.input_ids)
-        positions = batch.position + virtual
-        if soft is not None:
-            rows = len(embeds)
-            embeds = torch.cat([soft.to(embeds.dtype).expand(rows, -1, -1), embeds], dim=1)
-            positions = torch.cat([torch.arange(virtual, device=self.device).expand(rows, -1), positions], dim=1)
-        with logits_at(self.model, batch.predictors, batch.input_ids.shape):
-            output = self._base()(
-                inputs_embeds=embeds,
-                attention_mask=self._attention_mask(batch.segment, virtual, embeds.dtype),
-                position_ids=positions,
+        """Each soft prompt once, its texts behind it end to end; a text sees its soft prompt and itself, causally."""
+        batch = pack(documents, self.device)
+        prompts = {k: self._cached_states(k) or self._soft_prompt(k) for k in dict.fromkeys(batch.soft_prompts)}
+        virtual = {k: positions_of(prompt) for k, prompt in prompts.items()}
+        starts = [virtual[k] for k, n in zip(batch.soft_prompts, batch.lengths, strict=True) for _ in range(n)]
+        embeds = self.model.get_input_embeddings()(batch.input_ids)
+        positions = batch.position + torch.tensor(starts, device=self.device)
+        tensors = [prompt for prompt in prompts.values() if isinstance(prompt, torch.Tensor)]
+        if tensors:
+            embeds = torch.cat([*(prompt.to(embeds.dtype) for prompt in tensors), embeds])
+            positions = torch.cat([*(torch.arange(len(prompt), device=self.device) for prompt in tensors), positions])
+        states = [prompt for prompt in prompts.values() if isinstance(prompt, list)]
+        layout = make_layout(batch, virtual, prompt_queries=bool(tensors))
+        with logits_at(self.model, batch.predictors, torch.Size([1, len(batch.input_ids)])), packed(self._base, layout):
+            output = self._base(
+                inputs_embeds=embeds[None],
+                position_ids=positions[None],
+                past_key_values=one_behind_the_other(states) if states else None,
                 use_cache=False,
             )
         return output.logits[0].float(), batch.targets, batch.document
 
-    def _attention_mask(self, segment: torch.Tensor, virtual: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return (R, 1, virtual + S, virtual + S): who sees whom, as SDPA and eager attention want it."""
-        # Virtual tokens get a segment of their own that all others see; padding sees what else is padding.
-        whole = functional.pad(segment, (virtual, 0), value=-2)
-        length = whole.shape[1]
-        same = whole[:, :, None] == whole[:, None, :]
-        causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
-        sees = ((same | (whole == -2)[:, None, :]) & causal)[:, None]
-        if self._base().config._attn_implementation == "sdpa":
-            return sees
-        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
+    def _stock(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """PEFT's own forward pass, one for each soft prompt, every row behind a soft prompt of its own."""
+        if not documents:
+            raise ValueError("empty batch")
+        parts = []
+        for k in dict.fromkeys(d.soft_prompt for d in documents):
+            chosen = [index for index, d in enumerate(documents) if d.soft_prompt == k]
+            batch = pad([documents[index] for index in chosen], self.device)
+            with logits_at(self.model, batch.predictors, batch.input_ids.shape):
+                output = self.bank[k](input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            owners = torch.tensor(chosen, device=self.device)[batch.document]
+            parts.append((output.logits[0].float(), batch.targets, owners))
+        if len(parts) == 1:
+            return parts[0]
+        logits, targets, document = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        order = torch.argsort(document, stable=True)
+        return logits[order], targets[order], document[order]
 
-    def _base(self) -> Any:
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-
-    def _soft_prompt(self) -> torch.Tensor | None:
-        """Return the virtual tokens' embeddings (P, H), or None where the method has none."""
-        if not isinstance(self.model, PeftModel) or self.model._adapters_disabled:
-            return None
-        if self.model.active_peft_config.is_prompt_learning:
-            return self.model.get_prompt(batch_size=1)[0]
-        return None
+    @property
+    def model(self) -> Any:
+        """The first model, the only one unless there is a bank."""
+        return self.bank[0]
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.model.get_input_embeddings().weight.device
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **sampling: Any) -> list[str]:
+    @property
+    def _base(self) -> Any:
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def _soft_prompt(self, index: int) -> torch.Tensor | States | None:
+        """Return the virtual tokens' embeddings (P, H), a prefix's keys and values, or None where there is neither."""
+        model = self.bank[index]
+        if not isinstance(model, PeftModel) or model._adapters_disabled:
+            return None
+        if not model.active_peft_config.is_prompt_learning:
+            return None
+        prompt = model.get_prompt(batch_size=1)
+        if isinstance(prompt, Cache):
+            return states_in(prompt)
+        return prompt[0]
+
+    @contextmanager
+    def prompts_cached(self) -> Iterator[None]:
+        """Within this context each soft prompt's keys and values are computed once, when they are first needed.
+
+        For evaluation: nothing may train meanwhile, and no gradient is had.
+        """
+        before = self._cached
+        self._cached = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._cached = before
+
+    def _cached_states(self, index: int) -> States | None:
+        if self._cached is None:
+            return None
+        if index not in self._cached:
+            self._cached[index] = self._states(index)
+        return self._cached[index]
+
+    @torch.no_grad()
+    def _states(self, index: int) -> States | None:
+        prompt = self._soft_prompt(index)
+        if not isinstance(prompt, torch.Tensor):
+            return prompt
+        cache = DynamicCache()
+        embeds = prompt.to(self.model.get_input_embeddings().weight.dtype)[None]
+        nowhere = torch.zeros(0, dtype=torch.long, device=self.device)
+        with logits_at(self.model, nowhere, embeds.shape[:2]):
+            self._base(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        return states_in(cache)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        soft_prompts: Sequence[int] | None = None,
+        **sampling: Any,
+    ) -> list[str]:
         """Continue each prompt until the end-of-sequence token; greedily, unless `sampling` says otherwise.
 
-        Rows are laid out `[padding][soft prompt][text]`. PEFT's own `generate` puts the padding of a shorter row
-        between soft prompt and text, so that its answers depend on the batch.
+        The soft prompts' keys and values are computed once and stand in front of all rows; text is padded on the
+        left, and its positions follow its soft prompt's without a gap. PEFT's own `generate` counts the padding in, so
+        that its answers depend on the batch.
+
+        Args:
+            prompts: token ids of each row.
+            max_new_tokens: longest answer.
+            soft_prompts: for each row the model of the bank whose soft prompt it stands behind; by default the first.
+            sampling: goes to transformers' `generate`.
         """
         if not prompts:
             raise ValueError("empty batch")
-        embed = self.model.get_input_embeddings()
-        rows = [embed(torch.tensor(ids, device=self.device)) for ids in prompts]
-        soft = self._soft_prompt()
-        if soft is not None:
-            rows = [torch.cat([soft.to(row.dtype), row]) for row in rows]
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
-        width = embeds.shape[1]
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        mask = (torch.arange(width, device=self.device) >= width - lengths[:, None]).long()
-        generated = self._base().generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
+        owners = list(soft_prompts or [0] * len(prompts))
+        with self.prompts_cached():
+            states = {k: self._cached_states(k) for k in dict.fromkeys(owners)}
+        rows = [states[k] for k in owners]
+        virtual = max(positions_of(row) for row in rows)
+        width = virtual + max(len(ids) for ids in prompts)
+        # Tokens whose keys and values are in the cache already are not read: the padding there only keeps their place.
+        ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for index, (text, row) in enumerate(zip(prompts, rows, strict=True)):
+            ids[index, width - len(text) :] = torch.tensor(text)
+            mask[index, width - len(text) :] = 1
+            mask[index, virtual - positions_of(row) : virtual] = 1
+        generated = self._base.generate(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            past_key_values=side_by_side(rows, virtual) if virtual else None,
             max_new_tokens=max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
             **({"do_sample": False} | sampling),
         )
-        return self.tokenizer.batch_decode(generated, skip_special_tokens=True)
-
-    def _stock(self, batch: PaddedBatch) -> torch.Tensor:
-        with logits_at(self.model, batch.predictors, batch.input_ids.shape):
-            output = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        return output.logits[0].float()
+        return self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
 
 
 # How far two forward passes may differ, relative to the stock one's loss and gradient: rounding adds up over the
@@ -146,18 +211,31 @@ CHECKED_DOCUMENTS = 8
 
 
 def make_engine(
-    model: Any, tokenizer: PreTrainedTokenizerBase, mode: str, data: EncodedTask, say: Callable[[str], None]
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ModelConfig,
+    data: EncodedTask,
+    say: Callable[[str], None],
+    bank: Sequence[Any] = (),
 ) -> Engine:
-    """Return the engine that `model.engine` asks for, checked on the first documents of train.
+    """Return the engine that `config.engine` asks for, checked on the first documents of train.
 
     Raises:
-        UserError: `packed` is asked for and disagrees with the stock forward.
+        UserError: `packed` is asked for and disagrees with the stock forward; gradient checkpointing of a prefix.
     """
-    engine = Engine(model, tokenizer)
-    if mode == "stock":
+    engine = Engine(model, tokenizer, bank=bank)
+    if config.gradient_checkpointing:
+        if isinstance(engine._soft_prompt(0), list):
+            raise UserError(
+                "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
+                "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
+            )
+        checkpoint_layers(engine._base)
+    if config.engine == "stock":
         return engine
-    difference = disagreement(engine, [e.document for e in data.train[:CHECKED_DOCUMENTS]])
-    if difference and mode == "packed":
+    documents = [replace(e.document, soft_prompt=i % len(engine.bank)) for i, e in enumerate(data.train)]
+    difference = disagreement(engine, documents[: max(CHECKED_DOCUMENTS, len(engine.bank))])
+    if difference and config.engine == "packed":
         raise UserError(f"model.engine: packed does not give what PEFT gives with this model: {difference}")
     if difference:
         say(f"warning: model.engine: taking stock, because packed does not give what PEFT gives: {difference}")

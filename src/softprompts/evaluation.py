@@ -102,7 +102,7 @@ def predict(
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     answers: list[tuple[int, str, list[float] | None, float, int]] = []
     bar = tqdm(mine, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
-    with torch.inference_mode():
+    with torch.inference_mode(), engine.prompts_cached():
         for indices in bar:
             batch = [examples[i] for i in indices]
             answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))
@@ -134,7 +134,9 @@ def _answer(
     losses = document_losses(engine, documents).tolist()
     texts = [""] * len(batch)
     if answer_open:
-        texts = engine.generate([d.prompt_ids for d in documents], config.max_new_tokens)
+        texts = engine.generate(
+            [d.prompt_ids for d in documents], config.max_new_tokens, [d.soft_prompt for d in documents]
+        )
     return texts, [None] * len(batch), losses, counts
 
 

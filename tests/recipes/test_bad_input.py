@@ -57,7 +57,7 @@ def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd
         (["--task.max_length", "1", "--task.long_rows", "cut_prompt"], "do not fit into 1; raise task.max_length"),
         (["--task.metrics", "[acuracy]"], 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
         (["--training.best_by", "acuracy"], 'training.best_by: "acuracy" (did you mean "accuracy"?)'),
-        (["--training.micro_batch_size", "0"], "training.micro_batch_size: expected a number above 0, found 0"),
+        (["--training.micro_batch_tokens", "0"], "training.micro_batch_tokens: expected a number above 0, found 0"),
         (["--prompt.num_virtual_tokens", "256"], "do not fit into 0; the base model takes no more"),
         (["--prompt.prompt_tuning_init_text", ""], "TEXT needs a text"),
         (["--run.trackers", "[tensorbord]"], 'unknown tracker "tensorbord" (did you mean "tensorboard"?)'),

@@ -14,12 +14,16 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
-def add_soft_prompt(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PromptTuningConfig) -> PeftModel:
+def add_soft_prompt(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PromptTuningConfig, seed: int | None = None
+) -> PeftModel:
     """Put a trainable soft prompt, float32 (num_virtual_tokens, hidden size), on a frozen base model.
 
     The three ways to start are PEFT's (`prompt_tuning_init`), with PEFT's two traps mended: a text is tokenized
     without special tokens (PEFT would make a begin-of-sequence token part of the prompt), and SAMPLE_VOCAB leaves
-    out special tokens. Text that is too short repeats, text that is too long is cut, as in PEFT.
+    out special tokens. Text that is too short repeats, text that is too long is cut, as in PEFT. Where values are
+    drawn, `seed` decides them, or else the state of PyTorch's generator. The base itself stays as it is and may get
+    any number of soft prompts.
 
     Raises:
         UserError: no virtual tokens, more than the model has positions, or TEXT without a text.
@@ -30,6 +34,8 @@ def add_soft_prompt(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, c
     positions = max_positions(base)
     if positions is not None and count >= positions:
         raise UserError(f"prompt.num_virtual_tokens: {count} leave no room in the {positions} positions of the model")
+    if seed is not None:
+        torch.manual_seed(seed)
     # PEFT fills the text in by itself, special tokens included; so it draws at random, and the values are written over.
     plain = copy.copy(config)
     plain.task_type = TaskType.CAUSAL_LM

@@ -1,0 +1,70 @@
+"""Sweep: several soft prompts train side by side over one base model, and validation chooses the best of them.
+
+    accelerate launch recipes/sweep.py --config configs/sentiment/sweep.yaml
+
+The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. They
+share the base model's forward passes and nothing else: each ends where a run of its own would, up to rounding.
+
+Any key of the YAML file is a flag too: `--sweep.grid '{training.learning_rate: [0.01, 0.02]}'`. `--print_config` shows
+them all, `--resume` goes on with a sweep that was stopped. Ends with exit code 2 and one line for an error that you can
+mend, 130 or 143 after Ctrl-C or SIGTERM (the checkpoints saved), 0 when `result.json` is written.
+"""
+
+from dataclasses import asdict
+
+from softprompts.batching import encode
+from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, SweepConfig, TaskConfig, TrainingConfig, cli
+from softprompts.engine import make_engine
+from softprompts.evaluation import evaluate_test
+from softprompts.models import load_base_model, room_for
+from softprompts.prompts.initial import add_soft_prompt
+from softprompts.reports.run import save_run
+from softprompts.reports.sweep import save_sweep
+from softprompts.results import save_adapter
+from softprompts.runs import start_run
+from softprompts.sweeps import points, run_sweep
+from softprompts.tasks import load_task
+
+from peft import PromptTuningConfig
+
+
+def main(
+    model: ModelConfig,
+    task: TaskConfig,
+    prompt: PromptTuningConfig,
+    sweep: SweepConfig,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    run: RunConfig,
+) -> None:
+    """Train every candidate, score the best on validation on the test split, save it as a stock PEFT adapter."""
+    grid = points(sweep, prompt, training, run)
+    this = start_run(
+        "sweep",
+        model=model,
+        task=task,
+        prompt=prompt,
+        sweep=sweep,
+        training=training,
+        evaluation=evaluation,
+        run=run,
+    )
+    rows = load_task(task)
+    base, tokenizer = load_base_model(model, this.accelerator.device)
+    data = encode(rows, tokenizer, room_for(base, max(p.prompt.num_virtual_tokens for p in grid)))
+
+    # The method: the only part that differs between recipes.
+    bank = [add_soft_prompt(base, tokenizer, point.prompt, point.seed) for point in grid]
+
+    engine = make_engine(bank[0], tokenizer, model, data, this.say, bank[1:])
+    best, standings = run_sweep(engine, grid, data, evaluation, this)
+    data, tuned = best.data, best.model
+    adapter = save_adapter(tuned, this)
+    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+    save_sweep(this, standings, training.best_by)
+    notes = {"chosen": best.name, "candidates": [asdict(s) for s in standings]}
+    save_run(this, rows, tuned, outcome, best.progress, adapter, notes)
+
+
+if __name__ == "__main__":
+    cli(main)

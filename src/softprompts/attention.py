@@ -1,0 +1,232 @@
+"""Attention over packed texts: each sees its soft prompt and itself, and little else is computed.
+
+The linear layers of a decoder work token by token, so texts can lie end to end in one row without padding. Attention
+alone needs to know where one ends: it takes the texts out of the row, puts the keys and values of their soft prompt in
+front, attends, and puts the results back. A mask over the whole row would compute all pairs of tokens and throw most
+of them away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from softprompts.batching import PackedBatch
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+NAME = "softprompts_packed"
+
+# Texts are padded to the longest of their group inside attention. Attention is the small part of the work, so that a
+# few groups are enough: a text joins a group whose longest is at most twice as long.
+SHORTEST_OF_GROUP = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """A stretch of the row: b texts behind the same soft prompt of P positions, of at most L tokens each.
+
+    prompt: index in `Layout.prompts`; tokens: length of the stretch; places (b, L): where in the stretch a text's
+    tokens are, 0 for padding; back (tokens,): where in the flattened (b * L) a token of the stretch is; position
+    (b, P + L): positions of the keys; sees (b, 1, L, P + L): who sees whom.
+    """
+
+    prompt: int
+    tokens: int
+    places: torch.Tensor
+    back: torch.Tensor
+    position: torch.Tensor
+    sees: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A row of keys `[prompt 1]..[prompt K][group 1]..[group G]`.
+
+    prompts: positions of each soft prompt; prompt_queries: whether they are among the queries, too (prompt tuning), or
+    come as keys and values only (prefix tuning); masks: what each group sees, by sliding window.
+    """
+
+    prompts: tuple[int, ...]
+    prompt_queries: bool
+    groups: tuple[Group, ...]
+    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, index: int, window: int | None) -> torch.Tensor:
+        """Return (b, 1, L, P + L): who sees whom in a group, where a layer looks back fewer than `window` positions."""
+        group = self.groups[index]
+        length, keys = group.sees.shape[-2:]
+        if window is None or window >= int(keys):
+            return group.sees
+        if (index, window) not in self.masks:
+            key, query = group.position[:, None, None, :], group.position[:, None, -length:, None]
+            self.masks[index, window] = group.sees & (query - key < window)
+        return self.masks[index, window]
+
+
+def make_layout(batch: PackedBatch, prompts: dict[int, int], prompt_queries: bool) -> Layout:
+    """Lay out the texts of a batch.
+
+    Args:
+        batch: texts of a soft prompt stand side by side there, the longest first.
+        prompts: positions of each soft prompt that the batch uses, in the order of its texts; 0 where there is none.
+        prompt_queries: see `Layout`.
+    """
+    order = {prompt: index for index, prompt in enumerate(prompts)}
+    groups, start = [], 0
+    for prompt, texts in groupby(zip(batch.soft_prompts, batch.lengths, strict=True), key=lambda text: text[0]):
+        lengths = [length for _, length in texts]
+        while lengths:
+            count = sum(length >= SHORTEST_OF_GROUP * lengths[0] for length in lengths)
+            stretch = slice(start, start + sum(lengths[:count]))
+            groups.append(
+                _group(order[prompt], prompts[prompt], lengths[:count], batch.position[stretch], batch.branch[stretch])
+            )
+            start, lengths = stretch.stop, lengths[count:]
+    return Layout(tuple(prompts.values()), prompt_queries, tuple(groups))
+
+
+def _group(prompt: int, virtual: int, lengths: list[int], position: torch.Tensor, branch: torch.Tensor) -> Group:
+    device = position.device
+    sizes = torch.tensor(lengths, device=device)
+    offset = torch.arange(lengths[0], device=device)
+    inside = offset < sizes[:, None]
+    places = torch.where(inside, (sizes.cumsum(0) - sizes)[:, None] + offset, 0)
+    branches = branch[places]
+    causal = offset[:, None] >= offset
+    same = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+    # Padding, which is thrown away, sees the first token: a row of the softmax that sees nothing would be NaN.
+    sees = (causal & same & inside[:, None, :]) | (offset == 0)
+    front = torch.arange(virtual, device=device).expand(len(lengths), -1)
+    return Group(
+        prompt=prompt,
+        tokens=sum(lengths),
+        places=places,
+        back=inside.flatten().nonzero()[:, 0],
+        position=torch.cat([front, position[places] + virtual], dim=1),
+        sees=functional.pad(sees, (virtual, 0), value=True)[:, None],
+    )
+
+
+_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def packed(base: nn.Module, layout: Layout) -> Iterator[None]:
+    """Within this context the attention layers of `base` follow `layout`."""
+    with_config: list[Any] = [m for m in base.modules() if hasattr(m, "config")]
+    configs = {id(m.config): m.config for m in with_config}.values()
+    before = [config._attn_implementation for config in configs]
+    token = _layout.set(layout)
+    for config in configs:
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
+        _layout.reset(token)
+
+
+def attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend by the layout, called by transformers: query (1, H, Q, D), key and value (1, G, K, D) -> (1, Q, H, D)."""
+    layout = _layout.get()
+    assert layout is not None, "attend() outside of packed()"
+    compute = partial(_attention, scaling=scaling, dropout=dropout, softcap=softcap)
+    tokens = [group.tokens for group in layout.groups]
+    front = layout.prompts if layout.prompt_queries else ()
+    queries = query.split([*front, *tokens], dim=2)
+    keys, values = (row.split([*layout.prompts, *tokens], dim=2) for row in (key, value))
+    results = []
+    for index, virtual in enumerate(front):
+        position = torch.arange(virtual, device=query.device)
+        behind = position[:, None] - position
+        sees = (behind >= 0) if sliding_window is None else (behind >= 0) & (behind < sliding_window)
+        results.append(compute(queries[index], keys[index], values[index], sees).transpose(1, 2))
+    for index, group in enumerate(layout.groups):
+        mine = len(layout.prompts) + index
+        attended = compute(
+            _take(queries[len(front) + index], group.places),
+            _behind(keys[group.prompt], _take(keys[mine], group.places)),
+            _behind(values[group.prompt], _take(values[mine], group.places)),
+            layout.mask(index, sliding_window),
+        )
+        flat = attended.transpose(1, 2).flatten(0, 1)
+        results.append(functional.embedding(group.back, flat.flatten(1)).view(1, -1, *flat.shape[1:]))
+    return torch.cat(results, dim=1), None
+
+
+AttentionInterface.register(NAME, attend)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sees: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """(b, H, L, D) queries against (b, G, K, D) keys -> (b, H, L, D); G groups of heads share keys and values."""
+    if softcap is None:
+        return functional.scaled_dot_product_attention(
+            query, key, value, sees, dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        )
+    shared = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~sees, -torch.inf)
+    return functional.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout) @ value
+
+
+def _take(row: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Take a stretch (1, H, S, D) apart by places (b, L) -> (b, H, L, D)."""
+    heads, size = row.shape[1], row.shape[-1]
+    table = row[0].transpose(0, 1).reshape(-1, heads * size)
+    # A look-up of rows: as an embedding its gradient costs a tenth of what that of indexing costs on the CPU.
+    return functional.embedding(places, table).view(*places.shape, heads, size).transpose(1, 2)
+
+
+def _behind(prompt: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """Put the prompt (1, G, P, D) in front of each text (b, G, L, D)."""
+    return torch.cat([prompt.expand(len(texts), -1, -1, -1), texts], dim=2)
+
+
+def checkpoint_layers(base: nn.Module) -> None:
+    """Keep only the inputs of decoder layers for the backward pass, which computes the rest again.
+
+    Not transformers' own switch: that one works in training mode only, where the base's dropout would be active.
+    """
+
+    def again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        layout = _layout.get()
+        return nullcontext(), nullcontext() if layout is None else packed(base, layout)
+
+    def recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=again, **kwargs)
+
+    for layer in base.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = partial(recomputed, layer.forward)

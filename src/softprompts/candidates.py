@@ -1,0 +1,143 @@
+"""What trains: a soft prompt, or whatever else a method moves, with its rows, optimizer, schedule and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softprompts.batching import Document, EncodedTask, batch_order, behind
+from softprompts.checkpoints import Progress, load_best, load_checkpoint, save_checkpoint
+from softprompts.config import TrainingConfig
+from softprompts.engine import Engine
+from softprompts.errors import UserError, nearest
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+
+@dataclass
+class Candidate:
+    """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
+
+    `name` is empty for the only one; `optimizer` is as accelerate has prepared it; `failure` says why it was given up.
+    """
+
+    name: str
+    model: Any
+    data: EncodedTask
+    training: TrainingConfig
+    seed: int
+    folder: Path
+    optimizer: Any
+    scheduler: LRScheduler
+    progress: Progress
+    failure: str | None = None
+    order: Iterator[list[int]] | None = None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What moves."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def finished(self) -> bool:
+        """Whether no update is left to make."""
+        return bool(self.failure) or self.progress.step >= self.training.steps or self.patience_spent
+
+    @property
+    def patience_spent(self) -> bool:
+        """Whether too many validations have gone by without a gain."""
+        patience = self.training.patience
+        return patience is not None and self.progress.validations_without_gain >= patience
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether this step is still to be validated: a run may have been stopped between step and validation."""
+        progress, training = self.progress, self.training
+        at = progress.step % training.eval_every == 0 or progress.step == training.steps
+        return at and not (progress.history and "validation_loss" in progress.history[-1])
+
+    def rows(self) -> list[Document]:
+        """Return the documents of the next update."""
+        if self.order is None:
+            self.order = batch_order(len(self.data.train), self.training.batch_size, self.seed)
+            for _ in range(self.progress.step):
+                next(self.order)
+        return [self.data.train[i].document for i in next(self.order)]
+
+    def record(self, entry: dict[str, float], value: float) -> None:
+        """Keep a validation; `value` is what chooses the best, the larger the better."""
+        progress = self.progress
+        if progress.best_value is None or value > progress.best_value:
+            progress.best_value, progress.best_step, progress.validations_without_gain = value, progress.step, 0
+        else:
+            progress.validations_without_gain += 1
+        progress.history.append(entry)
+
+    def save(self) -> None:
+        """Save a checkpoint."""
+        save_checkpoint(self.folder, self.model, self.optimizer, self.scheduler, self.progress)
+
+    def take_best(self) -> None:
+        """Put the best checkpoint's values in place."""
+        load_best(self.folder, self.model, self.progress.best_step)
+
+    @property
+    def last_saved(self) -> int:
+        """The step of the newest checkpoint."""
+        return max(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+
+
+def make_candidate(
+    engine: Engine, index: int, data: EncodedTask, training: TrainingConfig, seed: int, folder: Path, name: str = ""
+) -> Candidate:
+    """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
+
+    Raises:
+        UserError: nothing requires a gradient.
+    """
+    model = engine.bank[index]
+    optimizer = make_optimizer(model, training)
+    # Accelerate would step the schedule once a process; it stays outside.
+    scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
+    progress = load_checkpoint(folder, model, optimizer, scheduler) or Progress()
+    return Candidate(name, model, behind(data, index), training, seed, folder, optimizer, scheduler, progress)
+
+
+def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
+    """Return the optimizer over the trainable parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError("nothing to train: no parameter requires a gradient")
+    if training.optimizer == "adafactor":
+        return torch.optim.Adafactor(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+
+def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str]) -> None:
+    """Raise `UserError` for settings that contradict each other or this launch."""
+    above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
+    for key in (*above, "learning_rate", "max_grad_norm"):
+        value = getattr(training, key)
+        if value is not None and not value > 0:  # so that NaN fails, too
+            raise UserError(f"training.{key}: expected a number above 0, found {value}")
+    for key in ("warmup_steps", "weight_decay"):
+        if not getattr(training, key) >= 0:
+            raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")
+    if training.best_by not in ("loss", *metrics):
+        raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
+    processes = accelerator.num_processes
+    if training.batch_size % processes:
+        raise UserError(f"training.batch_size: {training.batch_size} rows cannot be shared by {processes} processes")
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(
+            f"{accelerator.distributed_type.value}: a sharded base model is not supported yet; "
+            "launch with configs/accelerate/multi_gpu.yaml, which keeps a whole one on each GPU"
+        )
