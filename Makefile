@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo record bench-throughput test check data precommit clean
+.PHONY: help setup demo record sweep bench-throughput bench-quick test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -21,8 +21,16 @@ demo: $(STAMP) ## train and test a soft prompt with the bundled model
 record: $(STAMP) ## keep what the demo measured: results/, and table and picture of the README
 	@$(BIN)/python scripts/record_demo.py
 
-bench-throughput: $(STAMP) ## time an update against PEFT's own forward under Trainer; skips what is recorded
+sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
+	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
+		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
+
+bench-throughput: $(STAMP) ## time an update against PEFT under Trainer and against TRL; skips what is recorded
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_throughput.py
+
+bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a record
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_throughput.py --quick
 
 test: $(STAMP) ## run all tests, offline
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

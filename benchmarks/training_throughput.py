@@ -1,246 +1,156 @@
-"""Training throughput: one update with this engine against PEFT's own forward under transformers' `Trainer`.
+"""Training throughput: one update with this engine, with PEFT under transformers' `Trainer`, and with TRL.
 
     python benchmarks/training_throughput.py [--quick]
 
-Each measurement is a process of its own, so that peak memory is its own; the two sides take turns, so that a change of
-the machine's speed meets both. Same rows in the same order, model, threads, precision and optimizer. The losses of the
-first update must agree. Writes one record a method to `results/throughput/` and skips those that are there; `--quick`
-measures less, writes nothing and ends in a line of ratios.
+Each measurement is a process of its own, so that peak memory is its own; the sides take turns, so that a change of
+the machine's speed meets all. Same rows in the same order, start, model, threads, precision and optimizer
+(`throughput_sides.py`). The losses of the first updates must agree. Writes one record a method to
+`results/throughput/`, skips those that are there, and draws all of them into `docs/throughput.png`; `--quick` measures
+some methods once, without TRL, writes nothing and ends in a line of ratios.
 
-Useful work of an update is counted as 4 * N * (n + p) + 4 * V * H * t multiply-add flops: forward and backward through
-the N weights of the frozen linear layers (no weight gradients), for n tokens of text and p virtual tokens counted once,
-and the output embedding (V, H) at t targets. `limit_share` is that over the seconds, against a plain product of 2048 x
-2048 matrices on the same threads.
+`limit_share` is the rate at which useful work is done, 4 * N * (n + p) + 4 * V * H * t + attention in most methods
+(`throughput_work.py` has all of it), over that of a plain product of 2048 x 2048 matrices in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
+import multiprocessing
+import os
 import sys
-import tempfile
-import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from softprompts.batching import Document, encode, pad
 from softprompts.checkpoints import write_atomically
-from softprompts.config import ModelConfig, TaskConfig
-from softprompts.engine import Engine, Scores
-from softprompts.models import load_base_model
-from softprompts.prompts.initial import add_soft_prompt
-from softprompts.results import environment, peak_memory_gib
-from softprompts.tasks import load_task
+from softprompts.results import environment
 
-import torch
-from peft import LoraConfig, PeftModel, PromptEncoderConfig, PromptTuningConfig, get_peft_model
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from throughput_chart import draw
+from throughput_sides import BATCH_SIZE, METHODS, SIDES, WARM_UP, measure
 
 RESULTS = Path("results/throughput")
-TEXT = "Decide whether the sentiment of the following text is positive or negative."
-METHODS = ("prompt20", "prompt100", "p_tuning20", "lora")
-SIDES = ("engine", "peft")
-BATCH_SIZE = 16
-LEARNING_RATE = 0.01
-WARM_UP = 1  # updates of every process that are not counted
+CHART = Path("docs/throughput.png")
+QUICK = ("prompt20", "prompt100", "prefix20", "lora")
+# How far losses may differ, relative to the engine's: the first is before any update, then rounding adds up.
+BOUNDS = (1e-3, 1e-2, 1e-2)
 
 
-def attach(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: str) -> PeftModel:
-    """Put a method's PEFT adapter on the base model; the same numbers every time."""
-    torch.manual_seed(0)
-    if method.startswith("prompt"):
-        config = PromptTuningConfig(
-            num_virtual_tokens=int(method.removeprefix("prompt")),
-            prompt_tuning_init="TEXT",
-            prompt_tuning_init_text=TEXT,
-            tokenizer_name_or_path=base.name_or_path,
-        )
-        return add_soft_prompt(base, tokenizer, config)
-    if method == "p_tuning20":
-        return get_peft_model(base, PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=20))
-    return get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))
+def in_new_process(method: str, side: str, updates: int) -> dict[str, Any]:
+    """Measure one side of one method in a process of its own."""
+    # On Linux a copy of this process, which has imported everything and computed nothing: that saves the seconds of the
+    # imports. Elsewhere copies of a process are not safe.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        return executor.submit(measure_silently, method, side, updates).result()
 
 
-class Clock(TrainerCallback):
-    """Notes when each update of a `Trainer` begins and ends."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.started = 0.0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.started)
+def measure_silently(method: str, side: str, updates: int) -> dict[str, Any]:
+    """Measure, and drop what the trainers print; an exception still reaches the parent."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    return measure(method, side, updates)
 
 
-def with_trainer(model: PeftModel, rows: list[Document], updates: int) -> tuple[list[float], list[float]]:
-    """Train through `Trainer` on padded rows with labels; return seconds and loss of each update."""
-
-    def collate(documents: list[Document]) -> dict[str, torch.Tensor]:
-        whole = [Document(d.prompt_ids + d.target_ids, d.target_ids[-1:]) for d in documents]
-        batch = pad(whole, torch.device("cpu"))
-        labels = torch.full_like(batch.input_ids, -100)
-        for row, document in enumerate(documents):
-            end = len(document.prompt_ids) + len(document.target_ids)
-            labels[row, len(document.prompt_ids) : end] = torch.tensor(document.target_ids)
-        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": labels}
-
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model,
-            TrainingArguments(
-                folder,
-                max_steps=updates,
-                per_device_train_batch_size=BATCH_SIZE,
-                learning_rate=LEARNING_RATE,
-                lr_scheduler_type="constant",
-                weight_decay=0.0,
-                logging_steps=1,
-                report_to=[],
-                save_strategy="no",
-                remove_unused_columns=False,
-                disable_tqdm=True,
-                use_cpu=True,
-                # Rows in their own order, as the other side takes them.
-                train_sampling_strategy="sequential",
-            ),
-            train_dataset=rows,
-            data_collator=collate,
-            callbacks=[clock],
-        )
-        trainer.train()
-    return clock.seconds, [float(h["loss"]) for h in trainer.state.log_history if "loss" in h]
+def check_losses(method: str, side: str, losses: Sequence[float], reference: Sequence[float]) -> None:
+    """Stop where a side does not train as the engine does: its seconds would be those of something else."""
+    for update, (loss, expected, bound) in enumerate(zip(losses, reference, BOUNDS, strict=False), 1):
+        # Written so that NaN disagrees.
+        if not abs(loss - expected) <= bound * abs(expected):
+            sys.exit(f"{method}: the loss of update {update} is {loss} with {side} and {expected} with the engine")
 
 
-def with_engine(engine: Engine, rows: list[Document], updates: int) -> tuple[list[float], list[float]]:
-    """Train with the packed forward; return seconds and loss of each update."""
-    parameters = [p for p in engine.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
-    seconds, losses = [], []
-    for update in range(updates):
-        started = time.perf_counter()
-        loss = Scores(*engine(rows[update * BATCH_SIZE : (update + 1) * BATCH_SIZE])).nll().mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        seconds.append(time.perf_counter() - started)
-    return seconds, losses
-
-
-def measure(method: str, side: str, updates: int) -> dict[str, Any]:
-    """Run one side of one method in this process."""
-    base, tokenizer = load_base_model(ModelConfig(), torch.device("cpu"))
-    config = TaskConfig(
-        dataset="embedded:sentiment",
-        where={"domain": ["movies"]},
-        prompt="{text}\nSentiment:",
-        target=" {label}",
-        choices=[" positive", " negative"],
-        max_rows={"train": BATCH_SIZE * updates, "validation": 1, "test": 1},
-    )
-    rows = [e.document for e in encode(load_task(config), tokenizer, None).train]
-    embeddings: Any = base.get_input_embeddings()
-    vocabulary = embeddings.weight.numel()
-    linear = sum(p.numel() for p in base.parameters()) - vocabulary
-    model = attach(base, tokenizer, method)
-    engine = Engine(model, tokenizer, packed=True)
-    run = with_engine(engine, rows, updates) if side == "engine" else with_trainer(model, rows, updates)
-    peak = peak_memory_gib()
-    tokens = sum(len(d.input_ids) for d in rows[WARM_UP * BATCH_SIZE :]) / (updates - WARM_UP)
-    virtual = 0 if method == "lora" else int("".join(c for c in method if c.isdigit()))
-    flops = 4 * linear * (tokens + virtual) + 4 * vocabulary * BATCH_SIZE
-    return {
-        "seconds": run[0][WARM_UP:],
-        "losses": run[1],
-        "peak_memory_gib": peak,
-        "tokens_an_update": tokens,
-        "useful_flops_an_update": flops,
-        "matrix_product_flops": matrix_product_rate(),
-    }
-
-
-def matrix_product_rate(size: int = 2048, repeats: int = 8) -> float:
-    """Return the flops a second of float32 matrix products on this process's threads: the best of some."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        left @ right
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
-def compare(method: str, rounds: int, updates: int) -> dict[str, Any]:
-    """Let both sides take turns, each time in a new process; return their medians and the ratio round by round."""
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+def compare(method: str, sides: Sequence[str], rounds: int, updates: int) -> dict[str, Any]:
+    """Let the sides take turns; return their medians over the rounds, and the ratio round by round."""
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(rounds):
-        for side in SIDES:
-            command = [sys.executable, __file__, "--worker", method, side, "--updates", str(updates)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                sys.exit(f"{method}, {side}: {done.stderr[-2000:]}")
-            runs[side].append(json.loads(done.stdout.splitlines()[-1]))
-    first = [runs[side][0]["losses"][0] for side in SIDES]
-    # Trainer rounds the loss that it logs.
-    if abs(first[0] - first[1]) > 1e-3 * abs(first[1]):
-        sys.exit(f"{method}: the first loss is {first[0]} with the engine and {first[1]} with PEFT")
-    medians = {side: [statistics.median(r["seconds"]) for r in runs[side]] for side in SIDES}
-    ratios = [peft / engine for engine, peft in zip(medians["engine"], medians["peft"], strict=True)]
-    best = runs["engine"][0]
-    rate = statistics.median(r["matrix_product_flops"] for r in runs["engine"])
+        for side in sides:
+            runs[side].append(in_new_process(method, side, updates))
+            check_losses(method, side, runs[side][-1]["losses"], runs["engine"][0]["losses"])
+    seconds = {side: [median(r["seconds"]) for r in runs[side]] for side in sides}
+    ratios = {
+        side: [other / engine for engine, other in zip(seconds["engine"], seconds[side], strict=True)]
+        for side in sides
+        if side != "engine"
+    }
+    shares = [median(per_second(r, "useful_flops")) / r["matrix_product_flops"] for r in runs["engine"]]
     return {
         "method": method,
-        "ratio": statistics.median(ratios),
+        "seconds_an_update": {s: {"median": median(v), "min": min(v), "max": max(v)} for s, v in seconds.items()},
+        "ratio": {side: median(values) for side, values in ratios.items()},
         "ratios": ratios,
-        "seconds_an_update": {side: statistics.median(medians[side]) for side in SIDES},
-        "peak_memory_gib": {side: statistics.median(r["peak_memory_gib"] for r in runs[side]) for side in SIDES},
-        "tokens_a_second": best["tokens_an_update"] / statistics.median(medians["engine"]),
-        "limit_share": best["useful_flops_an_update"] / statistics.median(medians["engine"]) / rate,
-        "first_losses": dict(zip(SIDES, first, strict=True)),
-        "settings": {"rounds": rounds, "updates": updates - WARM_UP, "batch_size": BATCH_SIZE},
-        "environment": environment(),
+        "tokens_a_second": {side: median([median(per_second(r, "tokens")) for r in runs[side]]) for side in sides},
+        "peak_memory_gib": {side: median(r["peak_memory_gib"] for r in runs[side]) for side in sides},
+        "limit_share": median(shares),
+        "padding_share": runs["engine"][0]["padding_share"],
+        "first_losses": {side: runs[side][0]["losses"][: len(BOUNDS)] for side in sides},
+        "settings": {
+            "rounds": rounds,
+            "warm_up": WARM_UP,
+            "updates": updates - WARM_UP,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": METHODS[method].learning_rate,
+        },
+        "environment": with_trl_version(environment()) if "trl" in sides else environment(),
         "runs": runs,
     }
+
+
+def per_second(measured: dict[str, Any], what: str) -> list[float]:
+    """Return the rate of each counted update."""
+    return [amount / seconds for amount, seconds in zip(measured[what], measured["seconds"], strict=True)]
+
+
+def with_trl_version(found: dict[str, Any]) -> dict[str, Any]:
+    """Add the version of TRL, which nothing but this benchmark uses."""
+    return found | {"versions": found["versions"] | {"trl": version("trl")}}
+
+
+def line(record: dict[str, Any]) -> str:
+    """Return what is printed of a record."""
+    seconds, memory = record["seconds_an_update"], record["peak_memory_gib"]
+    others = "; ".join(
+        f"{side} {seconds[side]['median']:.2f} s ({ratio:.2f}x), {memory[side]:.2f} GiB"
+        for side, ratio in record["ratio"].items()
+    )
+    return (
+        f"{record['method']:10s} {seconds['engine']['median']:.2f} s an update, {memory['engine']:.2f} GiB, "
+        f"{record['tokens_a_second']['engine']:.0f} tokens a second, "
+        f"{100 * record['limit_share']:.0f} % of the matrix-product rate; {others}"
+    )
+
+
+def recorded() -> list[dict[str, Any]]:
+    """Return the records that exist, in the order of the methods."""
+    paths = [RESULTS / f"{method}.json" for method in METHODS]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def main() -> None:
     """Measure every method, print a line for each, keep the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of fewer updates, no record")
-    parser.add_argument("--worker", nargs=2, metavar=("METHOD", "SIDE"), help=argparse.SUPPRESS)
-    parser.add_argument("--updates", type=int, default=6, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="some methods, one round of fewer updates, no record")
     options = parser.parse_args()
-    if options.worker:
-        method, side = options.worker
-        print(json.dumps(measure(method, side, options.updates)))
-        return
     made = []
-    for method in ("prompt20", "prompt100") if options.quick else METHODS:
+    for method in QUICK if options.quick else METHODS:
         path = RESULTS / f"{method}.json"
-        if options.quick or not path.is_file():
-            record = compare(method, *((1, 3) if options.quick else (3, 6)))
-            if not options.quick:
-                RESULTS.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps(record, indent=1) + "\n")
-        else:
+        if options.quick:
+            record = compare(method, ("engine", "peft"), rounds=1, updates=WARM_UP + 2)
+        elif path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
-        seconds, memory = record["seconds_an_update"], record["peak_memory_gib"]
-        print(
-            f"{method:10s} {record['ratio']:.2f}x  {seconds['engine']:.2f} against {seconds['peft']:.2f} s an update, "
-            f"{memory['engine']:.2f} against {memory['peft']:.2f} GiB, "
-            f"{100 * record['limit_share']:.0f} % of the matrix-product rate",
-            flush=True,
-        )
+        else:
+            record = compare(method, tuple(SIDES), rounds=3, updates=WARM_UP + 5)
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(record, indent=1) + "\n")
+        print(line(record), flush=True)
         made.append(record)
-    ratios = " ".join(f"ratio_{r['method']}={r['ratio']:.2f}" for r in made)
+    if not options.quick:
+        draw(recorded(), CHART)
+    ratios = " ".join(f"ratio_{r['method']}={r['ratio']['peft']:.2f}" for r in made)
     print(f"{ratios} limit_share={made[0]['limit_share']:.2f}")
 
 

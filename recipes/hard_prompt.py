@@ -10,9 +10,9 @@ Ends with exit code 2 and one line for an error that you can mend, 0 when `resul
 
 from dataclasses import asdict
 
+from softprompts.agreement import make_engine
 from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, HardPromptConfig, ModelConfig, RunConfig, TaskConfig, cli
-from softprompts.engine import make_engine
 from softprompts.evaluation import evaluate_test
 from softprompts.hard_prompts import choose_wording, written_tasks
 from softprompts.models import load_base_model, room_for

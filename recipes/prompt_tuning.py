@@ -9,9 +9,9 @@ Ends with exit code 2 and one line for an error that you can mend, 130 or 143 af
 checkpoint saved), 0 when `result.json` is written.
 """
 
+from softprompts.agreement import make_engine
 from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
-from softprompts.engine import make_engine
 from softprompts.evaluation import evaluate_test
 from softprompts.models import load_base_model, room_for
 from softprompts.prompts.initial import add_soft_prompt

@@ -12,9 +12,9 @@ mend, 130 or 143 after Ctrl-C or SIGTERM (the checkpoints saved), 0 when `result
 
 from dataclasses import asdict
 
+from softprompts.agreement import make_engine
 from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, SweepConfig, TaskConfig, TrainingConfig, cli
-from softprompts.engine import make_engine
 from softprompts.evaluation import evaluate_test
 from softprompts.models import load_base_model, room_for
 from softprompts.prompts.initial import add_soft_prompt

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from softprompts.agreement import make_engine
 from softprompts.batching import Document, EncodedTask, encode
 from softprompts.checkpoints import Progress
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
-from softprompts.engine import Engine, make_engine
+from softprompts.engine import Engine, Scores
 from softprompts.models import load_base_model
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.runs import Run, start_run
@@ -27,7 +29,15 @@ from softprompts.training import train
 import pytest
 import torch
 from hypothesis import strategies
-from peft import PeftModel, PromptTuningConfig
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -54,11 +64,97 @@ def load_tuned(folder: Path, tokens: int = 5, seed: int = 0) -> tuple[PeftModel,
     return add_soft_prompt(base, tokenizer, prompt_config(folder, tokens)), tokenizer
 
 
-def documents(vocabulary: int, most: int = 6) -> strategies.SearchStrategy[list[Document]]:
-    """Draw 1 to `most` documents of 1 to 40 prompt tokens and 1 to 5 target tokens."""
+def documents(vocabulary: int, most: int = 6, bank: int = 1) -> strategies.SearchStrategy[list[Document]]:
+    """Draw 1 to `most` documents of 1 to 48 prompt tokens and 1 to 5 target tokens, behind `bank` soft prompts.
+
+    Prompts and targets come from a few, so that documents share the one, the other, or both; the prompts may all begin
+    with up to 8 tokens.
+    """
     token = strategies.integers(0, vocabulary - 1)
-    prompt, target = (strategies.lists(token, min_size=1, max_size=n).map(tuple) for n in (40, 5))
-    return strategies.lists(strategies.builds(Document, prompt, target), min_size=1, max_size=most)
+    prompts, targets = (
+        strategies.lists(strategies.lists(token, min_size=1, max_size=n).map(tuple), min_size=1, max_size=most)
+        for n in (40, 5)
+    )
+    heads = strategies.lists(token, max_size=8).map(tuple)
+    headed = strategies.builds(lambda head, rest: [head + ids for ids in rest], heads, prompts)
+    return strategies.tuples(headed, targets).flatmap(
+        lambda drawn: strategies.lists(
+            strategies.builds(Document, *map(strategies.sampled_from, drawn), strategies.integers(0, bank - 1)),
+            min_size=1,
+            max_size=most,
+        )
+    )
+
+
+METHODS: dict[str, PeftConfig | None] = {
+    "base": None,
+    "prompt tuning": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "prefix tuning": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "projected prefix": PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=16
+    ),
+    "P-tuning MLP": PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=16, encoder_reparameterization_type="MLP"
+    ),
+    "P-tuning LSTM": PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=16, encoder_reparameterization_type="LSTM"
+    ),
+    "lora": LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False),
+    "full fine-tuning": None,
+}
+
+
+def method_engine(folder: Path, method: str, seed: int = 0) -> Engine:
+    """Return an engine over the tiny model with one of METHODS attached by PEFT itself, at random values."""
+    base, tokenizer = load_base(folder)
+    torch.manual_seed(seed)
+    if method == "full fine-tuning":
+        base.requires_grad_(True)
+    config = METHODS[method]
+    model = base if config is None else get_peft_model(base, copy.deepcopy(config)).eval()
+    return Engine(model, tokenizer)
+
+
+def bank_engine(folder: Path, lengths: Sequence[int] = (5, 2, 9), prefix: bool = False) -> tuple[Engine, list[Engine]]:
+    """Return an engine over a bank of soft prompts, or prefixes, of one base, and an engine for each alone."""
+    base, tokenizer = load_base(folder)
+    torch.manual_seed(1)
+    if prefix:
+        configs = [PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n) for n in lengths]
+        models = [get_peft_model(base, config).eval() for config in configs]
+    else:
+        models = [add_soft_prompt(base, tokenizer, prompt_config(folder, n)) for n in lengths]
+    return Engine(models[0], tokenizer, bank=models[1:]), [Engine(model, tokenizer) for model in models]
+
+
+def scores(engine: Engine, docs: Sequence[Document], packed: bool) -> Scores:
+    """Run the engine one way or the other."""
+    engine.packed = packed
+    return Scores(*engine(docs))
+
+
+def gradient_of(loss: torch.Tensor, engine: Engine) -> torch.Tensor:
+    """Return the gradient of everything that trains, in one flat tensor; empty where nothing does."""
+    trainable = [p for p in engine.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, trainable) if trainable else []
+    return torch.cat([torch.zeros(0), *(g.flatten() for g in gradients)])
+
+
+def loss_and_gradient(engine: Engine, docs: Sequence[Document], packed: bool) -> tuple[float, torch.Tensor]:
+    """Return the mean loss of the targets, and its gradient."""
+    loss = scores(engine, docs, packed).nll().mean()
+    return loss.item(), gradient_of(loss, engine)
+
+
+def by_hand(engine: Engine, prompt: tuple[int, ...], tokens: int) -> str:
+    """Greedy decoding without a cache: the whole text through the forward pass again for every token."""
+    written: list[int] = []
+    for _ in range(tokens):
+        logits = scores(engine, [Document((*prompt, *written), (0,))], packed=False).logits
+        written.append(int(logits[0].argmax()))
+        if written[-1] == engine.tokenizer.eos_token_id:
+            break
+    return engine.tokenizer.decode(written, skip_special_tokens=True)
 
 
 def make_task(rows: list[tuple[str, str]], choices: tuple[str, ...] | None = None, **settings: Any) -> Task:
@@ -106,7 +202,9 @@ def build(model: Path, task: Path, output: Path, resume: bool = False, mode: str
     tuned = add_soft_prompt(
         base, tokenizer, prompt_config(model, prompt_tuning_init="TEXT", prompt_tuning_init_text=TEXT)
     )
-    return Parts(tuned, make_engine(tuned, tokenizer, mode, data, run.say), data, config, evaluation, run)
+    return Parts(
+        tuned, make_engine(tuned, tokenizer, ModelConfig(engine=mode), data, run.say), data, config, evaluation, run
+    )
 
 
 Build = Callable[..., Parts]  # the fixture `make`: a folder's name and settings of training give the parts of a run

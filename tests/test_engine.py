@@ -1,20 +1,37 @@
-"""One forward pass, three ways: packed, stock, and plain PEFT with labels give the same loss and gradient."""
+"""The engine: target positions, banks of soft prompts, and the choice between packed and stock forward."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers import CPU, documents, load_base, load_tuned, make_task
+from helpers import (
+    CPU,
+    METHODS,
+    bank_engine,
+    documents,
+    load_base,
+    load_tuned,
+    make_task,
+    method_engine,
+    prompt_config,
+    scores,
+)
+from softprompts import attention
+from softprompts.agreement import TOLERANCE, disagreement, make_engine
+from softprompts.attention import Layout, make_layout
 from softprompts.batching import Document, EncodedTask, encode
-from softprompts.engine import Engine, Scores, logits_at, make_engine
+from softprompts.config import ModelConfig
+from softprompts.engine import Engine, logits_at
 from softprompts.errors import UserError
+from softprompts.prompts.initial import add_soft_prompt
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies
-from peft import LoraConfig, get_peft_model
+from hypothesis import given, settings
+from peft import PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -26,98 +43,38 @@ SHORT, MIDDLE, LONG = (
 )
 
 
+def behind(soft_prompt: int, document: Document) -> Document:
+    return Document(document.prompt_ids, document.target_ids, soft_prompt)
+
+
+# Out of order, one text behind several soft prompts, and choices.
+MIXED = [
+    behind(2, LONG),
+    behind(0, SHORT),
+    behind(1, MIDDLE),
+    behind(1, Document(MIDDLE.prompt_ids, (8, 9))),
+    behind(0, MIDDLE),
+    behind(2, SHORT),
+]
+
+
 @pytest.fixture(scope="module")
 def engines(tiny_model: Path) -> dict[str, Engine]:
-    """Engines over models that differ in what is attached to them; `packed` is switched by each test."""
-    base, tokenizer = load_base(tiny_model)
-    tuned, _ = load_tuned(tiny_model)
-    eager, _ = load_tuned(tiny_model)
-    eager.get_base_model().set_attn_implementation("eager")
-    torch.manual_seed(1)
-    lora = get_peft_model(load_base(tiny_model)[0], LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
-    models = {"base": base, "soft prompt": tuned, "eager attention": eager, "lora": lora}
-    return {name: Engine(model, tokenizer) for name, model in models.items()}
+    return {method: method_engine(tiny_model, method) for method in METHODS}
 
 
-def scores(engine: Engine, docs: list[Document], packed: bool) -> Scores:
-    engine.packed = packed
-    return Scores(*engine(docs))
+Bank = tuple[Engine, list[Engine]]
 
 
-def loss_and_gradient(engine: Engine, docs: list[Document], packed: bool) -> tuple[float, torch.Tensor]:
-    loss = scores(engine, docs, packed).nll().mean()
-    return loss.item(), gradient_of(loss, engine)
-
-
-def gradient_of(loss: torch.Tensor, engine: Engine) -> torch.Tensor:
-    trainable = [p for p in engine.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, trainable) if trainable else []
-    return torch.cat([torch.zeros(0), *(g.flatten() for g in gradients)])
-
-
-def plain_peft(engine: Engine, docs: list[Document]) -> tuple[float, torch.Tensor]:
-    """Loss and gradient as any PEFT user gets them: padded on the right, labels, no code of this project."""
-    width = max(len(d.prompt_ids) + len(d.target_ids) for d in docs)
-    ids, mask, labels = (torch.full((len(docs), width), fill) for fill in (0, 0, -100))
-    for row, d in enumerate(docs):
-        text = torch.tensor(d.prompt_ids + d.target_ids)
-        ids[row, : len(text)], mask[row, : len(text)] = text, 1
-        labels[row, len(d.prompt_ids) : len(text)] = torch.tensor(d.target_ids)
-    loss = engine.model(input_ids=ids, attention_mask=mask, labels=labels).loss
-    return loss.item(), gradient_of(loss, engine)
-
-
-@pytest.mark.parametrize("name", ["base", "soft prompt", "eager attention", "lora"])
-@given(docs=documents(VOCABULARY), pair_cost=strategies.sampled_from([0.0, None, 1e9]))
-@settings(max_examples=15, deadline=None)
-def test_packed_equals_stock_equals_plain_peft(
-    engines: dict[str, Engine], name: str, docs: list[Document], pair_cost: float | None
-) -> None:
-    engine = engines[name]
-    before = engine.pair_cost
-    engine.pair_cost = before if pair_cost is None else pair_cost  # 0: all in one row; 1e9: a row each
-    try:
-        loss, gradient = loss_and_gradient(engine, docs, packed=True)
-    finally:
-        engine.pair_cost = before
-    for other, expected in (loss_and_gradient(engine, docs, packed=False), plain_peft(engine, docs)):
-        assert loss == pytest.approx(other, rel=1e-5, abs=1e-5)
-        assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-6
-    if name != "base":
-        assert gradient.norm() > 0
-
-
-@pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("name", ["base", "soft prompt"])
-def test_a_document_does_not_depend_on_its_neighbours_or_its_place(
-    engines: dict[str, Engine], name: str, packed: bool
-) -> None:
-    engine = engines[name]
-    for docs in ([SHORT, MIDDLE, LONG], [LONG, LONG, SHORT, MIDDLE], [MIDDLE, SHORT]):
-        together = scores(engine, docs, packed)
-        for index, document in enumerate(docs):
-            mine = together.logits[together.document == index]
-            alone = scores(engine, [document], packed=False).logits
-            torch.testing.assert_close(mine, alone, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_the_side_that_the_tokenizer_pads_on_does_not_matter(tiny_model: Path, packed: bool) -> None:
-    results = []
-    for side in ("left", "right"):
-        model, tokenizer = load_tuned(tiny_model)
-        tokenizer.padding_side = side
-        texts = make_task([("the film was", " good"), ("a very dull plot and a poor cast", " bad")])
-        engine = Engine(model, tokenizer, packed)
-        docs = [e.document for e in encode(texts, tokenizer, None).train]
-        results.append((engine(docs)[0], engine.generate([d.prompt_ids for d in docs], 6)))
-    assert torch.equal(results[0][0], results[1][0])
-    assert results[0][1] == results[1][1]
+@pytest.fixture(scope="module", params=["prompt tuning", "prefix tuning"])
+def bank(tiny_model: Path, request: pytest.FixtureRequest) -> Bank:
+    """Three soft prompts of 5, 2 and 9 virtual tokens over one base: together, and each alone."""
+    return bank_engine(tiny_model, prefix=request.param == "prefix tuning")
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_only_target_positions_reach_the_output_embedding(engines: dict[str, Engine], packed: bool) -> None:
-    engine = engines["soft prompt"]
+    engine = engines["prompt tuning"]
     seen: list[torch.Size] = []
     head = engine.model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape))
@@ -136,7 +93,7 @@ def test_only_target_positions_reach_the_output_embedding(engines: dict[str, Eng
 def test_the_hook_on_the_output_embedding_is_gone_afterwards(
     engines: dict[str, Engine], packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = engines["soft prompt"]
+    engine = engines["prompt tuning"]
     head = engine.model.get_output_embeddings()
     ids = torch.tensor([[5, 6, 7]])
     before = engine.model(input_ids=ids).logits
@@ -158,90 +115,131 @@ def test_the_hook_on_the_output_embedding_is_gone_afterwards(
 @pytest.mark.parametrize("packed", [True, False])
 def test_an_empty_batch_is_refused(engines: dict[str, Engine], packed: bool) -> None:
     with pytest.raises(ValueError, match="empty batch"):
-        scores(engines["soft prompt"], [], packed)
+        scores(engines["prompt tuning"], [], packed)
 
 
-def by_hand(engine: Engine, prompt: tuple[int, ...], tokens: int) -> list[int]:
-    """Greedy decoding without a cache: the whole text through the forward pass again for every token."""
-    written: list[int] = []
-    for _ in range(tokens):
-        logits = scores(engine, [Document((*prompt, *written), (0,))], packed=False).logits
-        written.append(int(logits[0].argmax()))
-        if written[-1] == engine.tokenizer.eos_token_id:
-            break
-    return written
+def prompt_gradients(engine: Engine, docs: list[Document], packed: bool) -> list[torch.Tensor | None]:
+    """Return the gradient of the summed loss for each soft prompt of the bank."""
+    prompts = [next(iter(model.prompt_encoder.parameters())) for model in engine.bank]
+    return list(torch.autograd.grad(scores(engine, docs, packed).nll().sum(), prompts, allow_unused=True))
 
 
-@pytest.mark.parametrize("name", ["base", "soft prompt", "lora"])
-def test_cached_generation_equals_uncached(engines: dict[str, Engine], name: str) -> None:
-    engine = engines[name]
-    for document in (SHORT, MIDDLE, LONG):
-        expected = engine.tokenizer.decode(by_hand(engine, document.prompt_ids, 8), skip_special_tokens=True)
-        assert engine.generate([document.prompt_ids], 8) == [expected]
-        assert expected
+def alone_of(docs: list[Document], soft_prompt: int) -> list[Document]:
+    return [behind(0, d) for d in docs if d.soft_prompt == soft_prompt]
 
 
-@pytest.mark.parametrize("name", ["base", "soft prompt"])
-def test_a_row_generates_the_same_alone_and_in_a_padded_batch(engines: dict[str, Engine], name: str) -> None:
-    prompts = [d.prompt_ids for d in (SHORT, MIDDLE, LONG)]
-    together = engines[name].generate(prompts, 8)
-    assert together == [engines[name].generate([p], 8)[0] for p in prompts]
-    assert len(set(together)) == 3
+def assert_bank_is_each_alone(bank: Bank, docs: list[Document], packed: bool) -> None:
+    together, alone = bank
+    result, gradients = scores(together, docs, packed), prompt_gradients(together, docs, packed)
+    assert result.targets.tolist() == [t for d in docs for t in d.target_ids]
+    assert result.document.tolist() == [i for i, d in enumerate(docs) for _ in d.target_ids]
+    for index, document in enumerate(docs):
+        mine = scores(alone[document.soft_prompt], [behind(0, document)], packed=False).logits
+        torch.testing.assert_close(result.logits[result.document == index], mine, rtol=1e-4, atol=1e-4)
+    for number, (engine, gradient) in enumerate(zip(alone, gradients, strict=True)):
+        own = alone_of(docs, number)
+        if not own:
+            assert gradient is None or not gradient.any(), "exactly nothing reaches another's soft prompt"
+            continue
+        (expected,) = prompt_gradients(engine, own, packed=False)
+        assert gradient is not None
+        assert expected is not None
+        assert expected.norm() > 0
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
-def test_generation_and_logits_with_an_adapter_differ_from_the_base(engines: dict[str, Engine]) -> None:
-    # The canary for a soft prompt that is silently ignored (peft#2123, #2134, #2043).
-    prompts = [d.prompt_ids for d in (SHORT, MIDDLE, LONG)]
-    for name in ("soft prompt", "lora"):
-        assert engines[name].generate(prompts, 8) != engines["base"].generate(prompts, 8)
-        for packed in (True, False):
-            ours, base = (scores(engines[n], [MIDDLE], packed).logits for n in (name, "base"))
-            assert (ours - base).abs().max() > 0.1
+@pytest.mark.parametrize("packed", [True, False])
+@given(docs=documents(VOCABULARY, bank=3))
+@settings(max_examples=10, deadline=None)
+def test_a_bank_gives_what_each_soft_prompt_gives_alone(bank: Bank, packed: bool, docs: list[Document]) -> None:
+    assert_bank_is_each_alone(bank, docs, packed)
 
 
-@pytest.fixture
+@pytest.mark.parametrize("packed", [True, False])
+def test_mixed_choices_and_orders_of_a_bank(bank: Bank, packed: bool) -> None:
+    for docs in (MIXED, MIXED[::-1], [behind(1, MIDDLE)], [behind(2, SHORT), behind(1, SHORT)]):
+        assert_bank_is_each_alone(bank, docs, packed)
+
+
+def test_the_soft_prompts_of_a_bank_do_say_something_else(bank: Bank) -> None:
+    logits = [scores(bank[0], [behind(k, MIDDLE)], packed=True).logits for k in range(3)]
+    for k in range(3):
+        assert (logits[k] - logits[k - 1]).abs().max() > 0.1
+
+
+def test_a_bank_may_hold_the_bare_base(tiny_model: Path) -> None:
+    tuned, tokenizer = load_tuned(tiny_model)
+    base = tuned.get_base_model()
+    together = Engine(tuned, tokenizer, bank=[base])
+    docs = [behind(1, MIDDLE), behind(0, MIDDLE), behind(1, SHORT)]
+    outside = [scores(together, docs, packed).logits for packed in (True, False)]
+    bare = scores(Engine(base, tokenizer), [MIDDLE], packed=False).logits
+    for logits in outside:
+        torch.testing.assert_close(logits[:3], bare, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*outside, rtol=1e-4, atol=1e-4)
+    with together.prompts_cached(), torch.no_grad():
+        torch.testing.assert_close(scores(together, docs, packed=True).logits, outside[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_engine_registers_its_models_and_nothing_else(tiny_model: Path) -> None:
+    together, alone = bank_engine(tiny_model)
+    assert isinstance(together, nn.Module)
+    assert [n for n, p in together.named_parameters() if p.requires_grad] == [
+        f"bank.{k}.prompt_encoder.default.embedding.weight" for k in range(3)
+    ]
+    frozen = [p for p in together.parameters() if not p.requires_grad]
+    assert {id(p) for p in frozen} == {id(p) for p in together.model.get_base_model().parameters()}
+    assert [engine.model for engine in alone] == list(together.bank)
+    assert together.device == CPU
+    assert isinstance(together.tokenizer, PreTrainedTokenizerBase)
+
+
+@pytest.fixture(scope="module")
 def data(tiny_model: Path) -> EncodedTask:
-    rows = [(f"the film was very {word}", f" {word}") for word in ("good", "bad", "fine", "dull", "poor")]
+    rows = [(f"the film was very {word}", f" {word} film") for word in ("good", "bad", "fine", "dull", "poor")]
     return encode(make_task(rows), load_base(tiny_model)[1], None)
 
 
-def build(tiny_model: Path, data: EncodedTask, mode: str) -> tuple[Engine, list[str]]:
+def build(tiny_model: Path, data: EncodedTask, mode: Any, **settings: Any) -> tuple[Engine, list[str]]:
     said: list[str] = []
     model, tokenizer = load_tuned(tiny_model)
-    return make_engine(model, tokenizer, mode, data, said.append), said
+    return make_engine(model, tokenizer, ModelConfig(engine=mode, **settings), data, said.append), said
 
 
-def sees_everything_before(engine: Engine, segment: torch.Tensor, virtual: int, dtype: torch.dtype) -> torch.Tensor:
-    length = segment.shape[1] + virtual
-    return torch.ones(length, length, dtype=torch.bool).tril().expand(len(segment), 1, -1, -1)
+def sees_everything(*arguments: Any, **more: Any) -> Layout:
+    layout = make_layout(*arguments, **more)
+    return replace(layout, groups=tuple(replace(g, sees=torch.ones_like(g.sees)) for g in layout.groups))
 
 
-def raises(*_: Any) -> torch.Tensor:
+def raises(*_: Any, **__: Any) -> torch.Tensor:
     raise TypeError("no such mask\nsecond line")
 
 
-def half_the_gradient(engine: Engine) -> torch.Tensor:
-    prompt = engine.model.get_prompt(batch_size=1)[0]
+def half_the_gradient(engine: Engine, index: int) -> torch.Tensor:
+    prompt = engine.bank[index].get_prompt(batch_size=1)[0]
     return (prompt + prompt.detach()) / 2
 
 
-DISAGREEMENTS: list[tuple[str, Callable[..., torch.Tensor], str]] = [
-    ("_attention_mask", sees_everything_before, "the loss is "),
-    ("_attention_mask", raises, "it raises TypeError: no such mask"),
-    ("_soft_prompt", half_the_gradient, "the gradient is off by "),
+attention_of = attention._attention
+DISAGREEMENTS: list[tuple[str, Callable[..., Any], str]] = [
+    ("softprompts.engine.make_layout", sees_everything, "the loss is "),
+    ("softprompts.engine.make_layout", raises, "it raises TypeError: no such mask"),
+    ("softprompts.attention._attention", raises, "it raises TypeError: no such mask"),
+    ("softprompts.attention._attention", lambda *a, **more: attention_of(*a, **more) * float("nan"), "the loss is nan"),
+    ("softprompts.engine.Engine.soft_prompt", half_the_gradient, "the gradient is off by "),
 ]
 
 
-@pytest.mark.parametrize(("method", "wrong", "difference"), DISAGREEMENTS)
+@pytest.mark.parametrize(("target", "wrong", "difference"), DISAGREEMENTS)
 def test_auto_falls_back_where_packed_disagrees_and_packed_refuses(
     tiny_model: Path,
     data: EncodedTask,
-    method: str,
-    wrong: Callable[..., torch.Tensor],
+    target: str,
+    wrong: Callable[..., Any],
     difference: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Engine, method, wrong)
+    monkeypatch.setattr(target, wrong)
     engine, said = build(tiny_model, data, "auto")
     assert engine.packed is False
     assert len(said) == 1
@@ -250,44 +248,57 @@ def test_auto_falls_back_where_packed_disagrees_and_packed_refuses(
     assert "\n" not in said[0]
     with pytest.raises(UserError, match=f"^model.engine: packed does not .*{difference}"):
         build(tiny_model, data, "packed")
+    assert build(tiny_model, data, "stock")[0].packed is False
 
 
-def test_auto_falls_back_where_packed_gives_nan(
-    tiny_model: Path, data: EncodedTask, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("wrong", range(3))
+def test_the_check_covers_every_soft_prompt_of_a_bank(
+    tiny_model: Path, data: EncodedTask, wrong: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "_attention_mask", lambda *a: sees_everything_before(*a) * float("nan"))
-    assert not build(tiny_model, data, "auto")[0].packed
+    original = Engine.soft_prompt
+    models = [engine.model for engine in bank_engine(tiny_model)[1]]
+    tokenizer, said = load_base(tiny_model)[1], list[str]()
+    config = ModelConfig(engine="auto")
+    assert make_engine(models[0], tokenizer, config, data, said.append, bank=models[1:]).packed
+    assert said == []
+    monkeypatch.setattr(Engine, "soft_prompt", lambda e, k: original(e, k) * (0.5 if e.bank[k] is models[wrong] else 1))
+    assert not make_engine(models[0], tokenizer, config, data, said.append, bank=models[1:]).packed
+    assert len(said) == 1
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_disabled_adapter_leaves_the_base(engines: dict[str, Engine], packed: bool) -> None:
-    engine = engines["soft prompt"]
-    with engine.model.disable_adapter():
-        ours, text = scores(engine, [MIDDLE], packed).logits, engine.generate([LONG.prompt_ids], 8)
-    torch.testing.assert_close(ours, scores(engines["base"], [MIDDLE], packed).logits)
-    assert text == engines["base"].generate([LONG.prompt_ids], 8)
-
-
+@pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize(("mode", "packed"), [("auto", True), ("packed", True), ("stock", False)])
-def test_make_engine_takes_what_is_asked_for(tiny_model: Path, data: EncodedTask, mode: str, packed: bool) -> None:
-    engine, said = build(tiny_model, data, mode)
+def test_make_engine_takes_what_is_asked_for(
+    tiny_model: Path, data: EncodedTask, mode: str, packed: bool, checkpointing: bool
+) -> None:
+    engine, said = build(tiny_model, data, mode, gradient_checkpointing=checkpointing)
     assert engine.packed is packed
     assert said == []
     assert all(p.grad is None for p in engine.parameters()), "the check leaves no gradient behind"
+    entered: list[int] = []
+    engine.base.model.layers[0].mlp.register_forward_pre_hook(lambda *_: entered.append(1))
+    scores(engine, [MIDDLE], packed).nll().mean().backward()
+    assert len(entered) == (2 if checkpointing else 1)
 
 
-def test_half_precision_bases_are_packed_too(tiny_model: Path, data: EncodedTask) -> None:
-    base, tokenizer = load_base(tiny_model, dtype="bfloat16")
+@pytest.mark.parametrize("mode", ["auto", "packed", "stock"])
+def test_gradient_checkpointing_of_a_prefix_is_refused(tiny_model: Path, data: EncodedTask, mode: Any) -> None:
+    base, tokenizer = load_base(tiny_model)
+    model = get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
+    with pytest.raises(UserError, match=r"^model.gradient_checkpointing: not with prefix tuning.*micro_batch_tokens"):
+        make_engine(model, tokenizer, ModelConfig(engine=mode, gradient_checkpointing=True), data, lambda _: None)
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_bases_are_packed_too(tiny_model: Path, data: EncodedTask, dtype: str, tuned: bool) -> None:
+    base, tokenizer = load_base(tiny_model, dtype=dtype)
+    torch.manual_seed(0)
+    model = add_soft_prompt(base, tokenizer, prompt_config(tiny_model)) if tuned else base
     said: list[str] = []
-    assert make_engine(base, tokenizer, "packed", data, said.append).packed
-
-
-def test_the_engine_registers_its_model_and_nothing_else(engines: dict[str, Engine], tiny_model: Path) -> None:
-    model, tokenizer = load_tuned(tiny_model)
-    engine = Engine(model, tokenizer)
-    assert isinstance(engine, nn.Module)
-    assert [n for n, p in engine.named_parameters() if p.requires_grad] == [
-        "model.prompt_encoder.default.embedding.weight"
-    ]
-    assert engine.device == CPU
-    assert isinstance(engine.tokenizer, PreTrainedTokenizerBase)
+    engine = make_engine(model, tokenizer, ModelConfig(engine="packed"), data, said.append)
+    assert engine.packed
+    assert said == []
+    assert disagreement(engine, [SHORT, MIDDLE, LONG]) is None
+    losses = [scores(engine, [SHORT, MIDDLE, LONG], packed).nll().mean().item() for packed in (True, False)]
+    assert losses[0] == pytest.approx(losses[1], rel=TOLERANCE[getattr(torch, dtype)][0])

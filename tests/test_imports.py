@@ -25,6 +25,7 @@ ORDER = (
     "prompts.initial",
     "prompts.states",
     "engine",
+    "agreement",
     "evaluation",
     "hard_prompts",
     "checkpoints",

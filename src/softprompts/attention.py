@@ -8,7 +8,7 @@ of them away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -34,14 +34,14 @@ SHORTEST_OF_GROUP = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """A stretch of the row: b texts behind the same soft prompt of P positions, of at most L tokens each.
+    """A stretch of the row: b texts of at most L tokens each, behind the same P positions.
 
-    prompt: index in `Layout.prompts`; tokens: length of the stretch; places (b, L): where in the stretch a text's
-    tokens are, 0 for padding; back (tokens,): where in the flattened (b * L) a token of the stretch is; position
-    (b, P + L): positions of the keys; sees (b, 1, L, P + L): who sees whom.
+    front: the parts of the row of keys that make up these positions; tokens: length of the stretch; places (b, L):
+    where in the stretch a text's tokens are, 0 for padding; back (tokens,): where in the flattened (b * L) a token of
+    the stretch is; position (b, P + L): positions of the keys; sees (b, 1, L, P + L): who sees whom.
     """
 
-    prompt: int
+    front: tuple[int, ...]
     tokens: int
     places: torch.Tensor
     back: torch.Tensor
@@ -51,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A row of keys `[prompt 1]..[prompt K][group 1]..[group G]`.
+    """A row of keys in parts: `[soft prompt 1]..[soft prompt K][group 1]..[group G]`.
 
     prompts: positions of each soft prompt; prompt_queries: whether they are among the queries, too (prompt tuning), or
     come as keys and values only (prefix tuning); masks: what each group sees, by sliding window.
@@ -78,25 +78,38 @@ def make_layout(batch: PackedBatch, prompts: dict[int, int], prompt_queries: boo
     """Lay out the texts of a batch.
 
     Args:
-        batch: texts of a soft prompt stand side by side there, the longest first.
+        batch: the row.
         prompts: positions of each soft prompt that the batch uses, in the order of its texts; 0 where there is none.
         prompt_queries: see `Layout`.
     """
     order = {prompt: index for index, prompt in enumerate(prompts)}
-    groups, start = [], 0
-    for prompt, texts in groupby(zip(batch.soft_prompts, batch.lengths, strict=True), key=lambda text: text[0]):
-        lengths = [length for _, length in texts]
-        while lengths:
-            count = sum(length >= SHORTEST_OF_GROUP * lengths[0] for length in lengths)
-            stretch = slice(start, start + sum(lengths[:count]))
-            groups.append(
-                _group(order[prompt], prompts[prompt], lengths[:count], batch.position[stretch], batch.branch[stretch])
-            )
-            start, lengths = stretch.stop, lengths[count:]
+    groups: list[Group] = []
+    start = 0
+    for soft_prompt, texts in groupby(batch.texts, key=lambda text: text.soft_prompt):
+        front: tuple[int, ...] = (order[soft_prompt],)
+        positions = prompts[soft_prompt]
+        rest = list(texts)
+        while rest:
+            count = 1 if rest[0].head else sum(t.length >= SHORTEST_OF_GROUP * rest[0].length for t in rest)
+            stretch = slice(start, start + sum(t.length for t in rest[:count]))
+            lengths = [t.length for t in rest[:count]]
+            first = prompts[soft_prompt]
+            groups.append(_group(front, positions, first, lengths, batch.position[stretch], batch.branch[stretch]))
+            if rest[0].head:
+                front, positions = (*front, len(prompts) + len(groups) - 1), positions + rest[0].length
+            start, rest = stretch.stop, rest[count:]
     return Layout(tuple(prompts.values()), prompt_queries, tuple(groups))
 
 
-def _group(prompt: int, virtual: int, lengths: list[int], position: torch.Tensor, branch: torch.Tensor) -> Group:
+def _group(
+    front: tuple[int, ...],
+    positions: int,
+    first: int,
+    lengths: list[int],
+    position: torch.Tensor,
+    branch: torch.Tensor,
+) -> Group:
+    """Lay out texts of these lengths behind `positions`; their own count on from `first`."""
     device = position.device
     sizes = torch.tensor(lengths, device=device)
     offset = torch.arange(lengths[0], device=device)
@@ -107,14 +120,14 @@ def _group(prompt: int, virtual: int, lengths: list[int], position: torch.Tensor
     same = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
     # Padding, which is thrown away, sees the first token: a row of the softmax that sees nothing would be NaN.
     sees = (causal & same & inside[:, None, :]) | (offset == 0)
-    front = torch.arange(virtual, device=device).expand(len(lengths), -1)
+    before = torch.arange(positions, device=device).expand(len(lengths), -1)
     return Group(
-        prompt=prompt,
+        front=front,
         tokens=sum(lengths),
         places=places,
         back=inside.flatten().nonzero()[:, 0],
-        position=torch.cat([front, position[places] + virtual], dim=1),
-        sees=functional.pad(sees, (virtual, 0), value=True)[:, None],
+        position=torch.cat([before, position[places] + first], dim=1),
+        sees=functional.pad(sees, (positions, 0), value=True)[:, None],
     )
 
 
@@ -148,12 +161,13 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend by the layout, called by transformers: query (1, H, Q, D), key and value (1, G, K, D) -> (1, Q, H, D)."""
     layout = _layout.get()
     assert layout is not None, "attend() outside of packed()"
-    compute = partial(_attention, scaling=scaling, dropout=dropout, softcap=softcap)
+    compute = partial(_attention, scaling=scaling, dropout=dropout, softcap=softcap, sinks=s_aux)
     tokens = [group.tokens for group in layout.groups]
     front = layout.prompts if layout.prompt_queries else ()
     queries = query.split([*front, *tokens], dim=2)
@@ -168,8 +182,8 @@ def attend(
         mine = len(layout.prompts) + index
         attended = compute(
             _take(queries[len(front) + index], group.places),
-            _behind(keys[group.prompt], _take(keys[mine], group.places)),
-            _behind(values[group.prompt], _take(values[mine], group.places)),
+            _behind([keys[part] for part in group.front], _take(keys[mine], group.places)),
+            _behind([values[part] for part in group.front], _take(values[mine], group.places)),
             layout.mask(index, sliding_window),
         )
         flat = attended.transpose(1, 2).flatten(0, 1)
@@ -188,17 +202,26 @@ def _attention(
     scaling: float | None,
     dropout: float,
     softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(b, H, L, D) queries against (b, G, K, D) keys -> (b, H, L, D); G groups of heads share keys and values."""
-    if softcap is None:
+    """(b, H, L, D) queries against (b, G, K, D) keys -> (b, H, L, D); G groups of heads share keys and values.
+
+    softcap: bound of the scores (Gemma 2); sinks (H,): score of a key without a value (GPT-OSS).
+    """
+    if softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(
             query, key, value, sees, dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
     shared = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~sees, -torch.inf)
-    return functional.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout) @ value
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~sees, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], dim=3)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)[..., : key.shape[2]]
+    return functional.dropout(weights, dropout) @ value
 
 
 def _take(row: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -209,9 +232,9 @@ def _take(row: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return functional.embedding(places, table).view(*places.shape, heads, size).transpose(1, 2)
 
 
-def _behind(prompt: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """Put the prompt (1, G, P, D) in front of each text (b, G, L, D)."""
-    return torch.cat([prompt.expand(len(texts), -1, -1, -1), texts], dim=2)
+def _behind(front: Sequence[torch.Tensor], texts: torch.Tensor) -> torch.Tensor:
+    """Put parts (1, G, P, D) in front of each text (b, G, L, D)."""
+    return torch.cat([*(part.expand(len(texts), -1, -1, -1) for part in front), texts], dim=2)
 
 
 def checkpoint_layers(base: nn.Module) -> None:

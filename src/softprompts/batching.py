@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -173,22 +174,33 @@ def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
 
 
 @dataclass(frozen=True)
-class PackedBatch:
-    """Texts end to end in one row of N tokens, nothing padded. Documents with the same prompt are one text.
+class Text:
+    """A stretch of a packed row: `length` tokens behind the soft prompt of that number.
 
-    Of such documents, the prompt is read once and the targets branch off it: two choices cost little more than one.
+    A `head` is what all texts of its soft prompt begin with, their instruction say; they follow it, and see it.
+    """
+
+    soft_prompt: int
+    length: int
+    head: bool = False
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Texts end to end in one row of N tokens: nothing is padded, and nothing is read twice.
+
+    What all texts of a soft prompt begin with stands in front of them once, as their head. Documents with the same
+    prompt are one text: their targets branch off it, so that two choices cost little more than one.
 
     input_ids (N,); `position` (N,) counts from 0 in each document; `branch` (N,) is 0 in a prompt and numbers the
-    targets of a text from 1; `lengths` and `soft_prompts` say of each text how many tokens it has and which soft
-    prompt of the bank it stands behind: texts of a soft prompt stand side by side, the longest first. `predictors`,
-    `targets`, `document` (T,) as in `PaddedBatch`.
+    targets of a text from 1; `texts` in the order of the row: those of a soft prompt side by side, its head first, then
+    the longest first. `predictors`, `targets`, `document` (T,) as in `PaddedBatch`.
     """
 
     input_ids: torch.Tensor
     position: torch.Tensor
     branch: torch.Tensor
-    lengths: tuple[int, ...]
-    soft_prompts: tuple[int, ...]
+    texts: tuple[Text, ...]
     predictors: torch.Tensor
     targets: torch.Tensor
     document: torch.Tensor
@@ -199,38 +211,54 @@ def pack(documents: Sequence[Document], device: torch.device) -> PackedBatch:
     if not documents:
         raise ValueError("empty batch")
     # For every text: which tokens branch off its prompt, and the documents that end in them.
-    texts: dict[tuple[int, tuple[int, ...]], dict[tuple[int, ...], list[int]]] = {}
+    found: dict[tuple[int, tuple[int, ...]], dict[tuple[int, ...], list[int]]] = {}
     for index, d in enumerate(documents):
-        texts.setdefault((d.soft_prompt, d.prompt_ids), {}).setdefault(d.target_ids[:-1], []).append(index)
-    ordered = sorted(texts.items(), key=lambda text: (text[0][0], -len(text[0][1]) - sum(map(len, text[1]))))
+        found.setdefault((d.soft_prompt, d.prompt_ids), {}).setdefault(d.target_ids[:-1], []).append(index)
+    ordered = sorted(found.items(), key=lambda text: (text[0][0], -len(text[0][1]) - sum(map(len, text[1]))))
     input_ids: list[int] = []
     position: list[int] = []
     branch: list[int] = []
-    lengths: list[int] = []
+    texts: list[Text] = []
     predictors: list[list[int]] = [[] for _ in documents]
-    for (_, prompt_ids), branches in ordered:
-        start = len(input_ids)
-        input_ids += prompt_ids
-        position += range(len(prompt_ids))
-        branch += [0] * len(prompt_ids)
-        last = len(input_ids) - 1
-        for number, (ids, owners) in enumerate(branches.items(), 1):
-            for index in owners:
-                predictors[index] = [last, *range(len(input_ids), len(input_ids) + len(ids))]
-            input_ids += ids
-            position += range(len(prompt_ids), len(prompt_ids) + len(ids))
-            branch += [number] * len(ids)
-        lengths.append(len(input_ids) - start)
+
+    def add(ids: Sequence[int], first: int, number: int) -> None:
+        input_ids.extend(ids)
+        position.extend(range(first, first + len(ids)))
+        branch.extend([number] * len(ids))
+
+    for soft_prompt, group in itertools.groupby(ordered, key=lambda text: text[0][0]):
+        members = [(prompt_ids, branches) for (_, prompt_ids), branches in group]
+        head = _common([prompt_ids for prompt_ids, _ in members])
+        if head:
+            texts.append(Text(soft_prompt, head, head=True))
+            add(members[0][0][:head], 0, 0)
+        for prompt_ids, branches in members:
+            start = len(input_ids)
+            add(prompt_ids[head:], head, 0)
+            last = len(input_ids) - 1
+            for number, (ids, owners) in enumerate(branches.items(), 1):
+                for index in owners:
+                    predictors[index] = [last, *range(len(input_ids), len(input_ids) + len(ids))]
+                add(ids, len(prompt_ids), number)
+            texts.append(Text(soft_prompt, len(input_ids) - start))
     return PackedBatch(
         torch.tensor(input_ids, device=device),
         torch.tensor(position, device=device),
         torch.tensor(branch, device=device),
-        tuple(lengths),
-        tuple(soft_prompt for (soft_prompt, _), _ in ordered),
+        tuple(texts),
         torch.tensor([place for places in predictors for place in places], device=device),
         torch.tensor([target for d in documents for target in d.target_ids], device=device),
         torch.tensor([i for i, d in enumerate(documents) for _ in d.target_ids], device=device),
     )
+
+
+def _common(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Return how many tokens all prompts begin with, leaving each one of its own; 0 for a single one."""
+    if len(prompts) == 1:
+        return 0
+    first, last = min(prompts), max(prompts)  # what these share, all share that lie between them
+    most = min(len(prompt) for prompt in prompts) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def share_out(documents: Sequence[Document], parts: int) -> list[list[Document]]:

@@ -152,7 +152,7 @@ class SweepConfig:
             of prompt and training may, and run.seed; the best on validation is kept.
     """
 
-    grid: dict[str, list[Any]]
+    grid: dict[str, list[str | int | float | bool | None]]
 
 
 @dataclass

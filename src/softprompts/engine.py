@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from softprompts.attention import checkpoint_layers, make_layout, packed
-from softprompts.batching import Document, EncodedTask, pack, pad
-from softprompts.config import ModelConfig
-from softprompts.errors import UserError
+from softprompts.attention import make_layout, packed
+from softprompts.batching import Document, pack, pad
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
 
 import torch
@@ -62,9 +61,10 @@ class Engine(nn.Module):
     def _packed(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each soft prompt once, its texts behind it end to end; a text sees its soft prompt and itself, causally."""
         batch = pack(documents, self.device)
-        prompts = {k: self._cached_states(k) or self._soft_prompt(k) for k in dict.fromkeys(batch.soft_prompts)}
+        used = dict.fromkeys(text.soft_prompt for text in batch.texts)
+        prompts = {k: self._cached_states(k) or self.soft_prompt(k) for k in used}
         virtual = {k: positions_of(prompt) for k, prompt in prompts.items()}
-        starts = [virtual[k] for k, n in zip(batch.soft_prompts, batch.lengths, strict=True) for _ in range(n)]
+        starts = [virtual[text.soft_prompt] for text in batch.texts for _ in range(text.length)]
         embeds = self.model.get_input_embeddings()(batch.input_ids)
         positions = batch.position + torch.tensor(starts, device=self.device)
         tensors = [prompt for prompt in prompts.values() if isinstance(prompt, torch.Tensor)]
@@ -73,8 +73,8 @@ class Engine(nn.Module):
             positions = torch.cat([*(torch.arange(len(prompt), device=self.device) for prompt in tensors), positions])
         states = [prompt for prompt in prompts.values() if isinstance(prompt, list)]
         layout = make_layout(batch, virtual, prompt_queries=bool(tensors))
-        with logits_at(self.model, batch.predictors, torch.Size([1, len(batch.input_ids)])), packed(self._base, layout):
-            output = self._base(
+        with logits_at(self.model, batch.predictors, torch.Size([1, len(batch.input_ids)])), packed(self.base, layout):
+            output = self.base(
                 inputs_embeds=embeds[None],
                 position_ids=positions[None],
                 past_key_values=one_behind_the_other(states) if states else None,
@@ -111,10 +111,11 @@ class Engine(nn.Module):
         return self.model.get_input_embeddings().weight.device
 
     @property
-    def _base(self) -> Any:
+    def base(self) -> Any:
+        """The model without any adapter's wrapping; LoRA's layers stay in it."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
-    def _soft_prompt(self, index: int) -> torch.Tensor | States | None:
+    def soft_prompt(self, index: int) -> torch.Tensor | States | None:
         """Return the virtual tokens' embeddings (P, H), a prefix's keys and values, or None where there is neither."""
         model = self.bank[index]
         if not isinstance(model, PeftModel) or model._adapters_disabled:
@@ -123,7 +124,7 @@ class Engine(nn.Module):
             return None
         prompt = model.get_prompt(batch_size=1)
         if isinstance(prompt, Cache):
-            return states_in(prompt)
+            return states_in(prompt, model.active_peft_config.num_virtual_tokens)
         return prompt[0]
 
     @contextmanager
@@ -148,15 +149,15 @@ class Engine(nn.Module):
 
     @torch.no_grad()
     def _states(self, index: int) -> States | None:
-        prompt = self._soft_prompt(index)
+        prompt = self.soft_prompt(index)
         if not isinstance(prompt, torch.Tensor):
             return prompt
         cache = DynamicCache()
         embeds = prompt.to(self.model.get_input_embeddings().weight.dtype)[None]
         nowhere = torch.zeros(0, dtype=torch.long, device=self.device)
         with logits_at(self.model, nowhere, embeds.shape[:2]):
-            self._base(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-        return states_in(cache)
+            self.base(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        return states_in(cache, len(prompt))
 
     @torch.no_grad()
     def generate(
@@ -184,6 +185,24 @@ class Engine(nn.Module):
         with self.prompts_cached():
             states = {k: self._cached_states(k) for k in dict.fromkeys(owners)}
         rows = [states[k] for k in owners]
+        longest = max(positions_of(row) for row in rows) + max(len(ids) for ids in prompts) + max_new_tokens
+        if longest <= window_of(self.base):
+            return self._generate(prompts, rows, max_new_tokens, sampling)
+        # A layer that looks back so many positions counts the padding, too: rows of one length need none.
+        texts: dict[int, str] = {}
+        for length in sorted({len(ids) for ids in prompts}):
+            chosen = [i for i, ids in enumerate(prompts) if len(ids) == length]
+            written = self._generate([prompts[i] for i in chosen], [rows[i] for i in chosen], max_new_tokens, sampling)
+            texts |= dict(zip(chosen, written, strict=True))
+        return [texts[i] for i in range(len(prompts))]
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[States | None],
+        max_new_tokens: int,
+        sampling: dict[str, Any],
+    ) -> list[str]:
         virtual = max(positions_of(row) for row in rows)
         width = virtual + max(len(ids) for ids in prompts)
         # Tokens whose keys and values are in the cache already are not read: the padding there only keeps their place.
@@ -193,7 +212,7 @@ class Engine(nn.Module):
             ids[index, width - len(text) :] = torch.tensor(text)
             mask[index, width - len(text) :] = 1
             mask[index, virtual - positions_of(row) : virtual] = 1
-        generated = self._base.generate(
+        generated = self.base.generate(
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
             past_key_values=side_by_side(rows, virtual) if virtual else None,
@@ -204,73 +223,11 @@ class Engine(nn.Module):
         return self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
 
 
-# How far two forward passes may differ, relative to the stock one's loss and gradient: rounding adds up over the
-# layers, in 16 bits about a thousand times faster than in 32.
-TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (2e-2, 1e-1), torch.float16: (5e-3, 5e-2)}
-CHECKED_DOCUMENTS = 8
-
-
-def make_engine(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    config: ModelConfig,
-    data: EncodedTask,
-    say: Callable[[str], None],
-    bank: Sequence[Any] = (),
-) -> Engine:
-    """Return the engine that `config.engine` asks for, checked on the first documents of train.
-
-    Raises:
-        UserError: `packed` is asked for and disagrees with the stock forward; gradient checkpointing of a prefix.
-    """
-    engine = Engine(model, tokenizer, bank=bank)
-    if config.gradient_checkpointing:
-        if isinstance(engine._soft_prompt(0), list):
-            raise UserError(
-                "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
-                "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
-            )
-        checkpoint_layers(engine._base)
-    if config.engine == "stock":
-        return engine
-    documents = [replace(e.document, soft_prompt=i % len(engine.bank)) for i, e in enumerate(data.train)]
-    difference = disagreement(engine, documents[: max(CHECKED_DOCUMENTS, len(engine.bank))])
-    if difference and config.engine == "packed":
-        raise UserError(f"model.engine: packed does not give what PEFT gives with this model: {difference}")
-    if difference:
-        say(f"warning: model.engine: taking stock, because packed does not give what PEFT gives: {difference}")
-    engine.packed = difference is None
-    return engine
-
-
-def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
-    """Say where packed and stock forward differ by more than rounding in loss or gradient; None where nowhere."""
-    trainable = [p for p in engine.parameters() if p.requires_grad]
-
-    def loss_and_gradient(packed: bool) -> tuple[float, torch.Tensor]:
-        engine.packed = packed
-        with torch.set_grad_enabled(bool(trainable)):
-            loss = Scores(*engine(documents)).nll().mean()
-        # A parameter that the loss does not reach is the training loop's to report: it can name it.
-        reached = trainable if loss.requires_grad else []
-        gradients = torch.autograd.grad(loss, reached, allow_unused=True) if reached else ()
-        return loss.item(), torch.cat(
-            [torch.zeros(1), *(g.flatten().float().cpu() for g in gradients if g is not None)]
-        )
-
-    loss, gradient = loss_and_gradient(packed=False)
-    try:
-        packed_loss, packed_gradient = loss_and_gradient(packed=True)
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
-        return f"it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    loss_bound, gradient_bound = TOLERANCE[engine.model.get_input_embeddings().weight.dtype]
-    # Written so that NaN disagrees.
-    if not abs(packed_loss - loss) <= loss_bound * max(abs(loss), 1.0):
-        return f"the loss is {packed_loss:.6g} instead of {loss:.6g}"
-    distance = (packed_gradient - gradient).norm().item()
-    if not distance <= gradient_bound * gradient.norm().item():
-        return f"the gradient is off by {distance:.3g} of {gradient.norm().item():.3g}"
-    return None
+def window_of(base: Any) -> float:
+    """Return how far the layers that look back least look back, in positions; infinity where all see everything."""
+    config = base.config.get_text_config()
+    windows = [getattr(config, key, None) for key in ("sliding_window", "window_size", "attention_window_size")]
+    return min((w for w in windows if isinstance(w, int) and w > 0), default=math.inf)
 
 
 @contextmanager

@@ -113,7 +113,9 @@ def check_values(section: str, settings: Any) -> None:
     for item in fields(settings):
         hint, value = hints[item.name], getattr(settings, item.name)
         enums = [h for h in get_args(hint) if isinstance(h, type) and issubclass(h, Enum)]
-        if value is None and item.default is not None and type(None) not in get_args(hint):
+        # PEFT's own default for the number of virtual tokens is null, and means nothing.
+        needed = item.default is not None or item.name == "num_virtual_tokens"
+        if value is None and needed and type(None) not in get_args(hint):
             raise UserError(wrong_value(f"{section}.{item.name}", hint, "null"))
         if value is not None and enums and value not in [e.value for enum in enums for e in enum]:
             raise UserError(wrong_value(f"{section}.{item.name}", hint, str(value)))

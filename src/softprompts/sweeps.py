@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from enum import Enum
 from typing import Any, get_type_hints
 
 from softprompts.batching import EncodedTask
@@ -73,12 +74,15 @@ def points(sweep: SweepConfig, prompt: PromptTuningConfig, training: TrainingCon
             raise UserError(f"sweep.grid: {key}: expected one or more different values, found {values}")
     made = []
     for combination in itertools.product(*grid.values()):
-        changed = dict(sections)
-        for key, value in zip(grid, combination, strict=True):
-            section, name = key.split(".")
-            changed[section] = replace(changed[section], **{name: value})
-            check_values(section, changed[section])
         varied = dict(zip(grid, combination, strict=True))
+        changed = {}
+        for section, before in sections.items():
+            mine = {k.split(".")[1]: v for k, v in varied.items() if k.startswith(f"{section}.")}
+            try:  # at once: PEFT refuses a TEXT without its text
+                changed[section] = replace(before, **mine)
+            except ValueError as error:
+                raise UserError(f"sweep.grid: {section}: {' '.join(str(error).split())}") from None
+            check_values(section, changed[section])
         made.append(Point(varied, changed["prompt"], changed["training"], changed["run"].seed))
     return made
 
@@ -87,7 +91,8 @@ def _typed(key: str, hint: Any, value: Any) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
-        return parser.parse_object({"value": value}).value
+        typed = parser.parse_object({"value": value}).value
+        return typed.value if isinstance(typed, Enum) else typed
     except ArgumentError:
         raise UserError(f"sweep.grid: {wrong_value(key, hint, str(value))}") from None
 

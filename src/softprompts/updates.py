@@ -65,11 +65,11 @@ def micro_batches(documents: Sequence[Document], most_tokens: int | None) -> lis
     A document that is longer by itself makes a list of its own.
     """
     sizes = [len(d.input_ids) for d in documents]
-    limit = max(most_tokens or sum(sizes), *sizes)
-    parts = math.ceil(sum(sizes) / limit)
+    limit = most_tokens or sum(sizes)
+    parts = math.ceil(sum(min(size, limit) for size in sizes) / limit)
     while True:
         shares = share_out(documents, parts)
-        if max(sum(len(d.input_ids) for d in share) for share in shares) <= limit:
+        if all(len(share) == 1 or sum(len(d.input_ids) for d in share) <= limit for share in shares):
             return shares
         parts += 1
 

@@ -94,6 +94,34 @@ def test_random_is_standard_normal_and_follows_the_seed(tiny_model: Path) -> Non
     assert 0.9 < first.std() < 1.1
 
 
+@pytest.mark.parametrize("start", ["RANDOM", "SAMPLE_VOCAB"])
+def test_a_seed_decides_the_values_whatever_was_drawn_before(tiny_model: Path, start: str) -> None:
+    base, tokenizer = load_base(tiny_model)
+    config = prompt_config(tiny_model, 20, prompt_tuning_init=start)
+
+    def draw(seed: int | None, state: int) -> torch.Tensor:
+        torch.manual_seed(state)
+        return values(add_soft_prompt(base, tokenizer, config, seed=seed))
+
+    assert torch.equal(draw(3, state=0), draw(3, state=1))
+    assert not torch.equal(draw(3, state=0), draw(4, state=0))
+    assert not torch.equal(draw(None, state=0), draw(None, state=1)), "without a seed the generator decides"
+    assert torch.equal(draw(3, state=0), draw(None, state=3))
+
+
+def test_a_base_takes_several_soft_prompts_that_share_nothing_but_it(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    first, second = (add_soft_prompt(base, tokenizer, prompt_config(tiny_model, n), seed=n) for n in (2, 3))
+    assert first.get_base_model() is second.get_base_model() is base
+    assert [tuple(values(model).shape) for model in (first, second)] == [(2, 32), (3, 32)]
+    kept = values(second).clone()
+    with torch.no_grad():
+        next(first.prompt_encoder.parameters()).zero_()
+    assert torch.equal(values(second), kept)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "start", [text(TEXT), {"prompt_tuning_init": "SAMPLE_VOCAB"}, {"prompt_tuning_init": "RANDOM"}]
 )

@@ -13,10 +13,13 @@ from transformers import Cache, DynamicCache
 States = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-def states_in(cache: Cache) -> States:
-    """Return what a cache holds."""
+def states_in(cache: Cache, positions: int) -> States:
+    """Return what a cache of so many positions holds.
+
+    A layer that looks back less keeps the last of them only; the others, which nothing behind sees, become zeros.
+    """
     layers: list[Any] = cache.layers
-    return [(layer.keys, layer.values) for layer in layers]
+    return [(_filled(layer.keys, positions), _filled(layer.values, positions)) for layer in layers]
 
 
 def positions_of(prompt: torch.Tensor | States | None) -> int:
@@ -40,6 +43,10 @@ def side_by_side(rows: Sequence[States | None], positions: int) -> DynamicCache:
         both = []
         for which, like in enumerate(layer):
             tensors = [row[number][which] if row else like[:, :, :0] for row in rows]
-            both.append(torch.cat([functional.pad(t, (0, 0, positions - t.shape[2], 0)) for t in tensors]))
+            both.append(torch.cat([_filled(tensor, positions) for tensor in tensors]))
         layers.append(tuple(both))
     return DynamicCache(layers)
+
+
+def _filled(tensor: torch.Tensor, positions: int) -> torch.Tensor:
+    return functional.pad(tensor, (0, 0, positions - tensor.shape[2], 0))

@@ -32,8 +32,8 @@ def table(standings: Sequence[Standing], best_by: str) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for standing in _ranked(standings):
         value = "given up" if standing.value is None else f"{_shown(standing.value, best_by):.4f}"
-        cells = [*(str(standing.values[k]) for k in keys), value, str(standing.best_step)]
-        lines.append(f"| {' | '.join(cells)} |")
+        settings = [" ".join(str(standing.values[k]).split()).replace("|", "\\|") for k in keys]
+        lines.append(f"| {' | '.join([*settings, value, str(standing.best_step)])} |")
     return "\n".join(lines)
 
 
@@ -58,7 +58,10 @@ def plot_sweep(standings: Sequence[Standing], best_by: str, path: Path) -> None:
     right.plot(values[:1], [0], "o", color=ORANGE)
     right.set_yticks(range(len(ranked)))
     names = [" ".join(f"{k.rpartition('.')[2]}={v}" for k, v in s.values.items()) for s in ranked]
-    right.set_yticklabels([n if s.value is not None else f"{n} (given up)" for n, s in zip(names, ranked, strict=True)])
+    names = [n if len(n) <= 60 else f"{n[:57]}..." for n in names]
+    right.set_yticklabels(
+        [n if s.value is not None else f"{n} (given up)" for n, s in zip(names, ranked, strict=True)], parse_math=False
+    )
     right.tick_params(axis="y", labelsize=8)
     right.set_ylim(len(ranked) - 0.5, -0.5)
     right.set_xlabel(f"best {best_by} on validation")

@@ -1,0 +1,181 @@
+"""`recipes/sweep.py` end to end: what it leaves, whom it chooses, and that this one is what training alone makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helpers import cli_in_process, losses, read_result, recipe_command, run_recipe, tiny_flags
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOKENS, RATES, SEEDS = 5, (1e-9, 0.05, 0.002), (3, 4)
+GRID = "{training.learning_rate: [1.0e-9, 5e-2, 0.002], run.seed: [3, 4]}"
+FILES = {"adapter", "checkpoints", "config.json", "curves.png", "predictions.jsonl", "README.md", "result.json"}
+CHOICES = (" positive", " negative")
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def command(tiny_model: Path, tiny_task: Path) -> Command:
+    """Return the command line of a recipe for an output folder."""
+
+    def build(output: Path, recipe: str = "sweep", *more: str, **flags: Any) -> list[str]:
+        settings = tiny_flags(tiny_model, tiny_task, output) | {
+            "prompt.num_virtual_tokens": TOKENS,
+            "prompt.prompt_tuning_init": "SAMPLE_VOCAB",
+            "training.steps": 12,
+            "training.batch_size": 8,
+            "training.warmup_steps": 2,
+            "training.eval_every": 4,
+            "training.eval_rows": "null",
+            "training.best_by": "loss",
+        }
+        return recipe_command(recipe, "sentiment", settings | flags, *more)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a sweep of six candidates."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = run_recipe(command(folder, **{"sweep.grid": GRID}))
+    assert done.returncode == 0, done.stderr
+    assert (folder / "sweep.md").read_text(encoding="utf-8") in done.stdout
+    assert f"written to {folder}" in done.stdout
+    return folder
+
+
+def test_a_sweep_leaves_all_that_it_promises(finished: Path) -> None:
+    assert {p.name for p in finished.iterdir()} == FILES | {"sweep.md", "sweep.png"}
+    assert (finished / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((finished / "checkpoints").iterdir())) == 6
+    result = read_result(finished)
+    assert result["recipe"] == "sweep"
+    assert result["settings"]["sweep"]["grid"].keys() == {"training.learning_rate", "run.seed"}
+    values = [c["values"] for c in result["notes"]["candidates"]]
+    assert values == [{"training.learning_rate": rate, "run.seed": seed} for rate in RATES for seed in SEEDS]
+    assert result["parameters"]["trainable"] == result["parameters"]["saved"] == TOKENS * 32
+    assert len(losses(result["training"]["history"])) == 12
+
+
+def test_the_best_on_validation_is_chosen(finished: Path) -> None:
+    result = read_result(finished)
+    candidates = result["notes"]["candidates"]
+    for candidate in candidates:
+        assert candidate["failure"] is None
+        curve = {entry["step"]: entry["validation_loss"] for entry in candidate["validations"]}
+        assert list(curve) == [0, 4, 8, 12]
+        assert candidate["value"] == -min(curve.values()) == -curve[candidate["best_step"]]
+    best = max(candidates, key=lambda c: c["value"])
+    assert best["values"]["training.learning_rate"] == 0.05
+    assert result["notes"]["chosen"] == f"learning_rate=0.05 seed={best['values']['run.seed']}"
+    assert (result["training"]["best_value"], result["training"]["best_step"]) == (best["value"], best["best_step"])
+    folder = finished / "checkpoints" / f"{candidates.index(best):03d}" / f"step-{best['best_step']:06d}"
+    (trained,) = load_file(folder / "trainable.safetensors").values()
+    (adapter,) = load_file(finished / "adapter" / "adapter_model.safetensors").values()
+    assert torch.equal(adapter, trained)
+
+
+def test_the_table_has_a_row_for_each_candidate_the_chosen_one_first(finished: Path) -> None:
+    head, _, *rows = (finished / "sweep.md").read_text(encoding="utf-8").splitlines()
+    assert head == "| learning_rate | run.seed | best validation loss | step |"
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert {(float(rate), int(seed)) for rate, seed, _, _ in cells} == {(r, s) for r in RATES for s in SEEDS}
+    shown = [float(value) for _, _, value, _ in cells]
+    assert shown == sorted(shown)
+    result = read_result(finished)
+    assert shown[0] == pytest.approx(-result["training"]["best_value"], abs=1e-4)
+    assert result["notes"]["chosen"] == f"learning_rate={cells[0][0]} seed={cells[0][1]}"
+
+
+def test_the_adapter_gives_the_recorded_answers_in_stock_peft(finished: Path, tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    model = PeftModel.from_pretrained(base, str(finished / "adapter"))
+    for line in (finished / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        scores = []
+        for choice in CHOICES:
+            first = len(tokenizer(record["prompt"]).input_ids)
+            ids = tokenizer(record["prompt"] + choice, return_tensors="pt").input_ids
+            with torch.inference_mode():
+                likelihoods = model(input_ids=ids).logits[0, TOKENS:].log_softmax(-1)
+            scores.append(sum(likelihoods[i - 1, ids[0, i]].item() for i in range(first, ids.shape[1])))
+        assert scores == pytest.approx(record["scores"], abs=1e-3)
+        assert record["prediction"] == CHOICES[scores[1] > scores[0]]
+
+
+def test_the_chosen_one_is_what_prompt_tuning_makes_of_its_settings(
+    command: Command, finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sweep = read_result(finished)
+    rate, seed = (text.partition("=")[2] for text in sweep["notes"]["chosen"].split())
+    flags = {"training.learning_rate": rate, "run.seed": seed, "training.micro_batch_tokens": 2000}
+    code, _, errors = cli_in_process(command(tmp_path / "run", "prompt_tuning", **flags), capfd)
+    assert code == 0, errors
+    alone = read_result(tmp_path / "run")
+    for key in ("loss", "lr", "validation_loss", "validation_accuracy"):
+        ours, theirs = ([e[key] for e in r["training"]["history"] if key in e] for r in (sweep, alone))
+        assert ours == pytest.approx(theirs, rel=1e-4), key
+    assert sweep["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-4)
+    for key in ("best_step", "step", "tokens"):
+        assert sweep["training"][key] == alone["training"][key], key
+    prompts = [
+        load_file(f / "adapter" / "adapter_model.safetensors")["prompt_embeddings"]
+        for f in (finished, tmp_path / "run")
+    ]
+    torch.testing.assert_close(*prompts, rtol=1e-3, atol=1e-3)
+
+
+def test_a_finished_sweep_is_never_touched(command: Command, finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    again = command(finished, "sweep", "--resume", **{"sweep.grid": GRID})
+    code, said, errors = cli_in_process(again, capfd)
+    assert (code, said, errors) == (0, f"{finished} holds a finished run; nothing to do\n", [])
+    other = command(finished, "sweep", "--resume", **{"sweep.grid": "{run.seed: [3, 4]}"})
+    code, _, errors = cli_in_process(other, capfd)
+    assert code == 2
+    assert len(errors) == 1
+    assert "sweep.grid.training.learning_rate" in errors[0]
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("{training.learning_rat: [1]}", 'rat" cannot vary (did you mean "training.learning_rate"?)'),
+        ("{training.steps: [2, many]}", "sweep.grid: training.steps: expected whole number, found many"),
+        ("{training.steps: 2}", "sweep.grid: expected "),
+        ("{}", "sweep.grid: expected at least one key with its values"),
+        ("{prompt.prompt_tuning_init: [TEXT, TXT]}", 'found TXT (did you mean "TEXT"?)'),
+        ("{prompt.num_virtual_tokens: [null, 5]}", "prompt.num_virtual_tokens: expected "),
+    ],
+)
+def test_a_bad_grid_ends_with_one_line_and_writes_nothing(
+    command: Command, grid: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, errors = cli_in_process(command(tmp_path / "run", **{"sweep.grid": grid}), capfd)
+    assert (code, len(errors)) == (2, 1), errors
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_lengths_and_texts_may_vary(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    grid = '{prompt.num_virtual_tokens: [1, 9], prompt.prompt_tuning_init_text: ["the film", "good: bad"]}'
+    flags = {"prompt.prompt_tuning_init": "TEXT", "training.steps": 2, "training.eval_every": 1, "sweep.grid": grid}
+    code, _, errors = cli_in_process(command(tmp_path / "run", **flags), capfd)
+    assert (code, errors) == (0, [])
+    result = read_result(tmp_path / "run")
+    starts = [c["validations"][0]["validation_loss"] for c in result["notes"]["candidates"]]
+    assert len(set(starts)) == 4
+    best = max(result["notes"]["candidates"], key=lambda c: c["value"])
+    assert result["parameters"]["saved"] == best["values"]["prompt.num_virtual_tokens"] * 32

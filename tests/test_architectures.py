@@ -1,0 +1,320 @@
+"""Which model architectures work, and how: the table in docs/architectures.md, made anew from tiny random models."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from helpers import ROOT
+from softprompts.agreement import disagreement
+from softprompts.batching import Document
+from softprompts.engine import Engine, Scores
+
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    LogitsProcessorList,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+PAGE = ROOT / "docs" / "architectures.md"
+AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/test_architectures.py"
+VIRTUAL, VOCABULARY, NEW_TOKENS = 5, 100, 5
+METHODS = ("prompt tuning", "prefix tuning", "LoRA", "full")
+GENERATE = "generate"
+MUST_BE_PACKED = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi", "gpt2", "gpt_neox", "opt"]
+
+# What a configuration does not know is left out.
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    # The default 0.02, and an output embedding tied to the input's, would hide differences: logits would hardly
+    # depend on what was read, and the most likely token would be the last one again.
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+HEADS = {"head_dim": 8}
+WINDOW = {"sliding_window": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+GEMMA = HEADS | WINDOW | {"query_pre_attn_scalar": 8}
+GRANITE = {
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.1,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 0.5,
+}
+LOCAL = {"attention_types": [[["global", "local"], 1]], "window_size": 8}
+
+# model_type: well-known models of that type, and settings beside the common ones.
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BERT", {}),
+    "bloom": ("BLOOM, BLOOMZ", {}),
+    "cohere": ("Command R, Aya 23", {}),
+    "cohere2": ("Command R7B, Command A", WINDOW | {"num_hidden_layers": 4}),
+    "falcon": ("Falcon 7B", {}),
+    "gemma": ("Gemma, CodeGemma", HEADS),
+    "gemma2": ("Gemma 2", GEMMA),
+    "gemma3_text": ("Gemma 3 270M and 1B", GEMMA | {"layer_types": ["sliding_attention", "full_attention"]}),
+    "glm": ("GLM-4 9B, GLM-Edge", HEADS),
+    "glm4": ("GLM-4-0414, GLM-Z1", HEADS),
+    "gpt2": ("GPT-2, DistilGPT2", {}),
+    "gpt_bigcode": ("StarCoder, SantaCoder", {}),
+    "gpt_neo": ("GPT-Neo, TinyStories", LOCAL),
+    "gpt_neox": ("Pythia, GPT-NeoX 20B", {}),
+    "gpt_oss": ("gpt-oss 20B and 120B", HEADS | WINDOW | LOCAL_EXPERTS),
+    "gptj": ("GPT-J 6B", {"rotary_dim": 4}),
+    "granite": ("Granite 3", GRANITE),
+    "llama": ("Llama 2 and 3, SmolLM2, TinyLlama", {}),
+    "mamba": ("Mamba 130M to 2.8B", {"state_size": 4}),
+    "mistral": ("Mistral 7B", WINDOW),
+    "mixtral": ("Mixtral 8x7B", LOCAL_EXPERTS),
+    "mpt": ("MPT 7B", {}),
+    "olmo2": ("OLMo 2", {}),
+    "opt": ("OPT, Galactica", {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.2}),
+    "phi": ("Phi-1.5, Phi-2", {}),
+    "phi3": ("Phi-3, Phi-4", WINDOW),
+    "qwen2": ("Qwen1.5, Qwen2, Qwen2.5", {}),
+    "qwen2_moe": ("Qwen1.5-MoE, Qwen2 57B-A14B", EXPERTS | {"shared_expert_intermediate_size": 32}),
+    "qwen3": ("Qwen3", HEADS),
+    "qwen3_moe": ("Qwen3 30B-A3B", HEADS | EXPERTS),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4}),
+    "stablelm": ("StableLM 2", {}),
+    "starcoder2": ("StarCoder2", WINDOW),
+    "t5": ("T5, FLAN-T5", {"d_kv": 8, "d_ff": 64, "num_decoder_layers": 2, "decoder_start_token_id": 0}),
+}
+# The engine is for causal language models. Of other kinds only PEFT's own forward is tried.
+OTHER_KINDS = {"bert": (AutoModelForSequenceClassification, "SEQ_CLS"), "t5": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM")}
+OTHER_STOCK = "not a causal language model: the recipes do not load it, but PEFT's own forward with labels works"
+OTHER_GENERATE = "not a causal language model: `Engine.generate` is not for it"
+
+Cell = tuple[str, str]  # what stands in the table, and the reason that its footnote gives; without one if empty
+
+
+def make_documents() -> list[Document]:
+    """Return documents of different lengths, two with a common prompt; most are longer than the sliding windows."""
+    generator = torch.Generator().manual_seed(0)
+
+    def text(tokens: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, VOCABULARY, (tokens,), generator=generator).tolist())
+
+    prompt = text(7)
+    ends = [Document(prompt, text(2)), Document(prompt, text(3))]
+    return [*ends, Document(text(3), text(1)), Document(text(14), text(4)), Document(text(20), text(2))]
+
+
+DOCUMENTS = make_documents()
+TOKENIZER: Any = SimpleNamespace(pad_token_id=0, batch_decode=lambda ids, skip_special_tokens: ids.tolist())
+
+
+def make_base(model_type: str) -> Any:
+    """Return a tiny random model, frozen and in evaluation mode."""
+    kind = CONFIG_MAPPING[model_type]
+    known = {*kind().to_dict(), *kind.attribute_map}
+    config = kind(**{key: value for key, value in COMMON.items() if key in known} | ARCHITECTURES[model_type][1])
+    torch.manual_seed(0)
+    model = OTHER_KINDS.get(model_type, (AutoModelForCausalLM, ""))[0].from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # biases of 0 and scales of 1 would not show whether they are heeded
+            torch.nn.init.normal_(parameter, parameter.mean().item(), 0.1)
+    if model_type not in OTHER_KINDS:
+        model.generation_config.eos_token_id = None  # all rows go on to the last token
+    return model.eval().requires_grad_(False)
+
+
+def attach(model_type: str, method: str) -> Any:
+    """Return a tiny random model with what `method` trains, drawn at random."""
+    base = make_base(model_type)
+    if method == "full":
+        return base.requires_grad_(True)
+    task: Any = OTHER_KINDS.get(model_type, (None, "CAUSAL_LM"))[1]
+    configs: dict[str, Callable[[], Any]] = {
+        "prompt tuning": lambda: PromptTuningConfig(task_type=task, num_virtual_tokens=VIRTUAL),
+        "prefix tuning": lambda: PrefixTuningConfig(task_type=task, num_virtual_tokens=VIRTUAL),
+        "LoRA": lambda: LoraConfig(task_type=task, target_modules="all-linear", init_lora_weights=False),
+    }
+    torch.manual_seed(1)
+    model = get_peft_model(base, configs[method]()).eval()
+    if method == "prefix tuning":
+        torch.nn.init.normal_(model.prompt_encoder["default"].embedding.weight)
+    return model
+
+
+def labelled_loss(model: Any, model_type: str) -> torch.Tensor:
+    """Return the loss that a model that is no causal language model gives with labels."""
+
+    ids = pad_sequence([torch.tensor(d.prompt_ids) for d in DOCUMENTS], batch_first=True)
+    targets = pad_sequence([torch.tensor(d.target_ids) for d in DOCUMENTS], batch_first=True, padding_value=-100)
+    labels = targets if model_type == "t5" else targets[:, 0] % 2
+    return model(input_ids=ids, attention_mask=(ids > 0).long(), labels=labels).loss
+
+
+def why_not_trained(model: Any, loss: torch.Tensor) -> str:
+    """Say why a loss trains nothing of what the method adds, beside heads that are trained anyway; empty if it does."""
+    if not loss.isfinite():
+        return "the loss is not finite"
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    added = [p for name, p in named.items() if "prompt_encoder" in name or "lora_" in name] or [*named.values()]
+    gradients = torch.autograd.grad(loss, added, allow_unused=True) if loss.requires_grad else ()
+    size = sum(float(gradient.norm()) for gradient in gradients if gradient is not None)
+    return "" if 0 < size < float("inf") else "no gradient reaches what is trained"
+
+
+def short(error: Exception) -> str:
+    """Return the first line of an error, cut, for a footnote."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return shortened(f"{type(error).__name__}: {line}" if line else type(error).__name__)
+
+
+def shortened(reason: str) -> str:
+    """Return a reason without what varies between machines, and not too long for a footnote."""
+    reason = re.sub(r"^the loss is .* instead of .*", "the loss differs", reason)
+    reason = re.sub(r"^the gradient is off by .*", "the gradient differs", reason)
+    reason = re.split(r"(?<=[.!?]) (?=[A-Z])", re.sub(r"-?\d+\.\d+(e[+-]?\d+)?", "...", reason))[0]
+    return reason if len(reason) <= 120 else reason[:117].rstrip() + "..."
+
+
+def support(model_type: str, method: str) -> Cell:
+    """Say whether the packed forward works for a method, only PEFT's own, or neither."""
+    try:
+        model = attach(model_type, method)
+        engine = Engine(model, TOKENIZER)
+        causal = model_type not in OTHER_KINDS
+        loss = Scores(*engine(DOCUMENTS)).nll().mean() if causal else labelled_loss(model, model_type)
+        if reason := why_not_trained(model, loss):
+            return "no", reason
+    except Exception as error:  # whatever a model raises, the table says it
+        return "no", short(error)
+    if not causal:
+        return "stock", OTHER_STOCK
+    difference = disagreement(engine, DOCUMENTS)
+    return ("stock", "packed: " + shortened(difference)) if difference else ("packed", "")
+
+
+def generates(model_type: str) -> Cell:
+    """Say whether a row behind a soft prompt is continued alike alone, in a batch padded on the left, and by PEFT."""
+    if model_type in OTHER_KINDS:
+        return "no", OTHER_GENERATE
+    prompts = sorted((d.prompt_ids for d in DOCUMENTS[1:]), key=len)  # in the order that calls go by length
+
+    def recorded(generate: Callable[..., Any], *args: Any, **settings: Any) -> tuple[list[list[int]], torch.Tensor]:
+        # The scores (rows, tokens, vocabulary), too: different ones may well lead to the same tokens.
+        scores: list[torch.Tensor] = []
+
+        def keep(_: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+            scores.append(step.clone())
+            return step
+
+        ids = generate(*args, max_new_tokens=NEW_TOKENS, logits_processor=LogitsProcessorList([keep]), **settings)
+        calls = [torch.stack(scores[i : i + NEW_TOKENS], dim=1) for i in range(0, len(scores), NEW_TOKENS)]
+        return [list(map(int, r[-NEW_TOKENS:])) for r in ids], torch.cat(calls)
+
+    def alike(one: tuple[list[list[int]], torch.Tensor], other: tuple[list[list[int]], torch.Tensor]) -> bool:
+        return one[0] == other[0] and torch.allclose(one[1], other[1], rtol=1e-3, atol=1e-3)
+
+    try:
+        model = attach(model_type, METHODS[0])
+        engine = Engine(model, TOKENIZER)
+        with model.disable_adapter():
+            without = recorded(engine.generate, prompts)
+        together = recorded(engine.generate, prompts)
+        if alike(together, without):  # of a long text, narrow windows may not see the soft prompt any more
+            return "no", "the soft prompt changes nothing"
+        for index, prompt in enumerate(prompts):
+            ids = torch.tensor([prompt])
+            alone = recorded(engine.generate, [prompt])
+            settings: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "do_sample": False}
+            if not alike(alone, recorded(model.generate, input_ids=ids, **settings)):
+                return "no", "a row alone is continued otherwise than by PEFT"
+            if not alike(alone, ([together[0][index]], together[1][index : index + 1])):
+                return "no", "what a row gets depends on how far it is padded"
+    except Exception as error:
+        return "no", short(error)
+    return "yes", ""
+
+
+@cache
+def row(model_type: str) -> tuple[str, dict[str, Cell]]:
+    """Return the class of the models of a type, and the cells of its row."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # nothing here is large enough for two
+    with torch.random.fork_rng():
+        cells = {method: support(model_type, method) for method in METHODS} | {GENERATE: generates(model_type)}
+        name = type(make_base(model_type)).__name__
+    torch.set_num_threads(threads)
+    return name, cells
+
+
+HEAD = f"""\
+# Architectures
+
+Made by `tests/test_architectures.py`; this writes it again:
+
+    {AGAIN}
+
+The table comes from tiny random models with the default attention implementation, not from trained ones: it says
+whether the code works, not how well a model learns.
+
+- `packed`: the packed forward gives the loss and the gradient of PEFT's own forward.
+- `stock`: only PEFT's own forward works, and `model.engine: auto` takes it; the footnote says what packed does.
+- `no`: PEFT's own forward fails with its default settings or gives no gradient; the footnote says how.
+- `{GENERATE}`: behind a soft prompt, `Engine.generate` writes the same greedy tokens, from the same logits, for a row
+  alone and in a batch padded on the left, and the same as PEFT's own `generate` for the row alone.
+
+Prompt and prefix tuning: {VIRTUAL} virtual tokens. LoRA: `target_modules="all-linear"`. Full: all weights train.
+Sliding windows ({WINDOW["sliding_window"]} tokens) are shorter than most of the texts.
+"""
+
+
+def page() -> str:
+    """Return the text of docs/architectures.md."""
+    columns = [*METHODS, GENERATE]
+    lines = ["| " + " | ".join(["model type", "class", "models, for example", *columns]) + " |", "|---" * 8 + "|"]
+    notes: dict[str, int] = {}
+    for model_type in sorted(ARCHITECTURES):
+        name, cells = row(model_type)
+        texts = []
+        for word, reason in (cells[column] for column in columns):
+            texts.append(f"{word}[^{notes.setdefault(reason, len(notes) + 1)}]" if reason else word)
+        lines.append(f"| `{model_type}` | {name} | {ARCHITECTURES[model_type][0]} | {' | '.join(texts)} |")
+    footnotes = [f"[^{number}]: {reason}" for reason, number in notes.items()]
+    return "\n".join([HEAD, *lines, "", *footnotes]) + "\n"
+
+
+@pytest.mark.parametrize("model_type", MUST_BE_PACKED)
+def test_common_architectures_are_packed(model_type: str) -> None:
+    cells = row(model_type)[1]
+    for method in ("prompt tuning", "LoRA"):
+        assert cells[method] == ("packed", ""), method
+
+
+def test_the_page_says_what_works() -> None:
+    made = page()
+    if os.environ.get("SOFTPROMPTS_WRITE") == "1":
+        PAGE.write_text(made, encoding="utf-8")
+    written = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    if written != made:
+        changes = "\n".join(
+            difflib.unified_diff(written.splitlines(), made.splitlines(), "written", "made", "", "", 0, "")
+        )
+        pytest.fail(f"{PAGE.relative_to(ROOT)} is out of date. Look at the changes; then run {AGAIN}\n{changes}", False)

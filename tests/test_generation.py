@@ -1,0 +1,124 @@
+"""Generation behind cached soft prompts: what decoding by hand gives, alone and in any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import METHODS, bank_engine, by_hand, load_base, load_tuned, make_task, method_engine, scores
+from softprompts.batching import Document, encode
+from softprompts.engine import Engine
+
+import pytest
+import torch
+from peft import PeftModel
+
+PROMPTS = [(5, 6), tuple(range(20, 33)), tuple(range(100, 140))]
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_model: Path) -> dict[str, Engine]:
+    return {method: method_engine(tiny_model, method) for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cached_generation_equals_uncached_alone_and_in_a_padded_batch(engines: dict[str, Engine], method: str) -> None:
+    engine = engines[method]
+    expected = [by_hand(engine, prompt, 8) for prompt in PROMPTS]
+    assert [engine.generate([prompt], 8)[0] for prompt in PROMPTS] == expected
+    assert engine.generate(PROMPTS, 8) == expected
+    assert all(expected)
+    assert len(set(expected)) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning", "P-tuning MLP"])
+def test_on_one_row_it_says_what_pefts_own_generate_says(engines: dict[str, Engine], method: str) -> None:
+    engine = engines[method]
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            theirs = engine.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=8,
+                do_sample=False,
+                pad_token_id=engine.tokenizer.pad_token_id,
+            )
+        text = engine.tokenizer.decode(theirs[0, len(prompt) :], skip_special_tokens=True)
+        assert engine.generate([prompt], 8) == [text]
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_rows_behind_soft_prompts_of_different_lengths_generate_as_each_alone(tiny_model: Path, prefix: bool) -> None:
+    together, alone = bank_engine(tiny_model, prefix=prefix)
+    owners = [2, 0, 1, 1, 0, 2]
+    prompts = [PROMPTS[i] for i in (0, 1, 2, 0, 2, 1)]
+    expected = [by_hand(alone[owner], prompt, 8) for owner, prompt in zip(owners, prompts, strict=True)]
+    assert together.generate(prompts, 8, owners) == expected
+    assert len(set(expected)) == len(expected), "each soft prompt says something else"
+    assert together.generate(prompts[1:2], 8) == expected[1:2], "by default behind the first"
+
+
+def test_rows_without_a_soft_prompt_stand_beside_rows_with_one(tiny_model: Path) -> None:
+    tuned, tokenizer = load_tuned(tiny_model)
+    base = tuned.get_base_model()
+    together = Engine(tuned, tokenizer, bank=[base])
+    expected = [by_hand(Engine(model, tokenizer), prompt, 8) for model in (tuned, base) for prompt in PROMPTS]
+    assert together.generate(PROMPTS * 2, 8, [0, 0, 0, 1, 1, 1]) == expected
+
+
+def test_a_batch_runs_the_encoder_of_its_soft_prompt_once(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = PeftModel.get_prompt
+    monkeypatch.setattr(
+        PeftModel, "get_prompt", lambda model, *a, **more: calls.append(1) or original(model, *a, **more)
+    )
+    engines["P-tuning MLP"].generate(PROMPTS, 8)
+    assert len(calls) == 1
+
+
+def test_sampling_is_passed_on(engines: dict[str, Engine]) -> None:
+    engine = engines["prompt tuning"]
+    torch.manual_seed(0)
+    drawn = {engine.generate(PROMPTS[:1], 8, do_sample=True, temperature=5.0)[0] for _ in range(4)}
+    assert len(drawn) > 1
+    assert {engine.generate(PROMPTS[:1], 8)[0] for _ in range(2)} == {by_hand(engine, PROMPTS[0], 8)}
+
+
+def test_generating_nothing_is_refused(engines: dict[str, Engine]) -> None:
+    with pytest.raises(ValueError, match="empty batch"):
+        engines["prompt tuning"].generate([], 8)
+
+
+@pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning", "P-tuning LSTM", "lora"])
+def test_generation_and_logits_with_an_adapter_differ_from_the_base(engines: dict[str, Engine], method: str) -> None:
+    # The canary for a soft prompt that is silently ignored (peft#2123, #2134, #2043).
+    assert engines[method].generate(PROMPTS, 8) != engines["base"].generate(PROMPTS, 8)
+    for packed in (True, False):
+        ours, base = (scores(engines[m], [Document(PROMPTS[1], (40,))], packed).logits for m in (method, "base"))
+        assert (ours - base).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning"])
+def test_a_disabled_adapter_leaves_the_base(engines: dict[str, Engine], method: str, packed: bool) -> None:
+    engine, documents = engines[method], [Document(PROMPTS[1], (40, 41))]
+    with engine.model.disable_adapter():
+        ours, text = scores(engine, documents, packed).logits, engine.generate(PROMPTS, 8)
+    torch.testing.assert_close(ours, scores(engines["base"], documents, packed).logits)
+    assert text == engines["base"].generate(PROMPTS, 8)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_side_that_the_tokenizer_pads_on_does_not_matter(tiny_model: Path, packed: bool) -> None:
+    texts = make_task([("the film was", " good"), ("a very dull plot and a poor cast", " bad")])
+    docs = [e.document for e in encode(texts, load_base(tiny_model)[1], None).train]
+    results = []
+    for side in ("left", "right"):
+        model, tokenizer = load_tuned(tiny_model)
+        tokenizer.padding_side = side
+        engine = Engine(model, tokenizer, packed)
+        results.append((engine(docs)[0], engine.generate([d.prompt_ids for d in docs], 6)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]

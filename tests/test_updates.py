@@ -1,0 +1,81 @@
+"""One update: how rows are cut into micro-batches, and what the first step checks."""
+
+from __future__ import annotations
+
+from softprompts.batching import Document, share_out
+from softprompts.errors import UserError
+from softprompts.updates import check_gradients, micro_batches
+
+import pytest
+from hypothesis import given, strategies
+from torch import nn, ones_like
+
+texts = strategies.lists(strategies.integers(1, 30), min_size=1, max_size=25).map(
+    # Numbered, so that each can be told from the others.
+    lambda sizes: [Document((number,) * size, (1,)) for number, size in enumerate(sizes)]
+)
+
+
+def tokens(documents: list[Document]) -> int:
+    return sum(len(d.input_ids) for d in documents)
+
+
+def bursts(part: list[Document], most: int) -> bool:
+    """Say whether a part is too large although it could be parted."""
+    return len(part) > 1 and tokens(part) > most
+
+
+@given(texts, strategies.integers(1, 100))
+def test_micro_batches_hold_every_document_once_and_keep_to_the_limit(documents: list[Document], most: int) -> None:
+    parts = micro_batches(documents, most)
+    assert all(parts), "none is empty"
+    numbers = [[documents.index(d) for d in part] for part in parts]
+    assert sorted(n for part in numbers for n in part) == list(range(len(documents)))
+    assert all(part == sorted(part) for part in numbers), "in the order that they came in"
+    assert not [part for part in parts if bursts(part, most)]
+
+
+@given(texts, strategies.integers(1, 100))
+def test_micro_batches_are_few_and_balanced(documents: list[Document], most: int) -> None:
+    parts = micro_batches(documents, most)
+    sizes = [tokens(part) for part in parts]
+    assert max(sizes) - min(sizes) <= max(tokens([d]) for d in documents)
+    fewer = share_out(documents, len(parts) - 1) if len(parts) > 1 else []
+    assert len(parts) == 1 or any(bursts(part, most) for part in fewer)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "expected"),
+    [
+        ([5, 5, 5, 5], 10, [[5, 5], [5, 5]]),
+        ([5, 5, 5, 5], 19, [[5, 5], [5, 5]]),
+        ([5, 5, 5, 5], 20, [[5, 5, 5, 5]]),
+        ([9, 1, 1, 1], 4, [[9], [1, 1, 1]]),
+        ([9, 1, 1, 1, 1, 1, 1], 4, [[9], [1, 1, 1], [1, 1, 1]]),
+        ([6, 6, 6], 12, [[6, 6], [6]]),
+        ([7, 7, 7], 12, [[7], [7], [7]]),  # two lists would do by number of tokens, but not by documents
+        ([3, 2], 1, [[3], [2]]),
+    ],
+)
+def test_micro_batches_by_hand(sizes: list[int], most: int, expected: list[list[int]]) -> None:
+    documents = [Document((number,) * size, (1,)) for number, size in enumerate(sizes)]
+    assert [[tokens([d]) for d in part] for part in micro_batches(documents, most)] == expected
+
+
+@given(texts)
+def test_without_a_limit_there_is_one_micro_batch(documents: list[Document]) -> None:
+    assert micro_batches(documents, None) == [documents]
+
+
+def test_check_gradients_names_the_parameter() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(UserError, match=r"^0.weight receives no gradient at step 0"):
+        check_gradients(model)
+    for parameter in model[0].parameters():
+        parameter.grad = ones_like(parameter)
+    check_gradients(model)
+    frozen = model[1].weight
+    assert isinstance(frozen, nn.Parameter)
+    frozen.grad = ones_like(frozen)
+    with pytest.raises(UserError, match=r"^1.weight is frozen but received a gradient$"):
+        check_gradients(model)
