@@ -36,7 +36,7 @@ def make_engine(
     """
     engine = Engine(model, tokenizer, bank=bank)
     if config.gradient_checkpointing:
-        if isinstance(engine.soft_prompt(0), list):
+        if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.bank))):
             raise UserError(
                 "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
                 "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
