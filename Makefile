@@ -18,7 +18,7 @@ setup: $(STAMP) ## install everything into .venv, in the versions of constraints
 demo: $(STAMP) ## train and test a soft prompt with the bundled model
 	@$(BIN)/python scripts/demo.py
 
-record: $(STAMP) ## keep what the demo measured: results/, and table and picture of the README
+record: $(STAMP) ## keep what demo and sweep measured: results/, and tables and pictures of the README
 	@$(BIN)/python scripts/record_demo.py
 
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
