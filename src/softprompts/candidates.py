@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +126,7 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
     above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
     for key in (*above, "learning_rate", "max_grad_norm"):
         value = getattr(training, key)
-        if value is not None and not 0 < value < math.inf:  # so that NaN fails, too
+        if value is not None and not value > 0:  # so that NaN fails, too
             raise UserError(f"training.{key}: expected a number above 0, found {value}")
     for key in ("warmup_steps", "weight_decay"):
         if not getattr(training, key) >= 0:
