@@ -49,10 +49,6 @@ def update(
             # Data parallelism averages the gradients of the processes, the loss is a sum over all of their rows.
             accelerator.backward(losses.sum() * accelerator.num_processes)
     totals = accelerator.reduce(totals, "sum")
-    if any(candidate.progress.step == 0 for candidate, _ in batches):
-        for name, parameter in wrapped.named_parameters():
-            if not parameter.requires_grad and parameter.grad is not None:
-                raise UserError(f"{name} is frozen but received a gradient")
     return [
         _step(candidate, totals[number].item(), accelerator)
         for (candidate, _), number in zip(batches, numbers, strict=True)
