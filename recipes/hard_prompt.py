@@ -11,11 +11,12 @@ Ends with exit code 2 and one line for an error that you can mend, 0 when `resul
 from dataclasses import asdict
 
 from softprompts.agreement import make_engine
-from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, HardPromptConfig, ModelConfig, RunConfig, TaskConfig, cli
+from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test
 from softprompts.hard_prompts import choose_wording, written_tasks
-from softprompts.models import load_base_model, room_for
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.preflight import check_method
 from softprompts.reports.run import save_run
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
@@ -30,11 +31,13 @@ def main(
 ) -> None:
     """Choose a written prompt on validation and score it on the test split."""
     this = start_run("hard_prompt", model=model, task=task, hard=hard, evaluation=evaluation, run=run)
+    check_method("hard_prompt", model)
     rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device)
+    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
 
     # The method: the only part that differs between recipes.
-    candidates = [encode(t, tokenizer, room_for(base, 0)) for t in written_tasks(rows, hard, this.seed)]
+    room, kind = room_for(base, 0), kind_of(base.config)
+    candidates = [encode(t, tokenizer, room, kind) for t in written_tasks(rows, hard, this.seed)]
 
     engine = make_engine(base, tokenizer, model, candidates[0], this.say)
     best, wordings = choose_wording(engine, candidates, hard, evaluation, this.accelerator)

@@ -9,14 +9,15 @@ Ends with exit code 2 and one line for an error that you can mend, 130 or 143 af
 checkpoint saved), 0 when `result.json` is written.
 """
 
+from softprompts.adapters import save_adapter
 from softprompts.agreement import make_engine
-from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
+from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test
-from softprompts.models import load_base_model, room_for
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.preflight import check_method
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.reports.run import save_run
-from softprompts.results import save_adapter
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
 from softprompts.training import train
@@ -42,9 +43,10 @@ def main(
         evaluation=evaluation,
         run=run,
     )
+    check_method("prompt_tuning", model)
     rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device)
-    data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens))
+    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+    data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens), kind_of(base.config))
 
     # The method: the only part that differs between recipes.
     tuned = add_soft_prompt(base, tokenizer, prompt, this.seed)

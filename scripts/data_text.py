@@ -1,4 +1,4 @@
-"""Text tools of the data builds: cleaning, exact and near-duplicates, hash orders.
+"""What the data builds share: cleaning, exact and near-duplicates, hash orders, versions, files.
 
 Nothing here draws random numbers or depends on hash seeds.
 """
@@ -9,7 +9,11 @@ import hashlib
 import html
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from softprompts.errors import UserError
 
 import numpy as np
 
@@ -82,3 +86,48 @@ def near_pairs(texts: Sequence[str], start: int = 0) -> list[tuple[int, int]]:
     kinds = [(word_set, WORD_THRESHOLD), (char_shingles, CHAR_THRESHOLD)]
     found = [_similar([pieces(text) for text in texts], threshold, start) for pieces, threshold in kinds]
     return sorted(set().union(*found))
+
+
+def near_repeats(texts: Sequence[str]) -> set[int]:
+    """Return the places of the texts that are near-duplicates of an earlier one, which itself stays."""
+    earlier: dict[int, list[int]] = defaultdict(list)
+    for i, j in near_pairs(texts):
+        earlier[j].append(i)
+    repeats: set[int] = set()
+    for j in sorted(earlier):
+        if not repeats.issuperset(earlier[j]):
+            repeats.add(j)
+    return repeats
+
+
+def check_versions(task: str, pinned: Mapping[str, str]) -> None:
+    """Raise UserError unless exactly the `pinned` versions of the packages are installed."""
+    wrong = []
+    for name, version in pinned.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "nothing"
+        if found != version:
+            wrong.append(f"{name}=={version} (found {found})")
+    if wrong:
+        command = " ".join(["pip install", *(f"{name}=={version}" for name, version in pinned.items())])
+        raise UserError(f"{task} is built from {' and '.join(wrong)}; install it with `{command}`")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write_folder(
+    folder: Path, splits: Mapping[str, str], card: str, licence: str, more: Mapping[str, str] | None = None
+) -> None:
+    """Write a task's folder: a .jsonl of each split's text, `more` files, checksums of these, card and licence."""
+    files = {f"{split}.jsonl": content for split, content in splits.items()} | dict(more or {})
+    sums = [f"{digest(content)}  {name}\n" for name, content in files.items()]
+    files |= {"SHA256SUMS": "".join(sums), "README.md": card, "LICENSE": licence}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content.encode("utf-8"))

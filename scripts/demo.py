@@ -11,31 +11,30 @@ from pathlib import Path
 
 from softprompts.reports.demo import report
 
-OUTPUT = Path("runs/demo")
 
-
-def launch(recipe: str) -> Path:
-    """Run one recipe with its shipped sentiment config and return its output folder; end with its exit code."""
-    folder = OUTPUT / recipe
+def launch(recipe: str, config: str, folder: Path) -> int:
+    """Run one recipe with a shipped config into a folder, or go on there; return its exit code."""
     command = [
         str(Path(sys.executable).with_name("accelerate")),
         "launch",
         # --quiet: a recipe's one-line error is not followed by the launcher's own traceback.
         *("--quiet", "--config_file", "configs/accelerate/cpu.yaml"),
-        *(f"recipes/{recipe}.py", "--config", f"configs/sentiment/{recipe}.yaml"),
+        *(f"recipes/{recipe}.py", "--config", config),
         *("--run.output_dir", str(folder), "--resume"),
     ]
     print(f"\n$ accelerate {' '.join(command[1:])}", flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        sys.exit(code)
-    return folder
+    return subprocess.run(command, check=False).returncode
 
 
 def main() -> None:
     """Run both recipes and print what they reached."""
-    hard, soft = launch("hard_prompt"), launch("prompt_tuning")
-    print(f"\n{report(hard, soft)}")
+    folders = []
+    for recipe in ("hard_prompt", "prompt_tuning"):
+        folders.append(Path("runs/sentiment") / recipe)
+        code = launch(recipe, f"configs/sentiment/{recipe}.yaml", folders[-1])
+        if code:
+            sys.exit(code)
+    print(f"\n{report(*folders)}")
 
 
 if __name__ == "__main__":

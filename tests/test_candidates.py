@@ -13,10 +13,10 @@ from typing import Any
 from helpers import TEXT, load_base, losses, make_task, prompt_config, task_config
 from softprompts import training as training_module
 from softprompts.agreement import make_engine
-from softprompts.batching import EncodedTask, encode
 from softprompts.candidates import Candidate, check_training, make_candidate
 from softprompts.checkpoints import trainable_tensors
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from softprompts.encoding import EncodedTask, behind, encode
 from softprompts.errors import UserError
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.runs import start_run
@@ -91,7 +91,7 @@ def train_bank(tiny_model: Path, tiny_task: Path) -> Train:
             last.take_best()
             return [last]
         candidates = [
-            make_candidate(engine, i, data[k], training[k], k, run.checkpoints / str(i), f"candidate {k}")
+            make_candidate(engine, i, behind(data[k], i), training[k], k, run.checkpoints / str(i), f"candidate {k}")
             for i, k in enumerate(numbers)
         ]
         for k, step in spoil.items():

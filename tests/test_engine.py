@@ -22,11 +22,13 @@ from helpers import (
 from softprompts import attention
 from softprompts.agreement import TOLERANCE, disagreement, make_engine
 from softprompts.attention import Layout, make_layout
-from softprompts.batching import Document, EncodedTask, encode
+from softprompts.batching import Document
 from softprompts.config import ModelConfig
-from softprompts.engine import Engine, logits_at
+from softprompts.encoding import EncodedTask, encode
+from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.prompts.initial import add_soft_prompt
+from softprompts.stock import logits_at
 
 import pytest
 import torch

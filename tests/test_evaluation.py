@@ -1,4 +1,4 @@
-"""Scores of choices, metrics and their intervals, against numbers computed by hand."""
+"""Answers, scores of choices and losses, against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, make_task
-from softprompts.batching import Document, Example, encode
+from softprompts.batching import Document
 from softprompts.config import EvaluationConfig
+from softprompts.encoding import Example, encode
 from softprompts.engine import Engine
-from softprompts.errors import UserError
 from softprompts.evaluation import (
     Prediction,
+    answers_and_targets,
     choice_scores,
-    compute_metrics,
     document_losses,
     evaluate_test,
-    intervals,
-    load_metrics,
     majority_predictions,
     predict,
 )
@@ -26,7 +24,6 @@ import numpy
 import pytest
 import torch
 from accelerate import Accelerator
-from scipy import stats
 
 CHOICES = (" good", " lovely great", " bad and awful poor")  # 2, 4 and more tokens
 ROWS = [
@@ -54,10 +51,6 @@ def by_hand(engine: Engine, document: Document) -> float:
         logits = engine.model(input_ids=ids).logits[0]
     first = len(document.prompt_ids)
     return sum(float(logits[first + n - 1].log_softmax(-1)[t]) for n, t in enumerate(document.target_ids))
-
-
-def made(pairs: list[tuple[str, str]]) -> list[Prediction]:
-    return [Prediction("", "", target, answer, None) for target, answer in pairs]
 
 
 def test_scores_are_sums_over_the_tokens_of_each_choice(engine: Engine) -> None:
@@ -116,72 +109,9 @@ def test_open_answers_can_be_left_out(engine: Engine, monkeypatch: pytest.Monkey
     assert [p.prediction for p in outcome.predictions] == [""] * len(ROWS)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "accuracy", "macro_f1"),
-    [
-        # a: precision 2/3, recall 1 -> 0.8; b: precision 1, recall 1/2 -> 2/3.
-        ([("a", "a"), ("a", "a"), ("b", "a"), ("b", "b")], 3 / 4, (0.8 + 2 / 3) / 2),
-        # c is never predicted and counts 0.
-        ([("a", "a"), ("b", "b"), ("c", "a")], 2 / 3, (2 / 3 + 1 + 0) / 3),
-        # d is predicted and never right: it counts 0 as well.
-        ([("a", "a"), ("a", "d")], 1 / 2, (2 / 3 + 0) / 2),
-        ([("a", "b"), ("b", "a")], 0.0, 0.0),
-        ([(" a", "a "), ("b\n", "b")], 1.0, 1.0),
-        ([("A", "a")], 0.0, 0.0),
-    ],
-)
-def test_metrics(pairs: list[tuple[str, str]], accuracy: float, macro_f1: float) -> None:
-    values = compute_metrics(load_metrics(["accuracy", "macro_f1"]), made(pairs))
-    assert values == {"accuracy": pytest.approx(accuracy), "macro_f1": pytest.approx(macro_f1)}
-
-
-def test_unknown_metric_names_the_nearest() -> None:
-    with pytest.raises(UserError, match=r'task\.metrics: no metric "acuracy" \(did you mean "accuracy"\?\)'):
-        load_metrics(["acuracy"])
-
-
-CUSTOM = """
-import datasets
-import evaluate
-
-class Length(evaluate.Metric):
-    def _info(self):
-        text = datasets.Value("string")
-        features = datasets.Features({"predictions": text, "references": text})
-        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
-
-    def _compute(self, predictions, references):
-        return {"length": sum(map(len, predictions)) / len(predictions)}
-"""
-
-
-@pytest.mark.parametrize("given", ["folder", "file"])
-def test_own_metric_by_path(tmp_path: Path, given: str) -> None:
-    folder = tmp_path / "answer_length"
-    folder.mkdir()
-    file = folder / "answer_length.py"
-    file.write_text(CUSTOM, encoding="utf-8")
-    metrics = load_metrics(["accuracy", str(folder if given == "folder" else file)])
-    assert list(metrics) == ["accuracy", "answer_length"]
-    assert compute_metrics(metrics, made([("a", "bb"), ("a", "a")])) == {"accuracy": 0.5, "length": 1.5}
-
-
-def test_interval_is_the_percentile_bootstrap() -> None:
-    right = numpy.random.default_rng(1).random(300) < 0.7
-    predictions = made([("yes", "yes" if r else "no") for r in right])
-    ours = intervals(load_metrics(["accuracy"]), predictions, 4000)["accuracy"]
-    theirs = stats.bootstrap((right,), numpy.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
-    assert (ours.value, ours.rows) == (right.mean(), 300)
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.005)
-
-
-def test_intervals_are_the_same_each_time_and_paired_between_runs() -> None:
-    metrics = load_metrics(["accuracy", "macro_f1"])
-    pairs = [("a", "a"), ("b", "a"), ("b", "b"), ("a", "b"), ("a", "a")]
-    assert intervals(metrics, made(pairs), 50) == intervals(metrics, made(pairs), 50)
-    swapped = [("b" if t == "a" else "a", "b" if p == "a" else "a") for t, p in pairs]
-    assert intervals(metrics, made(swapped), 50) == intervals(metrics, made(pairs), 50)
-    assert intervals(metrics, made([("a", "a")]), 5)["accuracy"].low == 1.0
+def test_surrounding_spaces_do_not_count() -> None:
+    predictions = [Prediction("", "", " a\n", "a ", None), Prediction("", "", "b", "\nb c", None)]
+    assert answers_and_targets(predictions) == (["a", "b c"], ["a", "b"])
 
 
 def test_majority_is_that_of_train_and_not_of_test(engine: Engine) -> None:

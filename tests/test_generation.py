@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers import METHODS, bank_engine, by_hand, load_base, load_tuned, make_task, method_engine, scores
-from softprompts.batching import Document, encode
+from softprompts.batching import Document
+from softprompts.encoding import encode
 from softprompts.engine import Engine
 
 import pytest

@@ -9,8 +9,8 @@ from typing import Any
 
 from helpers import load_base, task_config
 from softprompts import hard_prompts as hard
-from softprompts.batching import EncodedTask, Example, encode
 from softprompts.config import EvaluationConfig, HardPromptConfig
+from softprompts.encoding import EncodedTask, Example, encode
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import Outcome, Prediction, predict

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
-from softprompts.readers import read_file, rows_of
+from softprompts.readers import plain, read_file, rows_of
 
 import datasets
 import pytest
@@ -108,9 +108,49 @@ def test_class_labels_become_their_names(tmp_path: Path) -> None:
     label = datasets.ClassLabel(names=["neg", "pos"])
     features = datasets.Features({"text": datasets.Value("string"), "label": label})
     table = datasets.Dataset.from_dict({"text": list("abcd"), "label": [1, 0, -1, None]}, features=features)
-    assert [row["label"] for row in rows_of(table)] == ["pos", "neg", -1, None]
+    assert [row["label"] for row in rows_of(table)] == ["pos", "neg", None, None]
     table.to_parquet(str(tmp_path / "a.parquet"))
-    assert [row["label"] for _, row in read_file(tmp_path / "a.parquet")] == ["pos", "neg", -1, None]
+    assert [row["label"] for _, row in read_file(tmp_path / "a.parquet")] == ["pos", "neg", None, None]
+
+
+LABEL = datasets.ClassLabel(names=["neg", "pos"])
+
+
+@pytest.mark.parametrize(
+    ("feature", "stored", "expected"),
+    [
+        (datasets.List(LABEL), [1, 0], ["pos", "neg"]),
+        (datasets.Sequence(LABEL), [], []),
+        (datasets.LargeList(LABEL), [0], ["neg"]),
+        (datasets.List(LABEL), None, None),
+        (datasets.List(datasets.List(LABEL)), [[1], []], [["pos"], []]),
+        ({"by": LABEL, "n": datasets.Value("int64")}, {"by": 1, "n": 1}, {"by": "pos", "n": 1}),
+        (datasets.List({"by": LABEL}), [{"by": 0}, {"by": -1}], [{"by": "neg"}, {"by": None}]),
+        (datasets.Sequence({"by": LABEL}), {"by": [1, 1]}, {"by": ["pos", "pos"]}),
+        (datasets.Translation(["de", "en"]), {"de": "ja", "en": "yes"}, {"de": "ja", "en": "yes"}),
+        (datasets.Value("int64"), -1, -1),
+    ],
+)
+def test_class_labels_inside_other_values(feature: Any, stored: Any, expected: Any) -> None:
+    table = datasets.Dataset.from_dict({"a": [stored]}, features=datasets.Features({"a": feature}))
+    assert rows_of(table) == [{"a": expected}]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["a", 1, True], "a, 1, True"),
+        ([], "none"),
+        ([["a", "b"], []], "a, b, none"),
+        ({"ä": [1, None]}, '{"ä": [1, null]}'),
+        ([{"a": 1}], '{"a": 1}'),
+        ("text", "text"),
+        (5, 5),
+        (None, None),
+    ],
+)
+def test_plain_values(value: Any, expected: Any) -> None:
+    assert plain(value) == expected
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -14,7 +14,8 @@ from typing import Any
 from helpers import load_base, load_tuned
 from made_result import make_result
 from softprompts import results
-from softprompts.results import environment, load_result, peak_memory_gib, save_adapter, saved_parameters
+from softprompts.adapters import save_adapter, saved_parameters
+from softprompts.results import environment, load_result, peak_memory_gib
 
 import psutil
 import pytest

@@ -1,10 +1,10 @@
-"""From files, embedded tasks and Hub datasets to rows of prompt and target."""
+"""From rows of columns to rows of prompt and target: templates, choices, schemas."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from softprompts.config import RunConfig, TaskConfig, parse
 from softprompts.errors import UserError
 from softprompts.tasks import Task, load_task, render, with_prompt
 
-import datasets
 import pytest
 
 Load = Callable[..., Task]
@@ -68,19 +67,17 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
         ({"prompt": "{text}: "}, "task.prompt: ends in a space; let task.target begin with it"),
         ({"prompt": "{text"}, "task.prompt: expected '}' before end of string; write {{ and }} for literal braces"),
         ({"target": "label}"}, "task.target: Single '}' encountered in format string"),
-        ({"prompt": "{text.nothing}"}, "cannot fill the template '{text.nothing}'"),
+        ({"prompt": "{text.nothing}"}, 'train.jsonl:1: no column "text.nothing"; columns are: text, label'),
+        ({"prompt": "{text[en]}"}, '{text[en]}: no key "en" in there; keys are: none, it is no list or object'),
+        ({"prompt": "{text!x}"}, "cannot fill the template '{text!x}'"),
         ({"prompt": "{text:d}"}, "cannot fill the template '{text:d}'"),
-        ({"prompt": "{}"}, "train.jsonl:1: "),
+        ({"prompt": "{}"}, 'train.jsonl:1: no column ""; columns are: text, label'),
         ({"choices": [" bad", " goood"]}, 'label " good" is outside task.choices (did you mean " goood"?)'),
         ({"choices": {" bad": " no", " goood": " yes"}}, 'label " good" is outside task.choices (did you mean'),
-        ({"where": {"domain": ["x"]}}, 'task.where: no column "domain"; columns are: text, label'),
-        ({"where": {"label": ["goood"]}}, 'task.where: no train row has label "goood" (did you mean "good"?)'),
-        ({"max_rows": {"tset": 1}}, 'task.max_rows: unknown split "tset" (did you mean "test"?)'),
         ({"where": {"label": [], "text": []}}, "task.train: no rows"),
-        ({"max_rows": {"test": 0}}, "task.max_rows: test: expected a number above 0, found 0"),
-        ({"max_rows": {"test": -1}}, "task.max_rows: test: expected a number above 0, found -1"),
-        ({"validation": "nowhere.jsonl"}, "no such file: nowhere.jsonl"),
-        ({"dataset": "embedded:sentimnt"}, '(did you mean "embedded:sentiment"?)'),
+        ({"system": "You are kind."}, "task.system: a system message needs task.chat: true"),
+        ({"metrics": ["rouge_l"], "choices": "from_train"}, 'task.metrics: "rouge_l" scores written answers'),
+        ({"metrics": ["acuracy"]}, 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
     ],
 )
 def test_mistakes_are_one_line(load: Load, settings: dict[str, Any], message: str) -> None:
@@ -116,61 +113,6 @@ def test_verbalizer_gives_the_words_for_a_rendered_target(load: Load, tmp_path: 
     assert [r.target for r in task.splits["train"]] == [" bad", " good", " bad", " good"]
 
 
-def test_where_and_max_rows(load: Load) -> None:
-    train = [*rows_of(3, year=2020), *rows_of(3, year=2021)]
-    task = load(
-        train=train,
-        test=rows_of(3, year=2021),
-        validation=load(train=train).config.train,
-        where={"year": ["2021"]},
-        max_rows={"train": 2},
-    )
-    assert [r.record["year"] for r in task.splits["train"]] == [2021, 2021]
-    assert [r.prompt for r in task.splits["train"]] == ["text 0\n:", "text 1\n:"]
-    assert (len(task.splits["validation"]), len(task.splits["test"])) == (3, 3)
-
-
-def held_out(path: str, **settings: Any) -> dict[str, list[str]]:
-    task = load_task(TaskConfig(prompt="{text}", target=" {label}", train=path, **settings))
-    return {name: [r.record["text"] for r in rows] for name, rows in task.splits.items()}
-
-
-def test_held_out_splits_are_the_same_rows_wherever_they_stand(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = rows_of(400)
-    splits = held_out(write(tmp_path / "a.jsonl", rows))
-    assert sorted(chain(*splits.values())) == sorted(r["text"] for r in rows)  # nothing lost, nothing twice
-    assert 25 <= len(splits["validation"]) <= 55
-    assert 25 <= len(splits["test"]) <= 55
-    assert f"no test given; held out {len(splits['test'])} rows of train" in capsys.readouterr().err
-    shuffled = held_out(write(tmp_path / "b.jsonl", rows[::-1]))
-    assert {k: sorted(v) for k, v in shuffled.items()} == {k: sorted(v) for k, v in splits.items()}
-
-
-def test_equal_rows_are_never_on_both_sides_of_a_held_out_split(tmp_path: Path) -> None:
-    splits = held_out(write(tmp_path / "a.jsonl", rows_of(100) * 3))
-    assert not set(splits["train"]) & (set(splits["validation"]) | set(splits["test"]))
-    assert all(splits["test"].count(text) == 3 for text in splits["test"])
-
-
-def test_only_what_is_missing_is_held_out(tmp_path: Path) -> None:
-    test = write(tmp_path / "test.jsonl", rows_of(7))
-    splits = held_out(write(tmp_path / "a.jsonl", rows_of(100)), test=test)
-    assert splits["test"] == [f"text {i}" for i in range(7)]
-    assert len(splits["train"]) + len(splits["validation"]) == 100
-
-
-def test_without_data() -> None:
-    with pytest.raises(UserError, match="task: give dataset, or a file as train"):
-        load_task(TaskConfig(prompt="{text}", target=" {label}"))
-
-
-def test_too_few_rows_to_hold_some_out(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"task\.validation: too few rows \(1\) to hold some out of train"):
-        held_out(write(tmp_path / "a.jsonl", rows_of(1)))
-
-
 def test_embedded_sentiment() -> None:
     config = TaskConfig(
         prompt="{text}", target=" {label}", dataset="embedded:sentiment", choices=[" positive", " negative"]
@@ -200,59 +142,135 @@ def test_with_prompt_renders_the_same_rows_anew(load: Load) -> None:
     assert (task.splits["test"][0].prompt, other.config.prompt) == ("text 0\n:", "Review: {text}")
 
 
-def test_render_keeps_braces_and_percent_signs_of_the_data() -> None:
-    assert render("{text}", {"text": "{not a field} 100%"}, "here") == "{not a field} 100%"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stand a local table with a ClassLabel in for the Hub; returns the calls."""
-    calls: list[Any] = []
-    label = datasets.ClassLabel(names=["world", "sports"])
-    features = datasets.Features({"text": datasets.Value("string"), "label": label})
-
-    def load_dataset(*args: Any, **kwargs: Any) -> datasets.Dataset:
-        calls.append((args, kwargs))
-        if kwargs["split"] == "valid":
-            raise ValueError('Unknown split "valid".\nShould be one of ["train", "test"].')
-        return datasets.Dataset.from_dict({"text": [f"t{i}" for i in range(60)], "label": [0, 1] * 30}, features)
-
-    monkeypatch.setattr(tasks.datasets, "load_dataset", load_dataset)
-    return calls
-
-
-HUB = {"dataset": "someone/news", "subset": "en", "revision": "abc", "prompt": "{text}", "target": " {label}"}
-
-
-def test_hub_dataset(hub: list[Any]) -> None:
-    task = load_task(TaskConfig(**HUB, train="train[:60]", test="test", choices=[" world", " sports"]))
-    assert hub == [
-        (("someone/news", "en"), {"split": "train[:60]", "revision": "abc"}),
-        (("someone/news", "en"), {"split": "test", "revision": "abc"}),
-    ]
-    assert [r.target for r in task.splits["test"][:2]] == [" world", " sports"]
-    assert task.splits["test"][1].place == "someone/news test row 2"
-    assert len(task.splits["train"]) + len(task.splits["validation"]) == 60
-    assert (task.name, task.licence) == ("someone/news", "that of your data")
+NESTED = {
+    "labels": ["late", "rude"],
+    "none": [],
+    "translation": {"de": "Straße", "en": "street"},
+    "answers": {"text": ["in 1066"], "start": [4]},
+    "turns": [{"role": "user", "text": "Hi"}],
+    "right": True,
+    "stars": 4,
+    "share": 0.5,
+    "hidden": None,
+    "inner": {"x": None},
+    "a.b": "dots",
+}
 
 
 @pytest.mark.parametrize(
-    ("splits", "message"),
+    ("template", "text"),
     [
-        ({}, "task.train: name the split of someone/news to train on, e.g. train"),
-        ({"train": "train", "test": "valid"}, 'task.dataset: cannot load someone/news: Unknown split "valid".'),
+        ("{labels}|{none}", "late, rude|none"),
+        ("{labels[1]}|{translation[de]}|{answers[text][0]}|{turns[0][text]}", "rude|Straße|in 1066|Hi"),
+        ("{answers[text]}", "in 1066"),
+        ("{translation}|{turns}", '{"de": "Straße", "en": "street"}|{"role": "user", "text": "Hi"}'),
+        ("{right}|{stars}|{share}|{share:.2f}|{a.b}", "True|4|0.5|0.50|dots"),
+        ("{labels!r}|{labels:>12}|{{labels}}", "'late, rude'|  late, rude|{labels}"),
     ],
 )
-def test_hub_mistakes(hub: list[Any], splits: dict[str, str], message: str) -> None:
+def test_render_shows_values_as_text(template: str, text: str) -> None:
+    assert render(template, NESTED, "here") == text
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{translation[xx]}", 'here: {translation[xx]}: no key "xx" in there; keys are: de, en'),
+        ("{labels[2]}", 'here: {labels[2]}: no key "2" in there; keys are: 0, 1'),
+        ("{answers[text][x]}", 'here: {answers[text][x]}: no key "x" in there; keys are: 0'),
+        ("{stars[0]}", 'here: {stars[0]}: no key "0" in there; keys are: none, it is no list or object'),
+        ("{hidden}", 'here: column "hidden" is null: no value, or a hidden label (-1)'),
+        ("{hidden[0]}", 'here: column "hidden[0]" is null: no value, or a hidden label (-1)'),
+        ("{inner[x]}", 'here: column "inner[x]" is null: no value, or a hidden label (-1)'),
+    ],
+)
+def test_render_says_what_is_not_there(template: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        load_task(TaskConfig(**HUB, **splits))
+        render(template, NESTED, "here")
     assert str(caught.value) == message
 
 
-def test_hub_without_network_is_one_line() -> None:
-    with pytest.raises(UserError, match="cannot load someone/no-such-data: ") as caught:
-        load_task(TaskConfig(prompt="{text}", target=" {label}", dataset="someone/no-such-data", train="train"))
-    assert "\n" not in str(caught.value)
+SCHEMA = {
+    "type": "object",
+    "properties": {"intent": {"enum": ["on", "off"]}, "slots": {"$ref": "#/$defs/slots"}},
+    "required": ["intent"],
+    "$defs": {"slots": {"additionalProperties": {"type": "string"}}},
+}
+
+
+@pytest.fixture
+def with_schema(load: Load, tmp_path: Path) -> Load:
+    """Return a function that loads a task whose targets are JSON: one of train, the second of test, and the schema."""
+
+    def go(target: str = '{"intent": "on"}', schema: Any = SCHEMA, **settings: Any) -> Task:
+        path = tmp_path / "schema.json"
+        path.write_text(schema if isinstance(schema, str) else json.dumps(schema), encoding="utf-8")
+        good = {"text": "x", "label": '{"intent": "off", "slots": {"area": "hall"}}'}
+        validation = write(tmp_path / "json.jsonl", [good])
+        settings = {"schema": str(path), "metrics": ["json_object"], "validation": validation} | settings
+        return load([good], [good, good | {"label": target}], **settings)
+
+    return go
+
+
+def test_targets_that_keep_to_the_schema(with_schema: Load, load: Load) -> None:
+    task = with_schema()
+    assert task.schema == SCHEMA
+    assert [r.target for r in task.splits["test"]][1] == ' {"intent": "on"}'
+    assert load().schema is None
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ('{"intent": "on", "slots": {"area": 5}}', "breaks task.schema at slots.area: 5 is not of type 'string'"),
+        ("{}", "breaks task.schema: 'intent' is a required property"),
+        (
+            "{intent: on}",
+            "is no JSON, as task.schema asks: Expecting property name enclosed in double quotes at column 2",
+        ),
+        ("on", "is no JSON, as task.schema asks: Expecting value at column 1"),
+        (json.dumps({"intent": "very " * 99}), "breaks task.schema at intent: 'very very"),
+    ],
+)
+def test_a_target_that_breaks_the_schema(with_schema: Load, target: str, message: str) -> None:
+    text = refusal(with_schema, target)
+    assert f"test.jsonl:2: the target {message}" in text
+    assert len(text) < 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schema": "{"}, "schema.json: malformed JSON: Expecting property name"),
+        ({"schema": {"type": "objct"}}, "schema.json is no JSON Schema at type: 'objct' is not valid under any of"),
+        ({"schema": {"pattern": "("}}, "schema.json is no JSON Schema at pattern: '(' is not a 'regex'"),
+        ({"schema": True}, "schema.json: expected a JSON object, found bool"),
+        ({"schema": {"$ref": "https://x.org/y.json"}}, "refers to what it does not hold: https://x.org/y.json"),
+        ({"schema": {"properties": {"never": {"items": {"$ref": "#/$defs/x"}}}}}, "does not hold: #/$defs/x"),
+        ({"choices": "from_train", "metrics": ["accuracy"]}, "task.schema: is for written answers; take it out, or"),
+    ],
+)
+def test_a_schema_that_is_none(with_schema: Load, settings: dict[str, Any], message: str) -> None:
+    assert message in refusal(with_schema, **settings)
+
+
+def test_a_schema_that_is_not_there(load: Load, with_schema: Load, tmp_path: Path) -> None:
+    with_schema()
+    assert f'no such file: {tmp_path}/shema.json (did you mean "{tmp_path}/schema.json"?)' in refusal(
+        load, schema=f"{tmp_path}/shema.json"
+    )
+    assert "task.schema: no such file: embedded:no/such.json" in refusal(load, schema="embedded:no/such.json")
+
+
+def test_a_schema_of_an_embedded_task(with_schema: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "DATA_DIR", tmp_path.parent)
+    embedded = replace(with_schema().config, schema=f"embedded:{tmp_path.name}/schema.json")
+    assert load_task(embedded).schema == SCHEMA
+
+
+def test_render_keeps_braces_and_percent_signs_of_the_data() -> None:
+    assert render("{text}", {"text": "{not a field} 100%"}, "here") == "{not a field} 100%"
 
 
 def test_own_file_in_four_lines_of_yaml(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
 """Soft Prompt Recipes: the library that the scripts in `recipes/` call."""
 
 import logging
+import sys
 import warnings
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+# Python looks for modules in the script's folder first: next to recipes/evaluate.py, `import evaluate` would find that.
+if sys.path[0] and Path(sys.path[0], "evaluate.py").is_file():
+    sys.path.append(sys.path.pop(0))
 
 # On processors with AVX512-BF16, bitsandbytes warns at import about an optional kernel that needs a download.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

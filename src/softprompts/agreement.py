@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from softprompts.attention import checkpoint_layers
-from softprompts.batching import Document, EncodedTask
+from softprompts.batching import Document
 from softprompts.config import ModelConfig
+from softprompts.encoding import EncodedTask
 from softprompts.engine import Engine, Scores
 from softprompts.errors import UserError
+from softprompts.models import kind_of
 
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -35,17 +37,24 @@ def make_engine(
         UserError: `packed` is asked for and disagrees with the stock forward; gradient checkpointing of a prefix.
     """
     engine = Engine(model, tokenizer, bank=bank)
+    engine.eval()  # PEFT's new modules, a dropout say, come in training mode; an update puts them there by itself
     if config.gradient_checkpointing:
-        if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.bank))):
+        if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):
             raise UserError(
                 "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
                 "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
             )
         checkpoint_layers(engine.base)
-    if config.engine == "stock":
+    kind = kind_of(engine.base.config)
+    if config.engine == "packed" and kind != "decoder":
+        raise UserError(
+            f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so that "
+            "nothing can be shared; take auto or stock"
+        )
+    if config.engine == "stock" or kind != "decoder":
         return engine
-    documents = [replace(e.document, soft_prompt=i % len(engine.bank)) for i, e in enumerate(data.train)]
-    difference = disagreement(engine, documents[: max(CHECKED_DOCUMENTS, len(engine.bank))])
+    documents = [replace(e.document, soft_prompt=i % len(engine.owners)) for i, e in enumerate(data.train)]
+    difference = disagreement(engine, documents[: max(CHECKED_DOCUMENTS, len(engine.owners))])
     if difference and config.engine == "packed":
         raise UserError(f"model.engine: packed does not give what PEFT gives with this model: {difference}")
     if difference:

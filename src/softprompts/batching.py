@@ -1,22 +1,19 @@
-"""Turn rows into token ids and documents into batches: a target is never truncated."""
+"""Documents of token ids, and batches of them: padded, or packed into one row."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-
-from softprompts.errors import UserError
-from softprompts.tasks import Row, Task
+from dataclasses import dataclass
 
 import torch
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids that the model reads as one text: prompt, then target. Both are non-empty.
+    """Token ids that a decoder reads as one text: prompt, then target. Both are non-empty.
 
+    An encoder-decoder reads the prompt and writes the target; for an encoder the target is the number of a choice.
     `soft_prompt` says behind which soft prompt of the engine's bank it stands.
     """
 
@@ -28,26 +25,6 @@ class Document:
     def input_ids(self) -> tuple[int, ...]:
         """All tokens that go through the model: the last target token is predicted, never read."""
         return self.prompt_ids + self.target_ids[:-1]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A tokenized row. `choices` holds one document for each of `choice_texts`; both are empty for open tasks."""
-
-    row: Row
-    document: Document
-    choices: tuple[Document, ...]
-    choice_texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EncodedTask:
-    """A task and the tokenized rows of its splits, in the order of the task's rows."""
-
-    task: Task
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
 
 
 @dataclass(frozen=True)
@@ -63,83 +40,6 @@ class PaddedBatch:
     predictors: torch.Tensor
     targets: torch.Tensor
     document: torch.Tensor
-
-
-def encode(task: Task, tokenizer: PreTrainedTokenizerBase, room: int | None) -> EncodedTask:
-    """Tokenize a task.
-
-    Args:
-        task: where the rows come from; `task.config` says what becomes of long ones.
-        tokenizer: the base model's. Open targets get its end-of-sequence token, so that generation learns to stop.
-        room: tokens that the base model has left beside the virtual tokens; None where it has no limit.
-
-    Raises:
-        UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or `room`.
-    """
-    return EncodedTask(task, **{name: _encode_rows(task, rows, tokenizer, room) for name, rows in task.splits.items()})
-
-
-def _encode_rows(
-    task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, room: int | None
-) -> list[Example]:
-    examples = []
-    for row in rows:
-        texts = task.choices or (row.target,)
-        documents = [_document(row, text, tokenizer, task.choices is None) for text in texts]
-        documents = _fit(documents, task, tokenizer, room, row)
-        if task.choices is None:
-            examples.append(Example(row, documents[0], (), ()))
-        else:
-            right = documents[task.choices.index(row.target)]
-            examples.append(Example(row, right, tuple(documents), task.choices))
-    return examples
-
-
-def _document(row: Row, target: str, tokenizer: PreTrainedTokenizerBase, end: bool) -> Document:
-    prompt_ids = _open_ids(row.prompt, tokenizer)
-    if not prompt_ids:
-        raise UserError(f"{row.place}: the prompt tokenizes to nothing")
-    # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own in front
-    # of a text that stands alone. Where the two fuse into other tokens, they are tokenized apart.
-    whole = _open_ids(row.prompt + target, tokenizer)
-    fused = whole[: len(prompt_ids)] != prompt_ids
-    target_ids = tokenizer(target, add_special_tokens=False).input_ids if fused else whole[len(prompt_ids) :]
-    if not target_ids:
-        raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
-    if end:
-        target_ids = [*target_ids, tokenizer.eos_token_id]
-    return Document(tuple(prompt_ids), tuple(target_ids))
-
-
-def _open_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokenize a text that goes on: without the end-of-sequence token that some tokenizers add to every text."""
-    ids: list[int] = tokenizer(text).input_ids
-    if ids and ids[-1] == tokenizer.eos_token_id:
-        own = tokenizer(text, add_special_tokens=False).input_ids
-        return ids if own and own[-1] == tokenizer.eos_token_id else ids[:-1]
-    return ids
-
-
-def _fit(
-    documents: Sequence[Document], task: Task, tokenizer: PreTrainedTokenizerBase, room: int | None, row: Row
-) -> list[Document]:
-    """Return the documents of one row, their common prompt cut alike where they are too long and may be cut."""
-    limit = task.config.max_length if room is None else min(task.config.max_length, room)
-    longest = max(documents, key=lambda d: len(d.prompt_ids) + len(d.target_ids))
-    length, target = len(longest.prompt_ids) + len(longest.target_ids), len(longest.target_ids)
-    if length <= limit:
-        return list(documents)
-    # The begin-of-sequence token, where there is one, stays in front: the model has never read a text without.
-    kept = 1 if longest.prompt_ids[0] == tokenizer.bos_token_id else 0
-    cut = length - limit
-    possible = len(longest.prompt_ids) - kept - cut >= 1
-    if not possible or task.config.long_rows != "cut_prompt":
-        advice = "raise task.max_length" if limit == task.config.max_length else "the base model takes no more"
-        raise UserError(
-            f"{row.place}: {length} tokens ({target} of them target) do not fit into {limit}; "
-            f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else "")
-        )
-    return [replace(d, prompt_ids=d.prompt_ids[:kept] + d.prompt_ids[kept + cut :]) for d in documents]
 
 
 def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
@@ -273,22 +173,6 @@ def share_out(documents: Sequence[Document], parts: int) -> list[list[Document]]
         shares[emptiest].append(index)
         tokens[emptiest] += len(documents[index].input_ids)
     return [[documents[i] for i in sorted(share)] for share in shares]
-
-
-def behind(data: EncodedTask, soft_prompt: int) -> EncodedTask:
-    """Return the task with its documents behind another soft prompt of the bank."""
-
-    def moved(examples: Sequence[Example]) -> list[Example]:
-        return [
-            replace(
-                e,
-                document=replace(e.document, soft_prompt=soft_prompt),
-                choices=tuple(replace(d, soft_prompt=soft_prompt) for d in e.choices),
-            )
-            for e in examples
-        ]
-
-    return EncodedTask(data.task, moved(data.train), moved(data.validation), moved(data.test))
 
 
 def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:

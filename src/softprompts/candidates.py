@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softprompts.batching import Document, EncodedTask, batch_order, behind
+from softprompts.batching import Document, batch_order
 from softprompts.checkpoints import Progress, load_best, load_checkpoint, save_checkpoint
 from softprompts.config import TrainingConfig
+from softprompts.encoding import EncodedTask
 from softprompts.engine import Engine
 from softprompts.errors import UserError, nearest
 
@@ -45,6 +46,16 @@ class Candidate:
     def parameters(self) -> list[nn.Parameter]:
         """What moves."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def dropouts(self) -> list[nn.Module]:
+        """What drops values out of what PEFT has added; the base model's own dropout stays off."""
+        return [
+            module
+            for name, module in self.model.named_modules()
+            if ("lora_dropout" in name or "prompt_encoder" in name)
+            and (isinstance(module, nn.Dropout) or (isinstance(module, nn.LSTM) and module.dropout))
+        ]
 
     @property
     def finished(self) -> bool:
@@ -100,6 +111,8 @@ def make_candidate(
 ) -> Candidate:
     """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
 
+    `data` stands behind its soft prompt.
+
     Raises:
         UserError: nothing requires a gradient.
     """
@@ -108,7 +121,7 @@ def make_candidate(
     # Accelerate would step the schedule once a process; it stays outside.
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
     progress = load_checkpoint(folder, model, optimizer, scheduler) or Progress()
-    return Candidate(name, model, behind(data, index), training, seed, folder, optimizer, scheduler, progress)
+    return Candidate(name, model, data, training, seed, folder, optimizer, scheduler, progress)
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,18 @@ class Progress:
     seconds: float = 0.0
     tokens: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def followed_by(self, later: Progress) -> Progress:
+        """Return both stages as one, the later one's steps counted on; its best counts, and is chosen as it was."""
+        shifted = [entry | {"step": entry["step"] + self.step} for entry in later.history]
+        return replace(
+            later,
+            step=self.step + later.step,
+            best_step=self.step + later.best_step,
+            seconds=self.seconds + later.seconds,
+            tokens=self.tokens + later.tokens,
+            history=self.history + shifted,
+        )
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

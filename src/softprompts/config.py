@@ -20,7 +20,7 @@ from softprompts.errors import UserError
 from softprompts.keys import PEFT_INTERNAL_FIELDS, check_values, check_yaml, explain, known, nearest_key
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
-from peft import PeftConfig
+from peft import PeftConfig, PromptTuningConfig
 from torch import distributed
 
 # PEFT's MultitaskPromptTuningConfig derives from PromptTuningConfig; without this line jsonargparse would ask for
@@ -72,19 +72,28 @@ class TaskConfig:
     """A task is data, a prompt template and a target.
 
     Args:
-        prompt: what the model reads, with `{column}` where a column's value goes, e.g. "{text}\\nSentiment:".
-        target: what it shall write, e.g. " {label}"; begin it with the space that stands before the word.
+        prompt: what the model reads, with `{column}` where a column's value goes, e.g. "{text}\\nSentiment:";
+            `{translation[en]}` is a value inside one. A list reads "a, b", an empty one "none", an object as JSON.
+        target: what it shall write, likewise, e.g. " {label}"; begin it with the space that stands before the word.
         dataset: `embedded:NAME`, a Hub id, or nothing where train, validation and test are files.
         subset: configuration of a Hub dataset.
-        revision: branch, tag or commit of a Hub dataset.
-        train: file (.jsonl, .csv, .parquet) or split of the dataset.
+        other_datasets: for a split that comes from another Hub dataset: its id, and `:SUBSET` behind it where it has
+            one, e.g. {test: "openai/gsm8k:main"}. `test` then names the split there; by default test.
+        revision: branch, tag or commit of `dataset`, where that is a Hub id.
+        train: file (.jsonl, .csv, .parquet) or split of the dataset, for a Hub dataset with a slice: "train[:1000]".
         validation: likewise; without it a tenth of train is held out.
         test: likewise; without it a tenth of train is held out.
         choices: for classification: all targets as the template renders them; a mapping from a rendered target
             to the words for it (a verbalizer); or `from_train`, the distinct targets in train.
-        where: keep only rows whose column has one of these values, e.g. {domain: [movies]}.
+        rename: new names of columns, in each split that has them, e.g. {query: question}; all else sees the new ones.
+        where: keep only rows whose column reads as one of these values, e.g. {domain: [movies]}.
         max_rows: at most so many rows of a split (the first ones), e.g. {test: 500}.
         metrics: names in src/softprompts/metrics, or paths of `evaluate` modules.
+        schema: file with a JSON Schema (draft 2020-12), or `embedded:NAME/schema.json`. Every target must keep to it;
+            metrics of structured output check answers with it.
+        chat: put prompt and target into the tokenizer's chat template, as a user's message and its answer. The soft
+            prompt stands in front of all of it, the begin-of-sequence token and the system message included.
+        system: system message of the chat; by default that of the template.
         max_length: tokens of prompt and target together. A longer row is an error, never a cut target.
         long_rows: what to do with a longer row: stop (`error`), or cut its prompt from the left (`cut_prompt`).
         name: name of the task in records; by default that of the dataset or of the train file.
@@ -94,14 +103,19 @@ class TaskConfig:
     target: str
     dataset: str | None = None
     subset: str | None = None
+    other_datasets: dict[str, str] = field(default_factory=dict)
     revision: str | None = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
     choices: list[str] | dict[str, str] | Literal["from_train"] | None = None
+    rename: dict[str, str] = field(default_factory=dict)
     where: dict[str, list[str]] = field(default_factory=dict)
     max_rows: dict[str, int] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
+    schema: str | None = None
+    chat: bool = False
+    system: str | None = None
     max_length: int = 1024
     long_rows: Literal["error", "cut_prompt"] = "error"
     name: str | None = None
@@ -171,9 +185,21 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         # Now, and not after hours of training.
-        for key, value in vars(self).items():
+        for key in EvaluationConfig.__dataclass_fields__:
+            value = getattr(self, key)
             if not value or value < 1:
                 raise UserError(f"evaluation.{key}: expected a number above 0, found {value}")
+
+
+@dataclass
+class SplitEvaluationConfig(EvaluationConfig):
+    """How a saved adapter is scored, and on which rows.
+
+    Args:
+        split: train, validation or test.
+    """
+
+    split: Literal["train", "validation", "test"] = "test"
 
 
 @dataclass
@@ -206,9 +232,10 @@ def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
             raise TypeError(f"{main.__name__}: argument {name} is no dataclass")
         skip = PEFT_INTERNAL_FIELDS if issubclass(hint, PeftConfig) else set()
         # PEFT demands a tokenizer's name together with a text; that name is the base model's, not the user's to set.
-        skip = skip - {"tokenizer_name_or_path"} if "prompt_tuning_init_text" in hint.__dataclass_fields__ else skip
+        tokenizes = issubclass(hint, PromptTuningConfig)
+        skip = skip - {"tokenizer_name_or_path"} if tokenizes else skip
         parser.add_class_arguments(hint, name, skip=skip & set(hint.__dataclass_fields__))
-        if "prompt_tuning_init_text" in hint.__dataclass_fields__:
+        if tokenizes:
             parser.link_arguments("model.name_or_path", f"{name}.tokenizer_name_or_path")
     valid = {key for key in vars(parser.get_defaults(skip_validation=True).as_flat()) if not key.startswith("config")}
     sections = {key.split(".")[0] for key in valid}

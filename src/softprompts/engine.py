@@ -10,10 +10,12 @@ from typing import Any
 
 from softprompts.attention import make_layout, packed
 from softprompts.batching import Document, pack, pad
+from softprompts.models import kind_of
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
+from softprompts.stock import logits_at, stock_forward
 
 import torch
-from peft import PeftModel
+from peft import MultitaskPromptTuningConfig, PeftModel
 from torch import nn
 from torch.nn import functional
 from transformers import Cache, DynamicCache
@@ -39,8 +41,9 @@ class Scores:
 class Engine(nn.Module):
     """Runs a base model, or PEFT models over it, on documents.
 
-    `bank` holds more soft prompts over the same base, to be computed side by side: document i stands behind that of
-    model `documents[i].soft_prompt`, the first model being number 0.
+    `bank` holds more soft prompts over the same base, to be computed side by side: document i stands behind number
+    `documents[i].soft_prompt` of all soft prompts, those of the first model coming first. A model has one, but for
+    multitask prompt tuning, which has one for each task.
 
     It is a module so that accelerate can wrap it for data-parallel training and mixed precision.
     """
@@ -52,6 +55,7 @@ class Engine(nn.Module):
         self.bank = nn.ModuleList([model, *bank])
         self.tokenizer = tokenizer
         self.packed = packed
+        self.owners = [(i, task) for i, member in enumerate(self.bank) for task in _tasks_of(member)]
         self._cached: dict[int, States | None] | None = None
 
     def forward(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -89,11 +93,11 @@ class Engine(nn.Module):
         parts = []
         for k in dict.fromkeys(d.soft_prompt for d in documents):
             chosen = [index for index, d in enumerate(documents) if d.soft_prompt == k]
-            batch = pad([documents[index] for index in chosen], self.device)
-            with logits_at(self.model, batch.predictors, batch.input_ids.shape):
-                output = self.bank[k](input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            owners = torch.tensor(chosen, device=self.device)[batch.document]
-            parts.append((output.logits[0].float(), batch.targets, owners))
+            number, task = self.owners[k]
+            arguments = {} if task is None else {"task_ids": torch.full((len(chosen),), task, device=self.device)}
+            behind_k = [documents[index] for index in chosen]
+            logits, targets, document = stock_forward(self.bank[number], behind_k, self.device, **arguments)
+            parts.append((logits, targets, torch.tensor(chosen, device=self.device)[document]))
         if len(parts) == 1:
             return parts[0]
         logits, targets, document = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -117,12 +121,13 @@ class Engine(nn.Module):
 
     def soft_prompt(self, index: int) -> torch.Tensor | States | None:
         """Return the virtual tokens' embeddings (P, H), a prefix's keys and values, or None where there is neither."""
-        model = self.bank[index]
+        number, task = self.owners[index]
+        model = self.bank[number]
         if not isinstance(model, PeftModel) or model._adapters_disabled:
             return None
         if not model.active_peft_config.is_prompt_learning:
             return None
-        prompt = model.get_prompt(batch_size=1)
+        prompt = model.get_prompt(1, None if task is None else torch.tensor([task], device=self.device))
         if isinstance(prompt, Cache):
             return states_in(prompt, model.active_peft_config.num_virtual_tokens)
         return prompt[0]
@@ -182,6 +187,8 @@ class Engine(nn.Module):
         if not prompts:
             raise ValueError("empty batch")
         owners = list(soft_prompts or [0] * len(prompts))
+        if kind_of(self.base.config) == "encoder-decoder":
+            return self._answer_encoded(prompts, owners, max_new_tokens, sampling)
         with self.prompts_cached():
             states = {k: self._cached_states(k) for k in dict.fromkeys(owners)}
         rows = [states[k] for k in owners]
@@ -194,6 +201,24 @@ class Engine(nn.Module):
             chosen = [i for i, ids in enumerate(prompts) if len(ids) == length]
             written = self._generate([prompts[i] for i in chosen], [rows[i] for i in chosen], max_new_tokens, sampling)
             texts |= dict(zip(chosen, written, strict=True))
+        return [texts[i] for i in range(len(prompts))]
+
+    def _answer_encoded(
+        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], max_new_tokens: int, sampling: dict[str, Any]
+    ) -> list[str]:
+        """An encoder-decoder reads soft prompt and text in both directions: PEFT's own generation."""
+        texts: dict[int, str] = {}
+        for k in dict.fromkeys(owners):
+            chosen = [i for i, owner in enumerate(owners) if owner == k]
+            batch = pad([Document(tuple(prompts[i]), (0,)) for i in chosen], self.device)
+            model: Any = self.bank[self.owners[k][0]]
+            written = model.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                max_new_tokens=max_new_tokens,
+                **({"do_sample": False} | sampling),
+            )
+            texts |= dict(zip(chosen, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
         return [texts[i] for i in range(len(prompts))]
 
     def _generate(
@@ -223,32 +248,14 @@ class Engine(nn.Module):
         return self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
 
 
+def _tasks_of(model: Any) -> Sequence[int | None]:
+    """Return the numbers of a model's tasks, each with a soft prompt of its own; [None] where it has but one."""
+    config = model.active_peft_config if isinstance(model, PeftModel) else None
+    return range(config.num_tasks or 1) if isinstance(config, MultitaskPromptTuningConfig) else [None]
+
+
 def window_of(base: Any) -> float:
     """Return how far the layers that look back least look back, in positions; infinity where all see everything."""
     config = base.config.get_text_config()
     windows = [getattr(config, key, None) for key in ("sliding_window", "window_size", "attention_window_size")]
     return min((w for w in windows if isinstance(w, int) and w > 0), default=math.inf)
-
-
-@contextmanager
-def logits_at(model: Any, predictors: torch.Tensor, shape: torch.Size) -> Iterator[None]:
-    """Within this context the model's output embedding sees only the hidden states at `predictors`.
-
-    The vocabulary is the widest matrix of a small model, and the loss needs it at the targets only. A hook on the
-    layer, not `logits_to_keep`: that takes the same columns of every row.
-
-    Args:
-        model: with `get_output_embeddings()`.
-        predictors: (T,) places in the flattened last `shape[1]` positions of every row.
-        shape: (B, S) of the documents' tokens, without the virtual tokens that PEFT puts in front.
-    """
-
-    def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden = inputs[0][:, -shape[1] :]
-        return (hidden.reshape(-1, hidden.shape[-1])[predictors].unsqueeze(0), *inputs[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()

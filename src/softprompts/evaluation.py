@@ -1,4 +1,4 @@
-"""Score choices by likelihood, generate open answers, and compute a task's metrics with intervals."""
+"""Score choices by likelihood, generate open answers, and score the test split."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from softprompts.batching import Document, EncodedTask, Example
+from softprompts.batching import Document
 from softprompts.config import EvaluationConfig
+from softprompts.encoding import EncodedTask, Example
 from softprompts.engine import Engine, Scores
-from softprompts.errors import UserError, nearest
+from softprompts.scoring import Interval, compute_metrics, intervals, load_metrics
 
-import evaluate
 import numpy
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-METRICS_DIR = Path(__file__).parent / "metrics"
+CHOICE_TOKENS = 2048  # most target tokens of choices in one forward pass: 0.4 GB of logits at 49,152 words
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,6 @@ class Prediction:
     target: str
     prediction: str
     scores: list[float] | None
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A metric over `rows` rows with its 95 % percentile-bootstrap interval over rows."""
-
-    value: float
-    low: float
-    high: float
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -68,16 +57,16 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     started = time.perf_counter()
     outcome = predict(engine, data.test, config, accelerator, "testing")
     seconds = time.perf_counter() - started
-    metrics = load_metrics(data.task.metrics)
+    metrics = load_metrics(data.task.metrics, data.task.schema)
     resamples = config.bootstrap_resamples
     baselines = {}
     if data.task.choices:
         majority = majority_predictions(data.train, data.test)
-        baselines["majority_class"] = intervals(metrics, majority, resamples)
+        baselines["majority_class"] = intervals(metrics, *answers_and_targets(majority), resamples)
     return TestOutcome(
         outcome.predictions,
         outcome.loss,
-        intervals(metrics, outcome.predictions, resamples),
+        intervals(metrics, *answers_and_targets(outcome.predictions), resamples),
         baselines,
         seconds,
     )
@@ -154,57 +143,25 @@ def choice_scores(engine: Engine, batch: Sequence[Example]) -> list[list[float]]
         logits = engine([row[0] for row in choices])[0]
         ids = torch.tensor([[d.target_ids[0] for d in row] for row in choices], device=logits.device)
         return logits.log_softmax(-1).gather(1, ids).tolist()
-    flat = (-document_losses(engine, [d for row in choices for d in row])).tolist()
-    remaining: Iterator[float] = iter(flat)
+    documents = [d for row in choices for d in row]
+    # The logits of all target tokens are held at once: 77 choices of a row are some hundred already.
+    tokens = max(sum(len(d.target_ids) for d in row) for row in choices)
+    rows = max(1, CHOICE_TOKENS // tokens) * len(choices[0])
+    parts = [document_losses(engine, documents[i : i + rows]) for i in range(0, len(documents), rows)]
+    remaining: Iterator[float] = iter((-torch.cat(parts)).tolist())
     return [[next(remaining) for _ in row] for row in choices]
 
 
-def load_metrics(names: Sequence[str]) -> dict[str, evaluate.Metric]:
-    """Load `evaluate` modules: those of `src/softprompts/metrics` by name, others by path or Hub name.
-
-    Raises:
-        UserError: no such metric.
-    """
-    own = sorted(p.parent.name for p in METRICS_DIR.glob("*/*.py"))
-    metrics = {}
-    for name in names:
-        source = str(METRICS_DIR / name) if name in own else name
-        try:
-            metrics[Path(name).stem] = evaluate.load(source)
-        except (FileNotFoundError, ImportError, ConnectionError, OSError) as error:
-            raise UserError(f'task.metrics: no metric "{name}"{nearest(name, own)}') from error
-    return metrics
-
-
-def compute_metrics(metrics: dict[str, evaluate.Metric], predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Return every number that the metrics report. Surrounding spaces of targets and answers do not count."""
-    answers, targets = _stripped(predictions)
-    values: dict[str, float] = {}
-    for metric in metrics.values():
-        values |= metric.compute(predictions=answers, references=targets)
-    return values
-
-
-def intervals(
-    metrics: dict[str, evaluate.Metric], predictions: Sequence[Prediction], resamples: int
-) -> dict[str, Interval]:
-    """Return each metric with its 95 % interval: 2.5th to 97.5th percentile over resampled rows.
-
-    The resamples are the same for every run with as many rows, so that differences between runs are paired.
-    Method: percentile bootstrap, Efron and Tibshirani (1993), chapter 13.
-    """
-    answers, targets = (numpy.asarray(texts) for texts in _stripped(predictions))
-    generator = numpy.random.default_rng(0)
-    draws: dict[str, list[float]] = {}
-    for _ in range(resamples):
-        rows = generator.integers(0, len(answers), len(answers))
-        for metric in metrics.values():
-            # The module's own computation: compute() would write each resample to disk first.
-            for key, value in metric._compute(predictions=answers[rows], references=targets[rows]).items():
-                draws.setdefault(key, []).append(value)
-    values = compute_metrics(metrics, predictions)
-    bounds = {key: numpy.percentile(draws[key], [2.5, 97.5]).tolist() for key in values}
-    return {key: Interval(values[key], low, high, len(answers)) for key, (low, high) in bounds.items()}
+def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str, dict[str, float]]:
+    """Return the metrics on the test rows with each value of a column, and how many `rows` these are."""
+    groups: dict[str, list[Prediction]] = {}
+    for example, prediction in zip(data.test, outcome.predictions, strict=True):
+        groups.setdefault(str(example.row.record[column]), []).append(prediction)
+    metrics = load_metrics(data.task.metrics, data.task.schema)
+    return {
+        name: compute_metrics(metrics, *answers_and_targets(group)) | {"rows": float(len(group))}
+        for name, group in sorted(groups.items())
+    }
 
 
 def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:
@@ -213,5 +170,6 @@ def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> l
     return [Prediction(e.row.place, e.row.prompt, e.row.target, majority, None) for e in test]
 
 
-def _stripped(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
+def answers_and_targets(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
+    """Return what the metrics compare: surrounding spaces do not count."""
     return [p.prediction.strip() for p in predictions], [p.target.strip() for p in predictions]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from softprompts.batching import EncodedTask
 from softprompts.config import EvaluationConfig, HardPromptConfig
+from softprompts.encoding import EncodedTask
 from softprompts.engine import Engine
 from softprompts.errors import UserError
-from softprompts.evaluation import compute_metrics, load_metrics, predict
+from softprompts.evaluation import answers_and_targets, predict
+from softprompts.scoring import compute_metrics, load_metrics
 from softprompts.tasks import Row, Task, with_prompt
 
 from accelerate import Accelerator
@@ -54,14 +55,15 @@ def choose_wording(
     accelerator: Accelerator,
 ) -> tuple[int, list[Wording]]:
     """Score every wording on validation by the task's first metric; return the index of the best, and all scores."""
-    metrics = load_metrics(candidates[0].task.metrics[:1])
+    task = candidates[0].task
+    metrics = load_metrics(task.metrics[:1], task.schema)
     wordings = []
     for number, data in enumerate(candidates, start=1):
         rows = data.validation[: config.validation_rows]
         label = f"wording {number} of {len(candidates)}"
-        answers = predict(engine, rows, evaluation, accelerator, label).predictions
+        outcome = predict(engine, rows, evaluation, accelerator, label)
         # A metric module may report several numbers; the first is the one that it is named for.
-        (name, value), *_ = compute_metrics(metrics, answers).items()
+        (name, value), *_ = compute_metrics(metrics, *answers_and_targets(outcome.predictions)).items()
         tokens = sum(len(e.document.prompt_ids) for e in rows) / len(rows)
         wordings.append(Wording(data.task.config.prompt, name, value, tokens))
     return max(range(len(wordings)), key=lambda i: wordings[i].validation), wordings

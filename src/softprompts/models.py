@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from softprompts.bundled import BUNDLED, PREFIX, resolve
 from softprompts.config import ModelConfig
@@ -13,9 +14,27 @@ from softprompts.errors import UserError
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
+
+# A decoder continues a text, an encoder-decoder answers it, an encoder chooses between labels with a classifier on top.
+Kind = Literal["decoder", "encoder-decoder", "encoder"]
+AUTO: dict[Kind, Any] = {
+    "decoder": AutoModelForCausalLM,
+    "encoder-decoder": AutoModelForSeq2SeqLM,
+    "encoder": AutoModelForSequenceClassification,
+}
 
 
 @dataclass(frozen=True)
@@ -26,44 +45,103 @@ class ParameterCount:
     trainable: int
 
 
-def load_base_model(config: ModelConfig, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the frozen causal language model, in evaluation mode on `device`, and its tokenizer.
+def kind_of(config: PretrainedConfig) -> Kind:
+    """Return what kind of model a config describes; what is neither of the other two counts as a decoder."""
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    names = config.architectures or [""]
+    decodes = getattr(config, "is_decoder", False) or names[0].endswith(("ForCausalLM", "LMHeadModel"))
+    return "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes else "decoder"
+
+
+def model_path(config: ModelConfig) -> str:
+    """Return the folder or Hub id behind `name_or_path`; a bundled model is made where it is missing.
 
     Raises:
-        UserError: unknown bundled name; a folder that holds no model; a Hub id that cannot be had; a model that
-            is no causal language model; no bitsandbytes for this device.
+        UserError: unknown bundled name; a folder that is missing or holds no model.
     """
     path = resolve(config.name_or_path)
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"model.name_or_path: {path} is an adapter; name its base model here")
         raise UserError(f"model.name_or_path: {path} is no model folder: it has no config.json")
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise UserError(f"model.name_or_path: no such folder: {path}")
+    return path
+
+
+def load_model_config(config: ModelConfig) -> PretrainedConfig:
+    """Return the base model's own config: a few kilobytes, without the weights.
+
+    Raises:
+        UserError: as `model_path`; a Hub id that cannot be had; a config that transformers does not know.
+    """
+    path = model_path(config)
+    try:
+        return AutoConfig.from_pretrained(path, revision=config.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load(path, error) from error
+
+
+def cannot_load(path: str, error: Exception) -> UserError:
+    """Return the one line for a model that transformers fails to load."""
+    first_line = str(error).strip().splitlines()[0]
+    if "ignore_mismatched_sizes" in first_line:  # what transformers says of it is in a table that it prints
+        first_line = "its weights have other shapes than its config.json, or than the choices, ask for"
+    hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not Path(path).exists() else ""
+    return UserError(f"model.name_or_path: cannot load {path}: {first_line}{hint}")
+
+
+def load_base_model(
+    config: ModelConfig, device: torch.device, choices: Sequence[str] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the frozen base model, in evaluation mode on `device`, and its tokenizer.
+
+    An encoder gets a classifier with an output for each of `choices`, with random weights: it has to be trained.
+
+    Raises:
+        UserError: unknown bundled name; a folder that holds no model; a Hub id that cannot be had; weights that are
+            missing; no bitsandbytes for this device; an encoder without choices.
+    """
+    path = model_path(config)
     dtype = getattr(torch, config.dtype)
     quantization = None
     if config.quantization == "nf4":
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     elif config.quantization == "int8":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
-    transformers_logging.disable_progress_bar()  # "Loading weights" of one second; the download keeps its bar
+    kind = kind_of(load_model_config(config))
+    labels: dict[str, Any] = {}
+    if kind == "encoder":
+        if not choices:
+            raise UserError(f"task.choices: {path} is an encoder, which chooses between labels: give all of them")
+        names = dict(enumerate(choice.strip() for choice in choices))
+        labels = {"num_labels": len(names), "id2label": names, "label2id": {v: k for k, v in names.items()}}
+    # "Loading weights" of one second, and a table of the classifier's that are not there; a download keeps its bar.
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AUTO[kind].from_pretrained(
             path,
             revision=config.revision,
             dtype=dtype,
             quantization_config=quantization,
             device_map={"": device} if quantization else None,
             output_loading_info=True,
+            **labels,
         )
         model, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
     # SafetensorError: a weights file cut short. RuntimeError: weights whose shapes contradict config.json.
     except (OSError, ValueError, ImportError, KeyError, SafetensorError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not folder.exists() else ""
-        raise UserError(f"model.name_or_path: cannot load {path}: {first_line}{hint}") from error
-    if loading["missing_keys"]:  # transformers would go on with random numbers in their place
-        missing = sorted(loading["missing_keys"])
+        raise cannot_load(path, error) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    # Transformers would go on with random numbers in their place; a new classifier's are meant to be.
+    missing = sorted(k for k in loading["missing_keys"] if not (labels and k.startswith(("classifier.", "score."))))
+    if missing:
         raise UserError(f"model.name_or_path: {path} lacks {len(missing)} weights, the first: {missing[0]}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -97,11 +97,29 @@ def _read_parquet(path: Path) -> list[tuple[str, Record]]:
 
 
 def rows_of(table: datasets.Dataset) -> list[Record]:
-    """Return the rows of a `datasets` table as plain dicts, class labels as their names."""
-    names = {c: f for c, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
+    """Return the rows of a `datasets` table as plain dicts, class labels as their names, hidden ones (-1) as None."""
+    nested = {c: f for c, f in table.features.items() if not isinstance(f, datasets.Value)}
     rows = table.to_list()
     for row in rows:
-        for column, feature in names.items():
-            if row[column] is not None and row[column] >= 0:
-                row[column] = feature.int2str(row[column])
+        for column, feature in nested.items():
+            row[column] = _with_names(row[column], feature)
     return rows
+
+
+def _with_names(value: Any, feature: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(feature, datasets.ClassLabel):
+        return feature.int2str(value) if value >= 0 else None
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return [_with_names(v, feature.feature) for v in value]
+    if isinstance(feature, dict):
+        return {key: _with_names(value[key], f) for key, f in feature.items()}
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Return a value as a template takes it: a list as "a, b" or "none", an object as JSON, all else as it is."""
+    if isinstance(value, list):
+        return ", ".join(str(plain(v)) for v in value) or "none"
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict) else value

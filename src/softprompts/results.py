@@ -6,20 +6,16 @@ import json
 import platform
 import resource
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from softprompts.checkpoints import one_line_if_full
-from softprompts.evaluation import Interval
-from softprompts.runs import Run, available_cores
+from softprompts.runs import available_cores
+from softprompts.scoring import Interval
 
 import psutil
 import torch
-from peft import PeftModel
-from safetensors import safe_open
 
 PACKAGES = (
     "softprompts",
@@ -91,29 +87,6 @@ def peak_memory_gib() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def save_adapter(model: PeftModel, run: Run) -> Path:
-    """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    folder = run.folder / "adapter"
-    if run.accelerator.is_main_process:
-        with one_line_if_full(folder, folder):
-            model.save_pretrained(str(folder), safe_serialization=True)
-    run.accelerator.wait_for_everyone()
-    return folder
-
-
-def saved_parameters(files: Sequence[Path]) -> int:
-    """Return the number of scalars in safetensors files."""
-    total = 0
-    for file in files:
-        with safe_open(str(file), "pt") as tensors:
-            total += sum(tensors.get_tensor(name).numel() for name in tensors.keys())  # noqa: SIM118
-    return total
 
 
 def load_result(path: Path) -> Result:

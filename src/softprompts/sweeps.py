@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, get_type_hints
 
-from softprompts.batching import EncodedTask
 from softprompts.candidates import Candidate, check_training, make_candidate
 from softprompts.config import EvaluationConfig, RunConfig, SweepConfig, TrainingConfig
+from softprompts.encoding import EncodedTask, behind
 from softprompts.engine import Engine
 from softprompts.errors import UserError, nearest
-from softprompts.evaluation import load_metrics
 from softprompts.keys import PEFT_INTERNAL_FIELDS, check_values, wrong_value
 from softprompts.runs import Run
+from softprompts.scoring import load_metrics, reported
 from softprompts.training import train_side_by_side
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -107,11 +107,12 @@ def run_sweep(
     """
     if run.accelerator.num_processes > 1:
         raise UserError("a sweep trains its candidates side by side in one process; launch it with --num_processes 1")
-    metrics = list(load_metrics(data.task.metrics))
+    metrics = load_metrics(data.task.metrics, data.task.schema)
+    names = reported(metrics, data.train[0].row.target)
     for point in grid:
-        check_training(point.training, run.accelerator, metrics)
+        check_training(point.training, run.accelerator, names)
     candidates = [
-        make_candidate(engine, i, data, point.training, point.seed, run.checkpoints / f"{i:03d}", point.name)
+        make_candidate(engine, i, behind(data, i), point.training, point.seed, run.checkpoints / f"{i:03d}", point.name)
         for i, point in enumerate(grid)
     ]
     train_side_by_side(engine, candidates, evaluation, run)

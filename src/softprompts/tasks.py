@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import string
-import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from softprompts.config import TaskConfig
 from softprompts.errors import UserError, nearest
-from softprompts.readers import Record, read_file, rows_of
+from softprompts.readers import Record, plain
+from softprompts.scoring import check_metrics
+from softprompts.splits import DATA_DIR, EMBEDDED_PREFIX, Rows, read_splits
 
-import datasets
-
-DATA_DIR = Path(__file__).resolve().parents[2] / "data"
-EMBEDDED_PREFIX = "embedded:"
-SPLITS = ("train", "validation", "test")
-HELD_OUT = 0.1  # share of train held out for a split that the user does not give
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from referencing import Registry, Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Task:
     metrics: tuple[str, ...]
     licence: str
     config: TaskConfig
+    schema: dict[str, Any] | None = None
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return, for each split, its number of rows and the SHA-256 of its prompts and targets."""
@@ -58,13 +62,22 @@ def load_task(config: TaskConfig) -> Task:
     """Read, filter and render the three splits of a task.
 
     Raises:
-        UserError: missing file, column, dataset or split; no rows left; empty target; a label outside the choices.
+        UserError: settings that exclude each other; missing file, column, dataset or split; no rows left; empty target;
+            a label outside the choices; a target that breaks the schema; metrics that do not fit.
     """
     check_template(config.prompt, config.target)
-    raw = _read_splits(config)
+    if config.system is not None and not config.chat:
+        raise UserError("task.system: a system message needs task.chat: true")
+    if config.schema and config.choices is not None:
+        raise UserError("task.schema: is for written answers; take it out, or task.choices")
+    check_metrics(config.metrics, config.choices is not None)
+    schema = _read_schema(config.schema) if config.schema else None
+    raw = read_splits(config)
     mapping, choices = _choices(config, raw["train"])
     splits = {name: _render(config, rows, mapping, choices, name) for name, rows in raw.items()}
-    source = config.dataset or Path(config.train or "").stem
+    if schema is not None:
+        _check_targets(schema, splits)
+    source = config.dataset or config.other_datasets.get("train") or Path(config.train or "").stem
     return Task(
         name=config.name or source.removeprefix(EMBEDDED_PREFIX),
         splits=splits,
@@ -72,6 +85,7 @@ def load_task(config: TaskConfig) -> Task:
         metrics=tuple(config.metrics),
         licence=_licence(config),
         config=config,
+        schema=schema,
     )
 
 
@@ -99,89 +113,99 @@ def check_template(prompt: str, target: str) -> None:
 
 
 def render(template: str, record: Record, place: str) -> str:
-    """Fill `{column}` fields from one record.
+    """Fill `{column}` fields from one record; `{column[key]}` and `{column[0]}` reach into objects and lists.
 
     Raises:
-        UserError: a column that the record lacks, or whose value is null; the message lists the columns there are.
+        UserError: a column or key that the record lacks, or whose value is null; the message lists those there are.
     """
+    formatter = string.Formatter()
+    parts = []
+    for literal, field, specification, conversion in formatter.parse(template):
+        parts.append(literal)
+        if field is not None:
+            value = plain(_look_up(record, field, place))
+            try:
+                parts.append(format(formatter.convert_field(value, conversion), specification or ""))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{place}: cannot fill the template {template!r}: {error}") from None
+    return "".join(parts)
+
+
+def _look_up(record: Record, field: str, place: str) -> Any:
+    column, *keys = field.replace("]", "").split("[")
+    if column not in record:
+        raise UserError(f'{place}: no column "{column}"; columns are: {", ".join(record)}')
+    value = record[column]
+    for key in keys:
+        if value is None:
+            break
+        inside = {str(n): v for n, v in enumerate(value)} if isinstance(value, list) else value
+        if not isinstance(inside, dict) or key not in inside:
+            known = _short(", ".join(inside)) if isinstance(inside, dict) else "none, it is no list or object"
+            raise UserError(f'{place}: {{{field}}}: no key "{key}" in there; keys are: {known}')
+        value = inside[key]
+    if value is None:
+        raise UserError(f'{place}: column "{field}" is null: no value, or a hidden label (-1)')
+    return value
+
+
+def _read_schema(name: str) -> dict[str, Any]:
+    embedded = name.startswith(EMBEDDED_PREFIX)
+    path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
+    if not path.is_file():
+        files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
+        valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
+        raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}")
     try:
-        return template.format_map({k: v for k, v in record.items() if v is not None})
-    except KeyError as error:
-        column = str(error.args[0])
-        if column in record:
-            raise UserError(f'{place}: column "{column}" is null') from None
-        raise UserError(f'{place}: no column "{column}"; columns are: {", ".join(record)}') from None
-    except (IndexError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"{place}: cannot fill the template {template!r}: {error}") from None
+        schema = json.loads(path.read_bytes())
+        Draft202012Validator.check_schema(schema)
+    except ValueError as error:
+        raise UserError(f"task.schema: {name}: malformed JSON: {error}") from None
+    except SchemaError as error:
+        raise UserError(f"task.schema: {name} is no JSON Schema{_where_and_what(error)}") from None
+    if not isinstance(schema, dict):
+        raise UserError(f"task.schema: {name}: expected a JSON object, found {type(schema).__name__}")
+    resource = DRAFT202012.create_resource(schema)
+    _check_references(resource, Registry().resolver_with_root(resource), name)
+    return schema
 
 
-def _read_splits(config: TaskConfig) -> dict[str, list[tuple[str, Record]]]:
-    names = {split: getattr(config, split) for split in SPLITS}
-    for key, count in config.max_rows.items():
-        if key not in SPLITS:
-            raise UserError(f'task.max_rows: unknown split "{key}"{nearest(key, SPLITS)}')
-        if count < 1:
-            raise UserError(f"task.max_rows: {key}: expected a number above 0, found {count}")
-    raw: dict[str, list[tuple[str, Record]]] = {}
-    if config.dataset is None:
-        if config.train is None:
-            raise UserError("task: give dataset, or a file as train")
-        raw = {split: read_file(path) for split, path in names.items() if path}
-    elif config.dataset.startswith(EMBEDDED_PREFIX):
-        folder = DATA_DIR / config.dataset.removeprefix(EMBEDDED_PREFIX)
-        if not (folder / "train.jsonl").is_file():
-            embedded = [f"{EMBEDDED_PREFIX}{p.parent.name}" for p in DATA_DIR.glob("*/train.jsonl")]
-            raise UserError(f"task.dataset: unknown embedded task {config.dataset}{nearest(config.dataset, embedded)}")
-        raw = {split: read_file(folder / f"{name or split}.jsonl") for split, name in names.items()}
-    else:
-        raw = {split: _read_hub(config, name) for split, name in names.items() if name}
-        if "train" not in raw:
-            raise UserError(f"task.train: name the split of {config.dataset} to train on, e.g. train")
-    raw = {split: _where(config, rows, split) for split, rows in raw.items()}
-    for split in SPLITS[1:]:
-        if split not in raw:
-            raw["train"], raw[split] = _hold_out(raw["train"], split)
-            print(f"task: no {split} given; held out {len(raw[split])} rows of train", file=sys.stderr)
-    return {split: raw[split][: config.max_rows.get(split)] for split in SPLITS}
+def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None:
+    # Now, and not when an answer of the model first reaches one.
+    if isinstance(resource.contents, dict) and "$ref" in resource.contents:
+        try:
+            resolver.lookup(resource.contents["$ref"])
+        except Unresolvable:
+            reference = resource.contents["$ref"]
+            raise UserError(f"task.schema: {name} refers to what it does not hold: {reference}") from None
+    for inner in resource.subresources():
+        _check_references(inner, resolver.in_subresource(inner), name)
 
 
-def _read_hub(config: TaskConfig, split: str) -> list[tuple[str, Record]]:
-    try:
-        table = datasets.load_dataset(config.dataset, config.subset, split=split, revision=config.revision)
-    except Exception as error:  # the many kinds of network, naming and parsing errors of a Hub dataset
-        raise UserError(f"task.dataset: cannot load {config.dataset}: {str(error).splitlines()[0]}") from error
-    return [(f"{config.dataset} {split} row {n}", row) for n, row in enumerate(rows_of(table), start=1)]
+def _check_targets(schema: dict[str, Any], splits: dict[str, list[Row]]) -> None:
+    # A registry of its own: without one jsonschema would fetch what a schema refers to.
+    validator = Draft202012Validator(schema, registry=Registry())
+    for row in chain(*splits.values()):
+        try:
+            error = best_match(validator.iter_errors(json.loads(row.target.strip())))
+        except json.JSONDecodeError as malformed:
+            raise UserError(
+                f"{row.place}: the target is no JSON, as task.schema asks: {malformed.msg} at column {malformed.colno}"
+            ) from None
+        if error is not None:
+            raise UserError(f"{row.place}: the target breaks task.schema{_where_and_what(error)}")
 
 
-def _where(config: TaskConfig, rows: list[tuple[str, Record]], split: str) -> list[tuple[str, Record]]:
-    for column, wanted in config.where.items():
-        if rows and column not in rows[0][1]:
-            raise UserError(f'task.where: no column "{column}"; columns are: {", ".join(rows[0][1])}')
-        seen = {str(record.get(column)) for _, record in rows}
-        for value in wanted:
-            if value not in seen:
-                raise UserError(f'task.where: no {split} row has {column} "{value}"{nearest(value, seen)}')
-        rows = [(place, record) for place, record in rows if str(record.get(column)) in wanted]
-    return rows
+def _where_and_what(error: ValidationError | SchemaError) -> str:
+    path = ".".join(map(str, error.absolute_path))
+    return f"{' at ' if path else ''}{path}: {_short(error.message)}"
 
 
-def _hold_out(rows: list[tuple[str, Record]], split: str) -> tuple[list[Any], list[Any]]:
-    """Split off every row whose content hashes low: the same rows whatever the seed, so that seeds never leak."""
-
-    def share(record: Record) -> float:
-        digest = hashlib.sha256(f"{split}{sorted(record.items(), key=str)}".encode()).digest()
-        return int.from_bytes(digest[:8]) / 2**64
-
-    held = [r for r in rows if share(r[1]) < HELD_OUT]
-    kept = [r for r in rows if share(r[1]) >= HELD_OUT]
-    if not held or not kept:
-        raise UserError(f"task.{split}: too few rows ({len(rows)}) to hold some out of train; give a file of its own")
-    return kept, held
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 200, placeholder=" ...")
 
 
-def _choices(
-    config: TaskConfig, train: Sequence[tuple[str, Record]]
-) -> tuple[dict[str, str] | None, tuple[str, ...] | None]:
+def _choices(config: TaskConfig, train: Rows) -> tuple[dict[str, str] | None, tuple[str, ...] | None]:
     if config.choices is None:
         return None, None
     if isinstance(config.choices, dict):
@@ -194,7 +218,7 @@ def _choices(
 
 def _render(
     config: TaskConfig,
-    rows: list[tuple[str, Record]],
+    rows: Rows,
     mapping: dict[str, str] | None,
     choices: tuple[str, ...] | None,
     split: str,

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-from softprompts.batching import EncodedTask
 from softprompts.candidates import Candidate, check_training, make_candidate
 from softprompts.checkpoints import Progress
 from softprompts.config import EvaluationConfig, TrainingConfig
+from softprompts.encoding import EncodedTask
 from softprompts.engine import Engine
 from softprompts.errors import UserError
-from softprompts.evaluation import compute_metrics, load_metrics, predict
+from softprompts.evaluation import answers_and_targets, predict
 from softprompts.runs import Run
+from softprompts.scoring import compute_metrics, load_metrics, reported
 from softprompts.updates import update
 
 import torch
@@ -27,9 +28,16 @@ from tqdm.auto import tqdm
 
 
 def train(
-    engine: Engine, data: EncodedTask, training: TrainingConfig, evaluation: EvaluationConfig, run: Run
+    engine: Engine,
+    data: EncodedTask,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    run: Run,
+    stage: str = "",
 ) -> Progress:
     """Train what requires a gradient in `engine.model` and leave it at its best checkpoint.
+
+    A recipe that trains in stages names the later ones: each has checkpoints of its own.
 
     The loss of an update is the mean over the target tokens of its `batch_size` rows, however they are shared out
     over micro-batches and processes.
@@ -39,8 +47,9 @@ def train(
             not finite; a full disk.
         SystemExit: with code 128 + signal, after SIGINT or SIGTERM, the checkpoint saved.
     """
-    check_training(training, run.accelerator, list(load_metrics(data.task.metrics)))
-    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints)
+    metrics = load_metrics(data.task.metrics, data.task.schema)
+    check_training(training, run.accelerator, reported(metrics, data.train[0].row.target))
+    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage)
     train_side_by_side(engine, [candidate], evaluation, run)
     return candidate.progress
 
@@ -55,7 +64,8 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
         UserError, SystemExit: as `train`; a loss that is not finite where no other candidate is left.
     """
     accelerator = run.accelerator
-    metrics = load_metrics(candidates[0].data.task.metrics)
+    task = candidates[0].data.task
+    metrics = load_metrics(task.metrics, task.schema)
     wrapped, *prepared = accelerator.prepare(engine, *(c.optimizer for c in candidates))
     for candidate, optimizer in zip(candidates, prepared, strict=True):
         candidate.optimizer = optimizer
@@ -86,7 +96,8 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
         outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
         values = {"validation_loss": outcome.loss}
         if rows[0].choices or by != "loss":
-            values |= {f"validation_{k}": v for k, v in compute_metrics(metrics, outcome.predictions).items()}
+            numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))
+            values |= {f"validation_{k}": v for k, v in numbers.items()}
         candidate.record(
             {"step": progress.step, **values}, -outcome.loss if by == "loss" else values[f"validation_{by}"]
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from softprompts.batching import Document, share_out
 from softprompts.candidates import Candidate
@@ -29,19 +29,24 @@ def update(
         UserError: at a candidate's first step, where it receives no gradient, or the base does.
     """
     rows = [document for _, documents in batches for document in documents]
-    # Numbers of the bank; a candidate's documents all stand behind the same soft prompt.
-    numbers = [documents[0].soft_prompt for _, documents in batches]
-    targets = torch.zeros(max(numbers) + 1, device=accelerator.device)
+    # A soft prompt belongs to one candidate, which may have several.
+    number = {d.soft_prompt: i for i, (_, documents) in enumerate(batches) for d in documents}
+    targets = torch.zeros(len(batches), device=accelerator.device)
     for document in rows:
-        targets[document.soft_prompt] += len(document.target_ids)
+        targets[number[document.soft_prompt]] += len(document.target_ids)
     mine = share_out(rows, accelerator.num_processes)[accelerator.process_index]
     totals = torch.zeros_like(targets)
     parts = micro_batches(mine, batches[0][0].training.micro_batch_tokens)
+    dropouts = [module for candidate, _ in batches for module in candidate.dropouts]
+    if dropouts:  # drawn by seed, step and process, so that a resumed run draws what an uninterrupted one does
+        first = batches[0][0]
+        torch.manual_seed(hash((first.seed, first.progress.step, accelerator.process_index)))
     for index, documents in enumerate(parts):
         last = index == len(parts) - 1
-        with nullcontext() if last else accelerator.no_sync(wrapped):
+        with nullcontext() if last else accelerator.no_sync(wrapped), training_mode(dropouts):
             scores = Scores(*wrapped(documents))
-            owner = torch.tensor([d.soft_prompt for d in documents], device=accelerator.device)[scores.document]
+            owners = torch.tensor([number[d.soft_prompt] for d in documents], device=accelerator.device)
+            owner = owners[scores.document]
             losses = torch.zeros_like(targets).index_add(0, owner, scores.nll() / targets[owner])
             totals += losses.detach()
             if not losses.requires_grad:
@@ -49,10 +54,20 @@ def update(
             # Data parallelism averages the gradients of the processes, the loss is a sum over all of their rows.
             accelerator.backward(losses.sum() * accelerator.num_processes)
     totals = accelerator.reduce(totals, "sum")
-    return [
-        _step(candidate, totals[number].item(), accelerator)
-        for (candidate, _), number in zip(batches, numbers, strict=True)
-    ]
+    losses_now = zip(batches, totals.tolist(), strict=True)
+    return [_step(candidate, loss, accelerator) for (candidate, _), loss in losses_now]
+
+
+@contextmanager
+def training_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within this context these modules, dropouts say, act as in training."""
+    for module in modules:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.eval()
 
 
 def micro_batches(documents: Sequence[Document], most_tokens: int | None) -> list[list[Document]]:
@@ -95,8 +110,12 @@ def check_gradients(model: nn.Module) -> None:
     Raises:
         UserError: names the parameter. A soft prompt without gradient would train to no effect, for hours.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any()):
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # One alone may be zero: LoRA's matrix A at first, behind a matrix B of zeros.
+    nothing = not any(p.grad is not None and p.grad.any() for p in trainable.values())
+    for name, parameter in trainable.items():
+        if nothing or parameter.grad is None:
             raise UserError(f"{name} receives no gradient at step 0: it would never move")
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad and parameter.grad is not None:
             raise UserError(f"{name} is frozen but received a gradient")

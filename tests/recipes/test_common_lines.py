@@ -14,7 +14,7 @@ MARKER = "# The method: the only part that differs between recipes."
 # What every recipe says word for word, in this order; what differs by recipe stands between.
 COMMON = (
     "rows = load_task(task)",
-    "base, tokenizer = load_base_model(model, this.accelerator.device)",
+    "base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)",
     MARKER,
     "outcome = evaluate_test(engine, data, evaluation, this.accelerator)",
     'if __name__ == "__main__":',

@@ -64,7 +64,7 @@ def test_a_trained_run(saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture
     assert result.cost["seconds_testing"] == 1.5
     assert result.cost["adapter_bytes"] == (adapter / "adapter_model.safetensors").stat().st_size
     assert result.data["splits"]["test"]["rows"] == 1
-    assert (result.notes, result.environment["processes"]) == ({"wordings": [1]}, 1)
+    assert (result.notes, result.environment["processes"]) == ({"wordings": [1], "saved": "adapter"}, 1)
     assert (tmp_path / "curves.png").is_file()
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == card(result)
     shared = (adapter / "README.md").read_text(encoding="utf-8")

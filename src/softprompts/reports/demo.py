@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from softprompts.evaluation import Interval
 from softprompts.results import Result, load_result
 from softprompts.runs import RESULT_FILE
+from softprompts.scoring import Interval
 
 SHOWN = 6  # answers side by side: where the soft prompt mends, and where it spoils
 

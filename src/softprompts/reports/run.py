@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from softprompts.adapters import saved_parameters
 from softprompts.bundled import BUNDLED, PREFIX
 from softprompts.checkpoints import Progress, one_line_if_full, write_atomically
 from softprompts.evaluation import Prediction, TestOutcome
 from softprompts.models import count_parameters
 from softprompts.reports.curves import plot_curves
-from softprompts.results import Result, environment, peak_memory_gib, saved_parameters
+from softprompts.results import Result, environment, peak_memory_gib
 from softprompts.runs import RESULT_FILE, Run
 from softprompts.tasks import Task
 
@@ -39,7 +40,7 @@ def save_run(
         model: the model whose parameters are counted.
         outcome: its scores on the test split.
         progress: its training, where it trained.
-        adapter: folder of its adapter, where it has one.
+        adapter: folder of its adapter, or of the model that it trained, where it has one.
         notes: what else the recipe has to say, as JSON values.
     """
     result = _result(run, task, model, outcome, progress, adapter, notes or {})
@@ -69,7 +70,8 @@ def _result(
     notes: dict[str, Any],
 ) -> Result:
     count = count_parameters(model)
-    saved = list(adapter.glob("*.safetensors")) if adapter else []
+    saved = list(adapter.rglob("*.safetensors")) if adapter else []
+    notes = notes | ({"saved": adapter.name} if adapter else {})
     cost = {
         "seconds_total": time.perf_counter() - run.started,
         "seconds_training": progress.seconds if progress else 0.0,
@@ -116,7 +118,8 @@ def summary(result: Result, folder: Path) -> str:
 def front_matter(result: Result) -> str:
     """Return the block that the Hub reads at the head of an adapter's card."""
     source, _ = _base_model(result)
-    return f"---\nbase_model: {source}\nlibrary_name: peft\npipeline_tag: text-generation\n---\n"
+    library = "transformers" if result.notes.get("saved") == "model" else "peft"
+    return f"---\nbase_model: {source}\nlibrary_name: {library}\npipeline_tag: text-generation\n---\n"
 
 
 def _base_model(result: Result) -> tuple[str, str]:
@@ -126,21 +129,30 @@ def _base_model(result: Result) -> tuple[str, str]:
     return (bundled.source, f"{bundled.license}; {name}") if bundled else (name, "licence: see its own card")
 
 
+def _how_to_load(result: Result) -> str:
+    if not result.parameters["saved"]:
+        return "Nothing was trained and there is no adapter.\n"
+    if result.notes.get("saved") == "model":
+        call, what = "AutoModelForCausalLM.from_pretrained('model')", "`model/` is a whole model, with its tokenizer"
+        return f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = {call}\n```\n\n{what}.\n"
+    folders = [f"adapter/{task}" for task in result.notes.get("tasks", {})] or ["adapter"]
+    lines = "\n".join(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders)
+    what = "each of them is" if len(folders) > 1 else "`adapter/` is"
+    return (
+        f"```python\nfrom peft import PeftModel\n{lines}\n```\n\n"
+        f"No code of this project is needed for that: {what} a stock PEFT adapter.\n"
+    )
+
+
 def card(result: Result) -> str:
     """Return the README of an adapter: what it is, how to load it, its scores and its licences."""
     base = "{} ({})".format(*_base_model(result))
     metrics = "\n".join(
         f"| {key} | {x.value:.4f} | {x.low:.4f} to {x.high:.4f} | {x.rows} |" for key, x in result.metrics.items()
     )
-    load = (
-        "```python\nfrom peft import PeftModel\nmodel = PeftModel.from_pretrained(base, 'adapter')\n```\n\n"
-        "No code of this project is needed for that: `adapter/` is a stock PEFT adapter.\n"
-        if result.parameters["saved"]
-        else "Nothing was trained and there is no adapter.\n"
-    )
     return f"""# {result.recipe} on {result.task}
 
-{load}
+{_how_to_load(result)}
 - base model: {base}
 - data: {result.task}, licence: {result.data["licence"]}
 - trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}

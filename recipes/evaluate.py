@@ -1,0 +1,47 @@
+"""Evaluate: score a saved adapter, ours or anyone's from PEFT, on any task and split.
+
+    accelerate launch recipes/evaluate.py --config configs/sentiment/evaluate.yaml --adapter.path runs/sentiment/lora
+
+Without an adapter the base model is scored as it is; the whole model that full fine-tuning leaves is one. Any key of
+the YAML file is a flag too; `--print_config` shows them all. Plain `python recipes/evaluate.py ...` is one process.
+
+Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
+"""
+
+from dataclasses import replace
+
+from softprompts.adapters import AdapterConfig, load_adapter, virtual_tokens
+from softprompts.agreement import make_engine
+from softprompts.config import ModelConfig, RunConfig, SplitEvaluationConfig, TaskConfig, cli
+from softprompts.encoding import behind, encode
+from softprompts.evaluation import evaluate_test
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.reports.run import save_run
+from softprompts.runs import start_run
+from softprompts.tasks import load_task
+
+
+def main(
+    model: ModelConfig,
+    task: TaskConfig,
+    adapter: AdapterConfig,
+    evaluation: SplitEvaluationConfig,
+    run: RunConfig,
+) -> None:
+    """Score an adapter on one split of a task."""
+    this = start_run("evaluate", model=model, task=task, adapter=adapter, evaluation=evaluation, run=run)
+    rows = load_task(task)
+    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+
+    # The method: the only part that differs between recipes.
+    tuned = load_adapter(base, adapter)
+    data = encode(rows, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
+    data = behind(replace(data, test=getattr(data, evaluation.split)), adapter.task_id)
+
+    engine = make_engine(tuned, tokenizer, model, data, this.say)
+    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+    save_run(this, rows, tuned, outcome, notes={"split": evaluation.split})
+
+
+if __name__ == "__main__":
+    cli(main)

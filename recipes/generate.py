@@ -1,0 +1,40 @@
+"""Generate: try an adapter on texts of your own, with the base model's answer beside it.
+
+    python recipes/generate.py --adapter.path runs/sentiment/prompt_tuning --input.text '["A film to see twice."]'
+
+Texts go into the prompt template of the run that trained the adapter, and are scored over its choices where it had
+some; without texts the lines of standard input are read. `--sampling.temperature 0.7` draws instead of taking the
+likeliest. Nothing is written to disk. Ends with exit code 2 and one line for an error that you can mend.
+"""
+
+from softprompts.adapters import AdapterConfig, load_adapter, run_settings, virtual_tokens, without_adapter
+from softprompts.config import ModelConfig, cli
+from softprompts.encoding import behind, encode
+from softprompts.engine import Engine
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.tryout import InputConfig, SamplingConfig, answer, task_of_texts
+
+from accelerate import Accelerator
+
+
+def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, sampling: SamplingConfig) -> None:  # noqa: A002
+    """Print for each text what the base model answers, and what it answers with the adapter."""
+    task = task_of_texts(input, run_settings(adapter.path or ""))
+    base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
+    tuned = load_adapter(base, adapter)
+    data = encode(task, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
+    examples = behind(data, adapter.task_id).test
+
+    engine = Engine(tuned, tokenizer)
+    with without_adapter(tuned):
+        before = answer(engine, examples, sampling)
+    after = answer(engine, examples, sampling) if adapter.path else before
+
+    for example, plain, steered in zip(examples, before, after, strict=True):
+        print(f"\n{example.row.prompt}\n  base model    {plain.strip()}")
+        if adapter.path:
+            print(f"  with adapter  {steered.strip()}")
+
+
+if __name__ == "__main__":
+    cli(main)

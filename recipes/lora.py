@@ -1,0 +1,64 @@
+"""LoRA: learn low-rank changes of the weights, the alternative to weigh a soft prompt against (Hu et al. 2021).
+
+    accelerate launch recipes/lora.py --config configs/sentiment/lora.yaml
+
+With `--model.quantization nf4` it is QLoRA (Dettmers et al. 2023).
+
+Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
+goes on with a run that was stopped. Plain `python recipes/lora.py ...` runs on one process.
+
+Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
+checkpoint saved), 0 when `result.json` is written.
+"""
+
+from softprompts.adapters import save_adapter
+from softprompts.agreement import make_engine
+from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
+from softprompts.encoding import encode
+from softprompts.evaluation import evaluate_test
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.preflight import check_method
+from softprompts.reports.run import save_run
+from softprompts.runs import start_run
+from softprompts.tasks import load_task
+from softprompts.training import train
+from softprompts.weights import add_lora
+
+from peft import LoraConfig
+
+
+def main(
+    model: ModelConfig,
+    task: TaskConfig,
+    lora: LoraConfig,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    run: RunConfig,
+) -> None:
+    """Train low-rank matrices on a task, score them on the test split, save them as a stock PEFT adapter."""
+    this = start_run(
+        "lora",
+        model=model,
+        task=task,
+        lora=lora,
+        training=training,
+        evaluation=evaluation,
+        run=run,
+    )
+    check_method("lora", model, lora)
+    rows = load_task(task)
+    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+    data = encode(rows, tokenizer, room_for(base, 0), kind_of(base.config))
+
+    # The method: the only part that differs between recipes.
+    tuned = add_lora(base, lora, this.seed)
+
+    engine = make_engine(tuned, tokenizer, model, data, this.say)
+    progress = train(engine, data, training, evaluation, this)
+    adapter = save_adapter(tuned, this)
+    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+    save_run(this, rows, tuned, outcome, progress, adapter)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,71 @@
+"""Multitask prompt tuning: a shared prompt learnt over several tasks, with a small factor a task (Wang et al. 2023).
+
+    accelerate launch recipes/multitask_prompt_tuning.py --config configs/sentiment/multitask_prompt_tuning.yaml
+
+A task is all rows with one value in the column `prompt.column`. First the shared prompt and the factors train together,
+then, for `prompt.factor_steps` updates, the factors alone. What is saved is one plain soft prompt a task.
+
+Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
+goes on with a run that was stopped. Plain `python recipes/multitask_prompt_tuning.py ...` runs on one process.
+
+Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
+checkpoint saved), 0 when `result.json` is written.
+"""
+
+from dataclasses import replace
+
+from softprompts.adapters import save_adapter
+from softprompts.agreement import make_engine
+from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
+from softprompts.encoding import encode
+from softprompts.evaluation import evaluate_test, metrics_by
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.preflight import check_method
+from softprompts.prompts.multitask import MultitaskConfig, add_multitask_prompt, by_task, freeze_shared
+from softprompts.reports.run import save_run
+from softprompts.runs import start_run
+from softprompts.tasks import load_task
+from softprompts.training import train
+
+
+def main(
+    model: ModelConfig,
+    task: TaskConfig,
+    prompt: MultitaskConfig,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    run: RunConfig,
+) -> None:
+    """Train soft prompts on several tasks, score them on the test split, save each as a stock PEFT adapter."""
+    this = start_run(
+        "multitask_prompt_tuning",
+        model=model,
+        task=task,
+        prompt=prompt,
+        training=training,
+        evaluation=evaluation,
+        run=run,
+    )
+    check_method("multitask_prompt_tuning", model)
+    rows = load_task(task)
+    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+    data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens), kind_of(base.config))
+
+    # The method: the only part that differs between recipes.
+    data, tasks = by_task(data, prompt.column)
+    tuned = add_multitask_prompt(base, tokenizer, prompt, tasks, this.seed)
+
+    engine = make_engine(tuned, tokenizer, model, data, this.say)
+    progress = train(engine, data, training, evaluation, this)
+    if prompt.factor_steps:
+        freeze_shared(tuned)
+        factors = replace(training, steps=prompt.factor_steps)
+        progress = progress.followed_by(train(engine, data, factors, evaluation, this, "factors"))
+    adapter = save_adapter(tuned, this, tasks)
+    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+    notes = {"tasks": metrics_by(outcome, data, prompt.column)}
+    save_run(this, rows, tuned, outcome, progress, adapter, notes)
+
+
+if __name__ == "__main__":
+    cli(main)

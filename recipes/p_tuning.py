@@ -1,0 +1,62 @@
+"""P-tuning: a small network, an MLP or an LSTM, writes the virtual tokens' embeddings (Liu et al. 2021).
+
+    accelerate launch recipes/p_tuning.py --config configs/sentiment/p_tuning.yaml
+
+Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
+goes on with a run that was stopped. Plain `python recipes/p_tuning.py ...` runs on one process.
+
+Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
+checkpoint saved), 0 when `result.json` is written.
+"""
+
+from softprompts.adapters import save_adapter
+from softprompts.agreement import make_engine
+from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
+from softprompts.encoding import encode
+from softprompts.evaluation import evaluate_test
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.preflight import check_method
+from softprompts.prompts.encoder import add_prompt_encoder
+from softprompts.reports.run import save_run
+from softprompts.runs import start_run
+from softprompts.tasks import load_task
+from softprompts.training import train
+
+from peft import PromptEncoderConfig
+
+
+def main(
+    model: ModelConfig,
+    task: TaskConfig,
+    prompt: PromptEncoderConfig,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    run: RunConfig,
+) -> None:
+    """Train a prompt encoder on a task, score it on the test split, save what it writes as a stock PEFT adapter."""
+    this = start_run(
+        "p_tuning",
+        model=model,
+        task=task,
+        prompt=prompt,
+        training=training,
+        evaluation=evaluation,
+        run=run,
+    )
+    check_method("p_tuning", model)
+    rows = load_task(task)
+    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+    data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens), kind_of(base.config))
+
+    # The method: the only part that differs between recipes.
+    tuned = add_prompt_encoder(base, prompt, this.seed)
+
+    engine = make_engine(tuned, tokenizer, model, data, this.say)
+    progress = train(engine, data, training, evaluation, this)
+    adapter = save_adapter(tuned, this)
+    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+    save_run(this, rows, tuned, outcome, progress, adapter)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,108 @@
+"""JSON objects as answers: whether they are right, which slots are right, and whether they are valid at all."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import datasets
+import evaluate
+import numpy
+from jsonschema import Draft202012Validator
+from referencing import Registry
+
+
+class JsonObject(evaluate.Metric):
+    """`compute(predictions=[str], references=[str], schema=None)` -> numbers in 0..1:
+
+    - `exact_match`: share of answers whose parsed value equals the reference's. Order of keys and white space do not
+      count and 1 equals 1.0, but 1 equals neither "1" nor true.
+    - `slot_f1`: micro F1 over the pairs of slot and value in the object under the key "slots", as in slot filling; a
+      list is one pair for each item, what is nested deeper is one value. An answer without such an object has no pairs.
+    - `valid_json`: share of answers that are one JSON object (RFC 8259) and nothing else: no text around it, no key
+      twice, no NaN or Infinity.
+    - `valid_schema`: share that is valid against `schema` (JSON Schema 2020-12) as well; left out without a schema.
+
+    Where a reference is no JSON object its row counts as wrong. What a schema refers to is never downloaded.
+    """
+
+    open_only = True
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Equality, slots and validity of JSON objects.",
+            citation="",
+            inputs_description="predictions, references: strings",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def row_statistics(
+        self, predictions: list[str], references: list[str], schema: dict[str, Any] | None = None
+    ) -> numpy.ndarray:
+        """Return each row's 1, right, slots right, said and meant, valid JSON, valid by schema, (rows, 6 or 7)."""
+        validator = None if schema is None else Draft202012Validator(schema, registry=Registry())
+        rows = []
+        for answer, reference in zip(map(_parsed, predictions), map(_parsed, references), strict=True):
+            said, meant = _slots(answer), _slots(reference)
+            slots = [(said & meant).total(), said.total(), meant.total()]
+            right = answer is not None and reference is not None and _frozen(answer) == _frozen(reference)
+            row = [1, right, *slots, answer is not None]
+            rows.append(row if validator is None else [*row, _is_valid(answer, validator)])
+        return numpy.array(rows, dtype=float)
+
+    def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
+        rows, right, shared, said, meant, parsed, *valid = sums.tolist()
+        return {
+            "exact_match": right / rows,
+            "slot_f1": 2 * shared / max(said + meant, 1),
+            "valid_json": parsed / rows,
+            **({"valid_schema": valid[0] / rows} if valid else {}),
+        }
+
+    def _compute(
+        self, predictions: list[str], references: list[str], schema: dict[str, Any] | None = None
+    ) -> dict[str, float]:
+        return self.from_sums(self.row_statistics(predictions, references, schema).sum(axis=0))
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a text is, or None."""
+    try:
+        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+        _frozen(value)
+    except (ValueError, RecursionError):  # RecursionError: nested more deeply than anything can be compared
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _frozen(value: Any) -> Any:
+    """Return what hashes and compares as JSON does: true is not 1, and 1 is 1.0."""
+    if isinstance(value, dict):
+        return "object", frozenset((k, _frozen(v)) for k, v in value.items())
+    if isinstance(value, list):
+        return "list", tuple(_frozen(v) for v in value)
+    return "bool" if isinstance(value, bool) else "scalar", value
+
+
+def _slots(value: dict[str, Any] | None) -> Counter[Any]:
+    slots = None if value is None else value.get("slots")
+    pairs = slots.items() if isinstance(slots, dict) else ()
+    return Counter((name, _frozen(v)) for name, given in pairs for v in (given if isinstance(given, list) else [given]))
+
+
+def _is_valid(value: dict[str, Any] | None, validator: Draft202012Validator) -> bool:
+    try:
+        return value is not None and validator.is_valid(value)
+    except (RecursionError, ArithmeticError):  # a value too deep or too large for the validator
+        return False

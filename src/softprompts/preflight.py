@@ -1,0 +1,154 @@
+"""Which methods a base model supports, found out from its config alone: before a download or an hour of training.
+
+    python -m softprompts.preflight NAME_OR_PATH
+
+builds the model without weights (on PyTorch's meta device), puts each method on it and runs PEFT's own forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from softprompts.batching import Document
+from softprompts.config import ModelConfig
+from softprompts.errors import UserError
+from softprompts.models import AUTO, Kind, kind_of, load_model_config
+from softprompts.prompts.encoder import add_prompt_encoder
+from softprompts.prompts.initial import attach
+from softprompts.stock import stock_forward
+from softprompts.weights import add_lora
+
+import torch
+from peft import LoraConfig, MultitaskPromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+from transformers import PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+# Each method puts its least on a base model without weights. The second is what it is for: see `refusal`.
+METHODS: dict[str, tuple[Callable[[Any, Any], Any], tuple[Kind, ...]]] = {
+    "hard_prompt": (lambda base, _: base, ("decoder", "encoder-decoder")),
+    "prompt_tuning": (
+        lambda base, _: attach(base, PromptTuningConfig(num_virtual_tokens=2), "prompt", None),
+        ("decoder", "encoder-decoder"),
+    ),
+    "prefix_tuning": (
+        lambda base, _: attach(base, PrefixTuningConfig(num_virtual_tokens=2), "prefix", None),
+        ("decoder", "encoder"),
+    ),
+    "p_tuning": (
+        lambda base, _: add_prompt_encoder(base, PromptEncoderConfig(num_virtual_tokens=2, encoder_hidden_size=8)),
+        ("decoder", "encoder-decoder"),
+    ),
+    "multitask_prompt_tuning": (
+        lambda base, _: attach(base, MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2), "prompt", None),
+        ("decoder",),
+    ),
+    "lora": (
+        lambda base, lora: add_lora(base, lora or LoraConfig(target_modules="all-linear")),
+        ("decoder", "encoder-decoder", "encoder"),
+    ),
+    "full_finetuning": (lambda base, _: base, ("decoder", "encoder-decoder", "encoder")),
+}
+FIRST = "virtual tokens in front of an encoder's text would take the place of its first token"
+WHY: dict[tuple[str, Kind], str] = {
+    ("hard_prompt", "encoder"): "an encoder writes nothing: its classifier has to be trained",
+    (
+        "prompt_tuning",
+        "encoder",
+    ): FIRST,
+    ("p_tuning", "encoder"): FIRST,
+    ("multitask_prompt_tuning", "encoder"): "PEFT has it for decoders",
+    ("multitask_prompt_tuning", "encoder-decoder"): "PEFT has it for decoders, as far as it works",
+    ("prefix_tuning", "encoder-decoder"): "PEFT's prefix is not read when an encoder-decoder writes",
+}
+
+
+def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None) -> None:
+    """Raise `UserError` where the base model does not support a method; nothing but its config is read.
+
+    Args:
+        method: one of METHODS, named like its recipe.
+        model: the base model's settings.
+        lora: the settings of LoRA, whose target modules must be there.
+    """
+    if method == "full_finetuning" and model.quantization != "none":
+        raise UserError("model.quantization: full fine-tuning needs whole weights; set it to none, or take lora")
+    if method == "prefix_tuning" and model.gradient_checkpointing:
+        raise UserError(
+            "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
+            "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
+        )
+    config = load_model_config(model)
+    reason = refusal(method, config, lora)
+    if reason:
+        if lora and reason.startswith("lora: "):
+            raise UserError(reason)
+        others = [name for name in METHODS if name != method and refusal(name, config) is None]
+        raise UserError(
+            f"model.name_or_path: {model.name_or_path} ({config.model_type}) does not take {method}: {reason}; "
+            f"it takes {', '.join(others) or 'none of our methods'}"
+        )
+
+
+def refusal(method: str, config: PretrainedConfig, lora: LoraConfig | None = None) -> str | None:
+    """Return why a model of this config does not take a method, or None where it does."""
+    add, kinds = METHODS[method]
+    kind = kind_of(config)
+    if kind not in kinds:
+        return WHY[method, kind]
+    base = without_weights(config, kind)
+    if base is None:
+        return None
+    try:
+        probe(add(base, lora))
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    return None
+
+
+def without_weights(config: PretrainedConfig, kind: Kind) -> Any:
+    """Return the model on PyTorch's meta device; None where its forward pass cannot be tried there."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with torch.device("meta"):
+            base = AUTO[kind].from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+        probe(base)
+    except Exception:  # whatever a model does that needs numbers: then nothing is known, and nothing refused
+        return None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return base
+
+
+def probe(model: Any) -> None:
+    """Run PEFT's own forward pass on two short documents."""
+    device = torch.device("meta")
+    arguments = {}
+    with device, torch.no_grad():
+        if isinstance(getattr(model, "active_peft_config", None), MultitaskPromptTuningConfig):
+            arguments["task_ids"] = torch.zeros(2, dtype=torch.long)
+        stock_forward(model.to(device), [Document((1, 2, 3), (1,)), Document((1, 2), (1, 1))], device, **arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print for each method whether a base model takes it; return the exit code."""
+    parser = argparse.ArgumentParser("python -m softprompts.preflight", description="Which methods a base model takes.")
+    parser.add_argument("name_or_path", help="bundled:NAME, a folder, or a Hub id")
+    name = parser.parse_args(argv).name_or_path
+    try:
+        config = load_model_config(ModelConfig(name))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{name}: {config.model_type}, {kind_of(config)}")
+    for method in METHODS:
+        print(f"  {method:24} {refusal(method, config) or 'yes'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

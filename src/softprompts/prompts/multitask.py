@@ -1,0 +1,106 @@
+"""Multitask prompt tuning: one shared soft prompt, and for each task a low-rank factor of it (Wang et al. 2023)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from softprompts.encoding import EncodedTask, Example, moved_behind
+from softprompts.errors import UserError
+from softprompts.prompts.initial import attach, encoder_of, initial_values, set_start
+
+import torch
+from peft import MultitaskPromptTuningConfig, PeftModel
+from peft.tuners.multitask_prompt_tuning import MultitaskPromptTuningInit
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+
+@dataclass
+class MultitaskConfig:
+    """Several tasks that share a source prompt. Names are those of PEFT's MultitaskPromptTuningConfig.
+
+    Args:
+        column: the column of the data that names a row's task.
+        num_virtual_tokens: length of the shared prompt, and so of each task's.
+        num_ranks: rank of a task's factor.
+        prompt_tuning_init: how the shared prompt begins; each task's begins as it does, with a factor of one.
+        prompt_tuning_init_text: the text, for TEXT.
+        factor_steps: updates of the factors alone, once the shared prompt is trained; 0 for none.
+    """
+
+    column: str
+    num_virtual_tokens: int = 20
+    num_ranks: int = 1
+    prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "RANDOM"] = "TEXT"
+    prompt_tuning_init_text: str | None = None
+    factor_steps: int = 0
+
+
+def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
+    """Put every row behind its task's soft prompt; return the data and the tasks' names, sorted.
+
+    Raises:
+        UserError: no such column; fewer than two tasks in train; a task elsewhere that train lacks.
+    """
+    record = data.train[0].row.record
+    if column not in record:
+        raise UserError(f'prompt.column: no column "{column}"; columns are: {", ".join(record)}')
+    names = sorted({str(e.row.record[column]) for e in data.train})
+    if len(names) < 2:
+        raise UserError(f'prompt.column: all rows of train have {column} "{names[0]}"; several tasks need at least two')
+
+    for name in names:
+        if not re.fullmatch(r"\w[\w .-]*", name):
+            raise UserError(f'prompt.column: {column} "{name}" cannot be the name of a folder, where its adapter goes')
+
+    def place(example: Example) -> int:
+        name = str(example.row.record.get(column))
+        if name not in names:
+            raise UserError(f'{example.row.place}: train has no row with {column} "{name}", only {", ".join(names)}')
+        return names.index(name)
+
+    return moved_behind(data, place), names
+
+
+def add_multitask_prompt(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: MultitaskConfig,
+    tasks: Sequence[str],
+    seed: int | None = None,
+) -> PeftModel:
+    """Put a shared prompt (P, H) and for each of T tasks factors (T, P, R) and (T, R, H) on a frozen base model.
+
+    The prompt of a task is the shared one times the product of its factors, element by element (Wang et al. 2023,
+    section 3.1). PEFT draws both factors from N(0, 0.02), which starts every prompt next to zero; here their product is
+    one but for such noise.
+
+    Raises:
+        UserError: as `attach`; a rank below 1; TEXT without a text.
+    """
+    if config.num_ranks < 1:
+        raise UserError(f"prompt.num_ranks: expected a number above 0, found {config.num_ranks}")
+    if config.factor_steps < 0:
+        raise UserError(f"prompt.factor_steps: expected 0 or more, found {config.factor_steps}")
+    peft_config = MultitaskPromptTuningConfig(
+        num_virtual_tokens=config.num_virtual_tokens,
+        num_ranks=config.num_ranks,
+        num_tasks=len(tasks),
+        prompt_tuning_init=MultitaskPromptTuningInit.RANDOM,
+    )
+    model = attach(base, peft_config, "prompt", seed)
+    start = (config.num_virtual_tokens, config.prompt_tuning_init, config.prompt_tuning_init_text)
+    set_start(model, initial_values(base, tokenizer, *start))
+    encoder = encoder_of(model)
+    with torch.no_grad():
+        encoder.prefix_task_cols.add_(1 / config.num_ranks)
+        encoder.prefix_task_rows.add_(1)
+    return model
+
+
+def freeze_shared(model: PeftModel) -> None:
+    """Leave only the factors of the tasks to train."""
+    encoder_of(model).embedding.requires_grad_(False)

@@ -1,0 +1,45 @@
+"""Methods that change a model's weights: LoRA, and full fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+
+from softprompts.errors import UserError
+from softprompts.models import kind_of
+from softprompts.prompts.initial import TASK_TYPES
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+
+def add_lora(base: PreTrainedModel, config: LoraConfig, seed: int | None = None) -> PeftModel:
+    """Put trainable low-rank matrices, float32, beside the weights that `target_modules` names (Hu et al. 2021).
+
+    They stand inside the layers of `base`, which may be quantised (QLoRA, Dettmers et al. 2023). An encoder's
+    classifier trains, too, and is saved with them.
+
+    Raises:
+        UserError: no such modules; a rank below 1; what else PEFT refuses.
+    """
+    plain = copy.copy(config)
+    plain.task_type = TASK_TYPES[kind_of(base.config)]
+    if seed is not None:
+        torch.manual_seed(seed)
+    try:
+        model = get_peft_model(base, plain)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"lora: {' '.join(str(error).split())}") from None
+    assert isinstance(model, PeftModel)
+    return model
+
+
+def train_everything(base: PreTrainedModel) -> PreTrainedModel:
+    """Let every weight of the model train; dropout, where the model has any, stays off.
+
+    Raises:
+        UserError: a quantised model, whose weights are no numbers that a gradient could move.
+    """
+    if getattr(base, "is_quantized", False):
+        raise UserError("model.quantization: full fine-tuning needs whole weights; set it to none, or take lora.py")
+    return base.requires_grad_(True)
