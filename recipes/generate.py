@@ -26,14 +26,17 @@ def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, samplin
     examples = behind(data, adapter.task_id).test
 
     engine = Engine(tuned, tokenizer)
-    with without_adapter(tuned):
-        before = answer(engine, examples, sampling)
-    after = answer(engine, examples, sampling) if adapter.path else before
+    answers = {}
+    if kind_of(base.config) != "encoder":  # whose classifier comes with the adapter
+        with without_adapter(tuned):
+            answers["base model"] = answer(engine, examples, sampling)
+    if adapter.path:
+        answers["with adapter"] = answer(engine, examples, sampling)
 
-    for example, plain, steered in zip(examples, before, after, strict=True):
-        print(f"\n{example.row.prompt}\n  base model    {plain.strip()}")
-        if adapter.path:
-            print(f"  with adapter  {steered.strip()}")
+    for index, example in enumerate(examples):
+        print(f"\n{example.row.prompt}")
+        for who, texts in answers.items():
+            print(f"  {who:12}  {texts[index].strip()}")
 
 
 if __name__ == "__main__":

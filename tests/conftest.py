@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,24 @@ def with_tokenizer_of(model: Path, folder: Path) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
+def wider_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Folder of a random Llama with 64 dimensions: bitsandbytes quantises in blocks of 64 values of a row."""
+    folder = tmp_path_factory.mktemp("wider") / "model"
+    tokenizer = with_tokenizer_of(tiny_model, folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_t5(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Folder of a random T5: 2 + 2 layers, 32 dimensions, the tiny model's tokenizer."""
     folder = tmp_path_factory.mktemp("t5") / "model"
@@ -95,7 +114,7 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
-        initializer_factor=0.5,
+        tie_word_embeddings=False,  # with random weights it would repeat the token before
     )
     T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder
@@ -142,6 +161,26 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(json.dumps({"text": f"{text} {split} {i}", "label": "positive" if positive else "negative"}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def domain_task(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path) -> Path:
+    """The tiny task with a column domain: two rows of movies, two of books, and so on."""
+    folder = tmp_path_factory.mktemp("domains")
+    for file in tiny_task.glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [json.dumps(row | {"domain": ("movies", "books")[i // 2 % 2]}) for i, row in enumerate(rows)]
+        (folder / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def method_run(tiny_model: Path, domain_task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a finished run of one of `method_runs.METHODS`, made when it is first asked for."""
+    from method_runs import finish
+
+    folder = tmp_path_factory.mktemp("methods")
+    return cache(lambda method: finish(method, tiny_model, domain_task, folder / method.replace(" ", "_")))
 
 
 @pytest.fixture

@@ -270,18 +270,25 @@ def run_recipe(command: list[str], **more: Any) -> subprocess.CompletedProcess[s
     )
 
 
-def cli_in_process(command: list[str], capture: pytest.CaptureFixture[str]) -> tuple[int, str, list[str]]:
-    """Run a recipe's command line in this process; return exit code, output, and lines of errors without progress."""
+def main_in_process(command: list[str], folder: Path = ROOT) -> int:
+    """Run a recipe's command line in this process, from a folder, and return its exit code."""
     main = load_recipe(Path(command[0]).stem).main
-    capture.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
+        patch.chdir(folder)
         patch.setattr(sys, "argv", command)
         try:
             cli(main)
-            code = 0
         except SystemExit as stopped:
-            code = int(stopped.code or 0)
+            return int(stopped.code or 0)
+    return 0
+
+
+def cli_in_process(
+    command: list[str], capture: pytest.CaptureFixture[str], folder: Path = ROOT
+) -> tuple[int, str, list[str]]:
+    """Run a recipe's command line in this process; return exit code, output, and lines of errors without progress."""
+    capture.readouterr()
+    code = main_in_process(command, folder)
     said = capture.readouterr()
     return code, said.out, error_lines(said.err)
 

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -14,26 +15,28 @@ from helpers import ROOT
 from softprompts.agreement import disagreement
 from softprompts.batching import Document
 from softprompts.engine import Engine, Scores
+from softprompts.models import AUTO, kind_of
+from softprompts.preflight import METHODS as PREFLIGHT
+from softprompts.preflight import WHY
+from softprompts.prompts.initial import TASK_TYPES
 
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    LogitsProcessorList,
-)
+from transformers import LogitsProcessorList, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PAGE = ROOT / "docs" / "architectures.md"
 AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/test_architectures.py"
-VIRTUAL, VOCABULARY, NEW_TOKENS = 5, 100, 5
-METHODS = ("prompt tuning", "prefix tuning", "LoRA", "full")
-GENERATE = "generate"
+VIRTUAL, VOCABULARY, NEW_TOKENS, GENERATE = 5, 100, 5, "generate"
+METHODS = {  # and what `softprompts.preflight` calls them
+    "prompt tuning": "prompt_tuning",
+    "prefix tuning": "prefix_tuning",
+    "LoRA": "lora",
+    "full": "full_finetuning",
+}
 MUST_BE_PACKED = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi", "gpt2", "gpt_neox", "opt"]
 
 # What a configuration does not know is left out.
@@ -103,10 +106,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "starcoder2": ("StarCoder2", WINDOW),
     "t5": ("T5, FLAN-T5", {"d_kv": 8, "d_ff": 64, "num_decoder_layers": 2, "decoder_start_token_id": 0}),
 }
-# The engine is for causal language models. Of other kinds only PEFT's own forward is tried.
-OTHER_KINDS = {"bert": (AutoModelForSequenceClassification, "SEQ_CLS"), "t5": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM")}
-OTHER_STOCK = "not a causal language model: the recipes do not load it, but PEFT's own forward with labels works"
-OTHER_GENERATE = "not a causal language model: `Engine.generate` is not for it"
+NOT_PACKED = "packed is for decoders: models of other kinds read a soft prompt together with each text"
 
 Cell = tuple[str, str]  # what stands in the table, and the reason that its footnote gives; without one if empty
 
@@ -127,17 +127,22 @@ DOCUMENTS = make_documents()
 TOKENIZER: Any = SimpleNamespace(pad_token_id=0, batch_decode=lambda ids, skip_special_tokens: ids.tolist())
 
 
-def make_base(model_type: str) -> Any:
-    """Return a tiny random model, frozen and in evaluation mode."""
+def make_config(model_type: str) -> PretrainedConfig:
+    """Return the settings of a tiny model."""
     kind = CONFIG_MAPPING[model_type]
     known = {*kind().to_dict(), *kind.attribute_map}
-    config = kind(**{key: value for key, value in COMMON.items() if key in known} | ARCHITECTURES[model_type][1])
+    return kind(**{key: value for key, value in COMMON.items() if key in known} | ARCHITECTURES[model_type][1])
+
+
+def make_base(model_type: str) -> Any:
+    """Return a tiny random model, frozen and in evaluation mode."""
+    config = make_config(model_type)
     torch.manual_seed(0)
-    model = OTHER_KINDS.get(model_type, (AutoModelForCausalLM, ""))[0].from_config(config, dtype=torch.float32)
+    model = AUTO[kind_of(config)].from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
         if parameter.dim() == 1:  # biases of 0 and scales of 1 would not show whether they are heeded
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.1)
-    if model_type not in OTHER_KINDS:
+    if kind_of(config) != "encoder":
         model.generation_config.eos_token_id = None  # all rows go on to the last token
     return model.eval().requires_grad_(False)
 
@@ -147,26 +152,17 @@ def attach(model_type: str, method: str) -> Any:
     base = make_base(model_type)
     if method == "full":
         return base.requires_grad_(True)
-    task: Any = OTHER_KINDS.get(model_type, (None, "CAUSAL_LM"))[1]
+    soft: dict[str, Any] = {"task_type": TASK_TYPES[kind_of(base.config)], "num_virtual_tokens": VIRTUAL}
     configs: dict[str, Callable[[], Any]] = {
-        "prompt tuning": lambda: PromptTuningConfig(task_type=task, num_virtual_tokens=VIRTUAL),
-        "prefix tuning": lambda: PrefixTuningConfig(task_type=task, num_virtual_tokens=VIRTUAL),
-        "LoRA": lambda: LoraConfig(task_type=task, target_modules="all-linear", init_lora_weights=False),
+        "prompt tuning": lambda: PromptTuningConfig(**soft, num_transformer_submodules=1),
+        "prefix tuning": lambda: PrefixTuningConfig(**soft),
+        "LoRA": lambda: LoraConfig(task_type=soft["task_type"], target_modules="all-linear", init_lora_weights=False),
     }
     torch.manual_seed(1)
     model = get_peft_model(base, configs[method]()).eval()
     if method == "prefix tuning":
         torch.nn.init.normal_(model.prompt_encoder["default"].embedding.weight)
     return model
-
-
-def labelled_loss(model: Any, model_type: str) -> torch.Tensor:
-    """Return the loss that a model that is no causal language model gives with labels."""
-
-    ids = pad_sequence([torch.tensor(d.prompt_ids) for d in DOCUMENTS], batch_first=True)
-    targets = pad_sequence([torch.tensor(d.target_ids) for d in DOCUMENTS], batch_first=True, padding_value=-100)
-    labels = targets if model_type == "t5" else targets[:, 0] % 2
-    return model(input_ids=ids, attention_mask=(ids > 0).long(), labels=labels).loss
 
 
 def why_not_trained(model: Any, loss: torch.Tensor) -> str:
@@ -196,25 +192,29 @@ def shortened(reason: str) -> str:
 
 def support(model_type: str, method: str) -> Cell:
     """Say whether the packed forward works for a method, only PEFT's own, or neither."""
+    kind = kind_of(make_config(model_type))
+    if kind not in PREFLIGHT[METHODS[method]][1]:
+        return "no", WHY[METHODS[method], kind]
+    # An encoder's target is the number of one of two choices.
+    documents = [replace(d, target_ids=(d.target_ids[0] % 2,)) for d in DOCUMENTS] if kind == "encoder" else DOCUMENTS
     try:
         model = attach(model_type, method)
         engine = Engine(model, TOKENIZER)
-        causal = model_type not in OTHER_KINDS
-        loss = Scores(*engine(DOCUMENTS)).nll().mean() if causal else labelled_loss(model, model_type)
-        if reason := why_not_trained(model, loss):
+        if reason := why_not_trained(model, Scores(*engine(documents)).nll().mean()):
             return "no", reason
     except Exception as error:  # whatever a model raises, the table says it
         return "no", short(error)
-    if not causal:
-        return "stock", OTHER_STOCK
-    difference = disagreement(engine, DOCUMENTS)
+    if kind != "decoder":
+        return "stock", NOT_PACKED
+    difference = disagreement(engine, documents)
     return ("stock", "packed: " + shortened(difference)) if difference else ("packed", "")
 
 
 def generates(model_type: str) -> Cell:
-    """Say whether a row behind a soft prompt is continued alike alone, in a batch padded on the left, and by PEFT."""
-    if model_type in OTHER_KINDS:
-        return "no", OTHER_GENERATE
+    """Say whether a row behind a soft prompt is continued alike alone, in a batch with longer ones, and by PEFT."""
+    kind = kind_of(make_config(model_type))
+    if kind == "encoder":
+        return "no", WHY["hard_prompt", kind]
     prompts = sorted((d.prompt_ids for d in DOCUMENTS[1:]), key=len)  # in the order that calls go by length
 
     def recorded(generate: Callable[..., Any], *args: Any, **settings: Any) -> tuple[list[list[int]], torch.Tensor]:
@@ -233,10 +233,9 @@ def generates(model_type: str) -> Cell:
         return one[0] == other[0] and torch.allclose(one[1], other[1], rtol=1e-3, atol=1e-3)
 
     try:
-        model = attach(model_type, METHODS[0])
+        model = attach(model_type, "prompt tuning")
         engine = Engine(model, TOKENIZER)
-        with model.disable_adapter():
-            without = recorded(engine.generate, prompts)
+        without = recorded(Engine(model.get_base_model(), TOKENIZER).generate, prompts)
         together = recorded(engine.generate, prompts)
         if alike(together, without):  # of a long text, narrow windows may not see the soft prompt any more
             return "no", "the soft prompt changes nothing"
@@ -277,9 +276,10 @@ whether the code works, not how well a model learns.
 
 - `packed`: the packed forward gives the loss and the gradient of PEFT's own forward.
 - `stock`: only PEFT's own forward works, and `model.engine: auto` takes it; the footnote says what packed does.
-- `no`: PEFT's own forward fails with its default settings or gives no gradient; the footnote says how.
+- `no`: PEFT's own forward fails with its default settings, gives no gradient, or is not what the method needs; the
+  footnote says how. The recipes say so before they load anything (`python -m softprompts.preflight NAME_OR_PATH`).
 - `{GENERATE}`: behind a soft prompt, `Engine.generate` writes the same greedy tokens, from the same logits, for a row
-  alone and in a batch padded on the left, and the same as PEFT's own `generate` for the row alone.
+  alone and in a batch with longer ones, and the same as PEFT's own `generate` for the row alone.
 
 Prompt and prefix tuning: {VIRTUAL} virtual tokens. LoRA: `target_modules="all-linear"`. Full: all weights train.
 Sliding windows ({WINDOW["sliding_window"]} tokens) are shorter than most of the texts.

@@ -17,6 +17,7 @@ from softprompts.candidates import Candidate, check_training, make_candidate
 from softprompts.checkpoints import trainable_tensors
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from softprompts.encoding import EncodedTask, behind, encode
+from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.runs import start_run
@@ -27,7 +28,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from peft import PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, get_peft_model
 from safetensors.torch import load_file
 
 EVALUATION = EvaluationConfig(batch_size=16, bootstrap_resamples=20)
@@ -43,6 +44,7 @@ TRAINING = [
     TrainingConfig(steps=4, learning_rate=0.3, batch_size=5, eval_every=4, schedule="constant", optimizer="adafactor"),
 ]
 BROKEN = replace(TRAINING[1], learning_rate=math.inf, eval_every=1)  # its soft prompt is NaN behind the first update
+LSTM: dict[str, Any] = {"num_virtual_tokens": 4, "encoder_reparameterization_type": "LSTM"}
 Train = Callable[..., list[Candidate]]
 
 
@@ -297,3 +299,22 @@ def test_sharded_bases_are_refused(kind: DistributedType, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(accelerator), "distributed_type", property(lambda _: kind))
     with pytest.raises(UserError, match=f"^{kind.value}: a sharded base model is not supported yet;"):
         check_training(TrainingConfig(), accelerator, ["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (LoraConfig(target_modules=["q_proj"], lora_dropout=0.1), ["q_proj.lora_dropout.default"] * 2),
+        (PromptEncoderConfig(**LSTM, encoder_dropout=0.1), ["default.lstm_head"]),
+        (PromptEncoderConfig(**LSTM), []),
+    ],
+)
+def test_only_what_a_method_adds_drops_values(tiny_model: Path, tmp_path: Path, config: Any, names: list[str]) -> None:
+    base, tokenizer = load_base(tiny_model)
+    base.get_input_embeddings().register_module("own", torch.nn.Dropout(0.5))  # the base model's stays off
+    config.task_type = "CAUSAL_LM"
+    engine = Engine(get_peft_model(base, config), tokenizer)
+    data = encode(make_task([("the film", " good")]), tokenizer, None)
+    candidate = make_candidate(engine, 0, data, TrainingConfig(), 0, tmp_path)
+    found = [name for name, module in candidate.model.named_modules() if module in candidate.dropouts]
+    assert [name.endswith(end) for name, end in zip(found, names, strict=True)] == [True] * len(names)

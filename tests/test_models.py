@@ -10,14 +10,28 @@ from typing import Any
 
 from softprompts.config import ModelConfig
 from softprompts.errors import UserError
-from softprompts.models import count_parameters, load_base_model, max_positions, room_for
+from softprompts.models import count_parameters, kind_of, load_base_model, load_model_config, max_positions, room_for
 
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, T5Config
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+)
 
 CPU = torch.device("cpu")
 
@@ -164,3 +178,85 @@ def test_room_beside_the_virtual_tokens(tiny_model: Path) -> None:
     assert room_for(model, 20) == 236
     model.config = T5Config()  # relative positions: no limit
     assert room_for(model, 20) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (LlamaConfig(), "decoder"),
+        (GPT2Config(), "decoder"),
+        (T5Config(), "encoder-decoder"),
+        (BertConfig(), "encoder"),
+        (BertConfig(architectures=["BertModel"]), "encoder"),
+        (BertConfig(architectures=["BertLMHeadModel"]), "decoder"),
+        (BertConfig(is_decoder=True), "decoder"),
+    ],
+)
+def test_kinds(config: PretrainedConfig, kind: str) -> None:
+    assert kind_of(config) == kind
+
+
+def test_an_encoder_decoder_writes(tiny_t5: Path) -> None:
+    model, _ = load(tiny_t5)
+    assert type(model).__name__ == "T5ForConditionalGeneration"
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_an_encoder_gets_a_classifier_with_the_choices(tiny_encoder: Path) -> None:
+    model, _ = load_base_model(ModelConfig(str(tiny_encoder)), CPU, [" good", " bad", " so so"])
+    assert model.config.id2label == {0: "good", 1: "bad", 2: "so so"}
+    ids = torch.tensor([[5, 6, 7]])
+    assert model(input_ids=ids).logits.shape == (1, 3)
+    again, _ = load_base_model(ModelConfig(str(tiny_encoder)), CPU, ["a", "b"])
+    whole, other = (m.base_model(input_ids=ids).last_hidden_state for m in (model, again))
+    assert torch.equal(whole, other), "all but the classifier comes from the file"
+
+
+def test_an_encoder_without_choices_is_refused(tiny_encoder: Path) -> None:
+    with pytest.raises(UserError, match=r"^task\.choices: \S+ is an encoder, which chooses between labels: give all"):
+        load(tiny_encoder)
+
+
+SMALL: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def small_encoder(family: str) -> Any:
+    """Return an encoder as its family is published: most without a classifier, and what belongs to it."""
+    if family == "distilbert":
+        return DistilBertModel(DistilBertConfig(vocab_size=50, dim=32, n_layers=1, n_heads=2, hidden_dim=64))
+    if family == "roberta":
+        return RobertaForMaskedLM(RobertaConfig(**SMALL, intermediate_size=64))
+    return BertForMaskedLM(BertConfig(**SMALL, intermediate_size=64))
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "bert without a pooler"])
+def test_what_a_classifier_needs_besides_is_new_with_it(tiny_model: Path, tmp_path: Path, family: str) -> None:
+    small_encoder(family).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    model, _ = load_base_model(ModelConfig(str(tmp_path)), CPU, ["a", "b"])
+    assert model(input_ids=torch.tensor([[5, 6, 7]])).logits.shape == (1, 2)
+
+
+def test_an_encoder_that_lacks_a_weight_of_its_own_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    kept = {name: t for name, t in load_file(path).items() if "layer.1.attention.self.query.weight" not in name}
+    save_file(kept, path, {"format": "pt"})
+    message = r" lacks 1 weights, the first: bert\.encoder\.layer\.1\.attention\.self\.query"
+    with pytest.raises(UserError, match=message):
+        load_base_model(ModelConfig(str(tmp_path / "model")), CPU, ["a", "b"])
+
+
+def test_the_config_alone_is_had_without_weights(tiny_t5: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_t5 / "config.json", tmp_path)
+    assert load_model_config(ModelConfig(str(tmp_path))).model_type == "t5"
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(UserError, match=r"^model\.name_or_path: cannot load \S+: .*unheard-of") as caught:
+        load_model_config(ModelConfig(str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_no_base_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"^model\.name_or_path: \S+ is an adapter; name its base model here$"):
+        load(tmp_path)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from softprompts.batching import Document, share_out
 from softprompts.errors import UserError
-from softprompts.updates import check_gradients, micro_batches
+from softprompts.updates import check_gradients, micro_batches, training_mode
 
 import pytest
 from hypothesis import given, strategies
-from torch import nn, ones_like
+from torch import nn, ones_like, zeros_like
 
 texts = strategies.lists(strategies.integers(1, 30), min_size=1, max_size=25).map(
     # Numbered, so that each can be told from the others.
@@ -79,3 +79,29 @@ def test_check_gradients_names_the_parameter() -> None:
     frozen.grad = ones_like(frozen)
     with pytest.raises(UserError, match=r"^1.weight is frozen but received a gradient$"):
         check_gradients(model)
+
+
+def test_one_part_may_begin_without_a_gradient_that_reaches_it_but_not_all() -> None:
+    """LoRA's matrix A receives zeros at first, behind a matrix B of zeros."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    for layer in model:
+        layer.weight.grad = zeros_like(layer.weight)
+    with pytest.raises(UserError, match=r"^0.weight receives no gradient at step 0"):
+        check_gradients(model)
+    model[1].weight.grad = ones_like(model[1].weight)
+    check_gradients(model)
+    model[0].weight.grad = None
+    with pytest.raises(UserError, match=r"^0.weight receives no gradient at step 0: it would never move$"):
+        check_gradients(model)
+
+
+def test_training_mode_ends_with_its_context_even_after_an_error() -> None:
+    dropouts = [nn.Dropout(0.5).eval(), nn.Dropout(0.5).eval()]
+    other = nn.Dropout(0.5).eval()
+    with training_mode(dropouts):
+        assert all(module.training for module in dropouts)
+        assert not other.training
+    assert not any(module.training for module in dropouts)
+    with pytest.raises(ValueError, match="out of memory"), training_mode(dropouts):
+        raise ValueError("out of memory")
+    assert not any(module.training for module in dropouts)

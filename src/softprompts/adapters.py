@@ -199,7 +199,7 @@ def virtual_tokens(model: PreTrainedModel | PeftModel) -> int:
 
 def run_settings(path: str) -> dict[str, Any]:
     """Return the settings of the run that wrote an adapter; empty where its folder is not that of a run."""
-    for folder in (Path(path), Path(path).parent, Path(path).parent.parent):
+    for folder in (Path(path), Path(path).parent, Path(path).parent.parent) if path else ():
         if (folder / "config.json").is_file() and (folder / ADAPTER).is_dir():
             settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             return settings

@@ -153,8 +153,9 @@ class _Reader:
                 f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else "")
             )
         if self.task.config.chat:  # the template stays whole, the message loses its beginning
-            shorter = replace(row, prompt=str(self.tokenizer.decode(message[cut:])))
-            return self._fit(shorter, targets)
+            # A cut through a character leaves its other bytes, which make more tokens than they were.
+            rest = str(self.tokenizer.decode(message[cut:])).lstrip("\N{REPLACEMENT CHARACTER}")
+            return self._fit(replace(row, prompt=rest or row.prompt[1:]), targets)
         return [replace(d, prompt_ids=d.prompt_ids[:kept] + d.prompt_ids[kept + cut :]) for d in documents]
 
 

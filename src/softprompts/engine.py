@@ -212,6 +212,8 @@ class Engine(nn.Module):
             chosen = [i for i, owner in enumerate(owners) if owner == k]
             batch = pad([Document(tuple(prompts[i]), (0,)) for i in chosen], self.device)
             model: Any = self.bank[self.owners[k][0]]
+            # PEFT would go on with a soft prompt that is switched off.
+            model = self.base if getattr(model, "_adapters_disabled", False) else model
             written = model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,

@@ -98,7 +98,8 @@ def load_base_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the frozen base model, in evaluation mode on `device`, and its tokenizer.
 
-    An encoder gets a classifier with an output for each of `choices`, with random weights: it has to be trained.
+    An encoder gets a classifier with an output for each of `choices`, with random weights: `new_parts` of the model
+    names the modules that have to be trained.
 
     Raises:
         UserError: unknown bundled name; a folder that holds no model; a Hub id that cannot be had; weights that are
@@ -139,10 +140,12 @@ def load_base_model(
         raise cannot_load(path, error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    # Transformers would go on with random numbers in their place; a new classifier's are meant to be.
-    missing = sorted(k for k in loading["missing_keys"] if not (labels and k.startswith(("classifier.", "score."))))
+    # Transformers would go on with random numbers in their place; those of a new classifier are meant to be.
+    new = {_part_of(k, model) for k in loading["missing_keys"]} if labels else set()
+    missing = sorted(k for k in loading["missing_keys"] if not labels or _part_of(k, model) is None)
     if missing:
         raise UserError(f"model.name_or_path: {path} lacks {len(missing)} weights, the first: {missing[0]}")
+    model.new_parts = sorted(new)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.
@@ -155,6 +158,13 @@ def load_base_model(
     if quantization is None:
         nn.Module.to(model, device)  # bitsandbytes has placed its own
     return model, tokenizer
+
+
+def _part_of(key: str, model: PreTrainedModel) -> str | None:
+    """Return the part of a classifier that a weight belongs to, its pooler included; None for the encoder's own."""
+    if ".pooler." in key:
+        return "pooler"
+    return None if key.startswith(f"{model.base_model_prefix}.") else key.split(".")[0]
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:

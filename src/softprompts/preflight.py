@@ -13,13 +13,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from softprompts.batching import Document
 from softprompts.config import ModelConfig
 from softprompts.errors import UserError
 from softprompts.models import AUTO, Kind, kind_of, load_model_config
 from softprompts.prompts.encoder import add_prompt_encoder
 from softprompts.prompts.initial import attach
-from softprompts.stock import stock_forward
 from softprompts.weights import add_lora
 
 import torch
@@ -125,13 +123,15 @@ def without_weights(config: PretrainedConfig, kind: Kind) -> Any:
 
 
 def probe(model: Any) -> None:
-    """Run PEFT's own forward pass on two short documents."""
-    device = torch.device("meta")
-    arguments = {}
-    with device, torch.no_grad():
+    """Run PEFT's own forward pass on three tokens."""
+    with torch.device("meta"), torch.no_grad():
+        ids = torch.zeros(1, 3, dtype=torch.long)
+        arguments = {"input_ids": ids}
+        if kind_of(model.config) == "encoder-decoder":
+            arguments["decoder_input_ids"] = ids
         if isinstance(getattr(model, "active_peft_config", None), MultitaskPromptTuningConfig):
-            arguments["task_ids"] = torch.zeros(2, dtype=torch.long)
-        stock_forward(model.to(device), [Document((1, 2, 3), (1,)), Document((1, 2), (1, 1))], device, **arguments)
+            arguments["task_ids"] = ids[:, 0]
+        model.to("meta")(**arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-
 from softprompts.errors import UserError
-from softprompts.models import kind_of
-from softprompts.prompts.initial import TASK_TYPES
+from softprompts.prompts.initial import for_base
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
+
+INITS = (True, False, "gaussian", "orthogonal")
 
 
 def add_lora(base: PreTrainedModel, config: LoraConfig, seed: int | None = None) -> PeftModel:
@@ -20,14 +19,17 @@ def add_lora(base: PreTrainedModel, config: LoraConfig, seed: int | None = None)
     classifier trains, too, and is saved with them.
 
     Raises:
-        UserError: no such modules; a rank below 1; what else PEFT refuses.
+        UserError: no such modules; a rank below 1; initial values that touch the base model; what else PEFT refuses.
     """
-    plain = copy.copy(config)
-    plain.task_type = TASK_TYPES[kind_of(base.config)]
+    if config.init_lora_weights not in INITS:
+        raise UserError(
+            f'lora.init_lora_weights: "{config.init_lora_weights}" changes the base model\'s weights, or needs data to '
+            "begin with; take true, false, gaussian or orthogonal"
+        )
     if seed is not None:
         torch.manual_seed(seed)
     try:
-        model = get_peft_model(base, plain)
+        model = get_peft_model(base, for_base(config, base))
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"lora: {' '.join(str(error).split())}") from None
     assert isinstance(model, PeftModel)

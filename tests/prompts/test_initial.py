@@ -13,6 +13,7 @@ from softprompts.prompts.initial import add_soft_prompt
 import pytest
 import torch
 from peft import PeftModel, PromptTuningConfig, get_peft_model
+from transformers import MambaConfig, MambaForCausalLM
 
 
 def attach(folder: Path, tokens: int, dtype: str = "float32", **settings: Any) -> PeftModel:
@@ -161,3 +162,16 @@ def test_settings_without_sense_are_refused(tiny_model: Path, tokens: Any, start
         config.prompt_tuning_init_text = start["prompt_tuning_init_text"]
     with pytest.raises(UserError, match=f"^{message}$"):
         add_soft_prompt(base, tokenizer, config)
+
+
+def test_of_an_encoder_decoder_the_encoder_gets_a_text_of_its_own_tokens(tiny_t5: Path) -> None:
+    model = attach(tiny_t5, 4, **text(TEXT))
+    assert torch.equal(values(model), rows(model, ids_of(tiny_t5, TEXT)[:4]))
+    assert count_parameters(model).trainable == 4 * 32, "PEFT's default has as many again that nothing reads"
+
+
+def test_what_peft_refuses_is_one_line(tiny_model: Path) -> None:
+    base = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, state_size=4))
+    with pytest.raises(UserError, match=r"^prompt: .*num_attention_heads") as caught:
+        add_soft_prompt(base, load_base(tiny_model)[1], prompt_config(tiny_model, 4))
+    assert "\n" not in str(caught.value)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
-from helpers import ROOT
+from helpers import ROOT, load_recipe
+from softprompts.config import build_parser
+from softprompts.preflight import METHODS
 
 import pytest
 
@@ -21,9 +24,16 @@ COMMON = (
     "cli(main)",
 )
 STEPS = ("start_run", "load_task", "load_base_model", "make_engine", "evaluate_test", "save_run", "cli")
-RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+# What trains says these, too, one behind the other.
+ENGINE = "engine = make_engine(tuned, tokenizer, model, data, this.say)"
+TRAIN = "progress = train(engine, data, training, evaluation, this)"
+TOOLS = {"generate"}  # answers on the screen: no run, no task of its own, and nothing is written
+EVALUATES = {"evaluate", "generate"}  # take an adapter as it is: the method is the one that made it
+ALL = sorted((ROOT / "recipes").glob("*.py"))
+RECIPES = [path for path in ALL if path.stem not in TOOLS]
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+each_script = pytest.mark.parametrize("recipe", ALL, ids=lambda path: path.stem)
 
 
 def lines(recipe: Path) -> list[str]:
@@ -31,7 +41,9 @@ def lines(recipe: Path) -> list[str]:
 
 
 def test_there_are_recipes() -> None:
-    assert {"prompt_tuning", "hard_prompt"} <= {path.stem for path in RECIPES}
+    names = {path.stem for path in ALL}
+    assert {"prompt_tuning", "hard_prompt"} | TOOLS | EVALUATES <= names
+    assert names - EVALUATES - {"sweep"} == METHODS.keys(), "each method that is checked has its recipe"
 
 
 @each_recipe
@@ -62,7 +74,21 @@ def test_the_marker_stands_between_base_model_and_engine(recipe: Path) -> None:
 def test_training_recipes_share_the_lines_of_training(recipe: Path) -> None:
     text = lines(recipe)
     trains = any("softprompts.training" in line for line in text)
-    assert ("progress = train(engine, data, training, evaluation, this)" in text) == trains
+    assert (TRAIN in text) == trains
+    if trains:
+        assert text.index(TRAIN) == text.index(ENGINE) + 1
+        assert [line for line in text if "make_engine(" in line] == [ENGINE]
+
+
+@each_script
+def test_what_trains_or_asks_checks_the_method_before_anything_is_loaded(recipe: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    names = re.findall(r'check_method\("(\w+)", model(?:, \w+)?\)', text)
+    if recipe.stem in EVALUATES:
+        assert names == []
+        return
+    assert names == ["prompt_tuning" if recipe.stem == "sweep" else recipe.stem]
+    assert text.index("start_run(") < text.index("check_method(") < text.index("load_task(")
 
 
 @each_recipe
@@ -83,9 +109,12 @@ def test_every_argument_is_recorded(recipe: Path) -> None:
     assert [k.arg for k in start.keywords] == [a.arg for a in main.args.args]
 
 
-@each_recipe
+@each_script
 def test_the_docstring_has_a_command_whose_paths_exist(recipe: Path) -> None:
     docstring = ast.get_docstring(ast.parse(recipe.read_text(encoding="utf-8"))) or ""
+    if recipe.stem in TOOLS:  # without a config: its few settings are flags
+        assert f"    python recipes/{recipe.name} --" in docstring
+        return
     commands = re.findall(r"accelerate launch (recipes/\S+\.py) --config (\S+\.yaml)", docstring)
     assert commands
     for script, config in commands:
@@ -94,6 +123,14 @@ def test_the_docstring_has_a_command_whose_paths_exist(recipe: Path) -> None:
         assert Path(config).stem == recipe.stem
 
 
-@each_recipe
+@each_script
+def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
+    main = load_recipe(recipe.stem).main
+    _, valid = build_parser(main)
+    flags = re.findall(r"--([a-z_]+\.[a-z_]+)", inspect.getdoc(inspect.getmodule(main)) or "")
+    assert [flag for flag in flags if flag not in valid] == []
+
+
+@each_script
 def test_a_recipe_is_short(recipe: Path) -> None:
     assert len(lines(recipe)) < 110

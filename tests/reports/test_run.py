@@ -11,11 +11,12 @@ from helpers import make_task
 from made_result import HISTORY, make_result
 from softprompts import evaluation
 from softprompts.checkpoints import Progress
-from softprompts.evaluation import Interval, Prediction
+from softprompts.evaluation import Prediction
 from softprompts.reports import run as report
 from softprompts.reports.run import card, save_run, summary
 from softprompts.results import load_result
 from softprompts.runs import Run
+from softprompts.scoring import Interval
 
 import pytest
 import torch

@@ -61,8 +61,7 @@ def attach(base: PreTrainedModel, config: PromptLearningConfig, section: str, se
         raise UserError(
             f"{section}.num_virtual_tokens: {count} leave no room in the {positions} positions of the model"
         )
-    plain = copy.copy(config)
-    plain.task_type = TASK_TYPES[kind_of(base.config)]
+    plain = for_base(config, base)
     plain.num_transformer_submodules = 1  # PEFT would train a second half for a T5's decoder and never read it
     if seed is not None:
         torch.manual_seed(seed)
@@ -72,6 +71,15 @@ def attach(base: PreTrainedModel, config: PromptLearningConfig, section: str, se
         raise UserError(f"{section}: {' '.join(str(error).split())}") from None
     assert isinstance(model, PeftModel)
     return model
+
+
+def for_base(config: Any, base: PreTrainedModel) -> Any:
+    """Return a copy of a PEFT config with the kind of model, whose new classifier trains and is saved as well."""
+    made = copy.copy(config)
+    made.task_type = TASK_TYPES[kind_of(base.config)]
+    if parts := getattr(base, "new_parts", []):
+        made.modules_to_save = [*(made.modules_to_save or []), *parts]
+    return made
 
 
 def set_start(model: PeftModel, values: torch.Tensor | None) -> None:
