@@ -21,7 +21,7 @@ from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test, metrics_by
 from softprompts.models import kind_of, load_base_model, room_for
 from softprompts.preflight import check_method
-from softprompts.prompts.multitask import MultitaskConfig, add_multitask_prompt, by_task, freeze_shared
+from softprompts.prompts.multitask import MultitaskConfig, add_multitask_prompt, by_task, factors_alone
 from softprompts.reports.run import save_run
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
@@ -58,9 +58,9 @@ def main(
     engine = make_engine(tuned, tokenizer, model, data, this.say)
     progress = train(engine, data, training, evaluation, this)
     if prompt.factor_steps:
-        freeze_shared(tuned)
         factors = replace(training, steps=prompt.factor_steps)
-        progress = progress.followed_by(train(engine, data, factors, evaluation, this, "factors"))
+        with factors_alone(tuned):
+            progress = progress.followed_by(train(engine, data, factors, evaluation, this, "factors"))
     adapter = save_adapter(tuned, this, tasks)
     outcome = evaluate_test(engine, data, evaluation, this.accelerator)
     notes = {"tasks": metrics_by(outcome, data, prompt.column)}

@@ -104,19 +104,19 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Folder of a random T5: 2 + 2 layers, 32 dimensions, the tiny model's tokenizer."""
     folder = tmp_path_factory.mktemp("t5") / "model"
     tokenizer = with_tokenizer_of(tiny_model, folder)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,  # with random weights it would repeat the token before
-    )
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": False,  # with random weights it would repeat the token before
+    }
+    T5ForConditionalGeneration(T5Config(**settings)).save_pretrained(folder)
     return folder
 
 

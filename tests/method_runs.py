@@ -120,7 +120,7 @@ def stock_answer(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, to
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
         )
-    return tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    return str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def saved_by_peft(model: Path, config: PeftConfig, folder: Path, scale: float = 1.0) -> Any:

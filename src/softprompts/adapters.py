@@ -26,11 +26,12 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 ADAPTER = "adapter"
+MODEL = "model"
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
@@ -90,7 +91,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: 
     Raises:
         UserError: the disk is full.
     """
-    folder = run.folder / "model"
+    folder = run.folder / MODEL
     if run.accelerator.is_main_process:
         with one_line_if_full(folder, folder):
             model.save_pretrained(folder)
@@ -127,7 +128,7 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
     check_base(base, settings, folder, config)
     try:
         model = PeftModel.from_pretrained(base, str(folder))
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(f"adapter.path: {folder} does not fit {base.name_or_path}: {first}") from None
     model.eval().requires_grad_(False)
@@ -148,8 +149,9 @@ def find_adapter(path: str) -> Path:
             return place
     if folder.is_dir():
         inner = sorted(str(p.parent) for p in folder.glob(f"**/{CONFIG}"))
-        if (folder / "config.json").is_file() and not inner:
-            raise UserError(f"adapter.path: {path} is a whole model; give it as model.name_or_path")
+        for whole in (folder / MODEL, folder):
+            if (whole / "config.json").is_file() and not inner:
+                raise UserError(f"adapter.path: {whole} is a whole model; give it as model.name_or_path")
         several = f"; there are: {', '.join(inner)}" if inner else ""
         raise UserError(f"adapter.path: {path} is no adapter: it has no {CONFIG}{several}")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:

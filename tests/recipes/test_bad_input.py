@@ -155,6 +155,7 @@ def test_a_target_that_tokenizes_to_nothing_is_named(fail: Fail, flags: dict[str
     tokenizer.save(str(model / "tokenizer.json"))
     edit(flags["task.train"], 5, json.dumps({"text": "a film", "label": NOTHING}).encode())
     changes = {"model.name_or_path": model, "task.choices": "null", "task.target": "{label}"}
+    changes |= {"task.metrics": "[exact_match]", "training.best_by": "loss"}
     assert fail(**changes) == f"{flags['task.train']}:5: the target {NOTHING!r} tokenizes to nothing"
 
 

@@ -151,7 +151,7 @@ def test_without_an_adapter_the_base_model_is_scored(score: Evaluate, tiny_model
     assert "there is no adapter" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-COMMON = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 5}
+COMMON: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 5}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_an_adapter_that_peft_saved_itself(
     # PEFT draws the factors of tasks next to zero: made larger, so that each task's prompt is another.
     stock = saved_by_peft(tiny_model, config, tmp_path / "saved", scale=1.0 if task is None else 8.0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    chosen = {} if task is None else {"task_ids": torch.tensor([task])}
+    chosen: dict[str, Any] = {} if task is None else {"task_ids": torch.tensor([task])}
     folder = score(**{"adapter.path": tmp_path / "saved"} | ({} if task is None else {"adapter.task_id": task}))
     records = read_predictions(folder)[:4]
     for record in records:

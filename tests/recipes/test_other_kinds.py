@@ -22,7 +22,7 @@ T5_METHODS: dict[str, dict[str, Any]] = {
 }
 ENCODER_METHODS: dict[str, dict[str, Any]] = {
     "prefix_tuning": PREFIX | {"prefix.init_weights": "zero"},
-    "lora": {"lora.r": 4},
+    "lora": {"lora.r": 4, "training.learning_rate": 0.003},
     "full_finetuning": {"training.learning_rate": 0.005},
 }
 
@@ -69,7 +69,7 @@ def test_an_encoder_decoder_scores_choices(tiny_t5: Path, tiny_task: Path, recip
 
 @pytest.mark.parametrize("recipe", T5_METHODS)
 def test_an_encoder_decoder_writes_answers(tiny_t5: Path, tiny_task: Path, recipe: str, tmp_path: Path) -> None:
-    flags = T5_METHODS[recipe] | OPEN | {"training.learning_rate": 0.05}
+    flags = T5_METHODS[recipe] | OPEN | {"training.learning_rate": 0.5 if recipe == "prompt_tuning" else 0.05}
     records = run(recipe, tiny_t5, tiny_task, tmp_path / "run", **flags)[:5]
     tokenizer = AutoTokenizer.from_pretrained(tiny_t5)
     said = []
@@ -107,12 +107,13 @@ def test_an_encoder_is_trained_with_its_classifier(
 
 @pytest.mark.bundled
 def test_a_real_encoder_takes_a_prefix(minilm: Path, tiny_task: Path, tmp_path: Path) -> None:
-    check_encoder("prefix_tuning", minilm, tiny_task, tmp_path / "run")
+    flags = {"training.learning_rate": 0.005, "training.steps": 24}
+    check_encoder("prefix_tuning", minilm, tiny_task, tmp_path / "run", **flags)
 
 
-def check_encoder(recipe: str, base: Path, task: Path, folder: Path) -> None:
+def check_encoder(recipe: str, base: Path, task: Path, folder: Path, **flags: Any) -> None:
     """Run a recipe on an encoder, see its classifier saved, and its answers given by stock PEFT."""
-    records = run(recipe, base, task, folder, **ENCODER_METHODS[recipe])
+    records = run(recipe, base, task, folder, **(ENCODER_METHODS[recipe] | flags))
     whole = recipe == "full_finetuning"
     file = "model/model.safetensors" if whole else "adapter/adapter_model.safetensors"
     saved = load_file(folder / file)

@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
+from transformers import LlamaConfig
 
 SETTINGS = {"model": {"name_or_path": "someone/model"}, "task": {"prompt": "{text}", "target": " {label}"}}
 OUTCOME = evaluation.TestOutcome(
@@ -45,6 +46,7 @@ def saved(tmp_path: Path) -> Any:
         run = Run("prompt_tuning", SETTINGS, tmp_path, 3, Accelerator(cpu=True), time.perf_counter() - 10)
         model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1, bias=False))
         model[0].requires_grad_(False)
+        model.config = LlamaConfig()  # type: ignore[assignment]
         return save_run(run, make_task([("a", "b")]), model, OUTCOME, **more)
 
     return go
@@ -65,7 +67,10 @@ def test_a_trained_run(saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture
     assert result.cost["seconds_testing"] == 1.5
     assert result.cost["adapter_bytes"] == (adapter / "adapter_model.safetensors").stat().st_size
     assert result.data["splits"]["test"]["rows"] == 1
-    assert (result.notes, result.environment["processes"]) == ({"wordings": [1], "saved": "adapter"}, 1)
+    assert (result.notes, result.environment["processes"]) == (
+        {"wordings": [1], "saved": "adapter", "kind": "decoder"},
+        1,
+    )
     assert (tmp_path / "curves.png").is_file()
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == card(result)
     shared = (adapter / "README.md").read_text(encoding="utf-8")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,6 +102,11 @@ def add_multitask_prompt(
     return model
 
 
-def freeze_shared(model: PeftModel) -> None:
-    """Leave only the factors of the tasks to train."""
+@contextmanager
+def factors_alone(model: PeftModel) -> Iterator[None]:
+    """Within this context only the factors of the tasks train."""
     encoder_of(model).embedding.requires_grad_(False)
+    try:
+        yield
+    finally:
+        encoder_of(model).embedding.requires_grad_(True)

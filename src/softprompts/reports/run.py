@@ -14,19 +14,23 @@ from softprompts.adapters import saved_parameters
 from softprompts.bundled import BUNDLED, PREFIX
 from softprompts.checkpoints import Progress, one_line_if_full, write_atomically
 from softprompts.evaluation import Prediction, TestOutcome
-from softprompts.models import count_parameters
+from softprompts.models import AUTO, Kind, count_parameters, kind_of
 from softprompts.reports.curves import plot_curves
 from softprompts.results import Result, environment, peak_memory_gib
 from softprompts.runs import RESULT_FILE, Run
 from softprompts.tasks import Task
 
-from torch import nn
+PIPELINES: dict[Kind, str] = {
+    "decoder": "text-generation",
+    "encoder-decoder": "text2text-generation",
+    "encoder": "text-classification",
+}
 
 
 def save_run(
     run: Run,
     task: Task,
-    model: nn.Module,
+    model: Any,
     outcome: TestOutcome,
     progress: Progress | None = None,
     adapter: Path | None = None,
@@ -63,7 +67,7 @@ def save_run(
 def _result(
     run: Run,
     task: Task,
-    model: nn.Module,
+    model: Any,
     outcome: TestOutcome,
     progress: Progress | None,
     adapter: Path | None,
@@ -71,7 +75,8 @@ def _result(
 ) -> Result:
     count = count_parameters(model)
     saved = list(adapter.rglob("*.safetensors")) if adapter else []
-    notes = notes | ({"saved": adapter.name} if adapter else {})
+    if adapter:
+        notes = notes | {"saved": adapter.name, "kind": kind_of(model.config)}
     cost = {
         "seconds_total": time.perf_counter() - run.started,
         "seconds_training": progress.seconds if progress else 0.0,
@@ -119,7 +124,7 @@ def front_matter(result: Result) -> str:
     """Return the block that the Hub reads at the head of an adapter's card."""
     source, _ = _base_model(result)
     library = "transformers" if result.notes.get("saved") == "model" else "peft"
-    return f"---\nbase_model: {source}\nlibrary_name: {library}\npipeline_tag: text-generation\n---\n"
+    return f"---\nbase_model: {source}\nlibrary_name: {library}\npipeline_tag: {PIPELINES[result.notes['kind']]}\n---\n"
 
 
 def _base_model(result: Result) -> tuple[str, str]:
@@ -130,11 +135,14 @@ def _base_model(result: Result) -> tuple[str, str]:
 
 
 def _how_to_load(result: Result) -> str:
+    if scored := result.settings.get("adapter", {}).get("path"):
+        return f"Nothing was trained here: it is the score of the adapter in `{scored}`.\n"
     if not result.parameters["saved"]:
         return "Nothing was trained and there is no adapter.\n"
     if result.notes.get("saved") == "model":
-        call, what = "AutoModelForCausalLM.from_pretrained('model')", "`model/` is a whole model, with its tokenizer"
-        return f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = {call}\n```\n\n{what}.\n"
+        auto = AUTO[result.notes["kind"]].__name__
+        lines = f"from transformers import {auto}\nmodel = {auto}.from_pretrained('model')"
+        return f"```python\n{lines}\n```\n\n`model/` is a whole model, with its tokenizer.\n"
     folders = [f"adapter/{task}" for task in result.notes.get("tasks", {})] or ["adapter"]
     lines = "\n".join(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders)
     what = "each of them is" if len(folders) > 1 else "`adapter/` is"
