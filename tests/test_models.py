@@ -26,7 +26,6 @@ from transformers import (
     DistilBertModel,
     GPT2Config,
     LlamaConfig,
-    LlamaForCausalLM,
     PretrainedConfig,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -38,26 +37,6 @@ CPU = torch.device("cpu")
 
 def load(folder: Path, **settings: Any) -> Any:
     return load_base_model(ModelConfig(str(folder), **settings), CPU)
-
-
-@pytest.fixture(scope="module")
-def wider_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random Llama with 64 dimensions: bitsandbytes quantises in blocks of 64 values of a row."""
-    folder = tmp_path_factory.mktemp("wider")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def test_base_model_is_frozen_and_in_evaluation_mode(tiny_model: Path) -> None:

@@ -13,6 +13,7 @@ from softprompts.encoding import EncodedTask
 from softprompts.engine import Engine, Scores
 from softprompts.errors import UserError
 from softprompts.models import kind_of
+from softprompts.preflight import PREFIX_AND_CHECKPOINTS
 
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -40,10 +41,7 @@ def make_engine(
     engine.eval()  # PEFT's new modules, a dropout say, come in training mode; an update puts them there by itself
     if config.gradient_checkpointing:
         if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):
-            raise UserError(
-                "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
-                "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
-            )
+            raise UserError(PREFIX_AND_CHECKPOINTS)
         checkpoint_layers(engine.base)
     kind = kind_of(engine.base.config)
     if config.engine == "packed" and kind != "decoder":

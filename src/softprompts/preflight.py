@@ -18,14 +18,14 @@ from softprompts.errors import UserError
 from softprompts.models import AUTO, Kind, kind_of, load_model_config
 from softprompts.prompts.encoder import add_prompt_encoder
 from softprompts.prompts.initial import attach
-from softprompts.weights import add_lora
+from softprompts.weights import WHOLE_WEIGHTS, add_lora
 
 import torch
 from peft import LoraConfig, MultitaskPromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-# Each method puts its least on a base model without weights. The second is what it is for: see `refusal`.
+# How to put each method on a base model without weights, as small as it goes, and the kinds of model that it is for.
 METHODS: dict[str, tuple[Callable[[Any, Any], Any], tuple[Kind, ...]]] = {
     "hard_prompt": (lambda base, _: base, ("decoder", "encoder-decoder")),
     "prompt_tuning": (
@@ -53,15 +53,16 @@ METHODS: dict[str, tuple[Callable[[Any, Any], Any], tuple[Kind, ...]]] = {
 FIRST = "virtual tokens in front of an encoder's text would take the place of its first token"
 WHY: dict[tuple[str, Kind], str] = {
     ("hard_prompt", "encoder"): "an encoder writes nothing: its classifier has to be trained",
-    (
-        "prompt_tuning",
-        "encoder",
-    ): FIRST,
+    ("prompt_tuning", "encoder"): FIRST,
     ("p_tuning", "encoder"): FIRST,
     ("multitask_prompt_tuning", "encoder"): "PEFT has it for decoders",
     ("multitask_prompt_tuning", "encoder-decoder"): "PEFT has it for decoders, as far as it works",
     ("prefix_tuning", "encoder-decoder"): "PEFT's prefix is not read when an encoder-decoder writes",
 }
+PREFIX_AND_CHECKPOINTS = (
+    "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
+    "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
+)
 
 
 def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None) -> None:
@@ -73,12 +74,9 @@ def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None
         lora: the settings of LoRA, whose target modules must be there.
     """
     if method == "full_finetuning" and model.quantization != "none":
-        raise UserError("model.quantization: full fine-tuning needs whole weights; set it to none, or take lora")
+        raise UserError(WHOLE_WEIGHTS)
     if method == "prefix_tuning" and model.gradient_checkpointing:
-        raise UserError(
-            "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
-            "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
-        )
+        raise UserError(PREFIX_AND_CHECKPOINTS)
     config = load_model_config(model)
     reason = refusal(method, config, lora)
     if reason:

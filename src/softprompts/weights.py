@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+WHOLE_WEIGHTS = "model.quantization: full fine-tuning needs whole weights; set it to none, or take lora.py"
 INITS = (True, False, "gaussian", "orthogonal")
 
 
@@ -43,5 +44,5 @@ def train_everything(base: PreTrainedModel) -> PreTrainedModel:
         UserError: a quantised model, whose weights are no numbers that a gradient could move.
     """
     if getattr(base, "is_quantized", False):
-        raise UserError("model.quantization: full fine-tuning needs whole weights; set it to none, or take lora.py")
+        raise UserError(WHOLE_WEIGHTS)
     return base.requires_grad_(True)

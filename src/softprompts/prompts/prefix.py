@@ -23,9 +23,23 @@ class PrefixConfig(PrefixTuningConfig):
     Args:
         init_text: begin with the keys and values that the base model computes of this text; it is cut or repeated to
             num_virtual_tokens. Without it they begin at random, or at zero with `init_weights: zero`.
+
+    Raises:
+        UserError: a text together with a projection, or with zeros.
     """
 
     init_text: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Now, and not after a download.
+        if self.init_text is not None and self.prefix_projection:
+            raise UserError(
+                "prefix.init_text: not with prefix_projection: keys and values cannot be put back through the network; "
+                "set init_text to null, or prefix_projection to false"
+            )
+        if self.init_text is not None and self.init_weights == "zero":
+            raise UserError("prefix.init_text: not with init_weights: zero; set one of them to null")
 
 
 def add_prefix(
@@ -37,18 +51,10 @@ def add_prefix(
     is needed in training only. An encoder's classifier trains and is saved with it (P-tuning v2, Liu et al. 2022).
 
     Raises:
-        UserError: as `attach`; a text together with a projection, with zeros, or for a model that continues no text.
+        UserError: as `attach`; a text for a model that continues none, or that it keeps no keys and values of.
     """
-    if config.init_text is not None:
-        if config.prefix_projection:
-            raise UserError(
-                "prefix.init_text: not with prefix_projection: keys and values cannot be put back through the network; "
-                "set init_text to null, or prefix_projection to false"
-            )
-        if config.init_weights == "zero":
-            raise UserError("prefix.init_text: not with init_weights: zero; set one of them to null")
-        if kind_of(base.config) != "decoder":
-            raise UserError("prefix.init_text: needs a decoder, whose keys and values of a text stand for that text")
+    if config.init_text is not None and kind_of(base.config) != "decoder":
+        raise UserError("prefix.init_text: needs a decoder, whose keys and values of a text stand for that text")
     plain = {f.name: getattr(config, f.name) for f in fields(PrefixTuningConfig) if f.init}
     model = attach(base, PrefixTuningConfig(**plain), "prefix", seed)
     if config.init_text is not None:
