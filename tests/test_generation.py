@@ -31,6 +31,35 @@ def test_cached_generation_equals_uncached_alone_and_in_a_padded_batch(engines: 
     assert len(set(expected)) == len(PROMPTS)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_all_texts_begin_with_is_read_once_and_changes_nothing(engines: dict[str, Engine], method: str) -> None:
+    engine, head = engines[method], tuple(range(40, 70))
+    headed = [head + prompt for prompt in PROMPTS]
+    read: list[int] = []
+    hook = engine.base.register_forward_pre_hook(
+        lambda _, args, inputs: read.append(inputs.get("inputs_embeds", inputs.get("input_ids")).shape[:2].numel()),
+        with_kwargs=True,
+    )
+    with engine.prompts_cached():
+        answers = engine.generate(headed, 1)
+        assert sum(read) <= len(head) + 5 + len(PROMPTS) * max(map(len, PROMPTS))
+        read.clear()
+        assert engine.generate(headed, 1) == answers
+        assert sum(read) <= len(PROMPTS) * max(map(len, PROMPTS)), "a second batch reads the rest only"
+    hook.remove()
+    assert engine.generate(headed, 8) == [by_hand(engine, prompt, 8) for prompt in headed]
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_texts_behind_different_soft_prompts_share_no_head(tiny_model: Path, prefix: bool) -> None:
+    together, alone = bank_engine(tiny_model, prefix=prefix)
+    owners = [2, 0, 1, 1, 0, 2]
+    heads = {0: tuple(range(40, 52)), 1: (), 2: tuple(range(70, 95))}
+    prompts = [heads[owner] + PROMPTS[i] for owner, i in zip(owners, (0, 1, 2, 0, 2, 1), strict=True)]
+    expected = [by_hand(alone[owner], prompt, 8) for owner, prompt in zip(owners, prompts, strict=True)]
+    assert together.generate(prompts, 8, owners) == expected
+
+
 @pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning", "P-tuning MLP"])
 def test_on_one_row_it_says_what_pefts_own_generate_says(engines: dict[str, Engine], method: str) -> None:
     engine = engines[method]

@@ -128,7 +128,7 @@ def pack(documents: Sequence[Document], device: torch.device) -> PackedBatch:
 
     for soft_prompt, group in itertools.groupby(ordered, key=lambda text: text[0][0]):
         members = [(prompt_ids, branches) for (_, prompt_ids), branches in group]
-        head = _common([prompt_ids for prompt_ids, _ in members])
+        head = common_head([prompt_ids for prompt_ids, _ in members])
         if head:
             texts.append(Text(soft_prompt, head, head=True))
             add(members[0][0][:head], 0, 0)
@@ -152,7 +152,7 @@ def pack(documents: Sequence[Document], device: torch.device) -> PackedBatch:
     )
 
 
-def _common(prompts: Sequence[tuple[int, ...]]) -> int:
+def common_head(prompts: Sequence[tuple[int, ...]]) -> int:
     """Return how many tokens all prompts begin with, leaving each one of its own; 0 for a single one."""
     if len(prompts) == 1:
         return 0

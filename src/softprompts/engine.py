@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softprompts.attention import make_layout, packed
-from softprompts.batching import Document, pack, pad
+from softprompts.batching import Document, common_head, pack, pad
 from softprompts.models import kind_of
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
 from softprompts.stock import logits_at, stock_forward
@@ -56,7 +56,8 @@ class Engine(nn.Module):
         self.tokenizer = tokenizer
         self.packed = packed
         self.owners = [(i, task) for i, member in enumerate(self.bank) for task in _tasks_of(member)]
-        self._cached: dict[int, States | None] | None = None
+        # By soft prompt and the tokens behind it that are in it, too.
+        self._cached: dict[tuple[int, tuple[int, ...]], States | None] | None = None
 
     def forward(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the three tensors of `Scores`, in the order of `documents`."""
@@ -136,7 +137,8 @@ class Engine(nn.Module):
     def prompts_cached(self) -> Iterator[None]:
         """Within this context each soft prompt's keys and values are computed once, when they are first needed.
 
-        For evaluation: nothing may train meanwhile, and no gradient is had.
+        In generation those of what all texts behind it begin with, solved examples say, are kept, too. For evaluation:
+        nothing may train meanwhile, and no gradient is had.
         """
         before = self._cached
         self._cached = {} if before is None else before
@@ -145,24 +147,40 @@ class Engine(nn.Module):
         finally:
             self._cached = before
 
-    def _cached_states(self, index: int) -> States | None:
+    def _cached_states(self, index: int, head: tuple[int, ...] = ()) -> States | None:
         if self._cached is None:
             return None
-        if index not in self._cached:
-            self._cached[index] = self._states(index)
-        return self._cached[index]
+        if (index, head) not in self._cached:
+            states = self._states(index, head)
+            # One head at a time: those of other batches would fill the memory.
+            for key in [key for key in self._cached if key[0] == index and key[1]]:
+                del self._cached[key]
+            self._cached[index, head] = states
+        return self._cached[index, head]
 
     @torch.no_grad()
-    def _states(self, index: int) -> States | None:
-        prompt = self.soft_prompt(index)
-        if not isinstance(prompt, torch.Tensor):
-            return prompt
-        cache = DynamicCache()
-        embeds = prompt.to(self.model.get_input_embeddings().weight.dtype)[None]
+    def _states(self, index: int, head: tuple[int, ...]) -> States | None:
+        """Return the keys and values of a soft prompt, and of the tokens of `head` behind it."""
+        table = self.model.get_input_embeddings()
+        if head:
+            before = self._cached_states(index)
+            embeds = table(torch.tensor(head, device=self.device))
+        else:
+            before, prompt = None, self.soft_prompt(index)
+            if not isinstance(prompt, torch.Tensor):
+                return prompt
+            embeds = prompt.to(table.weight.dtype)
+        start = positions_of(before)
+        cache = one_behind_the_other([before]) if before else DynamicCache()
         nowhere = torch.zeros(0, dtype=torch.long, device=self.device)
-        with logits_at(self.model, nowhere, embeds.shape[:2]):
-            self.base(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-        return states_in(cache, len(prompt))
+        with logits_at(self.model, nowhere, torch.Size([1, len(embeds)])):
+            self.base(
+                inputs_embeds=embeds[None],
+                position_ids=torch.arange(start, start + len(embeds), device=self.device)[None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return states_in(cache, start + len(embeds))
 
     @torch.no_grad()
     def generate(
@@ -174,9 +192,9 @@ class Engine(nn.Module):
     ) -> list[str]:
         """Continue each prompt until the end-of-sequence token; greedily, unless `sampling` says otherwise.
 
-        The soft prompts' keys and values are computed once and stand in front of all rows; text is padded on the
-        left, and its positions follow its soft prompt's without a gap. PEFT's own `generate` counts the padding in, so
-        that its answers depend on the batch.
+        The keys and values of the soft prompts, and of what all texts behind one begin with, are computed once and
+        stand in front of all rows; text is padded on the left, and its positions follow its soft prompt's without a
+        gap. PEFT's own `generate` counts the padding in, so that its answers depend on the batch.
 
         Args:
             prompts: token ids of each row.
@@ -191,11 +209,15 @@ class Engine(nn.Module):
             return self._answer_encoded(prompts, owners, max_new_tokens, sampling)
         with self.prompts_cached():
             states = {k: self._cached_states(k) for k in dict.fromkeys(owners)}
-        rows = [states[k] for k in owners]
-        longest = max(positions_of(row) for row in rows) + max(len(ids) for ids in prompts) + max_new_tokens
-        if longest <= window_of(self.base):
-            return self._generate(prompts, rows, max_new_tokens, sampling)
+            longest = max(map(positions_of, states.values())) + max(len(ids) for ids in prompts) + max_new_tokens
+            if longest <= window_of(self.base):
+                behind = {k: [tuple(p) for p, o in zip(prompts, owners, strict=True) if o == k] for k in states}
+                heads = {k: common_head(texts) for k, texts in behind.items()}
+                fronts = {k: self._cached_states(k, behind[k][0][:head]) for k, head in heads.items()}
+                rest = [ids[heads[k] :] for ids, k in zip(prompts, owners, strict=True)]
+                return self._generate(rest, [fronts[k] for k in owners], max_new_tokens, sampling)
         # A layer that looks back so many positions counts the padding, too: rows of one length need none.
+        rows = [states[k] for k in owners]
         texts: dict[int, str] = {}
         for length in sorted({len(ids) for ids in prompts}):
             chosen = [i for i, ids in enumerate(prompts) if len(ids) == length]
