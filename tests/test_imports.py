@@ -46,6 +46,8 @@ ORDER = (
     "training",
     "sweeps",
     "results",
+    "benchmark",
+    "statistics",
     "reports.curves",
     "reports.sweep",
     "reports.run",
