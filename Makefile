@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tasks record sweep bench-throughput bench-quick test check data precommit clean
+.PHONY: help setup demo tasks record sweep bench bench-plan bench-smoke bench-throughput bench-quick test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -27,6 +27,19 @@ record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and tabl
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
 		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
+
+GRIDS := $(or $(GRID),sentiment home_commands docstrings)
+
+bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment chooses
+	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml; done
+
+bench-plan: $(STAMP) ## what bench would do, and how long that takes
+	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml --launch.plan true; done
+
+bench-smoke: $(STAMP) ## the same machinery in three minutes: its numbers mean nothing, and are kept in runs/smoke
+	@rm -rf runs/smoke
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/smoke.yaml \
+		--launch.records runs/smoke/records --launch.runs runs/smoke/runs
 
 bench-throughput: $(STAMP) ## time an update against PEFT under Trainer and against TRL; skips what is recorded
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

@@ -8,11 +8,9 @@ the YAML file is a flag too; `--print_config` shows them all. Plain `python reci
 Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
 """
 
-from dataclasses import replace
-
 from softprompts.adapters import AdapterConfig, load_adapter, virtual_tokens
 from softprompts.agreement import make_engine
-from softprompts.config import ModelConfig, RunConfig, SplitEvaluationConfig, TaskConfig, cli
+from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, cli
 from softprompts.encoding import behind, encode
 from softprompts.evaluation import evaluate_test
 from softprompts.models import kind_of, load_base_model, room_for
@@ -25,7 +23,7 @@ def main(
     model: ModelConfig,
     task: TaskConfig,
     adapter: AdapterConfig,
-    evaluation: SplitEvaluationConfig,
+    evaluation: EvaluationConfig,
     run: RunConfig,
 ) -> None:
     """Score an adapter on one split of a task."""
@@ -36,7 +34,7 @@ def main(
     # The method: the only part that differs between recipes.
     tuned = load_adapter(base, adapter)
     data = encode(rows, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
-    data = behind(replace(data, test=getattr(data, evaluation.split)), adapter.task_id)
+    data = behind(data, adapter.task_id)
 
     engine = make_engine(tuned, tokenizer, model, data, this.say)
     outcome = evaluate_test(engine, data, evaluation, this.accelerator)

@@ -37,6 +37,7 @@ ORDER = (
     "agreement",
     "evaluation",
     "hard_prompts",
+    "probes",
     "checkpoints",
     "runs",
     "adapters",

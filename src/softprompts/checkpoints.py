@@ -23,13 +23,18 @@ from torch.optim.lr_scheduler import LRScheduler
 
 @dataclass
 class Progress:
-    """Where training stands. `history` holds one entry a validation and one a logged step."""
+    """Where training stands. `history` holds one entry a validation and one a logged step.
+
+    seconds: wall time, validations included; cpu_seconds: processor time of all threads of this process, which other
+    work on the machine moves far less.
+    """
 
     step: int = 0
     best_step: int = 0
     best_value: float | None = None
     validations_without_gain: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     tokens: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -41,6 +46,7 @@ class Progress:
             step=self.step + later.step,
             best_step=self.step + later.best_step,
             seconds=self.seconds + later.seconds,
+            cpu_seconds=self.cpu_seconds + later.cpu_seconds,
             tokens=self.tokens + later.tokens,
             history=self.history + shifted,
         )

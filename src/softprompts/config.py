@@ -177,29 +177,21 @@ class EvaluationConfig:
         batch_size: rows of one forward pass.
         max_new_tokens: longest answer generated, where the task has no choices.
         bootstrap_resamples: resamples behind each 95 % interval.
+        split: rows that are scored at the end; `validation` as long as settings are still being chosen, so that test
+            has no say in it.
     """
 
     batch_size: int = 32
     max_new_tokens: int = 128
     bootstrap_resamples: int = 2000
+    split: Literal["train", "validation", "test"] = "test"
 
     def __post_init__(self) -> None:
         # Now, and not after hours of training.
-        for key in EvaluationConfig.__dataclass_fields__:
+        for key in ("batch_size", "max_new_tokens", "bootstrap_resamples"):
             value = getattr(self, key)
             if not value or value < 1:
                 raise UserError(f"evaluation.{key}: expected a number above 0, found {value}")
-
-
-@dataclass
-class SplitEvaluationConfig(EvaluationConfig):
-    """How a saved adapter is scored, and on which rows.
-
-    Args:
-        split: train, validation or test.
-    """
-
-    split: Literal["train", "validation", "test"] = "test"
 
 
 @dataclass

@@ -43,8 +43,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TestOutcome:
-    """What the test split says. `baselines` holds what a model reaches that always says the majority class."""
+    """What the test split says. `baselines` holds what a model reaches that always says the majority class.
 
+    examples: the rows that were scored, those of `evaluation.split`; predictions: the answers to them.
+    """
+
+    examples: list[Example]
     predictions: list[Prediction]
     loss: float
     metrics: dict[str, Interval]
@@ -53,17 +57,19 @@ class TestOutcome:
 
 
 def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
-    """Score the test split once, at the end: nothing that is chosen may depend on it."""
+    """Score the test split, or `config.split`, once, at the end: nothing that is chosen may depend on test."""
+    rows: list[Example] = getattr(data, config.split)
     started = time.perf_counter()
-    outcome = predict(engine, data.test, config, accelerator, "testing")
+    outcome = predict(engine, rows, config, accelerator, "testing")
     seconds = time.perf_counter() - started
     metrics = load_metrics(data.task.metrics, data.task.schema)
     resamples = config.bootstrap_resamples
     baselines = {}
     if data.task.choices:
-        majority = majority_predictions(data.train, data.test)
+        majority = majority_predictions(data.train, rows)
         baselines["majority_class"] = intervals(metrics, *answers_and_targets(majority), resamples)
     return TestOutcome(
+        rows,
         outcome.predictions,
         outcome.loss,
         intervals(metrics, *answers_and_targets(outcome.predictions), resamples),
@@ -153,9 +159,9 @@ def choice_scores(engine: Engine, batch: Sequence[Example]) -> list[list[float]]
 
 
 def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str, dict[str, float]]:
-    """Return the metrics on the test rows with each value of a column, and how many `rows` these are."""
+    """Return the metrics on the scored rows with each value of a column, and how many `rows` these are."""
     groups: dict[str, list[Prediction]] = {}
-    for example, prediction in zip(data.test, outcome.predictions, strict=True):
+    for example, prediction in zip(outcome.examples, outcome.predictions, strict=True):
         groups.setdefault(str(example.row.record[column]), []).append(prediction)
     metrics = load_metrics(data.task.metrics, data.task.schema)
     return {

@@ -131,6 +131,7 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
             return
         progress.step += 1
         progress.seconds = time.perf_counter() - started[id(candidate)]
+        progress.cpu_seconds = time.process_time() - cpu_started[id(candidate)]
         values = {"loss": loss, "lr": float(candidate.scheduler.get_last_lr()[0])}
         progress.history.append({"step": progress.step, **values})
         log(candidate, values)
@@ -144,6 +145,7 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
 
     with stop_signal() as received, bar:  # closes the bar's line before an error is printed
         started = {id(c): time.perf_counter() - c.progress.seconds for c in candidates}
+        cpu_started = {id(c): time.process_time() - c.progress.cpu_seconds for c in candidates}
         for candidate in candidates:
             if candidate.validation_due:
                 validate(candidate)

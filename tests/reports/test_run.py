@@ -27,6 +27,7 @@ from transformers import LlamaConfig
 
 SETTINGS = {"model": {"name_or_path": "someone/model"}, "task": {"prompt": "{text}", "target": " {label}"}}
 OUTCOME = evaluation.TestOutcome(
+    examples=[],
     predictions=[
         Prediction("row 1", "naïve\u2028", " good", " bad", [-1.0, -0.5]),
         Prediction("2", "b", "c", "c", None),

@@ -42,7 +42,7 @@ def save_run(
         run: the run.
         task: what it was scored on.
         model: the model whose parameters are counted.
-        outcome: its scores on the test split.
+        outcome: its scores on the test split, or on another that `evaluation.split` names.
         progress: its training, where it trained.
         adapter: folder of its adapter, or of the model that it trained, where it has one.
         notes: what else the recipe has to say, as JSON values.
@@ -80,6 +80,7 @@ def _result(
     cost = {
         "seconds_total": time.perf_counter() - run.started,
         "seconds_training": progress.seconds if progress else 0.0,
+        "cpu_seconds_training": progress.cpu_seconds if progress else 0.0,
         "seconds_testing": outcome.seconds,
         "peak_memory_gib": peak_memory_gib(),
         "adapter_bytes": float(sum(p.stat().st_size for p in saved)),
@@ -99,7 +100,8 @@ def _result(
         training=asdict(progress) if progress else {},
         notes=notes,
         data={"licence": task.licence, "splits": task.fingerprint()},
-        environment=environment() | {"processes": run.accelerator.num_processes},
+        environment=environment()
+        | {"processes": run.accelerator.num_processes, "mixed_precision": run.accelerator.mixed_precision},
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -112,12 +114,18 @@ def _write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 def summary(result: Result, folder: Path) -> str:
     """Return the lines that a recipe ends with."""
     lines = [
-        f"{name} {x.value:.4f} (95 % interval {x.low:.4f} to {x.high:.4f}, {x.rows} test rows)"
+        f"{name} {x.value:.4f} (95 % interval {x.low:.4f} to {x.high:.4f}, {x.rows} {split_of(result)} rows)"
         for name, x in result.metrics.items()
     ]
     for name, metrics in result.baselines.items():
         lines += [f"{name} reaches {key} {x.value:.4f}" for key, x in metrics.items()]
     return "\n".join([*lines, f"written to {folder}"])
+
+
+def split_of(result: Result) -> str:
+    """Return the split that was scored."""
+    split: str = result.settings.get("evaluation", {}).get("split", "test")
+    return split
 
 
 def front_matter(result: Result) -> str:
@@ -167,9 +175,9 @@ def card(result: Result) -> str:
 - prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
 - seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
 
-| metric | test | 95 % interval | rows |
+| metric | {split_of(result)} | 95 % interval | rows |
 |---|---|---|---|
 {metrics}
 
-The whole record is in `result.json`, the answers to the test split are in `predictions.jsonl`.
+The whole record is in `result.json`, the answers to the {split_of(result)} split are in `predictions.jsonl`.
 """

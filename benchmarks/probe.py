@@ -1,0 +1,156 @@
+"""Measure a finished run of the benchmark beside its test score, and write a record.
+
+    python benchmarks/probe.py --probe.run runs/benchmarks/sentiment/lora/seed0 --probe.record FILE.json
+
+sampling: several answers drawn at a temperature, where answers are written; forgetting: the change of loss on general
+text (newspaper sentences) and of the score on the other embedded tasks, with the adapter attached and detached; latency
+of single requests. `softprompts.probes` says how each is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from softprompts.adapters import MODEL, AdapterConfig, load_adapter, virtual_tokens, without_adapter
+from softprompts.agreement import make_engine
+from softprompts.checkpoints import write_atomically
+from softprompts.config import EvaluationConfig, HardPromptConfig, ModelConfig, TaskConfig, cli
+from softprompts.encoding import encode
+from softprompts.engine import Engine
+from softprompts.errors import UserError, nearest
+from softprompts.hard_prompts import written_tasks
+from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.probes import latency, sampled, score_on, text_loss
+from softprompts.results import environment, load_result
+from softprompts.runs import CONFIG_FILE, RESULT_FILE
+from softprompts.scoring import load_metrics
+from softprompts.tasks import Task, load_task
+
+import yaml
+from accelerate import Accelerator
+from grid_plan import PROBES, ROOT
+
+GENERAL = TaskConfig("{text}", " {label}", dataset="embedded:sentiment", where={"domain": ["editorials"]})
+TASKS = ("sentiment", "home_commands", "docstrings")
+
+
+@dataclass
+class ProbeConfig:
+    """What is measured, and where.
+
+    Args:
+        run: folder of a finished run.
+        record: file to write.
+        what: sampling, forgetting, latency.
+        rows: rows of a task that forgetting is measured on, and texts of general English.
+        sampled_rows: rows that answers are drawn for.
+        requests: single requests that are timed.
+    """
+
+    run: str
+    record: str
+    what: list[str] = field(default_factory=lambda: list(PROBES))
+    rows: int = 200
+    sampled_rows: int = 60
+    requests: int = 20
+
+
+def main(probe: ProbeConfig) -> None:
+    """Load what the run has trained, measure, write the record."""
+    started = time.perf_counter()
+    folder = Path(probe.run)
+    if not (folder / RESULT_FILE).is_file():
+        raise UserError(f"probe.run: {folder} holds no finished run")
+    for name in probe.what:
+        if name not in PROBES:
+            raise UserError(f'probe.what: "{name}"{nearest(name, PROBES)}')
+    settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = ModelConfig(**settings["model"])
+    evaluation = EvaluationConfig(**settings["evaluation"])
+    device = Accelerator().device
+    task = task_of(settings, folder)
+    base, tokenizer = load_base_model(config, device, task.choices)
+    trained = settings["recipe"] != "hard_prompt"
+    whole = (folder / MODEL).is_dir()
+    others = [other_task(name, probe.rows) for name in TASKS if name != task.name]
+
+    def unlearnt(engine: Engine) -> dict[str, Any]:
+        """Return the loss on general text and the score on each other task."""
+        found: dict[str, Any] = {"general": text_loss(engine, general_texts(probe.rows))}
+        for other in others:
+            data = encode(other, tokenizer, room_for(base, virtual_tokens(engine.model)), kind_of(base.config))
+            found[other.name] = score_on(engine, data.test, evaluation)
+        return found
+
+    found: dict[str, Any] = {}
+    forgets = "forgetting" in probe.what and trained
+    data = encode(task, tokenizer, room_for(base, 0), kind_of(base.config))
+    # Before anything is put on the base model: what is measured detached has to be this, to the last bit.
+    before = unlearnt(make_engine(base, tokenizer, config, data, print)) if forgets else {}
+    if whole:
+        tuned: Any = load_base_model(replace(config, name_or_path=str(folder / MODEL)), device, task.choices)[0]
+    else:
+        tuned = load_adapter(base, AdapterConfig(str(folder), any_base=True)) if trained else base
+    engine = make_engine(tuned, tokenizer, config, data, print)
+    if forgets:
+        attached, detached = unlearnt(engine), None
+        if not whole:
+            with without_adapter(tuned):
+                detached = unlearnt(engine)
+        found["forgetting"] = forgetting(before, attached, detached, probe.rows)
+    if "sampling" in probe.what and task.choices is None:
+        metrics = load_metrics(task.metrics, task.schema)
+        rows = data.test[: probe.sampled_rows]
+        found["sampling"] = sampled(engine, rows, metrics, evaluation, seed=settings["run"]["seed"])
+    if "latency" in probe.what:
+        times = latency(engine, data.test[: probe.requests])
+        found["latency"] = times | {"virtual_tokens": float(virtual_tokens(tuned))}
+    found |= {"seconds": time.perf_counter() - started, "environment": environment()}
+    record = Path(probe.record)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def task_of(settings: dict[str, Any], folder: Path) -> Task:
+    """Return the task of a run; for a written prompt in the wording, and with the examples, that it was tested with."""
+    task = load_task(TaskConfig(**settings["task"]))
+    if settings["recipe"] != "hard_prompt":
+        return task
+    chosen = load_result(folder / RESULT_FILE).notes["chosen"]
+    return written_tasks(task, HardPromptConfig(**settings["hard"]), settings["run"]["seed"])[chosen]
+
+
+def other_task(name: str, rows: int) -> Task:
+    """Return an embedded task as its shipped config formats it, with at most so many test rows."""
+    path = ROOT / "configs" / name / "prompt_tuning.yaml"
+    config = TaskConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["task"])
+    return load_task(replace(config, max_rows=config.max_rows | {"test": rows}))
+
+
+def general_texts(rows: int) -> list[str]:
+    """Return sentences of newspaper editorials, which no method is trained on."""
+    return [row.record["text"] for row in load_task(GENERAL).splits["test"][:rows]]
+
+
+def forgetting(
+    before: dict[str, Any], attached: dict[str, Any], detached: dict[str, Any] | None, rows: int
+) -> dict[str, Any]:
+    """Return the numbers of `unlearnt` side by side; `detached` is None where nothing can be taken off."""
+
+    def three(name: str, index: int | None) -> dict[str, Any]:
+        values = {"base": before, "attached": attached, "detached": detached}
+        picked = {
+            key: value and (value[name] if index is None else value[name][index]) for key, value in values.items()
+        }
+        return picked | {"rows": rows}
+
+    tasks = {name: {"metric": before[name][0]} | three(name, 1) for name in before if name != "general"}
+    return {"general": {"text": "newspaper editorials"} | three("general", None), "tasks": tasks}
+
+
+if __name__ == "__main__":
+    cli(main)
