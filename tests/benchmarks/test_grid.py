@@ -1,0 +1,272 @@
+"""The benchmark's grid: what there is to do, in which order, what is kept, and what is done again. No run is real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from made_result import make_result
+from softprompts.benchmark import GridConfig, MethodConfig, load_benchmark
+from softprompts.errors import UserError
+from softprompts.scoring import Interval
+
+import grid as runner
+import pytest
+from grid_plan import Job, check, choose, command, jobs, points
+from grid_records import done, keep_grid, record_of
+from grid_time import spoken
+
+MakeGrid = Callable[..., GridConfig]
+ROWS = [("row 1", " a"), ("row 2", " b")]
+
+
+class Launches:
+    """Stands in for the processes of runs: writes what a run leaves, or fails where `fails` says so."""
+
+    def __init__(self) -> None:
+        self.ran: list[list[str]] = []
+        self.fails: dict[str, int] = {}
+        self.best: dict[str, float] = {}
+
+    def __call__(self, run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
+        self.ran.append(run)
+        flags = dict(zip(run[1::2], run[2::2], strict=False))
+        if run[0] == "benchmarks/probe.py":
+            record = Path(flags["--probe.record"])
+            record.write_text(json.dumps({"seconds": 3.0, "latency": {"rows": 1.0}}), encoding="utf-8")
+            return 0, ""
+        if code := self.fails.get(folder.name):
+            return code, "error: it broke"
+        folder.mkdir(parents=True)
+        rate = flags.get("--training.learning_rate", "0")
+        training = {"best_value": self.best.get(rate, 0.0), "best_step": 2, "step": 4, "history": [{"step": 0}]}
+        settings = {"training": {"best_by": "loss"}, "task": {"metrics": ["accuracy"], "schema": None}}
+        result = make_result(
+            training=training,
+            settings=settings,
+            seed=int(flags["--run.seed"]),
+            cost={"seconds_total": 10.0},
+            metrics={"accuracy": Interval(0.5, 0.0, 1.0, 2)},
+        )
+        (folder / "result.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
+        lines = [json.dumps({"place": p, "prompt": p, "target": t, "prediction": " a"}) for p, t in ROWS]
+        (folder / "predictions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        return 0, ""
+
+    def methods(self) -> list[str]:
+        """Return which runs were made, by folder."""
+        outputs = [run[run.index("--run.output_dir") + 1] for run in self.ran if "--run.output_dir" in run]
+        return ["/".join(Path(output).parts[-2:]) for output in outputs]
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    made = Launches()
+    monkeypatch.setattr(runner, "launched", made)
+    monkeypatch.setattr(runner, "WAIT", 0.01)
+    return made
+
+
+def run(grid: GridConfig, folder: Path, **options: Any) -> Path:
+    """Run a grid and return the folder of its records."""
+    runner.main(grid, runner.LaunchConfig(records=str(folder / "records"), runs=str(folder / "runs"), **options))
+    return folder / "records" / "sentiment"
+
+
+def test_sweeps_come_first_then_every_method_with_every_seed(make_grid: MakeGrid, tmp_path: Path) -> None:
+    made = jobs(make_grid(probes=["latency"]), tmp_path)
+    assert [(j.kind, j.method, j.number) for j in made] == [
+        ("sweep", "prompt_tuning", 0),
+        ("sweep", "prompt_tuning", 1),
+        *((kind, m, s) for s in (0, 1) for m in ("written", "prompt_tuning") for kind in ("run", "probe")),
+    ]
+    assert made[1].values == {"training.learning_rate": 0.1}
+
+
+def test_a_sweep_never_sees_test_and_a_run_takes_what_it_chose(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    sweep, _, written, tuned, *_ = jobs(grid, tmp_path)
+
+    def flags(job: Job, chosen: dict[str, Any]) -> dict[str, str]:
+        line = command(grid, job, chosen)
+        return dict(zip(line[1:-1:2], line[2:-1:2], strict=True))
+
+    found = flags(sweep, {})
+    assert (found["--evaluation.split"], found["--training.steps"], found["--run.seed"]) == ("validation", "2", "100")
+    found = flags(tuned, {"training.learning_rate": 0.1})
+    assert "--evaluation.split" not in found
+    assert (found["--training.learning_rate"], found["--training.steps"], found["--run.seed"]) == ("0.1", "4", "0")
+    assert not [key for key in flags(written, {}) if key.startswith("--training.")], "it does not train"
+
+
+def test_points_are_all_combinations_and_the_best_is_chosen() -> None:
+    made = points(MethodConfig("lora", sweep={"a": [1, 2], "b": [3, 4]}))
+    assert made == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    values = [-1.0, -0.5, None, -2.0]
+    assert choose([{"values": v, "best_value": x} for v, x in zip(made, values, strict=True)]) == made[1]
+    assert choose([{"values": made[0], "best_value": None}]) is None
+    assert points(MethodConfig("lora")) == []
+
+
+def test_everything_is_kept_and_nothing_done_twice(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
+    launches.best = {"0.01": -1.0, "0.1": -0.3}
+    folder = run(make_grid(probes=["latency"]), tmp_path)
+    assert len(launches.ran) == 2 + 2 * 2 * 2
+    found = load_benchmark(folder)
+    assert found.missing == []
+    assert found.rows == [{"place": p, "prompt": p, "target": t} for p, t in ROWS]
+    assert found.sweeps["prompt_tuning"]["chosen"] == {"training.learning_rate": 0.1}
+    assert [p["best_value"] for p in found.sweeps["prompt_tuning"]["points"]] == [-1.0, -0.3]
+    assert found.cells["written"][1].answers == [" a", " a"]
+    assert found.cells["prompt_tuning"][0].probes["latency"] == {"rows": 1.0}
+    assert found.values("written", "accuracy") == [0.5, 0.5]
+    assert (found.label("written"), found.label("prompt_tuning")) == ("hard prompt", "prompt tuning")
+    runs = [r for r in launches.ran if r[0] == "recipes/prompt_tuning.py" and "--evaluation.split" not in r]
+    assert [r[len(r) - 1 - r[::-1].index("--training.learning_rate") + 1] for r in runs] == ["0.1", "0.1"]
+    launches.ran.clear()
+    run(make_grid(probes=["latency"]), tmp_path)
+    assert launches.ran == []
+
+
+def test_a_grid_may_grow_but_not_change(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
+    folder = run(make_grid(), tmp_path)
+    launches.ran.clear()
+    run(make_grid(seeds=[0, 1, 2]), tmp_path)
+    assert launches.methods() == ["written/seed2", "prompt_tuning/seed2"]
+    with pytest.raises(UserError, match=r"measured with other settings \(training, seeds: 2 is gone\)"):
+        run(make_grid(training=make_grid().training | {"steps": 8}), tmp_path)
+    assert load_benchmark(folder).grid["seeds"] == [0, 1, 2]
+
+
+def test_a_failed_run_is_a_record_and_the_others_go_on(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launches.fails = {"seed1": 2, "sweep00": -9}
+    with pytest.raises(SystemExit) as ended:
+        run(make_grid(), tmp_path)
+    assert ended.value.code == 1
+    assert "3 of 6 jobs failed" in capsys.readouterr().err
+    found = load_benchmark(tmp_path / "records" / "sentiment")
+    assert found.failed == {"written": {1: "error: it broke"}, "prompt_tuning": {1: "error: it broke"}}
+    assert found.missing == [("written", 1), ("prompt_tuning", 1)]
+    assert found.sweeps["prompt_tuning"]["points"][0]["failure"] == "error: it broke"
+    assert found.sweeps["prompt_tuning"]["chosen"] == {"training.learning_rate": 0.1}
+    launches.ran.clear()
+    with pytest.raises(SystemExit):
+        run(make_grid(), tmp_path)
+    assert launches.ran == [], "a failure is not tried again by itself"
+    launches.fails = {}
+    run(make_grid(), tmp_path, retry=True)
+    assert launches.methods() == ["written/seed1", "prompt_tuning/seed1"], "the sweep is closed"
+    assert load_benchmark(tmp_path / "records" / "sentiment").failed == {"written": {}, "prompt_tuning": {}}
+
+
+def test_without_a_sweep_there_is_no_run_and_no_probe(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
+    launches.fails = {"sweep00": 2, "sweep01": 2}
+    with pytest.raises(SystemExit):
+        run(make_grid(probes=["latency"]), tmp_path, only=["prompt_tuning"])
+    assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01"]
+    failed = load_benchmark(tmp_path / "records" / "sentiment").failed["prompt_tuning"]
+    assert failed == dict.fromkeys((0, 1), "every point of its sweep failed")
+
+
+def test_a_job_that_another_launch_has_is_left_to_it(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make_grid()
+    theirs = jobs(grid, tmp_path / "runs")[2]
+    seen: list[bool] = []
+    original = launches.__call__
+
+    def other_ends(*arguments: Any) -> tuple[int, str]:
+        seen.append(done(tmp_path / "records" / "sentiment", theirs))
+        return original(*arguments)
+
+    monkeypatch.setattr(runner, "launched", other_ends)
+    with runner.claimed(theirs.folder) as lock:
+        assert lock is not None
+        with runner.claimed(theirs.folder) as second:
+            assert second is None
+        # What the other launch leaves when it is done: the record.
+        launches([*command(grid, theirs, {})], theirs.folder, 0)
+        runner.keep_run(tmp_path / "records" / "sentiment", theirs)
+        launches.ran.clear()
+        run(grid, tmp_path)
+    assert "written/seed0" not in launches.methods()
+    assert len(launches.ran) == 5
+    assert all(seen)
+
+
+def test_other_test_rows_are_refused(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make_grid()
+    run(grid, tmp_path, only=["written"])
+    monkeypatch.setitem(globals(), "ROWS", [("row 1", " a"), ("row 3", " b")])
+    with pytest.raises(UserError, match="was tested on other rows than"):
+        run(grid, tmp_path)
+
+
+def test_a_plan_says_what_is_left_and_does_nothing(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(make_grid(), tmp_path, only=["written"])
+    launches.ran.clear()
+    capsys.readouterr()
+    run(make_grid(), tmp_path, plan=True)
+    said = capsys.readouterr().out
+    assert said.startswith("sentiment: 2 methods, seeds 0, 1: 6 jobs, 2 of them recorded; about ")
+    assert "prompt_tuning, sweep: learning_rate 0.01: about " in said
+    assert launches.ran == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "sentimant"}, 'grid.task: "sentimant" (did you mean "sentiment"?)'),
+        ({"seeds": [1, 1]}, "grid.seeds: expected one or more different numbers, found [1, 1]"),
+        ({"probes": ["latencies"]}, 'grid.probes: "latencies" (did you mean "latency"?)'),
+        ({"methods": {"a": MethodConfig("lorra")}}, 'grid.methods: a: recipe "lorra" (did you mean "lora"?)'),
+        (
+            {"methods": {"a": MethodConfig("lora", settings={"lora.rr": 3})}},
+            'grid.methods: a: unknown flag "--lora.rr" (did you mean "lora.r"?)',
+        ),
+        (
+            {"methods": {"a": MethodConfig("lora", sweep={"lora.r": []})}},
+            "grid.methods: a: sweep: a key without values",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_one_line_before_anything_runs(
+    make_grid: MakeGrid, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        check(make_grid(**changes), tmp_path)
+    assert str(raised.value) == message
+
+
+def test_the_record_of_a_point_is_the_sweeps(make_grid: MakeGrid, tmp_path: Path) -> None:
+    names = [record_of(tmp_path, job).name for job in jobs(make_grid(probes=["latency"]), tmp_path)[:4]]
+    assert names == ["sweep.json", "sweep.json", "seed0.json", "seed0.probes.json"]
+
+
+def test_a_folder_without_a_grid_is_one_line(tmp_path: Path, make_grid: MakeGrid) -> None:
+    with pytest.raises(UserError, match=r"holds no benchmark: it has no grid\.json"):
+        load_benchmark(tmp_path)
+    keep_grid(make_grid(), tmp_path)
+    assert load_benchmark(tmp_path).missing == [(m, s) for m in ("written", "prompt_tuning") for s in (0, 1)]
+    (tmp_path / "written").mkdir()
+    record = replace(make_result(), metrics={})
+    (tmp_path / "written" / "seed0.json").write_text(json.dumps(asdict(record)), encoding="utf-8")
+    with pytest.raises(UserError, match="its answers are missing"):
+        load_benchmark(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 00 min"), (12345, "3 h 26 min")]
+)
+def test_durations_are_spoken(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text

@@ -1,0 +1,105 @@
+"""The benchmark's grid with real runs on the tiny model: killed between and within runs, it ends as if it were not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from helpers import ROOT, recipe_environment
+from softprompts.benchmark import Benchmark, GridConfig, MethodConfig, load_benchmark
+
+import pytest
+
+MakeGrid = Callable[..., GridConfig]
+
+
+def start(grid: Path, folder: Path) -> subprocess.Popen[str]:
+    """Launch a grid as a user would."""
+    flags = ["--launch.records", str(folder / "records"), "--launch.runs", str(folder / "runs")]
+    return subprocess.Popen(
+        [sys.executable, "benchmarks/grid.py", "--config", str(grid), *flags],
+        cwd=ROOT,
+        env=recipe_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a file is there."""
+    until = time.monotonic() + 300
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, f"no {pattern} in time"
+        time.sleep(0.005)
+
+
+def numbers(found: Benchmark) -> dict[str, Any]:
+    """Return what must not depend on when a grid was stopped."""
+    return {
+        "answers": {m: {s: c.answers for s, c in cells.items()} for m, cells in found.cells.items()},
+        "losses": {m: {s: c.result.test_loss for s, c in cells.items()} for m, cells in found.cells.items()},
+        "chosen": {m: s["chosen"] for m, s in found.sweeps.items()},
+        "rows": found.rows,
+    }
+
+
+@pytest.fixture
+def grid(make_grid: MakeGrid, tmp_path: Path) -> Path:
+    file = tmp_path / "grid.yaml"
+    training = make_grid().training | {"steps": 40, "eval_every": 1}
+    made = make_grid(seeds=[0], training=training, probes=["forgetting", "latency"], name="tiny")
+    made.methods["lora"] = MethodConfig("lora", settings={"lora.r": 2})
+    file.write_text(json.dumps({"grid": asdict(made)}), encoding="utf-8")
+    return file
+
+
+def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(grid: Path, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    straight = start(grid, whole)
+    said = straight.communicate(timeout=900)[0]
+    assert straight.returncode == 0, said
+    assert "[8/8] lora, seed 0, probes: kept; 0 s left" in said
+
+    process = start(grid, stopped)
+    wait_for(stopped, "runs/tiny/prompt_tuning/sweep01/checkpoints/step-*3", process)  # within a run
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped; the same command goes on" in said
+    assert "Traceback" not in said
+
+    process = start(grid, stopped)
+    wait_for(stopped, "records/tiny/prompt_tuning/sweep.json", process)  # between two
+    process.kill()
+    process.communicate(timeout=300)
+
+    process = start(grid, stopped)
+    wait_for(stopped, "runs/tiny/lora/seed0/checkpoints/step-*5", process)
+    process.kill()  # the run lives on, and holds its lock
+    process.communicate(timeout=300)
+
+    process = start(grid, stopped)
+    said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    one, other = (load_benchmark(folder / "records" / "tiny") for folder in (whole, stopped))
+    assert numbers(one) == numbers(other)
+    assert one.missing == other.missing == []
+
+    probes = {method: cells[0].probes for method, cells in one.cells.items()}
+    assert "forgetting" not in probes["written"], "nothing is trained"
+    for method in ("prompt_tuning", "lora"):
+        general = probes[method]["forgetting"]["general"]
+        assert general["detached"] == general["base"], "to the last bit"
+        assert general["attached"] != general["base"]
+        assert set(probes[method]["forgetting"]["tasks"]) == {"sentiment", "home_commands", "docstrings"}
+    assert probes["prompt_tuning"]["latency"]["virtual_tokens"] == 4
+    assert not list((whole / "runs").glob("*/*/seed*/checkpoints")), "recorded runs keep no checkpoints"
