@@ -54,7 +54,7 @@ class ProbeConfig:
     run: str
     record: str
     what: list[str] = field(default_factory=lambda: list(PROBES))
-    rows: int = 200
+    rows: int = 64
     sampled_rows: int = 60
     requests: int = 20
 
@@ -125,10 +125,14 @@ def task_of(settings: dict[str, Any], folder: Path) -> Task:
 
 
 def other_task(name: str, rows: int) -> Task:
-    """Return an embedded task as its shipped config formats it, with at most so many test rows."""
+    """Return an embedded task as its shipped config formats it: so many of its test rows, and nothing else to encode.
+
+    A base model with fewer positions than the config counts on reads a long prompt from its end.
+    """
     path = ROOT / "configs" / name / "prompt_tuning.yaml"
     config = TaskConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["task"])
-    return load_task(replace(config, max_rows=config.max_rows | {"test": rows}))
+    task = load_task(replace(config, long_rows="cut_prompt"))
+    return replace(task, splits=dict.fromkeys(task.splits, task.splits["test"][:rows]))
 
 
 def general_texts(rows: int) -> list[str]:
