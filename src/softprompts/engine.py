@@ -12,7 +12,7 @@ from softprompts.attention import make_layout, packed
 from softprompts.batching import Document, common_head, pack, pad
 from softprompts.models import kind_of
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
-from softprompts.stock import logits_at, stock_forward
+from softprompts.stock import hidden_states_in_one_piece, logits_at, stock_forward
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel
@@ -261,14 +261,15 @@ class Engine(nn.Module):
             ids[index, width - len(text) :] = torch.tensor(text)
             mask[index, width - len(text) :] = 1
             mask[index, virtual - positions_of(row) : virtual] = 1
-        generated = self.base.generate(
-            input_ids=ids.to(self.device),
-            attention_mask=mask.to(self.device),
-            past_key_values=side_by_side(rows, virtual) if virtual else None,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            **({"do_sample": False} | sampling),
-        )
+        with hidden_states_in_one_piece(self.model):
+            generated = self.base.generate(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device),
+                past_key_values=side_by_side(rows, virtual) if virtual else None,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                **({"do_sample": False} | sampling),
+            )
         return self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
 
 

@@ -51,6 +51,20 @@ def stock_forward(
 
 
 @contextmanager
+def hidden_states_in_one_piece(model: Any) -> Iterator[None]:
+    """Within this context the model's output embedding gets its hidden states (B, S, H) in one piece of memory.
+
+    In generation they are a slice of the prompt's, for which PyTorch copies the output embedding once a row: six of
+    seven seconds of reading 32 prompts in bfloat16 on a CPU.
+    """
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def logits_at(model: Any, predictors: torch.Tensor, shape: torch.Size) -> Iterator[None]:
     """Within this context the model's output embedding sees only the hidden states at `predictors`.
 
