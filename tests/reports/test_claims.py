@@ -92,14 +92,14 @@ def test_it_refuses_to_speak_where_a_run_is_missing(tmp_path: Path, change: dict
     assert found == Verdict(
         "home_commands",
         None,
-        f"No verdict: missing are P-tuning, seed 1 ({reason}).",
+        f"No verdict; missing: P-tuning, seed 1 ({reason}).",
         missing=(f"P-tuning, seed 1 ({reason})",),
     )
     silent = [v for c in claims_of(card) for v in c.verdicts if v.word is None]
     assert {v.task for v in silent} == {"home_commands"}
     assert [v.findings for v in silent] == [()] * 13
     for text in (card_markdown(card), card_html(card)):
-        assert text.count(f"missing are P-tuning, seed 1 ({reason})") == 13
+        assert text.count(f"missing: P-tuning, seed 1 ({reason})") == 13
 
 
 def test_a_missing_run_of_a_method_that_a_claim_does_not_name_does_not_silence_it(tmp_path: Path) -> None:

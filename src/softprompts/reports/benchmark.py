@@ -198,7 +198,7 @@ def sweeps_table(benchmark: Benchmark) -> Table:
             best = f"failed: {point.get('failure', 'no reason given')}" if value is None else _best(value, by)
             mark = "chosen" if point["values"] == sweep["chosen"] else ""
             rows.append((benchmark.label(method), values_of(point["values"]), best, mark))
-    return Table(("method", "values", "best on validation", ""), tuple(rows))
+    return Table(("method", "values", "best on validation", "choice"), tuple(rows))
 
 
 def _best(value: float, by: str) -> str:

@@ -74,7 +74,7 @@ def judge(task: str, findings: Sequence[Finding], missing: Sequence[str]) -> Ver
     missing nothing is said.
     """
     if missing:
-        said = f"No verdict: missing are {'; '.join(missing)}."
+        said = f"No verdict; missing: {'; '.join(missing)}."
         return Verdict(task, None, said, missing=tuple(missing))
     ranked = sorted(findings, key=lambda f: (WORDS.index(f.word), f.margin))
     first = ranked[0]

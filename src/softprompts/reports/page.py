@@ -112,7 +112,7 @@ def _figure(drawing: Drawing) -> str:
 
 def _comparisons(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
-        return '<p class="faint">No paired comparisons: fewer than two methods have records.</p>'
+        return '<p class="faint">No paired comparisons were made.</p>'
     differ = sum(is_shown(c) for c in comparisons)
     note = (
         "Of the same test rows, the first method less the second, in points of per cent. The interval stands for one "
@@ -127,7 +127,7 @@ def _sweeps(benchmark: Benchmark) -> str:
     points = sweeps_table(benchmark)
     if not points.rows:
         return '<p class="faint">No sweep is recorded.</p>'
-    title = f"Sweeps: {len(points.rows)} points of {len(benchmark.sweeps)} methods, and what validation chose"
+    title = f"Sweeps: {len(points.rows)} points, and what validation chose"
     return details(title, table(points, f"Sweeps of {benchmark.name}"))
 
 
