@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tasks record sweep bench bench-plan bench-smoke bench-throughput bench-quick test check data precommit clean
+.PHONY: help setup demo tasks record report sweep bench bench-plan bench-smoke bench-throughput bench-quick test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -23,6 +23,9 @@ tasks: $(STAMP) ## run every recipe on every embedded task, some hours; skips wh
 
 record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and tables and pictures of the README
 	@$(BIN)/python scripts/record.py
+
+report: $(STAMP) ## make the benchmark's page, claims, tables and figures from its records: results/report/, docs/figures/
+	@$(BIN)/python scripts/report.py
 
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \

@@ -53,6 +53,13 @@ ORDER = (
     "reports.sweep",
     "reports.run",
     "reports.tasks",
+    "reports.benchmark",
+    "reports.evidence",
+    "reports.claims",
+    "reports.html",
+    "reports.claims_card",
+    "reports.figures",
+    "reports.page",
     "reports.demo",
 )
 LONGEST = 320  # lines

@@ -1,0 +1,81 @@
+"""Make the report of the benchmark from its records: one page, its tables and claims as Markdown, and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from softprompts.benchmark import Benchmark, load_benchmark
+from softprompts.checkpoints import write_atomically
+from softprompts.config import cli
+from softprompts.errors import UserError
+from softprompts.reports.benchmark import comparisons_markdown, metrics_of, results_markdown
+from softprompts.reports.claims import TASKS, make_card
+from softprompts.reports.claims_card import card_markdown
+from softprompts.reports.evidence import Records
+from softprompts.reports.figures import close, draw, save_png
+from softprompts.reports.page import render_page
+from softprompts.statistics import Comparison, compare_methods
+
+
+@dataclass
+class ReportConfig:
+    """Where the records are, and what is made of them.
+
+    Args:
+        records: folder of the benchmarks' records, one folder each.
+        page: folder of index.html, tables.md and claims.md.
+        figures: folder of the figures as PNG.
+        answers: answers of each run that the page shows.
+    """
+
+    records: str = "results/benchmarks"
+    page: str = "results/report"
+    figures: str = "docs/figures"
+    answers: int = 10
+
+
+def main(report: ReportConfig) -> None:
+    """Read all records, compare the methods, and write everything anew."""
+    benchmarks = read(Path(report.records))
+    comparisons = {b.name: compare_methods(b, metrics_of(b)) if metrics_of(b) else [] for b in benchmarks}
+    card = make_card(Records({b.name: b for b in benchmarks}, comparisons))
+    drawings = {b.name: draw(b) for b in benchmarks}
+    page, figures = Path(report.page), Path(report.figures)
+    for folder in (page, figures):
+        folder.mkdir(parents=True, exist_ok=True)
+    for drawn in drawings.values():
+        for drawing in drawn:
+            save_png(drawing, figures)
+    write_atomically(page / "index.html", render_page(benchmarks, comparisons, drawings, card, report.answers))
+    write_atomically(page / "claims.md", card_markdown(card))
+    write_atomically(page / "tables.md", tables(benchmarks, comparisons))
+    for drawn in drawings.values():
+        close(drawn)
+    print(f"written: {page / 'index.html'}, claims.md and tables.md beside it, figures in {figures}")
+
+
+def read(folder: Path) -> list[Benchmark]:
+    """Read every benchmark in a folder, those of the embedded tasks first.
+
+    Raises:
+        UserError: no run of any is recorded; records that do not fit together.
+    """
+    found = [load_benchmark(grid.parent) for grid in sorted(folder.glob("*/grid.json"))]
+    if not any(runs for benchmark in found for runs in benchmark.cells.values()):
+        raise UserError(f"{folder}: holds no record of a benchmark's run")
+    return sorted(found, key=lambda b: (TASKS.index(b.name) if b.name in TASKS else len(TASKS), b.name))
+
+
+def tables(benchmarks: list[Benchmark], comparisons: dict[str, list[Comparison]]) -> str:
+    """Return results and paired comparisons of all benchmarks as Markdown."""
+    parts = ["# Results"]
+    for benchmark in benchmarks:
+        parts += [f"## {benchmark.name}", results_markdown(benchmark)]
+        if comparisons[benchmark.name]:
+            parts.append(comparisons_markdown(benchmark, comparisons[benchmark.name]))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    cli(main)

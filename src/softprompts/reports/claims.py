@@ -1,0 +1,271 @@
+"""The claims: what soft prompts are said to be good for, and what the records of the three tasks say to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import mean
+
+from softprompts.benchmark import Benchmark, Cell
+from softprompts.reports.benchmark import (
+    NONE,
+    Table,
+    cost,
+    percent,
+    points,
+    size,
+    spread,
+    trained_parameters,
+)
+from softprompts.reports.evidence import Measure, Records, Verdict, by_comparisons, by_seeds, detached, values_of
+
+TASKS = ("sentiment", "home_commands", "docstrings")
+WRITTEN = ("zero_shot", "few_shot")
+SOFT = ("prompt_tuning", "prefix_tuning", "p_tuning")
+WEIGHTS = ("lora", "full_finetuning")
+TEMPERATURE, DRAWS = 0.7, 5
+NATS = " nats a token"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, and the verdict of each task on it."""
+
+    statement: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Claims on one subject, and the tables of what they are judged by, each with its caption."""
+
+    title: str
+    claims: tuple[Claim, ...]
+    tables: tuple[tuple[str, Table], ...]
+
+
+def probe(*path: str) -> Callable[[Cell], float | None]:
+    """Return what reads a number of a run's probes, None where it was not measured."""
+
+    def read(cell: Cell) -> float | None:
+        found = cell.probes
+        for key in path[:-1]:
+            found = found.get(key) or {}
+        value: float | None = found.get(path[-1])
+        return value
+
+    return read
+
+
+def _change(cell: Cell) -> float | None:
+    base, attached = (probe("forgetting", "general", key)(cell) for key in ("base", "attached"))
+    return None if base is None or attached is None else attached - base
+
+
+def _read_as_prompt(cell: Cell) -> float | None:
+    written, virtual = (probe("latency", key)(cell) for key in ("prompt_tokens", "virtual_tokens"))
+    return None if written is None or virtual is None else written + virtual
+
+
+def _drawn(*path: str) -> Callable[[Cell], float | None]:
+    """Return what reads a number of answers drawn as the claims say, None where they were drawn otherwise."""
+
+    def read(cell: Cell) -> float | None:
+        found = cell.probes.get("sampling") or {}
+        as_claimed = (found.get("temperature"), found.get("draws")) == (TEMPERATURE, DRAWS)
+        return probe("sampling", *path)(cell) if as_claimed else None
+
+    return read
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+AGREEMENT = Measure(
+    f"agreement of {DRAWS} draws at temperature {TEMPERATURE}", _drawn("agreement"), percent, " %", less=False
+)
+DRAWN = Measure(
+    f"exact_match of answers drawn at temperature {TEMPERATURE}",
+    _drawn("metrics", "exact_match"),
+    percent,
+    " %",
+    less=False,
+)
+PARAMETERS = Measure("trained parameters", trained_parameters, _whole, exact=True)
+SAVED = Measure("saved for the task", cost("adapter_bytes"), size, exact=True)
+SECONDS = Measure("time of training", cost("seconds_training"), _whole, " s")
+PROCESSOR = Measure("processor time of training", cost("cpu_seconds_training"), _whole, " s")
+SPEED = Measure("tokens a second", cost("training_tokens_per_second"), _whole, less=False)
+MEMORY = Measure("peak memory", cost("peak_memory_gib"), lambda v: f"{v:.2f}", " GiB")
+ENERGY = Measure("energy", cost("energy_kwh"), lambda v: f"{1000 * v:.1f}", " Wh")
+GENERAL = Measure("change of loss on general text, attached", _change, _nats, NATS)
+PROMPT = Measure("tokens read for a request, virtual ones included", _read_as_prompt, _whole, exact=True)
+WRITTEN_TOKENS = Measure("prompt tokens", probe("latency", "prompt_tokens"), _whole, exact=True)
+VIRTUAL = Measure("virtual tokens", probe("latency", "virtual_tokens"), _whole, exact=True)
+FIRST = Measure("time to the first token", probe("latency", "first_token_ms"), _whole, " ms")
+ANSWER = Measure("time of an answer", probe("latency", "answer_ms"), _whole, " ms")
+
+
+def make_card(records: Records) -> list[Section]:
+    """Return the sections of the card; it needs the benchmarks named as the tasks, whatever else there is."""
+    return [_structured(records), _style(records), _training(records), _risk(records), _inference(records)]
+
+
+def _structured(records: Records) -> Section:
+    task = "home_commands"
+    everyone = (*SOFT, *WEIGHTS)
+    valid = by_comparisons(records, task, ["valid_json", "valid_schema"], SOFT, WRITTEN)
+    claims = (
+        Claim(
+            "Soft prompts give valid JSON, and JSON valid by the schema, more often than a written prompt.", (valid,)
+        ),
+        Claim(
+            "Soft prompts give the exact command more often than a written prompt.",
+            (by_comparisons(records, task, ["exact_match"], SOFT, WRITTEN),),
+        ),
+        Claim(
+            "Soft prompts give the exact command more often than LoRA and full fine-tuning.",
+            (by_comparisons(records, task, ["exact_match"], SOFT, WEIGHTS),),
+        ),
+        Claim(
+            "Drawn at random, answers of trained methods agree more, and are more often right, than those of a written "
+            "prompt.",
+            (by_seeds(records, task, [AGREEMENT, DRAWN], everyone, WRITTEN),),
+        ),
+    )
+    metrics = [_metric(name) for name in ("valid_json", "valid_schema", "exact_match", "slot_f1")]
+    sampled = [Measure(f"{name}, drawn", _drawn("metrics", name), percent) for name in ("valid_json", "exact_match")]
+    measures = [*metrics, *sampled, Measure("agreement of draws", AGREEMENT.read, percent)]
+    return Section("Structured output", claims, _tables(records, (task,), measures, "in per cent"))
+
+
+def _style(records: Records) -> Section:
+    task = "docstrings"
+    claims = (
+        Claim(
+            "Soft prompts keep to the house style more often than a written prompt.",
+            (by_comparisons(records, task, ["style_rate"], SOFT, WRITTEN),),
+        ),
+        Claim(
+            "Soft prompts overlap more with the summaries that people wrote than a written prompt.",
+            (by_comparisons(records, task, ["rouge_l", "chrf"], SOFT, WRITTEN),),
+        ),
+        Claim(
+            "Soft prompts keep to the house style, and overlap, more than LoRA and full fine-tuning.",
+            (by_comparisons(records, task, ["style_rate", "rouge_l", "chrf"], SOFT, WEIGHTS),),
+        ),
+    )
+    metrics = [_metric(name) for name in ("style_rate", "rouge_l", "chrf")]
+    return Section("Style of a domain", claims, _tables(records, (task,), metrics, "in per cent"))
+
+
+def _training(records: Records) -> Section:
+    def claim(statement: str, *measures: Measure) -> Claim:
+        return Claim(statement, tuple(by_seeds(records, task, measures, SOFT, WEIGHTS) for task in TASKS))
+
+    claims = (
+        claim("Soft prompts train fewer parameters than LoRA and full fine-tuning.", PARAMETERS),
+        claim("Soft prompts save fewer bytes a task than LoRA and full fine-tuning.", SAVED),
+        claim("Soft prompts train in fewer seconds than LoRA and full fine-tuning.", SECONDS),
+        claim("Soft prompts train in less memory than LoRA and full fine-tuning.", MEMORY),
+    )
+    measures = [PARAMETERS, SAVED, SECONDS, PROCESSOR, SPEED, MEMORY, ENERGY]
+    return Section("Cost of training", claims, _tables(records, TASKS, measures, "mean over seeds", (*SOFT, *WEIGHTS)))
+
+
+def _risk(records: Records) -> Section:
+    others = {task: _other_tasks(records.benchmarks.get(task)) for task in TASKS}
+    claims = (
+        Claim(
+            "Attached, soft prompts raise the loss on general text less than LoRA and full fine-tuning.",
+            tuple(by_seeds(records, task, [GENERAL], SOFT, WEIGHTS) for task in TASKS),
+        ),
+        Claim(
+            "Attached, soft prompts keep more of the score on other tasks than LoRA and full fine-tuning.",
+            tuple(by_seeds(records, task, others[task], SOFT, WEIGHTS) for task in TASKS),
+        ),
+        Claim(
+            "Detached, an adapter leaves the base model as it was, to the last bit (full fine-tuning has no detached "
+            "state: what it changes stays).",
+            tuple(detached(records, task, (*SOFT, "lora")) for task in TASKS),
+        ),
+    )
+    tables = (
+        table
+        for task in TASKS
+        for table in _tables(records, (task,), [GENERAL, *others[task]], "after training on it", (*SOFT, *WEIGHTS))
+    )
+    return Section("Risk to what the base model does elsewhere", claims, tuple(tables))
+
+
+def _inference(records: Records) -> Section:
+    claims = (
+        Claim(
+            "With a soft prompt the model reads fewer tokens for a request than with solved examples in its prompt.",
+            tuple(by_seeds(records, task, [PROMPT], SOFT, ["few_shot"]) for task in TASKS),
+        ),
+        Claim(
+            "With a soft prompt a single request is answered sooner than with solved examples in its prompt.",
+            tuple(by_seeds(records, task, [FIRST, ANSWER], SOFT, ["few_shot"]) for task in TASKS),
+        ),
+    )
+    measures = [WRITTEN_TOKENS, VIRTUAL, FIRST, ANSWER]
+    return Section("Cost of a request", claims, _tables(records, TASKS, measures, "mean over seeds"))
+
+
+def _metric(name: str) -> Measure:
+    def read(cell: Cell) -> float | None:
+        found = cell.result.metrics.get(name)
+        return None if found is None else found.value
+
+    return Measure(name, read, percent, less=False)
+
+
+def _other_tasks(benchmark: Benchmark | None) -> list[Measure]:
+    """Return the change of the score on each other task that runs were scored on; without any, one that nobody has."""
+    runs = [] if benchmark is None else [cell for cells in benchmark.cells.values() for cell in cells.values()]
+    kinds: dict[str, str] = {}
+    for cell in runs:
+        for name, measured in cell.probes.get("forgetting", {}).get("tasks", {}).items():
+            kinds.setdefault(name, measured["metric"])
+    if not kinds:
+        return [Measure("change of the score on other tasks, attached", lambda _: None, str)]
+    return [_other_task(name, kind) for name, kind in kinds.items()]
+
+
+def _other_task(name: str, kind: str) -> Measure:
+    def read(cell: Cell) -> float | None:
+        base, attached = (probe("forgetting", "tasks", name, key)(cell) for key in ("base", "attached"))
+        return None if base is None or attached is None else attached - base
+
+    show, unit = (_nats, NATS) if kind == "loss" else (points, " points")
+    return Measure(f"change of {kind} on {name}, attached", read, show, unit, less=kind == "loss")
+
+
+def _tables(
+    records: Records, tasks: tuple[str, ...], measures: list[Measure], what: str, methods: tuple[str, ...] | None = None
+) -> tuple[tuple[str, Table], ...]:
+    """Return a table for each task that has records: a row a method, a column a measure."""
+    found = []
+    for task in tasks:
+        if benchmark := records.benchmarks.get(task):
+            rows = [
+                (benchmark.label(m), *(_cell(values_of(benchmark, m, measure), measure) for measure in measures))
+                for m in benchmark.grid["methods"]
+                if methods is None or m in methods
+            ]
+            head = ("method", *(measure.name for measure in measures))
+            found.append((f"{task}, {what}", Table(head, tuple(rows))))
+    return tuple(found)
+
+
+def _cell(values: list[float], measure: Measure) -> str:
+    if not values:
+        return NONE
+    same = measure.exact or len({measure.show(v) for v in values}) == 1
+    return (measure.show(mean(values)) if same else spread(values, measure.show)) + measure.unit
