@@ -29,6 +29,7 @@ ORDER = (
     "prompts.encoder",
     "prompts.multitask",
     "prompts.states",
+    "prompts.neighbours",
     "weights",
     "attention",
     "stock",
