@@ -47,6 +47,7 @@ ORDER = (
     "updates",
     "training",
     "sweeps",
+    "ensembles",
     "results",
     "benchmark",
     "statistics",

@@ -28,7 +28,12 @@ STEPS = ("start_run", "load_task", "load_base_model", "make_engine", "evaluate_t
 ENGINE = "engine = make_engine(tuned, tokenizer, model, data, this.say)"
 TRAIN = "progress = train(engine, data, training, evaluation, this)"
 TOOLS = {"generate", "neighbours"}  # answer on the screen: no run, no task of their own, and nothing is written
-EVALUATES = {"evaluate", "generate", "neighbours"}  # take an adapter as it is: the method is the one that made it
+EVALUATES = {
+    "ensemble",
+    "evaluate",
+    "generate",
+    "neighbours",
+}  # take an adapter as it is: the method is the one that made it
 ALL = sorted((ROOT / "recipes").glob("*.py"))
 RECIPES = [path for path in ALL if path.stem not in TOOLS]
 
