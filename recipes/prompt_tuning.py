@@ -16,19 +16,17 @@ from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test
 from softprompts.models import kind_of, load_base_model, room_for
 from softprompts.preflight import check_method
-from softprompts.prompts.initial import add_soft_prompt
+from softprompts.prompts.initial import PromptConfig, add_soft_prompt
 from softprompts.reports.run import save_run
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
 from softprompts.training import train
 
-from peft import PromptTuningConfig
-
 
 def main(
     model: ModelConfig,
     task: TaskConfig,
-    prompt: PromptTuningConfig,
+    prompt: PromptConfig,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     run: RunConfig,
@@ -49,7 +47,7 @@ def main(
     data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens), kind_of(base.config))
 
     # The method: the only part that differs between recipes.
-    tuned = add_soft_prompt(base, tokenizer, prompt, this.seed)
+    tuned = add_soft_prompt(base, tokenizer, prompt, this.seed, rows.choices)
 
     engine = make_engine(tuned, tokenizer, model, data, this.say)
     progress = train(engine, data, training, evaluation, this)

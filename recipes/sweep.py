@@ -19,20 +19,18 @@ from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test
 from softprompts.models import kind_of, load_base_model, room_for
 from softprompts.preflight import check_method
-from softprompts.prompts.initial import add_soft_prompt
+from softprompts.prompts.initial import PromptConfig, add_soft_prompt
 from softprompts.reports.run import save_run
 from softprompts.reports.sweep import save_sweep
 from softprompts.runs import start_run
 from softprompts.sweeps import points, run_sweep
 from softprompts.tasks import load_task
 
-from peft import PromptTuningConfig
-
 
 def main(
     model: ModelConfig,
     task: TaskConfig,
-    prompt: PromptTuningConfig,
+    prompt: PromptConfig,
     sweep: SweepConfig,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
@@ -57,7 +55,7 @@ def main(
     data = encode(rows, tokenizer, room_for(base, longest), kind_of(base.config))
 
     # The method: the only part that differs between recipes.
-    bank = [add_soft_prompt(base, tokenizer, point.prompt, point.seed) for point in grid]
+    bank = [add_soft_prompt(base, tokenizer, point.prompt, point.seed, rows.choices) for point in grid]
 
     engine = make_engine(bank[0], tokenizer, model, data, this.say, bank[1:])
     best, standings = run_sweep(engine, grid, data, evaluation, this)

@@ -192,3 +192,28 @@ def make(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Callable[..., Any
         return build(tiny_model, tiny_task, tmp_path / name, **settings)
 
     return build_in
+
+
+@pytest.fixture(scope="session")
+def voters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of adapters of PEFT's: three soft prompts of two lengths, two prefixes, a LoRA, one with a classifier."""
+    from method_runs import saved_by_peft  # not above: its imports come after the environment is set
+
+    from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig
+
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+    folder = tmp_path_factory.mktemp("voters")
+    configs: dict[str, PeftConfig] = {
+        "one": PromptTuningConfig(**common),
+        "two": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=7),
+        "three": PromptTuningConfig(**common),
+        "prefix one": PrefixTuningConfig(**common),
+        "prefix two": PrefixTuningConfig(**common),
+        "lora": LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]),
+        "classifier": PrefixTuningConfig(**common),
+    }
+    for number, (name, config) in enumerate(configs.items()):
+        saved_by_peft(tiny_model, config, folder / name, scale=0.3 + 0.7 * number)
+    file = folder / "classifier" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task_type": "SEQ_CLS"}))
+    return {name: folder / name for name in configs}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from helpers import ROOT, cli_in_process, load_recipe, losses, read_result
+from method_runs import saved_by_peft
 from softprompts.config import parse
 from softprompts.results import load_result
 
 import pytest
 import yaml
+from peft import PromptTuningConfig
 
-CONFIGS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name != "accelerate")
+# Launch topologies and grids of the benchmark are no recipe's: test_accelerate_configs.py, test_benchmark_configs.py.
+APART = ("accelerate", "benchmarks")
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in APART)
 # What needs a network runs in test_hub_tasks.py, on local data.
 OFFLINE = [p for p in CONFIGS if p.parent.name != "hub"]
 
@@ -93,6 +98,11 @@ def test_it_runs_a_step_on_the_tiny_model(
         flags |= {"training.steps": 1, "training.warmup_steps": 0}
     if recipe == "multitask_prompt_tuning":
         flags["prompt.factor_steps"] = 0
+    if recipe == "ensemble":  # what it names is still to be trained
+        folders = [tmp_path / name for name in ("first", "second")]
+        for folder in folders:
+            saved_by_peft(tiny_model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), folder)
+        flags["ensemble.adapters"] = json.dumps([str(folder) for folder in folders])
     pairs = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     code, _, errors = cli_in_process([f"recipes/{recipe}.py", "--config", str(config), *pairs], capfd)
     assert code == 0, errors

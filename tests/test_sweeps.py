@@ -14,7 +14,7 @@ from softprompts.checkpoints import trainable_tensors
 from softprompts.config import RunConfig, SweepConfig, TrainingConfig
 from softprompts.engine import Engine
 from softprompts.errors import UserError
-from softprompts.prompts.initial import add_soft_prompt
+from softprompts.prompts.initial import PromptConfig, add_soft_prompt
 from softprompts.sweeps import Point, points, run_sweep
 
 import pytest
@@ -99,6 +99,24 @@ def test_keys_that_belong_together_may_vary_together() -> None:
             ("TEXT", "good"),
             ("TEXT", "bad"),
         ]
+
+
+def test_ways_to_start_may_vary() -> None:
+    prompt = PromptConfig(num_virtual_tokens=4, tokenizer_name_or_path="somewhere")
+    made = points_of("{prompt.init_from: [null, uniform, labels]}", prompt)
+    assert [type(p.prompt) for p in made] == [PromptConfig] * 3
+    assert [getattr(p.prompt, "init_from") for p in made] == [None, "uniform", "labels"]  # noqa: B009
+    with pytest.raises(
+        UserError, match=r'^sweep.grid: prompt.init_from: expected .*, found labls \(did you mean "labels"'
+    ):
+        points_of("{prompt.init_from: [labls]}", prompt)
+    with pytest.raises(
+        UserError, match=r"^sweep.grid: prompt: prompt.init_from: uniform not with prompt_tuning_init: TEXT"
+    ):
+        points_of(
+            "{prompt.init_from: [uniform], prompt.prompt_tuning_init: [TEXT], prompt.prompt_tuning_init_text: [a]}",
+            prompt,
+        )
 
 
 @pytest.mark.parametrize(

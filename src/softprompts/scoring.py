@@ -121,17 +121,33 @@ def intervals(
     The resamples are the same for every run with as many rows, so that differences between runs are paired.
     Method: percentile bootstrap, Efron and Tibshirani (1993), chapter 13.
     """
-    samplers = [_sampler(metric, answers, targets) for metric in metrics.values()]
-    generator = numpy.random.default_rng(0)
-    draws: dict[str, list[float]] = {}
-    for _ in range(resamples):
-        rows = generator.integers(0, len(answers), len(answers))
-        for sampler in samplers:
-            for key, value in sampler(rows).items():
-                draws.setdefault(key, []).append(value)
-    values = compute_metrics(metrics, answers, targets)
-    bounds = {key: numpy.percentile(draws[key], [2.5, 97.5]).tolist() for key in values}
-    return {key: Interval(values[key], low, high, len(answers)) for key, (low, high) in bounds.items()}
+    return mean_intervals(metrics, [answers], targets, resamples)
+
+
+def mean_intervals(
+    metrics: dict[str, Metric], answers: Sequence[list[str]], targets: list[str], resamples: int
+) -> dict[str, Interval]:
+    """Return the mean of each number over several models that answer the same rows, with its interval over rows.
+
+    A resample holds the same rows for all models: their answers to a row are no independent samples.
+    """
+    draws: list[dict[str, list[float]]] = []
+    for said in answers:
+        samplers = [_sampler(metric, said, targets) for metric in metrics.values()]
+        generator = numpy.random.default_rng(0)
+        mine: dict[str, list[float]] = {}
+        for _ in range(resamples):
+            rows = generator.integers(0, len(said), len(said))
+            for sampler in samplers:
+                for key, value in sampler(rows).items():
+                    mine.setdefault(key, []).append(value)
+        draws.append(mine)
+    values = [compute_metrics(metrics, said, targets) for said in answers]
+    found = {}
+    for key in values[0]:
+        low, high = numpy.percentile(numpy.mean([mine[key] for mine in draws], axis=0), [2.5, 97.5]).tolist()
+        found[key] = Interval(sum(v[key] for v in values) / len(values), low, high, len(targets))
+    return found
 
 
 def _sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:

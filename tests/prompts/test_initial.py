@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from helpers import TEXT, load_base, load_tuned, prompt_config
 from softprompts.errors import UserError
 from softprompts.models import count_parameters
-from softprompts.prompts.initial import add_soft_prompt
+from softprompts.prompts import initial
+from softprompts.prompts.initial import PromptConfig, add_soft_prompt
 
 import pytest
 import torch
@@ -175,3 +177,138 @@ def test_what_peft_refuses_is_one_line(tiny_model: Path) -> None:
     with pytest.raises(UserError, match=r"^prompt: .*num_attention_heads") as caught:
         add_soft_prompt(base, load_base(tiny_model)[1], prompt_config(tiny_model, 4))
     assert "\n" not in str(caught.value)
+
+
+CHOICES = (" positive", " a very dull film", " awful")
+
+
+def begin(folder: Path, start: str, tokens: int, seed: int = 0, choices: Any = CHOICES, **settings: Any) -> PeftModel:
+    base, tokenizer = load_base(folder)
+    config = PromptConfig(num_virtual_tokens=tokens, init_from=start, **settings)
+    return add_soft_prompt(base, tokenizer, config, seed, choices)
+
+
+def label_means(folder: Path, labels: tuple[str, ...]) -> torch.Tensor:
+    weight = load_base(folder)[0].get_input_embeddings().weight
+    return torch.stack([weight[ids_of(folder, label)].mean(0) for label in labels])
+
+
+def places(model: PeftModel, found: torch.Tensor) -> list[int]:
+    """Return the ids of the tokens whose embeddings these are."""
+    weight = model.get_input_embeddings().weight
+    return [int((weight == row).all(1).nonzero()[0]) for row in found]
+
+
+def test_uniform_values_lie_between_minus_a_half_and_a_half(tiny_model: Path) -> None:
+    found = values(begin(tiny_model, "uniform", 200))
+    assert found.shape == (200, 32)
+    assert -0.5 <= found.min() < -0.49
+    assert 0.49 < found.max() <= 0.5
+    assert found.mean().abs() < 0.02
+    assert abs(found.std() - 12**-0.5) < 0.02, "the spread of a uniform distribution, not of a normal one"
+
+
+def test_frequent_tokens_are_the_first_ordinary_ones(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initial, "FREQUENT", 20)
+    model, tokenizer = begin(tiny_model, "frequent", 200), load_base(tiny_model)[1]
+    first = [i for i in range(50) if i not in tokenizer.all_special_ids][:20]
+    assert set(places(model, values(model))) == set(first), "all of them, in 200 draws, and nothing else"
+
+
+def test_tokens_that_were_added_by_hand_are_not_frequent(tiny_model: Path) -> None:
+    tokenizer = load_base(tiny_model)[1]
+    tokenizer.add_tokens(["<repo_name>"])
+    added = tokenizer.convert_tokens_to_ids("<repo_name>")
+    assert added not in tokenizer.all_special_ids
+    assert added in initial.sampled_ids(tokenizer, 5000)
+    assert added not in initial.sampled_ids(tokenizer, 5000, 5000)
+
+
+def test_a_vocabulary_of_fewer_tokens_is_taken_whole(tiny_model: Path) -> None:
+    model, tokenizer = begin(tiny_model, "frequent", 250), load_base(tiny_model)[1]
+    found = places(model, values(model))
+    assert set(found).isdisjoint(tokenizer.all_special_ids)
+    assert max(found) > 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_labels_come_first_and_are_cut_where_there_is_no_room(tiny_model: Path, count: int) -> None:
+    assert [len(ids_of(tiny_model, label)) > 1 for label in CHOICES] == [False, True, False]
+    assert torch.equal(values(begin(tiny_model, "labels", count)), label_means(tiny_model, CHOICES)[:count])
+
+
+def test_behind_the_labels_stand_frequent_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initial, "FREQUENT", 10)
+    model, tokenizer = begin(tiny_model, "labels", 12), load_base(tiny_model)[1]
+    found = values(model)
+    assert torch.equal(found[:3], label_means(tiny_model, CHOICES))
+    assert set(places(model, found[3:])) <= set(range(10 + len(tokenizer.all_special_ids)))
+    assert not torch.equal(values(begin(tiny_model, "labels", 12, seed=1))[3:], found[3:])
+
+
+def test_labels_of_the_config_come_before_those_of_the_task(tiny_model: Path) -> None:
+    model = begin(tiny_model, "labels", 1, init_labels=[" plot"])
+    assert torch.equal(values(model), label_means(tiny_model, (" plot",)))
+
+
+@pytest.mark.parametrize("start", ["uniform", "frequent", "labels"])
+def test_a_start_of_ours_follows_the_seed_and_is_saved_as_peft_knows_it(
+    tiny_model: Path, tmp_path: Path, start: str
+) -> None:
+    model = begin(tiny_model, start, 9, seed=3)
+    assert torch.equal(values(begin(tiny_model, start, 9, seed=3)), values(model))
+    assert not torch.equal(values(begin(tiny_model, start, 9, seed=4)), values(model))
+    assert type(model.active_peft_config) is PromptTuningConfig
+    assert values(model).dtype == torch.float32
+    model.save_pretrained(str(tmp_path))
+    saved = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    assert [key for key in saved if key.startswith("init_")] == []
+    again = PeftModel.from_pretrained(load_base(tiny_model)[0], str(tmp_path))
+    assert torch.equal(values(again), values(model))
+
+
+def test_without_a_start_of_ours_all_is_as_with_peft_s_config(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    for settings in (text(TEXT), {"prompt_tuning_init": "SAMPLE_VOCAB"}, {"prompt_tuning_init": "RANDOM"}):
+        ours = PromptConfig(num_virtual_tokens=5, tokenizer_name_or_path=str(tiny_model), **settings)
+        models = [add_soft_prompt(base, tokenizer, c, 0) for c in (ours, prompt_config(tiny_model, 5, **settings))]
+        assert torch.equal(*map(values, models))
+        assert models[0].active_peft_config == models[1].active_peft_config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"init_from": "labels", "tokenizer_name_or_path": "x"} | text(TEXT),
+            "init_from: labels not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null",
+        ),
+        (
+            {"init_from": "frequent", "prompt_tuning_init": "SAMPLE_VOCAB"},
+            "init_from: frequent not with prompt_tuning_init: SAMPLE_VOCAB; set that to RANDOM, or init_from to null",
+        ),
+        (
+            {"init_labels": [" a"]},
+            "init_labels: are for init_from: labels; set that, or init_labels to null",
+        ),
+        (
+            {"init_from": "uniform", "init_labels": [" a"]},
+            "init_labels: are for init_from: labels; set that, or init_labels to null",
+        ),
+        (
+            {"init_from": "labels", "init_labels": []},
+            "init_labels: expected at least one label; null takes the task's choices",
+        ),
+    ],
+)
+def test_ways_to_start_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        PromptConfig(num_virtual_tokens=4, **settings)
+    assert str(caught.value) == f"prompt.{message}"
+
+
+def test_labels_that_are_none_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match=r"^prompt.init_from: labels needs a task with choices; name others in prompt"):
+        begin(tiny_model, "labels", 4, choices=None)
+    with pytest.raises(UserError, match=r"^prompt.init_labels: '' tokenizes to nothing$"):
+        begin(tiny_model, "labels", 4, init_labels=[" plot", ""])

@@ -27,8 +27,13 @@ STEPS = ("start_run", "load_task", "load_base_model", "make_engine", "evaluate_t
 # What trains says these, too, one behind the other.
 ENGINE = "engine = make_engine(tuned, tokenizer, model, data, this.say)"
 TRAIN = "progress = train(engine, data, training, evaluation, this)"
-TOOLS = {"generate"}  # answers on the screen: no run, no task of its own, and nothing is written
-EVALUATES = {"evaluate", "generate"}  # take an adapter as it is: the method is the one that made it
+TOOLS = {"generate", "neighbours"}  # answer on the screen: no run, no task of their own, and nothing is written
+EVALUATES = {
+    "ensemble",
+    "evaluate",
+    "generate",
+    "neighbours",
+}  # take an adapter as it is: the method is the one that made it
 ALL = sorted((ROOT / "recipes").glob("*.py"))
 RECIPES = [path for path in ALL if path.stem not in TOOLS]
 

@@ -30,6 +30,7 @@ from helpers import (
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 STEPS, EVERY, TOKENS = 120, 4, 5  # so many steps that a test can stop a run long before its end
@@ -126,6 +127,32 @@ def test_the_adapter_gives_the_recorded_answers_in_stock_peft(finished: Path, ti
             assert scores[-1] == pytest.approx(recorded, abs=1e-3)
         assert record["prediction"] == choices[scores[-1] > scores[-2]]
     assert not torch.equal(model(input_ids=whole).logits[:, TOKENS:], load_base(tiny_model)[0](input_ids=whole).logits)
+
+
+def test_a_start_from_labels_takes_the_choices_of_the_task(
+    command: Command, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"prompt.prompt_tuning_init": "RANDOM", "prompt.init_from": "labels", "prompt.num_virtual_tokens": 2}
+    # A rate that moves nothing: what is saved is what it began with.
+    flags |= {"training.steps": 1, "training.warmup_steps": 0, "training.learning_rate": 1e-30}
+    code, _, errors = cli_in_process(command(tmp_path / "run", **flags), capfd)
+    assert (code, errors) == (0, [])
+    base, tokenizer = load_base(tiny_model)
+    weight = base.get_input_embeddings().weight
+    ids = [tokenizer(label, add_special_tokens=False).input_ids for label in (" positive", " negative")]
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")["prompt_embeddings"]
+    torch.testing.assert_close(saved, torch.stack([weight[i].mean(0) for i in ids]), rtol=0, atol=0)
+    config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert not {"init_from", "init_labels"} & config.keys()
+
+
+def test_two_ways_to_start_are_one_line_before_anything_is_written(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, errors = cli_in_process(command(tmp_path / "run", **{"prompt.init_from": "labels"}), capfd)
+    said = "labels not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null"
+    assert (code, errors) == (2, [f"error: prompt.init_from: {said}"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_is_never_touched(command: Command, finished: Path, capfd: pytest.CaptureFixture[str]) -> None:

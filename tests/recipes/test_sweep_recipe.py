@@ -179,3 +179,17 @@ def test_lengths_and_texts_may_vary(command: Command, tmp_path: Path, capfd: pyt
     assert len(set(starts)) == 4
     best = max(result["notes"]["candidates"], key=lambda c: c["value"])
     assert result["parameters"]["saved"] == best["values"]["prompt.num_virtual_tokens"] * 32
+
+
+def test_ways_to_start_may_vary_and_the_adapter_is_stock(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = "{prompt.init_from: [null, uniform, frequent, labels]}"
+    flags = {"prompt.prompt_tuning_init": "RANDOM", "training.steps": 1, "training.eval_every": 1, "sweep.grid": grid}
+    code, _, errors = cli_in_process(command(tmp_path / "run", **flags), capfd)
+    assert (code, errors) == (0, [])
+    starts = [c["validations"][0]["validation_loss"] for c in read_result(tmp_path / "run")["notes"]["candidates"]]
+    assert len(set(starts)) == 4
+    saved = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert saved["peft_type"] == "PROMPT_TUNING"
+    assert not {"init_from", "init_labels"} & saved.keys()

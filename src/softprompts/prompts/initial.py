@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from softprompts.errors import UserError
 from softprompts.models import Kind, kind_of, max_positions
@@ -21,24 +22,76 @@ TASK_TYPES: dict[Kind, TaskType] = {
 }
 
 
+FREQUENT = 5000  # tokens that `frequent` draws from: Lester et al. (2021), section 3.2
+
+
+@dataclass
+class PromptConfig(PromptTuningConfig):
+    """PEFT's PromptTuningConfig and the ways to start of Lester et al. (2021), section 3.2, that PEFT lacks.
+
+    Args:
+        init_from: `uniform` draws from [-0.5, 0.5]; `frequent` draws embeddings of frequent tokens; `labels` takes
+            those of the class labels, and frequent ones where the prompt is longer. null begins as prompt_tuning_init
+            says.
+        init_labels: for `labels`, with the space that stands before a word; by default the task's choices.
+
+    Raises:
+        UserError: two ways to start; labels that nothing reads, or none.
+    """
+
+    init_from: Literal["uniform", "frequent", "labels"] | None = None
+    init_labels: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Now, and not after a download.
+        start = getattr(self.prompt_tuning_init, "value", self.prompt_tuning_init)
+        if self.init_from is not None and start != PromptTuningInit.RANDOM:
+            raise UserError(
+                f"prompt.init_from: {self.init_from} not with prompt_tuning_init: {start}; "
+                "set that to RANDOM, or init_from to null"
+            )
+        if self.init_labels is not None and self.init_from != "labels":
+            raise UserError("prompt.init_labels: are for init_from: labels; set that, or init_labels to null")
+        if self.init_labels is not None and not self.init_labels:
+            raise UserError("prompt.init_labels: expected at least one label; null takes the task's choices")
+
+
 def add_soft_prompt(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PromptTuningConfig, seed: int | None = None
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PromptTuningConfig,
+    seed: int | None = None,
+    choices: Sequence[str] | None = None,
 ) -> PeftModel:
     """Put a trainable soft prompt, float32 (num_virtual_tokens, hidden size), on a frozen base model.
 
-    The three ways to start are PEFT's (`prompt_tuning_init`), with PEFT's two traps mended: a text is tokenized
+    Three ways to start are PEFT's (`prompt_tuning_init`), with PEFT's two traps mended: a text is tokenized
     without special tokens (PEFT would make a begin-of-sequence token part of the prompt), and SAMPLE_VOCAB leaves
-    out special tokens. Text that is too short repeats, text that is too long is cut, as in PEFT. Where values are
+    out special tokens. Text that is too short repeats, text that is too long is cut, as in PEFT. The others are those
+    of `PromptConfig`; what reaches PEFT, and is saved, is a plain PromptTuningConfig either way. Where values are
     drawn, `seed` decides them, or else the state of PyTorch's generator. The base itself stays as it is and may get
     any number of soft prompts. Of an encoder-decoder it is the encoder that gets it, as in Lester et al. (2021).
 
+    Args:
+        base: the base model.
+        tokenizer: its tokenizer.
+        config: the soft prompt.
+        seed: of what is drawn.
+        choices: the task's, for a start from labels that the config does not name.
+
     Raises:
-        UserError: no virtual tokens, more than the model has positions, or TEXT without a text.
+        UserError: no virtual tokens, more than the model has positions, TEXT without a text, labels of a task that has
+            none.
     """
+    plain = {f.name: getattr(config, f.name) for f in fields(PromptTuningConfig) if f.init}
     # PEFT fills the text in by itself, special tokens included; so it draws at random, and the values are written over.
-    model = attach(base, replace(config, prompt_tuning_init=PromptTuningInit.RANDOM), "prompt", seed)
+    random = PromptTuningConfig(**plain | {"prompt_tuning_init": PromptTuningInit.RANDOM})
+    model = attach(base, random, "prompt", seed)
     start, text = config.prompt_tuning_init, config.prompt_tuning_init_text
-    set_start(model, initial_values(base, tokenizer, config.num_virtual_tokens or 0, start, text))
+    if isinstance(config, PromptConfig):
+        start, choices = config.init_from or start, config.init_labels or choices
+    set_start(model, initial_values(base, tokenizer, config.num_virtual_tokens or 0, start, text, choices))
     attached = model.active_peft_config
     assert isinstance(attached, PromptTuningConfig)
     attached.prompt_tuning_init = config.prompt_tuning_init
@@ -95,7 +148,12 @@ def encoder_of(model: PeftModel) -> Any:
 
 
 def initial_values(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, start: str, text: str | None
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    start: str,
+    text: str | None,
+    labels: Sequence[str] | None = None,
 ) -> torch.Tensor | None:
     """Return float32 values (count, hidden size), or None for PEFT's own random ones, N(0, 1).
 
@@ -103,19 +161,59 @@ def initial_values(
         base: whose input embeddings they are.
         tokenizer: of the base model.
         count: number of virtual tokens.
-        start: TEXT, SAMPLE_VOCAB or RANDOM.
+        start: TEXT, SAMPLE_VOCAB or RANDOM, or a way of `PromptConfig`: uniform, frequent or labels.
         text: for TEXT.
+        labels: for labels.
     """
-    if start == "TEXT":
-        chosen = text_ids(tokenizer, text, count, "prompt.prompt_tuning_init_text: TEXT")
-    elif start == "SAMPLE_VOCAB":
-        ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-        chosen = [ordinary[i] for i in torch.randint(0, len(ordinary), (count,)).tolist()]
-    else:
-        return None
     weight = base.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
-    return weight[torch.tensor(chosen, device=weight.device)].detach().float()
+    if start == "uniform":
+        return torch.rand(count, weight.shape[1]) - 0.5
+    if start == "labels":
+        named = label_values(weight, tokenizer, labels or ())[:count]
+        return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT))])
+    if start == "TEXT":
+        return _rows(weight, text_ids(tokenizer, text, count, "prompt.prompt_tuning_init_text: TEXT"))
+    if start in ("SAMPLE_VOCAB", "frequent"):
+        return _rows(weight, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None))
+    return None
+
+
+def _rows(weight: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    return weight[torch.tensor(ids, dtype=torch.long, device=weight.device)].detach().float()
+
+
+def sampled_ids(tokenizer: PreTrainedTokenizerBase, count: int, most: int | None = None) -> list[int]:
+    """Draw `count` token ids, no special ones; with `most` from the so many most frequent tokens.
+
+    These are the lowest ids. Lester et al. (2021), section 3.2, read frequency off the vocabulary's order, too:
+    SentencePiece sorts tokens by their likelihood, and byte pair encoding numbers them as it merges them, the most
+    frequent pair first. Counts in a task's own rows would know the words of one domain only. What the order does not
+    say is how frequent the single bytes are that a byte-level vocabulary begins with, 256 of 5,000.
+    """
+    # SmolLM2's vocabulary begins with <repo_name> and the like: added to it by hand, whatever their place.
+    added = tokenizer.added_tokens_decoder if most else ()
+    ordinary = sorted(set(range(len(tokenizer))).difference(tokenizer.all_special_ids, added))[:most]
+    return [ordinary[i] for i in torch.randint(0, len(ordinary), (count,)).tolist()]
+
+
+def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> torch.Tensor:
+    """Return the mean embedding of each class label's tokens, float32 (labels, hidden size), from those in `weight`.
+
+    Lester et al. (2021), section 3.2: a label of several tokens becomes one virtual token.
+
+    Raises:
+        UserError: no labels, or one that tokenizes to nothing.
+    """
+    if not labels:
+        raise UserError("prompt.init_from: labels needs a task with choices; name others in prompt.init_labels")
+    means = []
+    for label in labels:
+        ids = tokenizer(label, add_special_tokens=False).input_ids
+        if not ids:
+            raise UserError(f"prompt.init_labels: {label!r} tokenizes to nothing")
+        means.append(_rows(weight, ids).mean(0))
+    return torch.stack(means)
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | None, count: int, key: str) -> list[int]:

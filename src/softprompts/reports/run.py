@@ -145,6 +145,8 @@ def _base_model(result: Result) -> tuple[str, str]:
 def _how_to_load(result: Result) -> str:
     if scored := result.settings.get("adapter", {}).get("path"):
         return f"Nothing was trained here: it is the score of the adapter in `{scored}`.\n"
+    if voters := result.settings.get("ensemble", {}).get("adapters"):
+        return f"Nothing was trained here: it is the vote of the adapters in `{'`, `'.join(voters)}`.\n"
     if not result.parameters["saved"]:
         return "Nothing was trained and there is no adapter.\n"
     if result.notes.get("saved") == "model":

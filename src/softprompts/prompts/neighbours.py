@@ -1,0 +1,123 @@
+"""What learned virtual tokens lie near: their nearest neighbours in the vocabulary (Lester et al. 2021, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from softprompts.errors import UserError
+
+import torch
+from peft import MultitaskPromptTuningConfig, PeftModel
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+
+@dataclass
+class NeighboursConfig:
+    """What to show.
+
+    Args:
+        k: nearest tokens of each virtual token; Lester et al. look at five.
+    """
+
+    k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"neighbours.k: expected a number above 0, found {self.k}")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest tokens of one virtual token, the nearest first.
+
+    similarities: cosines with the virtual token; cluster: mean cosine between the neighbours themselves, 1 for a single
+    one. Tokens that mean the same, or are forms of one word, make it high.
+    """
+
+    tokens: list[str]
+    similarities: list[float]
+    cluster: float
+
+
+def virtual_token_embeddings(model: Any, task: int = 0) -> torch.Tensor:
+    """Return the embeddings of a model's virtual tokens, float32 (virtual tokens, hidden size).
+
+    Args:
+        model: a base model, or a PEFT model over one.
+        task: number of the task, for multitask prompt tuning.
+
+    Raises:
+        UserError: there is no adapter, or one without such embeddings.
+    """
+    if not isinstance(model, PeftModel):
+        raise UserError("adapter.path: expected an adapter, whose virtual tokens are to be looked at")
+    config = model.active_peft_config
+    tasks = torch.tensor([task], device=model.device) if isinstance(config, MultitaskPromptTuningConfig) else None
+    with torch.no_grad():
+        prompt = model.get_prompt(1, tasks) if config.is_prompt_learning else None
+    if not isinstance(prompt, torch.Tensor):  # keys and values, or no prompt at all
+        raise UserError(
+            f"adapter.path: an adapter of type {getattr(config.peft_type, 'value', config.peft_type)} has no "
+            "embeddings of virtual tokens; prompt tuning, P-tuning and multitask prompt tuning have"
+        )
+    return prompt[0].float()
+
+
+def nearest_tokens(
+    values: torch.Tensor, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, k: int
+) -> list[Neighbours]:
+    """Return the neighbours of each virtual token, by cosine, as Lester et al. (2021) measure it in section 7.
+
+    Args:
+        values: embeddings of the virtual tokens, (P, H).
+        base: whose input embeddings, (V, H), they are compared with.
+        tokenizer: of the base model; embeddings behind its last token are padding, and left out.
+        k: number of neighbours.
+    """
+    weight = base.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    words = functional.normalize(weight[: len(tokenizer)].detach().float(), dim=1)
+    cosines = functional.normalize(values.to(words.device), dim=1) @ words.T
+    near, ids = cosines.topk(min(k, len(words)), dim=1)
+    made = []
+    for row, similarities in zip(ids, near, strict=True):
+        between = words[row] @ words[row].T
+        pairs = len(row) * (len(row) - 1)
+        cluster = (between.sum() - between.trace()).item() / pairs if pairs else 1.0
+        made.append(Neighbours([_shown(tokenizer, i) for i in row.tolist()], similarities.tolist(), cluster))
+    return made
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Return a token as text, or by its name where it is a part of a character: such parts would all look the same."""
+    text = str(tokenizer.decode([token]))
+    return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in text else text
+
+
+def repeated(found: Sequence[Neighbours]) -> dict[str, list[int]]:
+    """Return the words near several virtual tokens, with the numbers of these from 1, the most frequent word first.
+
+    Case and surrounding spaces do not count. Lester et al. (2021), section 7, see this in long prompts, and take it for
+    a sign that they have room to spare, or that it is hard to keep a thing to one position.
+    """
+    places: dict[str, list[int]] = {}
+    for number, one in enumerate(found, start=1):
+        for word in dict.fromkeys(token.strip().casefold() for token in one.tokens):
+            if word:
+                places.setdefault(word, []).append(number)
+    several = {word: numbers for word, numbers in places.items() if len(numbers) > 1}
+    return dict(sorted(several.items(), key=lambda item: -len(item[1])))
+
+
+def table_of(found: Sequence[Neighbours]) -> str:
+    """Return the neighbours as lines to read, one a virtual token, and the repeated words below them."""
+    lines = [f"{'token':>5}  {'cluster':>7}  nearest in the vocabulary, with the cosine"]
+    for number, one in enumerate(found, start=1):
+        near = "  ".join(f"{token!r} {cosine:.2f}" for token, cosine in zip(one.tokens, one.similarities, strict=True))
+        lines.append(f"{number:>5}  {one.cluster:>7.2f}  {near}")
+    words = [f"  {word}: {', '.join(map(str, numbers))}" for word, numbers in repeated(found).items()]
+    return "\n".join([*lines, *(["near several virtual tokens:", *words] if words else [])])
