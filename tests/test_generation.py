@@ -7,6 +7,7 @@ from pathlib import Path
 from helpers import METHODS, bank_engine, by_hand, load_base, load_tuned, make_task, method_engine, scores
 from softprompts.batching import Document
 from softprompts.encoding import encode
+from softprompts.endings import before
 from softprompts.engine import Engine
 
 import pytest
@@ -114,6 +115,36 @@ def test_sampling_is_passed_on(engines: dict[str, Engine]) -> None:
     drawn = {engine.generate(PROMPTS[:1], 8, do_sample=True, temperature=5.0)[0] for _ in range(4)}
     assert len(drawn) > 1
     assert {engine.generate(PROMPTS[:1], 8)[0] for _ in range(2)} == {by_hand(engine, PROMPTS[0], 8)}
+
+
+def test_an_answer_ends_in_front_of_a_stop(engines: dict[str, Engine]) -> None:
+    engine = engines["prompt tuning"]
+    whole = engine.generate(PROMPTS, 12)
+    stop = whole[0].lstrip()[2:4]
+    assert stop.strip()
+    expected = [before(text, [stop]) for text in whole]
+    assert expected[0] != whole[0]
+    read: list[int] = []
+    hook = engine.base.register_forward_pre_hook(lambda *_: read.append(1))
+    assert engine.generate(PROMPTS, 12, stop=[stop]) == expected
+    read.clear()
+    assert engine.generate(PROMPTS[:1], 12, stop=[stop]) == expected[:1]
+    assert len(read) < 12, "it does not go on behind it"
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts", "expected"),
+    [
+        (" on\nText: off", ["\n"], " on"),
+        ("\n on\noff", ["\n"], "\n on"),
+        (" a. b\nc", ["\n", "."], " a"),
+        (" on", ["\n"], " on"),
+        ("", ["\n"], ""),
+    ],
+)
+def test_before_a_stop(answer: str, texts: list[str], expected: str) -> None:
+    assert before(answer, texts) == expected
 
 
 def test_generating_nothing_is_refused(engines: dict[str, Engine]) -> None:

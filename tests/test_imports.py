@@ -33,6 +33,7 @@ ORDER = (
     "weights",
     "attention",
     "stock",
+    "endings",
     "preflight",
     "engine",
     "agreement",

@@ -177,6 +177,8 @@ class EvaluationConfig:
         batch_size: rows of one forward pass.
         max_new_tokens: longest answer generated, where the task has no choices.
         bootstrap_resamples: resamples behind each 95 % interval.
+        stop: texts that end a written answer, beside the token that does: what stands from the first of them on is cut
+            off. For written prompts, which teach the model no such token.
         split: rows that are scored at the end; `validation` as long as settings are still being chosen, so that test
             has no say in it.
     """
@@ -184,6 +186,7 @@ class EvaluationConfig:
     batch_size: int = 32
     max_new_tokens: int = 128
     bootstrap_resamples: int = 2000
+    stop: list[str] = field(default_factory=list)
     split: Literal["train", "validation", "test"] = "test"
 
     def __post_init__(self) -> None:
@@ -192,6 +195,8 @@ class EvaluationConfig:
             value = getattr(self, key)
             if not value or value < 1:
                 raise UserError(f"evaluation.{key}: expected a number above 0, found {value}")
+        if not all(text.strip(" ") for text in self.stop):
+            raise UserError(f"evaluation.stop: an empty text, or spaces alone, would end every answer: {self.stop}")
 
 
 @dataclass

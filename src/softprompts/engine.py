@@ -10,6 +10,7 @@ from typing import Any
 
 from softprompts.attention import make_layout, packed
 from softprompts.batching import Document, common_head, pack, pad
+from softprompts.endings import StopAt, before
 from softprompts.models import kind_of
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
 from softprompts.stock import hidden_states_in_one_piece, logits_at, stock_forward
@@ -18,7 +19,7 @@ import torch
 from peft import MultitaskPromptTuningConfig, PeftModel
 from torch import nn
 from torch.nn import functional
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, StoppingCriteriaList
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
@@ -188,6 +189,7 @@ class Engine(nn.Module):
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         soft_prompts: Sequence[int] | None = None,
+        stop: Sequence[str] = (),
         **sampling: Any,
     ) -> list[str]:
         """Continue each prompt until the end-of-sequence token; greedily, unless `sampling` says otherwise.
@@ -200,11 +202,19 @@ class Engine(nn.Module):
             prompts: token ids of each row.
             max_new_tokens: longest answer.
             soft_prompts: for each row the model of the bank whose soft prompt it stands behind; by default the first.
+            stop: texts that end an answer, beside that token; they are cut off.
             sampling: goes to transformers' `generate`.
         """
         if not prompts:
             raise ValueError("empty batch")
-        owners = list(soft_prompts or [0] * len(prompts))
+        if stop:
+            sampling["stopping_criteria"] = StoppingCriteriaList([StopAt(self.tokenizer, stop)])
+        texts = self._answers(prompts, list(soft_prompts or [0] * len(prompts)), max_new_tokens, sampling)
+        return [before(text, stop) for text in texts] if stop else texts
+
+    def _answers(
+        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], max_new_tokens: int, sampling: dict[str, Any]
+    ) -> list[str]:
         if kind_of(self.base.config) == "encoder-decoder":
             return self._answer_encoded(prompts, owners, max_new_tokens, sampling)
         with self.prompts_cached():

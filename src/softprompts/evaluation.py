@@ -130,7 +130,7 @@ def _answer(
     texts = [""] * len(batch)
     if answer_open:
         texts = engine.generate(
-            [d.prompt_ids for d in documents], config.max_new_tokens, [d.soft_prompt for d in documents]
+            [d.prompt_ids for d in documents], config.max_new_tokens, [d.soft_prompt for d in documents], config.stop
         )
     return texts, [None] * len(batch), losses, counts
 

@@ -45,7 +45,9 @@ def sampled(
             for start in range(0, len(prompts), rows):
                 part = slice(start, start + rows)
                 how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-                texts += engine.generate(prompts[part], evaluation.max_new_tokens, soft_prompts[part], **how)
+                texts += engine.generate(
+                    prompts[part], evaluation.max_new_tokens, soft_prompts[part], evaluation.stop, **how
+                )
             drawn.append([text.strip() for text in texts])
     numbers = [compute_metrics(metrics, texts, targets) for texts in drawn]
     return {

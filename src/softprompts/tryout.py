@@ -71,7 +71,7 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
             scores = torch.tensor(choice_scores(engine, examples)).softmax(-1)
         best = [(row.max().item(), int(row.argmax())) for row in scores]
         return [f"{e.choice_texts[i].strip()} ({p:.0%})" for e, (p, i) in zip(examples, best, strict=True)]
-    drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
     torch.manual_seed(sampling.seed)
     documents = [e.document for e in examples]
     return engine.generate(
