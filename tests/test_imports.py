@@ -51,6 +51,7 @@ ORDER = (
     "results",
     "benchmark",
     "statistics",
+    "contest",
     "reports.curves",
     "reports.sweep",
     "reports.run",
@@ -63,6 +64,7 @@ ORDER = (
     "reports.figures",
     "reports.page",
     "reports.demo",
+    "reports.contest",
 )
 LONGEST = 320  # lines
 
