@@ -182,6 +182,18 @@ def test_all_pairs_of_a_benchmark_corrected_by_metric() -> None:
     assert replace(found[0], adjusted=alone.adjusted) == alone, "other methods change nothing but the correction"
 
 
+def test_a_benchmark_is_compared_by_the_metrics_of_its_records() -> None:
+    right, other = outcomes(7, 0.9, 0.8)
+    made = benchmark({"lora": [said(right)], "prompt": [said(other)]}, TARGETS)
+    settings = {"task": {"metrics": ["accuracy"], "schema": None}}
+    for method, cells in made.cells.items():
+        made.cells[method] = {
+            seed: replace(cell, result=make_result(settings=settings)) for seed, cell in cells.items()
+        }
+    assert compare_methods(made, resamples=100) == compare_methods(made, load_metrics(["accuracy"]), 100)
+    assert compare_methods(benchmark({"lora": []}, []), resamples=100) == []
+
+
 def test_metrics_are_those_of_the_record() -> None:
     task = {"metrics": ["json_object"], "schema": "embedded:home_commands/schema.json"}
     metrics = recorded_metrics(make_result(settings={"task": task}))

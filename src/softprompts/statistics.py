@@ -42,13 +42,21 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return float(numpy.mean(values)), float(numpy.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def compare_methods(benchmark: Benchmark, metrics: dict[str, Metric], resamples: int = 2000) -> list[Comparison]:
-    """Compare all pairs of methods that have finished runs, in the order of the grid, by their answers to its rows."""
+def compare_methods(
+    benchmark: Benchmark, metrics: dict[str, Metric] | None = None, resamples: int = 2000
+) -> list[Comparison]:
+    """Compare all pairs of methods that have finished runs, in the order of the grid, by their answers to its rows.
+
+    By default by the metrics that the runs were scored by.
+    """
     answers = {
         method: [[text.strip() for text in cell.answers] for _, cell in sorted(cells.items())]
         for method, cells in benchmark.cells.items()
         if cells
     }
+    if metrics is None:
+        finished = [cell for cells in benchmark.cells.values() for cell in cells.values()]
+        metrics = recorded_metrics(finished[0].result) if finished else {}
     return compare(answers, [row["target"].strip() for row in benchmark.rows], metrics, resamples)
 
 
