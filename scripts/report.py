@@ -15,7 +15,6 @@ from softprompts.reports.claims_card import card_markdown
 from softprompts.reports.evidence import Records
 from softprompts.reports.figures import close, draw, save_png
 from softprompts.reports.page import render_page
-
 from softprompts.statistics import Comparison, compare_methods
 
 
