@@ -9,13 +9,12 @@ from softprompts.benchmark import Benchmark, load_benchmark
 from softprompts.checkpoints import write_atomically
 from softprompts.config import cli
 from softprompts.errors import UserError
-from softprompts.reports.benchmark import comparisons_markdown, metrics_of, results_markdown
+from softprompts.reports.benchmark import comparisons_markdown, results_markdown
 from softprompts.reports.claims import TASKS, make_card
 from softprompts.reports.claims_card import card_markdown
 from softprompts.reports.evidence import Records
 from softprompts.reports.figures import close, draw, save_png
 from softprompts.reports.page import render_page
-
 from softprompts.statistics import Comparison, compare_methods
 
 
@@ -39,7 +38,7 @@ class ReportConfig:
 def main(report: ReportConfig) -> None:
     """Read all records, compare the methods, and write everything anew."""
     benchmarks = read(Path(report.records))
-    comparisons = {b.name: compare_methods(b, metrics_of(b)) if metrics_of(b) else [] for b in benchmarks}
+    comparisons = {b.name: compare_methods(b) for b in benchmarks}
     card = make_card(Records({b.name: b for b in benchmarks}, comparisons))
     drawings = {b.name: draw(b) for b in benchmarks}
     page, figures = Path(report.page), Path(report.figures)

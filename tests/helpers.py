@@ -300,6 +300,6 @@ def error_lines(text: str) -> list[str]:
     return [line for line in lines if line and not re.search(r"\d+%\|", line)]
 
 
-def read_result(folder: Path) -> dict[str, Any]:
+def read_result(folder: Path, name: str = "result.json") -> dict[str, Any]:
     """Return the record of a finished run."""
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return json.loads((folder / name).read_text(encoding="utf-8"))

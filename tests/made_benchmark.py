@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from made_result import make_result
 from softprompts.benchmark import Benchmark, load_benchmark
 from softprompts.scoring import Interval
+from softprompts.statistics import Comparison
 
 LABELS = {
     "zero_shot": "hard prompt, zero-shot",
@@ -38,22 +39,6 @@ METHODS: dict[str, tuple[float, int, int, float, float, float, int]] = {
 ROWS = 4
 
 
-@dataclass(frozen=True)
-class Made:
-    """Stands for `softprompts.statistics.Comparison`."""
-
-    first: str
-    second: str
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    adjusted: float
-    rows: int
-    seeds: int
-
-
 def make_benchmark(folder: Path, task: str = "sentiment", seeds: int = 3, **changes: Any) -> Benchmark:
     """Write a benchmark with all its records as FOLDER/TASK, and read it.
 
@@ -79,7 +64,7 @@ def make_benchmark(folder: Path, task: str = "sentiment", seeds: int = 3, **chan
     return load_benchmark(home)
 
 
-def make_comparisons(task: str, adjusted: float = 0.001, **differences: float) -> list[Made]:
+def make_comparisons(task: str, adjusted: float = 0.001, **differences: float) -> list[Comparison]:
     """Return a comparison of every pair by every metric, by the scores above, or with `differences` of METHOD's."""
     names = list(METHODS)
     made = []
@@ -87,7 +72,8 @@ def make_comparisons(task: str, adjusted: float = 0.001, **differences: float) -
         for i, first in enumerate(names):
             for second in names[i + 1 :]:
                 d = differences.get(first, METHODS[first][0]) - differences.get(second, METHODS[second][0])
-                made.append(Made(first, second, metric, d, d - 0.05, d + 0.05, adjusted / 10, adjusted, ROWS, 3))
+                interval = (d, d - 0.05, d + 0.05)
+                made.append(Comparison(first, second, metric, *interval, adjusted / 10, adjusted, ROWS, (3, 3)))
     return made
 
 

@@ -96,6 +96,8 @@ def test_it_runs_a_step_on_the_tiny_model(
     trains = "training" in yaml.safe_load(config.read_text(encoding="utf-8"))
     if trains:
         flags |= {"training.steps": 1, "training.warmup_steps": 0}
+    if recipe == "compare":
+        flags["second.shots"] = 1
     if recipe == "multitask_prompt_tuning":
         flags["prompt.factor_steps"] = 0
     if recipe == "ensemble":  # what it names is still to be trained
@@ -106,7 +108,7 @@ def test_it_runs_a_step_on_the_tiny_model(
     pairs = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     code, _, errors = cli_in_process([f"recipes/{recipe}.py", "--config", str(config), *pairs], capfd)
     assert code == 0, errors
-    result = read_result(tmp_path / "run")
+    result = read_result(tmp_path / "run", "compare.json" if recipe == "compare" else "result.json")
     assert result["recipe"] == recipe
     assert result["data"]["splits"]["test"]["rows"] <= 8
     if trains:

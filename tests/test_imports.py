@@ -52,6 +52,7 @@ ORDER = (
     "results",
     "benchmark",
     "statistics",
+    "contest",
     "reports.curves",
     "reports.sweep",
     "reports.run",
@@ -64,6 +65,7 @@ ORDER = (
     "reports.figures",
     "reports.page",
     "reports.demo",
+    "reports.contest",
 )
 LONGEST = 320  # lines
 

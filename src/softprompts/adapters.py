@@ -148,10 +148,9 @@ def find_adapter(path: str) -> Path:
                 raise UserError(f"adapter.path: {place} has no {WEIGHTS}; pickled weights are not loaded")
             return place
     if folder.is_dir():
+        if whole := find_model(path):
+            raise UserError(f"adapter.path: {whole} is a whole model; give it as model.name_or_path")
         inner = sorted(str(p.parent) for p in folder.glob(f"**/{CONFIG}"))
-        for whole in (folder / MODEL, folder):
-            if (whole / "config.json").is_file() and not inner:
-                raise UserError(f"adapter.path: {whole} is a whole model; give it as model.name_or_path")
         several = f"; there are: {', '.join(inner)}" if inner else ""
         raise UserError(f"adapter.path: {path} is no adapter: it has no {CONFIG}{several}")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
@@ -162,6 +161,19 @@ def find_adapter(path: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         first_line = str(error).splitlines()[0]
         raise UserError(f"adapter.path: no such folder, and not on the Hub: {path}: {first_line}") from None
+
+
+def find_model(path: str) -> Path | None:
+    """Return the folder of a whole model, a path itself or `model/` in the folder of a run; None where it is none."""
+    folder = Path(path)
+    if any(folder.glob(f"**/{CONFIG}")):
+        return None
+    for place in (folder / MODEL, folder):
+        file = place / "config.json"
+        # A run writes its settings into a file of that name, too.
+        if file.is_file() and '"recipe"' not in file.read_text(encoding="utf-8"):
+            return place
+    return None
 
 
 def check_base(base: PreTrainedModel, settings: Any, folder: Path, config: AdapterConfig) -> None:
@@ -184,8 +196,9 @@ def check_base(base: PreTrainedModel, settings: Any, folder: Path, config: Adapt
             f"adapter.path: {folder} was trained on {settings.base_model_name_or_path}, not on {base.name_or_path}; "
             "if they are the same model, set adapter.any_base to true"
         )
-    if isinstance(settings, MultitaskPromptTuningConfig) and not 0 <= config.task_id < (settings.num_tasks or 1):
-        raise UserError(f"adapter.task_id: {config.task_id} is not between 0 and {(settings.num_tasks or 1) - 1}")
+    tasks = settings.num_tasks or 1 if isinstance(settings, MultitaskPromptTuningConfig) else 1
+    if not 0 <= config.task_id < tasks:
+        raise UserError(f"adapter.task_id: {config.task_id} is not between 0 and {tasks - 1}")
 
 
 def without_adapter(model: PreTrainedModel | PeftModel) -> AbstractContextManager[Any]:

@@ -23,6 +23,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 CONFIG_FILE = "config.json"
 LOGS = "logs"
 RESULT_FILE = "result.json"
+COMPARE_FILE = "compare.json"  # what a comparison leaves in its place
 
 
 @dataclass
@@ -128,7 +129,8 @@ def _claim(folder: Path, recipe: str, settings: dict[str, Any], config: RunConfi
             changed.append(f"run.seed was {before.get('run.seed')} and is {after.get('run.seed')}")
         if changed:
             raise UserError(f"--resume: the settings of {folder} have changed: {'; '.join(changed)}")
-        return "finished" if (folder / RESULT_FILE).is_file() else "resumed"
+        finished = any((folder / record).is_file() for record in (RESULT_FILE, COMPARE_FILE))
+        return "finished" if finished else "resumed"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -102,7 +102,7 @@ def compute_metrics(metrics: dict[str, Metric], answers: list[str], targets: lis
     for name, metric in metrics.items():
         if metric.additive:
             # Without compute(), which writes all rows to disk first, and cannot write every text that a model may.
-            numbers = _sampler(metric, answers, targets)(numpy.arange(len(answers)))
+            numbers = sampler(metric, answers, targets)(numpy.arange(len(answers)))
         else:
             numbers = metric.module.compute(predictions=answers, references=targets, **metric.settings)
         for key in numbers:
@@ -133,13 +133,13 @@ def mean_intervals(
     """
     draws: list[dict[str, list[float]]] = []
     for said in answers:
-        samplers = [_sampler(metric, said, targets) for metric in metrics.values()]
+        samplers = [sampler(metric, said, targets) for metric in metrics.values()]
         generator = numpy.random.default_rng(0)
         mine: dict[str, list[float]] = {}
         for _ in range(resamples):
             rows = generator.integers(0, len(said), len(said))
-            for sampler in samplers:
-                for key, value in sampler(rows).items():
+            for numbers in samplers:
+                for key, value in numbers(rows).items():
                     mine.setdefault(key, []).append(value)
         draws.append(mine)
     values = [compute_metrics(metrics, said, targets) for said in answers]
@@ -150,7 +150,7 @@ def mean_intervals(
     return found
 
 
-def _sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:
+def sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:
     """Return what gives a metric's numbers for a sample of the rows, (rows of the sample,) indices."""
     module, settings = metric.module, metric.settings
     if metric.additive:

@@ -71,7 +71,7 @@ def load_task(config: TaskConfig) -> Task:
     if config.schema and config.choices is not None:
         raise UserError("task.schema: is for written answers; take it out, or task.choices")
     check_metrics(config.metrics, config.choices is not None)
-    schema = _read_schema(config.schema) if config.schema else None
+    schema = read_schema(config.schema) if config.schema else None
     raw = read_splits(config)
     mapping, choices = _choices(config, raw["train"])
     splits = {name: _render(config, rows, mapping, choices, name) for name, rows in raw.items()}
@@ -149,7 +149,12 @@ def _look_up(record: Record, field: str, place: str) -> Any:
     return value
 
 
-def _read_schema(name: str) -> dict[str, Any]:
+def read_schema(name: str) -> dict[str, Any]:
+    """Read a JSON Schema from a file, or from `embedded:NAME/schema.json`.
+
+    Raises:
+        UserError: no such file; malformed JSON; no JSON Schema, or one that refers to what it does not hold.
+    """
     embedded = name.startswith(EMBEDDED_PREFIX)
     path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
     if not path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean, stdev
 
-from made_benchmark import Made, make_benchmark
+from made_benchmark import make_benchmark
 from softprompts.reports.benchmark import (
     Table,
     comparisons_table,
@@ -19,6 +19,7 @@ from softprompts.reports.benchmark import (
     spread,
     sweeps_table,
 )
+from softprompts.statistics import Comparison
 
 import pytest
 
@@ -94,9 +95,9 @@ def test_a_number_that_was_not_measured_is_not_zero(tmp_path: Path) -> None:
 
 def test_comparisons(tmp_path: Path) -> None:
     made = [
-        Made("prompt_tuning", "few_shot", "accuracy", 0.2, 0.123, 0.25, 0.0001, 0.0009, 4, 3),
-        Made("prompt_tuning", "lora", "accuracy", -0.1, -0.2, -0.01, 0.02, 0.049, 4, 3),
-        Made("p_tuning", "lora", "accuracy", -0.1, -0.2, -0.001, 0.04, 0.05, 4, 3),
+        Comparison("prompt_tuning", "few_shot", "accuracy", 0.2, 0.123, 0.25, 0.0001, 0.0009, 4, (3, 3)),
+        Comparison("prompt_tuning", "lora", "accuracy", -0.1, -0.2, -0.01, 0.02, 0.049, 4, (3, 3)),
+        Comparison("p_tuning", "lora", "accuracy", -0.1, -0.2, -0.001, 0.04, 0.05, 4, (3, 3)),
     ]
     assert comparisons_table(make_benchmark(tmp_path), made).rows == (
         (
