@@ -44,6 +44,7 @@ ORDER = (
     "runs",
     "adapters",
     "tryout",
+    "energy",
     "candidates",
     "updates",
     "training",

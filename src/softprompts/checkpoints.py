@@ -26,7 +26,8 @@ class Progress:
     """Where training stands. `history` holds one entry a validation and one a logged step.
 
     seconds: wall time, validations included; cpu_seconds: processor time of all threads of this process, which other
-    work on the machine moves far less.
+    work on the machine moves far less. energy_kwh: see `energy`; None where it was not estimated, or not all of it,
+    since the run was stopped in between.
     """
 
     step: int = 0
@@ -35,11 +36,13 @@ class Progress:
     validations_without_gain: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    energy_kwh: float | None = None
     tokens: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
     def followed_by(self, later: Progress) -> Progress:
         """Return both stages as one, the later one's steps counted on; its best counts, and is chosen as it was."""
+        energy, more = self.energy_kwh, later.energy_kwh
         shifted = [entry | {"step": entry["step"] + self.step} for entry in later.history]
         return replace(
             later,
@@ -47,6 +50,7 @@ class Progress:
             best_step=self.step + later.best_step,
             seconds=self.seconds + later.seconds,
             cpu_seconds=self.cpu_seconds + later.cpu_seconds,
+            energy_kwh=None if energy is None or more is None else energy + more,
             tokens=self.tokens + later.tokens,
             history=self.history + shifted,
         )

@@ -208,12 +208,14 @@ class RunConfig:
         seed: seed of initial values, order of rows and drawn examples.
         resume: go on where the run in output_dir stands (`--resume` for short); a finished run is left as it is.
         trackers: trackers of accelerate, e.g. tensorboard, wandb, mlflow.
+        energy: estimate the energy of training with codecarbon (`pip install 'softprompts[energy]'`), offline.
     """
 
     output_dir: str
     seed: int = 0
     resume: bool = False
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    energy: bool = False
 
 
 def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:

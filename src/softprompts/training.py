@@ -14,6 +14,7 @@ from softprompts.candidates import Candidate, check_training, make_candidate
 from softprompts.checkpoints import Progress
 from softprompts.config import EvaluationConfig, TrainingConfig
 from softprompts.encoding import EncodedTask
+from softprompts.energy import energy_meter
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import answers_and_targets, predict
@@ -50,7 +51,10 @@ def train(
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target))
     candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage)
-    train_side_by_side(engine, [candidate], evaluation, run)
+    begun = candidate.progress.step
+    with energy_meter(run.energy) as meter:
+        train_side_by_side(engine, [candidate], evaluation, run)
+    candidate.progress.energy_kwh = None if begun else meter.kwh
     return candidate.progress
 
 

@@ -87,6 +87,8 @@ def _result(
     }
     if progress and progress.seconds:
         cost["training_tokens_per_second"] = progress.tokens / progress.seconds
+    if progress and progress.energy_kwh is not None:
+        cost["energy_kwh"] = progress.energy_kwh
     return Result(
         recipe=run.recipe,
         task=task.name,
