@@ -19,10 +19,13 @@ COST = {
 
 def record(recipe: str, **changes: Any) -> Result:
     """Return the record of a run on the movies of sentiment."""
-    settings = {"task": {"where": {"domain": ["movies"]}}}
-    return make_result(
-        **{"recipe": recipe, "settings": settings, "cost": COST, "notes": {"saved": "adapter"}} | changes
-    )
+    made = {
+        "settings": {"task": {"where": {"domain": ["movies"]}}},
+        "cost": COST,
+        "notes": {"saved": "adapter"},
+        "environment": {"hardware": {"threads": 2}},
+    }
+    return make_result(**made | {"recipe": recipe} | changes)
 
 
 def rows(table: str) -> list[list[str]]:
@@ -38,12 +41,12 @@ def test_a_row_says_what_a_recipe_reached_and_cost() -> None:
         "accuracy",
         "trained",
         "saved",
-        "training",
+        "training (threads)",
         "tokens/s",
         "memory",
     ]
     assert majority[:2] == ["majority class", "51.0 (47.0 to 55.0)"]
-    expected = ["prefix tuning", "85.0 (81.2 to 90.0)", "11,520", "45 KiB", "61 s", "513", "1.9 GiB"]
+    expected = ["prefix tuning", "85.0 (81.2 to 90.0)", "11,520", "45 KiB", "61 s (2)", "513", "1.9 GiB"]
     assert row == expected
 
 

@@ -38,7 +38,7 @@ def _table(results: Sequence[Result]) -> str:
         *metrics,
         "trained",
         "saved",
-        "training",
+        "training (threads)",
         "tokens/s",
         "memory",
     ]
@@ -70,7 +70,8 @@ def _interval(x: Interval) -> str:
 
 
 def _cost(result: Result) -> list[str]:
-    """Return trained parameters, size of what was saved, seconds of training, tokens a second and peak memory."""
+    """Return trained parameters, size of what was saved, seconds of training with the threads that it had, tokens a
+    second and peak memory."""
     cost = result.cost
     if not result.training:
         return ["0", "", "", "", f"{cost['peak_memory_gib']:.1f} GiB"]
@@ -78,7 +79,7 @@ def _cost(result: Result) -> list[str]:
     return [
         f"{result.parameters['trainable']:,}",
         f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1024:.0f} KiB",
-        f"{result.cost['seconds_training']:.0f} s",
+        f"{result.cost['seconds_training']:.0f} s ({result.environment['hardware']['threads']})",
         f"{cost['training_tokens_per_second']:.0f}",
         f"{cost['peak_memory_gib']:.1f} GiB",
     ]
