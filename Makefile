@@ -39,7 +39,7 @@ bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; 
 bench-plan: $(STAMP) ## what bench would do, and how long that takes
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml --launch.plan true; done
 
-bench-smoke: $(STAMP) ## the same machinery in three minutes: its numbers mean nothing, and are kept in runs/smoke
+bench-smoke: $(STAMP) ## the same machinery on a few updates: its numbers mean nothing, and are kept in runs/smoke
 	@rm -rf runs/smoke
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/smoke.yaml \
 		--launch.records runs/smoke/records --launch.runs runs/smoke/runs

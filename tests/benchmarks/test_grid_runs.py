@@ -55,7 +55,7 @@ def numbers(found: Benchmark) -> dict[str, Any]:
 @pytest.fixture
 def grid(make_grid: MakeGrid, tmp_path: Path) -> Path:
     file = tmp_path / "grid.yaml"
-    training = make_grid().training | {"steps": 40, "eval_every": 1}
+    training = make_grid().training | {"steps": 20, "eval_every": 1}
     made = make_grid(seeds=[0], training=training, probes=["forgetting", "latency"], name="tiny")
     made.methods["lora"] = MethodConfig("lora", settings={"lora.r": 2})
     file.write_text(json.dumps({"grid": asdict(made)}), encoding="utf-8")
@@ -70,21 +70,22 @@ def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(grid
     assert "[8/8] lora, seed 0, probes: kept; 0 s left" in said
 
     process = start(grid, stopped)
-    wait_for(stopped, "runs/tiny/prompt_tuning/sweep01/checkpoints/step-*3", process)  # within a run
-    process.send_signal(signal.SIGTERM)
+    wait_for(stopped, "records/tiny/prompt_tuning/sweep.json", process)
+    process.kill()  # between two runs, or as the next begins: that one lives on, and holds its lock
+    process.communicate(timeout=300)
+
+    process = start(grid, stopped)
+    wait_for(stopped, "runs/tiny/prompt_tuning/seed0/checkpoints/step-*", process)
+    process.send_signal(signal.SIGTERM)  # within a run
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped; the same command goes on" in said
     assert "Traceback" not in said
+    assert not list(stopped.glob("records/tiny/prompt_tuning/seed0*"))
 
     process = start(grid, stopped)
-    wait_for(stopped, "records/tiny/prompt_tuning/sweep.json", process)  # between two
+    wait_for(stopped, "runs/tiny/lora/seed0/checkpoints/step-*", process)
     process.kill()
-    process.communicate(timeout=300)
-
-    process = start(grid, stopped)
-    wait_for(stopped, "runs/tiny/lora/seed0/checkpoints/step-*5", process)
-    process.kill()  # the run lives on, and holds its lock
     process.communicate(timeout=300)
 
     process = start(grid, stopped)
