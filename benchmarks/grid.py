@@ -30,7 +30,7 @@ from softprompts.benchmark import GridConfig
 from softprompts.config import cli
 
 from grid_plan import Job, check, command, jobs, name_of
-from grid_records import done, failure_of, keep_failure, keep_grid, keep_run, keep_sweep
+from grid_records import done, drop_checkpoints, failure_of, keep_failure, keep_grid, keep_run, keep_sweep
 from grid_time import expected, spoken
 
 WAIT = 5.0  # seconds between looks at what other launches are doing
@@ -77,14 +77,15 @@ def main(grid: GridConfig, launch: LaunchConfig) -> None:
             print(f"  {job.name}: about {spoken(seconds[job])}")
         return
     keep_grid(grid, folder)
-    failed = work(grid, folder, everything, left)
+    work(grid, folder, everything, left)
+    failed = sum(failure_of(folder, job).is_file() for job in mine)
     if failed:
         print(f"{failed} of {len(mine)} jobs failed: {folder}/**/*.failed.json", file=sys.stderr)
         raise SystemExit(1)
 
 
-def work(grid: GridConfig, folder: Path, everything: list[Job], left: list[Job]) -> int:
-    """Do the jobs that are left, those of other launches excepted, and return how many of all failed."""
+def work(grid: GridConfig, folder: Path, everything: list[Job], left: list[Job]) -> None:
+    """Do the jobs that are left, those of other launches excepted."""
     total = len(left)
     while left:
         before = len(left)
@@ -103,7 +104,6 @@ def work(grid: GridConfig, folder: Path, everything: list[Job], left: list[Job])
             left.remove(job)
         if len(left) == before:
             time.sleep(WAIT)
-    return sum(failure_of(folder, job).is_file() for job in everything)
 
 
 def ready(grid: GridConfig, folder: Path, everything: list[Job], job: Job) -> bool:
@@ -137,6 +137,7 @@ def do(grid: GridConfig, folder: Path, everything: list[Job], job: Job, lock: in
     if code:
         keep_failure(folder, job, run, code, reason)
         return f"failed: {reason}"
+    drop_checkpoints(job)
     if job.kind == "sweep":
         points = sweep_of(everything, job)
         if all(done(folder, point) for point in points):
@@ -179,7 +180,7 @@ def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no
         )
         with passed_on(process) as received:
             code = process.wait()
-    if received and code:
+    if received:  # a run that has ended all the same is kept by the next launch
         print(f"stopped; the same command goes on ({log})", file=sys.stderr)
         raise SystemExit(128 + received[0])
     if code < 0:

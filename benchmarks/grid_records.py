@@ -124,9 +124,12 @@ def keep_run(folder: Path, job: Job) -> Result:
     record = record_of(folder, job)
     _write(record.with_suffix(".answers.json"), [p["prediction"] for p in predictions])
     _write(record, asdict(result))  # last: with it the run counts as recorded
-    # A recorded run is never resumed, and full fine-tuning keeps three copies of the model there.
-    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return result
+
+
+def drop_checkpoints(job: Job) -> None:
+    """Remove the checkpoints of a finished run: it is never resumed, and full fine-tuning keeps gigabytes there."""
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
 
 def seconds_of(folder: Path, job: Job) -> float | None:

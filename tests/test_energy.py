@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from pathlib import Path
 
 from helpers import Build, run_training
 from softprompts.checkpoints import Progress
-from softprompts.config import RunConfig
+from softprompts.config import RunConfig, SweepConfig, TrainingConfig
 from softprompts.energy import energy_meter
 from softprompts.errors import UserError
-from softprompts.runs import start_run
+from softprompts.sweeps import points
 
 import pytest
+from peft import PromptTuningConfig
 
 
 def test_a_meter_measures_what_it_is_asked_to() -> None:
@@ -30,12 +30,9 @@ def test_a_meter_measures_what_it_is_asked_to() -> None:
 
 
 def test_a_run_records_its_energy_if_it_was_not_stopped(make: Build) -> None:
-    parts = make("measured")
-    parts.run.energy = True
-    assert (run_training(parts).energy_kwh or 0) > 0
+    assert (run_training(make("measured", energy=True)).energy_kwh or 0) > 0
     assert run_training(make("not measured")).energy_kwh is None
-    again = make("measured", resume=True)
-    again.run.energy = True
+    again = make("measured", resume=True, energy=True)
     assert run_training(again).energy_kwh is None, "the part before the stop is not known"
 
 
@@ -46,9 +43,16 @@ def test_stages_add_up_if_both_are_known() -> None:
     assert Progress(cpu_seconds=1.0).followed_by(Progress(cpu_seconds=2.0)).cpu_seconds == 3.0
 
 
-def test_without_codecarbon_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_codecarbon_it_is_refused(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.util.find_spec
-    monkeypatch.setattr("softprompts.runs.find_spec", lambda name: None if name == "codecarbon" else original(name))
-    with pytest.raises(UserError, match=r"run\.energy: codecarbon is not installed; run `pip install codecarbon`"):
-        start_run("test", run=RunConfig(str(tmp_path / "run"), trackers=[], energy=True))
-    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(
+        "softprompts.candidates.find_spec", lambda name: None if name == "codecarbon" else original(name)
+    )
+    with pytest.raises(UserError, match=r"training\.energy: codecarbon is not installed; run `pip install codecarbon`"):
+        run_training(make(energy=True))
+
+
+def test_a_sweep_refuses_it() -> None:
+    training, prompt = TrainingConfig(energy=True), PromptTuningConfig(num_virtual_tokens=2)
+    with pytest.raises(UserError, match=r"training\.energy: the candidates of a sweep share their passes"):
+        points(SweepConfig({"run.seed": [0, 1]}), prompt, training, RunConfig("run"))

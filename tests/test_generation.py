@@ -133,6 +133,16 @@ def test_an_answer_ends_in_front_of_a_stop(engines: dict[str, Engine]) -> None:
     hook.remove()
 
 
+def test_rows_that_are_generated_apart_each_end_in_front_of_a_stop(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines["prompt tuning"]
+    whole = engine.generate(PROMPTS, 12)
+    stops = [text.lstrip()[4:6] for text in whole]
+    monkeypatch.setattr("softprompts.engine.window_of", lambda _: 4)  # a short window: rows of one length at a time
+    assert engine.generate(PROMPTS, 12, stop=stops) == [before(text, stops) for text in whole]
+
+
 @pytest.mark.parametrize(
     ("answer", "texts", "expected"),
     [

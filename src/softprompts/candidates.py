@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,10 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
             raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")
     if training.best_by not in ("loss", *metrics):
         raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
+    if training.energy and find_spec("codecarbon") is None:
+        raise UserError(
+            "training.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false"
+        )
     processes = accelerator.num_processes
     if training.batch_size % processes:
         raise UserError(f"training.batch_size: {training.batch_size} rows cannot be shared by {processes} processes")

@@ -140,6 +140,7 @@ class TrainingConfig:
         eval_rows: rows of the validation split to validate on during training; by default all.
         best_by: what chooses the best checkpoint: `loss` on validation, or one of the task's metrics.
         patience: stop after so many validations without improvement; by default never.
+        energy: estimate what training draws with codecarbon (`pip install codecarbon`), offline.
     """
 
     steps: int = 300
@@ -155,6 +156,7 @@ class TrainingConfig:
     eval_rows: int | None = None
     best_by: str = "loss"
     patience: int | None = None
+    energy: bool = False
 
 
 @dataclass
@@ -208,14 +210,12 @@ class RunConfig:
         seed: seed of initial values, order of rows and drawn examples.
         resume: go on where the run in output_dir stands (`--resume` for short); a finished run is left as it is.
         trackers: trackers of accelerate, e.g. tensorboard, wandb, mlflow.
-        energy: estimate the energy of training with codecarbon (`pip install 'softprompts[energy]'`), offline.
     """
 
     output_dir: str
     seed: int = 0
     resume: bool = False
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    energy: bool = False
 
 
 def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:

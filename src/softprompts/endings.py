@@ -13,13 +13,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 class StopAt(StoppingCriteria):
     """Ends a row's answer once one of the texts stands in it, behind something else than white space."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
-        self.tokenizer, self.texts = tokenizer, texts
-        self.start: int | None = None  # of the answers: generation asks first behind their first token
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], start: int) -> None:
+        """Look at what stands behind the first `start` tokens of each row."""
+        self.tokenizer, self.texts, self.start = tokenizer, texts, start
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """Return whether each row is at its end, (B,)."""
-        self.start = input_ids.shape[1] - 1 if self.start is None else self.start
         answers = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
         return torch.tensor([before(a, self.texts) != a for a in answers], device=input_ids.device)
 

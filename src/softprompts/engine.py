@@ -207,36 +207,35 @@ class Engine(nn.Module):
         """
         if not prompts:
             raise ValueError("empty batch")
-        if stop:
-            sampling["stopping_criteria"] = StoppingCriteriaList([StopAt(self.tokenizer, stop)])
-        texts = self._answers(prompts, list(soft_prompts or [0] * len(prompts)), max_new_tokens, sampling)
-        return [before(text, stop) for text in texts] if stop else texts
+        how = {"max_new_tokens": max_new_tokens, "do_sample": False} | sampling
+        texts = self._answers(prompts, list(soft_prompts or [0] * len(prompts)), stop, how)
+        return [before(text, stop) for text in texts]
 
     def _answers(
-        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], max_new_tokens: int, sampling: dict[str, Any]
+        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], stop: Sequence[str], how: dict[str, Any]
     ) -> list[str]:
         if kind_of(self.base.config) == "encoder-decoder":
-            return self._answer_encoded(prompts, owners, max_new_tokens, sampling)
+            return self._answer_encoded(prompts, owners, stop, how)
         with self.prompts_cached():
             states = {k: self._cached_states(k) for k in dict.fromkeys(owners)}
-            longest = max(map(positions_of, states.values())) + max(len(ids) for ids in prompts) + max_new_tokens
+            longest = max(map(positions_of, states.values())) + max(len(ids) for ids in prompts) + how["max_new_tokens"]
             if longest <= window_of(self.base):
                 behind = {k: [tuple(p) for p, o in zip(prompts, owners, strict=True) if o == k] for k in states}
                 heads = {k: common_head(texts) for k, texts in behind.items()}
                 fronts = {k: self._cached_states(k, behind[k][0][:head]) for k, head in heads.items()}
                 rest = [ids[heads[k] :] for ids, k in zip(prompts, owners, strict=True)]
-                return self._generate(rest, [fronts[k] for k in owners], max_new_tokens, sampling)
+                return self._generate(rest, [fronts[k] for k in owners], stop, how)
         # A layer that looks back so many positions counts the padding, too: rows of one length need none.
         rows = [states[k] for k in owners]
         texts: dict[int, str] = {}
         for length in sorted({len(ids) for ids in prompts}):
             chosen = [i for i, ids in enumerate(prompts) if len(ids) == length]
-            written = self._generate([prompts[i] for i in chosen], [rows[i] for i in chosen], max_new_tokens, sampling)
+            written = self._generate([prompts[i] for i in chosen], [rows[i] for i in chosen], stop, how)
             texts |= dict(zip(chosen, written, strict=True))
         return [texts[i] for i in range(len(prompts))]
 
     def _answer_encoded(
-        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], max_new_tokens: int, sampling: dict[str, Any]
+        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], stop: Sequence[str], how: dict[str, Any]
     ) -> list[str]:
         """An encoder-decoder reads soft prompt and text in both directions: PEFT's own generation."""
         texts: dict[int, str] = {}
@@ -249,8 +248,8 @@ class Engine(nn.Module):
             written = model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
-                max_new_tokens=max_new_tokens,
-                **({"do_sample": False} | sampling),
+                stopping_criteria=StoppingCriteriaList([StopAt(self.tokenizer, stop, 1)] if stop else []),
+                **how,
             )
             texts |= dict(zip(chosen, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
         return [texts[i] for i in range(len(prompts))]
@@ -259,8 +258,8 @@ class Engine(nn.Module):
         self,
         prompts: Sequence[Sequence[int]],
         rows: Sequence[States | None],
-        max_new_tokens: int,
-        sampling: dict[str, Any],
+        stop: Sequence[str],
+        how: dict[str, Any],
     ) -> list[str]:
         virtual = max(positions_of(row) for row in rows)
         width = virtual + max(len(ids) for ids in prompts)
@@ -276,9 +275,9 @@ class Engine(nn.Module):
                 input_ids=ids.to(self.device),
                 attention_mask=mask.to(self.device),
                 past_key_values=side_by_side(rows, virtual) if virtual else None,
-                max_new_tokens=max_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
-                **({"do_sample": False} | sampling),
+                stopping_criteria=StoppingCriteriaList([StopAt(self.tokenizer, stop, width)] if stop else []),
+                **how,
             )
         return self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
 

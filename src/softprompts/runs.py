@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,7 @@ COMPARE_FILE = "compare.json"  # what a comparison leaves in its place
 
 @dataclass
 class Run:
-    """A run under way. `settings` are the recipe's arguments as plain values; `folder` is where its output goes.
-
-    energy: whether that of training is estimated.
-    """
+    """A run under way. `settings` are the recipe's arguments as plain values; `folder` is where its output goes."""
 
     recipe: str
     settings: dict[str, Any]
@@ -40,7 +36,6 @@ class Run:
     seed: int
     accelerator: Accelerator
     started: float
-    energy: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -61,7 +56,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Raises:
         UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
-            with other settings; an unknown tracker; energy without codecarbon.
+            with other settings; an unknown tracker.
         SystemExit: with code 0, where a resumed run is already finished.
     """
     config: RunConfig = arguments["run"]
@@ -72,8 +67,6 @@ def start_run(recipe: str, **arguments: Any) -> Run:
             raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}')
         if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
             raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
-    if config.energy and find_spec("codecarbon") is None:
-        raise UserError("run.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false")
     use_all_cores()
     accelerator = Accelerator(
         # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
@@ -99,7 +92,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     set_seed(config.seed)
     if config.trackers:
         accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
-    return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), config.energy)
+    return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter())
 
 
 def available_cores() -> int:

@@ -22,7 +22,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from peft import PromptTuningConfig
 
 # What all candidates share: how they are compared, and how the forward passes are cut.
-COMMON = ("best_by", "eval_rows", "micro_batch_tokens")
+COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ def points(sweep: SweepConfig, prompt: PromptTuningConfig, training: TrainingCon
     Raises:
         UserError: a key that there is not, or that may not vary; no values; a value twice or of the wrong type.
     """
+    if training.energy:
+        raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
     sections: dict[str, Any] = {"prompt": prompt, "training": training, "run": run}
     valid = [f"prompt.{f.name}" for f in fields(prompt) if f.name not in PEFT_INTERNAL_FIELDS]
     valid += [f"training.{f.name}" for f in fields(training) if f.name not in COMMON]

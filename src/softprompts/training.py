@@ -52,7 +52,7 @@ def train(
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target))
     candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage)
     begun = candidate.progress.step
-    with energy_meter(run.energy) as meter:
+    with energy_meter(training.energy) as meter:
         train_side_by_side(engine, [candidate], evaluation, run)
     candidate.progress.energy_kwh = None if begun else meter.kwh
     return candidate.progress

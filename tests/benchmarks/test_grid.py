@@ -200,6 +200,27 @@ def test_a_job_that_another_launch_has_is_left_to_it(
     assert all(seen)
 
 
+def test_other_methods_failures_are_not_this_launchs(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
+    launches.fails = {"seed1": 2}
+    with pytest.raises(SystemExit):
+        run(make_grid(), tmp_path, only=["written"])
+    launches.fails = {}
+    run(make_grid(), tmp_path, only=["prompt_tuning"])
+
+
+def test_a_finished_run_keeps_no_checkpoints(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_checkpoints(run: list[str], folder: Path, *rest: Any) -> tuple[int, str]:
+        code = launches(run, folder, *rest)
+        (folder / "checkpoints" / "step-1").mkdir(parents=True)
+        return code
+
+    monkeypatch.setattr(runner, "launched", with_checkpoints)
+    run(make_grid(), tmp_path)
+    assert not list(tmp_path.glob("runs/**/checkpoints")), "those of sweeps neither"
+
+
 def test_other_test_rows_are_refused(
     make_grid: MakeGrid, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
