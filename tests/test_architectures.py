@@ -124,7 +124,10 @@ def make_documents() -> list[Document]:
 
 
 DOCUMENTS = make_documents()
-TOKENIZER: Any = SimpleNamespace(pad_token_id=0, batch_decode=lambda ids, skip_special_tokens: ids.tolist())
+# A text is the numbers of its tokens.
+TOKENIZER: Any = SimpleNamespace(
+    pad_token_id=0, batch_decode=lambda ids, skip_special_tokens: [" ".join(map(str, row)) for row in ids.tolist()]
+)
 
 
 def make_config(model_type: str) -> PretrainedConfig:
@@ -227,7 +230,8 @@ def generates(model_type: str) -> Cell:
 
         ids = generate(*args, max_new_tokens=NEW_TOKENS, logits_processor=LogitsProcessorList([keep]), **settings)
         calls = [torch.stack(scores[i : i + NEW_TOKENS], dim=1) for i in range(0, len(scores), NEW_TOKENS)]
-        return [list(map(int, r[-NEW_TOKENS:])) for r in ids], torch.cat(calls)
+        texts = ids if isinstance(ids, list) else TOKENIZER.batch_decode(ids, True)
+        return [[*map(int, text.split())][-NEW_TOKENS:] for text in texts], torch.cat(calls)
 
     def alike(one: tuple[list[list[int]], torch.Tensor], other: tuple[list[list[int]], torch.Tensor]) -> bool:
         return one[0] == other[0] and torch.allclose(one[1], other[1], rtol=1e-3, atol=1e-3)
