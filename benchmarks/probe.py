@@ -56,7 +56,7 @@ class ProbeConfig:
     what: list[str] = field(default_factory=lambda: list(PROBES))
     rows: int = 64
     sampled_rows: int = 60
-    requests: int = 20
+    requests: int = 10
 
 
 def main(probe: ProbeConfig) -> None:
