@@ -54,7 +54,7 @@ class ProbeConfig:
     run: str
     record: str
     what: list[str] = field(default_factory=lambda: list(PROBES))
-    rows: int = 64
+    rows: int = 48
     sampled_rows: int = 60
     requests: int = 10
 
