@@ -14,6 +14,7 @@ failed, 0 when every job has its record.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -154,7 +155,8 @@ def do(grid: GridConfig, folder: Path, everything: list[Job], job: Job, lock: in
 def probe_flags(grid: GridConfig, folder: Path, job: Job) -> list[str]:
     """Return the arguments of the probes of a run."""
     record = folder / job.method / f"seed{job.number}.probes.json"
-    return ["--probe.run", str(job.folder), "--probe.record", str(record), "--probe.what", str(grid.probes)]
+    flags = ["--probe.run", str(job.folder), "--probe.record", str(record), "--probe.what", str(grid.probes)]
+    return [*flags, "--probe.transfer", json.dumps(grid.transfer)] if grid.transfer else flags
 
 
 def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:

@@ -16,7 +16,7 @@ from softprompts.config import parse
 from softprompts.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
-PROBES = ("sampling", "forgetting", "latency")
+PROBES = ("sampling", "forgetting", "latency", "transfer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +124,8 @@ def check(grid: GridConfig, runs: Path) -> None:
     for probe in grid.probes:
         if probe not in PROBES:
             raise UserError(f'grid.probes: "{probe}"{nearest(probe, PROBES)}')
+    if ("transfer" in grid.probes) != bool(grid.transfer):
+        raise UserError("grid.transfer: the rows to score go together with the probe of that name in grid.probes")
     recipes = [path.stem for path in Path("configs", grid.task).glob("*.yaml")]
     for name, method in grid.methods.items():
         if method.recipe not in recipes:

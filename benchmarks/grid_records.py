@@ -18,7 +18,7 @@ from softprompts.runs import RESULT_FILE
 from grid_plan import ROOT, Job, choose, points
 
 # A grid may grow; what it has measured stays comparable as long as all else is the same.
-GROWS = ("seeds", "methods", "probes", "name")
+GROWS = ("seeds", "methods", "probes", "transfer", "name")
 
 
 def keep_grid(grid: GridConfig, folder: Path) -> None:

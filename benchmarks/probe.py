@@ -4,7 +4,8 @@
 
 sampling: several answers drawn at a temperature, where answers are written; forgetting: the change of loss on general
 text (newspaper sentences) and of the score on the other embedded tasks, with the adapter attached and detached; latency
-of single requests. `softprompts.probes` says how each is measured.
+of single requests; transfer: the score on rows of the task that the run has not been trained on, another domain say.
+`softprompts.probes` says how each is measured.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from softprompts.engine import Engine
 from softprompts.errors import UserError, nearest
 from softprompts.hard_prompts import written_tasks
 from softprompts.models import kind_of, load_base_model, room_for
-from softprompts.probes import latency, sampled, score_on, text_loss
+from softprompts.probes import latency, sampled, score_on, text_loss, transferred
 from softprompts.results import environment, load_result
 from softprompts.runs import CONFIG_FILE, RESULT_FILE
 from softprompts.scoring import load_metrics
@@ -45,10 +46,12 @@ class ProbeConfig:
     Args:
         run: folder of a finished run.
         record: file to write.
-        what: sampling, forgetting, latency.
+        what: sampling, forgetting, latency, transfer.
+        transfer: the rows that transfer is measured on, each as `task.where`.
         rows: rows of a task that forgetting is measured on, and texts of general English.
         sampled_rows: rows that answers are drawn for.
         requests: single requests that are timed.
+        transfer_rows: test rows of each of `transfer`.
     """
 
     run: str
@@ -57,6 +60,8 @@ class ProbeConfig:
     rows: int = 48
     sampled_rows: int = 60
     requests: int = 10
+    transfer: list[dict[str, list[Any]]] = field(default_factory=list)
+    transfer_rows: int = 150
 
 
 def main(probe: ProbeConfig) -> None:
@@ -102,22 +107,36 @@ def main(probe: ProbeConfig) -> None:
             with without_adapter(tuned):
                 detached = unlearnt(engine)
         found["forgetting"] = forgetting(before, attached, detached, probe.rows)
+    metrics = load_metrics(task.metrics, task.schema)
     if "sampling" in probe.what and task.choices is None:
-        metrics = load_metrics(task.metrics, task.schema)
         rows = data.test[: probe.sampled_rows]
         found["sampling"] = sampled(engine, rows, metrics, evaluation, seed=settings["run"]["seed"])
     if "latency" in probe.what:
         times = latency(engine, data.test[: probe.requests])
         found["latency"] = times | {"virtual_tokens": float(virtual_tokens(tuned))}
+    if "transfer" in probe.what:
+        found["transfer"] = []
+        for where in probe.transfer:
+            other = task_of(settings, folder, where)
+            rows = encode(other, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config)).test
+            numbers = transferred(engine, rows[: probe.transfer_rows], metrics, evaluation)
+            found["transfer"].append({"where": where} | numbers)
     found |= {"seconds": time.perf_counter() - started, "environment": environment()}
     record = Path(probe.record)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-def task_of(settings: dict[str, Any], folder: Path) -> Task:
-    """Return the task of a run; for a written prompt in the wording, and with the examples, that it was tested with."""
-    task = load_task(TaskConfig(**settings["task"]))
+def task_of(settings: dict[str, Any], folder: Path, where: dict[str, list[Any]] | None = None) -> Task:
+    """Return the task of a run; for a written prompt in the wording, and with the examples, that it was tested with.
+
+    `where` picks other test rows, as `task.where` does; train stays what it was.
+    """
+    config = TaskConfig(**settings["task"])
+    task = load_task(config)
+    if where is not None:
+        others = load_task(replace(config, where=where))
+        task = replace(task, splits=task.splits | {"test": others.splits["test"]})
     if settings["recipe"] != "hard_prompt":
         return task
     chosen = load_result(folder / RESULT_FILE).notes["chosen"]

@@ -1,4 +1,4 @@
-"""Make the report of the benchmark from its records: one page, its tables and claims as Markdown, and its figures."""
+"""Make the report of the benchmark from its records: a page, tables and claims as Markdown, figures, README's part."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from softprompts.errors import UserError
 from softprompts.reports.benchmark import comparisons_markdown, results_markdown
 from softprompts.reports.claims import TASKS, make_card
 from softprompts.reports.claims_card import card_markdown
+from softprompts.reports.drawing import close, save_png
 from softprompts.reports.evidence import Records
-from softprompts.reports.figures import close, draw, save_png
+from softprompts.reports.figures import draw
 from softprompts.reports.page import render_page
+from softprompts.reports.papers import GRIDS, answers, papers_markdown
+from softprompts.reports.summary import summary
+from softprompts.reports.variants import draw_transfer, draw_variants
 from softprompts.statistics import Comparison, compare_methods
+
+from record import put
+
+PICTURES = ("_parameters.png", "_seconds.png")  # of all figures those that the README shows
 
 
 @dataclass
@@ -24,7 +32,7 @@ class ReportConfig:
 
     Args:
         records: folder of the benchmarks' records, one folder each.
-        page: folder of index.html, tables.md and claims.md.
+        page: folder of index.html, tables.md, claims.md and papers.md.
         figures: folder of the figures as PNG.
         answers: answers of each run that the page shows.
     """
@@ -39,20 +47,22 @@ def main(report: ReportConfig) -> None:
     """Read all records, compare the methods, and write everything anew."""
     benchmarks = read(Path(report.records))
     comparisons = {b.name: compare_methods(b) for b in benchmarks}
-    card = make_card(Records({b.name: b for b in benchmarks}, comparisons))
-    drawings = {b.name: draw(b) for b in benchmarks}
+    records = Records({b.name: b for b in benchmarks}, comparisons)
+    card, papers = make_card(records), answers(records)
+    drawings = {b.name: draw_variants(b) if b.name in GRIDS else draw(b) + draw_transfer(b) for b in benchmarks}
     page, figures = Path(report.page), Path(report.figures)
     for folder in (page, figures):
         folder.mkdir(parents=True, exist_ok=True)
-    for drawn in drawings.values():
-        for drawing in drawn:
-            save_png(drawing, figures)
-    write_atomically(page / "index.html", render_page(benchmarks, comparisons, drawings, card, report.answers))
+    saved = {name: [str(save_png(d, figures)) for d in drawn] for name, drawn in drawings.items()}
+    write_atomically(page / "index.html", render_page(benchmarks, comparisons, drawings, card, papers, report.answers))
     write_atomically(page / "claims.md", card_markdown(card))
+    write_atomically(page / "papers.md", papers_markdown(papers))
     write_atomically(page / "tables.md", tables(benchmarks, comparisons))
     for drawn in drawings.values():
         close(drawn)
-    print(f"written: {page / 'index.html'}, claims.md and tables.md beside it, figures in {figures}")
+    pictures = {name: [path for path in paths if path.endswith(PICTURES)] for name, paths in saved.items()}
+    put("benchmark", summary(benchmarks, comparisons, card, pictures))
+    print(f"written: {page / 'index.html'}, claims.md, papers.md and tables.md beside it, figures in {figures}")
 
 
 def read(folder: Path) -> list[Benchmark]:

@@ -43,10 +43,12 @@ def make_benchmark(folder: Path, task: str = "sentiment", seeds: int = 3, **chan
     """Write a benchmark with all its records as FOLDER/TASK, and read it.
 
     `answers` and `prompt` replace those of all runs and rows; `without` names runs ("lora/seed1") that have no record;
-    `failed` maps such names to the reason of their failure; `probes` says whether any were made.
+    `failed` maps such names to the reason of their failure; `probes` says whether any were made; `transfer` is the
+    grid's, and each of its kinds of rows costs ten points more.
     """
     home = folder / task
-    _write(home / "grid.json", _grid(task, seeds))
+    transfer = changes.get("transfer", [{"domain": ["tweets"]}] if task == "sentiment" else [])
+    _write(home / "grid.json", _grid(task, seeds) | {"transfer": transfer})
     prompt = changes.get("prompt", "It is a joy.\nSentiment:")
     _write(home / "rows.json", [{"place": f"row {n}", "prompt": prompt, "target": " positive"} for n in range(ROWS)])
     for method in METHODS:
@@ -60,7 +62,7 @@ def make_benchmark(folder: Path, task: str = "sentiment", seeds: int = 3, **chan
                 _write(home / f"{name}.json", asdict(_result(task, method, seed)))
                 _write(home / f"{name}.answers.json", changes.get("answers", [" positive"] * ROWS))
                 if changes.get("probes", True):
-                    _write(home / f"{name}.probes.json", _probes(task, method, seed))
+                    _write(home / f"{name}.probes.json", _probes(task, method, seed, transfer))
     return load_benchmark(home)
 
 
@@ -129,7 +131,7 @@ def _result(task: str, method: str, seed: int) -> Any:
     )
 
 
-def _probes(task: str, method: str, seed: int) -> dict[str, Any]:
+def _probes(task: str, method: str, seed: int, transfer: list[dict[str, list[str]]]) -> dict[str, Any]:
     score, trained, _, _, _, change, tokens = METHODS[method]
     taken_off = None if method == "full_finetuning" else 3.0
     latency = {
@@ -141,6 +143,11 @@ def _probes(task: str, method: str, seed: int) -> dict[str, Any]:
         "answer_ms": 900.0 + tokens + seed,
     }
     found: dict[str, Any] = {"latency": latency}
+    if transfer:
+        found["transfer"] = [
+            {"where": where, "rows": ROWS, "metrics": dict.fromkeys(METRICS[task], score + 0.01 * (seed - 1) - 0.1 * n)}
+            for n, where in enumerate(transfer, start=1)
+        ]
     if task != "sentiment":
         drawn = {"exact_match": score - 0.1 + 0.01 * seed, "valid_json": score}
         found["sampling"] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -56,8 +57,7 @@ COMMON = {
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }
-HEADS = {"head_dim": 8}
-WINDOW = {"sliding_window": 8}
+HEADS, WINDOW = {"head_dim": 8}, {"sliding_window": 8}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 GEMMA = HEADS | WINDOW | {"query_pre_attn_scalar": 8}
@@ -124,10 +124,8 @@ def make_documents() -> list[Document]:
 
 
 DOCUMENTS = make_documents()
-# A text is the numbers of its tokens.
-TOKENIZER: Any = SimpleNamespace(
-    pad_token_id=0, batch_decode=lambda ids, skip_special_tokens: [" ".join(map(str, row)) for row in ids.tolist()]
-)
+# A text is the numbers of its tokens, as JSON.
+TOKENIZER: Any = SimpleNamespace(pad_token_id=0, batch_decode=lambda ids, **_: [*map(str, ids.tolist())])
 
 
 def make_config(model_type: str) -> PretrainedConfig:
@@ -215,8 +213,7 @@ def support(model_type: str, method: str) -> Cell:
 
 def generates(model_type: str) -> Cell:
     """Say whether a row behind a soft prompt is continued alike alone, in a batch with longer ones, and by PEFT."""
-    kind = kind_of(make_config(model_type))
-    if kind == "encoder":
+    if (kind := kind_of(make_config(model_type))) == "encoder":
         return "no", WHY["hard_prompt", kind]
     prompts = sorted((d.prompt_ids for d in DOCUMENTS[1:]), key=len)  # in the order that calls go by length
 
@@ -230,8 +227,8 @@ def generates(model_type: str) -> Cell:
 
         ids = generate(*args, max_new_tokens=NEW_TOKENS, logits_processor=LogitsProcessorList([keep]), **settings)
         calls = [torch.stack(scores[i : i + NEW_TOKENS], dim=1) for i in range(0, len(scores), NEW_TOKENS)]
-        texts = ids if isinstance(ids, list) else TOKENIZER.batch_decode(ids, True)
-        return [[*map(int, text.split())][-NEW_TOKENS:] for text in texts], torch.cat(calls)
+        texts = ids if isinstance(ids, list) else TOKENIZER.batch_decode(ids)
+        return [json.loads(text)[-NEW_TOKENS:] for text in texts], torch.cat(calls)
 
     def alike(one: tuple[list[list[int]], torch.Tensor], other: tuple[list[list[int]], torch.Tensor]) -> bool:
         return one[0] == other[0] and torch.allclose(one[1], other[1], rtol=1e-3, atol=1e-3)
@@ -307,9 +304,8 @@ def page() -> str:
 
 @pytest.mark.parametrize("model_type", MUST_BE_PACKED)
 def test_common_architectures_are_packed(model_type: str) -> None:
-    cells = row(model_type)[1]
     for method in ("prompt tuning", "LoRA"):
-        assert cells[method] == ("packed", ""), method
+        assert row(model_type)[1][method] == ("packed", ""), method
 
 
 def test_the_page_says_what_works() -> None:

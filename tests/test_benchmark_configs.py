@@ -35,7 +35,7 @@ def keys_of(recipe: str) -> set[str]:
 
 def test_there_are_grids_of_both_papers() -> None:
     assert {p.stem for p in PAPERS} == {
-        *("lester_length", "lester_init", "lester_transfer"),
+        *("lester_length", "lester_init"),
         *("li_length", "li_init", "li_low_data", "li_placement"),
     }
 

@@ -47,6 +47,15 @@ def test_base_model_is_frozen_and_in_evaluation_mode(tiny_model: Path) -> None:
     assert tokenizer("good").input_ids[0] == tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize(("avx512", "amx", "dtype"), [(0, 0, "float32"), (1, 0, "bfloat16"), (0, 1, "bfloat16")])
+def test_auto_takes_16_bits_where_the_processor_has_instructions_for_them(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, avx512: int, amx: int, dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+    assert load(tiny_model, dtype="auto")[0].dtype == getattr(torch, dtype)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype(tiny_model: Path, dtype: str) -> None:
     model, _ = load(tiny_model, dtype=dtype)

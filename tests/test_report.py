@@ -24,11 +24,17 @@ def test_all_that_is_written(
 ) -> None:
     monkeypatch.setattr(report, "compare_methods", lambda benchmark: make_comparisons(benchmark.name))
     monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text("a\n<!-- benchmark:begin -->\n<!-- benchmark:end -->\nb\n", encoding="utf-8")
     make_benchmark(Path("results/benchmarks"))
     main(ReportConfig())
+    readme = Path("README.md").read_text(encoding="utf-8")
+    assert "| prompt tuning | 70.0 ± 1.0 |" in readme
+    assert "![sentiment: seconds](docs/figures/sentiment_seconds.png)" in readme
+    assert "**docstrings**: no run is recorded" in readme
     assert sorted(str(p) for p in Path("results/report").iterdir()) == [
         "results/report/claims.md",
         "results/report/index.html",
+        "results/report/papers.md",
         "results/report/tables.md",
     ]
     assert sorted(p.name for p in Path("docs/figures").iterdir()) == [
@@ -36,6 +42,7 @@ def test_all_that_is_written(
         "sentiment_forgetting.png",
         "sentiment_parameters.png",
         "sentiment_seconds.png",
+        "sentiment_transfer.png",
     ]
     tables = Path("results/report/tables.md").read_text(encoding="utf-8")
     assert "| LoRA | 80.0 ± 1.0 |" in tables

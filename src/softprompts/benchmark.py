@@ -53,7 +53,9 @@ class GridConfig:
         training: the budget, the same for all that train: keys of `training` in the recipes.
         sweep_training: what of it a run of a sweep has instead.
         sweep_seed: seed of the runs of a sweep.
-        probes: what is measured of each trained method beside its test score: sampling, forgetting, latency.
+        probes: what is measured of each method beside its test score: sampling, forgetting, latency, transfer.
+        transfer: the rows that the probe of that name scores, each as `task.where` of the same task: other domains,
+            other languages.
         name: of the benchmark; by default the task's.
     """
 
@@ -65,6 +67,7 @@ class GridConfig:
     sweep_training: dict[str, Any] = field(default_factory=dict)
     sweep_seed: int = 100
     probes: list[str] = field(default_factory=list)
+    transfer: list[dict[str, list[Any]]] = field(default_factory=list)
     name: str | None = None
 
 

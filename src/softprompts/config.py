@@ -34,7 +34,8 @@ class ModelConfig:
 
     Args:
         name_or_path: `bundled:NAME`, a folder with a saved model, or a Hub id.
-        dtype: type of the base model's weights; the soft prompt itself is always float32.
+        dtype: type of the base model's weights; the soft prompt itself is always float32. `auto` is bfloat16 where the
+            device has instructions for it, else float32; the record says which it was.
         quantization: load the weights in 4 bits (`nf4`) or 8 bits (`int8`) through bitsandbytes.
         revision: branch, tag or commit, for a Hub id.
         engine: the forward pass. `packed` computes the soft prompt once for several rows and pads nothing; `stock`
@@ -43,7 +44,7 @@ class ModelConfig:
     """
 
     name_or_path: str = "bundled:smollm2-135m-instruct"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "nf4", "int8"] = "none"
     revision: str | None = None
     engine: Literal["auto", "packed", "stock"] = "auto"

@@ -93,6 +93,22 @@ def cannot_load(path: str, error: Exception) -> UserError:
     return UserError(f"model.name_or_path: cannot load {path}: {first_line}{hint}")
 
 
+def dtype_of(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """Return the type that the base model's weights get on a device.
+
+    `auto` asks for instructions, not for support: a CPU without them supports bfloat16 and takes minutes for what takes
+    seconds in 32 bits.
+    """
+    if config.dtype != "auto":
+        named: torch.dtype = getattr(torch, config.dtype)
+        return named
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if fast else torch.float32
+
+
 def load_base_model(
     config: ModelConfig, device: torch.device, choices: Sequence[str] | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -106,7 +122,7 @@ def load_base_model(
             missing; no bitsandbytes for this device; an encoder without choices.
     """
     path = model_path(config)
-    dtype = getattr(torch, config.dtype)
+    dtype = dtype_of(config, device)
     quantization = None
     if config.quantization == "nf4":
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

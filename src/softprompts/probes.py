@@ -89,6 +89,14 @@ def score_on(engine: Engine, examples: Sequence[Example], evaluation: Evaluation
     return "accuracy", mean(a == t for a, t in zip(answers, targets, strict=True))
 
 
+def transferred(
+    engine: Engine, examples: Sequence[Example], metrics: dict[str, Metric], evaluation: EvaluationConfig
+) -> dict[str, Any]:
+    """Return the metrics of rows that the method was not trained on, and their number."""
+    outcome = predict(engine, examples, evaluation, Accelerator(), "other rows")
+    return {"rows": len(examples), "metrics": compute_metrics(metrics, *answers_and_targets(outcome.predictions))}
+
+
 @torch.inference_mode()
 def latency(engine: Engine, examples: Sequence[Example], new_tokens: int = 32) -> dict[str, float]:
     """Time single requests, one at a time, with nothing kept from the one before.

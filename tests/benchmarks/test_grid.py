@@ -244,11 +244,16 @@ def test_a_plan_says_what_is_left_and_does_nothing(
     assert launches.ran == []
 
 
+TRANSFER = "grid.transfer: the rows to score go together with the probe of that name in grid.probes"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"task": "sentimant"}, 'grid.task: "sentimant" (did you mean "sentiment"?)'),
         ({"seeds": [1, 1]}, "grid.seeds: expected one or more different numbers, found [1, 1]"),
+        ({"probes": ["transfer"]}, TRANSFER),
+        ({"transfer": [{"domain": ["tweets"]}]}, TRANSFER),
         ({"probes": ["latencies"]}, 'grid.probes: "latencies" (did you mean "latency"?)'),
         ({"methods": {"a": MethodConfig("lorra")}}, 'grid.methods: a: recipe "lorra" (did you mean "lora"?)'),
         (

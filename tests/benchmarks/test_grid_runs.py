@@ -56,7 +56,8 @@ def numbers(found: Benchmark) -> dict[str, Any]:
 def grid(make_grid: MakeGrid, tmp_path: Path) -> Path:
     file = tmp_path / "grid.yaml"
     training = make_grid().training | {"steps": 20, "eval_every": 1}
-    made = make_grid(seeds=[0], training=training, probes=["forgetting", "latency"], name="tiny")
+    made = make_grid(seeds=[0], training=training, probes=["forgetting", "latency", "transfer"], name="tiny")
+    made.transfer = [{"label": ["positive"]}, {"label": ["negative"]}]
     made.methods["lora"] = MethodConfig("lora", settings={"lora.r": 2})
     file.write_text(json.dumps({"grid": asdict(made)}), encoding="utf-8")
     return file
@@ -103,4 +104,9 @@ def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(grid
         assert general["attached"] != general["base"]
         assert set(probes[method]["forgetting"]["tasks"]) == {"sentiment", "home_commands", "docstrings"}
     assert probes["prompt_tuning"]["latency"]["virtual_tokens"] == 4
+    for method, found in probes.items():  # the two halves of the rows that the run was tested on
+        halves, accuracy = found["transfer"], one.cells[method][0].result.metrics["accuracy"].value
+        assert [half["where"] for half in halves] == [{"label": ["positive"]}, {"label": ["negative"]}]
+        right = sum(half["rows"] * half["metrics"]["accuracy"] for half in halves)
+        assert right == pytest.approx(accuracy * sum(half["rows"] for half in halves))
     assert not list((whole / "runs").glob("*/*/seed*/checkpoints")), "recorded runs keep no checkpoints"

@@ -50,7 +50,7 @@ def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd
     [
         (["--training.lerning_rate", "1"], '"--training.lerning_rate" (did you mean "training.learning_rate"?)'),
         (["--training.steps", "many"], "training.steps: expected whole number, found many"),
-        (["--model.dtype", "float23"], "model.dtype: expected float32 | bfloat16 | float16, found float23"),
+        (["--model.dtype", "float23"], "model.dtype: expected auto | float32 | bfloat16 | float16, found float23"),
         (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "smollm2-135m-instruct"?)'),
         (["--task.dataset", "embedded:sentimnt"], 'embedded:sentimnt (did you mean "embedded:sentiment"?)'),
         (["--task.prompt", "{txt}"], 'no column "txt"; columns are: text, label'),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from made_benchmark import METHODS, make_benchmark
 from softprompts.benchmark import Benchmark
-from softprompts.reports.figures import INK, OTHER, STYLES, Drawing, close, draw, pareto_front, save_png, svg
+from softprompts.reports.drawing import INK, OTHER, STYLES, Drawing, close, save_png, svg
+from softprompts.reports.figures import draw, pareto_front
 
 import pytest
 from matplotlib import image, pyplot

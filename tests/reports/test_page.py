@@ -11,8 +11,9 @@ from made_benchmark import make_benchmark, make_comparisons
 from softprompts.benchmark import Benchmark
 from softprompts.reports.benchmark import Table, results_table
 from softprompts.reports.claims import make_card
+from softprompts.reports.drawing import close
 from softprompts.reports.evidence import Records
-from softprompts.reports.figures import close, draw
+from softprompts.reports.figures import draw
 from softprompts.reports.html import STYLE, document, table, text
 from softprompts.reports.page import LONGEST, render_page
 

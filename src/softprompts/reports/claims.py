@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean
 
-from softprompts.benchmark import Benchmark, Cell
-from softprompts.reports.benchmark import (
-    NONE,
-    Table,
-    cost,
-    percent,
-    points,
-    size,
-    spread,
-    trained_parameters,
-)
+from softprompts.reports.benchmark import NONE, Table, percent, spread
 from softprompts.reports.evidence import Measure, Records, Verdict, by_comparisons, by_seeds, detached, values_of
+from softprompts.reports.measures import (
+    AGREEMENT,
+    ANSWER,
+    DRAWN,
+    ENERGY,
+    FIRST,
+    GENERAL,
+    MEMORY,
+    PARAMETERS,
+    PROCESSOR,
+    PROMPT,
+    SAVED,
+    SECONDS,
+    SPEED,
+    VIRTUAL,
+    WRITTEN_TOKENS,
+    drawn,
+    metric,
+    other_tasks,
+    transfers,
+)
 
 TASKS = ("sentiment", "home_commands", "docstrings")
 WRITTEN = ("zero_shot", "few_shot")
 SOFT = ("prompt_tuning", "prefix_tuning", "p_tuning")
 WEIGHTS = ("lora", "full_finetuning")
-TEMPERATURE, DRAWS = 0.7, 5
-NATS = " nats a token"
 
 
 @dataclass(frozen=True)
@@ -44,76 +52,16 @@ class Section:
     tables: tuple[tuple[str, Table], ...]
 
 
-def probe(*path: str) -> Callable[[Cell], float | None]:
-    """Return what reads a number of a run's probes, None where it was not measured."""
-
-    def read(cell: Cell) -> float | None:
-        found = cell.probes
-        for key in path[:-1]:
-            found = found.get(key) or {}
-        value: float | None = found.get(path[-1])
-        return value
-
-    return read
-
-
-def _change(cell: Cell) -> float | None:
-    base, attached = (probe("forgetting", "general", key)(cell) for key in ("base", "attached"))
-    return None if base is None or attached is None else attached - base
-
-
-def _read_as_prompt(cell: Cell) -> float | None:
-    written, virtual = (probe("latency", key)(cell) for key in ("prompt_tokens", "virtual_tokens"))
-    return None if written is None or virtual is None else written + virtual
-
-
-def _drawn(*path: str) -> Callable[[Cell], float | None]:
-    """Return what reads a number of answers drawn as the claims say, None where they were drawn otherwise."""
-
-    def read(cell: Cell) -> float | None:
-        found = cell.probes.get("sampling") or {}
-        as_claimed = (found.get("temperature"), found.get("draws")) == (TEMPERATURE, DRAWS)
-        return probe("sampling", *path)(cell) if as_claimed else None
-
-    return read
-
-
-def _nats(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-AGREEMENT = Measure(
-    f"agreement of {DRAWS} draws at temperature {TEMPERATURE}", _drawn("agreement"), percent, " %", less=False
-)
-DRAWN = Measure(
-    f"exact_match of answers drawn at temperature {TEMPERATURE}",
-    _drawn("metrics", "exact_match"),
-    percent,
-    " %",
-    less=False,
-)
-PARAMETERS = Measure("trained parameters", trained_parameters, _whole, exact=True)
-SAVED = Measure("saved for the task", cost("adapter_bytes"), size, exact=True)
-SECONDS = Measure("time of training", cost("seconds_training"), _whole, " s")
-PROCESSOR = Measure("processor time of training", cost("cpu_seconds_training"), _whole, " s")
-SPEED = Measure("tokens a second", cost("training_tokens_per_second"), _whole, less=False)
-MEMORY = Measure("peak memory", cost("peak_memory_gib"), lambda v: f"{v:.2f}", " GiB")
-ENERGY = Measure("energy", cost("energy_kwh"), lambda v: f"{1000 * v:.1f}", " Wh")
-GENERAL = Measure("change of loss on general text, attached", _change, _nats, NATS)
-PROMPT = Measure("tokens read for a request, virtual ones included", _read_as_prompt, _whole, exact=True)
-WRITTEN_TOKENS = Measure("prompt tokens", probe("latency", "prompt_tokens"), _whole, exact=True)
-VIRTUAL = Measure("virtual tokens", probe("latency", "virtual_tokens"), _whole, exact=True)
-FIRST = Measure("time to the first token", probe("latency", "first_token_ms"), _whole, " ms")
-ANSWER = Measure("time of an answer", probe("latency", "answer_ms"), _whole, " ms")
-
-
 def make_card(records: Records) -> list[Section]:
     """Return the sections of the card; it needs the benchmarks named as the tasks, whatever else there is."""
-    return [_structured(records), _style(records), _training(records), _risk(records), _inference(records)]
+    return [
+        _structured(records),
+        _style(records),
+        _training(records),
+        _risk(records),
+        _transfer(records),
+        _inference(records),
+    ]
 
 
 def _structured(records: Records) -> Section:
@@ -138,8 +86,8 @@ def _structured(records: Records) -> Section:
             (by_seeds(records, task, [AGREEMENT, DRAWN], everyone, WRITTEN),),
         ),
     )
-    metrics = [_metric(name) for name in ("valid_json", "valid_schema", "exact_match", "slot_f1")]
-    sampled = [Measure(f"{name}, drawn", _drawn("metrics", name), percent) for name in ("valid_json", "exact_match")]
+    metrics = [metric(name) for name in ("valid_json", "valid_schema", "exact_match", "slot_f1")]
+    sampled = [Measure(f"{name}, drawn", drawn("metrics", name), percent) for name in ("valid_json", "exact_match")]
     measures = [*metrics, *sampled, Measure("agreement of draws", AGREEMENT.read, percent)]
     return Section("Structured output", claims, _tables(records, (task,), measures, "in per cent"))
 
@@ -160,7 +108,7 @@ def _style(records: Records) -> Section:
             (by_comparisons(records, task, ["style_rate", "rouge_l", "chrf"], SOFT, WEIGHTS),),
         ),
     )
-    metrics = [_metric(name) for name in ("style_rate", "rouge_l", "chrf")]
+    metrics = [metric(name) for name in ("style_rate", "rouge_l", "chrf")]
     return Section("Style of a domain", claims, _tables(records, (task,), metrics, "in per cent"))
 
 
@@ -179,7 +127,7 @@ def _training(records: Records) -> Section:
 
 
 def _risk(records: Records) -> Section:
-    others = {task: _other_tasks(records.benchmarks.get(task)) for task in TASKS}
+    others = {task: other_tasks(records.benchmarks.get(task)) for task in TASKS}
     claims = (
         Claim(
             "Attached, soft prompts raise the loss on general text less than LoRA and full fine-tuning.",
@@ -203,6 +151,21 @@ def _risk(records: Records) -> Section:
     return Section("Risk to what the base model does elsewhere", claims, tuple(tables))
 
 
+def _transfer(records: Records) -> Section:
+    task = "sentiment"
+    measures = transfers(records.benchmarks.get(task)) or [Measure("score on other domains", lambda _: None, str)]
+    claims = (
+        Claim(
+            "Trained on one domain, soft prompts score higher on others than LoRA and full fine-tuning (Lester et al. "
+            "2021, section 5).",
+            (by_seeds(records, task, measures, SOFT, WEIGHTS),),
+        ),
+    )
+    return Section(
+        "Domains that it was not trained on", claims, _tables(records, (task,), measures, "trained on movies")
+    )
+
+
 def _inference(records: Records) -> Section:
     claims = (
         Claim(
@@ -216,35 +179,6 @@ def _inference(records: Records) -> Section:
     )
     measures = [WRITTEN_TOKENS, VIRTUAL, FIRST, ANSWER]
     return Section("Cost of a request", claims, _tables(records, TASKS, measures, "mean over seeds"))
-
-
-def _metric(name: str) -> Measure:
-    def read(cell: Cell) -> float | None:
-        found = cell.result.metrics.get(name)
-        return None if found is None else found.value
-
-    return Measure(name, read, percent, less=False)
-
-
-def _other_tasks(benchmark: Benchmark | None) -> list[Measure]:
-    """Return the change of the score on each other task that runs were scored on; without any, one that nobody has."""
-    runs = [] if benchmark is None else [cell for cells in benchmark.cells.values() for cell in cells.values()]
-    kinds: dict[str, str] = {}
-    for cell in runs:
-        for name, measured in cell.probes.get("forgetting", {}).get("tasks", {}).items():
-            kinds.setdefault(name, measured["metric"])
-    if not kinds:
-        return [Measure("change of the score on other tasks, attached", lambda _: None, str)]
-    return [_other_task(name, kind) for name, kind in kinds.items()]
-
-
-def _other_task(name: str, kind: str) -> Measure:
-    def read(cell: Cell) -> float | None:
-        base, attached = (probe("forgetting", "tasks", name, key)(cell) for key in ("base", "attached"))
-        return None if base is None or attached is None else attached - base
-
-    show, unit = (_nats, NATS) if kind == "loss" else (points, " points")
-    return Measure(f"change of {kind} on {name}, attached", read, show, unit, less=kind == "loss")
 
 
 def _tables(

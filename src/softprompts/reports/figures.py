@@ -1,72 +1,23 @@
-"""Figures of a benchmark: score against cost with the Pareto front, learning curves, what is unlearnt.
-
-Drawn once in an ink that is nearly black: as PNG on white, and as SVG with the ink exchanged for the page's own text
-colour, so that one drawing is read on light and on dark ground.
-"""
+"""Figures of a benchmark: score against cost with the Pareto front, learning curves, what is unlearnt."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
 
 from softprompts.benchmark import Benchmark, Cell
-from softprompts.checkpoints import one_line_if_full
 from softprompts.reports.benchmark import metrics_of, seeds_of
+from softprompts.reports.drawing import FONT, INK, OTHER, STYLES, Drawing, finish, new_figure
 
-from matplotlib import pyplot, rc_context
-from matplotlib.axes import Axes
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-INK = "#010203"  # a colour that nothing else has: SVG gets `currentColor` in its place
-# Okabe and Ito's palette, told apart with any kind of colour vision, and a marker each, for who sees none.
-STYLES = {
-    "zero_shot": ("#999999", "X"),
-    "few_shot": (INK, "P"),
-    "prompt_tuning": ("#0072B2", "o"),
-    "prefix_tuning": ("#56B4E9", "s"),
-    "p_tuning": ("#009E73", "^"),
-    "lora": ("#E69F00", "D"),
-    "full_finetuning": ("#D55E00", "v"),
-}
-OTHER = ("#CC79A7", "h")
-# On a phone a figure is about as many pixels wide as it is points here, so that text is 13 pixels high there.
-WIDTH, HEIGHT = 5.0, 4.6  # inches
-FONT: dict[Any, Any] = {
-    "font.size": 13,
-    "svg.fonttype": "none",  # text stays text: small, sharp, and it can be searched
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.markersize": 8,
-}
 COSTS: dict[str, tuple[str, Callable[[Cell], float]]] = {
     "parameters": ("trained parameters", lambda cell: float(cell.result.parameters["trainable"])),
     "seconds": ("seconds of training", lambda cell: cell.result.cost["seconds_training"]),
 }
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, its name in file names, and a sentence that says what it shows."""
-
-    name: str
-    caption: str
-    figure: Figure
 
 
 def draw(benchmark: Benchmark) -> list[Drawing]:
@@ -94,12 +45,6 @@ def _drawings(benchmark: Benchmark) -> Iterator[Drawing]:
         yield Drawing(f"{benchmark.name}_forgetting", said, unlearnt(benchmark, forgetting))
 
 
-def close(drawings: Sequence[Drawing]) -> None:
-    """Give back the memory of figures."""
-    for drawing in drawings:
-        pyplot.close(drawing.figure)
-
-
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the places of the (cost, value) that no other point beats, by rising cost.
 
@@ -120,7 +65,7 @@ def against_cost(benchmark: Benchmark, metric: str, cost: str) -> Figure:
     values = [benchmark.values(m, metric) for m in methods]
     places = [_place(c, costs) for c in costs] if cost == "parameters" else costs
     right = max(places) + 0.06 * (max(places) - min(places) or 1.0)
-    figure, axis = _figure()
+    figure, axis = new_figure()
     front = pareto_front(list(zip(costs, (mean(v) for v in values), strict=True)))
     axis.step(
         [places[i] for i in front] + [right],
@@ -155,13 +100,13 @@ def against_cost(benchmark: Benchmark, metric: str, cost: str) -> Figure:
     axis.set_xlim(min(places) - 0.06 * (right - min(places)), right)
     axis.set_xlabel(label)
     axis.set_ylabel(f"{metric}, %")
-    _finish(figure, axis)
+    finish(figure, axis)
     return figure
 
 
 def learning_curves(benchmark: Benchmark, methods: Sequence[str]) -> Figure:
     """Draw the validation loss over the updates of each method: the mean over seeds, and from lowest to highest."""
-    figure, axis = _figure()
+    figure, axis = new_figure()
     for method in methods:
         curves = [_losses(cell) for _, cell in sorted(benchmark.cells[method].items())]
         steps = sorted(set.intersection(*(set(c) for c in curves)))  # a run that stopped early ends the mean
@@ -177,13 +122,13 @@ def learning_curves(benchmark: Benchmark, methods: Sequence[str]) -> Figure:
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.set_xlabel("update")
     axis.set_ylabel("validation loss, nats a token")
-    _finish(figure, axis)
+    finish(figure, axis)
     return figure
 
 
 def unlearnt(benchmark: Benchmark, methods: Sequence[str]) -> Figure:
     """Draw the change of the loss on general text that each method brings while it is attached, a mark a seed."""
-    figure, axis = _figure(height=1.4 + 0.5 * len(methods))
+    figure, axis = new_figure(height=1.4 + 0.5 * len(methods))
     for row, method in enumerate(methods):
         cells = [cell for _, cell in sorted(benchmark.cells[method].items())]
         changes = [change for cell in cells if (change := general_change(cell)) is not None]
@@ -229,39 +174,3 @@ def _power(place: float, costs: Sequence[float]) -> str:
         if value >= unit:
             return f"{value / unit:g}{name}"
     return f"{value:g}"
-
-
-def _figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
-    return pyplot.subplots(figsize=(WIDTH, height))
-
-
-def _finish(figure: Figure, axis: Axes) -> None:
-    axis.grid(linewidth=0.4, color=INK, alpha=0.25)
-    figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=11.5, columnspacing=1.0, handletextpad=0.4)
-    lines = math.ceil(len(axis.get_legend_handles_labels()[1]) / 2)
-    figure.tight_layout(rect=(0, (0.1 + 0.235 * lines) / HEIGHT, 1, 1))
-
-
-def svg(drawing: Drawing) -> str:
-    """Return a figure as an SVG element for a page: no ground of its own, and text in the page's colour and font."""
-    buffer = io.StringIO()
-    # The salt keeps the ids of several figures on one page apart, and those of two makings of it the same.
-    with rc_context(FONT | {"svg.hashsalt": drawing.name}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    element = buffer.getvalue()
-    element = element[element.index("<svg") :].replace(INK, "currentColor")
-    element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
-    return element.replace("<svg ", '<svg role="img" ', 1)
-
-
-def save_png(drawing: Drawing, folder: Path) -> Path:
-    """Write a figure as FOLDER/NAME.png, on white.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    path = folder / f"{drawing.name}.png"
-    with one_line_if_full(path, path), rc_context(FONT):
-        drawing.figure.savefig(path, dpi=200, facecolor="white")
-    return path

@@ -19,8 +19,9 @@ from softprompts.reports.benchmark import (
 )
 from softprompts.reports.claims import Section
 from softprompts.reports.claims_card import card_html
-from softprompts.reports.figures import Drawing, svg
+from softprompts.reports.drawing import Drawing, svg
 from softprompts.reports.html import details, document, table, text, values
+from softprompts.reports.papers import Answer, paragraph_html
 
 if TYPE_CHECKING:
     from softprompts.statistics import Comparison
@@ -35,6 +36,7 @@ def render_page(
     comparisons: Mapping[str, Sequence[Comparison]],
     drawings: Mapping[str, Sequence[Drawing]],
     card: Sequence[Section],
+    papers: Sequence[Answer] = (),
     shown: int = 10,
 ) -> str:
     """Return the page.
@@ -44,6 +46,7 @@ def render_page(
         comparisons: of each benchmark, by its name.
         drawings: the figures of each benchmark, by its name.
         card: sections of the claims card.
+        papers: what the papers' experiments say, shown in the sections of their grids.
         shown: answers of each run.
     """
     links = [("claims", "claims"), *((b.name, b.name.replace("_", " ")) for b in benchmarks)]
@@ -53,7 +56,7 @@ def render_page(
         f'<nav aria-label="Sections"><ul>{items}</ul></nav>',
         "<main>",
         card_html(card),
-        *(_benchmark(b, comparisons.get(b.name, ()), drawings.get(b.name, ()), shown) for b in benchmarks),
+        *(_benchmark(b, comparisons.get(b.name, ()), drawings.get(b.name, ()), papers, shown) for b in benchmarks),
         "</main>",
     ]
     return document(TITLE, "\n".join(parts))
@@ -80,10 +83,17 @@ def _machine(cell: Cell) -> str:
     return f"{' and '.join(names)}, {hardware.get('cores', '?')} cores"
 
 
-def _benchmark(benchmark: Benchmark, comparisons: Sequence[Comparison], drawings: Sequence[Drawing], shown: int) -> str:
+def _benchmark(
+    benchmark: Benchmark,
+    comparisons: Sequence[Comparison],
+    drawings: Sequence[Drawing],
+    papers: Sequence[Answer],
+    shown: int,
+) -> str:
     name = benchmark.name
     parts = [
         f'<section id="{text(name)}"><h2>{text(name.replace("_", " "))}</h2>',
+        paragraph_html(papers, name),
         table(results_table(benchmark), f"Results of {name}"),
         '<p class="faint">Metrics in per cent, mean ± standard deviation over seeds; cost is the mean over seeds.</p>',
         *_missing(benchmark),

@@ -103,7 +103,11 @@ def _result(
         notes=notes,
         data={"licence": task.licence, "splits": task.fingerprint()},
         environment=environment()
-        | {"processes": run.accelerator.num_processes, "mixed_precision": run.accelerator.mixed_precision},
+        | {
+            "processes": run.accelerator.num_processes,
+            "mixed_precision": run.accelerator.mixed_precision,
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        },
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
