@@ -31,18 +31,22 @@ sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names an
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
 		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
 
-GRIDS := $(or $(GRID),sentiment home_commands docstrings)
+GRIDS    := $(or $(GRID),sentiment home_commands docstrings)
+LAUNCHES ?= 1
+# So many launches of a grid side by side; they share the jobs, and on a CPU its threads.
+GRID_PY = seq $(LAUNCHES) | HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(LAUNCHES) - 1) / $(LAUNCHES) )) \
+	xargs -P $(LAUNCHES) -I @ $(BIN)/python benchmarks/grid.py
 
-bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment chooses
-	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml; done
+bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment LAUNCHES=2
+	@set -e; for grid in $(GRIDS); do $(GRID_PY) --config configs/benchmarks/$$grid.yaml; done
 
 bench-plan: $(STAMP) ## what bench would do, and how long that takes
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml --launch.plan true; done
 
+bench-smoke: LAUNCHES = 2
 bench-smoke: $(STAMP) ## the same machinery on a few updates: its numbers mean nothing, and are kept in runs/smoke
 	@rm -rf runs/smoke
-	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/smoke.yaml \
-		--launch.records runs/smoke/records --launch.runs runs/smoke/runs
+	@$(GRID_PY) --config configs/benchmarks/smoke.yaml --launch.records runs/smoke/records --launch.runs runs/smoke/runs
 
 bench-throughput: $(STAMP) ## time an update against PEFT under Trainer and against TRL; skips what is recorded
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

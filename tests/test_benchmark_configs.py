@@ -13,7 +13,7 @@ from softprompts.keys import known
 import pytest
 
 GRIDS = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
-PAPERS = [path for path in GRIDS if path.stem.startswith(("lester_", "li_"))]
+PAPERS = [path for path in GRIDS if path.stem.startswith(("lester_", "li_", "scale"))]
 
 each_grid = pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 each_paper = pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
@@ -35,7 +35,7 @@ def keys_of(recipe: str) -> set[str]:
 
 def test_there_are_grids_of_both_papers() -> None:
     assert {p.stem for p in PAPERS} == {
-        *("lester_length", "lester_init"),
+        *("lester_length", "lester_init", "scale"),
         *("li_length", "li_init", "li_low_data", "li_placement"),
     }
 
@@ -85,7 +85,7 @@ def test_methods_differ_in_what_their_recipes_read(path: Path) -> None:
 @each_paper
 def test_the_head_says_which_experiment_it_is_and_how_it_runs(path: Path) -> None:
     head = path.read_text(encoding="utf-8").partition("\ngrid:")[0]
-    paper = "Lester et al. (2021), section" if path.stem.startswith("lester_") else "Li and Liang (2021), section"
+    paper = "Li and Liang (2021), section" if path.stem.startswith("li_") else "Lester et al. (2021), section"
     assert paper in head.replace("\n# ", " ")
     assert f"#   make bench GRID={path.stem} " in head
     assert f"python benchmarks/grid.py --config configs/benchmarks/{path.stem}.yaml" in head

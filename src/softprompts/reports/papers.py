@@ -82,6 +82,15 @@ EXPERIMENTS = (
             for n in (1, 10, 20)
         ),
     ),
+    Experiment(
+        "scale",
+        "Does prompt tuning catch up with full fine-tuning as the model grows?",
+        f"{LESTER}, section 3.1",
+        (
+            Finding("Of a small model full fine-tuning scores higher.", ("full_135m",), ("prompt_135m",)),
+            Finding("The larger the model, the smaller its lead.", ("full_1700m",), ("prompt_1700m",), apart=False),
+        ),
+    ),
 )
 GRIDS = tuple(experiment.grid for experiment in EXPERIMENTS)
 AGREES, DIFFERS, OPEN = "we agree", "we do not", "not shown here"
