@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tasks record report sweep bench bench-plan bench-smoke bench-throughput bench-quick test check data precommit clean
+.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -30,6 +30,14 @@ report: $(STAMP) ## make the benchmark's page, claims, tables and figures from i
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
 		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
+
+ensemble: $(STAMP) ## train five soft prompts of one task, about an hour, and let them vote (Lester et al. 2021, section 6)
+	@set -e; for seed in 0 1 2 3 4; do HF_HUB_OFFLINE=1 $(BIN)/python recipes/prompt_tuning.py \
+		--config configs/sentiment/prompt_tuning.yaml --run.seed $$seed --run.output_dir runs/sentiment/member$$seed --resume; done
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/ensemble.py --config configs/sentiment/ensemble.yaml --resume
+
+neighbours: $(STAMP) ## the words that the demo's soft prompt lies nearest to (Lester et al. 2021, section 7)
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/neighbours.py --adapter.path runs/sentiment/prompt_tuning
 
 GRIDS    := $(or $(GRID),sentiment home_commands docstrings)
 LAUNCHES ?= 1

@@ -33,6 +33,7 @@ def main() -> None:
         for recipe in RECIPES:
             keep(Path("runs") / task / recipe, RESULTS / "tasks" / task / f"{recipe}.json")
     keep(Path("runs/sentiment/sweep"), RESULTS / "sweep" / "sentiment.json")
+    keep(Path("runs/sentiment/ensemble"), RESULTS / "ensemble" / "sentiment.json")
     demo = [RESULTS / "tasks" / "sentiment" / f"{recipe}.json" for recipe in ("hard_prompt", "prompt_tuning")]
     put("results", table(*(load_result(record) for record in demo)))
     records = [[RESULTS / "tasks" / task / f"{recipe}.json" for recipe in RECIPES] for task in TASKS]
