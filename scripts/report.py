@@ -9,7 +9,7 @@ from softprompts.benchmark import Benchmark, load_benchmark
 from softprompts.checkpoints import write_atomically
 from softprompts.config import cli
 from softprompts.errors import UserError
-from softprompts.reports.benchmark import comparisons_markdown, results_markdown
+from softprompts.reports.benchmark import comparisons_markdown, markdown, results_markdown, sweeps_table
 from softprompts.reports.claims import TASKS, make_card
 from softprompts.reports.claims_card import card_markdown
 from softprompts.reports.drawing import close, save_png
@@ -78,12 +78,14 @@ def read(folder: Path) -> list[Benchmark]:
 
 
 def tables(benchmarks: list[Benchmark], comparisons: dict[str, list[Comparison]]) -> str:
-    """Return results and paired comparisons of all benchmarks as Markdown."""
+    """Return results, paired comparisons and sweeps of all benchmarks as Markdown."""
     parts = ["# Results"]
     for benchmark in benchmarks:
         parts += [f"## {benchmark.name}", results_markdown(benchmark)]
         if comparisons[benchmark.name]:
             parts.append(comparisons_markdown(benchmark, comparisons[benchmark.name]))
+        if benchmark.sweeps:
+            parts.append(markdown(sweeps_table(benchmark)))
     return "\n\n".join(parts) + "\n"
 
 

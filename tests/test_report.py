@@ -47,6 +47,7 @@ def test_all_that_is_written(
     tables = Path("results/report/tables.md").read_text(encoding="utf-8")
     assert "| LoRA | 80.0 ± 1.0 |" in tables
     assert "| prompt tuning − LoRA | accuracy | −10.0 |" in tables
+    assert "| LoRA | learning_rate 0.03 | loss 0.2500 | chosen |" in tables
     assert "every record of docstrings" in Path("results/report/claims.md").read_text(encoding="utf-8")
     page = Path("results/report/index.html")
     before = page.read_text(encoding="utf-8")

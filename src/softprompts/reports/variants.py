@@ -50,9 +50,9 @@ def draw_transfer(benchmark: Benchmark) -> list[Drawing]:
         series[measure.name.partition(" on ")[2]] = [mean(values_of(benchmark, m, measure)) for m in methods]
     with rc_context(FONT):
         figure, axis = _rows([benchmark.label(m) for m in methods], lines=len(series) // 2 + 1)
-        for (name, values), (colour, marker) in zip(series.items(), SERIES, strict=False):
+        for number, ((name, values), (colour, marker)) in enumerate(zip(series.items(), SERIES, strict=False)):
             shown = [100 * value for value in values]
-            rows = range(len(methods))
+            rows = [row + 0.18 * (number - (len(series) - 1) / 2) for row in range(len(methods))]  # none hides another
             axis.plot(shown, rows, marker, color=colour, markeredgecolor=INK, markeredgewidth=0.6, label=name)
         axis.set_xlabel(f"{metric}, %")
         finish(figure, axis)
