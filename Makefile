@@ -31,7 +31,7 @@ sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names an
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
 		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
 
-ensemble: $(STAMP) ## train five soft prompts of one task, about an hour, and let them vote (Lester et al. 2021, section 6)
+ensemble: $(STAMP) ## train five soft prompts of one task, five times the demo, and let them vote (Lester et al. 2021, section 6)
 	@set -e; for seed in 0 1 2 3 4; do HF_HUB_OFFLINE=1 $(BIN)/python recipes/prompt_tuning.py \
 		--config configs/sentiment/prompt_tuning.yaml --run.seed $$seed --run.output_dir runs/sentiment/member$$seed --resume; done
 	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/ensemble.py --config configs/sentiment/ensemble.yaml --resume
@@ -42,7 +42,8 @@ neighbours: $(STAMP) ## the words that the demo's soft prompt lies nearest to (L
 GRIDS    := $(or $(GRID),sentiment home_commands docstrings)
 LAUNCHES ?= 1
 # So many launches of a grid side by side; they share the jobs, and on a CPU its threads.
-GRID_PY = seq $(LAUNCHES) | HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(LAUNCHES) - 1) / $(LAUNCHES) )) \
+SHARE   = OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(LAUNCHES) - 1) / $(LAUNCHES) ))
+GRID_PY = seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
 	xargs -P $(LAUNCHES) -I @ $(BIN)/python benchmarks/grid.py
 
 bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment LAUNCHES=2

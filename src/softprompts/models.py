@@ -96,8 +96,8 @@ def cannot_load(path: str, error: Exception) -> UserError:
 def dtype_of(config: ModelConfig, device: torch.device) -> torch.dtype:
     """Return the type that the base model's weights get on a device.
 
-    `auto` asks for instructions, not for support: a CPU without them supports bfloat16 and takes minutes for what takes
-    seconds in 32 bits.
+    `auto` asks for instructions: a CPU without them computes in bfloat16 all the same, and takes minutes for what takes
+    seconds in 32 bits (docs/lab-log.md).
     """
     if config.dtype != "auto":
         named: torch.dtype = getattr(torch, config.dtype)

@@ -36,10 +36,10 @@ def answer(folder: Path, finding: Finding, monkeypatch: pytest.MonkeyPatch, **co
     [
         (APART, 0.1, 0.001, "we agree"),
         (APART, -0.1, 0.001, "we do not"),
-        (APART, 0.1, 0.5, "not shown here"),
+        (APART, 0.1, 0.5, "no difference is shown"),
         (ALIKE, 0.1, 0.001, "we do not"),  # a gain is shown
-        (ALIKE, 0.1, 0.5, "we agree"),
-        (ALIKE, -0.1, 0.001, "we agree"),
+        (ALIKE, 0.1, 0.5, "no gain is shown"),
+        (ALIKE, -0.1, 0.001, "no gain is shown"),
     ],
 )
 def test_agreement(

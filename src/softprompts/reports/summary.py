@@ -71,7 +71,7 @@ def turned(comparison: Comparison) -> Comparison:
 
 
 def words(card: Sequence[Section]) -> Table:
-    """Return a row a claim: the word of each task on it, empty where records are missing or it asks another task."""
+    """Return a row a claim: the word of each task on it; empty where it does not ask that task."""
     rows = []
     for section in card:
         for claim in section.claims:
