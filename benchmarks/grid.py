@@ -156,7 +156,9 @@ def probe_flags(grid: GridConfig, folder: Path, job: Job) -> list[str]:
     """Return the arguments of the probes of a run."""
     record = folder / job.method / f"seed{job.number}.probes.json"
     flags = ["--probe.run", str(job.folder), "--probe.record", str(record), "--probe.what", str(grid.probes)]
-    return [*flags, "--probe.transfer", json.dumps(grid.transfer)] if grid.transfer else flags
+    if grid.transfer:
+        flags += ["--probe.transfer", json.dumps(grid.transfer), "--probe.transfer_rows", str(grid.transfer_rows)]
+    return flags
 
 
 def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:

@@ -30,7 +30,8 @@ def keep_grid(grid: GridConfig, folder: Path) -> None:
     file, now = folder / "grid.json", json.loads(json.dumps(asdict(grid)))
     if file.is_file():
         before = _read(file)
-        changed = [key for key in now if key not in GROWS and before.get(key) != now[key]]
+        defaults = asdict(GridConfig(grid.task, {}))  # what a key is that the file is older than
+        changed = [key for key in now if key not in GROWS and before.get(key, defaults[key]) != now[key]]
         changed += [f"methods.{m}" for m in before["methods"] if before["methods"][m] != now["methods"].get(m)]
         changed += [f"seeds: {seed} is gone" for seed in before["seeds"] if seed not in now["seeds"]]
         if changed:

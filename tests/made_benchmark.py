@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[float, int, int, float, float, float, int]] = {
     "full_finetuning": (0.82, 134_515_008, 538_060_032, 395, 3.6, 1.10, 40),
 }
 ROWS = 4
+OTHERS = {"sentiment": [{"domain": ["tweets"]}], "home_commands": [{"language": ["de"]}]}
 
 
 def make_benchmark(folder: Path, task: str = "sentiment", seeds: int = 3, **changes: Any) -> Benchmark:
@@ -47,7 +48,7 @@ def make_benchmark(folder: Path, task: str = "sentiment", seeds: int = 3, **chan
     grid's, and each of its kinds of rows costs ten points more.
     """
     home = folder / task
-    transfer = changes.get("transfer", [{"domain": ["tweets"]}] if task == "sentiment" else [])
+    transfer = changes.get("transfer", OTHERS.get(task, []))
     _write(home / "grid.json", _grid(task, seeds) | {"transfer": transfer})
     prompt = changes.get("prompt", "It is a joy.\nSentiment:")
     _write(home / "rows.json", [{"place": f"row {n}", "prompt": prompt, "target": " positive"} for n in range(ROWS)])

@@ -100,9 +100,12 @@ def test_its_records_have_a_folder_of_their_own(path: Path) -> None:
 @each_paper
 def test_the_budget_is_small_and_test_rows_are_limited(path: Path) -> None:
     grid = read(path)
-    assert 60 <= grid.training["steps"] <= 100
-    assert (grid.training["batch_size"], grid.training["eval_rows"]) == (16, 100)
+    assert 40 <= grid.training["steps"] <= 64
+    assert grid.training["batch_size"] <= 16
+    assert grid.training["eval_rows"] <= 100
     assert grid.training["steps"] % grid.training["eval_every"] == 0, "the last update is validated at a full interval"
     for method in grid.methods.values():
         rows = {**grid.settings, **method.settings}["task.max_rows"]
         assert rows["test"] <= 300
+        if method.sweep:  # its points are scored on the whole of it
+            assert rows["validation"] <= 100

@@ -56,6 +56,7 @@ class GridConfig:
         probes: what is measured of each method beside its test score: sampling, forgetting, latency, transfer.
         transfer: the rows that the probe of that name scores, each as `task.where` of the same task: other domains,
             other languages.
+        transfer_rows: test rows of each of them.
         name: of the benchmark; by default the task's.
     """
 
@@ -68,6 +69,7 @@ class GridConfig:
     sweep_seed: int = 100
     probes: list[str] = field(default_factory=list)
     transfer: list[dict[str, list[Any]]] = field(default_factory=list)
+    transfer_rows: int = 150
     name: str | None = None
 
 

@@ -291,6 +291,26 @@ def test_a_folder_without_a_grid_is_one_line(tmp_path: Path, make_grid: MakeGrid
         load_benchmark(tmp_path)
 
 
+def test_records_older_than_a_key_of_the_grid_go_on(tmp_path: Path, make_grid: MakeGrid) -> None:
+    keep_grid(make_grid(), tmp_path)
+    file = tmp_path / "grid.json"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    del kept["transfer_rows"]
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    keep_grid(make_grid(), tmp_path)
+    with pytest.raises(UserError, match=r"other settings \(transfer_rows\)"):
+        keep_grid(make_grid(transfer_rows=10), tmp_path)
+
+
+def test_the_probes_are_told_which_other_rows_to_score(tmp_path: Path, make_grid: MakeGrid) -> None:
+    grid = make_grid(probes=["transfer"], transfer=[{"label": ["positive"]}], transfer_rows=7)
+    probe = next(job for job in jobs(grid, tmp_path) if job.kind == "probe")
+    flags = runner.probe_flags(grid, tmp_path, probe)
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    assert json.loads(given["--probe.transfer"]) == [{"label": ["positive"]}]
+    assert given["--probe.transfer_rows"] == "7"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(12.4, "12 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 00 min"), (12345, "3 h 26 min")]
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from made_benchmark import METHODS, make_benchmark
 from softprompts.reports.drawing import close
+from softprompts.reports.measures import transfers
 from softprompts.reports.variants import draw_transfer, draw_variants
 
 
@@ -35,3 +36,11 @@ def test_transfer_is_not_drawn_where_it_was_not_measured(tmp_path: Path) -> None
     assert draw_transfer(make_benchmark(tmp_path, transfer=[])) == []
     changed = make_benchmark(tmp_path, transfer=[{"domain": ["tweets"]}], probes=False)
     assert draw_transfer(changed) == []
+
+
+def test_requests_in_other_languages_are_judged_by_their_slots(tmp_path: Path) -> None:
+    benchmark = make_benchmark(tmp_path, "home_commands", transfer=[{"language": ["de"]}])
+    assert [measure.name for measure in transfers(benchmark)] == ["slot_f1 on de"]
+    (drawing,) = draw_transfer(benchmark)
+    assert drawing.figure.axes[0].get_xlabel() == "slot_f1, %"
+    close([drawing])

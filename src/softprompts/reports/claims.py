@@ -152,18 +152,28 @@ def _risk(records: Records) -> Section:
 
 
 def _transfer(records: Records) -> Section:
-    task = "sentiment"
-    measures = transfers(records.benchmarks.get(task)) or [Measure("score on other domains", lambda _: None, str)]
+    kinds = {"sentiment": "domains", "home_commands": "languages"}
+    measures = {
+        task: transfers(records.benchmarks.get(task)) or [Measure(f"score on other {kind}", lambda _: None, str)]
+        for task, kind in kinds.items()
+    }
     claims = (
         Claim(
             "Trained on one domain, soft prompts score higher on others than LoRA and full fine-tuning (Lester et al. "
             "2021, section 5).",
-            (by_seeds(records, task, measures, SOFT, WEIGHTS),),
+            (by_seeds(records, "sentiment", measures["sentiment"], SOFT, WEIGHTS),),
+        ),
+        Claim(
+            "Trained on one language, soft prompts score higher on others than LoRA and full fine-tuning (Li and Liang "
+            "2021, section 6.4, of other topics).",
+            (by_seeds(records, "home_commands", measures["home_commands"], SOFT, WEIGHTS),),
         ),
     )
-    return Section(
-        "Domains that it was not trained on", claims, _tables(records, (task,), measures, "trained on movies")
+    tables = (
+        *_tables(records, ("sentiment",), measures["sentiment"], "trained on movies"),
+        *_tables(records, ("home_commands",), measures["home_commands"], "trained on English"),
     )
+    return Section("Domains and languages that it was not trained on", claims, tables)
 
 
 def _inference(records: Records) -> Section:

@@ -9,7 +9,7 @@ from softprompts.benchmark import Benchmark
 from softprompts.reports.benchmark import metrics_of
 from softprompts.reports.drawing import FONT, INK, STYLES, Drawing, finish, new_figure
 from softprompts.reports.evidence import values_of
-from softprompts.reports.measures import transfers
+from softprompts.reports.measures import transfer_metric, transfers
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -44,7 +44,8 @@ def draw_transfer(benchmark: Benchmark) -> list[Drawing]:
     methods = [m for m in benchmark.cells if all(values_of(benchmark, m, measure) for measure in measures)]
     if not measures or not methods:
         return []
-    metric = metrics_of(benchmark)[0]
+    metric = transfer_metric(benchmark)
+    assert metric
     series = {"as trained": [mean(benchmark.values(m, metric)) for m in methods]}
     for measure in measures:
         series[measure.name.partition(" on ")[2]] = [mean(values_of(benchmark, m, measure)) for m in methods]
