@@ -21,7 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 # How far two forward passes may differ, relative to the stock one's loss and gradient: rounding adds up over the
 # layers, in 16 bits about a thousand times faster than in 32.
 TOLERANCE = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (2e-2, 1e-1), torch.float16: (5e-3, 5e-2)}
-CHECKED_DOCUMENTS = 4  # of several lengths; what goes wrong does so from the second on
+CHECKED_DOCUMENTS = 8
 
 
 def make_engine(

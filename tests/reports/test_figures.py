@@ -131,3 +131,15 @@ def test_png(drawn: tuple[Benchmark, dict[str, Drawing]], tmp_path: Path) -> Non
     assert picture.shape[:2] == (920, 1000)
     assert picture[0, 0].tolist() == [1, 1, 1, 1]
     assert picture.std() > 0.05  # not blank
+
+
+def test_a_long_name_makes_a_picture_wider_and_is_not_cut(tmp_path: Path) -> None:
+    drawings = draw(make_benchmark(tmp_path, without=["full_finetuning/seed2"]))
+    for drawing in drawings:
+        figure = drawing.figure
+        figure.canvas.draw()
+        needed = figure.get_tightbbox().width  # inches
+        assert image.imread(save_png(drawing, tmp_path)).shape[1] >= 200 * needed, drawing.name
+        assert float(re.findall(r'width="([0-9.]+)pt"', svg(drawing))[0]) >= 72 * needed, drawing.name
+    assert any(d.figure.get_tightbbox().width > d.figure.get_figwidth() for d in drawings), "one is too long"
+    close(drawings)

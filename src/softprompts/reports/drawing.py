@@ -23,6 +23,7 @@ from softprompts.checkpoints import one_line_if_full
 from matplotlib import pyplot, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 INK = "#010203"  # a colour that nothing else has: SVG gets `currentColor` in its place
 # Okabe and Ito's palette, told apart with any kind of colour vision, and a marker each, for who sees none.
@@ -80,13 +81,18 @@ def close(drawings: Sequence[Drawing]) -> None:
         pyplot.close(drawing.figure)
 
 
+def _whole(figure: Figure) -> Bbox:
+    """Return a figure's area in inches: a name that is too long for it makes it larger, and is not cut."""
+    return Bbox.union([figure.bbox_inches, figure.get_tightbbox()])
+
+
 def svg(drawing: Drawing) -> str:
     """Return a figure as an SVG element for a page: no ground of its own, and text in the page's colour and font."""
     buffer = io.StringIO()
     # The salt keeps the ids of several figures on one page apart, and those of two makings of it the same.
     with rc_context(FONT | {"svg.hashsalt": drawing.name}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing, bbox_inches=_whole(drawing.figure))
     element = buffer.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
     element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
@@ -101,5 +107,5 @@ def save_png(drawing: Drawing, folder: Path) -> Path:
     """
     path = folder / f"{drawing.name}.png"
     with one_line_if_full(path, path), rc_context(FONT):
-        drawing.figure.savefig(path, dpi=200, facecolor="white")
+        drawing.figure.savefig(path, dpi=200, facecolor="white", bbox_inches=_whole(drawing.figure))
     return path
