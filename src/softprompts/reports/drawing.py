@@ -92,7 +92,9 @@ def svg(drawing: Drawing) -> str:
     # The salt keeps the ids of several figures on one page apart, and those of two makings of it the same.
     with rc_context(FONT | {"svg.hashsalt": drawing.name}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        drawing.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing, bbox_inches=_whole(drawing.figure))
+        drawing.figure.savefig(
+            buffer, format="svg", transparent=True, metadata=nothing, bbox_inches=_whole(drawing.figure)
+        )
     element = buffer.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
     element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
