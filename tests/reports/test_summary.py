@@ -38,6 +38,13 @@ def test_pairs_are_seen_from_the_soft_prompt(tmp_path: Path) -> None:
     assert "macro_f1" not in said
 
 
+def test_the_style_is_compared_beside_the_overlap(tmp_path: Path) -> None:
+    said = pairs(make_benchmark(tmp_path, "docstrings"), make_comparisons("docstrings"))
+    assert said.count("\n") == 1 + 9 + 9
+    assert "| P-tuning − full fine-tuning | style_rate | −14.0 |" in said
+    assert "chrf" not in said
+
+
 def test_turned_twice_is_the_same() -> None:
     for comparison in make_comparisons("sentiment"):
         assert turned(turned(comparison)) == comparison

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from softprompts.statistics import Comparison
 
 WEIGHED = ("few_shot", *WEIGHTS)  # what one would take instead of a soft prompt
+QUOTED = ("style_rate", "valid_schema")  # what is claimed of soft prompts, beside the main metric
 
 
 def summary(
@@ -48,11 +49,13 @@ def summary(
 
 
 def pairs(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> str:
-    """Return the comparisons of soft prompts with what one would take instead, by the main metric, as Markdown."""
-    metric = metrics_of(benchmark)[0]
-    found = {(c.first, c.second): c for c in comparisons if c.metric == metric}
+    """Return soft prompts compared with what one would take instead, by the main metric and `QUOTED`, as Markdown."""
+    main, *others = metrics_of(benchmark)
     wanted = [(soft, other) for soft in SOFT for other in WEIGHED]
-    shown = [found.get((a, b)) or turned(found[b, a]) for a, b in wanted if {(a, b), (b, a)} & found.keys()]
+    shown: list[Comparison] = []
+    for metric in (main, *(name for name in others if name in QUOTED)):
+        found = {(c.first, c.second): c for c in comparisons if c.metric == metric}
+        shown += [found.get((a, b)) or turned(found[b, a]) for a, b in wanted if {(a, b), (b, a)} & found.keys()]
     return comparisons_markdown(benchmark, shown)
 
 
