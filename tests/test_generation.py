@@ -133,6 +133,61 @@ def test_an_answer_ends_in_front_of_a_stop(engines: dict[str, Engine]) -> None:
     hook.remove()
 
 
+@pytest.mark.parametrize("method", ["base", "prompt tuning", "prefix tuning", "lora"])
+def test_rows_that_have_ended_are_not_computed_any_more(engines: dict[str, Engine], method: str) -> None:
+    engine = engines[method]
+    prompts = [tuple(range(start, start + 3 + start % 5)) for start in range(20, 150, 13)]
+    whole = engine.generate(prompts, 16)
+    stops = [text.lstrip()[2 * k + 1 : 2 * k + 5] for k, text in enumerate(whole)]
+    stops = [stop for stop in stops if stop]
+    expected = [before(text, stops) for text in whole]
+    assert len({len(text) for text in expected}) > 3, "they end one after another"
+    rows: list[int] = []
+    hook = engine.base.register_forward_pre_hook(
+        lambda _, args, inputs: rows.extend([len(inputs["input_ids"])] if "input_ids" in inputs else []),  # or a prompt
+        with_kwargs=True,
+    )
+    try:
+        assert engine.generate(prompts, 16, stop=stops) == expected
+    finally:
+        hook.remove()
+    assert rows[-1] <= len(prompts) // 2
+    assert rows == sorted(rows, reverse=True)
+
+
+@pytest.mark.parametrize("end_tokens", ["one", "several"])
+def test_an_end_token_ends_a_row_and_the_others_go_on(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, end_tokens: str
+) -> None:
+    engine = engines["prompt tuning"]
+    ids = [engine.tokenizer(text).input_ids for text in engine.generate(PROMPTS, 12)]
+    ends = [ids[0][2]] if end_tokens == "one" else [row[k + 2] for k, row in enumerate(ids)]
+    monkeypatch.setattr(engine.base.generation_config, "eos_token_id", ends if len(ends) > 1 else ends[0])
+    alone = [engine.generate([prompt], 12)[0] for prompt in PROMPTS]
+    assert alone != engine.tokenizer.batch_decode(ids)
+    assert engine.generate(PROMPTS, 12) == alone
+
+
+def test_the_fewest_new_tokens_count_over_all_rounds(engines: dict[str, Engine]) -> None:
+    engine = engines["prompt tuning"]
+    stop = engine.generate(PROMPTS, 12)[0].lstrip()[2:4]
+    steps: list[int] = []
+    hook = engine.base.register_forward_pre_hook(lambda *_: steps.append(1))
+    try:
+        engine.generate(PROMPTS, 12, stop=[stop], min_new_tokens=12)
+    finally:
+        hook.remove()
+    assert len(steps) <= 12 + 1, "one more for the soft prompt"
+
+
+def test_a_cache_that_cannot_be_cut_is_made_anew(engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engines["base"]
+    stop = engine.generate(PROMPTS, 12)[0].lstrip()[2:4]
+    expected = engine.generate(PROMPTS, 12, stop=[stop])
+    monkeypatch.setattr("softprompts.endings.picked", lambda *_: None)
+    assert engine.generate(PROMPTS, 12, stop=[stop]) == expected
+
+
 def test_rows_that_are_generated_apart_each_end_in_front_of_a_stop(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from softprompts.attention import make_layout, packed
 from softprompts.batching import Document, common_head, pack, pad
-from softprompts.endings import StopAt, before
+from softprompts.endings import StopAt, before, write_answers
 from softprompts.models import kind_of
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
 from softprompts.stock import hidden_states_in_one_piece, logits_at, stock_forward
@@ -270,16 +270,9 @@ class Engine(nn.Module):
             ids[index, width - len(text) :] = torch.tensor(text)
             mask[index, width - len(text) :] = 1
             mask[index, virtual - positions_of(row) : virtual] = 1
+        cache = side_by_side(rows, virtual) if virtual else None
         with hidden_states_in_one_piece(self.model):
-            generated = self.base.generate(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                past_key_values=side_by_side(rows, virtual) if virtual else None,
-                pad_token_id=self.tokenizer.pad_token_id,
-                stopping_criteria=StoppingCriteriaList([StopAt(self.tokenizer, stop, width)] if stop else []),
-                **how,
-            )
-        return self.tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
+            return write_answers(self.base, self.tokenizer, ids.to(self.device), mask.to(self.device), cache, stop, how)
 
 
 def _tasks_of(model: Any) -> Sequence[int | None]:
