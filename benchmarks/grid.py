@@ -156,6 +156,7 @@ def probe_flags(grid: GridConfig, folder: Path, job: Job) -> list[str]:
     """Return the arguments of the probes of a run."""
     record = folder / job.method / f"seed{job.number}.probes.json"
     flags = ["--probe.run", str(job.folder), "--probe.record", str(record), "--probe.what", str(grid.probes)]
+    flags += ["--probe.sampled_rows", str(grid.sampled_rows)]
     if grid.transfer:
         flags += ["--probe.transfer", json.dumps(grid.transfer), "--probe.transfer_rows", str(grid.transfer_rows)]
     return flags

@@ -47,18 +47,17 @@ def name_of(grid: GridConfig) -> str:
 
 
 def jobs(grid: GridConfig, runs: Path) -> list[Job]:
-    """Return all jobs in their order: sweeps first, then seed by seed, each run followed by its probes."""
+    """Return all jobs in their order: sweeps, then the runs seed by seed, then their probes likewise."""
     folder = runs / name_of(grid)
     made = [
         Job("sweep", name, index, folder / name / f"sweep{index:02d}", values)
         for name, method in grid.methods.items()
         for index, values in enumerate(points(method))
     ]
-    for seed in grid.seeds:
-        for name in grid.methods:
-            made.append(Job("run", name, seed, folder / name / f"seed{seed}", {}))
-            if grid.probes:
-                made.append(Job("probe", name, seed, folder / name / f"seed{seed}", {}))
+    for kind in ("run", "probe") if grid.probes else ("run",):
+        made += [
+            Job(kind, name, seed, folder / name / f"seed{seed}", {}) for seed in grid.seeds for name in grid.methods
+        ]
     return made
 
 

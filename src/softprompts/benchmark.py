@@ -54,6 +54,7 @@ class GridConfig:
         sweep_training: what of it a run of a sweep has instead.
         sweep_seed: seed of the runs of a sweep.
         probes: what is measured of each method beside its test score: sampling, forgetting, latency, transfer.
+        sampled_rows: test rows that the probe sampling draws answers for.
         transfer: the rows that the probe of that name scores, each as `task.where` of the same task: other domains,
             other languages.
         transfer_rows: test rows of each of them.
@@ -68,6 +69,7 @@ class GridConfig:
     sweep_training: dict[str, Any] = field(default_factory=dict)
     sweep_seed: int = 100
     probes: list[str] = field(default_factory=list)
+    sampled_rows: int = 60
     transfer: list[dict[str, list[Any]]] = field(default_factory=list)
     transfer_rows: int = 150
     name: str | None = None

@@ -76,12 +76,14 @@ def run(grid: GridConfig, folder: Path, **options: Any) -> Path:
     return folder / "records" / "sentiment"
 
 
-def test_sweeps_come_first_then_every_method_with_every_seed(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_sweeps_come_first_then_every_method_with_every_seed_then_the_probes(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
     made = jobs(make_grid(probes=["latency"]), tmp_path)
     assert [(j.kind, j.method, j.number) for j in made] == [
         ("sweep", "prompt_tuning", 0),
         ("sweep", "prompt_tuning", 1),
-        *((kind, m, s) for s in (0, 1) for m in ("written", "prompt_tuning") for kind in ("run", "probe")),
+        *((kind, m, s) for kind in ("run", "probe") for s in (0, 1) for m in ("written", "prompt_tuning")),
     ]
     assert made[1].values == {"training.learning_rate": 0.1}
 
@@ -275,8 +277,9 @@ def test_what_is_wrong_with_a_grid_is_one_line_before_anything_runs(
 
 
 def test_the_record_of_a_point_is_the_sweeps(make_grid: MakeGrid, tmp_path: Path) -> None:
-    names = [record_of(tmp_path, job).name for job in jobs(make_grid(probes=["latency"]), tmp_path)[:4]]
-    assert names == ["sweep.json", "sweep.json", "seed0.json", "seed0.probes.json"]
+    grid = make_grid(probes=["latency"], seeds=[0])
+    names = [record_of(tmp_path, job).name for job in jobs(grid, tmp_path)]
+    assert names == ["sweep.json"] * 2 + ["seed0.json"] * 2 + ["seed0.probes.json"] * 2
 
 
 def test_a_folder_without_a_grid_is_one_line(tmp_path: Path, make_grid: MakeGrid) -> None:
@@ -302,13 +305,14 @@ def test_records_older_than_a_key_of_the_grid_go_on(tmp_path: Path, make_grid: M
         keep_grid(make_grid(transfer_rows=10), tmp_path)
 
 
-def test_the_probes_are_told_which_other_rows_to_score(tmp_path: Path, make_grid: MakeGrid) -> None:
-    grid = make_grid(probes=["transfer"], transfer=[{"label": ["positive"]}], transfer_rows=7)
+def test_the_probes_are_told_which_rows_to_take(tmp_path: Path, make_grid: MakeGrid) -> None:
+    grid = make_grid(probes=["transfer"], transfer=[{"label": ["positive"]}], transfer_rows=7, sampled_rows=5)
     probe = next(job for job in jobs(grid, tmp_path) if job.kind == "probe")
     flags = runner.probe_flags(grid, tmp_path, probe)
     given = dict(zip(flags[::2], flags[1::2], strict=True))
     assert json.loads(given["--probe.transfer"]) == [{"label": ["positive"]}]
     assert given["--probe.transfer_rows"] == "7"
+    assert given["--probe.sampled_rows"] == "5"
 
 
 @pytest.mark.parametrize(
