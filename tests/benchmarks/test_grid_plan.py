@@ -1,0 +1,107 @@
+"""What there is to do of a grid, in which order, with which arguments, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from softprompts.benchmark import GridConfig, MethodConfig
+from softprompts.errors import UserError
+
+import grid as runner
+import pytest
+from grid_plan import Job, check, choose, command, jobs, points
+from grid_records import record_of
+from grid_time import spoken
+
+MakeGrid = Callable[..., GridConfig]
+TRANSFER = "grid.transfer: the rows to score go together with the probe of that name in grid.probes"
+
+
+def test_sweeps_come_first_then_every_method_with_every_seed_then_the_probes(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    made = jobs(make_grid(probes=["latency"]), tmp_path)
+    assert [(j.kind, j.method, j.number) for j in made] == [
+        ("sweep", "prompt_tuning", 0),
+        ("sweep", "prompt_tuning", 1),
+        *((kind, m, s) for kind in ("run", "probe") for s in (0, 1) for m in ("written", "prompt_tuning")),
+    ]
+    assert made[1].values == {"training.learning_rate": 0.1}
+
+
+def test_a_sweep_never_sees_test_and_a_run_takes_what_it_chose(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    sweep, _, written, tuned, *_ = jobs(grid, tmp_path)
+
+    def flags(job: Job, chosen: dict[str, Any]) -> dict[str, str]:
+        line = command(grid, job, chosen)
+        return dict(zip(line[1:-1:2], line[2:-1:2], strict=True))
+
+    found = flags(sweep, {})
+    assert (found["--evaluation.split"], found["--training.steps"], found["--run.seed"]) == ("validation", "2", "100")
+    found = flags(tuned, {"training.learning_rate": 0.1})
+    assert "--evaluation.split" not in found
+    assert (found["--training.learning_rate"], found["--training.steps"], found["--run.seed"]) == ("0.1", "4", "0")
+    assert not [key for key in flags(written, {}) if key.startswith("--training.")], "it does not train"
+
+
+def test_points_are_all_combinations_and_the_best_is_chosen() -> None:
+    made = points(MethodConfig("lora", sweep={"a": [1, 2], "b": [3, 4]}))
+    assert made == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    values = [-1.0, -0.5, None, -2.0]
+    assert choose([{"values": v, "best_value": x} for v, x in zip(made, values, strict=True)]) == made[1]
+    assert choose([{"values": made[0], "best_value": None}]) is None
+    assert points(MethodConfig("lora")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "sentimant"}, 'grid.task: "sentimant" (did you mean "sentiment"?)'),
+        ({"seeds": [1, 1]}, "grid.seeds: expected one or more different numbers, found [1, 1]"),
+        ({"probes": ["transfer"]}, TRANSFER),
+        ({"transfer": [{"domain": ["tweets"]}]}, TRANSFER),
+        ({"probes": ["latencies"]}, 'grid.probes: "latencies" (did you mean "latency"?)'),
+        ({"methods": {"a": MethodConfig("lorra")}}, 'grid.methods: a: recipe "lorra" (did you mean "lora"?)'),
+        (
+            {"methods": {"a": MethodConfig("lora", settings={"lora.rr": 3})}},
+            'grid.methods: a: unknown flag "--lora.rr" (did you mean "lora.r"?)',
+        ),
+        (
+            {"methods": {"a": MethodConfig("lora", sweep={"lora.r": []})}},
+            "grid.methods: a: sweep: a key without values",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_one_line_before_anything_runs(
+    make_grid: MakeGrid, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        check(make_grid(**changes), tmp_path)
+    assert str(raised.value) == message
+
+
+def test_the_record_of_a_point_is_the_sweeps(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid(probes=["latency"], seeds=[0])
+    names = [record_of(tmp_path, job).name for job in jobs(grid, tmp_path)]
+    assert names == ["sweep.json"] * 2 + ["seed0.json"] * 2 + ["seed0.probes.json"] * 2
+
+
+def test_the_probes_are_told_which_rows_to_take(tmp_path: Path, make_grid: MakeGrid) -> None:
+    grid = make_grid(probes=["transfer"], transfer=[{"label": ["positive"]}], transfer_rows=7, sampled_rows=5)
+    probe = next(job for job in jobs(grid, tmp_path) if job.kind == "probe")
+    flags = runner.probe_flags(grid, tmp_path, probe)
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    assert json.loads(given["--probe.transfer"]) == [{"label": ["positive"]}]
+    assert given["--probe.transfer_rows"] == "7"
+    assert given["--probe.sampled_rows"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 00 min"), (12345, "3 h 26 min")]
+)
+def test_durations_are_spoken(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text
