@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
 import re
@@ -13,10 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from helpers import ROOT
+from made_models import ARCHITECTURES, STATES, VOCABULARY, WINDOW, make_base, make_config
 from softprompts.agreement import disagreement
 from softprompts.batching import Document
 from softprompts.engine import Engine, Scores
-from softprompts.models import AUTO, kind_of
+from softprompts.models import kind_of
 from softprompts.preflight import METHODS as PREFLIGHT
 from softprompts.preflight import WHY
 from softprompts.prompts.initial import TASK_TYPES
@@ -24,14 +26,13 @@ from softprompts.prompts.initial import TASK_TYPES
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import LogitsProcessorList, PretrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import LogitsProcessorList
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PAGE = ROOT / "docs" / "architectures.md"
 AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/test_architectures.py"
-VIRTUAL, VOCABULARY, NEW_TOKENS, GENERATE = 5, 100, 5, "generate"
+VIRTUAL, NEW_TOKENS, GENERATE = 5, 5, "generate"
 METHODS = {  # and what `softprompts.preflight` calls them
     "prompt tuning": "prompt_tuning",
     "prefix tuning": "prefix_tuning",
@@ -40,72 +41,6 @@ METHODS = {  # and what `softprompts.preflight` calls them
 }
 MUST_BE_PACKED = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi", "gpt2", "gpt_neox", "opt"]
 
-# What a configuration does not know is left out.
-COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    # The default 0.02, and an output embedding tied to the input's, would hide differences: logits would hardly
-    # depend on what was read, and the most likely token would be the last one again.
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,
-}
-HEADS, WINDOW = {"head_dim": 8}, {"sliding_window": 8}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-GEMMA = HEADS | WINDOW | {"query_pre_attn_scalar": 8}
-GRANITE = {
-    "embedding_multiplier": 12.0,
-    "attention_multiplier": 0.1,
-    "residual_multiplier": 0.22,
-    "logits_scaling": 0.5,
-}
-LOCAL = {"attention_types": [[["global", "local"], 1]], "window_size": 8}
-
-# model_type: well-known models of that type, and settings beside the common ones.
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "bert": ("BERT", {}),
-    "bloom": ("BLOOM, BLOOMZ", {}),
-    "cohere": ("Command R, Aya 23", {}),
-    "cohere2": ("Command R7B, Command A", WINDOW | {"num_hidden_layers": 4}),
-    "falcon": ("Falcon 7B", {}),
-    "gemma": ("Gemma, CodeGemma", HEADS),
-    "gemma2": ("Gemma 2", GEMMA),
-    "gemma3_text": ("Gemma 3 270M and 1B", GEMMA | {"layer_types": ["sliding_attention", "full_attention"]}),
-    "glm": ("GLM-4 9B, GLM-Edge", HEADS),
-    "glm4": ("GLM-4-0414, GLM-Z1", HEADS),
-    "gpt2": ("GPT-2, DistilGPT2", {}),
-    "gpt_bigcode": ("StarCoder, SantaCoder", {}),
-    "gpt_neo": ("GPT-Neo, TinyStories", LOCAL),
-    "gpt_neox": ("Pythia, GPT-NeoX 20B", {}),
-    "gpt_oss": ("gpt-oss 20B and 120B", HEADS | WINDOW | LOCAL_EXPERTS),
-    "gptj": ("GPT-J 6B", {"rotary_dim": 4}),
-    "granite": ("Granite 3", GRANITE),
-    "llama": ("Llama 2 and 3, SmolLM2, TinyLlama", {}),
-    "mamba": ("Mamba 130M to 2.8B", {"state_size": 4}),
-    "mistral": ("Mistral 7B", WINDOW),
-    "mixtral": ("Mixtral 8x7B", LOCAL_EXPERTS),
-    "mpt": ("MPT 7B", {}),
-    "olmo2": ("OLMo 2", {}),
-    "opt": ("OPT, Galactica", {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.2}),
-    "phi": ("Phi-1.5, Phi-2", {}),
-    "phi3": ("Phi-3, Phi-4", WINDOW),
-    "qwen2": ("Qwen1.5, Qwen2, Qwen2.5", {}),
-    "qwen2_moe": ("Qwen1.5-MoE, Qwen2 57B-A14B", EXPERTS | {"shared_expert_intermediate_size": 32}),
-    "qwen3": ("Qwen3", HEADS),
-    "qwen3_moe": ("Qwen3 30B-A3B", HEADS | EXPERTS),
-    "smollm3": ("SmolLM3", {"num_hidden_layers": 4}),
-    "stablelm": ("StableLM 2", {}),
-    "starcoder2": ("StarCoder2", WINDOW),
-    "t5": ("T5, FLAN-T5", {"d_kv": 8, "d_ff": 64, "num_decoder_layers": 2, "decoder_start_token_id": 0}),
-}
 NOT_PACKED = "packed is for decoders: models of other kinds read a soft prompt together with each text"
 
 Cell = tuple[str, str]  # what stands in the table, and the reason that its footnote gives; without one if empty
@@ -126,26 +61,6 @@ def make_documents() -> list[Document]:
 DOCUMENTS = make_documents()
 # A text is the numbers of its tokens, as JSON.
 TOKENIZER: Any = SimpleNamespace(pad_token_id=0, batch_decode=lambda ids, **_: [*map(str, ids.tolist())])
-
-
-def make_config(model_type: str) -> PretrainedConfig:
-    """Return the settings of a tiny model."""
-    kind = CONFIG_MAPPING[model_type]
-    known = {*kind().to_dict(), *kind.attribute_map}
-    return kind(**{key: value for key, value in COMMON.items() if key in known} | ARCHITECTURES[model_type][1])
-
-
-def make_base(model_type: str) -> Any:
-    """Return a tiny random model, frozen and in evaluation mode."""
-    config = make_config(model_type)
-    torch.manual_seed(0)
-    model = AUTO[kind_of(config)].from_config(config, dtype=torch.float32)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:  # biases of 0 and scales of 1 would not show whether they are heeded
-            torch.nn.init.normal_(parameter, parameter.mean().item(), 0.1)
-    if kind_of(config) != "encoder":
-        model.generation_config.eos_token_id = None  # all rows go on to the last token
-    return model.eval().requires_grad_(False)
 
 
 def attach(model_type: str, method: str) -> Any:
@@ -248,9 +163,29 @@ def generates(model_type: str) -> Cell:
                 return "no", "a row alone is continued otherwise than by PEFT"
             if not alike(alone, ([together[0][index]], together[1][index : index + 1])):
                 return "no", "what a row gets depends on how far it is padded"
+        if not go_on_alike(engine, prompts):
+            return "no", "what a row gets depends on whether others have ended"
     except Exception as error:
         return "no", short(error)
     return "yes", ""
+
+
+def go_on_alike(engine: Engine, prompts: list[tuple[int, ...]]) -> bool:
+    """Say whether rows are continued as alone once the second token of half of them, but no other, is made an end."""
+    config = engine.base.generation_config
+    whole = [json.loads(engine.generate([prompt], NEW_TOKENS)[0])[-NEW_TOKENS:] for prompt in prompts]
+    config.eos_token_id = [tokens[1] for tokens in whole[: (len(whole) + 1) // 2]]
+
+    def ended(answers: list[str]) -> list[list[int]]:
+        # How much padding stands behind its end is not the row's affair.
+        return [[token for token in json.loads(answer) if token] for answer in answers]
+
+    try:
+        return ended(engine.generate(prompts, NEW_TOKENS)) == [
+            *itertools.chain.from_iterable(ended(engine.generate([prompt], NEW_TOKENS)) for prompt in prompts)
+        ]
+    finally:
+        config.eos_token_id = None
 
 
 @cache
@@ -280,7 +215,8 @@ whether the code works, not how well a model learns.
 - `no`: PEFT's own forward fails with its default settings, gives no gradient, or is not what the method needs; the
   footnote says how. The recipes say so before they load anything (`python -m softprompts.preflight NAME_OR_PATH`).
 - `{GENERATE}`: behind a soft prompt, `Engine.generate` writes the same greedy tokens, from the same logits, for a row
-  alone and in a batch with longer ones, and the same as PEFT's own `generate` for the row alone.
+  alone and in a batch with longer ones, also where some of these end before it does, and the same as PEFT's own
+  `generate` for the row alone.
 
 Prompt and prefix tuning: {VIRTUAL} virtual tokens. LoRA: `target_modules="all-linear"`. Full: all weights train.
 Sliding windows ({WINDOW["sliding_window"]} tokens) are shorter than most of the texts.
@@ -306,6 +242,15 @@ def page() -> str:
 def test_common_architectures_are_packed(model_type: str) -> None:
     for method in ("prompt tuning", "LoRA"):
         assert row(model_type)[1][method] == ("packed", ""), method
+
+
+# Without a soft prompt, a model has the cache that it makes itself.
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "mamba", "falcon_h1", "lfm2"])
+def test_rows_go_on_as_alone_where_others_have_ended(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, settings in STATES.items():
+        monkeypatch.setitem(ARCHITECTURES, name, ("", settings))
+    prompts = [tuple(range(start, start + 6)) for start in (5, 20, 40, 60, 80)]  # of one length: a state reads padding
+    assert go_on_alike(Engine(make_base(model_type), TOKENIZER), prompts)
 
 
 def test_the_page_says_what_works() -> None:

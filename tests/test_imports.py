@@ -34,6 +34,7 @@ ORDER = (
     "attention",
     "stock",
     "endings",
+    "decoding",
     "preflight",
     "engine",
     "agreement",

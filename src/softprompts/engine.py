@@ -10,7 +10,8 @@ from typing import Any
 
 from softprompts.attention import make_layout, packed
 from softprompts.batching import Document, common_head, pack, pad
-from softprompts.endings import StopAt, before, write_answers
+from softprompts.decoding import decode
+from softprompts.endings import StopAt, before
 from softprompts.models import kind_of
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
 from softprompts.stock import hidden_states_in_one_piece, logits_at, stock_forward
@@ -272,7 +273,7 @@ class Engine(nn.Module):
             mask[index, virtual - positions_of(row) : virtual] = 1
         cache = side_by_side(rows, virtual) if virtual else None
         with hidden_states_in_one_piece(self.model):
-            return write_answers(self.base, self.tokenizer, ids.to(self.device), mask.to(self.device), cache, stop, how)
+            return decode(self.base, self.tokenizer, ids.to(self.device), mask.to(self.device), cache, stop, how)
 
 
 def _tasks_of(model: Any) -> Sequence[int | None]:
