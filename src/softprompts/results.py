@@ -8,6 +8,7 @@ import resource
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Result:
 def environment() -> dict[str, Any]:
     """Return versions, commit and hardware."""
     return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if find_spec(p)},
         "commit": _commit(),
         "hardware": {
             "processor": _processor(),
