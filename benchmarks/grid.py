@@ -31,7 +31,16 @@ from softprompts.benchmark import GridConfig
 from softprompts.config import cli
 
 from grid_plan import Job, check, command, jobs, name_of
-from grid_records import done, drop_checkpoints, failure_of, keep_failure, keep_grid, keep_run, keep_sweep
+from grid_records import (
+    check_choices,
+    done,
+    drop_checkpoints,
+    failure_of,
+    keep_failure,
+    keep_grid,
+    keep_run,
+    keep_sweep,
+)
 from grid_time import expected, spoken
 
 WAIT = 5.0  # seconds between looks at what other launches are doing
@@ -78,7 +87,9 @@ def main(grid: GridConfig, launch: LaunchConfig) -> None:
             print(f"  {job.name}: about {spoken(seconds[job])}")
         return
     keep_grid(grid, folder)
+    check_choices(grid, folder, Path(launch.runs))
     work(grid, folder, everything, left)
+    check_choices(grid, folder, Path(launch.runs))
     failed = sum(failure_of(folder, job).is_file() for job in mine)
     if failed:
         print(f"{failed} of {len(mine)} jobs failed: {folder}/**/*.failed.json", file=sys.stderr)

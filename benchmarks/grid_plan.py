@@ -62,10 +62,11 @@ def jobs(grid: GridConfig, runs: Path) -> list[Job]:
 
 
 def points(method: MethodConfig) -> list[dict[str, Any]]:
-    """Return every combination of a method's sweep, the last key varying fastest; none where it has no sweep."""
+    """Return every combination of a method's sweep, the last key varying fastest, then the further ones."""
     if not method.sweep:
         return []
-    return [dict(zip(method.sweep, values, strict=True)) for values in itertools.product(*method.sweep.values())]
+    combinations = itertools.product(*method.sweep.values())
+    return [*(dict(zip(method.sweep, values, strict=True)) for values in combinations), *method.further]
 
 
 def command(grid: GridConfig, job: Job, chosen: dict[str, Any]) -> list[str]:
@@ -131,6 +132,12 @@ def check(grid: GridConfig, runs: Path) -> None:
             raise UserError(f'grid.methods: {name}: recipe "{method.recipe}"{nearest(method.recipe, recipes)}')
         if not all(method.sweep.values()):
             raise UserError(f"grid.methods: {name}: sweep: a key without values")
+        for values in method.further:
+            if values.keys() != method.sweep.keys():
+                keys = ", ".join(method.sweep) or "none, for it has no sweep"
+                raise UserError(
+                    f"grid.methods: {name}: further: {values}: expected values of its sweep's keys ({keys})"
+                )
     for job in jobs(grid, runs):
         if job.kind != "probe":
             recipe = grid.methods[job.method].recipe

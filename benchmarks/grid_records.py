@@ -32,7 +32,9 @@ def keep_grid(grid: GridConfig, folder: Path) -> None:
         before = _read(file)
         defaults = asdict(GridConfig(grid.task, {}))  # what a key is that the file is older than
         changed = [key for key in now if key not in GROWS and before.get(key, defaults[key]) != now[key]]
-        changed += [f"methods.{m}" for m in before["methods"] if before["methods"][m] != now["methods"].get(m)]
+        changed += [
+            f"methods.{m}" for m, method in before["methods"].items() if not _grown(method, now["methods"].get(m))
+        ]
         changed += [f"seeds: {seed} is gone" for seed in before["seeds"] if seed not in now["seeds"]]
         if changed:
             raise UserError(
@@ -40,6 +42,14 @@ def keep_grid(grid: GridConfig, folder: Path) -> None:
                 "move its records away"
             )
     _write(file, now)
+
+
+def _grown(before: dict[str, Any], now: dict[str, Any] | None) -> bool:
+    """Say whether a method is as it was, but for further points at the end of its sweep."""
+    if now is None:
+        return False
+    known = before.get("further", [])
+    return now["further"][: len(known)] == known and before | {"further": now["further"]} == now
 
 
 def record_of(folder: Path, job: Job) -> Path:
@@ -58,8 +68,17 @@ def failure_of(folder: Path, job: Job) -> Path:
 
 def done(folder: Path, job: Job) -> bool:
     """Say whether a job has its record, or a failed one."""
-    finished = job.kind == "sweep" and (job.folder / RESULT_FILE).is_file()
-    return finished or record_of(folder, job).is_file() or failure_of(folder, job).is_file()
+    if job.kind == "sweep":
+        found = (job.folder / RESULT_FILE).is_file() or job.values in [p["values"] for p in _swept(folder, job)]
+    else:
+        found = record_of(folder, job).is_file()
+    return found or failure_of(folder, job).is_file()
+
+
+def _swept(folder: Path, job: Job) -> list[dict[str, Any]]:
+    """Return the points in the record of a method's sweep."""
+    file = record_of(folder, job)
+    return _read(file)["points"] if file.is_file() else []
 
 
 def keep_failure(folder: Path, job: Job, command: list[str], code: int, reason: str) -> None:
@@ -76,14 +95,37 @@ def keep_sweep(grid: GridConfig, folder: Path, jobs: list[Job]) -> dict[str, Any
         FileNotFoundError: a point is still to come.
     """
     file = record_of(folder, jobs[0])
-    if file.is_file():
+    known = _swept(folder, jobs[0])
+    if len(known) == len(jobs):
         return _read(file)["chosen"]
-    tried = [_point(folder, job) for job in jobs]
+    tried = [*known, *(_point(folder, job) for job in jobs[len(known) :])]
     chosen = choose(tried)
     by = next((p["by"] for p in tried if "by" in p), None)
     assert len(tried) == len(points(grid.methods[jobs[0].method]))
     _write(file, {"chosen": chosen, "by": by, "seed": grid.sweep_seed, "points": tried})
     return chosen
+
+
+def check_choices(grid: GridConfig, folder: Path, runs: Path) -> None:
+    """Look at whether every recorded run has what its sweep chooses, which further points may have changed.
+
+    Raises:
+        UserError: one has not.
+    """
+    for name in grid.methods:
+        file = folder / name / "sweep.json"
+        chosen = (_read(file)["chosen"] if file.is_file() else None) or {}
+        for record in sorted((folder / name).glob("seed*.json")):
+            if not record.stem.removeprefix("seed").isdecimal():
+                continue
+            settings = load_result(record).settings
+            for key, value in chosen.items():
+                part, _, last = key.rpartition(".")
+                if settings[part][last] != value:
+                    raise UserError(
+                        f"{record} was made with {key} {settings[part][last]}, and the sweep chooses {value} now: move "
+                        f"{record.parent}/seed* and {runs / folder.name / name}/seed* away, and they are made anew"
+                    )
 
 
 def _point(folder: Path, job: Job) -> dict[str, Any]:
@@ -138,8 +180,8 @@ def seconds_of(folder: Path, job: Job) -> float | None:
     if job.kind == "sweep":
         if (job.folder / RESULT_FILE).is_file():
             return load_result(job.folder / RESULT_FILE).cost["seconds_total"]
-        points = _read(record_of(folder, job))["points"] if record_of(folder, job).is_file() else []
-        return points[job.number]["cost"]["seconds_total"] if points and "cost" in points[job.number] else None
+        point = next((p for p in _swept(folder, job) if p["values"] == job.values), {})
+        return point["cost"]["seconds_total"] if "cost" in point else None
     if not record_of(folder, job).is_file():
         return None
     record = _read(record_of(folder, job))

@@ -31,6 +31,8 @@ class MethodConfig:
         label: what tables call it; by default its key.
         settings: what differs from the task's shipped config of that recipe, by dotted key.
         sweep: values of dotted keys; validation chooses one combination, by the settings' `training.best_by`.
+        further: combinations tried beside those, of the same keys: where the best lay at the edge of the sweep. They
+            may be added to a sweep that has its record.
         mixed_precision: as of `accelerate launch --mixed_precision`: for weights that have to stay in 32 bits.
     """
 
@@ -38,6 +40,7 @@ class MethodConfig:
     label: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, list[Any]] = field(default_factory=dict)
+    further: list[dict[str, Any]] = field(default_factory=list)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
 
 

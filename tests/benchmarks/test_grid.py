@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,7 +43,10 @@ class Launches:
         folder.mkdir(parents=True)
         rate = flags.get("--training.learning_rate", "0")
         training = {"best_value": self.best.get(rate, 0.0), "best_step": 2, "step": 4, "history": [{"step": 0}]}
-        settings = {"training": {"best_by": "loss"}, "task": {"metrics": ["accuracy"], "schema": None}}
+        settings = {
+            "training": {"best_by": "loss", "learning_rate": float(rate)},
+            "task": {"metrics": ["accuracy"], "schema": None},
+        }
         result = make_result(
             training=training,
             settings=settings,
@@ -103,6 +107,44 @@ def test_a_grid_may_grow_but_not_change(make_grid: MakeGrid, tmp_path: Path, lau
     with pytest.raises(UserError, match=r"measured with other settings \(training, seeds: 2 is gone\)"):
         run(make_grid(training=make_grid().training | {"steps": 8}), tmp_path)
     assert load_benchmark(folder).grid["seeds"] == [0, 1, 2]
+
+
+def test_a_sweep_may_go_on_and_runs_made_with_what_it_chose_before_are_no_more_taken_for_its_own(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches
+) -> None:
+    launches.best = {"0.01": -1.0, "0.1": -0.3, "0.3": -0.2, "0.9": -0.7}
+    folder = run(make_grid(seeds=[0], probes=["latency"]), tmp_path)
+
+    def with_further(*rates: float) -> GridConfig:
+        grid = make_grid(seeds=[0], probes=["latency"])
+        tuned = grid.methods["prompt_tuning"]
+        further = [{"training.learning_rate": rate} for rate in rates]
+        grid.methods["prompt_tuning"] = replace(tuned, further=further)
+        return grid
+
+    launches.ran.clear()
+    run(with_further(0.9), tmp_path)
+    assert launches.methods() == ["prompt_tuning/sweep02"], "the choice is what it was"
+    launches.ran.clear()
+    runs = tmp_path / "runs" / "sentiment" / "prompt_tuning"
+    said = (
+        r"seed0\.json was made with training\.learning_rate 0\.1, and the sweep chooses 0\.3 now: move .*/seed\* away"
+    )
+    for _ in range(2):  # also before anything else is done
+        with pytest.raises(UserError, match=said):
+            run(with_further(0.9, 0.3), tmp_path)
+        assert launches.methods() == ["prompt_tuning/sweep03"]
+    for file in [*(folder / "prompt_tuning").glob("seed*"), *runs.glob("seed*.lock")]:
+        file.unlink()
+    shutil.rmtree(runs / "seed0")
+    launches.ran.clear()
+    run(with_further(0.9, 0.3), tmp_path)
+    assert launches.methods() == ["prompt_tuning/seed0"]
+    found = load_benchmark(folder)
+    assert [p["best_value"] for p in found.sweeps["prompt_tuning"]["points"]] == [-1.0, -0.3, -0.7, -0.2]
+    assert found.cells["prompt_tuning"][0].result.settings["training"]["learning_rate"] == 0.3
+    with pytest.raises(UserError, match=r"other settings \(methods\.prompt_tuning\)"):
+        run(with_further(0.3), tmp_path)
 
 
 def test_a_failed_run_is_a_record_and_the_others_go_on(

@@ -51,6 +51,7 @@ def test_a_sweep_never_sees_test_and_a_run_takes_what_it_chose(make_grid: MakeGr
 def test_points_are_all_combinations_and_the_best_is_chosen() -> None:
     made = points(MethodConfig("lora", sweep={"a": [1, 2], "b": [3, 4]}))
     assert made == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    assert points(MethodConfig("lora", sweep={"a": [1]}, further=[{"a": 9}])) == [{"a": 1}, {"a": 9}]
     values = [-1.0, -0.5, None, -2.0]
     assert choose([{"values": v, "best_value": x} for v, x in zip(made, values, strict=True)]) == made[1]
     assert choose([{"values": made[0], "best_value": None}]) is None
@@ -73,6 +74,10 @@ def test_points_are_all_combinations_and_the_best_is_chosen() -> None:
         (
             {"methods": {"a": MethodConfig("lora", sweep={"lora.r": []})}},
             "grid.methods: a: sweep: a key without values",
+        ),
+        (
+            {"methods": {"a": MethodConfig("lora", sweep={"lora.r": [2]}, further=[{"lora.rank": 4}])}},
+            "grid.methods: a: further: {'lora.rank': 4}: expected values of its sweep's keys (lora.r)",
         ),
     ],
 )
