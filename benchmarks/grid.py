@@ -87,9 +87,9 @@ def main(grid: GridConfig, launch: LaunchConfig) -> None:
             print(f"  {job.name}: about {spoken(seconds[job])}")
         return
     keep_grid(grid, folder)
-    check_choices(grid, folder, Path(launch.runs))
+    check_choices(folder, Path(launch.runs))
     work(grid, folder, everything, left)
-    check_choices(grid, folder, Path(launch.runs))
+    check_choices(folder, Path(launch.runs))
     failed = sum(failure_of(folder, job).is_file() for job in mine)
     if failed:
         print(f"{failed} of {len(mine)} jobs failed: {folder}/**/*.failed.json", file=sys.stderr)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from softprompts.benchmark import GridConfig, MethodConfig
+from softprompts.benchmark import GridConfig, MethodConfig, said
 from softprompts.config import parse
 from softprompts.errors import UserError, nearest
 
@@ -35,8 +35,7 @@ class Job:
     @property
     def name(self) -> str:
         """For people: "prompt_tuning, seed 1"."""
-        tried = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.values.items())
-        return f"{self.method}, {f'sweep: {tried}' if self.kind == 'sweep' else f'seed {self.number}'}" + (
+        return f"{self.method}, {f'sweep: {said(self.values)}' if self.kind == 'sweep' else f'seed {self.number}'}" + (
             ", probes" if self.kind == "probe" else ""
         )
 

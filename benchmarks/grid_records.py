@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from softprompts.benchmark import GridConfig
+from softprompts.benchmark import GridConfig, load_benchmark, said
 from softprompts.checkpoints import write_atomically
 from softprompts.errors import UserError
 from softprompts.results import Result, load_result
@@ -106,26 +106,18 @@ def keep_sweep(grid: GridConfig, folder: Path, jobs: list[Job]) -> dict[str, Any
     return chosen
 
 
-def check_choices(grid: GridConfig, folder: Path, runs: Path) -> None:
+def check_choices(folder: Path, runs: Path) -> None:
     """Look at whether every recorded run has what its sweep chooses, which further points may have changed.
 
     Raises:
         UserError: one has not.
     """
-    for name in grid.methods:
-        file = folder / name / "sweep.json"
-        chosen = (_read(file)["chosen"] if file.is_file() else None) or {}
-        for record in sorted((folder / name).glob("seed*.json")):
-            if not record.stem.removeprefix("seed").isdecimal():
-                continue
-            settings = load_result(record).settings
-            for key, value in chosen.items():
-                part, _, last = key.rpartition(".")
-                if settings[part][last] != value:
-                    raise UserError(
-                        f"{record} was made with {key} {settings[part][last]}, and the sweep chooses {value} now: move "
-                        f"{record.parent}/seed* and {runs / folder.name / name}/seed* away, and they are made anew"
-                    )
+    for method, chosen in load_benchmark(folder).outdated.items():
+        records, made = folder / method, runs / folder.name / method
+        raise UserError(
+            f"{records}: a run was made with other values than its sweep chooses now ({said(chosen)}): move "
+            f"{records}/seed* and {made}/seed* away, and they are made anew"
+        )
 
 
 def _point(folder: Path, job: Job) -> dict[str, Any]:

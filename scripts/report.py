@@ -16,7 +16,7 @@ from softprompts.reports.drawing import close, save_png
 from softprompts.reports.evidence import Records
 from softprompts.reports.figures import draw
 from softprompts.reports.page import render_page
-from softprompts.reports.papers import GRIDS, answers, papers_markdown
+from softprompts.reports.papers import GRIDS, answers, papers_markdown, papers_table
 from softprompts.reports.summary import summary
 from softprompts.reports.variants import draw_transfer, draw_variants
 from softprompts.statistics import Comparison, compare_methods
@@ -62,6 +62,7 @@ def main(report: ReportConfig) -> None:
         close(drawn)
     pictures = {name: [path for path in paths if path.endswith(PICTURES)] for name, paths in saved.items()}
     put("benchmark", summary(benchmarks, comparisons, card, pictures))
+    put("papers", papers_table(papers, saved))
     print(f"written: {page / 'index.html'}, claims.md, papers.md and tables.md beside it, figures in {figures}")
 
 

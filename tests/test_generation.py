@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from helpers import METHODS, bank_engine, by_hand, load_base, load_tuned, make_task, method_engine, scores
@@ -155,16 +156,24 @@ def test_rows_that_have_ended_are_not_computed_any_more(engines: dict[str, Engin
     assert rows == sorted(rows, reverse=True)
 
 
+def tokens_of(engine: Engine, new: int, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return the tokens that each prompt is continued with: read again from the text they would be others."""
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.tokenizer, "batch_decode", lambda ids, **_: [str(row) for row in ids.tolist()])
+        return [json.loads(engine.generate([prompt], new)[0]) for prompt in PROMPTS]
+
+
 @pytest.mark.parametrize("end_tokens", ["one", "several"])
 def test_an_end_token_ends_a_row_and_the_others_go_on(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, end_tokens: str
 ) -> None:
     engine = engines["prompt tuning"]
-    ids = [engine.tokenizer(text).input_ids for text in engine.generate(PROMPTS, 12)]
+    whole = engine.generate(PROMPTS, 12)
+    ids = tokens_of(engine, 12, monkeypatch)
     ends = [ids[0][2]] if end_tokens == "one" else [row[k + 2] for k, row in enumerate(ids)]
     monkeypatch.setattr(engine.base.generation_config, "eos_token_id", ends if len(ends) > 1 else ends[0])
     alone = [engine.generate([prompt], 12)[0] for prompt in PROMPTS]
-    assert alone != engine.tokenizer.batch_decode(ids)
+    assert sum(text != answer for text, answer in zip(whole, alone, strict=True)) == len(ends)
     assert engine.generate(PROMPTS, 12) == alone
 
 
@@ -172,9 +181,11 @@ def test_the_fewest_new_tokens_count_over_all_rounds(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engines["prompt tuning"]
-    ids = [engine.tokenizer(text).input_ids for text in engine.generate(PROMPTS, 12)]
-    # Two rows end early, behind the fewest; the third would at its sixth token, were more asked of it by then.
-    monkeypatch.setattr(engine.base.generation_config, "eos_token_id", [ids[0][2], ids[1][3], ids[2][5]])
+    ids = tokens_of(engine, 12, monkeypatch)
+    # Two rows end behind the fewest; the third ends at its sixth token, were not two more asked of it by then.
+    ends = [ids[0][3], ids[1][3], ids[2][5]]
+    assert [next(i for i, token in enumerate(row) if token in ends) for row in ids] == [3, 3, 5]
+    monkeypatch.setattr(engine.base.generation_config, "eos_token_id", ends)
     fewest = [engine.generate([prompt], 12, min_new_tokens=2)[0] for prompt in PROMPTS]
     assert engine.generate(PROMPTS, 12, min_new_tokens=2) == fewest
 

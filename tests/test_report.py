@@ -18,13 +18,15 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import report
 from report import ReportConfig, main, read
 
+MARKS = "".join(f"<!-- {mark}:begin -->\n<!-- {mark}:end -->\n" for mark in ("benchmark", "papers"))
+
 
 def test_all_that_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(report, "compare_methods", lambda benchmark: make_comparisons(benchmark.name))
     monkeypatch.chdir(tmp_path)
-    Path("README.md").write_text("a\n<!-- benchmark:begin -->\n<!-- benchmark:end -->\nb\n", encoding="utf-8")
+    Path("README.md").write_text(MARKS, encoding="utf-8")
     make_benchmark(Path("results/benchmarks"))
     main(ReportConfig())
     readme = Path("README.md").read_text(encoding="utf-8")

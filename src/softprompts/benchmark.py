@@ -109,6 +109,18 @@ class Benchmark:
         """The method and seed of each run of the grid that has no record, or a failed one."""
         return [(m, seed) for m in self.grid["methods"] for seed in self.grid["seeds"] if seed not in self.cells[m]]
 
+    @property
+    def outdated(self) -> dict[str, dict[str, Any]]:
+        """What their sweep chooses, of the methods that have a run made with other values, before points were added."""
+        found = {}
+        for method, sweep in self.sweeps.items():
+            chosen = sweep["chosen"] or {}
+            for cell in self.cells[method].values():
+                made_with = {key: _setting(cell.result.settings, key) for key in chosen}
+                if made_with != chosen:
+                    found[method] = chosen
+        return found
+
     def label(self, method: str) -> str:
         """Return what tables call a method."""
         return self.grid["methods"][method]["label"] or method.replace("_", " ")
@@ -150,6 +162,16 @@ def load_benchmark(folder: Path) -> Benchmark:
         if (folder / method / "sweep.json").is_file():
             sweeps[method] = _read(folder / method / "sweep.json")
     return Benchmark(folder.name, grid, rows, cells, failed, sweeps)
+
+
+def said(values: dict[str, Any]) -> str:
+    """For people: "r 8, learning_rate 0.1"."""
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
+
+
+def _setting(settings: dict[str, Any], key: str) -> Any:
+    part, _, name = key.rpartition(".")
+    return settings[part].get(name) if part in settings else None
 
 
 def _read(path: Path) -> Any:

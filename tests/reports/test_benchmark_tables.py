@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import mean, stdev
 
 from made_benchmark import make_benchmark
+from softprompts.benchmark import load_benchmark
 from softprompts.reports.benchmark import (
     Table,
     comparisons_table,
@@ -54,6 +56,18 @@ def test_one_seed_has_no_deviation_and_some_tasks_no_majority(tmp_path: Path) ->
     table = results_table(make_benchmark(tmp_path, "docstrings", seeds=1))
     assert row(table, "LoRA")[1:5] == ("79.0", "79.0", "79.0", "1")
     assert table.rows[0][0] == "hard prompt, zero-shot"
+
+
+def test_runs_that_their_sweep_has_left_behind_are_said(tmp_path: Path) -> None:
+    assert "Sweeps" not in results_markdown(make_benchmark(tmp_path))
+    file = tmp_path / "sentiment" / "lora" / "sweep.json"
+    sweep = json.loads(file.read_text(encoding="utf-8"))
+    sweep["chosen"] = {"training.learning_rate": 0.3}
+    file.write_text(json.dumps(sweep), encoding="utf-8")
+    benchmark = load_benchmark(tmp_path / "sentiment")
+    assert benchmark.outdated == {"lora": {"training.learning_rate": 0.3}}
+    sentence = "validation chooses otherwise now: LoRA (learning_rate 0.3)."
+    assert results_markdown(benchmark).endswith(sentence)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

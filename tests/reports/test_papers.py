@@ -10,7 +10,15 @@ from helpers import ROOT
 from made_benchmark import make_benchmark
 from softprompts.reports import papers
 from softprompts.reports.evidence import Records
-from softprompts.reports.papers import EXPERIMENTS, Experiment, Finding, answers, papers_markdown, paragraph
+from softprompts.reports.papers import (
+    EXPERIMENTS,
+    Experiment,
+    Finding,
+    answers,
+    papers_markdown,
+    papers_table,
+    paragraph,
+)
 from softprompts.statistics import Comparison
 
 import pytest
@@ -56,6 +64,15 @@ def test_a_missing_run_leaves_the_question_open(tmp_path: Path, monkeypatch: pyt
     (found,) = answer(tmp_path, APART, monkeypatch, without=["lora/seed2"])
     assert found.verdicts[0][1] is None
     assert paragraph(found).endswith("Prompts beat LoRA. No verdict; missing: LoRA, seed 2 (no record).")
+
+
+def test_the_readme_has_a_row_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answer(tmp_path / "whole", APART, monkeypatch)
+    row = papers_table(found, {"sentiment": ["a.png"]}).splitlines()[-1]
+    assert row.startswith("| [sentiment](a.png) | Somebody (2021), section 1: Prompts beat LoRA. | we agree | ")
+    assert "accuracy, prompt tuning against LoRA: " in row
+    found = answer(tmp_path / "part", APART, monkeypatch, without=["lora/seed2"])
+    assert papers_table(found, {}).splitlines()[-1].endswith("Prompts beat LoRA. | records are missing |  |")
 
 
 def test_without_records_nothing_is_said() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from softprompts.benchmark import Benchmark, Cell
+from softprompts.benchmark import Benchmark, Cell, said
 
 if TYPE_CHECKING:
     from softprompts.statistics import Comparison
@@ -41,6 +41,8 @@ def results_markdown(benchmark: Benchmark) -> str:
     lines = [markdown(results_table(benchmark))]
     if missing := gaps(benchmark):
         lines.append(f"Missing: {'; '.join(missing)}.")
+    if benchmark.outdated:
+        lines.append(outdated(benchmark))
     return "\n\n".join(lines)
 
 
@@ -129,6 +131,12 @@ COSTS: tuple[tuple[Callable[[Cell], float | None], Callable[[float], str]], ...]
 def gaps(benchmark: Benchmark) -> list[str]:
     """Return each method that lacks runs, with the seeds: "LoRA, seed 1 (failed: out of memory)"."""
     return [text for method in benchmark.grid["methods"] for text in gaps_of(benchmark, method)]
+
+
+def outdated(benchmark: Benchmark) -> str:
+    """Return a sentence that names the methods whose sweep has found a better choice than that of their runs."""
+    better = "; ".join(f"{benchmark.label(m)} ({said(chosen)})" for m, chosen in benchmark.outdated.items())
+    return f"Sweeps have gone on since these runs were made, and validation chooses otherwise now: {better}."
 
 
 def gaps_of(benchmark: Benchmark, method: str) -> list[str]:

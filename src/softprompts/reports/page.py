@@ -12,6 +12,7 @@ from softprompts.reports.benchmark import (
     gaps,
     is_shown,
     metrics_of,
+    outdated,
     percent,
     results_table,
     size,
@@ -108,11 +109,13 @@ def _benchmark(
 
 
 def _missing(benchmark: Benchmark) -> list[str]:
-    missing = gaps(benchmark)
-    if not missing:
-        return []
-    items = "".join(f"<li>{text(item)}</li>" for item in missing)
-    return [f'<div class="verdict fails"><p><b>Missing runs</b></p><ul>{items}</ul></div>']
+    said = []
+    if missing := gaps(benchmark):
+        items = "".join(f"<li>{text(item)}</li>" for item in missing)
+        said.append(f'<div class="verdict fails"><p><b>Missing runs</b></p><ul>{items}</ul></div>')
+    if benchmark.outdated:
+        said.append(f'<div class="verdict fails"><p>{text(outdated(benchmark))}</p></div>')
+    return said
 
 
 def _figure(drawing: Drawing) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from softprompts.reports.benchmark import metrics_of
+from softprompts.reports.benchmark import Table, markdown, metrics_of
 from softprompts.reports.evidence import Records, Verdict, by_comparisons
 from softprompts.reports.html import text
 
@@ -142,6 +142,18 @@ def papers_markdown(found: Sequence[Answer]) -> str:
     lines = ["# The papers' experiments, on a small model"]
     lines += [f"## {a.experiment.grid}\n\n{paragraph(a)}" for a in found] or ["No grid of them is recorded."]
     return "\n\n".join(lines) + "\n"
+
+
+def papers_table(found: Sequence[Answer], figures: Mapping[str, Sequence[str]]) -> str:
+    """Return a row a finding as Markdown, each experiment with a link to its figure, for the README."""
+    rows = []
+    for answer in found:
+        grid, source = answer.experiment.grid, answer.experiment.source
+        name = f"[{grid}]({figures[grid][0]})" if figures.get(grid) else grid
+        for finding, word, reason in answer.verdicts:
+            said = f"{source}: {finding.statement}"
+            rows.append((name, said, word, reason) if word else (name, said, "records are missing", ""))
+    return markdown(Table(("experiment", "finding of the paper", "here", "by"), tuple(rows)))
 
 
 def paragraph_html(found: Sequence[Answer], grid: str) -> str:

@@ -66,6 +66,6 @@ def _rows(names: Sequence[str], lines: int = 0) -> tuple[Figure, Axes]:
     figure, axis = new_figure(height=1.4 + 0.5 * len(names) + 0.3 * lines)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other beside long names
     axis.grid(axis="y", linewidth=0.4, color=INK, alpha=0.3)
     return figure, axis
