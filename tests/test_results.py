@@ -44,6 +44,11 @@ def test_environment() -> None:
     json.dumps(found)
 
 
+def test_a_package_that_is_not_there_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "PACKAGES", ("torch", "no_such_package"))
+    assert set(environment()["versions"]) == {"python", "torch"}
+
+
 @pytest.mark.parametrize(
     ("status", "commit"), [("", "abc123"), (" M src/softprompts/engine.py\n", "abc123+changes"), (None, "unknown")]
 )
