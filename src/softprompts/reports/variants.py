@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
+from textwrap import fill
 
 from softprompts.benchmark import Benchmark
 from softprompts.reports.benchmark import metrics_of
@@ -64,7 +65,9 @@ def draw_transfer(benchmark: Benchmark) -> list[Drawing]:
 def _rows(names: Sequence[str], lines: int = 0) -> tuple[Figure, Axes]:
     """Return a figure with a row a name, and room for so many lines of a legend."""
     figure, axis = new_figure(height=1.4 + 0.5 * len(names) + 0.3 * lines)
-    axis.set_yticks(range(len(names)), names)
+    # Long names would leave the marks no room.
+    axis.set_yticks(range(len(names)), [fill(name, 24) for name in names])
+    axis.margins(x=0.08)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other beside long names
     axis.grid(axis="y", linewidth=0.4, color=INK, alpha=0.3)
