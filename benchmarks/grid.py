@@ -87,7 +87,8 @@ def main(grid: GridConfig, launch: LaunchConfig) -> None:
             print(f"  {job.name}: about {spoken(seconds[job])}")
         return
     keep_grid(grid, folder)
-    check_choices(folder, Path(launch.runs))
+    if not any(job.kind == "sweep" for job in left):  # else they may choose otherwise once more
+        check_choices(folder, Path(launch.runs))
     work(grid, folder, everything, left)
     check_choices(folder, Path(launch.runs))
     failed = sum(failure_of(folder, job).is_file() for job in mine)

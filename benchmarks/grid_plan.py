@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from softprompts.benchmark import GridConfig, MethodConfig, said
+from softprompts.benchmark import GridConfig, MethodConfig, in_words
 from softprompts.config import parse
 from softprompts.errors import UserError, nearest
 
@@ -35,8 +35,9 @@ class Job:
     @property
     def name(self) -> str:
         """For people: "prompt_tuning, seed 1"."""
-        return f"{self.method}, {f'sweep: {said(self.values)}' if self.kind == 'sweep' else f'seed {self.number}'}" + (
-            ", probes" if self.kind == "probe" else ""
+        return (
+            f"{self.method}, {f'sweep: {in_words(self.values)}' if self.kind == 'sweep' else f'seed {self.number}'}"
+            + (", probes" if self.kind == "probe" else "")
         )
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from softprompts.benchmark import GridConfig, load_benchmark, said
+from softprompts.benchmark import GridConfig, in_words, load_benchmark
 from softprompts.checkpoints import write_atomically
 from softprompts.errors import UserError
 from softprompts.results import Result, load_result
@@ -115,7 +115,7 @@ def check_choices(folder: Path, runs: Path) -> None:
     for method, chosen in load_benchmark(folder).outdated.items():
         records, made = folder / method, runs / folder.name / method
         raise UserError(
-            f"{records}: a run was made with other values than its sweep chooses now ({said(chosen)}): move "
+            f"{records}: a run was made with other values than its sweep chooses now ({in_words(chosen)}): move "
             f"{records}/seed* and {made}/seed* away, and they are made anew"
         )
 

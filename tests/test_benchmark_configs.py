@@ -13,6 +13,7 @@ from softprompts.keys import known
 import pytest
 
 GRIDS = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
+FOR_A_GPU = ("li_length", "li_init", "li_low_data", "li_placement")
 PAPERS = [path for path in GRIDS if path.stem.startswith(("lester_", "li_", "scale"))]
 
 each_grid = pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -100,10 +101,10 @@ def test_its_records_have_a_folder_of_their_own(path: Path) -> None:
 @each_paper
 def test_the_budget_is_small_and_test_rows_are_limited(path: Path) -> None:
     grid = read(path)
-    assert 40 <= grid.training["steps"] <= 200
+    assert 40 <= grid.training["steps"] <= (200 if path.stem in FOR_A_GPU else 64)
     # Rows of docstrings are long, and answers that are written take longer to score than two words.
     assert grid.training["batch_size"] == (8 if grid.task == "docstrings" else 16)
-    assert grid.training["eval_rows"] in (60, 100)
+    assert grid.training["eval_rows"] == (60 if path.stem == "li_low_data" else 100)
     assert grid.training["steps"] % grid.training["eval_every"] == 0, "the last update is validated at a full interval"
     for method in grid.methods.values():
         rows = {**grid.settings, **method.settings}["task.max_rows"]

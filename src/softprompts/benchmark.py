@@ -164,7 +164,7 @@ def load_benchmark(folder: Path) -> Benchmark:
     return Benchmark(folder.name, grid, rows, cells, failed, sweeps)
 
 
-def said(values: dict[str, Any]) -> str:
+def in_words(values: dict[str, Any]) -> str:
     """For people: "r 8, learning_rate 0.1"."""
     return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
 

@@ -112,7 +112,7 @@ def test_a_grid_may_grow_but_not_change(make_grid: MakeGrid, tmp_path: Path, lau
 def test_a_sweep_may_go_on_and_runs_made_with_what_it_chose_before_are_no_more_taken_for_its_own(
     make_grid: MakeGrid, tmp_path: Path, launches: Launches
 ) -> None:
-    launches.best = {"0.01": -1.0, "0.1": -0.3, "0.3": -0.2, "0.9": -0.7}
+    launches.best = {"0.01": -1.0, "0.1": -0.3, "0.3": -0.2, "0.8": -0.6, "0.9": -0.7}
     folder = run(make_grid(seeds=[0], probes=["latency"]), tmp_path)
 
     def with_further(*rates: float) -> GridConfig:
@@ -132,14 +132,18 @@ def test_a_sweep_may_go_on_and_runs_made_with_what_it_chose_before_are_no_more_t
         with pytest.raises(UserError, match=said):
             run(with_further(0.9, 0.3), tmp_path)
         assert launches.methods() == ["prompt_tuning/sweep03"]
+    launches.ran.clear()
+    with pytest.raises(UserError, match=said):
+        run(with_further(0.9, 0.3, 0.8), tmp_path)
+    assert launches.methods() == ["prompt_tuning/sweep04"], "a sweep may go on before its runs are made anew"
     for file in [*(folder / "prompt_tuning").glob("seed*"), *runs.glob("seed*.lock")]:
         file.unlink()
     shutil.rmtree(runs / "seed0")
     launches.ran.clear()
-    run(with_further(0.9, 0.3), tmp_path)
+    run(with_further(0.9, 0.3, 0.8), tmp_path)
     assert launches.methods() == ["prompt_tuning/seed0"]
     found = load_benchmark(folder)
-    assert [p["best_value"] for p in found.sweeps["prompt_tuning"]["points"]] == [-1.0, -0.3, -0.7, -0.2]
+    assert [p["best_value"] for p in found.sweeps["prompt_tuning"]["points"]] == [-1.0, -0.3, -0.7, -0.2, -0.6]
     assert found.cells["prompt_tuning"][0].result.settings["training"]["learning_rate"] == 0.3
     with pytest.raises(UserError, match=r"other settings \(methods\.prompt_tuning\)"):
         run(with_further(0.3), tmp_path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from softprompts.benchmark import Benchmark, Cell, said
+from softprompts.benchmark import Benchmark, Cell, in_words
 
 if TYPE_CHECKING:
     from softprompts.statistics import Comparison
@@ -135,7 +135,7 @@ def gaps(benchmark: Benchmark) -> list[str]:
 
 def outdated(benchmark: Benchmark) -> str:
     """Return a sentence that names the methods whose sweep has found a better choice than that of their runs."""
-    better = "; ".join(f"{benchmark.label(m)} ({said(chosen)})" for m, chosen in benchmark.outdated.items())
+    better = "; ".join(f"{benchmark.label(m)} ({in_words(chosen)})" for m, chosen in benchmark.outdated.items())
     return f"Sweeps have gone on since these runs were made, and validation chooses otherwise now: {better}."
 
 
