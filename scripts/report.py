@@ -9,7 +9,7 @@ from softprompts.benchmark import Benchmark, load_benchmark
 from softprompts.checkpoints import write_atomically
 from softprompts.config import cli
 from softprompts.errors import UserError
-from softprompts.reports.benchmark import comparisons_markdown, markdown, results_markdown, sweeps_table
+from softprompts.reports.benchmark import comparisons_markdown, markdown, notes, results_markdown, sweeps_table
 from softprompts.reports.claims import TASKS, make_card
 from softprompts.reports.claims_card import card_markdown
 from softprompts.reports.drawing import close, save_png
@@ -55,7 +55,7 @@ def main(report: ReportConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     saved = {name: [str(save_png(d, figures)) for d in drawn] for name, drawn in drawings.items()}
     write_atomically(page / "index.html", render_page(benchmarks, comparisons, drawings, card, papers, report.answers))
-    write_atomically(page / "claims.md", card_markdown(card))
+    write_atomically(page / "claims.md", card_markdown(card, notes(benchmarks)))
     write_atomically(page / "papers.md", papers_markdown(papers))
     write_atomically(page / "tables.md", tables(benchmarks, comparisons))
     for drawn in drawings.values():

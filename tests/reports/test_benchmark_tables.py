@@ -14,6 +14,7 @@ from softprompts.reports.benchmark import (
     gaps,
     markdown,
     metrics_of,
+    notes,
     over_seeds,
     results_markdown,
     results_table,
@@ -21,6 +22,7 @@ from softprompts.reports.benchmark import (
     spread,
     sweeps_table,
 )
+from softprompts.reports.claims_card import card_html, card_markdown
 from softprompts.statistics import Comparison
 
 import pytest
@@ -68,6 +70,10 @@ def test_runs_that_their_sweep_has_left_behind_are_said(tmp_path: Path) -> None:
     assert benchmark.outdated == {"lora": {"training.learning_rate": 0.3}}
     sentence = "validation chooses otherwise now: LoRA (learning_rate 0.3)."
     assert results_markdown(benchmark).endswith(sentence)
+    (note,) = notes([benchmark])
+    assert note.startswith("sentiment: Sweeps have gone on")
+    assert note in card_markdown([], [note])
+    assert note in card_html([], [note])
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -139,6 +139,11 @@ def outdated(benchmark: Benchmark) -> str:
     return f"Sweeps have gone on since these runs were made, and validation chooses otherwise now: {better}."
 
 
+def notes(benchmarks: Sequence[Benchmark]) -> list[str]:
+    """Return a line for each benchmark that has runs older than its sweep's choice."""
+    return [f"{b.name}: {outdated(b)}" for b in benchmarks if b.outdated]
+
+
 def gaps_of(benchmark: Benchmark, method: str) -> list[str]:
     """Return the runs that a method lacks: those that were not made together, each that failed with its reason."""
     seeds = [seed for name, seed in benchmark.missing if name == method]

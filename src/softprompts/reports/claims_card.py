@@ -21,9 +21,14 @@ RULE = (
 )
 
 
-def card_markdown(sections: Sequence[Section]) -> str:
-    """Return the card as Markdown; of a verdict's findings those that are not for the claim."""
-    lines = ["# Claims", RULE]
+def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str:
+    """Return the card as Markdown; of a verdict's findings those that are not for the claim.
+
+    Args:
+        sections: of the card.
+        notes: what a reader must know of the records before any verdict.
+    """
+    lines = ["# Claims", RULE, *notes]
     for section in sections:
         lines.append(f"## {section.title}")
         for claim in section.claims:
@@ -38,9 +43,10 @@ def card_markdown(sections: Sequence[Section]) -> str:
 CLASSES = {"holds": "holds", "does not hold": "fails", "no difference shown": "open"}
 
 
-def card_html(sections: Sequence[Section]) -> str:
-    """Return the card as a section of a page."""
+def card_html(sections: Sequence[Section], notes: Sequence[str] = ()) -> str:
+    """Return the card as a section of a page; arguments as of `card_markdown`."""
     parts = ['<section id="claims"><h2>Claims</h2>', f'<p class="faint">{text(RULE)}</p>']
+    parts += [f'<div class="verdict fails"><p>{text(note)}</p></div>' for note in notes]
     for section in sections:
         parts.append(f"<h3>{text(section.title)}</h3>")
         for claim in section.claims:

@@ -12,6 +12,7 @@ from softprompts.reports.benchmark import (
     gaps,
     is_shown,
     metrics_of,
+    notes,
     outdated,
     percent,
     results_table,
@@ -56,7 +57,7 @@ def render_page(
         f"<header><h1>{text(TITLE)}</h1>{_origin(benchmarks)}</header>",
         f'<nav aria-label="Sections"><ul>{items}</ul></nav>',
         "<main>",
-        card_html(card),
+        card_html(card, notes(benchmarks)),
         *(_benchmark(b, comparisons.get(b.name, ()), drawings.get(b.name, ()), papers, shown) for b in benchmarks),
         "</main>",
     ]
