@@ -31,13 +31,20 @@ sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names an
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
 		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
 
-ensemble: $(STAMP) ## train five soft prompts of one task, five times the demo, and let them vote (Lester et al. 2021, section 6)
+# The budget of the grids, and other tokens to start from with every seed.
+MEMBER = --prompt.prompt_tuning_init SAMPLE_VOCAB --training.learning_rate 0.03 --training.steps 60 --training.warmup_steps 5 \
+	--training.eval_every 20 --training.eval_rows 100 --training.best_by loss
+
+ensemble: $(STAMP) ## train five soft prompts of one task and let them vote (Lester et al. 2021, section 6)
 	@set -e; for seed in 0 1 2 3 4; do HF_HUB_OFFLINE=1 $(BIN)/python recipes/prompt_tuning.py \
-		--config configs/sentiment/prompt_tuning.yaml --run.seed $$seed --run.output_dir runs/sentiment/member$$seed --resume; done
+		--config configs/sentiment/prompt_tuning.yaml $(MEMBER) --run.seed $$seed --run.output_dir runs/sentiment/member$$seed --resume; done
 	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/ensemble.py --config configs/sentiment/ensemble.yaml --resume
 
+NEAR = results/neighbours/sentiment.json
+
 neighbours: $(STAMP) ## the words that the demo's soft prompt lies nearest to (Lester et al. 2021, section 7)
-	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/neighbours.py --adapter.path runs/sentiment/prompt_tuning
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/neighbours.py --adapter.path runs/sentiment/prompt_tuning \
+		$(if $(wildcard $(NEAR)),,--neighbours.record $(NEAR))
 
 GRIDS    := $(or $(GRID),sentiment home_commands docstrings)
 LAUNCHES ?= 1

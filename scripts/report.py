@@ -17,6 +17,7 @@ from softprompts.reports.evidence import Records
 from softprompts.reports.figures import draw
 from softprompts.reports.page import render_page
 from softprompts.reports.papers import GRIDS, answers, papers_markdown, papers_table
+from softprompts.reports.singles import singles
 from softprompts.reports.summary import summary
 from softprompts.reports.variants import draw_transfer, draw_variants
 from softprompts.statistics import Comparison, compare_methods
@@ -34,12 +35,16 @@ class ReportConfig:
         records: folder of the benchmarks' records, one folder each.
         page: folder of index.html, tables.md, claims.md and papers.md.
         figures: folder of the figures as PNG.
+        ensemble: record of an ensemble, which `make record` keeps.
+        neighbours: record of a prompt's neighbours, likewise of `make neighbours`.
         answers: answers of each run that the page shows.
     """
 
     records: str = "results/benchmarks"
     page: str = "results/report"
     figures: str = "docs/figures"
+    ensemble: str = "results/ensemble/sentiment.json"
+    neighbours: str = "results/neighbours/sentiment.json"
     answers: int = 10
 
 
@@ -48,17 +53,20 @@ def main(report: ReportConfig) -> None:
     benchmarks = read(Path(report.records))
     comparisons = {b.name: compare_methods(b) for b in benchmarks}
     records = Records({b.name: b for b in benchmarks}, comparisons)
-    card, papers = make_card(records), answers(records)
+    alone = singles(Path(report.ensemble), Path(report.neighbours))
+    card, papers = make_card(records), [*answers(records), *(single.answer for single in alone)]
     drawings = {b.name: draw_variants(b) if b.name in GRIDS else draw(b) + draw_transfer(b) for b in benchmarks}
     page, figures = Path(report.page), Path(report.figures)
     for folder in (page, figures):
         folder.mkdir(parents=True, exist_ok=True)
     saved = {name: [str(save_png(d, figures)) for d in drawn] for name, drawn in drawings.items()}
-    write_atomically(page / "index.html", render_page(benchmarks, comparisons, drawings, card, papers, report.answers))
+    saved |= {single.answer.experiment.grid: [str(save_png(single.drawing, figures))] for single in alone}
+    rendered = render_page(benchmarks, comparisons, drawings, card, papers, alone, report.answers)
+    write_atomically(page / "index.html", rendered)
     write_atomically(page / "claims.md", card_markdown(card, notes(benchmarks)))
     write_atomically(page / "papers.md", papers_markdown(papers))
     write_atomically(page / "tables.md", tables(benchmarks, comparisons))
-    for drawn in drawings.values():
+    for drawn in (*drawings.values(), [single.drawing for single in alone]):
         close(drawn)
     pictures = {name: [path for path in paths if path.endswith(PICTURES)] for name, paths in saved.items()}
     put("benchmark", summary(benchmarks, comparisons, card, pictures))

@@ -13,6 +13,9 @@ from softprompts.config import EvaluationConfig, TaskConfig
 from softprompts.encoding import encode
 from softprompts.engine import Engine
 from softprompts.ensembles import (
+    CHOSEN,
+    SINGLE,
+    VOTE,
     EnsembleConfig,
     behind_each,
     load_members,
@@ -98,10 +101,22 @@ def test_mean_best_and_vote_of_a_hand_computed_ensemble() -> None:
     assert notes["chosen"]["metrics"]["accuracy"]["value"] == 0.5
     assert notes["best_afterwards"]["adapter"] == "first"
     assert notes["best_afterwards"]["by"] == "test accuracy, so not to be reported as chosen"
+    compared = {(c["first"], c["second"]): c for c in notes["comparisons"] if c["metric"] == "accuracy"}
+    assert {pair: c["difference"] for pair, c in compared.items()} == {
+        (VOTE, SINGLE): pytest.approx(1 / 3),
+        (VOTE, CHOSEN): 0.5,
+        (SINGLE, CHOSEN): pytest.approx(1 / 6),
+    }
+    assert compared[VOTE, SINGLE]["seeds"] == (1, 3)
     said = summary_of_members(notes).splitlines()
     assert said[0].startswith("mean of 3 prompts: accuracy 0.6667 (95 % interval ")
     assert said[1].startswith("best by validation accuracy, second: accuracy 0.5000 ")
     assert said[2].startswith("best by test accuracy, so not to be reported as chosen, first: accuracy 0.7500 ")
+    assert [line.partition(" (")[0] for line in said[3:]] == [
+        "no difference shown in accuracy between the vote and a single prompt",
+        "no difference shown in accuracy between the vote and the best by validation",
+        "their vote:",
+    ]
 
 
 def load_tokenizer_of_letters() -> Any:

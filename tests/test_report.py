@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -56,6 +57,25 @@ def test_all_that_is_written(
     assert "results/report/index.html" in capsys.readouterr().out
     main(ReportConfig())
     assert page.read_text(encoding="utf-8") == before  # the same records give the same page
+
+
+def test_experiments_without_a_grid_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "compare_methods", lambda benchmark: make_comparisons(benchmark.name))
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text(MARKS, encoding="utf-8")
+    make_benchmark(Path("results/benchmarks"))
+    token = {"tokens": [" a", " b"], "similarities": [0.5, 0.4]}
+    record = {"k": 2, "learned": [token | {"cluster": c} for c in (0.5, 0.6)]}
+    record["random"] = [token | {"cluster": c} for c in (0.1, 0.2)]
+    Path("results/neighbours").mkdir()
+    Path("results/neighbours/sentiment.json").write_text(json.dumps(record), encoding="utf-8")
+    main(ReportConfig())
+    assert "| [lester_neighbours](docs/figures/lester_neighbours.png) |" in Path("README.md").read_text(
+        encoding="utf-8"
+    )
+    assert Path("docs/figures/lester_neighbours.png").is_file()
+    assert "## lester_neighbours" in Path("results/report/papers.md").read_text(encoding="utf-8")
+    assert '<section id="lester_neighbours">' in Path("results/report/index.html").read_text(encoding="utf-8")
 
 
 def test_the_tasks_come_in_their_order(tmp_path: Path) -> None:

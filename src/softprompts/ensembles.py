@@ -16,10 +16,12 @@ from softprompts.errors import UserError
 from softprompts.evaluation import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
 from softprompts.scoring import Interval, compute_metrics, intervals, load_metrics, mean_intervals
 from softprompts.splits import SPLITS
+from softprompts.statistics import Comparison, compare, verdict
 
 from peft import PeftConfig, PeftModel, PeftType, TaskType
 from transformers import PreTrainedModel
 
+VOTE, SINGLE, CHOSEN = "the vote", "a single prompt", "the best by validation"
 KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
 
@@ -147,7 +149,8 @@ def outcome_of_vote(
 
     The notes hold each member's metrics, their `mean`, the member `chosen` on validation by the task's first metric and
     then by likelihood, and the `best_afterwards`, found on the very rows that it is scored on: an upper end, no result.
-    Lester et al. (2021), section 6, show mean, best and vote.
+    Lester et al. (2021), section 6, show mean, best and vote. `comparisons` are paired, as `statistics.compare` makes
+    them: the vote, its members as so many seeds of one method, and the chosen one.
 
     Args:
         outcome: of `evaluate_test` on data that stand behind each soft prompt.
@@ -175,6 +178,7 @@ def outcome_of_vote(
     first = next(iter(notes[0]["validation"]))
     best = max(range(count), key=lambda number: ranks[number])
     afterwards = max(range(count), key=lambda number: notes[number]["metrics"][first]["value"])
+    sides = {VOTE: [answers], SINGLE: single, CHOSEN: [single[best]]}
     majority = majority_predictions(data.train, examples)
     changed = replace(
         outcome,
@@ -188,6 +192,7 @@ def outcome_of_vote(
         "mean": _plain(mean_intervals(metrics, single, targets, resamples)),
         "chosen": {"by": f"validation {first}", **notes[best]},
         "best_afterwards": {"by": f"{evaluation.split} {first}, so not to be reported as chosen", **notes[afterwards]},
+        "comparisons": [asdict(c) for c in compare(sides, targets, metrics, resamples)],
     }
 
 
@@ -196,7 +201,10 @@ def _plain(numbers: dict[str, Interval]) -> dict[str, dict[str, Any]]:
 
 
 def summary_of_members(notes: dict[str, Any]) -> str:
-    """Return lines to read: mean, the member chosen on validation, the best afterwards; the vote's come behind them."""
+    """Return lines to read: mean, the member chosen on validation, the best afterwards; the vote's come behind them.
+
+    Of the comparisons those of the vote by the first metric.
+    """
 
     def line(who: str, metrics: dict[str, dict[str, Any]]) -> str:
         numbers = (
@@ -205,11 +213,14 @@ def summary_of_members(notes: dict[str, Any]) -> str:
         return f"{who}: {', '.join(numbers)}"
 
     chosen, afterwards = notes["chosen"], notes["best_afterwards"]
+    main = next(iter(notes["mean"]))
+    compared = [Comparison(**c) for c in notes["comparisons"] if (c["first"], c["metric"]) == (VOTE, main)]
     return "\n".join(
         [
             line(f"mean of {len(notes['members'])} prompts", notes["mean"]),
             line(f"best by {chosen['by']}, {chosen['adapter']}", chosen["metrics"]),
             line(f"best by {afterwards['by']}, {afterwards['adapter']}", afterwards["metrics"]),
+            *map(verdict, compared),
             "their vote:",
         ]
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from softprompts.prompts.neighbours import (
     Neighbours,
     NeighboursConfig,
     nearest_tokens,
+    random_vectors,
     repeated,
     table_of,
     virtual_token_embeddings,
@@ -82,6 +85,22 @@ def test_one_neighbour_is_a_cluster_of_its_own_and_no_more_than_there_are_are_sh
 def test_a_virtual_token_at_zero_is_near_nothing(tiny_model: Path) -> None:
     (one,) = near(tiny_model, torch.zeros(1, 32), 3)
     assert one.similarities == [0.0, 0.0, 0.0]
+
+
+def test_random_vectors_lie_where_the_words_do(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    weight: Any = base.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[:] = torch.randn_like(weight) * torch.linspace(0.1, 3.0, 32) + torch.arange(32.0)
+    drawn = random_vectors(base, tokenizer, 20_000)
+    assert drawn.shape == (20_000, 32)
+    words = weight[: len(tokenizer)].detach()
+    torch.testing.assert_close(drawn.std(dim=0) / words.std(dim=0), torch.ones(32), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        (drawn.mean(dim=0) - words.mean(dim=0)) / words.std(dim=0), torch.zeros(32), rtol=0, atol=0.05
+    )
+    assert torch.equal(random_vectors(base, tokenizer, 3), random_vectors(base, tokenizer, 3))
+    assert not torch.equal(random_vectors(base, tokenizer, 3), random_vectors(base, tokenizer, 3, seed=1))
 
 
 def test_words_near_several_virtual_tokens_are_counted_once_each() -> None:
@@ -165,6 +184,25 @@ def test_the_recipe_prints_a_line_for_each_virtual_token(
     for line, word in zip(lines, WORDS, strict=True):
         assert f"{word!r} 1.00" in line
         assert line.count("'") == 4
+
+
+def test_a_record_holds_the_neighbours_and_those_of_chance_and_is_not_written_over(
+    adapter: Path, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "new" / "near.json"
+    wanted = command(tiny_model, adapter, "--neighbours.k", "2", "--neighbours.record", str(file))
+    assert cli_in_process(wanted, capfd)[0] == 0
+    record = json.loads(file.read_text(encoding="utf-8"))
+    base, tokenizer = load_base(tiny_model)
+    assert record["learned"] == [asdict(one) for one in near(tiny_model, rows(tiny_model, WORDS), 2)]
+    assert record["random"] == [
+        asdict(one) for one in nearest_tokens(random_vectors(base, tokenizer, 3), base, tokenizer, 2)
+    ]
+    assert (record["model"], record["adapter"], record["k"]) == (str(tiny_model), str(adapter), 2)
+    code, said, errors = cli_in_process(wanted, capfd)
+    assert (code, said) == (2, "")
+    assert errors == [f"error: neighbours.record: {file} exists; name a new file, or move that one away"]
+    assert json.loads(file.read_text(encoding="utf-8")) == record
 
 
 def test_the_recipe_as_a_process_of_its_own_shows_five_and_writes_nothing(adapter: Path, tiny_model: Path) -> None:

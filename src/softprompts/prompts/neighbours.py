@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
@@ -21,13 +22,17 @@ class NeighboursConfig:
 
     Args:
         k: nearest tokens of each virtual token; Lester et al. look at five.
+        record: JSON file to write, which must not exist yet: the neighbours, and those of as many random vectors.
     """
 
     k: int = 5
+    record: str | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"neighbours.k: expected a number above 0, found {self.k}")
+        if self.record and Path(self.record).exists():
+            raise UserError(f"neighbours.record: {self.record} exists; name a new file, or move that one away")
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,35 @@ def virtual_token_embeddings(model: Any, task: int = 0) -> torch.Tensor:
     return prompt[0].float()
 
 
+def random_vectors(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int = 0
+) -> torch.Tensor:
+    """Return vectors from where a base model's words lie: normal, of their mean and deviation in each dimension.
+
+    Lester et al. (2021), section 7, hold the neighbours of learned tokens against those of such vectors.
+
+    Args:
+        base: the base model.
+        tokenizer: of the base model.
+        count: how many.
+        seed: of the draw.
+
+    Returns:
+        float32 (count, hidden size).
+    """
+    words = _words(base, tokenizer)
+    generator = torch.Generator(words.device).manual_seed(seed)
+    drawn = torch.randn(count, words.shape[1], generator=generator, device=words.device)
+    return words.mean(dim=0) + drawn * words.std(dim=0)
+
+
+def _words(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Return the embeddings of a vocabulary, float32 (V, H); those behind the tokenizer's last token are padding."""
+    weight = base.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight[: len(tokenizer)].detach().float()
+
+
 def nearest_tokens(
     values: torch.Tensor, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, k: int
 ) -> list[Neighbours]:
@@ -75,12 +109,10 @@ def nearest_tokens(
     Args:
         values: embeddings of the virtual tokens, (P, H).
         base: whose input embeddings, (V, H), they are compared with.
-        tokenizer: of the base model; embeddings behind its last token are padding, and left out.
+        tokenizer: of the base model.
         k: number of neighbours.
     """
-    weight = base.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    words = functional.normalize(weight[: len(tokenizer)].detach().float(), dim=1)
+    words = functional.normalize(_words(base, tokenizer), dim=1)
     cosines = functional.normalize(values.to(words.device), dim=1) @ words.T
     near, ids = cosines.topk(min(k, len(words)), dim=1)
     made = []

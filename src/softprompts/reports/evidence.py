@@ -111,18 +111,30 @@ def by_comparisons(
                     missing.append(f"a paired comparison of {pair} by {metric}")
                     continue
                 comparison, sign = found
-                low, high = sorted((sign * comparison.low, sign * comparison.high))
-                word: Word = "no difference shown"
-                if is_shown(comparison):
-                    word = "holds" if sign * comparison.difference > 0 else "does not hold"
-                values = " against ".join(f"{percent(mean(benchmark.values(m, metric)))} %" for m in (first, second))
-                sentence = (
-                    f"{metric}, {benchmark.label(first)} against {benchmark.label(second)}: {values}, "
-                    f"{points(sign * comparison.difference)} points (95 % interval {points(low)} to {points(high)}, "
-                    f"adjusted p {probability(comparison.adjusted)})"
-                )
-                findings.append(Finding(word, sentence, sign * comparison.difference))
+                means = {m: mean(benchmark.values(m, metric)) for m in (first, second)}
+                findings.append(of_comparison(comparison, sign, benchmark.label, means))
     return judge(task, findings, missing)
+
+
+def of_comparison(
+    comparison: Comparison, sign: int, label: Callable[[str], str], values: Mapping[str, float]
+) -> Finding:
+    """Return what a paired comparison says to the claim that its first is higher; with `sign` −1, its second.
+
+    `label` gives the names that are shown, `values` the number of each of the two.
+    """
+    pair = (comparison.first, comparison.second)[::sign]
+    low, high = sorted((sign * comparison.low, sign * comparison.high))
+    word: Word = "no difference shown"
+    if is_shown(comparison):
+        word = "holds" if sign * comparison.difference > 0 else "does not hold"
+    sentence = (
+        f"{comparison.metric}, {' against '.join(map(label, pair))}: "
+        f"{' against '.join(f'{percent(values[name])} %' for name in pair)}, "
+        f"{points(sign * comparison.difference)} points (95 % interval {points(low)} to {points(high)}, "
+        f"adjusted p {probability(comparison.adjusted)})"
+    )
+    return Finding(word, sentence, sign * comparison.difference)
 
 
 def _comparison(

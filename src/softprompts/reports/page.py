@@ -23,7 +23,8 @@ from softprompts.reports.claims import Section
 from softprompts.reports.claims_card import card_html
 from softprompts.reports.drawing import Drawing, svg
 from softprompts.reports.html import details, document, table, text, values
-from softprompts.reports.papers import Answer, paragraph_html
+from softprompts.reports.papers import Answer, paragraph, paragraph_html
+from softprompts.reports.singles import Single
 
 if TYPE_CHECKING:
     from softprompts.statistics import Comparison
@@ -39,6 +40,7 @@ def render_page(
     drawings: Mapping[str, Sequence[Drawing]],
     card: Sequence[Section],
     papers: Sequence[Answer] = (),
+    alone: Sequence[Single] = (),
     shown: int = 10,
 ) -> str:
     """Return the page.
@@ -49,9 +51,11 @@ def render_page(
         drawings: the figures of each benchmark, by its name.
         card: sections of the claims card.
         papers: what the papers' experiments say, shown in the sections of their grids.
+        alone: those that take no grid, with a section each.
         shown: answers of each run.
     """
-    links = [("claims", "claims"), *((b.name, b.name.replace("_", " ")) for b in benchmarks)]
+    names = [*(b.name for b in benchmarks), *(s.answer.experiment.grid for s in alone)]
+    links = [("claims", "claims"), *((name, name.replace("_", " ")) for name in names)]
     items = "".join(f'<li><a href="#{text(target)}">{text(name)}</a></li>' for target, name in links)
     parts = [
         f"<header><h1>{text(TITLE)}</h1>{_origin(benchmarks)}</header>",
@@ -59,6 +63,7 @@ def render_page(
         "<main>",
         card_html(card, notes(benchmarks)),
         *(_benchmark(b, comparisons.get(b.name, ()), drawings.get(b.name, ()), papers, shown) for b in benchmarks),
+        *map(_single, alone),
         "</main>",
     ]
     return document(TITLE, "\n".join(parts))
@@ -107,6 +112,14 @@ def _benchmark(
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _single(single: Single) -> str:
+    name = single.answer.experiment.grid
+    return (
+        f'<section id="{text(name)}"><h2>{text(name.replace("_", " "))}</h2><p>{text(paragraph(single.answer))}</p>'
+        f'<div class="figures">{_figure(single.drawing)}</div></section>'
+    )
 
 
 def _missing(benchmark: Benchmark) -> list[str]:

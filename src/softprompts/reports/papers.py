@@ -111,14 +111,15 @@ def answers(records: Records) -> list[Answer]:
         if benchmark := records.benchmarks.get(experiment.grid):
             metric = metrics_of(benchmark)[:1]
             verdicts = [
-                (f, *_agreement(f, by_comparisons(records, experiment.grid, metric, f.better, f.worse)))
+                (f, *agreement(f, by_comparisons(records, experiment.grid, metric, f.better, f.worse)))
                 for f in experiment.findings
             ]
             found.append(Answer(experiment, tuple(verdicts)))
     return found
 
 
-def _agreement(finding: Finding, verdict: Verdict) -> tuple[str | None, str]:
+def agreement(finding: Finding, verdict: Verdict) -> tuple[str | None, str]:
+    """Return a word of agreement with a finding, None where records miss, and the reason."""
     if verdict.word is None:
         return None, verdict.sentence
     shown = [f for f in verdict.findings if f.word == "holds"]
