@@ -16,6 +16,7 @@ from softprompts.reports.benchmark import (
     metrics_of,
     notes,
     over_seeds,
+    points,
     results_markdown,
     results_table,
     size,
@@ -150,3 +151,8 @@ def test_sizes(count: float, shown: str) -> None:
 
 def test_spread() -> None:
     assert [spread(v, str) for v in ([], [2.0], [1.0, 3.0])] == ["none recorded", "2.0", "2.0 ± 1.4142135623730951"]
+
+
+@pytest.mark.parametrize(("difference", "shown"), [(0.0, "+0.0"), (-0.0, "+0.0"), (-0.123, "−12.3"), (0.05, "+5.0")])
+def test_points(difference: float, shown: str) -> None:
+    assert points(difference) == shown

@@ -192,7 +192,7 @@ def is_shown(comparison: Comparison) -> bool:
 
 def points(difference: float) -> str:
     """Return a difference of shares in points of per cent, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{100 * difference + 0.0:+.1f}".replace("-", "−")  # + 0.0: none at all is no negative zero
 
 
 def probability(p: float) -> str:
