@@ -42,8 +42,8 @@ ensemble: $(STAMP) ## train five soft prompts of one task and let them vote (Les
 
 NEAR = results/neighbours/sentiment.json
 
-neighbours: $(STAMP) ## the words that the demo's soft prompt lies nearest to (Lester et al. 2021, section 7)
-	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/neighbours.py --adapter.path runs/sentiment/prompt_tuning \
+neighbours: $(STAMP) ## after make ensemble: the words that its first soft prompt lies nearest to (Lester et al. 2021, section 7)
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/neighbours.py --adapter.path runs/sentiment/member0 \
 		$(if $(wildcard $(NEAR)),,--neighbours.record $(NEAR))
 
 GRIDS    := $(or $(GRID),sentiment home_commands docstrings)

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from softprompts import runs
 from softprompts.config import RunConfig, TrainingConfig
 from softprompts.errors import UserError
-from softprompts.runs import Run, leaves, plain, start_run
+from softprompts.runs import Run, leaves, plain, start_run, use_all_cores
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import LoggerType
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from peft import PromptTuningConfig, PromptTuningInit
 
 
@@ -176,3 +179,26 @@ def test_plain_values_are_json() -> None:
 def test_leaves() -> None:
     tree = {"a": {"b": 1, "c": {"d": None}}, "e": [1, "x"], "f": {}}
     assert list(leaves(tree)) == [("a.b", 1), ("a.c.d", None), ("e", "[1, 'x']")]
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_process_of_accelerate_takes_all_cores_and_one_of_the_benchmark_what_it_was_given(
+    launched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "available_cores", lambda: 2)
+    threads = torch.get_num_threads()
+    arguments = launch_command_parser().parse_args(
+        ["--cpu", "--num_processes=1", "--num_machines=1", "--dynamo_backend=no", "r.py"]
+    )
+    arguments.mixed_precision, arguments.num_cpu_threads_per_process = "no", 1
+    given = prepare_simple_launcher_cmd_env(arguments)[1] if launched else {"ACCELERATE_MIXED_PRECISION": "no"}
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+        if name in given:
+            monkeypatch.setenv(name, given[name])
+    try:
+        torch.set_num_threads(1)
+        use_all_cores()
+        assert torch.get_num_threads() == (2 if launched else 1)
+    finally:
+        torch.set_num_threads(threads)

@@ -102,7 +102,8 @@ def available_cores() -> int:
 
 def use_all_cores() -> None:
     """Undo the single thread that `accelerate launch` gives a process on the CPU when it is told no number."""
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ
+    # Its mixed precision is set by others, too: by the benchmark, whose launches share the cores.
+    launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ
     if launched and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, available_cores() // processes))

@@ -40,7 +40,8 @@ class Neighbours:
     """The k nearest tokens of one virtual token, the nearest first.
 
     similarities: cosines with the virtual token; cluster: mean cosine between the neighbours themselves, 1 for a single
-    one. Tokens that mean the same, or are forms of one word, make it high.
+    one. Tokens that mean the same, or are forms of one word, make it high. It is taken from the mean of the vocabulary,
+    which all embeddings share and which makes any two of them look alike (Mu and Viswanath 2018, "All-but-the-top").
     """
 
     tokens: list[str]
@@ -112,12 +113,14 @@ def nearest_tokens(
         tokenizer: of the base model.
         k: number of neighbours.
     """
-    words = functional.normalize(_words(base, tokenizer), dim=1)
+    embeddings = _words(base, tokenizer)
+    words = functional.normalize(embeddings, dim=1)
     cosines = functional.normalize(values.to(words.device), dim=1) @ words.T
     near, ids = cosines.topk(min(k, len(words)), dim=1)
     made = []
     for row, similarities in zip(ids, near, strict=True):
-        between = words[row] @ words[row].T
+        apart = functional.normalize(embeddings[row] - embeddings.mean(dim=0), dim=1)
+        between = apart @ apart.T
         pairs = len(row) * (len(row) - 1)
         cluster = (between.sum() - between.trace()).item() / pairs if pairs else 1.0
         made.append(Neighbours([_shown(tokenizer, i) for i in row.tolist()], similarities.tolist(), cluster))

@@ -110,9 +110,10 @@ def of_neighbours(record: dict[str, Any]) -> Answer:
         word = AGREES if difference > 0 else DIFFERS
     nearest = mean(one["similarities"][0] for one in record["learned"])
     sentence = (
-        f"mean cosine between the {record['k']} nearest words of {len(learned)} learned tokens {mean(learned):.2f}, of "
-        f"random vectors {mean(chance):.2f}, {difference:+.2f} (95 % interval {interval.low:+.2f} to "
-        f"{interval.high:+.2f}, p {probability(float(test.pvalue))}); the nearest word is at a cosine of {nearest:.2f}"
+        f"mean cosine, from the vocabulary's mean, between the {record['k']} nearest words of {len(learned)} learned "
+        f"tokens {mean(learned):.2f}, of random vectors {mean(chance):.2f}, {difference:+.2f} (95 % interval "
+        f"{interval.low:+.2f} to {interval.high:+.2f}, p {probability(float(test.pvalue))}); the nearest word is at a "
+        f"cosine of {nearest:.2f}"
     ).replace("-", "−")
     return Answer(WORDS, ((WORDS.findings[0], word, sentence),))
 
