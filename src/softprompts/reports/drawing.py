@@ -50,6 +50,7 @@ FONT: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.markersize": 8,
+    "figure.max_open_warning": 0,  # a report holds all its figures at once
 }
 
 
