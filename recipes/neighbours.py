@@ -3,8 +3,8 @@
     python recipes/neighbours.py --adapter.path runs/sentiment/prompt_tuning --neighbours.k 5
 
 For each virtual token the nearest words with their cosine, as Lester et al. (2021) look at prompts in section 7, and
-how near these are to each other: a high `cluster` is words of one meaning. Nothing is written to disk, unless you name
-a file, as `--neighbours.record FILE.json`. Ends with exit code 2 and one line for an error that you can mend.
+how near these are to each other: words of one meaning make `cluster` high, and so do rare ones, which lie together.
+Nothing is written to disk, unless you name a file, as `--neighbours.record FILE.json`. Ends with exit code 2 and one line for an error that you can mend.
 """
 
 import json
