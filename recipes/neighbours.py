@@ -4,7 +4,8 @@
 
 For each virtual token the nearest words with their cosine, as Lester et al. (2021) look at prompts in section 7, and
 how near these are to each other: words of one meaning make `cluster` high, and so do rare ones, which lie together.
-Nothing is written to disk, unless you name a file, as `--neighbours.record FILE.json`. Ends with exit code 2 and one line for an error that you can mend.
+Nothing is written to disk, unless you name a file, as `--neighbours.record FILE.json`. Ends with exit
+code 2 and one line for an error that you can mend.
 """
 
 import json

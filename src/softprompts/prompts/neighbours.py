@@ -40,8 +40,9 @@ class Neighbours:
     """The k nearest tokens of one virtual token, the nearest first.
 
     similarities: cosines with the virtual token; cluster: mean cosine between the neighbours themselves, 1 for a single
-    one. Tokens that mean the same, or are forms of one word, make it high, and so do rare ones. It is taken from the mean of the vocabulary,
-    which all embeddings share and which makes any two of them look alike (Mu and Viswanath 2018, "All-but-the-top").
+    one. Tokens that mean the same, or are forms of one word, make it high, and so do rare ones. It is taken from the
+    mean of the vocabulary, which all embeddings share and which makes any two of them look alike (Mu and Viswanath
+    2018, "All-but-the-top").
     """
 
     tokens: list[str]

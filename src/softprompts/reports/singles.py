@@ -14,6 +14,7 @@ from softprompts.reports.benchmark import ALPHA, probability
 from softprompts.reports.drawing import FONT, INK, STYLES, Drawing, finish, new_figure
 from softprompts.reports.evidence import judge, of_comparison
 from softprompts.reports.papers import AGREES, DIFFERS, LESTER, OPEN, Answer, Experiment, Finding, agreement
+from softprompts.reports.variants import figure_of_rows
 from softprompts.results import Result, load_result
 from softprompts.statistics import Comparison
 
@@ -82,15 +83,11 @@ def draw_ensemble(result: Result) -> Drawing:
         (VOTE, [100 * result.metrics[metric].value], "full_finetuning"),
     ]
     with rc_context(FONT):
-        figure, axis = new_figure(height=3.2)
+        figure, axis = figure_of_rows([name for name, *_ in rows])
         for row, (_, values, style) in enumerate(rows):
             colour, marker = STYLES[style]
             axis.plot(values, [row] * len(values), marker, color=colour, markeredgecolor=INK, markeredgewidth=0.6)
-        axis.set_yticks(range(len(rows)), [name for name, *_ in rows])
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.margins(x=0.08)
         axis.set_xlabel(f"{metric}, %")
-        axis.grid(linewidth=0.4, color=INK, alpha=0.3)
         figure.tight_layout()
     said = f"{metric} on {result.metrics[metric].rows} test rows of {result.task}: each prompt alone, and all together."
     return Drawing(TOGETHER.grid, said, figure)

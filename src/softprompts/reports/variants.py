@@ -27,7 +27,7 @@ def draw_variants(benchmark: Benchmark) -> list[Drawing]:
         return []
     metric = metrics_of(benchmark)[0]
     with rc_context(FONT):
-        figure, axis = _rows([benchmark.label(m) for m in methods])
+        figure, axis = figure_of_rows([benchmark.label(m) for m in methods])
         for row, method in enumerate(methods):
             values = [100 * v for v in benchmark.values(method, metric)]
             colour, marker = SERIES[1]
@@ -51,7 +51,7 @@ def draw_transfer(benchmark: Benchmark) -> list[Drawing]:
     for measure in measures:
         series[measure.name.partition(" on ")[2]] = [mean(values_of(benchmark, m, measure)) for m in methods]
     with rc_context(FONT):
-        figure, axis = _rows([benchmark.label(m) for m in methods], lines=len(series) // 2 + 1)
+        figure, axis = figure_of_rows([benchmark.label(m) for m in methods], lines=len(series) // 2 + 1)
         for number, ((name, values), (colour, marker)) in enumerate(zip(series.items(), SERIES, strict=False)):
             shown = [100 * value for value in values]
             rows = [row + 0.18 * (number - (len(series) - 1) / 2) for row in range(len(methods))]  # none hides another
@@ -62,7 +62,7 @@ def draw_transfer(benchmark: Benchmark) -> list[Drawing]:
     return [Drawing(f"{benchmark.name}_transfer", said, figure)]
 
 
-def _rows(names: Sequence[str], lines: int = 0) -> tuple[Figure, Axes]:
+def figure_of_rows(names: Sequence[str], lines: int = 0) -> tuple[Figure, Axes]:
     """Return a figure with a row a name, and room for so many lines of a legend."""
     figure, axis = new_figure(height=1.4 + 0.5 * len(names) + 0.3 * lines)
     # Long names would leave the marks no room.
