@@ -13,7 +13,7 @@ from softprompts.keys import known
 import pytest
 
 GRIDS = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
-FOR_A_GPU = ("li_length", "li_init", "li_low_data", "li_placement")
+FOR_A_GPU = ("li_length", "li_init", "li_placement")
 PAPERS = [path for path in GRIDS if path.stem.startswith(("lester_", "li_", "scale"))]
 
 each_grid = pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
