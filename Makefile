@@ -47,17 +47,18 @@ neighbours: $(STAMP) ## after make ensemble: the words that its first soft promp
 		$(if $(wildcard $(NEAR)),,--neighbours.record $(NEAR))
 
 GRIDS    := $(or $(GRID),sentiment home_commands docstrings)
+METHODS   = $(foreach method,$(ONLY),--launch.only+=$(method))
 LAUNCHES ?= 1
 # So many launches of a grid side by side; they share the jobs, and on a CPU its threads.
 SHARE   = OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(LAUNCHES) - 1) / $(LAUNCHES) ))
 GRID_PY = seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
 	xargs -P $(LAUNCHES) -I @ $(BIN)/python benchmarks/grid.py
 
-bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment LAUNCHES=2
-	@set -e; for grid in $(GRIDS); do $(GRID_PY) --config configs/benchmarks/$$grid.yaml; done
+bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment ONLY=lora LAUNCHES=2
+	@set -e; for grid in $(GRIDS); do $(GRID_PY) --config configs/benchmarks/$$grid.yaml $(METHODS); done
 
 bench-plan: $(STAMP) ## what bench would do, and how long that takes
-	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml --launch.plan true; done
+	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done
 
 bench-smoke: LAUNCHES = 2
 bench-smoke: $(STAMP) ## the same machinery on a few updates: its numbers mean nothing, and are kept in runs/smoke

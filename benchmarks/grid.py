@@ -29,6 +29,7 @@ from typing import Any
 
 from softprompts.benchmark import GridConfig
 from softprompts.config import cli
+from softprompts.errors import UserError, nearest
 
 from grid_plan import Job, check, command, jobs, name_of
 from grid_records import (
@@ -68,6 +69,9 @@ class LaunchConfig:
 def main(grid: GridConfig, launch: LaunchConfig) -> None:
     """Do every job that has no record yet."""
     check(grid, Path(launch.runs))
+    for method in launch.only or ():
+        if method not in grid.methods:
+            raise UserError(f'launch.only: "{method}"{nearest(method, grid.methods)}')
     folder = Path(launch.records) / name_of(grid)
     everything = jobs(grid, Path(launch.runs))
     mine = [job for job in everything if launch.only is None or job.method in launch.only]
