@@ -90,7 +90,9 @@ def test_what_is_wrong_with_a_grid_is_one_line_before_anything_runs(
 
 
 def test_a_method_that_the_grid_lacks_is_an_error(make_grid: MakeGrid, tmp_path: Path) -> None:
-    launch = runner.LaunchConfig(str(tmp_path / "records"), str(tmp_path), plan=True, only=["written", "prompt_tunning"])
+    launch = runner.LaunchConfig(
+        str(tmp_path / "records"), str(tmp_path), plan=True, only=["written", "prompt_tunning"]
+    )
     with pytest.raises(UserError) as raised:
         runner.main(make_grid(), launch)
     assert str(raised.value) == 'launch.only: "prompt_tunning" (did you mean "prompt_tuning"?)'

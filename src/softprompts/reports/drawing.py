@@ -37,6 +37,8 @@ STYLES = {
     "full_finetuning": ("#D55E00", "v"),
 }
 OTHER = ("#CC79A7", "h")
+# Of a mark, so that a pale one is seen on white.
+EDGE: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.6}
 # On a phone a figure is about as many pixels wide as it is points here, so that text is 13 pixels high there.
 WIDTH, HEIGHT = 5.0, 4.6  # inches
 FONT: dict[Any, Any] = {

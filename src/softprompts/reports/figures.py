@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from softprompts.benchmark import Benchmark, Cell
 from softprompts.reports.benchmark import metrics_of, seeds_of
-from softprompts.reports.drawing import FONT, INK, OTHER, STYLES, Drawing, finish, new_figure
+from softprompts.reports.drawing import EDGE, FONT, INK, OTHER, STYLES, Drawing, finish, new_figure
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -86,8 +86,7 @@ def against_cost(benchmark: Benchmark, metric: str, cost: str) -> Figure:
             yerr=deviation,
             color=colour,
             marker=marker,
-            markeredgecolor=INK,
-            markeredgewidth=0.6,
+            **EDGE,
             linestyle="none",
             capsize=4,
             label=_name(benchmark, method),
@@ -133,7 +132,7 @@ def unlearnt(benchmark: Benchmark, methods: Sequence[str]) -> Figure:
         cells = [cell for _, cell in sorted(benchmark.cells[method].items())]
         changes = [change for cell in cells if (change := general_change(cell)) is not None]
         colour, marker = STYLES.get(method, OTHER)
-        axis.plot(changes, [row] * len(changes), marker, color=colour, markeredgecolor=INK, markeredgewidth=0.6)
+        axis.plot(changes, [row] * len(changes), marker, color=colour, **EDGE)
     axis.axvline(0, color=INK, linewidth=1)
     axis.set_yticks(range(len(methods)), [_name(benchmark, method) for method in methods])
     axis.set_ylim(len(methods) - 0.5, -0.5)

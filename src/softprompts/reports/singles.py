@@ -11,7 +11,7 @@ from typing import Any
 
 from softprompts.ensembles import CHOSEN, SINGLE, VOTE
 from softprompts.reports.benchmark import ALPHA, probability
-from softprompts.reports.drawing import FONT, INK, STYLES, Drawing, finish, new_figure
+from softprompts.reports.drawing import EDGE, FONT, STYLES, Drawing, finish, new_figure
 from softprompts.reports.evidence import judge, of_comparison
 from softprompts.reports.papers import AGREES, DIFFERS, LESTER, OPEN, Answer, Experiment, Finding, agreement
 from softprompts.reports.variants import figure_of_rows
@@ -86,7 +86,7 @@ def draw_ensemble(result: Result) -> Drawing:
         figure, axis = figure_of_rows([name for name, *_ in rows])
         for row, (_, values, style) in enumerate(rows):
             colour, marker = STYLES[style]
-            axis.plot(values, [row] * len(values), marker, color=colour, markeredgecolor=INK, markeredgewidth=0.6)
+            axis.plot(values, [row] * len(values), marker, color=colour, **EDGE)
         axis.set_xlabel(f"{metric}, %")
         figure.tight_layout()
     said = f"{metric} on {result.metrics[metric].rows} test rows of {result.task}: each prompt alone, and all together."
@@ -129,15 +129,7 @@ def draw_neighbours(record: dict[str, Any]) -> Drawing:
         ):
             colour, marker = STYLES[style]
             near = [one["similarities"][0] for one in record[key]]
-            axis.plot(
-                near,
-                _clusters(record[key]),
-                marker,
-                color=colour,
-                markeredgecolor=INK,
-                markeredgewidth=0.6,
-                label=name,
-            )
+            axis.plot(near, _clusters(record[key]), marker, color=colour, **EDGE, label=name)
         axis.set_xlabel("cosine with the nearest word")
         axis.set_ylabel(f"cosine between {record['k']} nearest words")
         finish(figure, axis)

@@ -8,7 +8,7 @@ from textwrap import fill
 
 from softprompts.benchmark import Benchmark
 from softprompts.reports.benchmark import metrics_of
-from softprompts.reports.drawing import FONT, INK, STYLES, Drawing, finish, new_figure
+from softprompts.reports.drawing import EDGE, FONT, INK, STYLES, Drawing, finish, new_figure
 from softprompts.reports.evidence import values_of
 from softprompts.reports.measures import transfer_metric, transfers
 
@@ -31,7 +31,7 @@ def draw_variants(benchmark: Benchmark) -> list[Drawing]:
         for row, method in enumerate(methods):
             values = [100 * v for v in benchmark.values(method, metric)]
             colour, marker = SERIES[1]
-            axis.plot(values, [row] * len(values), marker, color=colour, markeredgecolor=INK, markeredgewidth=0.6)
+            axis.plot(values, [row] * len(values), marker, color=colour, **EDGE)
             axis.plot([mean(values)] * 2, [row - 0.3, row + 0.3], color=INK, linewidth=2)
         axis.set_xlabel(f"{metric}, %")
         figure.tight_layout()
@@ -55,7 +55,7 @@ def draw_transfer(benchmark: Benchmark) -> list[Drawing]:
         for number, ((name, values), (colour, marker)) in enumerate(zip(series.items(), SERIES, strict=False)):
             shown = [100 * value for value in values]
             rows = [row + 0.18 * (number - (len(series) - 1) / 2) for row in range(len(methods))]  # none hides another
-            axis.plot(shown, rows, marker, color=colour, markeredgecolor=INK, markeredgewidth=0.6, label=name)
+            axis.plot(shown, rows, marker, color=colour, **EDGE, label=name)
         axis.set_xlabel(f"{metric}, %")
         finish(figure, axis)
     said = f"{metric} on test rows of the kind that was trained on, and of kinds that were not; means over seeds."
