@@ -115,12 +115,12 @@ def nearest_tokens(
         k: number of neighbours.
     """
     embeddings = _words(base, tokenizer)
-    words = functional.normalize(embeddings, dim=1)
+    words, middle = functional.normalize(embeddings, dim=1), embeddings.mean(dim=0)
     cosines = functional.normalize(values.to(words.device), dim=1) @ words.T
     near, ids = cosines.topk(min(k, len(words)), dim=1)
     made = []
     for row, similarities in zip(ids, near, strict=True):
-        apart = functional.normalize(embeddings[row] - embeddings.mean(dim=0), dim=1)
+        apart = functional.normalize(embeddings[row] - middle, dim=1)
         between = apart @ apart.T
         pairs = len(row) * (len(row) - 1)
         cluster = (between.sum() - between.trace()).item() / pairs if pairs else 1.0
