@@ -24,7 +24,7 @@ from softprompts.encoding import encode
 from softprompts.engine import Engine
 from softprompts.errors import UserError, nearest
 from softprompts.hard_prompts import written_tasks
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, load_base_model
 from softprompts.probes import latency, sampled, score_on, text_loss, transferred
 from softprompts.results import environment, load_result
 from softprompts.runs import CONFIG_FILE, RESULT_FILE
@@ -87,13 +87,13 @@ def main(probe: ProbeConfig) -> None:
         """Return the loss on general text and the score on each other task."""
         found: dict[str, Any] = {"general": text_loss(engine, general_texts(probe.rows))}
         for other in others:
-            data = encode(other, tokenizer, room_for(base, virtual_tokens(engine.model)), kind_of(base.config))
+            data = encode(other, tokenizer, input_spec(base, virtual_tokens(engine.model)))
             found[other.name] = score_on(engine, data.test, evaluation)
         return found
 
     found: dict[str, Any] = {}
     forgets = "forgetting" in probe.what and trained
-    data = encode(task, tokenizer, room_for(base, 0), kind_of(base.config))
+    data = encode(task, tokenizer, input_spec(base))
     # Before anything is put on the base model: what is measured detached has to be this, to the last bit.
     before = unlearnt(make_engine(base, tokenizer, config, data, print)) if forgets else {}
     if whole:
@@ -118,7 +118,7 @@ def main(probe: ProbeConfig) -> None:
         found["transfer"] = []
         for where in probe.transfer:
             other = task_of(settings, folder, where)
-            rows = encode(other, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config)).test
+            rows = encode(other, tokenizer, input_spec(base, virtual_tokens(tuned))).test
             numbers = transferred(engine, rows[: probe.transfer_rows], metrics, evaluation)
             found["transfer"].append({"where": where} | numbers)
     found |= {"seconds": time.perf_counter() - started, "environment": environment()}

@@ -212,7 +212,7 @@ def measure(name: str, side: str, updates: int) -> dict[str, Any]:
         choices=[" positive", " negative"],
         max_rows={"train": BATCH_SIZE * updates, "validation": 1, "test": 1},
     )
-    rows = [e.document for e in encode(load_task(config), tokenizer, None).train]
+    rows = [e.document for e in encode(load_task(config), tokenizer).train]
     batches = [rows[start : start + BATCH_SIZE] for start in range(WARM_UP * BATCH_SIZE, len(rows), BATCH_SIZE)]
     sizes = sizes_of(base)
     model = attach(base, tokenizer, method)

@@ -19,7 +19,7 @@ from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskCon
 from softprompts.contest import ContestantConfig, contestants, load_contestant
 from softprompts.encoding import behind, encode
 from softprompts.evaluation import evaluate_test
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, load_base_model
 from softprompts.reports.contest import save_contest
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
@@ -44,7 +44,7 @@ def main(
 
         # The method: the only part that differs between recipes.
         tuned = load_contestant(base, side)
-        data = encode(side.task, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
+        data = encode(side.task, tokenizer, input_spec(base, virtual_tokens(tuned)))
         data = behind(data, side.adapter.task_id)
 
         engine = make_engine(tuned, tokenizer, model, data, this.say)

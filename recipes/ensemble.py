@@ -22,7 +22,7 @@ from softprompts.ensembles import (
     summary_of_members,
 )
 from softprompts.evaluation import evaluate_test, predict
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, load_base_model
 from softprompts.reports.run import save_run
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
@@ -43,7 +43,7 @@ def main(
 
     # The method: the only part that differs between recipes.
     bank = load_members(base, folders, ensemble)
-    data = encode(rows, tokenizer, room_for(base, max(map(virtual_tokens, bank))), kind_of(base.config))
+    data = encode(rows, tokenizer, input_spec(base, max(map(virtual_tokens, bank))))
 
     engine = make_engine(bank[0], tokenizer, model, data, this.say, bank[1:])
     data = behind_each(data, len(bank))

@@ -13,7 +13,7 @@ from softprompts.agreement import make_engine
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, cli
 from softprompts.encoding import behind, encode
 from softprompts.evaluation import evaluate_test
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, load_base_model
 from softprompts.reports.run import save_run
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
@@ -33,7 +33,7 @@ def main(
 
     # The method: the only part that differs between recipes.
     tuned = load_adapter(base, adapter)
-    data = encode(rows, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
+    data = encode(rows, tokenizer, input_spec(base, virtual_tokens(tuned)))
     data = behind(data, adapter.task_id)
 
     engine = make_engine(tuned, tokenizer, model, data, this.say)

@@ -11,7 +11,7 @@ from softprompts.adapters import AdapterConfig, load_adapter, run_settings, virt
 from softprompts.config import ModelConfig, cli
 from softprompts.encoding import behind, encode
 from softprompts.engine import Engine
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, kind_of, load_base_model
 from softprompts.tryout import InputConfig, SamplingConfig, answer, task_of_texts
 
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, samplin
     task = task_of_texts(input, run_settings(adapter.path or ""))
     base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
     tuned = load_adapter(base, adapter)
-    data = encode(task, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
+    data = encode(task, tokenizer, input_spec(base, virtual_tokens(tuned)))
     examples = behind(data, adapter.task_id).test
 
     engine = Engine(tuned, tokenizer)

@@ -15,7 +15,7 @@ from softprompts.config import EvaluationConfig, HardPromptConfig, ModelConfig, 
 from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test
 from softprompts.hard_prompts import choose_wording, written_tasks
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, load_base_model
 from softprompts.preflight import check_method
 from softprompts.reports.run import save_run
 from softprompts.runs import start_run
@@ -36,8 +36,10 @@ def main(
     base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
 
     # The method: the only part that differs between recipes.
-    room, kind = room_for(base, 0), kind_of(base.config)
-    candidates = [encode(t, tokenizer, room, kind) for t in written_tasks(rows, hard, this.seed)]
+    spec = input_spec(base)
+    candidates = [
+        encode(t, tokenizer, spec, needs_end=not evaluation.stop) for t in written_tasks(rows, hard, this.seed)
+    ]
 
     engine = make_engine(base, tokenizer, model, candidates[0], this.say)
     best, wordings = choose_wording(engine, candidates, hard, evaluation, this.accelerator)

@@ -19,7 +19,7 @@ from softprompts.agreement import make_engine
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
 from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test, metrics_by
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, load_base_model
 from softprompts.preflight import check_method
 from softprompts.prompts.multitask import MultitaskConfig, add_multitask_prompt, by_task, factors_alone
 from softprompts.reports.run import save_run
@@ -49,7 +49,7 @@ def main(
     check_method("multitask_prompt_tuning", model)
     rows = load_task(task)
     base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
-    data = encode(rows, tokenizer, room_for(base, prompt.num_virtual_tokens), kind_of(base.config))
+    data = encode(rows, tokenizer, input_spec(base, prompt.num_virtual_tokens))
 
     # The method: the only part that differs between recipes.
     data, tasks = by_task(data, prompt.column)

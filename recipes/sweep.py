@@ -17,7 +17,7 @@ from softprompts.agreement import make_engine
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, SweepConfig, TaskConfig, TrainingConfig, cli
 from softprompts.encoding import encode
 from softprompts.evaluation import evaluate_test
-from softprompts.models import kind_of, load_base_model, room_for
+from softprompts.models import input_spec, load_base_model
 from softprompts.preflight import check_method
 from softprompts.prompts.initial import PromptConfig, add_soft_prompt
 from softprompts.reports.run import save_run
@@ -52,7 +52,7 @@ def main(
     rows = load_task(task)
     base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
     longest = max(point.prompt.num_virtual_tokens for point in grid)
-    data = encode(rows, tokenizer, room_for(base, longest), kind_of(base.config))
+    data = encode(rows, tokenizer, input_spec(base, longest))
 
     # The method: the only part that differs between recipes.
     bank = [add_soft_prompt(base, tokenizer, point.prompt, point.seed, rows.choices) for point in grid]

@@ -21,7 +21,7 @@ from softprompts.checkpoints import Progress
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
 from softprompts.encoding import EncodedTask, encode
 from softprompts.engine import Engine, Scores
-from softprompts.models import load_base_model
+from softprompts.models import InputSpec, load_base_model
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.runs import Run, start_run
 from softprompts.tasks import Row, Task, load_task
@@ -113,7 +113,7 @@ def method_engine(folder: Path, method: str, seed: int = 0) -> Engine:
         base.requires_grad_(True)
     config = METHODS[method]
     model = base if config is None else get_peft_model(base, copy.deepcopy(config)).eval()
-    return Engine(model, tokenizer)
+    return Engine(model, tokenizer, packed=True)
 
 
 def bank_engine(folder: Path, lengths: Sequence[int] = (5, 2, 9), prefix: bool = False) -> tuple[Engine, list[Engine]]:
@@ -125,13 +125,17 @@ def bank_engine(folder: Path, lengths: Sequence[int] = (5, 2, 9), prefix: bool =
         models = [get_peft_model(base, config).eval() for config in configs]
     else:
         models = [add_soft_prompt(base, tokenizer, prompt_config(folder, n)) for n in lengths]
-    return Engine(models[0], tokenizer, bank=models[1:]), [Engine(model, tokenizer) for model in models]
+    alone = [Engine(model, tokenizer, packed=True) for model in models]
+    return Engine(models[0], tokenizer, packed=True, bank=models[1:]), alone
 
 
 def scores(engine: Engine, docs: Sequence[Document], packed: bool) -> Scores:
-    """Run the engine one way or the other."""
-    engine.packed = packed
-    return Scores(*engine(docs))
+    """Run the engine one way or the other; afterwards it is as it was."""
+    before, engine.packed = engine.packed, packed
+    try:
+        return Scores(*engine(docs))
+    finally:
+        engine.packed = before
 
 
 def gradient_of(loss: torch.Tensor, engine: Engine) -> torch.Tensor:
@@ -154,8 +158,8 @@ def by_hand(engine: Engine, prompt: tuple[int, ...], tokens: int) -> str:
         logits = scores(engine, [Document((*prompt, *written), (0,))], packed=False).logits
         written.append(int(logits[0].argmax()))
         if written[-1] == engine.tokenizer.eos_token_id:
-            break
-    return engine.tokenizer.decode(written, skip_special_tokens=True)
+            return engine.tokenizer.decode(written[:-1])
+    return engine.tokenizer.decode(written)
 
 
 def make_task(rows: list[tuple[str, str]], choices: tuple[str, ...] | None = None, **settings: Any) -> Task:
@@ -199,7 +203,7 @@ def build(model: Path, task: Path, output: Path, resume: bool = False, mode: str
     evaluation = EvaluationConfig(batch_size=16, bootstrap_resamples=20)
     run = start_run("test", training=config, run=RunConfig(str(output), resume=resume, trackers=[]))
     base, tokenizer = load_base_model(ModelConfig(str(model)), run.accelerator.device)
-    data = encode(load_task(task_config(task)), tokenizer, 200)
+    data = encode(load_task(task_config(task)), tokenizer, InputSpec(room=200))
     tuned = add_soft_prompt(
         base, tokenizer, prompt_config(model, prompt_tuning_init="TEXT", prompt_tuning_init_text=TEXT)
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
-import json
 import os
 import re
 from collections.abc import Callable
@@ -26,7 +24,6 @@ from softprompts.prompts.initial import TASK_TYPES
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import LogitsProcessorList
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -59,8 +56,7 @@ def make_documents() -> list[Document]:
 
 
 DOCUMENTS = make_documents()
-# A text is the numbers of its tokens, as JSON.
-TOKENIZER: Any = SimpleNamespace(pad_token_id=0, batch_decode=lambda ids, **_: [*map(str, ids.tolist())])
+TOKENIZER: Any = SimpleNamespace(eos_token_id=None)
 
 
 def attach(model_type: str, method: str) -> Any:
@@ -132,34 +128,34 @@ def generates(model_type: str) -> Cell:
         return "no", WHY["hard_prompt", kind]
     prompts = sorted((d.prompt_ids for d in DOCUMENTS[1:]), key=len)  # in the order that calls go by length
 
-    def recorded(generate: Callable[..., Any], *args: Any, **settings: Any) -> tuple[list[list[int]], torch.Tensor]:
-        # The scores (rows, tokens, vocabulary), too: different ones may well lead to the same tokens.
-        scores: list[torch.Tensor] = []
-
-        def keep(_: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-            scores.append(step.clone())
-            return step
-
-        ids = generate(*args, max_new_tokens=NEW_TOKENS, logits_processor=LogitsProcessorList([keep]), **settings)
-        calls = [torch.stack(scores[i : i + NEW_TOKENS], dim=1) for i in range(0, len(scores), NEW_TOKENS)]
-        texts = ids if isinstance(ids, list) else TOKENIZER.batch_decode(ids)
-        return [json.loads(text)[-NEW_TOKENS:] for text in texts], torch.cat(calls)
+    def recorded(write: Callable[..., Any], model: Any, *args: Any, **more: Any) -> tuple[Any, torch.Tensor]:
+        # The logits (rows, tokens, vocabulary), too: different ones may well lead to the same tokens.
+        logits: list[torch.Tensor] = []
+        head = model.get_output_embeddings()
+        hook = head.register_forward_hook(
+            lambda _, __, output: logits.append(output[:, -1].clone()) if output.shape[1] else None
+        )
+        ids = write(*args, **more)
+        hook.remove()
+        calls = [torch.stack(logits[i : i + NEW_TOKENS], dim=1) for i in range(0, len(logits), NEW_TOKENS)]
+        return [row[-NEW_TOKENS:] for row in (ids if isinstance(ids, list) else ids.tolist())], torch.cat(calls)
 
     def alike(one: tuple[list[list[int]], torch.Tensor], other: tuple[list[list[int]], torch.Tensor]) -> bool:
         return one[0] == other[0] and torch.allclose(one[1], other[1], rtol=1e-3, atol=1e-3)
 
     try:
         model = attach(model_type, "prompt tuning")
-        engine = Engine(model, TOKENIZER)
-        without = recorded(Engine(model.get_base_model(), TOKENIZER).generate, prompts)
-        together = recorded(engine.generate, prompts)
+        engine = Engine(model, TOKENIZER, packed=True)
+        base = Engine(model.get_base_model(), TOKENIZER, packed=True)
+        without = recorded(written_by(base), model, prompts)
+        together = recorded(written_by(engine), model, prompts)
         if alike(together, without):  # of a long text, narrow windows may not see the soft prompt any more
             return "no", "the soft prompt changes nothing"
         for index, prompt in enumerate(prompts):
             ids = torch.tensor([prompt])
-            alone = recorded(engine.generate, [prompt])
+            alone = recorded(written_by(engine), model, [prompt])
             settings: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "do_sample": False}
-            if not alike(alone, recorded(model.generate, input_ids=ids, **settings)):
+            if not alike(alone, recorded(model.generate, model, input_ids=ids, max_new_tokens=NEW_TOKENS, **settings)):
                 return "no", "a row alone is continued otherwise than by PEFT"
             if not alike(alone, ([together[0][index]], together[1][index : index + 1])):
                 return "no", "what a row gets depends on how far it is padded"
@@ -170,22 +166,20 @@ def generates(model_type: str) -> Cell:
     return "yes", ""
 
 
+def written_by(engine: Engine) -> Callable[[list[tuple[int, ...]]], list[list[int]]]:
+    """Return what continues prompts with an engine, as token ids."""
+    return lambda prompts: engine.answers(prompts, [0] * len(prompts), (), {"max_new_tokens": NEW_TOKENS})
+
+
 def go_on_alike(engine: Engine, prompts: list[tuple[int, ...]]) -> bool:
     """Say whether rows are continued as alone once the second token of half of them, but no other, is made an end."""
-    config = engine.base.generation_config
-    whole = [json.loads(engine.generate([prompt], NEW_TOKENS)[0])[-NEW_TOKENS:] for prompt in prompts]
-    config.eos_token_id = [tokens[1] for tokens in whole[: (len(whole) + 1) // 2]]
-
-    def ended(answers: list[str]) -> list[list[int]]:
-        # How much padding stands behind its end is not the row's affair.
-        return [[token for token in json.loads(answer) if token] for answer in answers]
-
+    write = written_by(engine)
+    whole = [write([prompt])[0] for prompt in prompts]
+    engine.ends = tuple(tokens[1] for tokens in whole[: (len(whole) + 1) // 2])
     try:
-        return ended(engine.generate(prompts, NEW_TOKENS)) == [
-            *itertools.chain.from_iterable(ended(engine.generate([prompt], NEW_TOKENS)) for prompt in prompts)
-        ]
+        return write(prompts) == [write([prompt])[0] for prompt in prompts]
     finally:
-        config.eos_token_id = None
+        engine.ends = ()
 
 
 @cache
@@ -250,7 +244,7 @@ def test_rows_go_on_as_alone_where_others_have_ended(model_type: str, monkeypatc
     for name, settings in STATES.items():
         monkeypatch.setitem(ARCHITECTURES, name, ("", settings))
     prompts = [tuple(range(start, start + 6)) for start in (5, 20, 40, 60, 80)]  # of one length: a state reads padding
-    assert go_on_alike(Engine(make_base(model_type), TOKENIZER), prompts)
+    assert go_on_alike(Engine(make_base(model_type), TOKENIZER, packed=True), prompts)
 
 
 def test_the_page_says_what_works() -> None:

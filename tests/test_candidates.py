@@ -19,6 +19,7 @@ from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, Trainin
 from softprompts.encoding import EncodedTask, behind, encode
 from softprompts.engine import Engine
 from softprompts.errors import UserError
+from softprompts.models import InputSpec
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
@@ -53,7 +54,7 @@ def tasks(folder: Path, tokenizer: Any) -> list[EncodedTask]:
     turned = task_config(folder, choices=[" negative", " positive"])
     rows = [(f"the cast was {word} {n}", " very fine") for n, word in enumerate(("dull", "great", "poor", "a") * 3)]
     made = (load_task(task_config(folder)), make_task(rows), load_task(replace(turned, prompt="a {text} plot")))
-    return [encode(task, tokenizer, 200) for task in made]
+    return [encode(task, tokenizer, InputSpec(room=200)) for task in made]
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +315,7 @@ def test_only_what_a_method_adds_drops_values(tiny_model: Path, tmp_path: Path, 
     base.get_input_embeddings().register_module("own", torch.nn.Dropout(0.5))  # the base model's stays off
     config.task_type = "CAUSAL_LM"
     engine = Engine(get_peft_model(base, config), tokenizer)
-    data = encode(make_task([("the film", " good")]), tokenizer, None)
+    data = encode(make_task([("the film", " good")]), tokenizer)
     candidate = make_candidate(engine, 0, data, TrainingConfig(), 0, tmp_path)
     found = [name for name, module in candidate.model.named_modules() if module in candidate.dropouts]
     assert [name.endswith(end) for name, end in zip(found, names, strict=True)] == [True] * len(names)

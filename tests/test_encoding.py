@@ -9,6 +9,7 @@ from helpers import load_base, make_task
 from softprompts.batching import Document
 from softprompts.encoding import EncodedTask, Example, behind, encode, moved_behind
 from softprompts.errors import UserError
+from softprompts.models import InputSpec
 
 import pytest
 from transformers import AutoTokenizer
@@ -21,7 +22,7 @@ def tokenizer(tiny_model: Path) -> PreTrainedTokenizerBase:
 
 
 def encode_one(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, **settings: Any) -> Document:
-    return encode(make_task([(prompt, target)], **settings), tokenizer, None).train[0].document
+    return encode(make_task([(prompt, target)], **settings), tokenizer).train[0].document
 
 
 def closing(original: Any) -> Any:
@@ -64,7 +65,7 @@ def test_begin_of_sequence_stands_once_and_in_front(tokenizer: PreTrainedTokeniz
 def test_only_open_targets_end_in_end_of_sequence(tokenizer: PreTrainedTokenizerBase) -> None:
     assert encode_one(tokenizer, "the film was", " good").target_ids[-1] == tokenizer.eos_token_id
     task = make_task([("the film was", " good")], choices=(" good", " very bad"))
-    example = encode(task, tokenizer, None).train[0]
+    example = encode(task, tokenizer).train[0]
     texts = [tokenizer.decode(d.target_ids) for d in example.choices]
     assert texts == [" good", " very bad"]
     assert example.document == example.choices[0]
@@ -92,7 +93,7 @@ def test_a_text_that_tokenizes_to_nothing_is_refused_with_its_place(
     monkeypatch.setattr(type(tokenizer), "__call__", drops)
     bad = ("\u200b", " good") if part == "prompt" else ("the film", "\u200b")
     with pytest.raises(UserError, match=rf"^row 2: the {part}.* tokenizes to nothing"):
-        encode(make_task([("the film", " good"), bad]), tokenizer, None)
+        encode(make_task([("the film", " good"), bad]), tokenizer)
 
 
 @pytest.mark.parametrize(("room", "max_length", "limit"), [(None, 8, 8), (8, 1024, 8), (6, 8, 6)])
@@ -101,13 +102,13 @@ def test_a_long_row_is_refused_with_its_place(
 ) -> None:
     task = make_task([("the film", " good"), ("the film was " * 9, " good")], max_length=max_length)
     with pytest.raises(UserError, match=rf"^row 2: \d+ tokens \(\d+ of them target\) do not fit into {limit};.*cut_pr"):
-        encode(task, tokenizer, room)
+        encode(task, tokenizer, InputSpec(room=room))
 
 
 @pytest.mark.parametrize(("room", "advice"), [(50, "raise task.max_length"), (6, "the base model takes no more")])
 def test_the_advice_names_what_limits(tokenizer: PreTrainedTokenizerBase, room: int, advice: str) -> None:
     with pytest.raises(UserError, match=rf"do not fit into \d+; {advice}, shorten the row, or set"):
-        encode(make_task([("the film was " * 9, " good")], max_length=8), tokenizer, room)
+        encode(make_task([("the film was " * 9, " good")], max_length=8), tokenizer, InputSpec(room=room))
 
 
 def test_a_row_that_just_fits_is_kept_whole(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -136,7 +137,7 @@ def test_choices_of_one_row_are_scored_behind_the_same_cut_prompt(tokenizer: Pre
         max_length=10,
         long_rows="cut_prompt",
     )
-    short, long = encode(task, tokenizer, None).train[0].choices
+    short, long = encode(task, tokenizer).train[0].choices
     assert short.prompt_ids == long.prompt_ids
     assert len(long.prompt_ids) + len(long.target_ids) == 10
 
@@ -157,14 +158,14 @@ def test_an_encoder_decoder_reads_the_end_of_sequence_that_its_tokenizer_adds(
     monkeypatch.setattr(type(tokenizer), "__call__", closing(type(tokenizer).__call__))
     long = make_task([("the film was a good film", " good")], max_length=7, long_rows="cut_prompt")
     for task in (make_task([("the film was", " good")]), long):
-        ids = encode(task, tokenizer, None, "encoder-decoder").train[0].document.prompt_ids
+        ids = encode(task, tokenizer, InputSpec("encoder-decoder")).train[0].document.prompt_ids
         assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    assert encode(long, tokenizer, None).train[0].document.prompt_ids[-1] != tokenizer.eos_token_id
+    assert encode(long, tokenizer).train[0].document.prompt_ids[-1] != tokenizer.eos_token_id
 
 
 def test_for_an_encoder_the_target_is_the_number_of_the_choice(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = [("the film was fine", " good"), ("the plot", " very bad")]
-    first, second = encode(make_task(rows, choices=(" good", " very bad")), tokenizer, None, "encoder").train
+    first, second = encode(make_task(rows, choices=(" good", " very bad")), tokenizer, InputSpec("encoder")).train
     assert [(d.prompt_ids, d.target_ids) for d in first.choices] == [
         (tuple(tokenizer(rows[0][0]).input_ids), (number,)) for number in (0, 1)
     ]
@@ -176,8 +177,8 @@ def test_what_stands_in_front_of_every_text_of_an_encoder_is_kept_when_it_is_cut
     tokenizer.cls_token, tokenizer.bos_token = tokenizer.bos_token, None
     task = make_task([("the film was a good film", "a")], choices=("a", "b"), max_length=5, long_rows="cut_prompt")
     whole = tokenizer("the film was a good film").input_ids
-    document = encode(task, tokenizer, None, "encoder").train[0].document
-    assert document.prompt_ids == (tokenizer.cls_token_id, *whole[-3:])
+    document = encode(task, tokenizer, InputSpec("encoder")).train[0].document
+    assert document.prompt_ids == (tokenizer.cls_token_id, *whole[-4:])
 
 
 def numbers(data: EncodedTask) -> list[list[int]]:
@@ -188,7 +189,7 @@ def numbers(data: EncodedTask) -> list[list[int]]:
 
 def test_documents_and_choices_go_behind_the_soft_prompt_that_is_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
     task = make_task([("the film", " good"), ("the plot", " bad")], choices=(" good", " bad"))
-    data = encode(task, tokenizer, None)
+    data = encode(task, tokenizer)
     assert numbers(behind(data, 4)) == [[4] * 3] * 6
     assert numbers(data) == [[0] * 3] * 6, "what went in stays as it is"
 

@@ -11,6 +11,7 @@ from softprompts.bundled import resolve
 from softprompts.encoding import encode, in_chat
 from softprompts.engine import Engine
 from softprompts.errors import UserError
+from softprompts.models import InputSpec
 from softprompts.prompts.initial import add_soft_prompt
 
 import pytest
@@ -28,7 +29,7 @@ SYSTEM = "you rate films"
 
 
 def encode_one(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, **settings: Any) -> Document:
-    return encode(make_task([(prompt, target)], **settings), tokenizer, None).train[0].document
+    return encode(make_task([(prompt, target)], **settings), tokenizer).train[0].document
 
 
 def chat_tokenizer(folder: Path, template: str | None = TEMPLATE) -> PreTrainedTokenizerBase:
@@ -62,7 +63,7 @@ def assert_chat(tokenizer: PreTrainedTokenizerBase, system: str | None, end: str
     assert tokenizer.decode(whole[len(ids) :]).strip() == ""
 
     task = make_task([(prompt, " good")], choices=(" good", " very bad"), chat=True, system=system)
-    first, second = encode(task, tokenizer, None).train[0].choices
+    first, second = encode(task, tokenizer).train[0].choices
     assert first.prompt_ids == second.prompt_ids == document.prompt_ids
     assert [tokenizer.decode(d.target_ids) for d in (first, second)] == ["good", "very bad"], "no end behind a choice"
 
@@ -118,7 +119,7 @@ def test_virtual_tokens_stand_in_front_of_everything(tiny_model: Path, chat: boo
     base.resize_token_embeddings(len(tokenizer))
     model = add_soft_prompt(base, tokenizer, prompt_config(tiny_model), seed=0)
     task = make_task([("the film was", " good")], choices=(" good", " bad"), chat=chat)
-    document = encode(task, tokenizer, None).train[0].document
+    document = encode(task, tokenizer).train[0].document
     assert document.prompt_ids[0] == tokenizer.bos_token_id
     ids = torch.tensor([document.input_ids])
     by_hand = torch.cat([next(model.prompt_encoder.parameters())[None], base.get_input_embeddings()(ids)], dim=1)
@@ -160,7 +161,7 @@ def test_a_chat_whose_template_alone_is_too_long_is_refused(tiny_model: Path) ->
 def test_an_encoder_decoder_writes_an_answer_that_stands_alone(tiny_model: Path, chat: bool) -> None:
     tokenizer = chat_tokenizer(tiny_model)
     task = make_task([("the film was", " good plot")], chat=chat)
-    document = encode(task, tokenizer, None, "encoder-decoder").train[0].document
+    document = encode(task, tokenizer, InputSpec("encoder-decoder")).train[0].document
     assert tokenizer.decode(document.target_ids) == "good plot" + ("<end>" if chat else "</s>")
     read = tokenizer.apply_chat_template(conversation("the film was"), tokenize=False, add_generation_prompt=True)
     assert tokenizer.decode(document.prompt_ids) == (read if chat else "<s>the film was")

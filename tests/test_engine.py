@@ -199,7 +199,7 @@ def test_the_engine_registers_its_models_and_nothing_else(tiny_model: Path) -> N
 @pytest.fixture(scope="module")
 def data(tiny_model: Path) -> EncodedTask:
     rows = [(f"the film was very {word}", f" {word} film") for word in ("good", "bad", "fine", "dull", "poor")]
-    return encode(make_task(rows), load_base(tiny_model)[1], None)
+    return encode(make_task(rows), load_base(tiny_model)[1])
 
 
 def build(tiny_model: Path, data: EncodedTask, mode: Any, **settings: Any) -> tuple[Engine, list[str]]:

@@ -84,7 +84,7 @@ def test_mean_best_and_vote_of_a_hand_computed_ensemble() -> None:
     test = [[wrong, right, right], [right, right, wrong], [right, wrong, right], [right, wrong, right]]
     validation = [[wrong, right, wrong], [right, right, wrong]]
     task = make_task([(str(n), " a") for n in range(4)], choices=CHOICES)
-    rows = behind_each(encode(task, load_tokenizer_of_letters(), None), 3)
+    rows = behind_each(encode(task, load_tokenizer_of_letters()), 3)
     predictions = [answered(str(n), " a", scores) for n, members_of in enumerate(test) for scores in members_of]
     checked = [answered(str(n), " a", scores) for n, members_of in enumerate(validation) for scores in members_of]
     before = evaluation.TestOutcome(rows.test, predictions, 0.7, {}, {}, 2.0)
@@ -133,7 +133,7 @@ def load_tokenizer_of_letters() -> Any:
 
 def test_among_equals_on_validation_the_likelier_is_chosen() -> None:
     task = make_task([("0", " a")], choices=CHOICES)
-    rows = behind_each(encode(task, load_tokenizer_of_letters(), None), 2)
+    rows = behind_each(encode(task, load_tokenizer_of_letters()), 2)
     copies = [answered("0", " a", [-1.0, -2.0, -3.0]), answered("0", " a", [-0.5, -2.0, -3.0])]
     before = evaluation.TestOutcome(rows.test, copies, 0.7, {}, {}, 2.0)
     config = EnsembleConfig(["first", "second"])
@@ -169,7 +169,7 @@ def test_every_member_answers_as_it_does_alone(
     bank = load_members(base, members(config, TASK), config)
     task = make_task([("the film was good", " positive"), ("a very dull plot", " negative"), ("fine", " positive")])
     task = replace(task, choices=(" positive", " negative"))
-    data = encode(task, tokenizer, None)
+    data = encode(task, tokenizer)
     together = predict(
         Engine(bank[0], tokenizer, packed, bank[1:]), behind_each(data, len(bank)).test, EVALUATION, Accelerator(), ""
     )
@@ -199,7 +199,7 @@ def test_rows_of_all_members_share_the_forward_passes(voters: dict[str, Path], t
 
     engine = Watched(bank[0], tokenizer, True, bank[1:])
     task = replace(make_task([("the film", " positive"), ("a plot", " negative")]), choices=(" positive", " negative"))
-    data = behind_each(encode(task, tokenizer, None), 3)
+    data = behind_each(encode(task, tokenizer), 3)
     evaluate_test(engine, data, EVALUATION, Accelerator())
     assert [sorted(set(batch)) for batch in seen] == [[0, 1, 2]]
     assert engine.device == CPU

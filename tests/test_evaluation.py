@@ -19,6 +19,7 @@ from softprompts.evaluation import (
     majority_predictions,
     predict,
 )
+from softprompts.models import InputSpec
 
 import numpy
 import pytest
@@ -41,7 +42,7 @@ def engine(tiny_model: Path) -> Engine:
 
 
 def examples(engine: Engine, choices: tuple[str, ...] | None, rows: list[tuple[str, str]] = ROWS) -> list[Example]:
-    return encode(make_task(rows, choices), engine.tokenizer, 200).test
+    return encode(make_task(rows, choices), engine.tokenizer, InputSpec(room=200)).test
 
 
 def by_hand(engine: Engine, document: Document) -> float:
@@ -124,7 +125,7 @@ def test_majority_is_that_of_train_and_not_of_test(engine: Engine) -> None:
 
 @pytest.mark.parametrize("choices", [CHOICES, None])
 def test_evaluate_test(engine: Engine, choices: tuple[str, ...] | None) -> None:
-    data = encode(make_task(ROWS, choices), engine.tokenizer, 200)
+    data = encode(make_task(ROWS, choices), engine.tokenizer, InputSpec(room=200))
     config = EvaluationConfig(batch_size=2, max_new_tokens=2, bootstrap_resamples=20)
     outcome = evaluate_test(engine, data, config, Accelerator(cpu=True))
     right = sum(p.prediction.strip() == p.target.strip() for p in outcome.predictions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from helpers import METHODS, bank_engine, by_hand, load_base, load_tuned, make_task, method_engine, scores
@@ -75,7 +74,7 @@ def test_on_one_row_it_says_what_pefts_own_generate_says(engines: dict[str, Engi
                 do_sample=False,
                 pad_token_id=engine.tokenizer.pad_token_id,
             )
-        text = engine.tokenizer.decode(theirs[0, len(prompt) :], skip_special_tokens=True)
+        text = engine.tokenizer.decode(theirs[0, len(prompt) :]).removesuffix(engine.tokenizer.eos_token)
         assert engine.generate([prompt], 8) == [text]
 
 
@@ -93,7 +92,7 @@ def test_rows_behind_soft_prompts_of_different_lengths_generate_as_each_alone(ti
 def test_rows_without_a_soft_prompt_stand_beside_rows_with_one(tiny_model: Path) -> None:
     tuned, tokenizer = load_tuned(tiny_model)
     base = tuned.get_base_model()
-    together = Engine(tuned, tokenizer, bank=[base])
+    together = Engine(tuned, tokenizer, packed=True, bank=[base])
     expected = [by_hand(Engine(model, tokenizer), prompt, 8) for model in (tuned, base) for prompt in PROMPTS]
     assert together.generate(PROMPTS * 2, 8, [0, 0, 0, 1, 1, 1]) == expected
 
@@ -156,11 +155,9 @@ def test_rows_that_have_ended_are_not_computed_any_more(engines: dict[str, Engin
     assert rows == sorted(rows, reverse=True)
 
 
-def tokens_of(engine: Engine, new: int, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+def tokens_of(engine: Engine, new: int) -> list[list[int]]:
     """Return the tokens that each prompt is continued with: read again from the text they would be others."""
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.tokenizer, "batch_decode", lambda ids, **_: [str(row) for row in ids.tolist()])
-        return [json.loads(engine.generate([prompt], new)[0]) for prompt in PROMPTS]
+    return [engine.answers([prompt], [0], (), {"max_new_tokens": new})[0] for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("end_tokens", ["one", "several"])
@@ -169,9 +166,9 @@ def test_an_end_token_ends_a_row_and_the_others_go_on(
 ) -> None:
     engine = engines["prompt tuning"]
     whole = engine.generate(PROMPTS, 12)
-    ids = tokens_of(engine, 12, monkeypatch)
+    ids = tokens_of(engine, 12)
     ends = [ids[0][2]] if end_tokens == "one" else [row[k + 2] for k, row in enumerate(ids)]
-    monkeypatch.setattr(engine.base.generation_config, "eos_token_id", ends if len(ends) > 1 else ends[0])
+    monkeypatch.setattr(engine, "ends", tuple(ends))
     alone = [engine.generate([prompt], 12)[0] for prompt in PROMPTS]
     assert sum(text != answer for text, answer in zip(whole, alone, strict=True)) == len(ends)
     assert engine.generate(PROMPTS, 12) == alone
@@ -181,11 +178,11 @@ def test_the_fewest_new_tokens_count_over_all_rounds(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engines["prompt tuning"]
-    ids = tokens_of(engine, 12, monkeypatch)
+    ids = tokens_of(engine, 12)
     # Two rows end behind the fewest; the third ends at its sixth token, were not two more asked of it by then.
     ends = [ids[0][3], ids[1][3], ids[2][5]]
     assert [next(i for i, token in enumerate(row) if token in ends) for row in ids] == [3, 3, 5]
-    monkeypatch.setattr(engine.base.generation_config, "eos_token_id", ends)
+    monkeypatch.setattr(engine, "ends", tuple(ends))
     fewest = [engine.generate([prompt], 12, min_new_tokens=2)[0] for prompt in PROMPTS]
     assert engine.generate(PROMPTS, 12, min_new_tokens=2) == fewest
 
@@ -241,7 +238,7 @@ def test_a_disabled_adapter_leaves_the_base(engines: dict[str, Engine], method: 
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_side_that_the_tokenizer_pads_on_does_not_matter(tiny_model: Path, packed: bool) -> None:
     texts = make_task([("the film was", " good"), ("a very dull plot and a poor cast", " bad")])
-    docs = [e.document for e in encode(texts, load_base(tiny_model)[1], None).train]
+    docs = [e.document for e in encode(texts, load_base(tiny_model)[1]).train]
     results = []
     for side in ("left", "right"):
         model, tokenizer = load_tuned(tiny_model)

@@ -85,7 +85,7 @@ def test_wordings_without_sense_are_refused(task: Task, wordings: list[str], mes
 @pytest.fixture
 def candidates(task: Task, tiny_model: Path) -> list[EncodedTask]:
     tokenizer = load_base(tiny_model)[1]
-    return [encode(t, tokenizer, None) for t in written_tasks(task, HardPromptConfig(wordings=WORDINGS), 0)]
+    return [encode(t, tokenizer) for t in written_tasks(task, HardPromptConfig(wordings=WORDINGS), 0)]
 
 
 def test_the_choice_sees_validation_rows_only(

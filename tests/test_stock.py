@@ -14,7 +14,7 @@ from softprompts.config import ModelConfig
 from softprompts.encoding import EncodedTask, encode
 from softprompts.engine import Engine, Scores
 from softprompts.errors import UserError
-from softprompts.models import load_base_model
+from softprompts.models import InputSpec, load_base_model
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.prompts.prefix import PrefixConfig, add_prefix
 from softprompts.stock import stock_forward
@@ -196,7 +196,7 @@ def test_an_encoder_decoder_writes_behind_the_soft_prompt_that_is_asked_for(tune
 
 def made(loaded: Loaded, kind: Any) -> EncodedTask:
     task = make_task([("the film", CHOICES[0]), ("the plot was dull", CHOICES[1])], choices=CHOICES)
-    return encode(task, loaded[1], None, kind)
+    return encode(task, loaded[1], InputSpec(kind))
 
 
 @pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])

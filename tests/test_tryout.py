@@ -12,6 +12,7 @@ from softprompts.encoding import Example, encode
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import choice_scores
+from softprompts.models import InputSpec
 from softprompts.tryout import InputConfig, SamplingConfig, answer, task_of_texts
 
 import pytest
@@ -115,7 +116,7 @@ def engine(tiny_model: Path) -> Engine:
 
 
 def examples(engine: Engine, config: InputConfig, settings: dict[str, Any] | None = None) -> list[Example]:
-    return encode(task_of_texts(config, settings or {}), engine.tokenizer, 200).test
+    return encode(task_of_texts(config, settings or {}), engine.tokenizer, InputSpec(room=200)).test
 
 
 def test_the_likeliest_choice_with_its_probability(engine: Engine) -> None:
@@ -142,5 +143,5 @@ def test_a_chat_is_tried_as_a_chat(tiny_model: Path, engine: Engine) -> None:
     tokenizer = load_base(tiny_model)[1]
     tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
     task = task_of_texts(InputConfig(["the film"], chat=True), {"task": {"system": "be brief"}})
-    (example,) = encode(task, tokenizer, 200).test
+    (example,) = encode(task, tokenizer, InputSpec(room=200)).test
     assert tokenizer.decode(example.document.prompt_ids) == "[be brief][the film]"

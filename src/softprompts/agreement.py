@@ -38,6 +38,7 @@ def make_engine(
         UserError: `packed` is asked for and disagrees with the stock forward; gradient checkpointing of a prefix.
     """
     engine = Engine(model, tokenizer, bank=bank)
+    engine.ends = data.ends
     engine.eval()  # PEFT's new modules, a dropout say, come in training mode; an update puts them there by itself
     if config.gradient_checkpointing:
         if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +20,18 @@ class StopAt(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """Return whether each row is at its end, (B,)."""
-        answers = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        answers = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=False)
         return torch.tensor([before(a, self.texts) != a for a in answers], device=input_ids.device)
+
+
+def until_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
+    """Return the token ids in front of the first that ends an answer."""
+    return list(itertools.takewhile(lambda token: token not in ends, ids))
+
+
+def read_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Collection[int]) -> str:
+    """Return the text of an answer's token ids: whatever follows an end is not part of it, special tokens are."""
+    return str(tokenizer.decode(until_end(ids, ends), skip_special_tokens=False))
 
 
 def before(answer: str, texts: Sequence[str]) -> str:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from softprompts.attention import make_layout, packed
-from softprompts.batching import Document, common_head, pack, pad
-from softprompts.decoding import decode
-from softprompts.endings import StopAt, before
-from softprompts.models import kind_of
-from softprompts.prompts.states import States, one_behind_the_other, positions_of, side_by_side, states_in
+from softprompts.batching import Document, common_head, pack
+from softprompts.decoding import decode, stock_decode
+from softprompts.endings import before, read_answer
+from softprompts.models import kind_of, max_positions, own_ends, position_table
+from softprompts.prompts.states import States, one_behind_the_other, positions_of, states_in
 from softprompts.stock import hidden_states_in_one_piece, logits_at, stock_forward
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel
 from torch import nn
 from torch.nn import functional
-from transformers import Cache, DynamicCache, StoppingCriteriaList
+from transformers import Cache, DynamicCache
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
@@ -47,6 +47,9 @@ class Engine(nn.Module):
     `documents[i].soft_prompt` of all soft prompts, those of the first model coming first. A model has one, but for
     multitask prompt tuning, which has one for each task.
 
+    `packed` says which way: PEFT's own, for forward pass and generation alike, or the one of this project. `ends` are
+    the token ids that end an answer; `agreement.make_engine` puts those of the task there.
+
     It is a module so that accelerate can wrap it for data-parallel training and mixed precision.
     """
 
@@ -57,6 +60,8 @@ class Engine(nn.Module):
         self.bank = nn.ModuleList([model, *bank])
         self.tokenizer = tokenizer
         self.packed = packed
+        taught = getattr(tokenizer, "eos_token_id", None)
+        self.ends: tuple[int, ...] = own_ends(self.base) if taught is None else (taught, *own_ends(self.base))
         self.owners = [(i, task) for i, member in enumerate(self.bank) for task in _tasks_of(member)]
         # By soft prompt and the tokens behind it that are in it, too.
         self._cached: dict[tuple[int, tuple[int, ...]], States | None] | None = None
@@ -135,6 +140,14 @@ class Engine(nn.Module):
             return states_in(prompt, model.active_peft_config.num_virtual_tokens)
         return prompt[0]
 
+    def virtual_tokens(self, index: int) -> int:
+        """Return the positions that a soft prompt takes, (P,); 0 without one, or with one that is switched off."""
+        model = self.bank[self.owners[index][0]]
+        if not isinstance(model, PeftModel) or model._adapters_disabled:
+            return 0
+        config = model.active_peft_config
+        return int(config.num_virtual_tokens) if config.is_prompt_learning else 0
+
     @contextmanager
     def prompts_cached(self) -> Iterator[None]:
         """Within this context each soft prompt's keys and values are computed once, when they are first needed.
@@ -193,87 +206,96 @@ class Engine(nn.Module):
         stop: Sequence[str] = (),
         **sampling: Any,
     ) -> list[str]:
-        """Continue each prompt until the end-of-sequence token; greedily, unless `sampling` says otherwise.
+        """Continue each prompt until one of the tokens in `ends`; greedily, unless `sampling` says otherwise.
 
-        The keys and values of the soft prompts, and of what all texts behind one begin with, are computed once and
-        stand in front of all rows; text is padded on the left, and its positions follow its soft prompt's without a
-        gap. PEFT's own `generate` counts the padding in, so that its answers depend on the batch.
+        Special tokens inside an answer are part of its text. A model with a table of learned positions stops at its
+        last one.
 
         Args:
             prompts: token ids of each row.
             max_new_tokens: longest answer.
             soft_prompts: for each row the model of the bank whose soft prompt it stands behind; by default the first.
             stop: texts that end an answer, beside that token; they are cut off.
-            sampling: goes to transformers' `generate`.
+            sampling: fields of transformers' `GenerationConfig`; nothing else decides, see `decoding.own_settings`.
         """
+        how = {"max_new_tokens": max_new_tokens} | sampling
+        answers = self.answers(prompts, list(soft_prompts or [0] * len(prompts)), stop, how)
+        return [before(read_answer(self.tokenizer, ids, self.ends), stop) for ids in answers]
+
+    def answers(
+        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], stop: Sequence[str], how: dict[str, Any]
+    ) -> list[list[int]]:
+        """Return the token ids of each answer, without its end; the arguments are those of `generate`."""
         if not prompts:
             raise ValueError("empty batch")
-        how = {"max_new_tokens": max_new_tokens, "do_sample": False} | sampling
-        texts = self._answers(prompts, list(soft_prompts or [0] * len(prompts)), stop, how)
-        return [before(text, stop) for text in texts]
-
-    def _answers(
-        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], stop: Sequence[str], how: dict[str, Any]
-    ) -> list[str]:
+        positions = max_positions(self.base) if position_table(self.base) is not None else None
         if kind_of(self.base.config) == "encoder-decoder":
-            return self._answer_encoded(prompts, owners, stop, how)
-        with self.prompts_cached():
-            states = {k: self._cached_states(k) for k in dict.fromkeys(owners)}
-            longest = max(map(positions_of, states.values())) + max(len(ids) for ids in prompts) + how["max_new_tokens"]
-            if longest <= window_of(self.base):
-                behind = {k: [tuple(p) for p, o in zip(prompts, owners, strict=True) if o == k] for k in states}
-                heads = {k: common_head(texts) for k, texts in behind.items()}
-                fronts = {k: self._cached_states(k, behind[k][0][:head]) for k, head in heads.items()}
-                rest = [ids[heads[k] :] for ids, k in zip(prompts, owners, strict=True)]
-                return self._generate(rest, [fronts[k] for k in owners], stop, how)
-        # A layer that looks back so many positions counts the padding, too: rows of one length need none.
-        rows = [states[k] for k in owners]
-        texts: dict[int, str] = {}
-        for length in sorted({len(ids) for ids in prompts}):
-            chosen = [i for i, ids in enumerate(prompts) if len(ids) == length]
-            written = self._generate([prompts[i] for i in chosen], [rows[i] for i in chosen], stop, how)
-            texts |= dict(zip(chosen, written, strict=True))
-        return [texts[i] for i in range(len(prompts))]
+            most = how["max_new_tokens"] if positions is None else min(how["max_new_tokens"], positions)
+            return self._stock_answers(prompts, owners, stop, how | {"max_new_tokens": most})
+        write = self._shared_answers if self.packed else self._stock_answers
+        virtual = {k: self.virtual_tokens(k) for k in dict.fromkeys(owners)}
+        longest = max(virtual[k] + len(ids) for ids, k in zip(prompts, owners, strict=True)) + how["max_new_tokens"]
+        if longest <= min(window_of(self.base), math.inf if positions is None else positions):
+            return write(prompts, owners, stop, how)
+        # Padding counts in a layer that looks back so many positions, and a longer row would use up the positions of a
+        # shorter one: rows of one length have neither.
+        found: dict[int, list[int]] = {}
+        lengths = [(virtual[k], len(ids)) for ids, k in zip(prompts, owners, strict=True)]
+        for length in dict.fromkeys(lengths):
+            chosen = [i for i, other in enumerate(lengths) if other == length]
+            # The last token that is written is not read.
+            room = math.inf if positions is None else positions - sum(length) + 1
+            some = how | {"max_new_tokens": int(min(how["max_new_tokens"], max(room, 1)))}
+            written = write([prompts[i] for i in chosen], [owners[i] for i in chosen], stop, some)
+            found |= dict(zip(chosen, written, strict=True))
+        return [found[i] for i in range(len(prompts))]
 
-    def _answer_encoded(
+    def _stock_answers(
         self, prompts: Sequence[Sequence[int]], owners: Sequence[int], stop: Sequence[str], how: dict[str, Any]
-    ) -> list[str]:
-        """An encoder-decoder reads soft prompt and text in both directions: PEFT's own generation."""
-        texts: dict[int, str] = {}
+    ) -> list[list[int]]:
+        """PEFT's own generation, one call for each soft prompt."""
+        answers: dict[int, list[int]] = {}
         for k in dict.fromkeys(owners):
             chosen = [i for i, owner in enumerate(owners) if owner == k]
-            batch = pad([Document(tuple(prompts[i]), (0,)) for i in chosen], self.device)
-            model: Any = self.bank[self.owners[k][0]]
+            number, task = self.owners[k]
+            model: Any = self.bank[number]
             # PEFT would go on with a soft prompt that is switched off.
-            model = self.base if getattr(model, "_adapters_disabled", False) else model
-            written = model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                stopping_criteria=StoppingCriteriaList([StopAt(self.tokenizer, stop, 1)] if stop else []),
-                **how,
+            off = isinstance(model, PeftModel) and model._adapters_disabled
+            arguments = {} if task is None or off else {"task_ids": torch.tensor([task], device=self.device)}
+            rows = [prompts[i] for i in chosen]
+            written = stock_decode(
+                self.base if off else model,
+                self.base,
+                self.tokenizer,
+                rows,
+                stop,
+                self.ends,
+                how,
+                self.device,
+                **arguments,
             )
-            texts |= dict(zip(chosen, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
-        return [texts[i] for i in range(len(prompts))]
+            answers |= dict(zip(chosen, written, strict=True))
+        return [answers[i] for i in range(len(prompts))]
 
-    def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        rows: Sequence[States | None],
-        stop: Sequence[str],
-        how: dict[str, Any],
-    ) -> list[str]:
-        virtual = max(positions_of(row) for row in rows)
-        width = virtual + max(len(ids) for ids in prompts)
-        # Tokens whose keys and values are in the cache already are not read: the padding there only keeps their place.
-        ids = torch.full((len(prompts), width), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for index, (text, row) in enumerate(zip(prompts, rows, strict=True)):
-            ids[index, width - len(text) :] = torch.tensor(text)
-            mask[index, width - len(text) :] = 1
-            mask[index, virtual - positions_of(row) : virtual] = 1
-        cache = side_by_side(rows, virtual) if virtual else None
-        with hidden_states_in_one_piece(self.model):
-            return decode(self.base, self.tokenizer, ids.to(self.device), mask.to(self.device), cache, stop, how)
+    def _shared_answers(
+        self, prompts: Sequence[Sequence[int]], owners: Sequence[int], stop: Sequence[str], how: dict[str, Any]
+    ) -> list[list[int]]:
+        """Compute the keys and values of the soft prompts, and of what all texts behind one begin with, once.
+
+        They are cached in front of all rows; text is padded on the left, and its positions follow its soft prompt's
+        without a gap. PEFT's own `generate` counts the padding in, so that its answers depend on the batch.
+        """
+        window = window_of(self.base)
+        with self.prompts_cached():
+            behind = {k: [tuple(p) for p, o in zip(prompts, owners, strict=True) if o == k] for k in owners}
+            longest = {k: self.virtual_tokens(k) + max(map(len, texts)) for k, texts in behind.items()}
+            # A layer that looks back so few positions would keep the end of a head only.
+            fits = max(longest.values()) + how["max_new_tokens"] <= window
+            heads = {k: common_head(texts) if fits else 0 for k, texts in behind.items()}
+            fronts = [self._cached_states(k, behind[k][0][: heads[k]]) for k in owners]
+            rest = [ids[heads[k] :] for ids, k in zip(prompts, owners, strict=True)]
+            with hidden_states_in_one_piece(self.model):
+                return decode(self.base, self.tokenizer, rest, fronts, stop, self.ends, how)
 
 
 def _tasks_of(model: Any) -> Sequence[int | None]:

@@ -189,12 +189,52 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     return ParameterCount(total, sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
+def position_table(model: PreTrainedModel) -> nn.Embedding | None:
+    """Return the table of learned positions, beyond whose rows a model cannot read; None for one that computes them."""
+    names = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+    tables = (
+        m for name, m in model.named_modules() if name.rpartition(".")[2] in names and isinstance(m, nn.Embedding)
+    )
+    return next(tables, None)
+
+
 def max_positions(model: PreTrainedModel) -> int | None:
-    """Return the longest sequence, in tokens, that the base model was built for, where its config says."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """Return the longest sequence, in tokens, that the base model was built for; None if its config names no limit.
+
+    RoBERTa and its kin count positions from behind the padding token's, so that fewer fit than their config says.
+    """
+    positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    table = position_table(model)
+    if table is None:
+        return positions
+    rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return rows if positions is None else min(positions, rows)
 
 
-def room_for(model: PreTrainedModel, virtual_tokens: int) -> int | None:
-    """Return the tokens that the base model has left beside the virtual ones; None where it has no limit."""
-    positions = max_positions(model)
-    return None if positions is None else positions - virtual_tokens
+@dataclass(frozen=True)
+class InputSpec:
+    """What a base model can read.
+
+    kind: see `Kind`; room: tokens left beside the virtual ones, None if there is no limit; vocabulary: token ids that
+    have an embedding, None if unknown; ends: token ids that end a text by the base model's own settings.
+    """
+
+    kind: Kind = "decoder"
+    room: int | None = None
+    vocabulary: int | None = None
+    ends: tuple[int, ...] = ()
+
+
+def input_spec(model: PreTrainedModel, virtual_tokens: int = 0) -> InputSpec:
+    """Return what a base model can read beside so many virtual tokens."""
+    kind, positions = kind_of(model.config), max_positions(model)
+    room = None if positions is None else positions - virtual_tokens
+    tables = [model.get_input_embeddings(), None if kind == "encoder" else model.get_output_embeddings()]
+    vocabulary = min(len(table.weight) for table in tables if isinstance(getattr(table, "weight", None), torch.Tensor))
+    return InputSpec(kind, room, vocabulary, own_ends(model))
+
+
+def own_ends(model: PreTrainedModel) -> tuple[int, ...]:
+    """Return the token ids that end a text by the base model's own settings: one, several, or none."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)

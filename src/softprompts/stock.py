@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from softprompts.batching import Document, pad
+from softprompts.errors import UserError
 from softprompts.models import kind_of
 
 import torch
@@ -37,8 +38,7 @@ def stock_forward(
         # Not use_cache=False: BERT would then leave out a prefix without a word.
         output = model(input_ids=read.input_ids, attention_mask=read.attention_mask, **arguments)
         return output.logits.float(), batch.targets, batch.document
-    start = model.config.decoder_start_token_id
-    written = pad([Document((start,), d.target_ids) for d in documents], device)
+    written = pad([Document((decoder_start(model),), d.target_ids) for d in documents], device)
     with logits_at(model, written.predictors, written.input_ids.shape):
         output = model(
             input_ids=read.input_ids,
@@ -48,6 +48,19 @@ def stock_forward(
             **arguments,
         )
     return output.logits[0].float(), written.targets, written.document
+
+
+def decoder_start(model: Any) -> int:
+    """Return the token that an encoder-decoder's answer begins with, in training and in writing alike.
+
+    Raises:
+        UserError: neither the model's config nor its settings of generation name one.
+    """
+    for config in (model.config, getattr(model, "generation_config", None)):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            if isinstance(start := getattr(config, name, None), int):
+                return start
+    raise UserError("model.name_or_path: this encoder-decoder names no decoder_start_token_id in its config.json")
 
 
 @contextmanager

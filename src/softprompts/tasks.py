@@ -37,7 +37,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """Rows by split, and how they are scored. `choices` holds every possible target, or is None for open ones."""
+    """Rows by split, and how they are scored. `choices` holds every possible target, or is None for open ones.
+
+    `separator` ends each solved example in front of the rows, if there are any.
+    """
 
     name: str
     splits: dict[str, list[Row]]
@@ -46,6 +49,7 @@ class Task:
     licence: str
     config: TaskConfig
     schema: dict[str, Any] | None = None
+    separator: str = ""
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return, for each split, its number of rows and the SHA-256 of its prompts and targets."""
@@ -97,7 +101,8 @@ def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: s
         name: [replace(row, prompt=solved + render(prompt, row.record, row.place)) for row in rows]
         for name, rows in task.splits.items()
     }
-    return replace(task, splits=splits, config=replace(task.config, prompt=prompt))
+    config = replace(task.config, prompt=prompt)
+    return replace(task, splits=splits, config=config, separator=separator if shots else "")
 
 
 def check_template(prompt: str, target: str) -> None:
@@ -215,7 +220,7 @@ def _choices(config: TaskConfig, train: Rows) -> tuple[dict[str, str] | None, tu
         return None, None
     if isinstance(config.choices, dict):
         mapping = {str(k): v for k, v in config.choices.items()}
-        return mapping, tuple(mapping.values())
+        return mapping, tuple(dict.fromkeys(mapping.values()))  # two labels may share a word
     if config.choices == "from_train":
         return None, tuple(sorted({render(config.target, record, place) for place, record in train}))
     return None, tuple(config.choices)

@@ -78,7 +78,7 @@ def data_of(tokenizer: PreTrainedTokenizerBase, domains: Sequence[str], **elsewh
         ]
 
     splits = {name: rows(name, elsewhere.get(name, domains)) for name in ("train", "validation", "test")}
-    return encode(replace(make_task([("a", " good")], choices=(" good", " bad")), splits=splits), tokenizer, None)
+    return encode(replace(make_task([("a", " good")], choices=(" good", " bad")), splits=splits), tokenizer)
 
 
 def test_every_row_goes_behind_the_prompt_of_its_task(tuned: Tuned) -> None:
