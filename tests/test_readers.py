@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
-from softprompts.readers import plain, read_file, rows_of
+from softprompts.parquet import rows_of
+from softprompts.readers import read_file
+from softprompts.values import plain
 
 import datasets
 import pytest

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from softprompts import tasks
+from softprompts import schemas
 from softprompts.config import RunConfig, TaskConfig, parse
 from softprompts.errors import UserError
 from softprompts.tasks import Task, load_task, render, with_prompt
@@ -264,7 +264,7 @@ def test_a_schema_that_is_not_there(load: Load, with_schema: Load, tmp_path: Pat
 
 
 def test_a_schema_of_an_embedded_task(with_schema: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "DATA_DIR", tmp_path.parent)
+    monkeypatch.setattr(schemas, "DATA_DIR", tmp_path.parent)
     embedded = replace(with_schema().config, schema=f"embedded:{tmp_path.name}/schema.json")
     assert load_task(embedded).schema == SCHEMA
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, nearest, short, warn
 
 import evaluate
 import numpy
 
 METRICS_DIR = Path(__file__).parent / "metrics"
+REACHED = 1 - 1e-6  # the best number of a metric of ours, but for rounding
+LONG = 30  # characters: a text of so many has more than three words if its language parts words by spaces
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,12 @@ class Metric:
 
     One of ours, or any other with the same two methods, is `additive`: `row_statistics(answers, targets, **settings)`
     gives (rows, K) numbers and `from_sums` makes the metric of their sums over rows, so that another sample of the rows
-    is another sum.
+    is another sum. `own` marks those of ours: their numbers are 1 for a right answer.
     """
 
     module: evaluate.Metric
     settings: dict[str, Any]
+    own: bool = False
 
     @property
     def additive(self) -> bool:
@@ -49,21 +53,30 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
     `schema` goes to those whose `_compute` takes one.
 
     Raises:
-        UserError: no such metric, or one that cannot be loaded.
+        UserError: no such metric, or one that cannot be loaded; two of one name.
     """
     own = sorted(p.parent.name for p in METRICS_DIR.glob("*/*.py"))
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name in names:
+        if Path(name).stem in metrics:
+            raise UserError(f'task.metrics: two metrics are named "{Path(name).stem}"; rename or remove one')
         source = str(METRICS_DIR / name) if name in own else name
         try:
             module = evaluate.load(source)
-        except ImportError as error:
-            raise UserError(f'task.metrics: cannot load "{name}": {str(error).splitlines()[0]}') from error
-        except OSError as error:
-            raise UserError(f'task.metrics: no metric "{name}"{nearest(name, own)}') from error
+        except FileNotFoundError as error:
+            if name in own:  # the cache of `evaluate`, not the metric, is what was not found
+                raise _cannot_load(name, error) from error
+            raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
+        except Exception as error:  # whatever a module of the user's raises while it is imported
+            raise _cannot_load(name, error) from error
         takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
-        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {})
+        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
     return metrics
+
+
+def _cannot_load(name: str, error: Exception) -> UserError:
+    why = str(error).strip().partition("\n")[0]
+    return UserError(f'task.metrics: cannot load "{name}": {why or type(error).__name__}')
 
 
 def check_metrics(names: Sequence[str], has_choices: bool) -> None:
@@ -84,6 +97,61 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
                 f'task.metrics: "{name}" scores choices, and this task has none (take accuracy or exact_match)'
             )
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
+
+
+def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> None:
+    """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
+
+    Metrics of ours must give 1. Their first number is looked at row by row, and warned of if some rows fall short; a
+    row shorter than `LONG` may, if all rows together do not: BLEU counts groups of four words over the corpus. Another
+    module's best number is unknown: if it reports one number, that must differ from the one for empty answers; if it
+    reports several, nothing is checked.
+
+    Raises:
+        UserError: no target reaches a metric's best; a metric fails on them, or reports what is no number.
+    """
+    places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
+    for name, metric in load_metrics(names, schema).items():
+        if getattr(metric.module, "reference_free", False):
+            continue
+        values = _numbers(name, metric, targets, targets)
+        if not metric.own:
+            if len(values) == 1 and _numbers(name, metric, [""] * len(targets), targets) == values:
+                raise UserError(f'task.metrics: "{name}" gives the targets and empty answers the same number, {values}')
+            continue
+        (first, value), *others = values.items()
+        statistics = metric.module.row_statistics(targets, targets, **metric.settings)
+        short_of = [n for n, row in enumerate(statistics) if metric.module.from_sums(row)[first] < REACHED]
+        if value >= REACHED:
+            short_of = [n for n in short_of if len(targets[n]) >= LONG]
+        if len(short_of) == len(targets) and value < REACHED:
+            raise UserError(
+                f'task.metrics: "{name}" finds nothing to score in any target of validation and test, e.g. '
+                f"{places[0]}: no answer could be right; take another, e.g. chrf or exact_match"
+            )
+        if short_of:
+            warn(
+                f'task.metrics: "{name}" finds nothing or not all to score in {len(short_of):,} of {len(targets):,} '
+                f"targets of validation and test, e.g. {places[short_of[0]]}: a right answer counts less than 1 there"
+            )
+        for key, number in others:
+            if number < REACHED:
+                warn(f'task.metrics: "{name}": {key} of the targets themselves is {number:.3f}: it cannot be reached')
+
+
+def _numbers(name: str, metric: Metric, answers: list[str], targets: list[str]) -> dict[str, float]:
+    try:
+        values = compute_metrics({name: metric}, answers, targets)
+    except Exception as error:  # whatever a module of the user's raises, before anything is trained
+        raise UserError(
+            f'task.metrics: "{name}" fails on the targets: {short(error) or type(error).__name__}'
+        ) from error
+    for key, value in values.items():
+        if not isinstance(value, Real):
+            raise UserError(
+                f'task.metrics: "{name}" reports {short(key)} as {type(value).__name__}, which is no number'
+            )
+    return values
 
 
 def reported(metrics: dict[str, Metric], target: str) -> list[str]:
