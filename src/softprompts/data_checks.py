@@ -6,6 +6,7 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 from softprompts.errors import UserError, listed, short, warn
 from softprompts.templates import Row
@@ -15,6 +16,13 @@ from softprompts.templates import Row
 RARE = 5
 # `choices: from_train` with more targets than this, and than half of its rows, has found free text, no labels.
 LABELS = 20
+
+
+class Scored(Protocol):
+    """What is scored: an `encoding.Example`."""
+
+    @property
+    def row(self) -> Row: ...
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -81,3 +89,9 @@ def warn_of_first_rows(key: str, split: str, taken: Sequence[str], whole: Sequen
             f"{key}: the first {len(taken):,} rows of {split} have {distinct} of its {all_distinct} targets: "
             "the file seems sorted; shuffle it"
         )
+
+
+def warn_of_scored_rows(key: str, examples: Sequence[Scored], count: int | None) -> None:
+    """Warn if the first `count` examples of validation, which choose something, are no sample of it."""
+    targets = [example.row.target for example in examples]
+    warn_of_first_rows(key, "validation", targets[:count], targets)

@@ -23,7 +23,7 @@ def read_parquet(path: Path, data: bytes) -> list[Record]:
         UserError: not readable, or damaged; a column that stands twice; more values than the memory holds.
     """
     try:
-        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as file:
+        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), page_checksum_verification=True) as file:
             check_columns(str(path), file.schema_arrow.names)
             _check_size(path, file.metadata)
             return _rows(file.read())

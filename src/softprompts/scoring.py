@@ -76,7 +76,11 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
 
 def _cannot_load(name: str, error: Exception) -> UserError:
     why = str(error).strip().partition("\n")[0]
-    return UserError(f'task.metrics: cannot load "{name}": {why or type(error).__name__}')
+    if why == "'NoneType' object is not callable":  # what `evaluate` makes of a module without a metric
+        why = "it holds no class derived from evaluate.Metric"
+    elif not isinstance(error, ImportError | OSError):
+        why = f"{type(error).__name__}: {why}"
+    return UserError(f'task.metrics: cannot load "{name}": {why}')
 
 
 def check_metrics(names: Sequence[str], has_choices: bool) -> None:
@@ -102,41 +106,53 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
 def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> None:
     """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
 
-    Metrics of ours must give 1. Their first number is looked at row by row, and warned of if some rows fall short; a
-    row shorter than `LONG` may, if all rows together do not: BLEU counts groups of four words over the corpus. Another
-    module's best number is unknown: if it reports one number, that must differ from the one for empty answers; if it
-    reports several, nothing is checked.
+    A metric's first number is looked at. Of a metric of ours it must be 1; a row shorter than `LONG` may fall short if
+    all rows together do not: BLEU counts groups of four words over the corpus. The best number of another module is
+    unknown: if it reports one number, that must differ from the one of an empty answer; if it reports several, nothing
+    is checked. One that says by `reference_free` that it does not look at the targets is left out, too.
 
     Raises:
-        UserError: no target reaches a metric's best; a metric fails on them, or reports what is no number.
+        UserError: no target is right as an answer to itself; a metric fails on them, or reports what is no number.
     """
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
     for name, metric in load_metrics(names, schema).items():
-        if getattr(metric.module, "reference_free", False):
-            continue
         values = _numbers(name, metric, targets, targets)
-        if not metric.own:
-            if len(values) == 1 and _numbers(name, metric, [""] * len(targets), targets) == values:
-                raise UserError(f'task.metrics: "{name}" gives the targets and empty answers the same number, {values}')
+        if getattr(metric.module, "reference_free", False) or not (metric.own or len(values) == 1):
             continue
-        (first, value), *others = values.items()
-        statistics = metric.module.row_statistics(targets, targets, **metric.settings)
-        short_of = [n for n, row in enumerate(statistics) if metric.module.from_sums(row)[first] < REACHED]
-        if value >= REACHED:
-            short_of = [n for n in short_of if len(targets[n]) >= LONG]
-        if len(short_of) == len(targets) and value < REACHED:
+        first, value = next(iter(values.items()))
+        alone = _row_by_row(metric, targets, targets)
+        if metric.own:
+            reached = value >= REACHED
+            wrong = [n for n, v in enumerate(alone) if v < REACHED and not (reached and len(targets[n]) < LONG)]
+            what, of = "as an answer to itself gets less than 1", "as answers to themselves get less than 1"
+        else:
+            nothing = [""] * len(targets)
+            reached = value != _numbers(name, metric, nothing, targets)[first]
+            wrong = [
+                n for n, (v, e) in enumerate(zip(alone, _row_by_row(metric, nothing, targets), strict=True)) if v == e
+            ]
+            what, of = "gets another number than an empty answer", "get the number of an empty answer"
+        if not reached and len(wrong) in (0, len(targets)):
+            never = "every target" if metric.own else "no target"
             raise UserError(
-                f'task.metrics: "{name}" finds nothing to score in any target of validation and test, e.g. '
-                f"{places[0]}: no answer could be right; take another, e.g. chrf or exact_match"
+                f'task.metrics: "{name}": {never} of validation and test {what}, e.g. {places[0]}: '
+                "it cannot score such texts; take another, e.g. chrf or exact_match"
             )
-        if short_of:
-            warn(
-                f'task.metrics: "{name}" finds nothing or not all to score in {len(short_of):,} of {len(targets):,} '
-                f"targets of validation and test, e.g. {places[short_of[0]]}: a right answer counts less than 1 there"
-            )
-        for key, number in others:
+        if 0 < len(wrong) < len(targets):
+            some = f"{len(wrong):,} of {len(targets):,} targets of validation and test {of}, e.g. {places[wrong[0]]}"
+            warn(f'task.metrics: "{name}": {some}: it cannot score such texts')
+        for key, number in list(values.items())[1:]:
             if number < REACHED:
-                warn(f'task.metrics: "{name}": {key} of the targets themselves is {number:.3f}: it cannot be reached')
+                warn(f'task.metrics: "{name}": no answer reaches 1 in {key}: the targets themselves get {number:.3f}')
+
+
+def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
+    """Return a metric's first number for each row by itself; none if it is not made for single rows."""
+    numbers = sampler(metric, answers, targets)
+    try:
+        return [next(iter(numbers(numpy.array([n])).values())) for n in range(len(targets))]
+    except Exception:  # a correlation, say
+        return []
 
 
 def _numbers(name: str, metric: Metric, answers: list[str], targets: list[str]) -> dict[str, float]:

@@ -142,7 +142,7 @@ def _render(
 def _advice(config: TaskConfig) -> str:
     """Return what to do about labels that YAML has read as something else: yes and no as truth values, 007 as 7."""
     changed = isinstance(config.choices, dict) and not all(isinstance(key, str) for key in config.choices)
-    return "; YAML has read some keys of task.choices as no text: quote them" if changed else ""
+    return "; YAML reads some keys of task.choices as no text, such as yes as true: quote them" if changed else ""
 
 
 def _licence(config: TaskConfig) -> str:
