@@ -27,7 +27,7 @@ def parse_json(text: str) -> Any:
     try:
         value = json.loads(text, parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise JsonError(f"{error.msg} {_place(text, error.pos)}") from None
+        raise JsonError(f"{error.msg.removesuffix(' at')} {_place(text, error.pos)}") from None
     except _ConstantError as error:
         at = next(found.start(1) for found in _CONSTANT.finditer(text) if found[1])
         raise JsonError(f"{error} is no value of JSON {_place(text, at)}") from None
