@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +82,9 @@ def _check_folders(names: Sequence[str], column: str) -> None:
     taken: dict[str, str] = {}
     for name in names:
         given = f'prompt.column: {column} "{short(name)}"'
-        if not re.fullmatch(r"\w[\w .-]*", name) or name.endswith((" ", ".")):
+        # Letters, marks and numbers of any script: \w would leave out the vowels of some.
+        plain = all(c in " .-_" or unicodedata.category(c)[0] in "LMN" for c in name)
+        if not name or not plain or name[0] in " .-" or name[-1] in " .":
             raise UserError(f"{given} cannot be the name of a folder, where its adapter goes")
         if len(name.encode()) > LONGEST_NAME:
             size = len(name.encode())
