@@ -1,4 +1,4 @@
-"""Tasks of a few rows, written to files and loaded."""
+"""Tasks of a few rows, written to files and loaded, and the source of a metric."""
 
 from __future__ import annotations
 
@@ -44,3 +44,19 @@ def refusal(load: Load, *args: Any, **settings: Any) -> str:
         load(*args, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+# Replace NUMBER by the name of what it reports.
+CUSTOM = """
+import datasets
+import evaluate
+
+class Length(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        features = datasets.Features({"predictions": text, "references": text})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references, schema=None):
+        return {"NUMBER": sum(map(len, predictions)) / len(predictions) + (schema or {}).get("extra", 0)}
+"""
