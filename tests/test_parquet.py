@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,10 +48,11 @@ def parquet_bytes(**settings: Any) -> bytes:
     [
         pyarrow.array([[("k", 1)]] * 3, MAP),
         pyarrow.array([[[("k", 1)]]] * 3, pyarrow.list_(MAP)),
+        pyarrow.StructArray.from_arrays([pyarrow.array([1, 2, 3])] * 2, names=["k", "k"]),
         pyarrow.Table.from_pandas(pandas.DataFrame({"odd": PERIODS}))["odd"],
         pyarrow.Table.from_pandas(pandas.DataFrame({"odd": INTERVALS}))["odd"],
     ],
-    ids=["map", "maps in a list", "period", "interval"],
+    ids=["map", "maps in a list", "a field twice", "period", "interval"],
 )
 def test_c5_a_column_of_an_unknown_type_stops_nothing_unless_it_is_used(tmp_path: Path, odd: Any) -> None:
     path = write(tmp_path / "a.parquet", pyarrow.table({"text": list("abc"), "odd": odd}))
@@ -68,6 +70,31 @@ def test_c12_a_column_twice_is_said_in_words(tmp_path: Path) -> None:
     arrays = [pyarrow.array(["x"]), pyarrow.array(["good"]), pyarrow.array(["bad"])]
     path = write(tmp_path / "a.parquet", pyarrow.Table.from_arrays(arrays, names=["text", "label", "label"]))
     assert refusal(path) == f'{path}: columns 2 and 3 have one name, "label"'
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (pyarrow.array([2**64 - 1], pyarrow.uint64()), "18446744073709551615"),
+        (pyarrow.array([Decimal("1.10")]), "1.10"),
+        (pyarrow.array([0.1], pyarrow.float32()), "0.10000000149011612"),
+        (pyarrow.array([1717158600123456789], pyarrow.timestamp("ns")), "2024-05-31 12:30:00.123456789"),
+        (pyarrow.array([1717158600], pyarrow.timestamp("s", "Europe/Berlin")), "2024-05-31 14:30:00+02:00"),
+        (pyarrow.array([86_405], pyarrow.duration("s")), "1 day, 0:00:05"),
+        (pyarrow.array([[1, 2]]), "1, 2"),
+    ],
+)
+def test_what_is_shown_of_numbers_and_times(tmp_path: Path, array: pyarrow.Array, text: str) -> None:
+    ((place, row),) = read_file(write(tmp_path / "a.parquet", pyarrow.table({"a": array})))
+    assert render("{a}", row, place) == text
+
+
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary(), pyarrow.binary(4), pyarrow.binary_view()])
+def test_bytes_are_no_text(tmp_path: Path, kind: pyarrow.DataType) -> None:
+    """A template would show them as "b'good'"."""
+    ((place, row),) = read_file(write(tmp_path / "a.parquet", pyarrow.table({"a": pyarrow.array([b"good"], kind)})))
+    with pytest.raises(UserError, match=r'row 1: column "a" holds bytes, which are no text; store it as a string$'):
+        render("{a}", row, place)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])

@@ -52,12 +52,20 @@ def _rows(table: pyarrow.Table) -> list[Record]:
     columns: dict[str, list[Any]] = {}
     for name in table.column_names:
         column = table.select([name])
+        if _has_field_twice(column.schema[0].type):  # a dict would keep the last
+            columns[name] = [_cell(value) for value in column[name]]
+            continue
         try:
             # Not Dataset.from_parquet, which keeps a copy of every version of a user's file in the cache of `datasets`.
             columns[name] = [row[name] for row in rows_of(datasets.Dataset(column))]
         except Exception:  # a type that `datasets` has no name for, or a text that is not UTF-8
             columns[name] = [_cell(value) for value in column[name]]
     return [{name: values[n] for name, values in columns.items()} for n in range(table.num_rows)]
+
+
+def _has_field_twice(kind: pyarrow.DataType) -> bool:
+    fields = [kind.field(n) for n in range(kind.num_fields)]
+    return len({f.name for f in fields}) < len(fields) or any(_has_field_twice(f.type) for f in fields)
 
 
 def _cell(value: pyarrow.Scalar) -> Any:

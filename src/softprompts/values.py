@@ -10,14 +10,13 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from numbers import Number
 from typing import Any
-from uuid import UUID
 
 from softprompts.errors import UserError, short
 
 Record = dict[str, Any]
 
 # What `str` turns into the text that a person would write; all else is refused if a template uses it.
-SHOWN = (str, Number, date, time, timedelta, UUID)  # a datetime is a date, a bool and a Decimal are numbers
+SHOWN = (str, Number, date, time, timedelta)  # a datetime is a date, a bool and a Decimal are numbers
 
 
 @dataclass(frozen=True)
