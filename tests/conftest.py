@@ -217,3 +217,11 @@ def voters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     file = folder / "classifier" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"task_type": "SEQ_CLS"}))
     return {name: folder / name for name in configs}
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that loads a task from the rows of train, validation and test. See `made_tasks.loader`."""
+    from made_tasks import loader  # not above: its imports come after the environment is set
+
+    return loader(tmp_path)

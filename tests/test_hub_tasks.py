@@ -64,7 +64,7 @@ HUB = {
     OPUS: HubData(
         "de-en/{}-00000-of-00001.parquet",
         Features({"translation": Translation(languages=["de", "en"])}),
-        lambda n: {"translation": {"de": f"Datei {n}", "en": f"File {n}"}},
+        lambda n: {"translation": {"de": f"Die Datei {n} ist offen", "en": f"File {n}"}},
         subset="de-en",
     ),
     LEX: HubData(
@@ -179,7 +179,7 @@ EXPECTED = {
     "opus100": Expected(
         [(OPUS, "de-en", split, None) for split in ("train[:20000]", "validation", "test")],
         "File {n}\nGerman:",
-        " Datei {n}",
+        " Die Datei {n} ist offen",
         OWN_SPLITS,
     ),
     "unfair_tos": Expected(

@@ -248,3 +248,13 @@ def test_an_adapter_is_no_base_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"^model\.name_or_path: \S+ is an adapter; name its base model here$"):
         load(tmp_path)
+
+
+def test_c12_a_model_without_tokenizer_files_says_so_in_words(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("tokenizer*", "special_tokens*"))
+    with pytest.raises(UserError) as caught:
+        load_base_model(ModelConfig(str(folder)), torch.device("cpu"))
+    assert str(caught.value) == (
+        f"model.name_or_path: cannot load {folder}: no tokenizer files that can be read, such as tokenizer.json"
+    )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
+import gzip
 import json
+import lzma
 import os
+import random
 from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
-from softprompts.readers import plain, read_file, rows_of
+from softprompts.parquet import rows_of
+from softprompts.readers import read_file
+from softprompts.values import plain
 
 import datasets
 import pytest
@@ -32,13 +39,13 @@ def test_the_three_kinds_of_file_give_equal_rows(tmp_path: Path) -> None:
 
 
 def test_places(tmp_path: Path) -> None:
-    jsonl, csv = tmp_path / "a.jsonl", tmp_path / "a.csv"
+    jsonl, table = tmp_path / "a.jsonl", tmp_path / "a.csv"
     jsonl.write_text('{"a": 1}\n\n  \n{"a": 2}\n', encoding="utf-8")
     parquet = tmp_path / "a.parquet"
-    csv.write_text('a\n"1\n2"\n\n3\n', encoding="utf-8")
+    table.write_text('a\n"1\n2"\n\n3\n', encoding="utf-8")
     datasets.Dataset.from_dict({"a": [1, 2]}).to_parquet(str(parquet))
     assert [place for place, _ in read_file(jsonl)] == [f"{jsonl}:1", f"{jsonl}:4"]
-    assert [place for place, _ in read_file(str(csv))] == [f"{csv}:2", f"{csv}:5"]
+    assert [place for place, _ in read_file(str(table))] == [f"{table}:2", f"{table}:5"]
     assert [place for place, _ in read_file(parquet)] == [f"{parquet} row 1", f"{parquet} row 2"]
 
 
@@ -169,3 +176,141 @@ def test_a_field_of_a_csv_stays_the_text_that_it_is(tmp_path: Path, value: str) 
     path = tmp_path / "a.csv"
     path.write_text(f"text,label\nx,{value}\n", encoding="utf-8")
     assert read_file(path)[0][1] == {"text": "x", "label": value}
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_file(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "text,label,label\nx,a,b\n", '{path}:1: columns 2 and 3 have one name, "label"'),
+        ("a.csv", ",label,text, label\n0,a,b,c\n", "{path}:1: columns 2 and 4 have names that differ in surrounding"),
+        ("a.jsonl", '{"t": 1}\n{"t": 1, "t": 2}\n', '{path}:2: malformed JSON: key "t" stands twice in one object'),
+        ("a.jsonl", '{"o": {"a": [{"t": 1, "t": 2}]}}', '{path}:1: malformed JSON: key "t" stands twice in one object'),
+        ("a.jsonl", '{"t": 1, "t ": 2}', "{path}:1: columns 1 and 2 have names that differ in surrounding spaces only"),
+    ],
+)
+def test_a13_two_columns_of_one_name(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert refusal(path).startswith(message.format(path=path))
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a14_what_is_no_value_of_json_has_its_line_and_column(tmp_path: Path, constant: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"t": 1}}\n{{"t": [{{"x": {constant}}}]}}\n', encoding="utf-8")
+    assert refusal(path) == f"{path}:2: malformed JSON: {constant} is no value of JSON at column 14"
+
+
+@pytest.mark.parametrize("row", ['{"t": "x\\ud83d"}', '{"\\ud83d": "x"}'])
+def test_b7_half_an_emoji_has_its_line(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"t": "\\ud83d\\udc4d"}}\n{row}\n', encoding="utf-8")
+    assert refusal(path).startswith(f"{path}:2: malformed JSON: half of a surrogate pair, no character: \\ud83d")
+
+
+def test_b15_deep_json_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"t": ' + "[" * 2_000 + "]" * 2_000 + "}\n", encoding="utf-8")
+    assert refusal(path) == f"{path}:1: malformed JSON: nested too deeply"
+
+
+def test_b16_a_number_of_5000_digits_is_read_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"t": {"9" * 5_000}}}\n', encoding="utf-8")
+    assert read_file(path) == [(f"{path}:1", {"t": "9" * 5_000})]
+
+
+def test_c2_long_csv_cells_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'text,label\n"{"x" * 200_000}",a\n', encoding="utf-8")
+    limit = csv.field_size_limit()
+    assert len(read_file(path)[0][1]["text"]) == 200_000
+    assert csv.field_size_limit() == limit, "others read CSV, too"
+
+
+def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
+    """Those of pandas' index, and of a spreadsheet's trailing commas."""
+    path = tmp_path / "a.csv"
+    path.write_text(",text,label,, \n0,x,a,,\n1,y,b,,\n", encoding="utf-8")
+    assert [row for _, row in read_file(path)] == [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text\tlabel\nx\ta\n", "{path}:1: fields are parted by tabs; write them with commas"),
+        ("a.csv", b"text;label\nx, y;a\n", '{path}:1: fields are parted by ";"; write them with commas'),
+        ("a.csv", b"text,label\nx,a\n\ntext,label\ny,b\n", "{path}:4: the header stands here once more"),
+        ("a.csv", b"text,label\nx,a\n\xef\xbb\xbftext,label\n", "{path}:3: the header stands here once more"),
+        ("a.csv", b" ,\n1,2\n", "{path}:1: the header names no column"),
+        ("a.csv", b"text\nx\0y\n", "{path}:2: holds a NUL byte"),
+        ("a.csv", "text,label\n".encode("utf-16-le"), "{path}:1: holds a NUL byte, as UTF-16 does"),
+        ("a.jsonl", '{"t": 1}'.encode("utf-16"), "{path}:1: not UTF-8 (byte 0xff); it is UTF-16: save it as UTF-8"),
+        ("a.jsonl", gzip.compress(b'{"t": 1}'), "{path}:1: not UTF-8 (byte 0x8b); it is gzip: unpack it first"),
+        ("a.csv", bz2.compress(b"t\nx\n" * 99), "bzip2: unpack it first"),
+        ("a.jsonl", lzma.compress(b'{"t": 1}'), "; it is xz: unpack it first"),
+        ("a.jsonl", b"\xef\xbb\xbf{}\ncaf\xe9", "{path}:2: not UTF-8 (byte 0xe9)"),
+        ("a.jsonl", b'{"t": 1,}', "{path}:1: malformed JSON: "),
+        ("a.jsonl", b'{"t": 1} # one', "{path}:1: malformed JSON: Extra data at column 10"),
+    ],
+)
+def test_files_of_another_kind_say_which(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert message.format(path=path) in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b'{"t": "x"}\r{"t": "y"}\r', b'{"t": "x"}\n\xef\xbb\xbf{"t": "y"}\n'])
+def test_jsonl_with_lone_carriage_returns_or_marks_of_joined_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    assert read_file(path) == [(f"{path}:1", {"t": "x"}), (f"{path}:2", {"t": "y"})]
+
+
+def test_a_folder_with_the_name_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.mkdir()
+    assert refusal(path) == f"{path}: is a folder; name a file in it"
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jsonl", "a\0b.csv"])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    assert refusal(tmp_path / name).startswith(f"no such file: {tmp_path}")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"x")
+
+    def deny(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", deny)  # root, as in a container, may read all
+    assert refusal(path) == f"{path}: cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_damaged_texts_are_one_line_or_rows(tmp_path: Path, name: str) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS) if "json" in name else 'a,b\r\nx,"y\n"\n'
+    whole, generator, path = text.encode(), random.Random(name), tmp_path / name
+    inserted = [b"NaN", b"\\ud83d", b"\0", b"\xff", b"[" * 3_000, b'"', b",", b"\r", b"9" * 5_000, b"\xef\xbb\xbf"]
+    messages = []
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(generator.choice([1, 1, 3])):
+            at = generator.randrange(len(data))
+            data[at : at + generator.randrange(3)] = generator.choice(inserted)
+        path.write_bytes(data)
+        try:
+            read_file(path)
+        except UserError as error:
+            messages.append(str(error).removeprefix(str(path)))
+    assert len(messages) > 100
+    assert not [m for m in messages if "\n" in m or len(m) > 150]

@@ -9,8 +9,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from made_tasks import CUSTOM
 from softprompts.errors import UserError
-from softprompts.scoring import METRICS_DIR, Metric, check_metrics, compute_metrics, intervals, load_metrics, reported
+from softprompts.scoring import (
+    METRICS_DIR,
+    Metric,
+    check_metrics,
+    compute_metrics,
+    intervals,
+    load_metrics,
+    reported,
+)
 
 import nltk
 import numpy
@@ -91,21 +100,6 @@ def test_intervals_are_the_same_each_time_and_paired_between_runs() -> None:
     swapped = [["b" if text == "a" else "a" for text in texts] for texts in (answers, targets)]
     assert intervals(metrics, *swapped, 50) == intervals(metrics, answers, targets, 50)
     assert intervals(metrics, ["a"], ["a"], 5)["accuracy"].low == 1.0
-
-
-CUSTOM = """
-import datasets
-import evaluate
-
-class Length(evaluate.Metric):
-    def _info(self):
-        text = datasets.Value("string")
-        features = datasets.Features({"predictions": text, "references": text})
-        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
-
-    def _compute(self, predictions, references, schema=None):
-        return {"NUMBER": sum(map(len, predictions)) / len(predictions) + (schema or {}).get("extra", 0)}
-"""
 
 
 def custom(folder: Path, number: str = "length") -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from softprompts import splits
 from softprompts.config import TaskConfig
 from softprompts.errors import UserError
-from softprompts.splits import Rows, read_splits
+from softprompts.splits import Rows, first_rows, read_splits
 
 import datasets
 import pytest
@@ -26,7 +26,8 @@ def rows_of(count: int, **more: Any) -> list[dict[str, Any]]:
 
 
 def read(**settings: Any) -> dict[str, Rows]:
-    return read_splits(TaskConfig(prompt="", target="", **settings))
+    config = TaskConfig(prompt="", target="", **settings)
+    return first_rows(config, read_splits(config))
 
 
 def refusal(**settings: Any) -> str:

@@ -1,52 +1,19 @@
-"""From rows of columns to rows of prompt and target: templates, choices, schemas."""
+"""From rows of columns to rows of prompt and target, and their choices."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from softprompts import tasks
+from made_tasks import Load, refusal, rows_of, write
+from softprompts import schemas, splits
 from softprompts.config import RunConfig, TaskConfig, parse
 from softprompts.errors import UserError
-from softprompts.tasks import Task, load_task, render, with_prompt
+from softprompts.tasks import load_task, with_prompt
 
 import pytest
-
-Load = Callable[..., Task]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    return str(path)
-
-
-def rows_of(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [{"text": f"text {i}", "label": ["bad", "good"][i % 2]} | more for i in range(count)]
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Load:
-    """Return a function that loads a task from the rows of train, validation and test."""
-
-    def go(train: Any = None, test: Any = None, **settings: Any) -> Task:
-        files = {
-            "train": write(tmp_path / "train.jsonl", train or rows_of(4)),
-            "validation": write(tmp_path / "validation.jsonl", rows_of(2)),
-            "test": write(tmp_path / "test.jsonl", test or rows_of(2)),
-        }
-        return load_task(TaskConfig(**({"prompt": "{text}\n:", "target": " {label}"} | files | settings)))
-
-    return go
-
-
-def refusal(load: Load, *args: Any, **settings: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        load(*args, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
@@ -142,137 +109,6 @@ def test_with_prompt_renders_the_same_rows_anew(load: Load) -> None:
     assert (task.splits["test"][0].prompt, other.config.prompt) == ("text 0\n:", "Review: {text}")
 
 
-NESTED = {
-    "labels": ["late", "rude"],
-    "none": [],
-    "translation": {"de": "Straße", "en": "street"},
-    "answers": {"text": ["in 1066"], "start": [4]},
-    "turns": [{"role": "user", "text": "Hi"}],
-    "right": True,
-    "stars": 4,
-    "share": 0.5,
-    "hidden": None,
-    "inner": {"x": None},
-    "a.b": "dots",
-}
-
-
-@pytest.mark.parametrize(
-    ("template", "text"),
-    [
-        ("{labels}|{none}", "late, rude|none"),
-        ("{labels[1]}|{translation[de]}|{answers[text][0]}|{turns[0][text]}", "rude|Straße|in 1066|Hi"),
-        ("{answers[text]}", "in 1066"),
-        ("{translation}|{turns}", '{"de": "Straße", "en": "street"}|{"role": "user", "text": "Hi"}'),
-        ("{right}|{stars}|{share}|{share:.2f}|{a.b}", "True|4|0.5|0.50|dots"),
-        ("{labels!r}|{labels:>12}|{{labels}}", "'late, rude'|  late, rude|{labels}"),
-    ],
-)
-def test_render_shows_values_as_text(template: str, text: str) -> None:
-    assert render(template, NESTED, "here") == text
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("{translation[xx]}", 'here: {translation[xx]}: no key "xx" in there; keys are: de, en'),
-        ("{labels[2]}", 'here: {labels[2]}: no key "2" in there; keys are: 0, 1'),
-        ("{answers[text][x]}", 'here: {answers[text][x]}: no key "x" in there; keys are: 0'),
-        ("{stars[0]}", 'here: {stars[0]}: no key "0" in there; keys are: none, it is no list or object'),
-        ("{hidden}", 'here: column "hidden" is null: no value, or a hidden label (-1)'),
-        ("{hidden[0]}", 'here: column "hidden[0]" is null: no value, or a hidden label (-1)'),
-        ("{inner[x]}", 'here: column "inner[x]" is null: no value, or a hidden label (-1)'),
-    ],
-)
-def test_render_says_what_is_not_there(template: str, message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        render(template, NESTED, "here")
-    assert str(caught.value) == message
-
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"intent": {"enum": ["on", "off"]}, "slots": {"$ref": "#/$defs/slots"}},
-    "required": ["intent"],
-    "$defs": {"slots": {"additionalProperties": {"type": "string"}}},
-}
-
-
-@pytest.fixture
-def with_schema(load: Load, tmp_path: Path) -> Load:
-    """Return a function that loads a task whose targets are JSON: one of train, the second of test, and the schema."""
-
-    def go(target: str = '{"intent": "on"}', schema: Any = SCHEMA, **settings: Any) -> Task:
-        path = tmp_path / "schema.json"
-        path.write_text(schema if isinstance(schema, str) else json.dumps(schema), encoding="utf-8")
-        good = {"text": "x", "label": '{"intent": "off", "slots": {"area": "hall"}}'}
-        validation = write(tmp_path / "json.jsonl", [good])
-        settings = {"schema": str(path), "metrics": ["json_object"], "validation": validation} | settings
-        return load([good], [good, good | {"label": target}], **settings)
-
-    return go
-
-
-def test_targets_that_keep_to_the_schema(with_schema: Load, load: Load) -> None:
-    task = with_schema()
-    assert task.schema == SCHEMA
-    assert [r.target for r in task.splits["test"]][1] == ' {"intent": "on"}'
-    assert load().schema is None
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ('{"intent": "on", "slots": {"area": 5}}', "breaks task.schema at slots.area: 5 is not of type 'string'"),
-        ("{}", "breaks task.schema: 'intent' is a required property"),
-        (
-            "{intent: on}",
-            "is no JSON, as task.schema asks: Expecting property name enclosed in double quotes at column 2",
-        ),
-        ("on", "is no JSON, as task.schema asks: Expecting value at column 1"),
-        (json.dumps({"intent": "very " * 99}), "breaks task.schema at intent: 'very very"),
-    ],
-)
-def test_a_target_that_breaks_the_schema(with_schema: Load, target: str, message: str) -> None:
-    text = refusal(with_schema, target)
-    assert f"test.jsonl:2: the target {message}" in text
-    assert len(text) < 400
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"schema": "{"}, "schema.json: malformed JSON: Expecting property name"),
-        ({"schema": {"type": "objct"}}, "schema.json is no JSON Schema at type: 'objct' is not valid under any of"),
-        ({"schema": {"pattern": "("}}, "schema.json is no JSON Schema at pattern: '(' is not a 'regex'"),
-        ({"schema": True}, "schema.json: expected a JSON object, found bool"),
-        ({"schema": {"$ref": "https://x.org/y.json"}}, "refers to what it does not hold: https://x.org/y.json"),
-        ({"schema": {"properties": {"never": {"items": {"$ref": "#/$defs/x"}}}}}, "does not hold: #/$defs/x"),
-        ({"choices": "from_train", "metrics": ["accuracy"]}, "task.schema: is for written answers; take it out, or"),
-    ],
-)
-def test_a_schema_that_is_none(with_schema: Load, settings: dict[str, Any], message: str) -> None:
-    assert message in refusal(with_schema, **settings)
-
-
-def test_a_schema_that_is_not_there(load: Load, with_schema: Load, tmp_path: Path) -> None:
-    with_schema()
-    assert f'no such file: {tmp_path}/shema.json (did you mean "{tmp_path}/schema.json"?)' in refusal(
-        load, schema=f"{tmp_path}/shema.json"
-    )
-    assert "task.schema: no such file: embedded:no/such.json" in refusal(load, schema="embedded:no/such.json")
-
-
-def test_a_schema_of_an_embedded_task(with_schema: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "DATA_DIR", tmp_path.parent)
-    embedded = replace(with_schema().config, schema=f"embedded:{tmp_path.name}/schema.json")
-    assert load_task(embedded).schema == SCHEMA
-
-
-def test_render_keeps_braces_and_percent_signs_of_the_data() -> None:
-    assert render("{text}", {"text": "{not a field} 100%"}, "here") == "{not a field} 100%"
-
-
 def test_own_file_in_four_lines_of_yaml(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("text,label\n" + "".join(f"t{i},{i % 2}\n" for i in range(100)), encoding="utf-8")
     path = tmp_path / "c.yaml"
@@ -294,3 +130,81 @@ run: {{output_dir: out}}
     assert task.choices == (" negative", " positive")
     assert task.splits["train"][0].prompt == "t0\nSentiment:"
     assert sum(map(len, task.splits.values())) == 100
+
+
+def test_c3_choices_from_train_are_those_of_all_rows_that_are_given(tmp_path: Path) -> None:
+    """A label that occurs once may be held out; and the first rows of a file may lack one."""
+    rows = [*rows_of(100), *({"text": f"rare {i}", "label": f"rare {i}"} for i in range(20))]
+    config = TaskConfig("{text}:", " {label}", train=write(tmp_path / "a.jsonl", rows), choices="from_train")
+    task = load_task(config)
+    every = {f" {row['label']}" for row in rows}
+    assert set(task.choices or ()) == every
+    assert {row.target for row in task.splits["train"]} < every, "the test needs a label that was held out"
+    assert load_task(replace(config, max_rows={"train": 4})).choices == task.choices
+
+
+@pytest.mark.parametrize(
+    ("labels", "choices"),
+    [
+        (["yes", "no"], "{yes: ' good', no: ' bad'}"),
+        (["true", "false"], "{true: ' good', false: ' bad'}"),
+        (["007", "008"], "{007: ' good', 008: ' bad'}"),
+        (["null", "on"], "{null: ' good', 'on': ' bad'}"),
+    ],
+)
+def test_c4_keys_that_yaml_reads_as_something_else(tmp_path: Path, labels: list[str], choices: str) -> None:
+    assert "; YAML reads some keys of task.choices as no text, such as yes as true: quote them" in from_yaml(
+        tmp_path, labels, choices
+    )
+    assert from_yaml(tmp_path, labels, json.dumps({labels[0]: " good", labels[1]: " bad"})) == ""
+
+
+def test_c4_truth_values_of_the_data_are_keys_as_yaml_has_them(tmp_path: Path) -> None:
+    assert from_yaml(tmp_path, [True, False], "{true: ' good', false: ' bad'}") == ""
+    assert "quote" not in from_yaml(tmp_path, ["a", "b"], "{c: ' good', d: ' bad'}")
+
+
+def from_yaml(folder: Path, labels: list[Any], choices: str) -> str:
+    """Load a task with these labels and a mapping of choices from YAML; return the error, if there is one."""
+    data = write(folder / "rows.jsonl", [{"text": str(i), "label": labels[i % 2]} for i in range(60)])
+    path = folder / "c.yaml"
+    lines = [f"  train: {data}", "  prompt: '{text}:'", "  target: '{label}'", f"  choices: {choices}"]
+    path.write_text("\n".join(["task:", *lines, "run: {output_dir: out}"]), encoding="utf-8")
+
+    def main(task: TaskConfig, run: RunConfig) -> None: ...
+
+    try:
+        load_task(parse(main, ["--config", str(path)])["task"])
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_c6_free_text_is_no_choice(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": f"a summary of row {i} " * 20} for i in range(300)]
+    config = TaskConfig("{text}:", " {label}", train=write(tmp_path / "a.jsonl", rows), choices="from_train")
+    with pytest.raises(UserError) as caught:
+        load_task(config)
+    assert str(caught.value) == (
+        "task.choices: from_train finds 300 different targets in 300 rows: these are no labels; "
+        "remove task.choices for answers of any text"
+    )
+
+
+def test_c6_a_label_far_from_many_others_is_a_short_line(load: Load) -> None:
+    choices = [f"choice {i:04d} {'x' * 300}" for i in range(3_000)]
+    text = refusal(load, choices=choices)
+    assert text.startswith(f'{text.partition(": label")[0]}: label " bad" is outside task.choices')
+    assert len(text) < 3_000
+    many = [{f"column {i}": 1 for i in range(500)} | {"label": "x" * 5_000}] * 2
+    assert len(refusal(load, many, many)) < 700
+
+
+def test_c10_an_installation_without_the_embedded_data_says_so(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (schemas, splits):
+        monkeypatch.setattr(module, "DATA_DIR", tmp_path / "absent")
+    missing = f"; {tmp_path / 'absent'} is missing: the embedded tasks come with a clone of the repository"
+    assert missing in refusal(load, dataset="embedded:sentiment", train=None)
+    assert missing in refusal(load, schema="embedded:home_commands/schema.json", metrics=["json_object"])

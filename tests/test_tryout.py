@@ -145,3 +145,13 @@ def test_a_chat_is_tried_as_a_chat(tiny_model: Path, engine: Engine) -> None:
     task = task_of_texts(InputConfig(["the film"], chat=True), {"task": {"system": "be brief"}})
     (example,) = encode(task, tokenizer, InputSpec(room=200)).test
     assert tokenizer.decode(example.document.prompt_ids) == "[be brief][the film]"
+
+
+def test_b7_bytes_on_standard_input_that_are_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads them as halves of surrogate pairs, which no tokenizer takes."""
+    lines = io.TextIOWrapper(io.BytesIO(b"fine\ncaf\xe9\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", lines)
+    with pytest.raises(
+        UserError, match=r"^text 2: holds \\udce9: half of a surrogate pair, or a byte that is not UTF-8$"
+    ):
+        rows(InputConfig())

@@ -85,7 +85,8 @@ class TaskConfig:
         validation: likewise; without it a tenth of train is held out.
         test: likewise; without it a tenth of train is held out.
         choices: for classification: all targets as the template renders them; a mapping from a rendered target
-            to the words for it (a verbalizer); or `from_train`, the distinct targets in train.
+            to the words for it (a verbalizer); or `from_train`, the distinct targets of all rows given as train,
+            before any are held out or `max_rows` takes the first ones. Quote yes, no, true and numbers in YAML.
         rename: new names of columns, in each split that has them, e.g. {query: question}; all else sees the new ones.
         where: keep only rows whose column reads as one of these values, e.g. {domain: [movies]}.
         max_rows: at most so many rows of a split (the first ones), e.g. {test: 500}.

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from softprompts.config import EvaluationConfig, HardPromptConfig
+from softprompts.data_checks import warn_of_scored_rows
 from softprompts.encoding import EncodedTask
 from softprompts.engine import Engine
 from softprompts.errors import UserError
@@ -57,6 +58,7 @@ def choose_wording(
     """Score every wording on validation by the task's first metric; return the index of the best, and all scores."""
     task = candidates[0].task
     metrics = load_metrics(task.metrics[:1], task.schema)
+    warn_of_scored_rows("hard.validation_rows", candidates[0].validation, config.validation_rows)
     wordings = []
     for number, data in enumerate(candidates, start=1):
         rows = data.validation[: config.validation_rows]

@@ -89,6 +89,8 @@ def cannot_load(path: str, error: Exception) -> UserError:
     first_line = str(error).strip().splitlines()[0]
     if "ignore_mismatched_sizes" in first_line:  # what transformers says of it is in a table that it prints
         first_line = "its weights have other shapes than its config.json, or than the choices, ask for"
+    if "backend tokenizer" in first_line:  # it goes on with advice for who has the files in another form
+        first_line = "no tokenizer files that can be read, such as tokenizer.json"
     hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not Path(path).exists() else ""
     return UserError(f"model.name_or_path: cannot load {path}: {first_line}{hint}")
 

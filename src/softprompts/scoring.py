@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, nearest, short, warn
 
 import evaluate
 import numpy
 
 METRICS_DIR = Path(__file__).parent / "metrics"
+REACHED = 1 - 1e-6  # the best number of a metric of ours, but for rounding
+LONG = 30  # characters: a text of so many has more than three words if its language parts words by spaces
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,12 @@ class Metric:
 
     One of ours, or any other with the same two methods, is `additive`: `row_statistics(answers, targets, **settings)`
     gives (rows, K) numbers and `from_sums` makes the metric of their sums over rows, so that another sample of the rows
-    is another sum.
+    is another sum. `own` marks those of ours: their numbers are 1 for a right answer.
     """
 
     module: evaluate.Metric
     settings: dict[str, Any]
+    own: bool = False
 
     @property
     def additive(self) -> bool:
@@ -49,21 +53,34 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
     `schema` goes to those whose `_compute` takes one.
 
     Raises:
-        UserError: no such metric, or one that cannot be loaded.
+        UserError: no such metric, or one that cannot be loaded; two of one name.
     """
     own = sorted(p.parent.name for p in METRICS_DIR.glob("*/*.py"))
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name in names:
+        if Path(name).stem in metrics:
+            raise UserError(f'task.metrics: two metrics are named "{Path(name).stem}"; rename or remove one')
         source = str(METRICS_DIR / name) if name in own else name
         try:
             module = evaluate.load(source)
-        except ImportError as error:
-            raise UserError(f'task.metrics: cannot load "{name}": {str(error).splitlines()[0]}') from error
-        except OSError as error:
-            raise UserError(f'task.metrics: no metric "{name}"{nearest(name, own)}') from error
+        except FileNotFoundError as error:
+            if name in own:  # the cache of `evaluate`, not the metric, is what was not found
+                raise _cannot_load(name, error) from error
+            raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
+        except Exception as error:  # whatever a module of the user's raises while it is imported
+            raise _cannot_load(name, error) from error
         takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
-        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {})
+        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
     return metrics
+
+
+def _cannot_load(name: str, error: Exception) -> UserError:
+    why = str(error).strip().partition("\n")[0]
+    if why == "'NoneType' object is not callable":  # what `evaluate` makes of a module without a metric
+        why = "it holds no class derived from evaluate.Metric"
+    elif not isinstance(error, ImportError | OSError):
+        why = f"{type(error).__name__}: {why}"
+    return UserError(f'task.metrics: cannot load "{name}": {why}')
 
 
 def check_metrics(names: Sequence[str], has_choices: bool) -> None:
@@ -84,6 +101,73 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
                 f'task.metrics: "{name}" scores choices, and this task has none (take accuracy or exact_match)'
             )
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
+
+
+def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> None:
+    """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
+
+    A metric's first number is looked at. Of a metric of ours it must be 1; a row shorter than `LONG` may fall short if
+    all rows together do not: BLEU counts groups of four words over the corpus. The best number of another module is
+    unknown: if it reports one number, that must differ from the one of an empty answer; if it reports several, nothing
+    is checked. One that says by `reference_free` that it does not look at the targets is left out, too.
+
+    Raises:
+        UserError: no target is right as an answer to itself; a metric fails on them, or reports what is no number.
+    """
+    places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
+    for name, metric in load_metrics(names, schema).items():
+        values = _numbers(name, metric, targets, targets)
+        if getattr(metric.module, "reference_free", False) or not (metric.own or len(values) == 1):
+            continue
+        first, value = next(iter(values.items()))
+        alone = _row_by_row(metric, targets, targets)
+        if metric.own:
+            reached = value >= REACHED
+            wrong = [n for n, v in enumerate(alone) if v < REACHED and not (reached and len(targets[n]) < LONG)]
+            what, of = "as an answer to itself gets less than 1", "as answers to themselves get less than 1"
+        else:
+            nothing = [""] * len(targets)
+            reached = value != _numbers(name, metric, nothing, targets)[first]
+            wrong = [
+                n for n, (v, e) in enumerate(zip(alone, _row_by_row(metric, nothing, targets), strict=True)) if v == e
+            ]
+            what, of = "gets another number than an empty answer", "get the number of an empty answer"
+        if not reached and len(wrong) in (0, len(targets)):
+            never = "every target" if metric.own else "no target"
+            raise UserError(
+                f'task.metrics: "{name}": {never} of validation and test {what}, e.g. {places[0]}: '
+                "it cannot score such texts; take another, e.g. chrf or exact_match"
+            )
+        if 0 < len(wrong) < len(targets):
+            some = f"{len(wrong):,} of {len(targets):,} targets of validation and test {of}, e.g. {places[wrong[0]]}"
+            warn(f'task.metrics: "{name}": {some}: it cannot score such texts')
+        for key, number in list(values.items())[1:]:
+            if number < REACHED:
+                warn(f'task.metrics: "{name}": no answer reaches 1 in {key}: the targets themselves get {number:.3f}')
+
+
+def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
+    """Return a metric's first number for each row by itself; none if it is not made for single rows."""
+    numbers = sampler(metric, answers, targets)
+    try:
+        return [next(iter(numbers(numpy.array([n])).values())) for n in range(len(targets))]
+    except Exception:  # a correlation, say
+        return []
+
+
+def _numbers(name: str, metric: Metric, answers: list[str], targets: list[str]) -> dict[str, float]:
+    try:
+        values = compute_metrics({name: metric}, answers, targets)
+    except Exception as error:  # whatever a module of the user's raises, before anything is trained
+        raise UserError(
+            f'task.metrics: "{name}" fails on the targets: {short(error) or type(error).__name__}'
+        ) from error
+    for key, value in values.items():
+        if not isinstance(value, Real):
+            raise UserError(
+                f'task.metrics: "{name}" reports {short(key)} as {type(value).__name__}, which is no number'
+            )
+    return values
 
 
 def reported(metrics: dict[str, Metric], target: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from softprompts.candidates import Candidate, check_training, make_candidate
 from softprompts.config import EvaluationConfig, RunConfig, SweepConfig, TrainingConfig
+from softprompts.data_checks import warn_of_scored_rows
 from softprompts.encoding import EncodedTask, behind
 from softprompts.engine import Engine
 from softprompts.errors import UserError, nearest
@@ -117,6 +118,7 @@ def run_sweep(
         make_candidate(engine, i, behind(data, i), point.training, point.seed, run.checkpoints / f"{i:03d}", point.name)
         for i, point in enumerate(grid)
     ]
+    warn_of_scored_rows("training.eval_rows", data.validation, grid[0].training.eval_rows)
     train_side_by_side(engine, candidates, evaluation, run)
     standings = [
         Standing(

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import string
-import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from softprompts.config import TaskConfig
-from softprompts.errors import UserError, nearest
-from softprompts.readers import Record, plain
-from softprompts.scoring import check_metrics
-from softprompts.splits import DATA_DIR, EMBEDDED_PREFIX, Rows, read_splits
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
-from referencing import Registry, Resource
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example: `prompt` is what the model reads, `target` what it shall write, `place` where it came from."""
-
-    place: str
-    prompt: str
-    target: str
-    record: Record
+from softprompts.data_checks import check_labels, warn_of_first_rows, warn_of_rows
+from softprompts.errors import UserError, nearest, short
+from softprompts.schemas import check_targets, read_schema
+from softprompts.scoring import check_metrics, check_reach
+from softprompts.splits import DATA_DIR, EMBEDDED_PREFIX, Rows, first_rows, given_as_train, read_splits
+from softprompts.templates import Row, check_characters, check_template, render
 
 
 @dataclass(frozen=True)
@@ -63,11 +46,12 @@ class Task:
 
 
 def load_task(config: TaskConfig) -> Task:
-    """Read, filter and render the three splits of a task.
+    """Read, filter and render the three splits of a task; warn of what makes their numbers meaningless.
 
     Raises:
         UserError: settings that exclude each other; missing file, column, dataset or split; no rows left; empty target;
-            a label outside the choices; a target that breaks the schema; metrics that do not fit.
+            a label outside the choices, or free text as choices; a target that breaks the schema; metrics that do not
+            fit, or that no target reaches.
     """
     check_template(config.prompt, config.target)
     if config.system is not None and not config.chat:
@@ -76,11 +60,20 @@ def load_task(config: TaskConfig) -> Task:
         raise UserError("task.schema: is for written answers; take it out, or task.choices")
     check_metrics(config.metrics, config.choices is not None)
     schema = read_schema(config.schema) if config.schema else None
-    raw = read_splits(config)
-    mapping, choices = _choices(config, raw["train"])
+    whole = read_splits(config)
+    mapping, choices = _choices(config, given_as_train(config, whole))
+    for text in [*(choices or ()), config.system or ""]:
+        check_characters("task.choices" if choices and text in choices else "task.system", text)
+    raw = first_rows(config, whole)
     splits = {name: _render(config, rows, mapping, choices, name) for name, rows in raw.items()}
     if schema is not None:
-        _check_targets(schema, splits)
+        check_targets(schema, splits)
+    scored = [(row.place, row.target) for name in ("validation", "test") for row in splits[name]]
+    check_reach(config.metrics, schema, scored)
+    warn_of_rows(splits, choices, config.prompt)
+    for name in config.max_rows if choices else ():
+        taken, given = (_labels(config, rows) for rows in (raw[name], whole[name]))
+        warn_of_first_rows("task.max_rows", name, taken, given)
     source = config.dataset or config.other_datasets.get("train") or Path(config.train or "").stem
     return Task(
         name=config.name or source.removeprefix(EMBEDDED_PREFIX),
@@ -105,116 +98,6 @@ def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: s
     return replace(task, splits=splits, config=config, separator=separator if shots else "")
 
 
-def check_template(prompt: str, target: str) -> None:
-    """Raise `UserError` where a space would be lost or doubled between prompt and target."""
-    for key, template in (("task.prompt", prompt), ("task.target", target)):
-        try:
-            list(string.Formatter().parse(template))
-        except ValueError as error:
-            raise UserError(f"{key}: {error}; write {{{{ and }}}} for literal braces") from None
-    if prompt.endswith(" "):
-        # "Sentiment: " + "positive" tokenizes unlike any text that the model was trained on.
-        raise UserError('task.prompt: ends in a space; let task.target begin with it (target: " {label}")')
-
-
-def render(template: str, record: Record, place: str) -> str:
-    """Fill `{column}` fields from one record; `{column[key]}` and `{column[0]}` reach into objects and lists.
-
-    Raises:
-        UserError: a column or key that the record lacks, or whose value is null; the message lists those there are.
-    """
-    formatter = string.Formatter()
-    parts = []
-    for literal, field, specification, conversion in formatter.parse(template):
-        parts.append(literal)
-        if field is not None:
-            value = plain(_look_up(record, field, place))
-            try:
-                parts.append(format(formatter.convert_field(value, conversion), specification or ""))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{place}: cannot fill the template {template!r}: {error}") from None
-    return "".join(parts)
-
-
-def _look_up(record: Record, field: str, place: str) -> Any:
-    column, *keys = field.replace("]", "").split("[")
-    if column not in record:
-        raise UserError(f'{place}: no column "{column}"; columns are: {", ".join(record)}')
-    value = record[column]
-    for key in keys:
-        if value is None:
-            break
-        inside = {str(n): v for n, v in enumerate(value)} if isinstance(value, list) else value
-        if not isinstance(inside, dict) or key not in inside:
-            known = _short(", ".join(inside)) if isinstance(inside, dict) else "none, it is no list or object"
-            raise UserError(f'{place}: {{{field}}}: no key "{key}" in there; keys are: {known}')
-        value = inside[key]
-    if value is None:
-        raise UserError(f'{place}: column "{field}" is null: no value, or a hidden label (-1)')
-    return value
-
-
-def read_schema(name: str) -> dict[str, Any]:
-    """Read a JSON Schema from a file, or from `embedded:NAME/schema.json`.
-
-    Raises:
-        UserError: no such file; malformed JSON; no JSON Schema, or one that refers to what it does not hold.
-    """
-    embedded = name.startswith(EMBEDDED_PREFIX)
-    path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
-    if not path.is_file():
-        files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
-        valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
-        raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}")
-    try:
-        schema = json.loads(path.read_bytes())
-        Draft202012Validator.check_schema(schema)
-    except ValueError as error:
-        raise UserError(f"task.schema: {name}: malformed JSON: {error}") from None
-    except SchemaError as error:
-        raise UserError(f"task.schema: {name} is no JSON Schema{_where_and_what(error)}") from None
-    if not isinstance(schema, dict):
-        raise UserError(f"task.schema: {name}: expected a JSON object, found {type(schema).__name__}")
-    resource = DRAFT202012.create_resource(schema)
-    _check_references(resource, Registry().resolver_with_root(resource), name)
-    return schema
-
-
-def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None:
-    # Now, and not when an answer of the model first reaches one.
-    if isinstance(resource.contents, dict) and "$ref" in resource.contents:
-        try:
-            resolver.lookup(resource.contents["$ref"])
-        except Unresolvable:
-            reference = resource.contents["$ref"]
-            raise UserError(f"task.schema: {name} refers to what it does not hold: {reference}") from None
-    for inner in resource.subresources():
-        _check_references(inner, resolver.in_subresource(inner), name)
-
-
-def _check_targets(schema: dict[str, Any], splits: dict[str, list[Row]]) -> None:
-    # A registry of its own: without one jsonschema would fetch what a schema refers to.
-    validator = Draft202012Validator(schema, registry=Registry())
-    for row in chain(*splits.values()):
-        try:
-            error = best_match(validator.iter_errors(json.loads(row.target.strip())))
-        except json.JSONDecodeError as malformed:
-            raise UserError(
-                f"{row.place}: the target is no JSON, as task.schema asks: {malformed.msg} at column {malformed.colno}"
-            ) from None
-        if error is not None:
-            raise UserError(f"{row.place}: the target breaks task.schema{_where_and_what(error)}")
-
-
-def _where_and_what(error: ValidationError | SchemaError) -> str:
-    path = ".".join(map(str, error.absolute_path))
-    return f"{' at ' if path else ''}{path}: {_short(error.message)}"
-
-
-def _short(text: str) -> str:
-    return textwrap.shorten(text, 200, placeholder=" ...")
-
-
 def _choices(config: TaskConfig, train: Rows) -> tuple[dict[str, str] | None, tuple[str, ...] | None]:
     if config.choices is None:
         return None, None
@@ -222,8 +105,19 @@ def _choices(config: TaskConfig, train: Rows) -> tuple[dict[str, str] | None, tu
         mapping = {str(k): v for k, v in config.choices.items()}
         return mapping, tuple(dict.fromkeys(mapping.values()))  # two labels may share a word
     if config.choices == "from_train":
-        return None, tuple(sorted({render(config.target, record, place) for place, record in train}))
+        labels = [render(config.target, record, place) for place, record in train]
+        check_labels(labels)
+        return None, tuple(sorted(set(labels)))
     return None, tuple(config.choices)
+
+
+def _labels(config: TaskConfig, rows: Rows) -> list[str]:
+    """Return the labels of rows as the data has them; rows that nothing else reads may lack one."""
+    labels = []
+    for place, record in rows:
+        with suppress(UserError):
+            labels.append(render(config.target, record, place))
+    return labels
 
 
 def _render(
@@ -236,18 +130,24 @@ def _render(
     result = []
     for place, record in rows:
         target = render(config.target, record, place)
-        if mapping is not None and target in mapping:
+        valid = choices if mapping is None else mapping
+        if valid is not None and target not in valid:
+            near = nearest(target, valid)
+            raise UserError(f'{place}: label "{short(target)}" is outside task.choices{near}{_advice(config)}')
+        if mapping is not None:
             target = mapping[target]
-        elif mapping is not None:
-            raise UserError(f'{place}: label "{target}" is outside task.choices{nearest(target, mapping)}')
-        elif choices is not None and target not in choices:
-            raise UserError(f'{place}: label "{target}" is outside task.choices{nearest(target, choices)}')
         if not target.strip():
             raise UserError(f"{place}: the target is empty")
         result.append(Row(place, render(config.prompt, record, place), target, record))
     if not result:
         raise UserError(f"task.{split}: no rows")
     return result
+
+
+def _advice(config: TaskConfig) -> str:
+    """Return what to do about labels that YAML has read as something else: yes and no as truth values, 007 as 7."""
+    changed = isinstance(config.choices, dict) and not all(isinstance(key, str) for key in config.choices)
+    return "; YAML reads some keys of task.choices as no text, such as yes as true: quote them" if changed else ""
 
 
 def _licence(config: TaskConfig) -> str:

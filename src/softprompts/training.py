@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from softprompts.candidates import Candidate, check_training, make_candidate
 from softprompts.checkpoints import Progress
 from softprompts.config import EvaluationConfig, TrainingConfig
+from softprompts.data_checks import warn_of_scored_rows
 from softprompts.encoding import EncodedTask
 from softprompts.energy import energy_meter
 from softprompts.engine import Engine
@@ -52,6 +53,8 @@ def train(
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target))
     candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage)
     begun = candidate.progress.step
+    if not stage:
+        warn_of_scored_rows("training.eval_rows", data.validation, training.eval_rows)
     with energy_meter(training.energy) as meter:
         train_side_by_side(engine, [candidate], evaluation, run)
     candidate.progress.energy_kwh = None if begun else meter.kwh

@@ -97,12 +97,34 @@ def test_every_row_goes_behind_the_prompt_of_its_task(tuned: Tuned) -> None:
         (["a", "b"], "domian", r'^prompt\.column: no column "domian"; columns are: text, domain$'),
         (["a", "a"], "domain", r'^prompt\.column: all rows of train have domain "a"; several tasks need at least two$'),
         (["a", "b/c"], "domain", r'^prompt\.column: domain "b/c" cannot be the name of a folder'),
+        (
+            ["a", "x" * 300],
+            "domain",
+            r'^prompt\.column: domain "x{96} \.\.\." is too long .*: 300 bytes, of 143 at most$',
+        ),
+        (["a", "電" * 60], "domain", r"is too long for the name of a folder: 180 bytes, of 143 at most$"),
+        (["a", "."], "domain", r'domain "\." cannot be the name of a folder'),
+        (["a", "b."], "domain", r'domain "b\." cannot be the name of a folder'),
+        (["a", "b "], "domain", r'domain "b " cannot be the name of a folder'),
+        (["a", "a\nb"], "domain", r'domain "a\\nb" cannot be the name of a folder'),
+        (["a", "con"], "domain", r'domain "con" is no name of a folder on Windows; rename it$'),
+        (["a", "LPT1.x"], "domain", r'domain "LPT1\.x" is no name of a folder on Windows'),
+        (["Films", "films"], "domain", r'domain "films" and "Films" would be one folder where case does not count'),
+        (["caf\u00e9", "cafe\u0301"], "domain", r"would be one folder"),
+        (["a", ""], "domain", r'domain "" cannot be the name of a folder'),
+        (["a", None], "domain", r'^train row 2: prompt\.column: "domain" is null'),
+        (["a", float("nan")], "domain", r'^train row 2: prompt\.column: "domain" is nan'),
         (["a", ".."], "domain", r'^prompt\.column: domain "\.\." cannot be the name of a folder'),
     ],
 )
 def test_columns_that_name_no_tasks(tuned: Tuned, domains: list[str], column: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         by_task(data_of(tuned[1], domains), column)
+
+
+def test_b15_names_of_any_script_name_folders(tuned: Tuned) -> None:
+    names = ["हिन्दी", "電影", "R-B", "a.b c", "x" * 143, "_1", "5"]
+    assert by_task(data_of(tuned[1], names), "domain")[1] == sorted(names)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from softprompts.encoding import EncodedTask, Example, moved_behind
-from softprompts.errors import UserError
+from softprompts.errors import UserError, listed, short
 from softprompts.prompts.initial import attach, encoder_of, initial_values, set_start
+from softprompts.values import trouble
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel
 from peft.tuners.multitask_prompt_tuning import MultitaskPromptTuningInit
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+LONGEST_NAME = 143  # bytes of a folder's name: what encrypted home folders take; most file systems take 255
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # on Windows
 
 
 @dataclass
@@ -44,26 +48,53 @@ def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
     """Put every row behind its task's soft prompt; return the data and the tasks' names, sorted.
 
     Raises:
-        UserError: no such column; fewer than two tasks in train; a task elsewhere that train lacks.
+        UserError: no such column, or no value in it; fewer than two tasks in train; a task that train lacks; a task
+            whose name cannot be that of a folder.
     """
     record = data.train[0].row.record
     if column not in record:
-        raise UserError(f'prompt.column: no column "{column}"; columns are: {", ".join(record)}')
-    names = sorted({str(e.row.record[column]) for e in data.train})
+        raise UserError(f'prompt.column: no column "{column}"; columns are: {listed(record)}')
+    names = sorted({_name(e, column) for e in data.train})
     if len(names) < 2:
-        raise UserError(f'prompt.column: all rows of train have {column} "{names[0]}"; several tasks need at least two')
-
-    for name in names:
-        if not re.fullmatch(r"\w[\w .-]*", name):
-            raise UserError(f'prompt.column: {column} "{name}" cannot be the name of a folder, where its adapter goes')
+        named = short(names[0])
+        raise UserError(f'prompt.column: all rows of train have {column} "{named}"; several tasks need at least two')
+    _check_folders(names, column)
 
     def place(example: Example) -> int:
-        name = str(example.row.record.get(column))
+        name = _name(example, column)
         if name not in names:
-            raise UserError(f'{example.row.place}: train has no row with {column} "{name}", only {", ".join(names)}')
+            valid = listed(names)
+            raise UserError(f'{example.row.place}: train has no row with {column} "{short(name)}", only {valid}')
         return names.index(name)
 
     return moved_behind(data, place), names
+
+
+def _name(example: Example, column: str) -> str:
+    value = example.row.record.get(column)
+    if why := trouble(value):
+        raise UserError(f'{example.row.place}: prompt.column: "{column}" {why}')
+    return str(value)
+
+
+def _check_folders(names: Sequence[str], column: str) -> None:
+    """Refuse, before training, what cannot name the folder of a task's adapter on any system, or names another's."""
+    taken: dict[str, str] = {}
+    for name in names:
+        given = f'prompt.column: {column} "{short(name)}"'
+        # Letters, marks and numbers of any script: \w would leave out the vowels of some.
+        plain = all(c in " .-_" or unicodedata.category(c)[0] in "LMN" for c in name)
+        if not name or not plain or name[0] in " .-" or name[-1] in " .":
+            raise UserError(f"{given} cannot be the name of a folder, where its adapter goes")
+        if len(name.encode()) > LONGEST_NAME:
+            size = len(name.encode())
+            raise UserError(f"{given} is too long for the name of a folder: {size} bytes, of {LONGEST_NAME} at most")
+        if name.split(".")[0].strip().upper() in RESERVED:
+            raise UserError(f"{given} is no name of a folder on Windows; rename it")
+        # Some file systems do not tell case apart, or an accent from a letter that has it.
+        other = taken.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other != name:
+            raise UserError(f'{given} and "{short(other)}" would be one folder where case does not count; rename one')
 
 
 def add_multitask_prompt(

@@ -96,6 +96,7 @@ class DocstringStyle(evaluate.Metric):
     """
 
     open_only = True  # says nothing of a choice among given answers
+    reference_free = True
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

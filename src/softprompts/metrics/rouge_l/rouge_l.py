@@ -1,9 +1,15 @@
 """ROUGE-L: how much of the reference's words an answer has in the same order."""
 
+import unicodedata
+
 import datasets
 import evaluate
 import numpy
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
+
+# Scripts that put no spaces between words, as the names of their letters begin.
+UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 class RougeL(evaluate.Metric):
@@ -12,6 +18,10 @@ class RougeL(evaluate.Metric):
     Sentence-level F of the longest common subsequence of words, precision and recall weighing the same, averaged over
     rows: `rouge-score`'s rougeL with `use_stemmer=True` (Lin 2004, section 3.1; the words are runs of a-z and 0-9 in
     lower case, those of more than three letters Porter-stemmed). An answer without any such word counts 0.
+
+    If the reference has a letter of another script than Latin, the words of its row are runs of letters, marks and
+    digits of any script. Those of a-z and 0-9 are stemmed as before. In scripts without spaces between words (Chinese,
+    Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each letter with its marks is a word.
     """
 
     open_only = True
@@ -28,12 +38,48 @@ class RougeL(evaluate.Metric):
 
     def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
         """Return each row's F-measure, and 1 for its count, (rows, 2)."""
-        scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        pairs = zip(predictions, references, strict=True)
-        return numpy.array([[scorer.score(r, p)["rougeL"].fmeasure, 1] for p, r in pairs], dtype=float)
+        latin = RougeScorer(["rougeL"], use_stemmer=True)
+        any_script = RougeScorer(["rougeL"], tokenizer=_Words())
+        rows = []
+        for answer, reference in zip(predictions, references, strict=True):
+            scorer = latin if _is_latin(reference) else any_script
+            rows.append([scorer.score(reference, answer)["rougeL"].fmeasure, 1])
+        return numpy.array(rows, dtype=float)
 
     def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
         return {"rouge_l": float(sums[0] / sums[1])}
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         return self.from_sums(self.row_statistics(predictions, references).sum(axis=0))
+
+
+def _is_latin(text: str) -> bool:
+    letters = (c for c in text if not c.isascii() and c.isalpha())
+    return all(unicodedata.name(c, "").startswith("LATIN") for c in letters)
+
+
+class _Words:
+    """Tokenizer of `rouge-score`: words of any script."""
+
+    def __init__(self) -> None:
+        self.latin = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        words: list[str] = []
+        before = ""  # what the character before was part of: a word of a spaced script, of an unspaced one, or nothing
+        # One form of each letter: composed or with a mark of its own, it is the same text.
+        for c in unicodedata.normalize("NFC", text.lower()):
+            kind = unicodedata.category(c)[0]
+            if kind not in "LMN":  # letters, marks, numbers; all else stands between words
+                before = ""
+            elif kind == "M" and before:
+                words[-1] += c
+            elif unicodedata.name(c, "").startswith(UNSPACED):
+                words.append(c)
+                before = "unspaced"
+            elif before == "spaced":
+                words[-1] += c
+            else:
+                words.append(c)
+                before = "spaced"
+        return [w for word in words for w in (self.latin.tokenize(word) if word.isascii() else [word])]
