@@ -7,10 +7,13 @@ some; without texts the lines of standard input are read. `--sampling.temperatur
 likeliest. Nothing is written to disk. Ends with exit code 2 and one line for an error that you can mend.
 """
 
+import sys
+from functools import partial
+
 from softprompts.adapters import AdapterConfig, load_adapter, run_settings, virtual_tokens, without_adapter
+from softprompts.agreement import make_engine
 from softprompts.config import ModelConfig, cli
 from softprompts.encoding import behind, encode
-from softprompts.engine import Engine
 from softprompts.models import input_spec, kind_of, load_base_model
 from softprompts.tryout import InputConfig, SamplingConfig, answer, task_of_texts
 
@@ -22,10 +25,10 @@ def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, samplin
     task = task_of_texts(input, run_settings(adapter.path or ""))
     base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
     tuned = load_adapter(base, adapter)
-    data = encode(task, tokenizer, input_spec(base, virtual_tokens(tuned)))
+    data = encode(task, tokenizer, input_spec(base, virtual_tokens(tuned)), needs_end=False)
     examples = behind(data, adapter.task_id).test
 
-    engine = Engine(tuned, tokenizer)
+    engine = make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
     answers = {}
     if kind_of(base.config) != "encoder":  # whose classifier comes with the adapter
         with without_adapter(tuned):

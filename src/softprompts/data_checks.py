@@ -35,6 +35,16 @@ def check_labels(labels: Sequence[str]) -> None:
         )
 
 
+def check_distinct(choices: Sequence[str]) -> None:
+    """Raise `UserError` if two choices are the same, or differ in the spaces around them only: both read alike."""
+    seen: dict[str, str] = {}
+    for choice in choices:
+        if (other := seen.get(choice.strip())) is not None:
+            how = "stands there twice" if other == choice else f"and {short(other)!r} differ in spaces only"
+            raise UserError(f"task.choices: {short(choice)!r} {how}: answers of the two could not be told apart")
+        seen[choice.strip()] = choice
+
+
 def warn_of_rows(splits: Mapping[str, Sequence[Row]], choices: Sequence[str] | None, prompt: str) -> None:
     """Warn of rows that make the numbers of a task meaningless.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config import TaskConfig
-from softprompts.data_checks import check_labels, warn_of_first_rows, warn_of_rows
+from softprompts.data_checks import check_distinct, check_labels, warn_of_first_rows, warn_of_rows
 from softprompts.errors import UserError, nearest, short
 from softprompts.schemas import check_targets, read_schema
 from softprompts.scoring import check_metrics, check_reach
@@ -103,11 +103,15 @@ def _choices(config: TaskConfig, train: Rows) -> tuple[dict[str, str] | None, tu
         return None, None
     if isinstance(config.choices, dict):
         mapping = {str(k): v for k, v in config.choices.items()}
-        return mapping, tuple(dict.fromkeys(mapping.values()))  # two labels may share a word
+        words = tuple(dict.fromkeys(mapping.values()))  # two labels may share a word
+        check_distinct(words)
+        return mapping, words
     if config.choices == "from_train":
         labels = [render(config.target, record, place) for place, record in train]
         check_labels(labels)
+        check_distinct(sorted(set(labels)))
         return None, tuple(sorted(set(labels)))
+    check_distinct(config.choices)
     return None, tuple(config.choices)
 
 

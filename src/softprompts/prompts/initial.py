@@ -171,20 +171,26 @@ def initial_values(
         return torch.rand(count, weight.shape[1]) - 0.5
     if start == "labels":
         named = label_values(weight, tokenizer, labels or ())[:count]
-        return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT))])
+        return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT, len(weight)))])
     if start == "TEXT":
         return _rows(weight, text_ids(tokenizer, text, count, "prompt.prompt_tuning_init_text: TEXT"))
     if start in ("SAMPLE_VOCAB", "frequent"):
-        return _rows(weight, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None))
+        return _rows(weight, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None, len(weight)))
     return None
 
 
 def _rows(weight: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    if len(ids) and max(ids) >= len(weight):
+        raise UserError(
+            f"prompt: token {max(ids)} of the initial text is beyond the {len(weight)} embeddings of the model"
+        )
     return weight[torch.tensor(ids, dtype=torch.long, device=weight.device)].detach().float()
 
 
-def sampled_ids(tokenizer: PreTrainedTokenizerBase, count: int, most: int | None = None) -> list[int]:
-    """Draw `count` token ids, no special ones; with `most` from the so many most frequent tokens.
+def sampled_ids(
+    tokenizer: PreTrainedTokenizerBase, count: int, most: int | None = None, rows: int | None = None
+) -> list[int]:
+    """Draw `count` token ids below `rows`, no special ones; with `most` from the so many most frequent tokens.
 
     These are the lowest ids. Lester et al. (2021), section 3.2, read frequency off the vocabulary's order, too:
     SentencePiece sorts tokens by their likelihood, and byte pair encoding numbers them as it merges them, the most
@@ -193,7 +199,9 @@ def sampled_ids(tokenizer: PreTrainedTokenizerBase, count: int, most: int | None
     """
     # SmolLM2's vocabulary begins with <repo_name> and the like: added to it by hand, whatever their place.
     added = tokenizer.added_tokens_decoder if most else ()
-    ordinary = sorted(set(range(len(tokenizer))).difference(tokenizer.all_special_ids, added))[:most]
+    # A tokenizer may know more tokens than the model has embeddings.
+    known = len(tokenizer) if rows is None else min(rows, len(tokenizer))
+    ordinary = sorted(set(range(known)).difference(tokenizer.all_special_ids, added))[:most]
     return [ordinary[i] for i in torch.randint(0, len(ordinary), (count,)).tolist()]
 
 
