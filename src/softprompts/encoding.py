@@ -316,5 +316,5 @@ def moved_behind(data: EncodedTask, number: Callable[[Example], int]) -> Encoded
         document = replace(example.document, soft_prompt=k)
         return replace(example, document=document, choices=tuple(replace(d, soft_prompt=k) for d in example.choices))
 
-    splits = ([moved(e) for e in split] for split in (data.train, data.validation, data.test))
-    return EncodedTask(data.task, *splits, ends=data.ends)
+    train, validation, test = ([moved(e) for e in split] for split in (data.train, data.validation, data.test))
+    return EncodedTask(data.task, train, validation, test, data.ends)

@@ -110,8 +110,10 @@ def _own_keys() -> Iterator[None]:
 def behind_each(data: EncodedTask, count: int) -> EncodedTask:
     """Return the task with every row once behind each of `count` soft prompts, the copies of a row side by side."""
     placed = [behind(data, number) for number in range(count)]
-    splits = {name: zip(*(getattr(one, name) for one in placed), strict=True) for name in SPLITS}
-    return EncodedTask(data.task, **{name: [e for copies in rows for e in copies] for name, rows in splits.items()})
+    train, validation, test = (
+        [e for copies in zip(*(getattr(one, name) for one in placed), strict=True) for e in copies] for name in SPLITS
+    )
+    return EncodedTask(data.task, train, validation, test, data.ends)
 
 
 def vote(scores: Sequence[Sequence[float]]) -> int:

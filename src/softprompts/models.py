@@ -231,7 +231,7 @@ def input_spec(model: PreTrainedModel, virtual_tokens: int = 0) -> InputSpec:
     """Return what a base model can read beside so many virtual tokens."""
     kind, positions = kind_of(model.config), max_positions(model)
     room = None if positions is None else positions - virtual_tokens
-    tables = [model.get_input_embeddings(), None if kind == "encoder" else model.get_output_embeddings()]
+    tables: list[Any] = [model.get_input_embeddings(), None if kind == "encoder" else model.get_output_embeddings()]
     vocabulary = min(len(table.weight) for table in tables if isinstance(getattr(table, "weight", None), torch.Tensor))
     return InputSpec(kind, room, vocabulary, own_ends(model))
 
