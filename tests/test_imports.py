@@ -14,6 +14,7 @@ PACKAGE = ROOT / "src" / "softprompts"
 # In the order that data flows: a module imports only what stands above it.
 ORDER = (
     "errors",
+    "memory",
     "keys",
     "config",
     "bundled",
