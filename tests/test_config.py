@@ -114,7 +114,7 @@ def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
         (["--model.dtype", "bfloat"], 'found bfloat (did you mean "bfloat16"?)'),
         (["--run.seed", "-1"], "run.seed: expected a number from 0 to 4294967295, found -1"),
         (["--run.seed", str(2**32)], "run.seed: expected a number from 0 to 4294967295, found 4294967296"),
-        (["--run.seed", "null"], "run.seed: expected a number from 0 to 4294967295, found None"),
+        (["--run.seed", "null"], "run.seed: expected whole number, found None"),
         (["stray"], "unrecognized arguments: stray"),
         (["--prompt.inference_mode", "true"], 'unknown flag "--prompt.inference_mode": the library sets'),
         (["--prompt.tokenizer_name_or_path", "x"], 'unknown flag "--prompt.tokenizer_name_or_path": the library sets'),

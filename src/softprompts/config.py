@@ -219,7 +219,7 @@ class RunConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        if self.seed is None or not 0 <= self.seed < 2**32:  # NumPy's generators take no other
+        if not 0 <= self.seed < 2**32:  # NumPy's generators take no other
             raise UserError(f"run.seed: expected a number from 0 to 4294967295, found {self.seed}")
 
 
