@@ -30,6 +30,7 @@ ORDER = (
     "prompts.encoder",
     "prompts.multitask",
     "prompts.states",
+    "prompts.cache",
     "prompts.neighbours",
     "weights",
     "attention",
