@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick test check data precommit clean
+.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick bench-gpu test check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -71,6 +71,9 @@ bench-throughput: $(STAMP) ## time an update against PEFT under Trainer and agai
 
 bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a record
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_throughput.py --quick
+
+bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
+	@$(BIN)/python benchmarks/gpu_attention.py
 
 test: $(STAMP) ## run all tests, offline
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # One text of two branches, and a shorter one beside it in the same group.
 BRANCHED = [Document((1, 2, 3), (4, 5)), Document((1, 2, 3), (6, 7, 8)), Document((9, 10), (11, 12))]
@@ -219,3 +221,64 @@ def test_checkpointed_layers_still_generate(tiny_model: Path) -> None:
     expected = Engine(base, tokenizer).generate([(5, 6), tuple(range(20, 33))], 8)
     checkpoint_layers(base)
     assert Engine(base, tokenizer).generate([(5, 6), tuple(range(20, 33))], 8) == expected
+
+
+Shapes = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def grouped_heads(device: str, dtype: torch.dtype = torch.float32, length: int = 6) -> Shapes:
+    """Return queries of 8 heads, keys and values of 2, and who sees whom behind 3 positions."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 8, length, 16, generator=generator)
+    key, value = (torch.randn(2, 2, 3 + length, 16, generator=generator) for _ in range(2))
+    sees = torch.ones(2, 1, length, 3 + length, dtype=torch.bool).tril(3)
+    return *(x.to(device, dtype).requires_grad_() for x in (query, key, value)), sees.to(device)  # type: ignore[return-value]
+
+
+def attended(tensors: Shapes) -> tuple[torch.Tensor, ...]:
+    """Return what the queries get, and the gradients of all three."""
+    result = attention._attention(*tensors, scaling=None, dropout=0.0, softcap=None, sinks=None)
+    return result, *torch.autograd.grad((result.float() ** 2).sum(), tensors[:3])
+
+
+@pytest.mark.parametrize(("device", "grouped"), [("cpu", True), ("meta", False)])
+def test_c1_1_heads_are_grouped_on_a_cpu_only(device: str, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`enable_gqa` with a mask means the math kernel on CUDA; the meta device stands for whatever is no CPU."""
+    passed: list[tuple[bool, int, int]] = []
+    original = functional.scaled_dot_product_attention
+
+    def watched(query: torch.Tensor, key: torch.Tensor, *more: Any, enable_gqa: bool, **named: Any) -> torch.Tensor:
+        passed.append((enable_gqa, query.shape[1], key.shape[1]))
+        return original(query, key, *more, enable_gqa=enable_gqa, **named)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    result = attention._attention(*grouped_heads(device), scaling=None, dropout=0.0, softcap=None, sinks=None)
+    assert result.shape == (2, 8, 6, 16)
+    assert passed == [(grouped, 8, 2 if grouped else 8)]
+
+
+@pytest.mark.parametrize("device_type", ["cuda", "xpu", "mps", "npu"])
+def test_c1_1_no_accelerator_gets_groups_with_a_mask(device_type: str) -> None:
+    assert attention.takes_groups("cpu")
+    assert not attention.takes_groups(device_type)
+
+
+def test_c1_1_repeated_heads_give_what_grouped_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped = attended(grouped_heads("cpu"))
+    monkeypatch.setattr(attention, "takes_groups", lambda _: False)
+    repeated = attended(grouped_heads("cpu"))
+    assert repeated[1].abs().max() > 0.1
+    torch.testing.assert_close(repeated, grouped, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_c1_1_on_cuda_no_scores_are_held(dtype: torch.dtype) -> None:
+    tensors = grouped_heads("cuda", dtype, length=64)
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]):  # an error if neither takes it
+        found = attended(tensors)
+    expected = attended(grouped_heads("cpu", length=64))
+    bound = 1e-4 if dtype == torch.float32 else 5e-2
+    for mine, other in zip(found, expected, strict=True):
+        assert (mine.float().cpu() - other).norm() <= bound * other.norm()

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "src" / "softprompts"
 # In the order that data flows: a module imports only what stands above it.
 ORDER = (
     "errors",
+    "memory",
     "keys",
     "config",
     "bundled",
@@ -36,6 +37,7 @@ ORDER = (
     "prompts.encoder",
     "prompts.multitask",
     "prompts.states",
+    "prompts.cache",
     "prompts.neighbours",
     "weights",
     "attention",

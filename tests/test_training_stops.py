@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import math
 import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from helpers import Build, run_training
 from softprompts import checkpoints
 from softprompts import training as training_module
+from softprompts.candidates import make_candidate
+from softprompts.checkpoints import Progress
+from softprompts.config import TrainingConfig
 from softprompts.engine import Scores
 from softprompts.errors import UserError
 from softprompts.evaluation import Outcome, predict
@@ -128,3 +133,68 @@ def test_a_full_disk_leaves_the_previous_checkpoint(make: Build, monkeypatch: py
     resumed, fresh = make(resume=True), make("fresh")
     assert run_training(resumed).history == run_training(fresh).history
     assert torch.equal(resumed.prompt(), fresh.prompt())
+
+
+def with_losses(losses: Sequence[float]) -> Callable[..., Outcome]:
+    """Return a `predict` whose outcomes have these losses, and are the same otherwise."""
+    remaining = iter(losses)
+
+    def scripted(*arguments: Any, **more: Any) -> Outcome:
+        return replace(predict(*arguments, **more), loss=next(remaining))
+
+    return scripted
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("best_by", "values", "best"),
+    [
+        ("loss", [NAN, 2.0, 3.0, NAN], 2),
+        ("loss", [2.0, NAN, 1.0, NAN], 4),
+        ("loss", [INF, NAN, 1.0, 2.0], 4),
+        ("loss", [NAN, -INF, NAN, 5.0], 6),  # a loss of minus infinity is no gain either
+        ("accuracy", [NAN, 1.0, NAN, NAN], 2),  # answers by scores that are not numbers, whatever their accuracy
+    ],
+)
+def test_a_validation_that_is_not_finite_is_never_the_best_and_blocks_none(
+    make: Build, best_by: str, values: list[float], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = make(steps=6, eval_every=2, best_by=best_by)
+    monkeypatch.setattr(training_module, "predict", with_losses(values))
+    monkeypatch.setattr(training_module, "compute_metrics", lambda *_: {"accuracy": 0.5})
+    progress = run_training(parts)
+    assert progress.best_step == best
+    assert progress.best_value == (0.5 if best_by == "accuracy" else -values[best // 2])
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_metric_that_is_not_finite_is_never_the_best(
+    make: Build, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, remaining = make(steps=4, eval_every=2, best_by="accuracy"), iter([value, 0.5, value])
+    monkeypatch.setattr(training_module, "compute_metrics", lambda *_: {"accuracy": next(remaining)})
+    progress = run_training(parts)
+    assert (progress.best_step, progress.best_value) == (2, 0.5)
+
+
+def test_validations_that_are_not_finite_use_up_patience(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = make(steps=9, eval_every=1, patience=2)
+    monkeypatch.setattr(training_module, "predict", with_losses([3.0, 2.0, NAN, NAN]))
+    progress = run_training(parts)
+    assert (progress.step, progress.best_step, progress.validations_without_gain) == (3, 1, 2)
+
+
+def test_without_a_finite_validation_there_is_no_best_checkpoint(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = make(steps=4, eval_every=2)
+    monkeypatch.setattr(training_module, "predict", with_losses([NAN] * 3))
+    with pytest.raises(UserError, match=r"^no validation gave a finite number, .* is the best; look at .*model.dtype$"):
+        run_training(parts)
+
+
+def test_a_best_value_of_an_older_checkpoint_that_is_no_number_does_not_block(make: Build) -> None:
+    candidate = make_candidate(make().engine, 0, make("b").data, TrainingConfig(), 0, Path("none"))
+    candidate.progress = Progress(step=4, best_value=NAN)
+    candidate.record({}, 0.25)
+    assert (candidate.progress.best_value, candidate.progress.best_step) == (0.25, 4)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+from helpers import Build, losses, run_training
 from softprompts.batching import Document, share_out
+from softprompts.checkpoints import Progress
 from softprompts.errors import UserError
-from softprompts.updates import check_gradients, micro_batches, training_mode
+from softprompts.updates import check_gradients, dropout_seed, micro_batches, training_mode
 
 import pytest
+import torch
 from hypothesis import given, strategies
 from torch import nn, ones_like, zeros_like
 
@@ -105,3 +111,52 @@ def test_training_mode_ends_with_its_context_even_after_an_error() -> None:
     with pytest.raises(ValueError, match="out of memory"), training_mode(dropouts):
         raise ValueError("out of memory")
     assert not any(module.training for module in dropouts)
+
+
+def candidate(seed: int, step: int) -> Any:
+    return SimpleNamespace(seed=seed, progress=Progress(step=step))
+
+
+def test_c1_5_every_seed_step_and_process_draws_other_numbers() -> None:
+    """The sums that were the seed before were equal for seed 0 at step 1009 and process 0, and others."""
+    small = [0, 1, 2, 1_009, 1_000_003, 2**32 - 1]
+    seeds = {dropout_seed([candidate(seed, step)], process) for seed in small for step in small for process in range(4)}
+    assert len(seeds) == len(small) ** 2 * 4
+    assert all(0 <= seed < 2**64 for seed in seeds), "PyTorch takes no other"
+    several = [
+        [candidate(0, 0)],
+        [candidate(0, 0)] * 2,
+        [candidate(0, 0), candidate(0, 1)],
+        [candidate(0, 1), candidate(0, 0)],
+        [candidate(1, 0), candidate(0, 0)],
+    ]
+    assert len({dropout_seed(c, 0) for c in several}) == len(several)
+    assert dropout_seed([candidate(3, 4)], 5) == dropout_seed([candidate(3, 4)], 5)
+
+
+class Dropping(nn.Embedding):
+    """Virtual tokens that lose half of their numbers in training."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.drop = nn.Dropout(0.5).eval()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.drop(super().forward(ids))
+
+
+def dropped(make: Build, folder: str, before: int) -> list[float]:
+    """Return two losses of a soft prompt with a dropout, made after so many other random numbers."""
+    parts = make(folder, mode="stock", steps=2, eval_every=2)
+    encoder = parts.model.prompt_encoder["default"]
+    dropping = Dropping(*encoder.embedding.weight.shape)
+    dropping.load_state_dict(encoder.embedding.state_dict())
+    encoder.embedding = dropping
+    torch.rand(before)
+    return losses(run_training(parts).history)
+
+
+def test_c1_5_dropout_draws_by_the_step_and_nothing_before_it(make: Build) -> None:
+    first = dropped(make, "one", 0)
+    assert dropped(make, "two", 100) == first
+    assert losses(run_training(make("three", mode="stock", steps=2, eval_every=2)).history) != first

@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 NAME = "softprompts_packed"
@@ -49,12 +50,13 @@ class Group:
     sees: torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Layout:
     """A row of keys in parts: `[soft prompt 1]..[soft prompt K][group 1]..[group G]`.
 
     prompts: positions of each soft prompt; prompt_queries: whether they are among the queries, too (prompt tuning), or
-    come as keys and values only (prefix tuning); masks: what each group sees, by sliding window.
+    come as keys and values only (prefix tuning); masks: what each group sees, by group and sliding window, filled in by
+    `mask` so that the layers share them.
     """
 
     prompts: tuple[int, ...]
@@ -194,6 +196,15 @@ def attend(
 AttentionInterface.register(NAME, attend)
 
 
+def takes_groups(device_type: str) -> bool:
+    """Say whether PyTorch's attention with a mask should get fewer heads of keys than of queries, on such a device.
+
+    On a CPU it computes them group by group. On CUDA `enable_gqa` together with a mask leaves the math kernel only,
+    which holds the scores of all pairs, (b, H, L, K); with keys and values repeated, other kernels take them.
+    """
+    return device_type == "cpu"
+
+
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -213,12 +224,14 @@ def _attention(
         # On a CPU the gradient takes four times as long in 16 bits as in 32.
         if query.device.type == "cpu" and query.element_size() == 2:
             query, key, value = query.float(), key.float(), value.float()
+        grouped = query.shape[1] != key.shape[1] and takes_groups(query.device.type)
+        if not grouped:
+            key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
         attended = functional.scaled_dot_product_attention(
-            query, key, value, sees, dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+            query, key, value, sees, dropout, scale=scaling, enable_gqa=grouped
         )
         return attended.to(dtype)
-    shared = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,7 +30,8 @@ from transformers import get_scheduler
 class Candidate:
     """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
 
-    `name` is empty for the only one; `optimizer` is as accelerate has prepared it; `failure` says why it was given up.
+    `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
+    `failure` says why it was given up.
     """
 
     name: str
@@ -37,9 +40,10 @@ class Candidate:
     training: TrainingConfig
     seed: int
     folder: Path
-    optimizer: Any
+    optimizer: Optimizer
     scheduler: LRScheduler
     progress: Progress
+    scaler: torch.amp.GradScaler | None = None
     failure: str | None = None
     order: Iterator[list[int]] | None = None
 
@@ -85,9 +89,10 @@ class Candidate:
         return [self.data.train[i].document for i in next(self.order)]
 
     def record(self, entry: dict[str, float], value: float) -> None:
-        """Keep a validation; `value` is what chooses the best, the larger the better."""
+        """Keep a validation; `value` is what chooses the best, the larger the better, and never what is not finite."""
         progress = self.progress
-        if progress.best_value is None or value > progress.best_value:
+        best = progress.best_value
+        if math.isfinite(value) and (best is None or not math.isfinite(best) or value > best):
             progress.best_value, progress.best_step, progress.validations_without_gain = value, progress.step, 0
         else:
             progress.validations_without_gain += 1
@@ -136,6 +141,16 @@ def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
     return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
 
 
+def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradScaler | None:
+    """Return a loss scaler like accelerate's own, at the scale that training has come to; None where none is needed."""
+    if accelerator.scaler is None:
+        return None
+    scaler: torch.amp.GradScaler = copy.deepcopy(accelerator.scaler)
+    if progress.loss_scale is not None:
+        scaler.load_state_dict(progress.loss_scale)
+    return scaler
+
+
 def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str]) -> None:
     """Raise `UserError` for settings that contradict each other or this launch."""
     above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
@@ -151,6 +166,13 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
     if training.energy and find_spec("codecarbon") is None:
         raise UserError(
             "training.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false"
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would compute in float32
+        raise UserError("--mixed_precision fp16: not on this device; launch with bf16 or no, or set model.dtype")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError(
+            f"accelerate's gradient_accumulation_steps: {accelerator.gradient_accumulation_steps}; an update sees "
+            "training.batch_size rows, and training.micro_batch_tokens parts them: set it to 1"
         )
     processes = accelerator.num_processes
     if training.batch_size % processes:

@@ -27,7 +27,7 @@ class Progress:
 
     seconds: wall time, validations included; cpu_seconds: processor time of all threads of this process, which other
     work on the machine moves far less. energy_kwh: see `energy`; None where it was not estimated, or not all of it,
-    since the run was stopped in between.
+    since the run was stopped in between. loss_scale: state of the loss scaler in float16 mixed precision, else None.
     """
 
     step: int = 0
@@ -38,6 +38,7 @@ class Progress:
     cpu_seconds: float = 0.0
     energy_kwh: float | None = None
     tokens: int = 0
+    loss_scale: dict[str, float] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
     def followed_by(self, later: Progress) -> Progress:

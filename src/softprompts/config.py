@@ -219,6 +219,10 @@ class RunConfig:
     resume: bool = False
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # NumPy's generators take no other
+            raise UserError(f"run.seed: expected a number from 0 to 4294967295, found {self.seed}")
+
 
 def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
     """Return the parser for `main`'s typed arguments and the dotted keys that it accepts."""

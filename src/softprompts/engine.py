@@ -13,6 +13,7 @@ from softprompts.batching import Document, common_head, pack
 from softprompts.decoding import decode, stock_decode
 from softprompts.endings import before, read_answer
 from softprompts.models import kind_of, max_positions, own_ends, position_table
+from softprompts.prompts.cache import PromptCache
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, states_in
 from softprompts.stock import hidden_states_in_one_piece, logits_at, stock_forward
 
@@ -63,8 +64,7 @@ class Engine(nn.Module):
         taught = getattr(tokenizer, "eos_token_id", None)
         self.ends: tuple[int, ...] = own_ends(self.base) if taught is None else (taught, *own_ends(self.base))
         self.owners = [(i, task) for i, member in enumerate(self.bank) for task in _tasks_of(member)]
-        # By soft prompt and the tokens behind it that are in it, too.
-        self._cached: dict[tuple[int, tuple[int, ...]], States | None] | None = None
+        self._cached: PromptCache | None = None
 
     def forward(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the three tensors of `Scores`, in the order of `documents`."""
@@ -72,6 +72,8 @@ class Engine(nn.Module):
 
     def _packed(self, documents: Sequence[Document]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each soft prompt once, its texts behind it end to end; a text sees its soft prompt and itself, causally."""
+        if self._cached is not None and torch.is_grad_enabled():
+            raise RuntimeError("prompts_cached() keeps no gradient: train outside of it, or evaluate under no_grad()")
         batch = pack(documents, self.device)
         used = dict.fromkeys(text.soft_prompt for text in batch.texts)
         prompts = {k: self._cached_states(k) or self.soft_prompt(k) for k in used}
@@ -153,25 +155,22 @@ class Engine(nn.Module):
         """Within this context each soft prompt's keys and values are computed once, when they are first needed.
 
         In generation those of what all texts behind it begin with, solved examples say, are kept, too. For evaluation:
-        nothing may train meanwhile, and no gradient is had.
+        a packed forward pass that would need a gradient is an error. What changes meanwhile, a parameter or the active
+        adapter, is heeded: see `PromptCache`.
         """
         before = self._cached
-        self._cached = {} if before is None else before
+        cache = before or PromptCache(list(self.bank))
+        self._cached = cache
         try:
-            yield
+            with cache.emptied_by_optimizers():
+                yield
         finally:
             self._cached = before
 
     def _cached_states(self, index: int, head: tuple[int, ...] = ()) -> States | None:
         if self._cached is None:
             return None
-        if (index, head) not in self._cached:
-            states = self._states(index, head)
-            # One head at a time: those of other batches would fill the memory.
-            for key in [key for key in self._cached if key[0] == index and key[1]]:
-                del self._cached[key]
-            self._cached[index, head] = states
-        return self._cached[index, head]
+        return self._cached.get(self.owners[index][0], (index, head), lambda: self._states(index, head))
 
     @torch.no_grad()
     def _states(self, index: int, head: tuple[int, ...]) -> States | None:

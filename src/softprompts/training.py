@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-from softprompts.candidates import Candidate, check_training, make_candidate
+from softprompts.candidates import Candidate, check_training, loss_scaler, make_candidate
 from softprompts.checkpoints import Progress
 from softprompts.config import EvaluationConfig, TrainingConfig
 from softprompts.data_checks import warn_of_scored_rows
@@ -19,6 +19,7 @@ from softprompts.energy import energy_meter
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import answers_and_targets, predict
+from softprompts.memory import one_line_if_memory_is_full
 from softprompts.runs import Run
 from softprompts.scoring import compute_metrics, load_metrics, reported
 from softprompts.updates import update
@@ -46,7 +47,7 @@ def train(
 
     Raises:
         UserError: settings that do not fit together; nothing receives a gradient, or the base does; a loss that is
-            not finite; a full disk.
+            not finite; a full disk; full memory.
         SystemExit: with code 128 + signal, after SIGINT or SIGTERM, the checkpoint saved.
     """
     metrics = load_metrics(data.task.metrics, data.task.schema)
@@ -64,8 +65,9 @@ def train(
 def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluation: EvaluationConfig, run: Run) -> None:
     """Train all candidates in the same forward passes and leave each at its best checkpoint.
 
-    Each has its own rows, loss, optimizer, schedule and checkpoints: it moves as it would alone, up to rounding. One
-    whose loss is not finite any more is given up with a `failure`; the others go on.
+    Each has its own rows, loss, optimizer, schedule, loss scale and checkpoints: without dropout it moves as it would
+    alone, up to rounding. One whose loss is not finite any more, or none of whose validations was, is given up with a
+    `failure`; the others go on.
 
     Raises:
         UserError, SystemExit: as `train`; a loss that is not finite where no other candidate is left.
@@ -73,9 +75,11 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     accelerator = run.accelerator
     task = candidates[0].data.task
     metrics = load_metrics(task.metrics, task.schema)
-    wrapped, *prepared = accelerator.prepare(engine, *(c.optimizer for c in candidates))
-    for candidate, optimizer in zip(candidates, prepared, strict=True):
-        candidate.optimizer = optimizer
+    # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
+    # for each of them, those of an earlier stage included.
+    wrapped = accelerator.prepare(engine)
+    for candidate in candidates:
+        candidate.scaler = loss_scaler(accelerator, candidate.progress)
     begun = max(c.progress.step for c in candidates)
     if begun:
         run.say(f"resuming at step {begun} of {max(c.training.steps for c in candidates)}")
@@ -100,14 +104,15 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
         """Validate, remember the best, save a checkpoint."""
         by, progress = candidate.training.best_by, candidate.progress
         rows = candidate.data.validation[: candidate.training.eval_rows]
-        outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
+        with one_line_if_memory_is_full("in validation", f"lower evaluation.batch_size (now {evaluation.batch_size})"):
+            outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
         values = {"validation_loss": outcome.loss}
         if rows[0].choices or by != "loss":
             numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))
             values |= {f"validation_{k}": v for k, v in numbers.items()}
-        candidate.record(
-            {"step": progress.step, **values}, -outcome.loss if by == "loss" else values[f"validation_{by}"]
-        )
+        # Scores that are not numbers make the answers meaningless, too, whatever metric they are given.
+        chosen_by = values[f"validation_{by}"] if by != "loss" else -outcome.loss
+        candidate.record({"step": progress.step, **values}, chosen_by if math.isfinite(outcome.loss) else math.nan)
         log(candidate, values)
         note(candidate, "  ".join([f"step {progress.step:4d}"] + [f"{k} {v:.4f}" for k, v in values.items()]))
         save(candidate)
@@ -157,15 +162,12 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
             if candidate.validation_due:
                 validate(candidate)
         while active := [c for c in candidates if not c.finished]:
-            first = active[0]
-            # Each update seeds its own dropout, so that a resumed run needs no generator states.
-            torch.manual_seed(first.seed * 1_000_003 + first.progress.step * 1_009 + accelerator.process_index)
             batches = [(candidate, candidate.rows()) for candidate in active]
             losses = update(wrapped, batches, accelerator)
             for (candidate, rows), loss in zip(batches, losses, strict=True):
                 keep(candidate, loss)
                 candidate.progress.tokens += 0 if candidate.failure else sum(len(d.input_ids) for d in rows)
-            bar.set_postfix(loss=f"{min(losses):.4f}")
+            bar.set_postfix(loss=f"{min(filter(math.isfinite, losses), default=math.nan):.4f}")
             going = [c for c in active if not c.failure]
             if _any_process(bool(received), accelerator):
                 for candidate in going:
@@ -178,6 +180,15 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
                         note(candidate, f"stopped early: no gain in {candidate.training.patience} validations")
         if _any_process(bool(received), accelerator):  # during the last validation, which has saved
             stop()
+    for candidate in candidates:
+        if not candidate.failure and candidate.progress.best_value is None:
+            candidate.failure = (
+                f"no validation gave a finite number, so that no checkpoint in {candidate.folder} is the best; "
+                "look at the validation losses, and at model.dtype"
+            )
+            note(candidate, f"given up: {candidate.failure}")
+    if all(c.failure for c in candidates):
+        raise UserError(str(candidates[-1].failure))
     for candidate in candidates:
         if not candidate.failure:
             candidate.take_best()

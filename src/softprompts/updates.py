@@ -8,12 +8,18 @@ from contextlib import contextmanager, nullcontext
 
 from softprompts.batching import Document, share_out
 from softprompts.candidates import Candidate
+from softprompts.config import TrainingConfig
 from softprompts.engine import Scores
 from softprompts.errors import UserError
+from softprompts.memory import one_line_if_memory_is_full
 
+import numpy
 import torch
 from accelerate import Accelerator
 from torch import nn
+
+# If gradients are infinite at this scale, they stay so: a loss scaler would skip steps, and halve its scale, for ever.
+LEAST_LOSS_SCALE = 1.0
 
 
 def update(
@@ -21,12 +27,16 @@ def update(
 ) -> list[float]:
     """Make one optimizer step for each candidate on its rows; return each one's mean loss a target token, in nats.
 
-    The candidates share the forward passes and nothing else: the loss of each reaches its own parameters only. It is
-    the mean over the target tokens of its rows, however they are shared out over micro-batches and processes. Where
-    loss or gradient is not finite, that number is returned and the candidate stays as it is.
+    The candidates share the forward passes, and the random numbers of their dropout. Nothing else: the loss of each
+    reaches its own parameters only, and in float16 has a scale of its own. It is the mean over the target tokens of its
+    rows, however they are shared out over micro-batches and processes. Where loss or gradient is not finite, that
+    number is returned and the candidate stays as it is; a loss scaler skips single steps of infinite gradients.
+
+    Dropout draws by `dropout_seed`: the same numbers in a resumed update as in one that was never stopped. Beside
+    others, or in other micro-batches, a candidate draws other numbers than alone.
 
     Raises:
-        UserError: at a candidate's first step, where it receives no gradient, or the base does.
+        UserError: at a candidate's first step, where it receives no gradient, or the base does; memory is full.
     """
     rows = [document for _, documents in batches for document in documents]
     # A soft prompt belongs to one candidate, which may have several.
@@ -38,12 +48,14 @@ def update(
     totals = torch.zeros_like(targets)
     parts = micro_batches(mine, batches[0][0].training.micro_batch_tokens)
     dropouts = [module for candidate, _ in batches for module in candidate.dropouts]
-    if dropouts:  # drawn by seed, step and process, so that a resumed run draws what an uninterrupted one does
-        first = batches[0][0]
-        torch.manual_seed(hash((first.seed, first.progress.step, accelerator.process_index)))
+    torch.manual_seed(dropout_seed([candidate for candidate, _ in batches], accelerator.process_index))
     for index, documents in enumerate(parts):
         last = index == len(parts) - 1
-        with nullcontext() if last else accelerator.no_sync(wrapped), training_mode(dropouts):
+        with (
+            one_line_if_memory_is_full("in an update", _less_memory(documents, batches[0][0].training)),
+            nullcontext() if last else accelerator.no_sync(wrapped),
+            training_mode(dropouts),
+        ):
             scores = Scores(*wrapped(documents))
             owners = torch.tensor([number[d.soft_prompt] for d in documents], device=accelerator.device)
             owner = owners[scores.document]
@@ -52,10 +64,35 @@ def update(
             if not losses.requires_grad:
                 raise UserError("nothing receives a gradient at step 0: the loss does not depend on what trains")
             # Data parallelism averages the gradients of the processes, the loss is a sum over all of their rows.
-            accelerator.backward(losses.sum() * accelerator.num_processes)
+            # Not accelerator.backward: it would divide by its own number of accumulated steps, and knows one scale.
+            (_scaled(losses, [c for c, _ in batches]).sum() * accelerator.num_processes).backward()
     totals = accelerator.reduce(totals, "sum")
     losses_now = zip(batches, totals.tolist(), strict=True)
-    return [_step(candidate, loss, accelerator) for (candidate, _), loss in losses_now]
+    return [_step(candidate, loss) for (candidate, _), loss in losses_now]
+
+
+def dropout_seed(candidates: Sequence[Candidate], process: int) -> int:
+    """Return the seed of an update's random numbers: another one for all other seeds, steps and processes."""
+    # The number of candidates says where the list ends: a seed sequence takes missing numbers for zeros.
+    numbers = [process, len(candidates), *(n for c in candidates for n in (c.seed, c.progress.step))]
+    return int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0])
+
+
+def _less_memory(documents: Sequence[Document], training: TrainingConfig) -> str:
+    """Say what to do where a forward and backward pass over these documents does not fit."""
+    tokens = sum(len(d.input_ids) for d in documents)
+    if len(documents) == 1:
+        return (
+            f"training.micro_batch_tokens cannot part a single row, and this one has {tokens} tokens; lower "
+            "task.max_length, or set model.gradient_checkpointing"
+        )
+    now = training.micro_batch_tokens or "not set"
+    return f"{len(documents)} rows had {tokens} tokens; set training.micro_batch_tokens (now {now}) to fewer"
+
+
+def _scaled(losses: torch.Tensor, candidates: Sequence[Candidate]) -> torch.Tensor:
+    """Scale the loss of each candidate by its own scaler, if it has one."""
+    return torch.stack([c.scaler.scale(loss) if c.scaler else loss for c, loss in zip(candidates, losses, strict=True)])
 
 
 @contextmanager
@@ -85,20 +122,27 @@ def micro_batches(documents: Sequence[Document], most_tokens: int | None) -> lis
         parts += 1
 
 
-def _step(candidate: Candidate, loss: float, accelerator: Accelerator) -> float:
+def _step(candidate: Candidate, loss: float) -> float:
     """Clip, step, return the loss; or leave the candidate alone and return what is not finite."""
-    optimizer = candidate.optimizer
+    optimizer, scaler = candidate.optimizer, candidate.scaler
     if not math.isfinite(loss):
         optimizer.zero_grad()
         return loss
     if candidate.progress.step == 0:
         check_gradients(candidate.model)
-    norm = accelerator.clip_grad_norm_(candidate.parameters, candidate.training.max_grad_norm)
-    # A gradient scaler (float16) meets infinite gradients by design, and skips the update by itself.
-    if accelerator.scaler is None and norm is not None and not torch.isfinite(norm):
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(candidate.parameters, candidate.training.max_grad_norm).item()
+    # A scaler meets infinite gradients by design, skips the step by itself, and lowers its scale.
+    if not math.isfinite(norm) and (scaler is None or scaler.get_scale() < LEAST_LOSS_SCALE):
         optimizer.zero_grad()
-        return norm.item()
-    optimizer.step()
+        return norm
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+        candidate.progress.loss_scale = scaler.state_dict()
     candidate.scheduler.step()
     optimizer.zero_grad()
     return loss

@@ -1,0 +1,42 @@
+"""Full memory, of a GPU or of the machine, as one line that names the setting to lower."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from softprompts.errors import UserError
+
+import torch
+
+# How PyTorch and the libraries under it word it where they have no exception for it.
+WORDINGS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory is full: CUDA's, MPS's, the CPU allocator's, Python's or NumPy's."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(wording in str(error) for wording in WORDINGS)
+
+
+@contextmanager
+def one_line_if_memory_is_full(doing: str, advice: str) -> Iterator[None]:
+    """Within this context full memory becomes one line: "out of memory DOING: ADVICE".
+
+    Raises:
+        UserError: memory is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        line = f"out of memory {doing}: {advice}"
+        # The command line prints the error of the first process only, and it may be another one that has no room left.
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            print(f"error: process {os.environ['LOCAL_RANK']}: {line}", file=sys.stderr, flush=True)
+        raise UserError(line) from error
