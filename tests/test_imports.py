@@ -14,6 +14,9 @@ PACKAGE = ROOT / "src" / "softprompts"
 # In the order that data flows: a module imports only what stands above it.
 ORDER = (
     "errors",
+    "files",
+    "locks",
+    "streams",
     "keys",
     "config",
     "bundled",
@@ -41,7 +44,10 @@ ORDER = (
     "evaluation",
     "hard_prompts",
     "probes",
+    "fingerprints",
+    "checkpoint_folders",
     "checkpoints",
+    "folders",
     "runs",
     "adapters",
     "tryout",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError, nearest
+from softprompts.files import is_file, one_line, read_bytes
 
 import datasets
 import pyarrow
@@ -26,7 +27,7 @@ def read_file(path: str | Path) -> list[tuple[str, Record]]:
         UserError: no such file, unknown suffix, empty file, not UTF-8, malformed line.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         siblings = [str(p) for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
         raise UserError(f"no such file: {path}{nearest(str(path), siblings)}")
     if path.suffix not in SUFFIXES:
@@ -44,7 +45,7 @@ def read_file(path: str | Path) -> list[tuple[str, Record]]:
 
 
 def _decode(path: Path) -> str:
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,7 +91,8 @@ def _parse_csv(path: Path, text: str) -> list[tuple[str, Record]]:
 def _read_parquet(path: Path) -> list[tuple[str, Record]]:
     try:
         # Not Dataset.from_parquet, which keeps a copy of every version of a user's file in the cache of `datasets`.
-        table = datasets.Dataset(pyarrow.parquet.read_table(path))
+        with one_line(path):
+            table = datasets.Dataset(pyarrow.parquet.read_table(path))
     except (pyarrow.ArrowException, ValueError) as error:
         raise UserError(f"{path}: not readable as parquet: {' '.join(str(error).split())}") from None
     return [(f"{path} row {n}", row) for n, row in enumerate(rows_of(table), start=1)]

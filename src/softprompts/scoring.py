@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +57,36 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
     own = sorted(p.parent.name for p in METRICS_DIR.glob("*/*.py"))
     metrics = {}
     for name in names:
-        source = str(METRICS_DIR / name) if name in own else name
         try:
-            module = evaluate.load(source)
+            module = _own_module(name) if name in own else evaluate.load(name)
         except ImportError as error:
             raise UserError(f'task.metrics: cannot load "{name}": {str(error).splitlines()[0]}') from error
-        except OSError as error:
+        except FileNotFoundError as error:
             raise UserError(f'task.metrics: no metric "{name}"{nearest(name, own)}') from error
+        except OSError as error:
+            if error.errno is None:  # the Hub is out of reach, and nothing on this machine has the name
+                raise UserError(f'task.metrics: no metric "{name}"{nearest(name, own)}') from error
+            raise UserError(
+                f'task.metrics: cannot load "{name}": {error.filename}: {error.strerror}; HF_HOME chooses another '
+                "folder for what `evaluate` writes"
+            ) from error
         takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
         metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {})
     return metrics
+
+
+def _own_module(name: str) -> evaluate.Metric:
+    """Load a metric of ours, without the copy of its source that `evaluate.load` makes below HF_HOME."""
+    source = importlib.import_module(f"softprompts.metrics.{name}.{name}")
+    made = [v for v in vars(source).values() if isinstance(v, type) and v.__module__ == source.__name__]
+    (kind,) = (v for v in made if issubclass(v, evaluate.Metric))
+    # Its folder is for the rows of `compute`, which those of ours are not asked for.
+    return kind(cache_dir=_scratch().name)
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="softprompts-")
 
 
 def check_metrics(names: Sequence[str], has_choices: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from softprompts.config import TaskConfig
 from softprompts.errors import UserError, nearest
+from softprompts.files import is_file, read_bytes
 from softprompts.readers import Record, plain
 from softprompts.scoring import check_metrics
 from softprompts.splits import DATA_DIR, EMBEDDED_PREFIX, Rows, read_splits
@@ -157,12 +158,12 @@ def read_schema(name: str) -> dict[str, Any]:
     """
     embedded = name.startswith(EMBEDDED_PREFIX)
     path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
-    if not path.is_file():
+    if not is_file(path):
         files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
         valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
         raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}")
     try:
-        schema = json.loads(path.read_bytes())
+        schema = json.loads(read_bytes(path))
         Draft202012Validator.check_schema(schema)
     except ValueError as error:
         raise UserError(f"task.schema: {name}: malformed JSON: {error}") from None

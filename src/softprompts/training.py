@@ -18,6 +18,7 @@ from softprompts.energy import energy_meter
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import answers_and_targets, predict
+from softprompts.fingerprints import inputs_of
 from softprompts.runs import Run
 from softprompts.scoring import compute_metrics, load_metrics, reported
 from softprompts.updates import update
@@ -45,12 +46,13 @@ def train(
 
     Raises:
         UserError: settings that do not fit together; nothing receives a gradient, or the base does; a loss that is
-            not finite; a full disk.
+            not finite; a full disk; a checkpoint of other data or another base model.
         SystemExit: with code 128 + signal, after SIGINT or SIGTERM, the checkpoint saved.
     """
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target))
-    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage)
+    inputs = inputs_of(data, engine.model)
+    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage, inputs)
     begun = candidate.progress.step
     with energy_meter(training.energy) as meter:
         train_side_by_side(engine, [candidate], evaluation, run)
@@ -74,6 +76,8 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     for candidate, optimizer in zip(candidates, prepared, strict=True):
         candidate.optimizer = optimizer
     begun = max(c.progress.step for c in candidates)
+    for text in dict.fromkeys(note for c in candidates for note in c.notes):
+        run.say(text)
     if begun:
         run.say(f"resuming at step {begun} of {max(c.training.steps for c in candidates)}")
     bar = tqdm(
