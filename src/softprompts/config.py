@@ -7,21 +7,28 @@ group of flags (`--training.learning_rate 0.02`). A key that nothing reads is an
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
 from itertools import pairwise
-from typing import Any, Literal, NoReturn, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from softprompts import locks
 from softprompts.errors import UserError
 from softprompts.files import FULL, error_number, expanded
-from softprompts.keys import PEFT_INTERNAL_FIELDS, check_values, check_yaml, expand_paths, explain, known, nearest_key
-from softprompts.streams import quiet_streams
+from softprompts.keys import (
+    PEFT_INTERNAL_FIELDS,
+    check_utf8,
+    check_values,
+    check_yaml,
+    expand_paths,
+    explain,
+    known,
+    nearest_key,
+)
+from softprompts.streams import fail, quiet_streams
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from peft import PeftConfig, PromptTuningConfig
@@ -254,6 +261,8 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     Raises:
         UserError: unknown key, wrong type, missing file; the message names the nearest valid key.
     """
+    for argument in argv:
+        check_utf8("argument", argument)
     argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
     argv = [a for b in argv for a in (b.split("=", 1) if b.startswith("--config=") else (b,))]
     argv = [expanded("--config", b) if a == "--config" else b for a, b in pairwise(["", *argv])]
@@ -289,14 +298,14 @@ def cli(main: Callable[..., None]) -> None:
             main(**parse(main, sys.argv[1:]))
             sys.stdout.flush()  # a full disk there is an error, too
         except UserError as error:
-            _fail(str(error))
+            fail(str(error))
         except BrokenPipeError:
             raise
         except OSError as error:
             # Without a file it is a mistake of ours, or of a library's, which needs its traceback.
             if error.filename is None and error_number(error) not in FULL:
                 raise
-            _fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+            fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
         finally:
@@ -304,11 +313,3 @@ def cli(main: Callable[..., None]) -> None:
             # Left open, the processes' group aborts now and then while Python shuts down.
             if distributed.is_available() and distributed.is_initialized():
                 distributed.destroy_process_group()
-
-
-def _fail(reason: str) -> NoReturn:
-    # Every process of a distributed run fails alike; one line is enough.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        with suppress(OSError):  # nobody reads it
-            print(f"error: {reason}", file=sys.stderr, flush=True)
-    sys.exit(2)

@@ -60,7 +60,7 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
     splits = data.task.fingerprint()
     for split in SPLITS:
         splits[split]["tokens"] = _tokens_fingerprint(getattr(data, split))
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     config = {k: v for k, v in base.config.to_dict().items() if k not in LOADING}
     return {
         "data": splits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from enum import Enum
@@ -68,10 +69,17 @@ def expand_paths(settings: Any) -> None:
         elif isinstance(value, list):
             settings[key] = [expanded(key, v) if isinstance(v, str) else v for v in value]
     for key, value in settings.as_flat().__dict__.items():
-        try:
-            str(value).encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{key}: not UTF-8: {str(value)!a}") from None
+        check_utf8(key, str(value))
+
+
+def check_utf8(key: str, text: str) -> None:
+    """Raise `UserError` for bytes of the command line that are not text, or half a character (\\ud83d) of a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        advice = "" if encoding == "utf-8" else f"; Python reads arguments as {encoding}, PYTHONUTF8=1 makes it UTF-8"
+        raise UserError(f"{key}: not UTF-8: {text!a}{advice}") from None
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGPIPE
+from typing import NoReturn
 
 from softprompts.errors import UserError
 
@@ -20,10 +21,10 @@ def quiet_streams() -> Iterator[None]:
         SystemExit: with code 128 + SIGPIPE, as of a program that this signal ends, if output goes to a closed pipe.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by the caller, as with `>&-`
+        if getattr(sys, name) is None:  # closed by the caller, as with `>&-`
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
-        elif mode == "w" and hasattr(stream, "reconfigure"):
+        stream = getattr(sys, name)
+        if mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
@@ -43,6 +44,15 @@ def _give_up_what_is_broken() -> None:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
+
+
+def fail(reason: str) -> NoReturn:
+    """End this process with one line on standard error and exit code 2."""
+    # Every process of a distributed run fails alike; one line is enough.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        with suppress(OSError):  # nobody reads it
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def lines_of_input() -> list[str]:
