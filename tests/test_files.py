@@ -178,10 +178,15 @@ def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_error_while_a_file_is_replaced_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        assert temporary.suffix == ".png"
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def half() -> None:
+        with replacing(path) as temporary:
+            assert temporary.suffix == ".png"
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -191,9 +196,14 @@ def test_filling_a_folder_leaves_other_files_in_it(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("notes.md", "weights"):
         (folder / name).write_text("old")
-    with pytest.raises(UserError, match="the disk is full"), filling(folder) as temporary:
-        (temporary / "weights").write_text("half")
-        raise OSError(errno.ENOSPC, "x")
+
+    def half() -> None:
+        with filling(folder) as temporary:
+            (temporary / "weights").write_text("half")
+            raise OSError(errno.ENOSPC, "x")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        half()
     assert {p.name: p.read_text() for p in folder.iterdir()} == {"notes.md": "old", "weights": "old"}
     with filling(folder) as temporary:
         (temporary / "task").mkdir()
