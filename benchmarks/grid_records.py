@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.benchmark import GridConfig, in_words, load_benchmark
-from softprompts.checkpoints import write_atomically
 from softprompts.errors import UserError
+from softprompts.files import write_atomically
+from softprompts.folders import RESULT_FILE
 from softprompts.results import Result, load_result
-from softprompts.runs import RESULT_FILE
 
 from grid_plan import ROOT, Job, choose, points
 

@@ -18,16 +18,16 @@ from typing import Any
 
 from softprompts.adapters import MODEL, AdapterConfig, load_adapter, virtual_tokens, without_adapter
 from softprompts.agreement import make_engine
-from softprompts.checkpoints import write_atomically
 from softprompts.config import EvaluationConfig, HardPromptConfig, ModelConfig, TaskConfig, cli
 from softprompts.encoding import encode
 from softprompts.engine import Engine
 from softprompts.errors import UserError, nearest
+from softprompts.files import write_atomically
+from softprompts.folders import CONFIG_FILE, RESULT_FILE
 from softprompts.hard_prompts import written_tasks
 from softprompts.models import input_spec, load_base_model
 from softprompts.probes import latency, sampled, score_on, text_loss, transferred
 from softprompts.results import environment, load_result
-from softprompts.runs import CONFIG_FILE, RESULT_FILE
 from softprompts.scoring import load_metrics
 from softprompts.tasks import Task, load_task
 

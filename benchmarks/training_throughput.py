@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from softprompts.checkpoints import write_atomically
+from softprompts.files import write_atomically
 from softprompts.results import environment
 
 from throughput_chart import draw

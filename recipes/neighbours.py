@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from softprompts.adapters import AdapterConfig, load_adapter
-from softprompts.checkpoints import write_atomically
 from softprompts.config import ModelConfig, cli
+from softprompts.files import one_line, write_atomically
 from softprompts.models import load_base_model
 from softprompts.prompts.neighbours import (
     NeighboursConfig,
@@ -45,7 +45,8 @@ def main(model: ModelConfig, adapter: AdapterConfig, neighbours: NeighboursConfi
             "environment": environment(),
         }
         file = Path(neighbours.record)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        with one_line(f"neighbours.record: {file.parent}"):
+            file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from softprompts.config import cli
 from softprompts.errors import UserError
+from softprompts.folders import RESULT_FILE
 from softprompts.reports.demo import table
 from softprompts.reports.tasks import tasks_table
 from softprompts.results import load_result
-from softprompts.runs import RESULT_FILE
 
 RESULTS = Path("results")
 README = Path("README.md")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softprompts.benchmark import Benchmark, load_benchmark
-from softprompts.checkpoints import write_atomically
 from softprompts.config import cli
 from softprompts.errors import UserError
+from softprompts.files import write_atomically
 from softprompts.reports.benchmark import comparisons_markdown, markdown, notes, results_markdown, sweeps_table
 from softprompts.reports.claims import TASKS, make_card
 from softprompts.reports.claims_card import card_markdown

@@ -16,6 +16,7 @@ from made_result import make_result
 from softprompts import results
 from softprompts.adapters import save_adapter, saved_parameters
 from softprompts.results import environment, load_result, peak_memory_gib
+from softprompts.runs import Run
 
 import psutil
 import pytest
@@ -82,7 +83,7 @@ def test_saved_parameters(tmp_path: Path) -> None:
 def test_adapter_is_a_stock_one(tiny_model: Path, tmp_path: Path) -> None:
     """PEFT alone, on a base model loaded anew, gives the same logits; nothing is pickled."""
     tuned, tokenizer = load_tuned(tiny_model)
-    run: Any = SimpleNamespace(folder=tmp_path, accelerator=Accelerator(cpu=True))
+    run = Run("test", {}, tmp_path, 0, Accelerator(cpu=True), 0.0)
     folder = save_adapter(tuned, run)
     assert folder == tmp_path / "adapter"
     assert {p.suffix for p in folder.iterdir()} <= {".safetensors", ".json", ".md"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softprompts import runs
+from softprompts import locks, runs
 from softprompts.config import RunConfig, TrainingConfig
 from softprompts.errors import UserError
 from softprompts.runs import Run, leaves, plain, start_run, use_all_cores
@@ -56,7 +56,7 @@ def test_a_new_or_empty_folder_becomes_the_runs(tmp_path: Path, exists: bool) ->
     run = start(folder, seed=3)
     assert (run.recipe, run.folder, run.seed, run.checkpoints) == ("test", folder, 3, folder / "checkpoints")
     record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert record == {"recipe": "test"} | run.settings
+    assert record == {"recipe": "test", "outputs": []} | run.settings
     assert record["training"]["steps"] == 3
 
 
@@ -119,6 +119,7 @@ def test_resume_with_other_settings_says_which(tmp_path: Path, changes: dict[str
 
 def test_resume_may_change_folder_name_and_trackers(tmp_path: Path) -> None:
     start(tmp_path / "before").checkpoints.mkdir()
+    locks.release()
     (tmp_path / "before").rename(tmp_path / "after")
     start(tmp_path / "after", resume=True, trackers=("tensorboard",))
 

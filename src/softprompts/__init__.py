@@ -15,6 +15,8 @@ if sys.path[0] and Path(sys.path[0], "evaluate.py").is_file():
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # PEFT asks transformers for a property that has a new name; nothing a user could mend.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+# Accelerate hands this on by its old name only; with the default, buffers would go from process to process each step.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 # LoRA's settings are parsed into PEFT's classes, the empty one of LoftQ too; `weights.add_lora` refuses its use.
 warnings.filterwarnings("ignore", message="`loftq_config` specified but will be ignored", category=UserWarning)
 # In 8 bits it says at every matrix product of every step that inputs are cast to float16, where they were not.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softprompts.checkpoints import one_line_if_full
 from softprompts.errors import UserError, nearest
+from softprompts.files import filling
 from softprompts.prompts.initial import encoder_of
 from softprompts.runs import Run
 
@@ -72,15 +72,15 @@ def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
     """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder; with `names`, one a task below it.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full; something of the user's is there.
     """
     folder = run.folder / ADAPTER
     if run.accelerator.is_main_process:
-        with one_line_if_full(folder, folder):
+        with filling(run.output(ADAPTER, fixed=True)) as temporary:
             for number, name in enumerate(names):
-                folded(model, number).save_pretrained(str(folder / name), safe_serialization=True)
+                folded(model, number).save_pretrained(str(temporary / name), safe_serialization=True)
             if not names:
-                folded(model).save_pretrained(str(folder), safe_serialization=True)
+                folded(model).save_pretrained(str(temporary), safe_serialization=True)
     run.accelerator.wait_for_everyone()
     return folder
 
@@ -89,13 +89,13 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: 
     """Write `model/`, all weights and the tokenizer, as `from_pretrained` loads them, and return its folder.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full; something of the user's is there.
     """
     folder = run.folder / MODEL
     if run.accelerator.is_main_process:
-        with one_line_if_full(folder, folder):
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+        with filling(run.output(MODEL, fixed=True)) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
     run.accelerator.wait_for_everyone()
     return folder
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from softprompts.batching import Document, batch_order
-from softprompts.checkpoints import Progress, load_best, load_checkpoint, save_checkpoint
+from softprompts.checkpoint_folders import checkpoint_folders
+from softprompts.checkpoints import Progress, Restored, load_best, load_checkpoint, save_checkpoint
 from softprompts.config import TrainingConfig
 from softprompts.encoding import EncodedTask
 from softprompts.engine import Engine
@@ -31,7 +32,8 @@ class Candidate:
     """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
 
     `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
-    `failure` says why it was given up.
+    `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is what is to be
+    said of the checkpoint that it goes on from.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Candidate:
     scaler: torch.amp.GradScaler | None = None
     failure: str | None = None
     order: Iterator[list[int]] | None = None
+    inputs: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -100,7 +104,7 @@ class Candidate:
 
     def save(self) -> None:
         """Save a checkpoint."""
-        save_checkpoint(self.folder, self.model, self.optimizer, self.scheduler, self.progress)
+        save_checkpoint(self.folder, self.model, self.optimizer, self.scheduler, self.progress, self.inputs)
 
     def take_best(self) -> None:
         """Put the best checkpoint's values in place."""
@@ -109,25 +113,44 @@ class Candidate:
     @property
     def last_saved(self) -> int:
         """The step of the newest checkpoint."""
-        return max(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+        return max(checkpoint_folders(self.folder))
 
 
 def make_candidate(
-    engine: Engine, index: int, data: EncodedTask, training: TrainingConfig, seed: int, folder: Path, name: str = ""
+    engine: Engine,
+    index: int,
+    data: EncodedTask,
+    training: TrainingConfig,
+    seed: int,
+    folder: Path,
+    name: str = "",
+    inputs: dict[str, Any] | None = None,
 ) -> Candidate:
     """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
 
-    `data` stands behind its soft prompt.
+    `data` stands behind its soft prompt; `inputs` are the fingerprints of `fingerprints.inputs_of`.
 
     Raises:
-        UserError: nothing requires a gradient.
+        UserError: nothing requires a gradient; as `load_checkpoint`.
     """
     model = engine.bank[index]
     optimizer = make_optimizer(model, training)
     # Accelerate would step the schedule once a process; it stays outside.
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
-    progress = load_checkpoint(folder, model, optimizer, scheduler) or Progress()
-    return Candidate(name, model, data, training, seed, folder, optimizer, scheduler, progress)
+    restored = load_checkpoint(folder, model, optimizer, scheduler, inputs) or Restored(Progress(), [])
+    return Candidate(
+        name,
+        model,
+        data,
+        training,
+        seed,
+        folder,
+        optimizer,
+        scheduler,
+        restored.progress,
+        inputs=inputs,
+        notes=restored.notes,
+    )
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:

@@ -7,7 +7,6 @@ group of flags (`--training.learning_rate 0.02`). A key that nothing reads is an
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import signal
 import sys
@@ -16,8 +15,20 @@ from dataclasses import dataclass, field, is_dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
+from softprompts import locks
 from softprompts.errors import UserError
-from softprompts.keys import PEFT_INTERNAL_FIELDS, check_values, check_yaml, explain, known, nearest_key
+from softprompts.files import FULL, error_number, expanded
+from softprompts.keys import (
+    PEFT_INTERNAL_FIELDS,
+    check_utf8,
+    check_values,
+    check_yaml,
+    expand_paths,
+    explain,
+    known,
+    nearest_key,
+)
+from softprompts.streams import fail, quiet_streams
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from peft import PeftConfig, PromptTuningConfig
@@ -208,9 +219,11 @@ class RunConfig:
     """Where a run lives.
 
     Args:
-        output_dir: folder for adapter, record, predictions, curves and checkpoints. It must be new or empty.
+        output_dir: folder for adapter, record, predictions, curves and checkpoints. It must be new or empty. Here as
+            in every path, `~`, `$VAR` and `${VAR}` are expanded.
         seed: seed of initial values, order of rows and drawn examples.
-        resume: go on where the run in output_dir stands (`--resume` for short); a finished run is left as it is.
+        resume: go on where the run in output_dir stands (`--resume` for short); a finished run is left as it is. Only
+            settings of evaluation, and those that change numbers by rounding alone, may be others than before.
         trackers: trackers of accelerate, e.g. tensorboard, wandb, mlflow.
     """
 
@@ -253,20 +266,24 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     Raises:
         UserError: unknown key, wrong type, missing file; the message names the nearest valid key.
     """
+    for argument in argv:
+        check_utf8("argument", argument)
     argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
+    argv = [a for b in argv for a in (b.split("=", 1) if b.startswith("--config=") else (b,))]
+    argv = [expanded("--config", b) if a == "--config" else b for a, b in pairwise(["", *argv])]
     parser, valid = build_parser(main)
     for before, after in pairwise([*argv, ""]):
         flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", before, re.DOTALL)
         if flag and flag[1] == "config":
-            path = before.partition("=")[2] or after
-            if path:
-                check_yaml(path, valid)
+            if after:
+                check_yaml(after, valid)
         elif flag and flag[1] not in ("help", "print_config") and not known(flag[1], valid):
             raise UserError(f'unknown flag "--{flag[1]}"{nearest_key(flag[1], valid)}')
     try:
         settings = parser.parse_args(argv)
         if isinstance(settings.get("config"), list):
             del settings["config"]
+        expand_paths(settings)
         arguments = {k: v for k, v in vars(parser.instantiate_classes(settings)).items() if k != "config"}
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(explain(str(error), get_type_hints(main))) from None
@@ -278,18 +295,26 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
 def cli(main: Callable[..., None]) -> None:
     """Run a recipe's `main` from the command line.
 
-    A `UserError` ends the process with one line on standard error and exit code 2; an interrupt with code 130.
+    A `UserError` ends the process with one line on standard error and exit code 2, as does an error of the operating
+    system about a file; an interrupt with code 130, a closed pipe at standard output with code 141.
     """
-    try:
-        main(**parse(main, sys.argv[1:]))
-    except UserError as error:
-        # Every process of a distributed run fails alike; one line is enough.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    finally:
-        # Left open, the processes' group aborts now and then while Python shuts down.
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
+    with quiet_streams():
+        try:
+            main(**parse(main, sys.argv[1:]))
+            sys.stdout.flush()  # a full disk there is an error, too
+        except UserError as error:
+            fail(str(error))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Without a file it is a mistake of ours, or of a library's, which needs its traceback.
+            if error.filename is None and error_number(error) not in FULL:
+                raise
+            fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            locks.release()
+            # Left open, the processes' group aborts now and then while Python shuts down.
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.destroy_process_group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from enum import Enum
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from softprompts.errors import UserError, nearest
+from softprompts.files import expanded, is_file, read_bytes
 
 import yaml
 
@@ -32,6 +34,53 @@ PEFT_INTERNAL_FIELDS = {
     "tokenizer_kwargs",
 }
 
+# Settings that are paths, or may be: `~` and variables of the environment are expanded in them.
+PATHS = (
+    "adapter.path",
+    "ensemble.adapters",
+    "first.path",
+    "launch.records",
+    "launch.runs",
+    "model.name_or_path",
+    "neighbours.record",
+    "probe.record",
+    "probe.run",
+    "prompt.tokenizer_name_or_path",
+    "run.output_dir",
+    "second.path",
+    "task.metrics",
+    "task.schema",
+    "task.test",
+    "task.train",
+    "task.validation",
+)
+
+
+def expand_paths(settings: Any) -> None:
+    """Expand the paths among parsed settings in place: what is recorded is where data really came from.
+
+    Raises:
+        UserError: a path that cannot be expanded; a text that is not UTF-8, which no record could hold.
+    """
+    for key in PATHS:
+        value = settings.get(key)
+        if isinstance(value, str):
+            settings[key] = expanded(key, value)
+        elif isinstance(value, list):
+            settings[key] = [expanded(key, v) if isinstance(v, str) else v for v in value]
+    for key, value in settings.as_flat().__dict__.items():
+        check_utf8(key, str(value))
+
+
+def check_utf8(key: str, text: str) -> None:
+    """Raise `UserError` for bytes of the command line that are not text, or half a character (\\ud83d) of a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        advice = "" if encoding == "utf-8" else f"; Python reads arguments as {encoding}, PYTHONUTF8=1 makes it UTF-8"
+        raise UserError(f"{key}: not UTF-8: {text!a}{advice}") from None
+
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of a nested mapping, inner keys as well as leaves."""
@@ -44,11 +93,11 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
 def check_yaml(path: str, valid: set[str]) -> None:
     """Raise `UserError` for a missing, empty or malformed YAML file, or one with a key that nothing reads."""
     file = Path(path)
-    if not file.is_file():
+    if not is_file(file):
         others = sorted(str(p) for p in Path("configs").glob("*/*.yaml") if p.parent.name != "accelerate")
         raise UserError(f"no such config file: {path}{nearest(path, others)}")
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        tree = yaml.load(read_bytes(file).decode(), Loader=_StrictLoader)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
     except yaml.MarkedYAMLError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from pathlib import Path
 
 from softprompts.errors import UserError, nearest, short
+from softprompts.files import is_file, read_bytes
 from softprompts.parquet import read_parquet
 from softprompts.strict_json import JsonError, parse_json
 from softprompts.values import Record, check_columns
@@ -36,11 +36,11 @@ def read_file(path: str | Path) -> list[tuple[str, Record]]:
             that may not be read, or is damaged.
     """
     path = Path(path)
-    if not is_there(path):
+    if not is_file(path):
         raise UserError(f"no such file: {path}{nearest(str(path), _beside(path))}")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: unknown kind of file{nearest(path.suffix, SUFFIXES)}")
-    data = _bytes(path)
+    data = read_bytes(path)
     if not data:
         raise UserError(f"{path}: is empty")
     if path.suffix == ".parquet":
@@ -53,20 +53,13 @@ def read_file(path: str | Path) -> list[tuple[str, Record]]:
     return rows
 
 
-def is_there(path: Path) -> bool:
-    """Say whether there is a file of this name; raise `UserError` for a folder."""
-    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it answers for a name that is too long
-        raise UserError(f"{path}: is a folder; name a file in it")
-    return os.path.isfile(path)  # noqa: PTH113
-
-
 def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, without a byte order mark.
 
     Raises:
         UserError: it may not be read; it is not UTF-8, or holds a NUL.
     """
-    return _decode(path, _bytes(path))
+    return _decode(path, read_bytes(path))
 
 
 def _beside(path: Path) -> list[str]:
@@ -74,13 +67,6 @@ def _beside(path: Path) -> list[str]:
         return [str(p) for p in path.parent.glob("*") if p.suffix in SUFFIXES and p.is_file()]
     except OSError:
         return []
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _decode(path: Path, data: bytes) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import resource
-import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from softprompts.fingerprints import commit
 from softprompts.runs import available_cores
 from softprompts.scoring import Interval
 
@@ -54,7 +54,7 @@ def environment() -> dict[str, Any]:
     """Return versions, commit and hardware."""
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if find_spec(p)},
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": {
             "processor": _processor(),
             "cores": available_cores(),
@@ -65,20 +65,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
-    root = Path(__file__).resolve().parents[2]
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.strip() + ("+changes" if dirty.stdout.strip() else "")
-
-
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [s for s in info.read_text().splitlines() if s.startswith("model name")] if info.exists() else []
+    names = (
+        [s for s in info.read_text("utf-8", "replace").splitlines() if s.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return names[0].partition(":")[2].strip() if names else platform.processor()
 
 

@@ -5,30 +5,27 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, is_dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softprompts.checkpoints import write_atomically
 from softprompts.config import RunConfig
 from softprompts.errors import UserError, nearest
+from softprompts.files import expanded, one_line, write_atomically
+from softprompts.folders import CONFIG_FILE, LOGS, OUTPUTS, claim, leaves, plain, record_of
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import broadcast_object_list, set_seed
 
-CONFIG_FILE = "config.json"
-LOGS = "logs"
-RESULT_FILE = "result.json"
-COMPARE_FILE = "compare.json"  # what a comparison leaves in its place
-
 
 @dataclass
 class Run:
-    """A run under way. `settings` are the recipe's arguments as plain values; `folder` is where its output goes."""
+    """A run under way. `settings` are the recipe's arguments as plain values; `folder` is where its output goes.
+
+    `resumed` holds the settings that were changed on resume, each with `key`, `was` and `is`.
+    """
 
     recipe: str
     settings: dict[str, Any]
@@ -36,6 +33,7 @@ class Run:
     seed: int
     accelerator: Accelerator
     started: float
+    resumed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def checkpoints(self) -> Path:
@@ -45,6 +43,31 @@ class Run:
     def say(self, text: str) -> None:
         """Print a line, once over all processes."""
         self.accelerator.print(text, flush=True)
+
+    def output(self, name: str, fixed: bool = False) -> Path:
+        """Return where the run writes an output: `name` in its folder, or another if something of the user's is there.
+
+        The run's own names are listed in its config.json, so that a resumed run may write them again.
+
+        Raises:
+            UserError: something of the user's is there, and the name is `fixed`.
+        """
+        record = record_of(self.folder)
+        if not record or OUTPUTS not in record:  # begun by a version that kept no list
+            return self.folder / name
+        mine = record[OUTPUTS]
+        taken = [n for n in (name, *(f"run-{i}-{name}" for i in range(1, 100))) if n in mine or not self._has(n)]
+        if taken[0] != name and fixed:
+            raise UserError(f"{self.folder / name} is not of this run; move it away, then --resume")
+        if taken[0] != name:
+            self.say(f"{self.folder / name} is not of this run and stays as it is; writing {taken[0]} instead")
+        if taken[0] not in mine:
+            mine.append(taken[0])
+            write_atomically(self.folder / CONFIG_FILE, json.dumps(record, indent=2))
+        return self.folder / taken[0]
+
+    def _has(self, name: str) -> bool:
+        return os.path.lexists(self.folder / name)
 
 
 def start_run(recipe: str, **arguments: Any) -> Run:
@@ -56,12 +79,14 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Raises:
         UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
-            with other settings; an unknown tracker.
+            with other settings; another process owns it; it cannot be written; an unknown tracker.
         SystemExit: with code 0, where a resumed run is already finished.
     """
     config: RunConfig = arguments["run"]
     settings = {name: plain(value) for name, value in arguments.items()}
-    folder = Path(config.output_dir)
+    if not config.output_dir.strip():
+        raise UserError("run.output_dir: expected a folder, found an empty text")
+    folder = Path(expanded("run.output_dir", config.output_dir))
     for tracker in config.trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS:
             raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}')
@@ -80,19 +105,24 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     verdict: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            verdict = [_claim(folder, recipe, settings, config)]
+            with one_line(f"run.output_dir: {folder}"):
+                verdict = [claim(folder, recipe, settings, arguments)]
         except UserError as error:
             verdict = [error]
     broadcast_object_list(verdict)
     if isinstance(verdict[0], UserError):
         raise verdict[0]
-    if verdict[0] == "finished":
+    if verdict[0] is None:
         accelerator.print(f"{folder} holds a finished run; nothing to do")
         raise SystemExit(0)
+    changed, resumed = verdict[0]
+    for change in changed:
+        accelerator.print(f"going on with {change['key']} {change['is']}, which was {change['was']}")
     set_seed(config.seed)
     if config.trackers:
-        accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
-    return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter())
+        with one_line(folder / LOGS):
+            accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
+    return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), resumed)
 
 
 def available_cores() -> int:
@@ -107,70 +137,3 @@ def use_all_cores() -> None:
     if launched and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, available_cores() // processes))
-
-
-def _claim(folder: Path, recipe: str, settings: dict[str, Any], config: RunConfig) -> str:
-    """Make the folder ours, or raise `UserError`; return "finished" for a run that has its result."""
-    record = {"recipe": recipe} | settings
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run.output_dir: {folder} is a file")
-    if folder.is_dir() and any(folder.iterdir()) and not _never_began(folder):
-        if not config.resume:
-            raise UserError(f"run.output_dir: {folder} is not empty; choose another folder, or go on with --resume")
-        if not (folder / CONFIG_FILE).is_file():
-            raise UserError(f"run.output_dir: {folder} holds no run to resume: it has no {CONFIG_FILE}")
-        before = dict(leaves(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))))
-        after = dict(leaves(json.loads(json.dumps(record))))
-        changed = [
-            f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
-            for key in sorted(before.keys() | after.keys())
-            if before.get(key) != after.get(key) and not key.startswith("run.")
-        ]
-        if before.get("run.seed") != after.get("run.seed"):
-            changed.append(f"run.seed was {before.get('run.seed')} and is {after.get('run.seed')}")
-        if changed:
-            raise UserError(f"--resume: the settings of {folder} have changed: {'; '.join(changed)}")
-        finished = any((folder / record).is_file() for record in (RESULT_FILE, COMPARE_FILE))
-        return "finished" if finished else "resumed"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.output_dir: cannot make {folder}: {error.strerror}") from error
-    write_atomically(folder / CONFIG_FILE, json.dumps(record, indent=2))
-    return "new"
-
-
-def _never_began(folder: Path) -> bool:
-    """Say whether a run failed here before its first checkpoint: nothing to resume, and nothing to lose."""
-    if {p.name for p in folder.iterdir()} - {CONFIG_FILE, LOGS} or not (folder / CONFIG_FILE).is_file():
-        return False
-    try:
-        return "recipe" in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError:
-        return False  # somebody else's file
-
-
-def plain(value: Any) -> Any:
-    """Turn settings into JSON values: dataclasses into dicts, enums into their values, sets into sorted lists."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, set):
-        return sorted(plain(v) for v in value)
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, torch.dtype):
-        return str(value)
-    return value
-
-
-def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) for every leaf of nested dicts; a list is one leaf, as text."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from leaves(value, f"{prefix}{key}.")
-    else:
-        yield prefix.rstrip("."), str(tree) if isinstance(tree, list) else tree

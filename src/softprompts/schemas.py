@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError, nearest, short
-from softprompts.readers import is_there, read_text
+from softprompts.files import is_file
+from softprompts.readers import read_text
 from softprompts.splits import DATA_DIR, EMBEDDED_PREFIX, missing_data
 from softprompts.strict_json import JsonError, parse_json
 from softprompts.templates import Row
@@ -28,7 +29,7 @@ def read_schema(name: str) -> dict[str, Any]:
     """
     embedded = name.startswith(EMBEDDED_PREFIX)
     path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
-    if not is_there(path):
+    if not is_file(path):
         files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
         valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
         raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}{missing_data(embedded)}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -60,14 +63,13 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
     for name in names:
         if Path(name).stem in metrics:
             raise UserError(f'task.metrics: two metrics are named "{Path(name).stem}"; rename or remove one')
-        source = str(METRICS_DIR / name) if name in own else name
         try:
-            module = evaluate.load(source)
+            module = _own_module(name) if name in own else evaluate.load(name)
         except FileNotFoundError as error:
-            if name in own:  # the cache of `evaluate`, not the metric, is what was not found
-                raise _cannot_load(name, error) from error
             raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
         except Exception as error:  # whatever a module of the user's raises while it is imported
+            if isinstance(error, OSError) and error.errno is None:  # the Hub is out of reach, and nothing here has it
+                raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
             raise _cannot_load(name, error) from error
         takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
         metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
@@ -78,9 +80,25 @@ def _cannot_load(name: str, error: Exception) -> UserError:
     why = str(error).strip().partition("\n")[0]
     if why == "'NoneType' object is not callable":  # what `evaluate` makes of a module without a metric
         why = "it holds no class derived from evaluate.Metric"
-    elif not isinstance(error, ImportError | OSError):
+    elif isinstance(error, OSError):
+        why = f"{error.filename}: {error.strerror}; HF_HOME chooses another folder for what `evaluate` writes"
+    elif not isinstance(error, ImportError):
         why = f"{type(error).__name__}: {why}"
     return UserError(f'task.metrics: cannot load "{name}": {why}')
+
+
+def _own_module(name: str) -> evaluate.Metric:
+    """Load a metric of ours, without the copy of its source that `evaluate.load` makes below HF_HOME."""
+    source = importlib.import_module(f"softprompts.metrics.{name}.{name}")
+    made = [v for v in vars(source).values() if isinstance(v, type) and v.__module__ == source.__name__]
+    (kind,) = (v for v in made if issubclass(v, evaluate.Metric))
+    # Its folder is for the rows of `compute`, which those of ours are not asked for.
+    return kind(cache_dir=_scratch().name)
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="softprompts-")
 
 
 def check_metrics(names: Sequence[str], has_choices: bool) -> None:

@@ -14,6 +14,7 @@ from softprompts.data_checks import warn_of_scored_rows
 from softprompts.encoding import EncodedTask, behind
 from softprompts.engine import Engine
 from softprompts.errors import UserError, nearest
+from softprompts.fingerprints import inputs_of
 from softprompts.keys import PEFT_INTERNAL_FIELDS, check_values, wrong_value
 from softprompts.runs import Run
 from softprompts.scoring import load_metrics, reported
@@ -114,8 +115,11 @@ def run_sweep(
     names = reported(metrics, data.train[0].row.target)
     for point in grid:
         check_training(point.training, run.accelerator, names)
+    inputs = inputs_of(data, engine.model)
     candidates = [
-        make_candidate(engine, i, behind(data, i), point.training, point.seed, run.checkpoints / f"{i:03d}", point.name)
+        make_candidate(
+            engine, i, behind(data, i), point.training, point.seed, run.checkpoints / f"{i:03d}", point.name, inputs
+        )
         for i, point in enumerate(grid)
     ]
     warn_of_scored_rows("training.eval_rows", data.validation, grid[0].training.eval_rows)

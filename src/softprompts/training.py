@@ -19,6 +19,7 @@ from softprompts.energy import energy_meter
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import answers_and_targets, predict
+from softprompts.fingerprints import inputs_of
 from softprompts.memory import one_line_if_memory_is_full
 from softprompts.runs import Run
 from softprompts.scoring import compute_metrics, load_metrics, reported
@@ -47,12 +48,13 @@ def train(
 
     Raises:
         UserError: settings that do not fit together; nothing receives a gradient, or the base does; a loss that is
-            not finite; a full disk; full memory.
+            not finite; a full disk; full memory; a checkpoint of other data or another base model.
         SystemExit: with code 128 + signal, after SIGINT or SIGTERM, the checkpoint saved.
     """
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target))
-    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage)
+    inputs = inputs_of(data, engine.model)
+    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage, inputs)
     begun = candidate.progress.step
     if not stage:
         warn_of_scored_rows("training.eval_rows", data.validation, training.eval_rows)
@@ -81,6 +83,8 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     for candidate in candidates:
         candidate.scaler = loss_scaler(accelerator, candidate.progress)
     begun = max(c.progress.step for c in candidates)
+    for text in dict.fromkeys(note for c in candidates for note in c.notes):
+        run.say(text)
     if begun:
         run.say(f"resuming at step {begun} of {max(c.training.steps for c in candidates)}")
     bar = tqdm(

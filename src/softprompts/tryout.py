@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import string
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import choice_scores
 from softprompts.splits import SPLITS
+from softprompts.streams import lines_of_input
 from softprompts.tasks import Row, Task, check_template, render
 
 import torch
@@ -90,9 +90,9 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
         settings: those of the run that trained the adapter; empty where they are not known.
 
     Raises:
-        UserError: no text; a template with several columns.
+        UserError: no text, or one that is not UTF-8; a template with several columns.
     """
-    texts = config.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    texts = config.text or lines_of_input()
     if not texts:
         raise UserError("input.text: no text to try; give some, or write lines to standard input")
     before = settings.get("task", {})

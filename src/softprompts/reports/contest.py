@@ -9,12 +9,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from softprompts.checkpoints import write_atomically
 from softprompts.config import EvaluationConfig
 from softprompts.contest import Contest, Contestant, Difference, judge
 from softprompts.evaluation import TestOutcome
+from softprompts.files import write_atomically
+from softprompts.folders import COMPARE_FILE
 from softprompts.results import environment
-from softprompts.runs import COMPARE_FILE, Run
+from softprompts.runs import Run
 from softprompts.statistics import verdict
 from softprompts.tasks import Task
 
@@ -41,8 +42,8 @@ def save_contest(
     contest = judge(sides, outcomes, task, evaluation)
     if run.accelerator.is_main_process:
         lines = [json.dumps(asdict(difference), ensure_ascii=False) + "\n" for difference in contest.differences]
-        write_atomically(run.folder / "differences.jsonl", "".join(lines))
-        write_atomically(run.folder / "compare.md", page(contest, f"{task.name}, {evaluation.split}"))
+        write_atomically(run.output("differences.jsonl"), "".join(lines))
+        write_atomically(run.output("compare.md"), page(contest, f"{task.name}, {evaluation.split}"))
         record = _record(run, task, sides, outcomes, evaluation, contest)
         write_atomically(run.folder / COMPARE_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     run.say(f"{summary(contest)}\nwritten to {run.folder}")

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from softprompts.folders import RESULT_FILE
 from softprompts.results import Result, load_result
-from softprompts.runs import RESULT_FILE
 from softprompts.scoring import Interval
 
 SHOWN = 6  # answers side by side: where the soft prompt mends, and where it spoils

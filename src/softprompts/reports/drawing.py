@@ -18,7 +18,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # no screen is needed, and none is looked for
 
-from softprompts.checkpoints import one_line_if_full
+from softprompts.files import replacing
 
 from matplotlib import pyplot, rc_context
 from matplotlib.axes import Axes
@@ -111,6 +111,6 @@ def save_png(drawing: Drawing, folder: Path) -> Path:
         UserError: the disk is full.
     """
     path = folder / f"{drawing.name}.png"
-    with one_line_if_full(path, path), rc_context(FONT):
-        drawing.figure.savefig(path, dpi=200, facecolor="white", bbox_inches=_whole(drawing.figure))
+    with replacing(path) as temporary, rc_context(FONT):
+        drawing.figure.savefig(temporary, dpi=200, facecolor="white", bbox_inches=_whole(drawing.figure))
     return path

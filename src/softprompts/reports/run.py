@@ -12,12 +12,14 @@ from typing import Any
 
 from softprompts.adapters import saved_parameters
 from softprompts.bundled import BUNDLED, PREFIX
-from softprompts.checkpoints import Progress, one_line_if_full, write_atomically
+from softprompts.checkpoints import Progress
 from softprompts.evaluation import Prediction, TestOutcome
+from softprompts.files import replacing, write_atomically
+from softprompts.folders import RESULT_FILE
 from softprompts.models import AUTO, Kind, count_parameters, kind_of
 from softprompts.reports.curves import plot_curves
 from softprompts.results import Result, environment, peak_memory_gib
-from softprompts.runs import RESULT_FILE, Run
+from softprompts.runs import Run
 from softprompts.tasks import Task
 
 PIPELINES: dict[Kind, str] = {
@@ -38,6 +40,8 @@ def save_run(
 ) -> Result:
     """Write `predictions.jsonl`, `curves.png`, `README.md` and, last, `result.json`: a folder with it is finished.
 
+    A file of the user's that stands in the place of one of these stays, and that one gets another name.
+
     Args:
         run: the run.
         task: what it was scored on.
@@ -47,14 +51,14 @@ def save_run(
         adapter: folder of its adapter, or of the model that it trained, where it has one.
         notes: what else the recipe has to say, as JSON values.
     """
-    result = _result(run, task, model, outcome, progress, adapter, notes or {})
+    notes = (notes or {}) | ({"resumed": run.resumed} if run.resumed else {})
+    result = _result(run, task, model, outcome, progress, adapter, notes)
     if run.accelerator.is_main_process:
-        _write_predictions(outcome.predictions, run.folder / "predictions.jsonl")
+        _write_predictions(outcome.predictions, run.output("predictions.jsonl"))
         if progress:
-            picture = run.folder / "curves.png"
-            with one_line_if_full(picture, picture):
+            with replacing(run.output("curves.png")) as picture:
                 plot_curves(result, picture)
-        write_atomically(run.folder / "README.md", card(result))
+        write_atomically(run.output("README.md"), card(result))
         if adapter:  # PEFT has left a form there for somebody to fill in
             write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result)}")
         record = json.dumps(asdict(result), indent=1, ensure_ascii=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from softprompts.checkpoints import one_line_if_full, write_atomically
+from softprompts.files import replacing, write_atomically
 from softprompts.reports.curves import BLUE, GREY, ORANGE
 from softprompts.runs import Run
 from softprompts.sweeps import Standing
@@ -18,9 +18,8 @@ def save_sweep(run: Run, standings: Sequence[Standing], best_by: str) -> None:
     """Print the table and write `sweep.md` and `sweep.png`."""
     text = table(standings, best_by)
     if run.accelerator.is_main_process:
-        write_atomically(run.folder / "sweep.md", text + "\n")
-        picture = run.folder / "sweep.png"
-        with one_line_if_full(picture, picture):
+        write_atomically(run.output("sweep.md"), text + "\n")
+        with replacing(run.output("sweep.png")) as picture:
             plot_sweep(standings, best_by, picture)
     run.say(text)
 

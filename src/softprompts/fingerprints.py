@@ -1,0 +1,127 @@
+"""What a checkpoint is bound to: the rows, their tokens, the base model, and the code that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from array import array
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from softprompts.encoding import EncodedTask, Example
+from softprompts.splits import SPLITS
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+SAMPLES = 4096  # values of a weight that are looked at
+# Fields of a base model's config that follow from how it was loaded, or by which version.
+LOADING = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version")
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return a SHA-256 of a base model's weights: names, shapes and up to 4,096 evenly spaced values of each.
+
+    A model with an adapter on it gives what its base model gives alone. A new classifier, which begins at random
+    values, is left out. Values are compared as float32; a model of 135 million parameters takes a tenth of a second.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_base_weights(model), key=lambda pair: pair[0]):
+        flat = tensor.detach().reshape(-1)
+        count = min(len(flat), SAMPLES)
+        places = torch.arange(count, device=flat.device) * (len(flat) - 1) // max(count - 1, 1)
+        digest.update(f"{name} {tuple(tensor.shape)}\0".encode())
+        digest.update(flat[places].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _base_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    new = set(getattr(base, "new_parts", ()))
+    for name, parameter in base.named_parameters():
+        parts = name.split(".")
+        # Names that PEFT gives: weights of its own, and the base model's under a wrapper.
+        if new.intersection(parts) or any(p == "modules_to_save" or p.startswith("lora_") for p in parts):
+            continue
+        yield ".".join(p for p in parts if p not in ("base_layer", "original_module")), parameter
+
+
+def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
+    """Return the fingerprints of all that training reads, as JSON values.
+
+    Args:
+        data: the encoded task.
+        model: the base model, or one with an adapter on it, before a checkpoint is loaded into it.
+    """
+    splits = data.task.fingerprint()
+    for split in SPLITS:
+        splits[split]["tokens"] = _tokens_fingerprint(getattr(data, split))
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = {k: v for k, v in base.config.to_dict().items() if k not in LOADING}
+    return {
+        "data": splits,
+        "schema": hashlib.sha256(json.dumps(data.task.schema, sort_keys=True).encode()).hexdigest(),
+        "base": {
+            "name": str(base.name_or_path),
+            "weights": weights_fingerprint(model),
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "config": json.loads(json.dumps(config, default=str)),
+        },
+        "code": {"commit": commit()} | {p: version(p) for p in ("softprompts", "torch", "transformers", "peft")},
+    }
+
+
+def _tokens_fingerprint(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        for document in (example.document, *example.choices):
+            for ids in (document.prompt_ids, document.target_ids):
+                digest.update(array("q", [len(ids), *ids]).tobytes())
+    return digest.hexdigest()
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say what of `inputs_of` has changed so that training cannot go on; empty if nothing has."""
+    said = []
+    for split in SPLITS:
+        old, new = before["data"][split], now["data"][split]
+        if old["rows"] != new["rows"]:
+            said.append(f"{split} had {old['rows']} rows and has {new['rows']}")
+        elif old["sha256"] != new["sha256"]:
+            said.append(f"{split} has other rows, {new['rows']} as before")
+        elif old["tokens"] != new["tokens"]:
+            said.append(f"{split} has the same rows, but the tokenizer reads them as other tokens")
+    if before["schema"] != now["schema"]:
+        said.append("the content of task.schema differs")
+    old, new = before["base"], now["base"]
+    if old["dtype"] != new["dtype"]:
+        said.append(f"the base model {new['name']} was in {old['dtype']} and is in {new['dtype']}")
+    elif old["weights"] != new["weights"]:
+        said.append(f"the base model {new['name']} has other weights")
+    # A field of one side only comes from another version of transformers.
+    for key in sorted(old["config"].keys() & new["config"].keys()):
+        if old["config"][key] != new["config"][key]:
+            said.append(f"the base model's {key} was {old['config'][key]} and is {new['config'][key]}")
+    return said
+
+
+def other_versions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say which versions of the code have changed."""
+    old, new = before["code"], now["code"]
+    return [f"{key} was {old[key]} and is {new[key]}" for key in new if key in old and old[key] != new[key]]
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with "+changes" if files differ from it; "unknown" without git."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        git = ["git", "-C", str(root)]
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.strip() + ("+changes" if dirty.stdout.strip() else "")

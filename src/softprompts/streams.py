@@ -1,0 +1,75 @@
+"""The terminal, or whatever stands in its place: no character and no closed pipe ends a run with a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGPIPE
+from typing import NoReturn
+
+from softprompts.errors import UserError
+
+
+@contextmanager
+def quiet_streams() -> Iterator[None]:
+    """Within this context standard output and error take every character, and may be closed.
+
+    Raises:
+        SystemExit: with code 128 + SIGPIPE, as of a program that this signal ends, if output goes to a closed pipe.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller, as with `>&-`
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except BrokenPipeError:
+        sys.exit(128 + SIGPIPE)
+    finally:
+        _give_up_what_is_broken()
+
+
+def _give_up_what_is_broken() -> None:
+    """Lead a stream that takes nothing any more to nowhere: Python would try once more at its end, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):  # it may have no descriptor
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+def fail(reason: str) -> NoReturn:
+    """End this process with one line on standard error and exit code 2."""
+    # Every process of a distributed run fails alike; one line is enough.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        with suppress(OSError):  # nobody reads it
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def lines_of_input() -> list[str]:
+    """Return the lines of standard input that are not blank, without their ends.
+
+    Raises:
+        UserError: bytes that are not UTF-8, whatever the terminal's encoding is; input that cannot be read.
+    """
+    binary = getattr(sys.stdin, "buffer", None)
+    try:
+        lines = binary.read().splitlines() if binary else list(sys.stdin)
+    except OSError as error:
+        raise UserError(f"standard input: {error.strerror}") from None
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(line if isinstance(line, str) else line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input, line {number}: not UTF-8 (byte 0x{line[error.start]:02x})") from None
+    return [text.rstrip("\r\n") for text in texts if text.strip()]
