@@ -32,7 +32,7 @@ class Candidate:
     """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
 
     `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
-    `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is what is to be
+    `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
     said of the checkpoint that it goes on from.
     """
 
