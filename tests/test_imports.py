@@ -15,6 +15,7 @@ PACKAGE = ROOT / "src" / "softprompts"
 ORDER = (
     "errors",
     "memory",
+    "logs",
     "keys",
     "config",
     "bundled",
@@ -35,6 +36,7 @@ ORDER = (
     "weights",
     "attention",
     "stock",
+    "windows",
     "endings",
     "decoding",
     "preflight",

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_type_hints
 
 from softprompts.errors import UserError
 from softprompts.keys import PEFT_INTERNAL_FIELDS, check_values, check_yaml, explain, known, nearest_key
+from softprompts.logs import print_log
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from peft import PeftConfig, PromptTuningConfig
@@ -278,8 +279,10 @@ def cli(main: Callable[..., None]) -> None:
     """Run a recipe's `main` from the command line.
 
     A `UserError` ends the process with one line on standard error and exit code 2; an interrupt with code 130.
+    SOFTPROMPTS_LOG=debug in the environment prints the library's log.
     """
     try:
+        print_log()
         main(**parse(main, sys.argv[1:]))
     except UserError as error:
         # Every process of a distributed run fails alike; one line is enough.
