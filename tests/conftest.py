@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,30 @@ WORDS = [*GOOD, *BAD, *OTHER]
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads() -> None:
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fallbacks() -> Iterator[list[str]]:
+    """Collect what makes the library leave the packed forward pass for PEFT's own."""
+    found: list[str] = []
+    handler = logging.Handler(logging.DEBUG)
+    handler.addFilter(lambda record: record.msg.startswith("taking stock"))
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("softprompts.agreement")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield found
+    logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _packed_unless_marked(_fallbacks: list[str], request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which the packed forward pass is left, unless it is marked `falls_back`: it would hide a bug."""
+    yield
+    found = [*_fallbacks]
+    _fallbacks.clear()
+    if found and not request.node.get_closest_marker("falls_back"):
+        pytest.fail(f"the packed forward pass was left: {'; '.join(found)}", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ ORDER = (
     "files",
     "locks",
     "streams",
+    "logs",
     "keys",
     "config",
     "bundled",
@@ -45,6 +46,8 @@ ORDER = (
     "weights",
     "attention",
     "stock",
+    "windows",
+    "endings",
     "decoding",
     "preflight",
     "engine",
@@ -89,7 +92,7 @@ ORDER = (
     "reports.demo",
     "reports.contest",
 )
-LONGEST = 320  # lines
+LONGEST = 400  # lines
 
 
 def module_name(path: Path) -> str:

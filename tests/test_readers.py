@@ -277,12 +277,14 @@ def test_jsonl_with_lone_carriage_returns_or_marks_of_joined_files(tmp_path: Pat
 def test_a_folder_with_the_name_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.mkdir()
-    assert refusal(path) == f"{path}: is a folder; name a file in it"
+    assert refusal(path) == f"{path}: expected a file, found a folder"
 
 
-@pytest.mark.parametrize("name", ["x" * 300 + ".jsonl", "a\0b.csv"])
-def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
-    assert refusal(tmp_path / name).startswith(f"no such file: {tmp_path}")
+@pytest.mark.parametrize(
+    ("name", "said"), [("x" * 300 + ".jsonl", "File name too long"), ("a\0b.csv", "cannot be the path of a file")]
+)
+def test_names_that_no_file_can_have(tmp_path: Path, name: str, said: str) -> None:
+    assert said in refusal(tmp_path / name)
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +295,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", deny)  # root, as in a container, may read all
-    assert refusal(path) == f"{path}: cannot be read: Permission denied"
+    assert refusal(path) == f"{path}: Permission denied"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])

@@ -28,6 +28,7 @@ from softprompts.keys import (
     known,
     nearest_key,
 )
+from softprompts.logs import print_log
 from softprompts.streams import fail, quiet_streams
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -297,9 +298,11 @@ def cli(main: Callable[..., None]) -> None:
 
     A `UserError` ends the process with one line on standard error and exit code 2, as does an error of the operating
     system about a file; an interrupt with code 130, a closed pipe at standard output with code 141.
+    SOFTPROMPTS_LOG=debug in the environment prints the library's log.
     """
     with quiet_streams():
         try:
+            print_log()
             main(**parse(main, sys.argv[1:]))
             sys.stdout.flush()  # a full disk there is an error, too
         except UserError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from softprompts.models import kind_of, max_positions, own_ends, position_table
 from softprompts.prompts.cache import PromptCache
 from softprompts.prompts.states import States, one_behind_the_other, positions_of, states_in
 from softprompts.stock import hidden_states_in_one_piece, logits_at, stock_forward
+from softprompts.windows import window_of
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel
@@ -301,10 +301,3 @@ def _tasks_of(model: Any) -> Sequence[int | None]:
     """Return the numbers of a model's tasks, each with a soft prompt of its own; [None] where it has but one."""
     config = model.active_peft_config if isinstance(model, PeftModel) else None
     return range(config.num_tasks or 1) if isinstance(config, MultitaskPromptTuningConfig) else [None]
-
-
-def window_of(base: Any) -> float:
-    """Return how far the layers that look back least look back, in positions; infinity where all see everything."""
-    config = base.config.get_text_config()
-    windows = [getattr(config, key, None) for key in ("sliding_window", "window_size", "attention_window_size")]
-    return min((w for w in windows if isinstance(w, int) and w > 0), default=math.inf)
