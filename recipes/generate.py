@@ -12,7 +12,7 @@ from softprompts.config import ModelConfig, cli
 from softprompts.encoding import behind, encode
 from softprompts.engine import Engine
 from softprompts.models import kind_of, load_base_model, room_for
-from softprompts.tryout import InputConfig, SamplingConfig, answer, task_of_texts
+from softprompts.tryout import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
 
 from accelerate import Accelerator
 
@@ -20,14 +20,16 @@ from accelerate import Accelerator
 def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, sampling: SamplingConfig) -> None:  # noqa: A002
     """Print for each text what the base model answers, and what it answers with the adapter."""
     task = task_of_texts(input, run_settings(adapter.path or ""))
-    base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
-    tuned = load_adapter(base, adapter)
-    data = encode(task, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
+    with own_flags():
+        base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
+        untrained = kind_of(base.config) == "encoder" and bool(base.new_parts)  # its classifier comes with the adapter
+        tuned = load_adapter(base, adapter)
+        data = encode(task, tokenizer, room_for(base, virtual_tokens(tuned)), kind_of(base.config))
     examples = behind(data, adapter.task_id).test
 
     engine = Engine(tuned, tokenizer)
     answers = {}
-    if kind_of(base.config) != "encoder":  # whose classifier comes with the adapter
+    if not untrained:
         with without_adapter(tuned):
             answers["base model"] = answer(engine, examples, sampling)
     if adapter.path:
