@@ -14,7 +14,14 @@ from softprompts.errors import UserError, nearest, warn
 from softprompts.models import Kind, kind_of
 from softprompts.prompts.initial import TASK_TYPES
 
-from peft import MultitaskPromptTuningConfig, MultitaskPromptTuningInit, PeftConfig, PrefixTuningConfig, TaskType
+from peft import (
+    CartridgeConfig,
+    MultitaskPromptTuningConfig,
+    MultitaskPromptTuningInit,
+    PeftConfig,
+    PrefixTuningConfig,
+    TaskType,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -128,7 +135,7 @@ def check_base(base: Any, settings: Any, folder: Path, config: AdapterConfig, re
     """
     fit_task(settings, base.config, folder)
     theirs = [("num_hidden_layers", getattr(settings, "num_layers", None))]
-    if not isinstance(settings, PrefixTuningConfig):  # whose width is that of its groups of heads, not the model's
+    if not isinstance(settings, (PrefixTuningConfig, CartridgeConfig)):  # as wide as the groups of heads, not the model
         theirs.append(("hidden_size", getattr(settings, "token_dim", None)))
     ours: dict[str, Any] = sizes_of(base.config) | {"model_type": base.config.model_type}
     if record.base:
