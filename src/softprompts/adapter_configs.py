@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -80,13 +81,22 @@ def read_config(folder: Path) -> PeftConfig:
         if read.get(key):
             raise UserError(f"adapter.path: {file}: {key}: such an adapter {what}; it is not taken")
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # for `unknown_keys` to say
+            config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # whatever PEFT makes of a stranger's file
         raise UserError(f"adapter.path: {file}: {first_line(error)}") from None
     if isinstance(config, MultitaskPromptTuningConfig):
         # Else PEFT would first read the file that training began with, and then overwrite all of it.
         config.prompt_tuning_init = MultitaskPromptTuningInit.RANDOM
     return config
+
+
+def unknown_keys(settings: PeftConfig, folder: Path) -> list[str]:
+    """Return what an adapter's config sets, a newer version's option say, that this version of PEFT does not know."""
+    read: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    known = {field.name for field in fields(settings)}
+    return sorted(key for key, value in read.items() if key not in known and value is not None and value is not False)
 
 
 def _check_values(file: Path, read: Mapping[str, Any], kind: type) -> None:

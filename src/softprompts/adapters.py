@@ -17,10 +17,18 @@ from softprompts.adapter_checks import (
     check_effect,
     read_weights,
 )
-from softprompts.adapter_configs import CONFIG, AdapterConfig, check_base, check_weights, first_line, read_config
+from softprompts.adapter_configs import (
+    CONFIG,
+    AdapterConfig,
+    check_base,
+    check_weights,
+    first_line,
+    read_config,
+    unknown_keys,
+)
 from softprompts.base_identity import RECORD, Record, read_record, write_record
 from softprompts.checkpoints import one_line_if_full
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, listed, nearest, warn
 from softprompts.models import kind_of, name_outputs
 from softprompts.prompts.initial import encoder_of
 from softprompts.runs import Run
@@ -159,6 +167,8 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
         raise UserError(
             f"adapter.path: {folder} does not fit {base.name_or_path}: {lacks}{first_line(error)}"
         ) from None
+    if unknown := unknown_keys(settings, folder):
+        warn(f"adapter.path: {folder / CONFIG}: this version of PEFT does not know {listed(unknown)}, and ignores it")
     return model
 
 
@@ -186,8 +196,7 @@ def find_adapter(path: str) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=[CONFIG, WEIGHTS, RECORD]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"adapter.path: no such folder, and not on the Hub: {path}: {first_line}") from None
+        raise UserError(f"adapter.path: no such folder, and not on the Hub: {path}: {first_line(error)}") from None
 
 
 def find_model(path: str) -> Path | None:
