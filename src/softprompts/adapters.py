@@ -50,7 +50,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 ADAPTER = "adapter"
 MODEL = "model"
-TEXTS = {"prompt": "", "target": "", "chat": False}  # settings of a task that the record of a run always has
 
 
 def folded(model: PeftModel, task: int | None = None) -> PeftModel:
@@ -259,13 +258,20 @@ def run_settings(path: str) -> dict[str, Any]:
             if not isinstance(settings, dict) or "recipe" not in settings:
                 return {}  # somebody else's file
             task = settings.get("task", {})
-            if not isinstance(task, dict) or not all(isinstance(task.get(k, v), type(v)) for k, v in TEXTS.items()):
+            if not isinstance(task, dict) or not _of_a_run(task):
                 raise UserError(f"adapter.path: {file} is damaged: task is not that of a run")
             if task.get("choices") == "from_train":  # which they were, a classifier's adapter knows
                 records = (read_record(place) for place in (Path(path), Path(path) / ADAPTER))
                 task["choices"] = next((record.choices for record in records if record.choices), "from_train")
             return settings
     return {}
+
+
+def _of_a_run(task: dict[str, Any]) -> bool:
+    choices = task.get("choices")
+    words = choices.values() if isinstance(choices, dict) else choices if isinstance(choices, list) else []
+    texts = [task.get("prompt", ""), task.get("target", ""), task.get("system") or "", *words]
+    return all(isinstance(text, str) for text in texts) and isinstance(task.get("chat", False), bool)
 
 
 def saved_parameters(files: Sequence[Path]) -> int:
