@@ -15,7 +15,7 @@ from softprompts.agreement import make_engine
 from softprompts.config import ModelConfig, cli
 from softprompts.encoding import behind, encode
 from softprompts.models import input_spec, kind_of, load_base_model
-from softprompts.tryout import InputConfig, SamplingConfig, answer, task_of_texts
+from softprompts.tryout import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
 
 from accelerate import Accelerator
 
@@ -23,14 +23,16 @@ from accelerate import Accelerator
 def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, sampling: SamplingConfig) -> None:  # noqa: A002
     """Print for each text what the base model answers, and what it answers with the adapter."""
     task = task_of_texts(input, run_settings(adapter.path or ""))
-    base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
-    tuned = load_adapter(base, adapter)
-    data = encode(task, tokenizer, input_spec(base, virtual_tokens(tuned)), needs_end=False)
+    with own_flags():
+        base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
+        untrained = kind_of(base.config) == "encoder" and bool(base.new_parts)  # its classifier comes with the adapter
+        tuned = load_adapter(base, adapter)
+        data = encode(task, tokenizer, input_spec(base, virtual_tokens(tuned)), needs_end=False)
     examples = behind(data, adapter.task_id).test
 
     engine = make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
     answers = {}
-    if kind_of(base.config) != "encoder":  # whose classifier comes with the adapter
+    if not untrained:
         with without_adapter(tuned):
             answers["base model"] = answer(engine, examples, sampling)
     if adapter.path:

@@ -21,6 +21,7 @@ from softprompts.adapters import (
     virtual_tokens,
     without_adapter,
 )
+from softprompts.base_identity import RECORD, Record
 from softprompts.batching import Document
 from softprompts.config import ModelConfig, RunConfig
 from softprompts.engine import Engine
@@ -256,8 +257,9 @@ def test_a_misspelt_path_is_answered_with_the_nearest(
 
 
 def change(folder: Path, copy: Path, **changes: Any) -> Path:
-    """Copy an adapter, with other settings."""
+    """Copy an adapter as PEFT alone would have written it, with other settings."""
     shutil.copytree(folder / "adapter", copy)
+    (copy / RECORD).unlink()
     path = copy / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return copy
@@ -289,7 +291,8 @@ def test_a_base_by_another_name_is_taken_where_it_is_said_to_be_the_same(
 ) -> None:
     folder = change(saved, tmp_path / "other", base_model_name_or_path="some/llama")
     assert isinstance(load_adapter(load_base(tiny_model)[0], AdapterConfig(str(folder), any_base=True)), PeftModel)
-    moved = change(saved, tmp_path / "moved", base_model_name_or_path=f"/elsewhere/{tiny_model.name.upper()}")
+    tail = "/".join(tiny_model.parts[-2:]).upper()  # of a folder called model the one above counts, too
+    moved = change(saved, tmp_path / "moved", base_model_name_or_path=f"/elsewhere/{tail}")
     load_adapter(load_base(tiny_model)[0], AdapterConfig(str(moved)))
 
 
@@ -303,9 +306,9 @@ def test_the_width_of_a_prefix_is_not_the_models(tiny_model: Path, run: Run) -> 
 def test_a_task_that_an_adapter_does_not_have_is_refused(tiny_model: Path, task: int) -> None:
     base = load_base(tiny_model)[0]
     settings = MultitaskPromptTuningConfig(num_tasks=2, base_model_name_or_path=str(tiny_model))
-    check_base(base, settings, Path("it"), AdapterConfig("it", task_id=1))
+    check_base(base, settings, Path("it"), AdapterConfig("it", task_id=1), Record())
     with pytest.raises(UserError, match=rf"^adapter\.task_id: {task} is not between 0 and 1$"):
-        check_base(base, settings, Path("it"), AdapterConfig("it", task_id=task))
+        check_base(base, settings, Path("it"), AdapterConfig("it", task_id=task), Record())
 
 
 def test_the_settings_of_the_run_that_wrote_an_adapter(saved: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import choice_scores
 from softprompts.models import InputSpec
-from softprompts.tryout import InputConfig, SamplingConfig, answer, task_of_texts
+from softprompts.tryout import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
 
 import pytest
 import torch
@@ -69,8 +69,21 @@ def test_chat_is_that_of_the_run_unless_it_is_asked_for(
     assert config.system == "be brief"
 
 
-def test_the_limit_of_the_run_holds() -> None:
-    assert task_of_texts(InputConfig(TEXTS), {"task": {"max_length": 7}}).config.max_length == 7
+def test_c7_a_text_may_be_longer_than_the_rows_of_the_run(tiny_model: Path) -> None:
+    task = task_of_texts(InputConfig(["the film " * 20]), {"task": {"max_length": 7}})
+    (example,) = encode(task, load_base(tiny_model)[1], 200).test
+    assert len(example.document.prompt_ids) > 20
+
+
+def test_c7_advice_names_only_flags_that_there_are(tiny_model: Path) -> None:
+    task = task_of_texts(InputConfig(["the film " * 20]), {})
+    message = r"^text 1: \d+ tokens \(\d+ of them target\) do not fit into 9; the base model takes no more, shorten it$"
+    with pytest.raises(UserError, match=message), own_flags():
+        encode(task, load_base(tiny_model)[1], 9)
+    with pytest.raises(UserError, match=r"^input\.template: ends in a space"):
+        task_of_texts(InputConfig(["a"], template="{text} "), {})
+    with pytest.raises(UserError, match=r"^input\.chat: the tokenizer of \S+ has no chat template$"), own_flags():
+        encode(task_of_texts(InputConfig(["a"], chat=True), {}), load_base(tiny_model)[1], 200)
 
 
 def test_lines_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

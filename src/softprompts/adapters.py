@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError, nearest
+from softprompts.adapter_checks import (
+    WEIGHTS,
+    answer_to_probe,
+    check_arrived,
+    check_classifier,
+    check_effect,
+    read_weights,
+)
+from softprompts.adapter_configs import (
+    CONFIG,
+    AdapterConfig,
+    check_base,
+    check_weights,
+    first_line,
+    read_config,
+    unknown_keys,
+)
+from softprompts.base_identity import RECORD, Record, read_record, write_record
+from softprompts.errors import UserError, listed, nearest, warn
 from softprompts.files import filling
+from softprompts.models import kind_of, name_outputs
 from softprompts.prompts.initial import encoder_of
 from softprompts.runs import Run
 
@@ -19,21 +38,18 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from peft import (
     MultitaskPromptTuningConfig,
-    PeftConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
     get_peft_model,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 ADAPTER = "adapter"
 MODEL = "model"
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def folded(model: PeftModel, task: int | None = None) -> PeftModel:
@@ -71,6 +87,9 @@ def folded(model: PeftModel, task: int | None = None) -> PeftModel:
 def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
     """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder; with `names`, one a task below it.
 
+    Beside it stands `base_model.json`, which PEFT does not read: the base model that it belongs to, and what each
+    output of its classifier means, if it has one.
+
     Raises:
         UserError: the disk is full; something of the user's is there.
     """
@@ -78,11 +97,18 @@ def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
     if run.accelerator.is_main_process:
         with filling(run.output(ADAPTER, fixed=True)) as temporary:
             for number, name in enumerate(names):
-                folded(model, number).save_pretrained(str(temporary / name), safe_serialization=True)
+                _save(folded(model, number), temporary / name)
             if not names:
-                folded(model).save_pretrained(str(temporary), safe_serialization=True)
+                _save(folded(model), temporary)
     run.accelerator.wait_for_everyone()
     return folder
+
+
+def _save(model: PeftModel, folder: Path) -> None:
+    model.save_pretrained(str(folder), safe_serialization=True)
+    base: Any = model.get_base_model()
+    names = base.config.id2label if kind_of(base.config) == "encoder" else {}
+    write_record(folder, getattr(base, "identity", None), [names[number] for number in sorted(names)])
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Run) -> Path:
@@ -100,38 +126,48 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: 
     return folder
 
 
-@dataclass
-class AdapterConfig:
-    """A saved adapter, ours or anyone's from PEFT.
-
-    Args:
-        path: its folder, that of the run which wrote it, or a Hub id; without one the base model stands alone.
-        any_base: take it although it was trained on a base model of another name.
-        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
-    """
-
-    path: str | None = None
-    any_base: bool = False
-    task_id: int = 0
-
-
 def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel | PeftModel:
     """Return the base model with the adapter on it, frozen; or the base model where there is none.
 
+    An adapter that the base model answers the same with as without is taken, with a warning.
+
     Raises:
-        UserError: no adapter there; another base model by name, hidden size or layers.
+        UserError: no adapter there, or a damaged one; another base model by its kind, sizes, weights or name; tensors
+            that the file lacks, or that the model has no place for; an adapter without any effect; a classifier with
+            random weights, or one whose outputs have other names than the choices.
     """
     if config.path is None:
+        if parts := getattr(base, "new_parts", []):
+            raise UserError(
+                f"model.name_or_path: {base.name_or_path} comes without a trained {parts[0]}: its answers would be "
+                "random; name the adapter that brings one, or a model that full fine-tuning left"
+            )
         return base
     folder = find_adapter(config.path)
-    settings: Any = PeftConfig.from_pretrained(str(folder))
-    check_base(base, settings, folder, config)
+    settings, record = read_config(folder), read_record(folder)
+    check_base(base, settings, folder, config, record)
+    check_weights(base, folder, settings, config, record)
+    if kind_of(base.config) == "encoder":
+        _name_outputs(base, folder, record)
+    tensors = read_weights(folder)
     try:
-        model = PeftModel.from_pretrained(base, str(folder))
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        first = " ".join(str(error).split())[:300]
-        raise UserError(f"adapter.path: {folder} does not fit {base.name_or_path}: {first}") from None
-    model.eval().requires_grad_(False)
+        before = answer_to_probe(base, settings, config.task_id)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # `check_arrived` says it
+            model = PeftModel.from_pretrained(base, str(folder), config=settings)
+        model.eval().requires_grad_(False)
+        check_classifier(base, folder)
+        check_arrived(model, tensors, folder)
+        check_effect(model, before, config.task_id, folder)
+    except UserError:
+        raise
+    except Exception as error:  # whatever PEFT and the model make of a stranger's adapter
+        lacks = "it lacks " if isinstance(error, KeyError) else ""
+        raise UserError(
+            f"adapter.path: {folder} does not fit {base.name_or_path}: {lacks}{first_line(error)}"
+        ) from None
+    if unknown := unknown_keys(settings, folder):
+        warn(f"adapter.path: {folder / CONFIG}: this version of PEFT does not know {listed(unknown)}, and ignores it")
     return model
 
 
@@ -141,7 +177,7 @@ def find_adapter(path: str) -> Path:
     Raises:
         UserError: there is none, or several.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     for place in (folder, folder / ADAPTER):
         if (place / CONFIG).is_file():
             if not (place / WEIGHTS).is_file():
@@ -157,10 +193,9 @@ def find_adapter(path: str) -> Path:
         near = nearest(path, [str(p.parent) for p in Path().glob(f"runs/**/{CONFIG}")])
         raise UserError(f"adapter.path: no such folder: {path}{near}")
     try:
-        return Path(snapshot_download(path, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(path, allow_patterns=[CONFIG, WEIGHTS, RECORD]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"adapter.path: no such folder, and not on the Hub: {path}: {first_line}") from None
+        raise UserError(f"adapter.path: no such folder, and not on the Hub: {path}: {first_line(error)}") from None
 
 
 def find_model(path: str) -> Path | None:
@@ -171,34 +206,29 @@ def find_model(path: str) -> Path | None:
     for place in (folder / MODEL, folder):
         file = place / "config.json"
         # A run writes its settings into a file of that name, too.
-        if file.is_file() and '"recipe"' not in file.read_text(encoding="utf-8"):
+        if file.is_file() and b'"recipe"' not in file.read_bytes():
             return place
     return None
 
 
-def check_base(base: PreTrainedModel, settings: Any, folder: Path, config: AdapterConfig) -> None:
-    """Raise `UserError` where an adapter belongs to another base model: by its sizes, or else by its name."""
-    text = base.config.get_text_config()
-    sizes = {"token_dim": ("hidden size", "hidden_size"), "num_layers": ("layers", "num_hidden_layers")}
-    for field, (name, key) in sizes.items():
-        theirs, ours = getattr(settings, field, None), getattr(text, key, None)
-        # A prefix's width is that of its groups of heads, not the model's.
-        if theirs is None or ours is None or (field == "token_dim" and isinstance(settings, PrefixTuningConfig)):
-            continue
-        if theirs != ours:
-            raise UserError(
-                f"adapter.path: {folder} is for another base model: its {name} is {theirs}, that of "
-                f"{base.name_or_path} {ours} (it was trained on {settings.base_model_name_or_path})"
-            )
-    trained_on = Path(settings.base_model_name_or_path or "").name
-    if trained_on and trained_on.lower() != Path(str(base.name_or_path)).name.lower() and not config.any_base:
+def _name_outputs(base: Any, folder: Path, record: Record) -> None:
+    """Bind the outputs of an encoder's classifier, which an adapter may bring, to the task's choices by their names."""
+    names = record.choices or _choices_of_run(folder, base.choices)
+    if set(base.new_parts) - {"pooler"} and names is None:
         raise UserError(
-            f"adapter.path: {folder} was trained on {settings.base_model_name_or_path}, not on {base.name_or_path}; "
-            "if they are the same model, set adapter.any_base to true"
+            f"adapter.path: {folder} does not say which output of its classifier is which choice; write their names "
+            f'into {folder / RECORD}, in the order of the outputs: {{"choices": ["...", "..."]}}'
         )
-    tasks = settings.num_tasks or 1 if isinstance(settings, MultitaskPromptTuningConfig) else 1
-    if not 0 <= config.task_id < tasks:
-        raise UserError(f"adapter.task_id: {config.task_id} is not between 0 and {tasks - 1}")
+    if names is not None:
+        name_outputs(base, base.choices, names, str(folder))
+
+
+def _choices_of_run(folder: Path, choices: Sequence[str]) -> list[str] | None:
+    """Return the choices of the run that wrote an adapter before adapters kept them, in the order of the outputs."""
+    listed = run_settings(str(folder)).get("task", {}).get("choices")
+    if isinstance(listed, dict):
+        listed = list(listed.values())
+    return sorted(choices) if listed == "from_train" else listed
 
 
 def without_adapter(model: PreTrainedModel | PeftModel) -> AbstractContextManager[Any]:
@@ -213,12 +243,35 @@ def virtual_tokens(model: PreTrainedModel | PeftModel) -> int:
 
 
 def run_settings(path: str) -> dict[str, Any]:
-    """Return the settings of the run that wrote an adapter; empty where its folder is not that of a run."""
+    """Return the settings of the run that wrote an adapter; empty where its folder is not that of a run.
+
+    Raises:
+        UserError: the file of settings is damaged.
+    """
     for folder in (Path(path), Path(path).parent, Path(path).parent.parent) if path else ():
-        if (folder / "config.json").is_file() and (folder / ADAPTER).is_dir():
-            settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        file = folder / "config.json"
+        if file.is_file() and (folder / ADAPTER).is_dir():
+            try:
+                settings: Any = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise UserError(f"adapter.path: cannot read {file}: {str(error).splitlines()[0]}") from None
+            if not isinstance(settings, dict) or "recipe" not in settings:
+                return {}  # somebody else's file
+            task = settings.get("task", {})
+            if not isinstance(task, dict) or not _of_a_run(task):
+                raise UserError(f"adapter.path: {file} is damaged: task is not that of a run")
+            if task.get("choices") == "from_train":  # which they were, a classifier's adapter knows
+                records = (read_record(place) for place in (Path(path), Path(path) / ADAPTER))
+                task["choices"] = next((record.choices for record in records if record.choices), "from_train")
             return settings
     return {}
+
+
+def _of_a_run(task: dict[str, Any]) -> bool:
+    choices = task.get("choices")
+    words = choices.values() if isinstance(choices, dict) else choices if isinstance(choices, list) else []
+    texts = [task.get("prompt", ""), task.get("target", ""), task.get("system") or "", *words]
+    return all(isinstance(text, str) for text in texts) and isinstance(task.get("chat", False), bool)
 
 
 def saved_parameters(files: Sequence[Path]) -> int:

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from softprompts.adapter_configs import read_config
 from softprompts.adapters import AdapterConfig, check_base, find_adapter, find_model, load_adapter
+from softprompts.base_identity import read_record
 from softprompts.config import EvaluationConfig, ModelConfig
 from softprompts.errors import UserError
 from softprompts.evaluation import TestOutcome, answers_and_targets
@@ -22,7 +24,7 @@ from softprompts.statistics import Comparison, compare
 from softprompts.tasks import Task, with_prompt
 
 import numpy
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 
@@ -148,7 +150,7 @@ def _check_adapter(model: ModelConfig, adapter: AdapterConfig) -> None:
     """Refuse an adapter for another base by the base's config alone: its weights may come after minutes of scoring."""
     folder = Path(adapter.path or "")
     base: Any = SimpleNamespace(config=load_model_config(model), name_or_path=model_path(model))
-    check_base(base, PeftConfig.from_pretrained(str(folder)), folder, adapter)
+    check_base(base, read_config(folder), folder, adapter, read_record(folder))
 
 
 def _what(side: Contestant) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from softprompts.adapter_configs import read_config
 from softprompts.adapters import AdapterConfig, find_adapter, load_adapter
 from softprompts.config import EvaluationConfig, TaskConfig
 from softprompts.encoding import EncodedTask, behind
@@ -18,7 +19,7 @@ from softprompts.scoring import Interval, compute_metrics, intervals, load_metri
 from softprompts.splits import SPLITS
 from softprompts.statistics import Comparison, compare, verdict
 
-from peft import PeftConfig, PeftModel, PeftType, TaskType
+from peft import PeftModel, PeftType, TaskType
 from transformers import PreTrainedModel
 
 VOTE, SINGLE, CHOSEN = "the vote", "a single prompt", "the best by validation"
@@ -57,11 +58,11 @@ def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
     for path in config.adapters:
         with _own_keys():
             folder = find_adapter(path).resolve()
+            settings: Any = read_config(folder)
         if folder in folders:
             raise UserError(
                 f"ensemble.adapters: {config.adapters[folders.index(folder)]} and {path} are the same adapter"
             )
-        settings: Any = PeftConfig.from_pretrained(str(folder))
         kind = getattr(settings.peft_type, "value", str(settings.peft_type))
         if kind not in KINDS:
             raise UserError(

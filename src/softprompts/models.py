@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from softprompts.base_identity import identity_of
 from softprompts.bundled import BUNDLED, PREFIX, resolve
 from softprompts.config import ModelConfig
 from softprompts.errors import UserError
+from softprompts.output_names import outputs_of, two_or_more
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +37,8 @@ AUTO: dict[Kind, Any] = {
     "encoder-decoder": AutoModelForSeq2SeqLM,
     "encoder": AutoModelForSequenceClassification,
 }
+# What the names of models end in that were made to classify; the weights of their heads are often called alike.
+HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,15 @@ def model_path(config: ModelConfig) -> str:
     """
     path = resolve(config.name_or_path)
     folder = Path(path)
+    adapter = (folder / "adapter_config.json").is_file()
     if folder.exists() and not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
+        if adapter:
             raise UserError(f"model.name_or_path: {path} is an adapter; name its base model here")
         raise UserError(f"model.name_or_path: {path} is no model folder: it has no config.json")
+    if adapter:  # transformers would load the base model that it names in place of this one, and put it on
+        raise UserError(
+            f"model.name_or_path: {path} holds a model and an adapter (adapter_config.json); keep them in two folders"
+        )
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise UserError(f"model.name_or_path: no such folder: {path}")
     return path
@@ -79,13 +88,18 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
     """
     path = model_path(config)
     try:
-        return AutoConfig.from_pretrained(path, revision=config.revision)
+        return AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise cannot_load(path, error) from error
 
 
 def cannot_load(path: str, error: Exception) -> UserError:
     """Return the one line for a model that transformers fails to load."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"model.name_or_path: {path} brings code of its own (auto_map in its config), and this project runs no "
+            "code from model folders; take a model of an architecture that transformers has"
+        )
     first_line = str(error).strip().splitlines()[0]
     if "ignore_mismatched_sizes" in first_line:  # what transformers says of it is in a table that it prints
         first_line = "its weights have other shapes than its config.json, or than the choices, ask for"
@@ -116,12 +130,14 @@ def load_base_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the frozen base model, in evaluation mode on `device`, and its tokenizer.
 
-    An encoder gets a classifier with an output for each of `choices`, with random weights: `new_parts` of the model
-    names the modules that have to be trained.
+    `identity` of the model says what was loaded. An encoder without a classifier gets one with an output for each of
+    `choices`, with random weights: `new_parts` of the model names the modules that have to be trained. For an encoder
+    `choice_outputs` says which output each choice has, by the names in its config.
 
     Raises:
         UserError: unknown bundled name; a folder that holds no model; a Hub id that cannot be had; weights that are
-            missing; no bitsandbytes for this device; an encoder without choices.
+            missing; no bitsandbytes for this device; a model that brings code of its own; a decoder that was made to
+            classify; an encoder without two choices, or whose classifier has outputs of other names.
     """
     path = model_path(config)
     dtype = dtype_of(config, device)
@@ -130,13 +146,13 @@ def load_base_model(
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     elif config.quantization == "int8":
         quantization = BitsAndBytesConfig(load_in_8bit=True)
-    kind = kind_of(load_model_config(config))
-    labels: dict[str, Any] = {}
-    if kind == "encoder":
-        if not choices:
-            raise UserError(f"task.choices: {path} is an encoder, which chooses between labels: give all of them")
-        names = dict(enumerate(choice.strip() for choice in choices))
-        labels = {"num_labels": len(names), "id2label": names, "label2id": {v: k for k, v in names.items()}}
+    own = load_model_config(config)
+    kind = kind_of(own)
+    made_for = (own.architectures or [""])[0]
+    if kind != "encoder" and made_for.endswith(HEADS):
+        raise UserError(f"model.name_or_path: {path} is a {made_for}: it classifies and has no words to answer with")
+    names = two_or_more(choices, path) if kind == "encoder" else []
+    labels = {"num_labels": len(names)} if names else {}
     # "Loading weights" of one second, and a table of the classifier's that are not there; a download keeps its bar.
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
@@ -148,22 +164,28 @@ def load_base_model(
             dtype=dtype,
             quantization_config=quantization,
             device_map={"": device} if quantization else None,
+            trust_remote_code=False,
             output_loading_info=True,
             **labels,
         )
         model, loading = loaded
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     # SafetensorError: a weights file cut short. RuntimeError: weights whose shapes contradict config.json.
     except (OSError, ValueError, ImportError, KeyError, SafetensorError, RuntimeError) as error:
+        if names and len(own.id2label or {}) != len(names) and "ignore_mismatched_sizes" in str(error):
+            outputs_of(names, _output_names(own), path)  # says what they are called
         raise cannot_load(path, error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     # Transformers would go on with random numbers in their place; those of a new classifier are meant to be.
-    new = {_part_of(k, model) for k in loading["missing_keys"]} if labels else set()
-    missing = sorted(k for k in loading["missing_keys"] if not labels or _part_of(k, model) is None)
+    new = {_part_of(k, model) for k in loading["missing_keys"]} if names else set()
+    missing = sorted(k for k in loading["missing_keys"] if not names or _part_of(k, model) is None)
     if missing:
         raise UserError(f"model.name_or_path: {path} lacks {len(missing)} weights, the first: {missing[0]}")
     model.new_parts = sorted(new)
+    if names:
+        name_outputs(model, names)
+    model.identity = identity_of(model, model.new_parts)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.
@@ -183,6 +205,34 @@ def _part_of(key: str, model: PreTrainedModel) -> str | None:
     if ".pooler." in key:
         return "pooler"
     return None if key.startswith(f"{model.base_model_prefix}.") else key.split(".")[0]
+
+
+def name_outputs(
+    model: Any, choices: Sequence[str], names: Sequence[str] | None = None, whose: str | None = None
+) -> None:
+    """Bind the outputs of an encoder's classifier to the choices: `choice_outputs` of the model is the order to read.
+
+    Args:
+        model: the encoder. A classifier that it came with has its outputs' names in the config; those of a new one are
+            named here.
+        choices: the task's, in the order of the targets' numbers.
+        names: what the outputs of a classifier mean that an adapter brings; by default the choices.
+        whose: what brings it, for the message; by default the model.
+
+    Raises:
+        UserError: the outputs have other names than the choices.
+    """
+    if set(model.new_parts) - {"pooler"}:
+        own = [name.strip() for name in names or choices]
+        model.config.id2label = dict(enumerate(own))
+        model.config.label2id = {name: number for number, name in enumerate(own)}
+    model.choices = list(choices)
+    model.choice_outputs = outputs_of(choices, names or _output_names(model.config), whose or str(model.name_or_path))
+
+
+def _output_names(config: PretrainedConfig) -> list[str]:
+    labels: Any = config.id2label
+    return [str(labels.get(number, f"LABEL_{number}")) for number in range(len(labels))]
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:

@@ -37,7 +37,9 @@ def stock_forward(
     if kind == "encoder":
         # Not use_cache=False: BERT would then leave out a prefix without a word.
         output = model(input_ids=read.input_ids, attention_mask=read.attention_mask, **arguments)
-        return output.logits.float(), batch.targets, batch.document
+        # A classifier has its outputs in an order of its own; a target is the number of a choice.
+        outputs = getattr(model, "choice_outputs", slice(None))
+        return output.logits[:, outputs].float(), batch.targets, batch.document
     written = pad([Document((decoder_start(model),), d.target_ids) for d in documents], device)
     with logits_at(model, written.predictors, written.input_ids.shape):
         output = model(

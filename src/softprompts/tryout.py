@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import string
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +85,17 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
     )
 
 
+@contextmanager
+def own_flags() -> Iterator[None]:
+    """Let errors name the settings that a text of one's own has: a task's choices are `input.choices` here."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"\btask\.(?=(?:choices|chat)\b)", "input.", str(error))
+        text = re.sub(r"\btask\.prompt\b", "input.template", text)
+        raise UserError(re.sub(r"shorten the row(, or set task\.long_rows to \w+)?", "shorten it", text)) from None
+
+
 def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     """Return a task whose three splits hold the texts; the answers it calls right are placeholders.
 
@@ -98,7 +112,8 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     before = settings.get("task", {})
     template = config.template or before.get("prompt") or "{text}"
     target = before.get("target") or " {answer}"
-    check_template(template, target)
+    with own_flags():
+        check_template(template, target)
     columns = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     if len(columns) != 1:
         named = ", ".join(sorted(columns)) or "none"
@@ -116,6 +131,6 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
         target=target,
         chat=before.get("chat", False) if config.chat is None else config.chat,
         system=before.get("system"),
-        max_length=before.get("max_length", TaskConfig.max_length),
+        max_length=sys.maxsize,  # what the base model takes is enough: nothing is trained
     )
     return Task("tryout", dict.fromkeys(SPLITS, rows), tuple(choices) if choices else None, (), "yours", task)

@@ -1,0 +1,159 @@
+"""Which base model an adapter belongs to: its sizes and a digest of its weights, in a file beside the adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError
+
+import torch
+from transformers import PretrainedConfig
+
+RECORD = "base_model.json"
+# Numbers of each tensor that go into the digest: all of a small one, evenly spread ones of a large one. A model of 135
+# million parameters takes a tenth of a second, one of 7 billion as long.
+SAMPLE = 16_384
+SIZES = {
+    "hidden_size": "hidden size",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "attention heads",
+    "num_key_value_heads": "groups of attention heads",
+    "intermediate_size": "intermediate size",
+}
+# A folder of such a name says nothing about what is in it.
+GENERIC = re.compile(
+    r"\.+|[0-9a-f]{40}|(model|checkpoint|ckpt|global_?step|step|epoch|iter|v|run)?[-_]?\d+|"
+    r"((my|final|best|last|latest|merged|base|saved|full|pytorch|hf|trained|fine-?tuned|models?|weights|checkpoints?|"
+    r"ckpts?|outputs?|out|export|exported|results?|main|snapshots?)[-_ ]?)+"
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a base model that one.
+
+    weights: SHA-256 of its weights as each type would hold them, by the type's name: a model in 32 bits says what it
+    would be in 16, so that an adapter can be trained in one type and loaded in another. Empty for a quantised model.
+    """
+
+    name: str
+    architecture: str
+    sizes: dict[str, int]
+    weights: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What stands beside an adapter: its base model, and what each output of its classifier means; None if unsaid."""
+
+    base: Identity | None = None
+    choices: list[str] | None = None
+
+
+def sizes_of(config: PretrainedConfig) -> dict[str, int]:
+    """Return a model's sizes, as far as its config names them."""
+    text = config.get_text_config()
+    values = {key: getattr(text, key, None) for key in SIZES}
+    return {key: value for key, value in values.items() if isinstance(value, int)}
+
+
+def identity_of(model: Any, new_parts: Sequence[str] = ()) -> Identity:
+    """Return a base model's identity, as it was loaded.
+
+    Args:
+        model: without an adapter in its layers.
+        new_parts: modules with random weights, which belong to no base model.
+    """
+    return Identity(
+        str(model.name_or_path),
+        model.config.model_type,
+        sizes_of(model.config),
+        {} if getattr(model, "is_quantized", False) else _digests(model, new_parts),
+    )
+
+
+@torch.no_grad()
+def _digests(model: Any, new_parts: Sequence[str]) -> dict[str, str]:
+    own = {name: p for name, p in model.named_parameters() if not set(name.split(".")) & set(new_parts)}
+    halves = {p.dtype for p in own.values()} - {torch.float32}
+    # 32 bits hold what a file holds, and rounding that is what loading in 16 bits does; back there is no way.
+    held = list(halves) or [torch.float32, torch.bfloat16, torch.float16]
+    if len(halves) > 1:
+        return {}
+    digests = {kind: hashlib.sha256() for kind in held}
+    for name, parameter in own.items():
+        flat = parameter.detach().reshape(-1)
+        # An odd step: one that divides a row would look at the same few columns only.
+        numbers = flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
+        for kind, digest in digests.items():
+            digest.update(f"{name} {tuple(parameter.shape)}\0".encode())
+            digest.update(numbers.to(kind).contiguous().view(torch.uint8).numpy().tobytes())
+    return {str(kind).removeprefix("torch."): digest.hexdigest() for kind, digest in digests.items()}
+
+
+def same_weights(one: Identity, other: Identity) -> bool | None:
+    """Say whether two models hold the same weights; None if it is not known, for a quantised one say."""
+    common = sorted(one.weights.keys() & other.weights.keys())
+    return one.weights[common[0]] == other.weights[common[0]] if common else None
+
+
+def same_name(one: str, other: str) -> bool | None:
+    """Say whether two paths or Hub ids name the same model, by their last parts; None if they say nothing.
+
+    Of a path that ends in `model`, `checkpoint-500` or the like, the parts in front are compared as well.
+    """
+    names = _telling(one), _telling(other)
+    if not all(names):
+        return None
+    length = max(map(len, names))
+    tails = [[part.casefold() for part in Path(path).parts][-length:] for path in (one, other)]
+    return tails[0] == tails[1]
+
+
+def _telling(path: str) -> list[str]:
+    """Return the last parts of a path, from the last one that is not generic; none if all are."""
+    parts = [part for part in Path(path).parts if part != "/"]
+    for number in range(len(parts) - 1, -1, -1):
+        if not GENERIC.fullmatch(parts[number].casefold()):
+            return parts[number:]
+    return []
+
+
+def write_record(folder: Path, identity: Identity | None, choices: Collection[str] | None) -> None:
+    """Write what `read_record` reads."""
+    record = (asdict(identity) if identity else {}) | ({"choices": list(choices)} if choices else {})
+    (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> Record:
+    """Return what stands beside an adapter; empty if nothing does.
+
+    Raises:
+        UserError: the file is no record, or a damaged one.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        return Record()
+    try:
+        read: Any = json.loads(file.read_text(encoding="utf-8"))
+        identity = None
+        if "weights" in read:
+            identity = Identity(*(read[key] for key in Identity.__dataclass_fields__))
+            texts = [identity.name, identity.architecture, *identity.weights, *identity.weights.values()]
+            if not all(isinstance(text, str) for text in texts) or not isinstance(identity.sizes, dict):
+                raise TypeError("expected texts and sizes")
+        choices = read.get("choices")
+        if choices is not None and not (isinstance(choices, list) and all(isinstance(c, str) for c in choices)):
+            raise TypeError("choices: expected a list of texts")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise UserError(
+            f"adapter.path: {file} is damaged: {why}; without that file the base model is told by its name"
+        ) from None
+    return Record(identity, choices)
