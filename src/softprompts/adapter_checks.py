@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from softprompts.adapter_configs import first_line
 from softprompts.batching import Document
@@ -19,6 +19,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
 NAME = "default"  # PEFT's, for the only adapter of a model
@@ -51,7 +52,7 @@ def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder:
         UserError: tensors of the file that the model has no place for; parts of the adapter that the file lacks; values
             that did not arrive.
     """
-    settings = model.peft_config[NAME]
+    settings, base = model.peft_config[NAME], cast(PreTrainedModel, model.get_base_model())
     # As PEFT itself renames what older versions of transformers called otherwise.
     sent = convert_peft_adapter_state_dict_for_transformers(model, settings, dict(tensors), NAME)
     own = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
@@ -59,7 +60,6 @@ def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder:
     unknown = [name for name in sent if name not in places]
     arrived = {places[name].data_ptr() for name in sent if name in places}
     missing = [name for name, tensor in own.items() if tensor.data_ptr() not in arrived and tensor.numel()]
-    base: Any = model.get_base_model()
     other = [n for n in sent if n in places and not _same(sent[n], places[n], base.dtype)]
     faults = [
         f"{what} {_listed(names)}"
@@ -134,7 +134,7 @@ def check_effect(model: PeftModel, before: torch.Tensor | None, task_id: int, fo
     Raises:
         UserError: whatever values the adapter has, the model answers the same.
     """
-    settings = model.peft_config[NAME]
+    settings: Any = model.peft_config[NAME]
     after = answer_to_probe(model, settings, task_id)
     if before is None or after is None:
         return

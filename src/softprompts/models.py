@@ -172,7 +172,7 @@ def load_base_model(
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     # SafetensorError: a weights file cut short. RuntimeError: weights whose shapes contradict config.json.
     except (OSError, ValueError, ImportError, KeyError, SafetensorError, RuntimeError) as error:
-        if names and len(own.id2label or {}) != len(names) and "ignore_mismatched_sizes" in str(error):
+        if names and own.num_labels != len(names) and "ignore_mismatched_sizes" in str(error):
             outputs_of(names, _output_names(own), path)  # says what they are called
         raise cannot_load(path, error) from error
     finally:
