@@ -61,10 +61,8 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
             module = _own_module(name) if name in own else evaluate.load(name)
         except ImportError as error:
             raise UserError(f'task.metrics: cannot load "{name}": {str(error).splitlines()[0]}') from error
-        except FileNotFoundError as error:
-            raise UserError(f'task.metrics: no metric "{name}"{nearest(name, own)}') from error
         except OSError as error:
-            if error.errno is None:  # the Hub is out of reach, and nothing on this machine has the name
+            if error.errno is None:  # of `evaluate` itself: no file or module has the name
                 raise UserError(f'task.metrics: no metric "{name}"{nearest(name, own)}') from error
             raise UserError(
                 f'task.metrics: cannot load "{name}": {error.filename}: {error.strerror}; HF_HOME chooses another '
