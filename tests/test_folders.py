@@ -90,6 +90,19 @@ def test_b4_settings_that_do_not_touch_what_trains_may_change(
     assert "going on with" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["result.json", "compare.json"])
+def test_b4_a_finished_run_does_not_ignore_other_settings(tmp_path: Path, name: str) -> None:
+    begun(tmp_path)
+    (tmp_path / name).write_text("{}")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    said = refusal(tmp_path, resume=True, evaluation__split="validation")
+    assert "holds a finished run, made with evaluation.split test and not validation; recipes/evaluate.py" in said
+    assert "training.steps was 300 and is 5" in refusal(tmp_path, resume=True, training__steps=5)
+    with pytest.raises(SystemExit):
+        start(tmp_path, resume=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
 @pytest.mark.parametrize(("key", "value"), [("max_new_tokens", 8), ("stop", ["."])])
 def test_b4_how_answers_are_written_may_change_if_the_loss_chooses(tmp_path: Path, key: str, value: Any) -> None:
     changed = {f"evaluation__{key}": value}

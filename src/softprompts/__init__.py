@@ -21,3 +21,5 @@ warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", c
 warnings.filterwarnings("ignore", message="`loftq_config` specified but will be ignored", category=UserWarning)
 # In 8 bits it says at every matrix product of every step that inputs are cast to float16, where they were not.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+# It says at import that it keeps its cache elsewhere, if the home folder cannot be written.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)

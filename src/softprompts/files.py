@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
@@ -166,7 +167,11 @@ def filling(folder: Path) -> Iterator[Path]:
         UserError: the disk is full; the place cannot be written.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    leftover = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.tmp", re.ASCII)
     with one_line(folder):
+        for place in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of a run that was killed here
+            if leftover.fullmatch(place.name):
+                shutil.rmtree(place)
         try:
             temporary.mkdir(parents=True)
             yield temporary

@@ -41,11 +41,17 @@ def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[s
     Raises:
         UserError: see `start_run`.
     """
-    resume = arguments["run"].resume
+    resume, record = arguments["run"].resume, {RECIPE: recipe} | settings
     if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"run.output_dir: {folder} is {_what_is(folder)}")
     if folder.is_dir():
-        if resume and any((folder / name).is_file() for name in (RESULT_FILE, COMPARE_FILE)) and record_of(folder):
+        finished = any((folder / name).is_file() for name in (RESULT_FILE, COMPARE_FILE))
+        if resume and finished and (before := record_of(folder)):
+            for change in _changed(folder, before, record, arguments):
+                raise UserError(
+                    f"--resume: {folder} holds a finished run, made with {change['key']} {change['was']} and not "
+                    f"{change['is']}; recipes/evaluate.py scores what it left in other ways"
+                )
             return None
         # Before the lock, so that nothing is ever written where something else lives.
         if not (folder / locks.LOCK).exists():
@@ -56,7 +62,7 @@ def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[s
         raise UserError(f"run.output_dir: cannot make {folder}: {error.strerror}") from error
     new = locks.own(folder)
     try:
-        return _begin(folder, {RECIPE: recipe} | settings, arguments)
+        return _begin(folder, record, arguments)
     except BaseException:
         if new:
             locks.release(folder)

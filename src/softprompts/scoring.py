@@ -65,10 +65,8 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
             raise UserError(f'task.metrics: two metrics are named "{Path(name).stem}"; rename or remove one')
         try:
             module = _own_module(name) if name in own else evaluate.load(name)
-        except FileNotFoundError as error:
-            raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
         except Exception as error:  # whatever a module of the user's raises while it is imported
-            if isinstance(error, OSError) and error.errno is None:  # the Hub is out of reach, and nothing here has it
+            if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
                 raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
             raise _cannot_load(name, error) from error
         takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from helpers import ROOT, load_recipe
 from softprompts.config import build_parser
+from softprompts.keys import PATHS
 from softprompts.preflight import METHODS
 
 import pytest
@@ -137,6 +138,17 @@ def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
     _, valid = build_parser(main)
     flags = re.findall(r"--([a-z_]+\.[a-z_]+)", inspect.getdoc(inspect.getmodule(main)) or "")
     assert [flag for flag in flags if flag not in valid] == []
+
+
+# The last part of a key that holds a path, or may hold one.
+PATH_NAMES = {"adapters", "metrics", "name_or_path", "output_dir", "path", "record", "schema", "test", "train"}
+
+
+@each_script
+def test_c1_every_setting_that_is_a_path_is_expanded(recipe: Path) -> None:
+    _, valid = build_parser(load_recipe(recipe.stem).main)
+    named = {key for key in valid if "." in key and key.rpartition(".")[2] in PATH_NAMES | {"validation"}}
+    assert named - set(PATHS) == set()
 
 
 @each_script
