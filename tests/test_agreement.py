@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers import bank_engine, load_base, load_tuned, make_task
+from helpers import METHODS, bank_engine, load_base, load_tuned, make_task
 from softprompts import agreement, attention
 from softprompts.agreement import checked_documents, disagreement, make_engine
 from softprompts.attention import Layout
@@ -300,3 +301,14 @@ def test_auto_is_packed_on_a_task_with_choices(tiny_model: Path) -> None:
     engine, said = made(tiny_model, data)
     assert engine.packed
     assert said == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", ["base", "prompt tuning", "prefix tuning", "P-tuning MLP", "lora"])
+def test_every_method_agrees_on_a_base_in_half_precision(tiny_model: Path, method: str, dtype: str) -> None:
+    base, tokenizer = load_base(tiny_model, dtype=dtype)
+    torch.manual_seed(0)
+    config = METHODS[method]
+    model = base if config is None else get_peft_model(base, copy.deepcopy(config)).eval()
+    branched = [replace(d, target_ids=t) for d in APART[:2] for t in CHOICES]
+    assert disagreement(Engine(model, tokenizer), [*APART, *branched]) is None

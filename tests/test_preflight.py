@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -150,12 +151,24 @@ def test_settings_that_a_method_cannot_have(
     check_method("lora", ModelConfig(folder, **settings))
 
 
-def test_a_model_that_cannot_be_tried_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_tried_is_not_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def raises(*_: Any, **__: Any) -> Any:
         raise ModuleNotFoundError("a kernel")
 
     monkeypatch.setattr(models.AUTO["decoder"], "from_config", raises)
-    assert refusal("prefix_tuning", FalconConfig(**SIZES)) is None
+    with caplog.at_level(logging.DEBUG, "softprompts.preflight"):
+        assert refusal("prefix_tuning", FalconConfig(**SIZES)) is None
+    assert "falcon cannot be tried without weights" in caplog.text
+    assert "ModuleNotFoundError: a kernel" in caplog.text
+    assert main([saved(tmp_path, FalconConfig(**SIZES))]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == len(METHODS)
+    assert all("unknown: its forward pass cannot be tried without weights" in line for line in lines), "and not yes"
 
 
 def test_the_command_says_yes_or_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ import torch
 from peft import LoraConfig, MultitaskPromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
+
+logger = logging.getLogger(__name__)
 
 # How to put each method on a base model without weights, as small as it goes, and the kinds of model that it is for.
 METHODS: dict[str, tuple[Callable[[Any, Any], Any], tuple[Kind, ...]]] = {
@@ -114,6 +117,7 @@ def without_weights(config: PretrainedConfig, kind: Kind) -> Any:
             base = AUTO[kind].from_config(copy.deepcopy(config), attn_implementation="eager").eval()
         probe(base)
     except Exception:  # whatever a model does that needs numbers: then nothing is known, and nothing refused
+        logger.debug("%s cannot be tried without weights", config.model_type, exc_info=True)
         return None
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -133,7 +137,7 @@ def probe(model: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print for each method whether a base model takes it; return the exit code."""
+    """Print for each method whether a base model takes it, as far as that is known; return the exit code."""
     parser = argparse.ArgumentParser("python -m softprompts.preflight", description="Which methods a base model takes.")
     parser.add_argument("name_or_path", help="bundled:NAME, a folder, or a Hub id")
     name = parser.parse_args(argv).name_or_path
@@ -143,8 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{name}: {config.model_type}, {kind_of(config)}")
+    tried = without_weights(config, kind_of(config)) is not None
+    taken = "yes" if tried else "unknown: its forward pass cannot be tried without weights"
     for method in METHODS:
-        print(f"  {method:24} {refusal(method, config) or 'yes'}")
+        print(f"  {method:24} {refusal(method, config) or taken}")
     return 0
 
 
