@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick bench-gpu test check data precommit clean
+.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick bench-gpu test fuzz check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -77,6 +77,9 @@ bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, i
 
 test: $(STAMP) ## run all tests, offline
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, 15 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
+	@PYTHONPATH=$(PYTHONPATH):tests $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction: fast, always green
 	@$(BIN)/ruff format --check .
