@@ -49,7 +49,6 @@ ORDER = (
     "attention",
     "stock",
     "windows",
-    "endings",
     "decoding",
     "preflight",
     "engine",

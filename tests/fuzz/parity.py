@@ -20,7 +20,7 @@ from softprompts.encoding import EncodedTask, behind, encode
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import Outcome, predict
-from softprompts.models import AUTO, Kind, kind_of, load_base_model, room_for
+from softprompts.models import AUTO, Kind, input_spec, kind_of, load_base_model
 from softprompts.tasks import load_task
 
 import torch
@@ -152,9 +152,7 @@ def _ours(drawn: Drawn, base: Path, adapter: Path | None, file: Path) -> tuple[E
         str(adapter) if adapter else None, task_id=drawn.task_id if drawn.method == "multitask" else 0
     )
     tuned = load_adapter(loaded, config)
-    data = behind(
-        encode(rows, tokenizer, room_for(loaded, virtual_tokens(tuned)), kind_of(loaded.config)), config.task_id
-    )
+    data = behind(encode(rows, tokenizer, input_spec(loaded, virtual_tokens(tuned))), config.task_id)
     engine = make_engine(tuned, tokenizer, model, data, drawn.said.append)
     evaluation = EvaluationConfig(batch_size=drawn.batch, max_new_tokens=NEW_TOKENS)
     return data, engine, predict(engine, data.test, evaluation, Accelerator(cpu=True), "testing")
