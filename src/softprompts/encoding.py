@@ -156,7 +156,8 @@ def _end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None
     if task.config.chat:
         after = in_chat(task, tokenizer, "?", "ANSWER").rpartition("ANSWER")[2]
         ids = tokenizer(after, add_special_tokens=False).input_ids
-        return next((i for i in ids if i in tokenizer.all_special_ids), usual)
+        marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # which may stand for any text
+        return next((i for i in ids if i in marks), usual)
     return usual
 
 
@@ -200,7 +201,7 @@ class _Reader:
             target_ids = self._target_ids(text, prompt_ids, target)
             if not target_ids:
                 raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
-            self._check_known(row, target_ids)
+            self._check_known(row, (*target_ids, *self.ending))
             documents.append(Document(prompt_ids, (*target_ids, *self.ending)))
         return documents
 

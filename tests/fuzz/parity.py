@@ -168,10 +168,12 @@ def _excuse(drawn: Drawn, tokenizer: PreTrainedTokenizerBase, base: Path) -> boo
     equal = len({tuple(i) for i in ids}) < len(ids)
     lossy = any(str(tokenizer.decode(i)).strip() != word.strip() for i, word in zip(ids, words, strict=True))
     longest = max(len(tokenizer(text).input_ids) for text in prompts) + max(map(len, ids)) + 40 * drawn.tokens.chat
+    # Behind a label that ends in the token which ends all labels, nothing is left to tell it by.
+    marked = any(i[-1] in tokenizer.all_special_ids and i[-1] != tokenizer.unk_token_id for i in ids if i)
     no_end = drawn.tokens.eos is False and not drawn.tokens.chat
     return (
         (bool(listed) and equal)
-        or (bool(listed) and nested and no_end)
+        or (bool(listed) and nested and (no_end or marked))
         or (not listed and (lossy or no_end))
         or not all(ids)
         or drawn.extra < 0
