@@ -13,6 +13,7 @@ from softprompts.adapters import AdapterConfig, load_adapter
 import torch
 from peft import (
     AdaptionPromptConfig,
+    CartridgeConfig,
     CPTConfig,
     IA3Config,
     LoraConfig,
@@ -35,6 +36,7 @@ KINDS: dict[str, Callable[[], PeftConfig]] = {
     "projected prefix": lambda: PrefixTuningConfig(**SOFT, prefix_projection=True, encoder_hidden_size=16),
     "P-tuning": lambda: PromptEncoderConfig(**SOFT, encoder_hidden_size=16),
     "multitask": lambda: MultitaskPromptTuningConfig(**SOFT, num_tasks=2),
+    "cartridge": lambda: CartridgeConfig(**SOFT),
     "CPT": lambda: CPTConfig(
         task_type="CAUSAL_LM", cpt_token_ids=[5, 6], cpt_mask=[1, 1], cpt_tokens_type_mask=[1, 2], num_virtual_tokens=2
     ),

@@ -124,6 +124,22 @@ def test_b9_a_damaged_adapter_is_one_line(tiny_model: Path, tmp_path: Path, faul
     assert len(str(refusal.value)) < 800
 
 
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("prompt", "num_virtual_tokens"), ("prefix", "token_dim"), ("multitask", "num_tasks"), ("LoRA", "r")],
+)
+def test_b9_a_size_that_would_fill_the_memory_is_one_line(
+    tiny_model: Path, tmp_path: Path, kind: str, key: str
+) -> None:
+    saved(tiny_model, KINDS[kind](), tmp_path / "it")
+    change_config(tmp_path / "it", **{key: 10**15})
+    message = (
+        rf"^adapter\.path: {tmp_path}/it: {key} is 1000000000000000 in its config, and its largest tensor has \d+ rows"
+    )
+    with pytest.raises(UserError, match=message):
+        load(tiny_model, tmp_path / "it")
+
+
 @pytest.mark.parametrize("kind", ["LoRA, modules", "LoRA, tokens", "LoRA, norm", "multitask"])
 def test_b9_what_is_saved_with_an_adapter_must_be_there(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     saved(tiny_model, KINDS[kind](), tmp_path / "it")

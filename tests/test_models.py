@@ -258,3 +258,26 @@ def test_c12_a_model_without_tokenizer_files_says_so_in_words(tiny_model: Path, 
     assert str(caught.value) == (
         f"model.name_or_path: cannot load {folder}: no tokenizer files that can be read, such as tokenizer.json"
     )
+
+
+def test_a_model_folder_with_an_adapter_in_it_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"^model\.name_or_path: \S+ holds a model and an adapter \(adapter_config\.json\); "
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_c9_code_from_the_hub_that_a_config_asks_for_is_not_fetched(tiny_model: Path, tmp_path: Path, key: str) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: "someone/attention"}))
+    message = (
+        r"^model\.name_or_path: \S+ asks for code of others \(someone/attention, in its config\), and this project"
+    )
+    with pytest.raises(UserError, match=message):
+        load(folder)
+    (folder / "config.json").write_text(json.dumps(config | {key: "eager"}))
+    load(folder)

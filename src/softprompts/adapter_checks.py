@@ -13,7 +13,7 @@ from softprompts.models import max_positions
 from softprompts.stock import stock_forward
 
 import torch
-from peft import MultitaskPromptTuningConfig, PeftConfig, PeftModel
+from peft import MultitaskPromptTuningConfig, PeftConfig, PeftModel, PeftType
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
 from peft.utils.other import AuxiliaryTrainingWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
@@ -43,6 +43,23 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     if broken:
         raise UserError(f"adapter.path: {file} holds NaN or infinity in {_listed(broken)}")
     return tensors
+
+
+def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Check the sizes that a config names against the file: PEFT would make room for what they ask before it looks.
+
+    Raises:
+        UserError: a size that no tensor of the file has room for.
+    """
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    rank = ["r"] if settings.peft_type == PeftType.LORA else []  # of other types it may be a bound
+    for key in ["num_virtual_tokens", "token_dim", "num_tasks", "num_ranks", "adapter_len", *rank]:
+        value = getattr(settings, key, None)
+        if isinstance(value, (int, float)) and value > largest:
+            raise UserError(
+                f"adapter.path: {folder}: {key} is {value} in its config, and its largest tensor has {largest} rows or "
+                "columns"
+            )
 
 
 def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
@@ -139,10 +156,14 @@ def check_effect(model: PeftModel, before: torch.Tensor | None, task_id: int, fo
     if before is None or after is None:
         return
     wrappers = {n: m for n, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
+    saved = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    in_place = {parameter.data_ptr() for parameter in model.parameters()}  # some types save what they compute
     tensors = [
         tensor
-        for name, tensor in get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False).items()
-        if tensor.is_floating_point() and not name.startswith(tuple(f"{wrapper}." for wrapper in wrappers))
+        for name, tensor in saved.items()
+        if tensor.is_floating_point()
+        and tensor.data_ptr() in in_place
+        and not name.startswith(tuple(f"{wrapper}." for wrapper in wrappers))
     ]
     shaken = _shaken(model, tensors, task_id) if tensors else None
     if shaken is not None and torch.equal(after, shaken):

@@ -15,6 +15,7 @@ from softprompts.adapter_checks import (
     check_arrived,
     check_classifier,
     check_effect,
+    check_sizes,
     read_weights,
 )
 from softprompts.adapter_configs import (
@@ -150,6 +151,7 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
     if kind_of(base.config) == "encoder":
         _name_outputs(base, folder, record)
     tensors = read_weights(folder)
+    check_sizes(settings, tensors, folder)
     try:
         before = answer_to_probe(base, settings, config.task_id)
         with warnings.catch_warnings():

@@ -84,13 +84,21 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
     """Return the base model's own config: a few kilobytes, without the weights.
 
     Raises:
-        UserError: as `model_path`; a Hub id that cannot be had; a config that transformers does not know.
+        UserError: as `model_path`; a Hub id that cannot be had; a config that transformers does not know; one that asks
+            for code that is not transformers' own.
     """
     path = model_path(config)
     try:
-        return AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
+        found: PretrainedConfig = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise cannot_load(path, error) from error
+    for part in (found, found.get_text_config()):
+        if "/" in str(part._attn_implementation):  # whose code transformers would fetch from the Hub
+            raise UserError(
+                f"model.name_or_path: {path} asks for code of others ({part._attn_implementation}, in its config), and "
+                "this project runs none; take attn_implementation out of its config.json"
+            )
+    return found
 
 
 def cannot_load(path: str, error: Exception) -> UserError:
