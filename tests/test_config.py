@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -67,6 +68,31 @@ def test_yaml_gives_typed_settings_and_the_rest_are_defaults(parsed: Parse) -> N
     assert settings["run"] == RunConfig(output_dir="out")
     assert isinstance(settings["prompt"], PromptTuningConfig)
     assert settings["prompt"].num_virtual_tokens == 4
+
+
+READS = """
+import sys
+from softprompts.config import TaskConfig, cli
+def main(task: TaskConfig) -> None:
+    print(ascii(task.prompt))
+cli(main)
+"""
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_b8_a_config_file_is_utf8_whatever_the_terminal_is(tmp_path: Path, start: bytes) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(start + 'task: {prompt: "{café} 👍", target: "{label}"}\n'.encode())
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", READS, "--config", str(file)]
+    done = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == r"'{caf\xe9} \U0001f44d'" + "\n"
+
+
+def test_b8_text_that_is_not_utf8_is_one_line(parsed: Parse) -> None:
+    assert message(parsed, "", "--task.name", "caf\udce9") == "argument: not UTF-8: 'caf\\udce9'"
+    assert message(parsed, 'training: {best_by: "\\ud83d"}\n').endswith("c.yaml: holds half a character, '\\ud83d'")
 
 
 def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from helpers import METHODS, load_base, make_task, method_engine
 from softprompts.config import ModelConfig
-from softprompts.encoding import encode
+from softprompts.encoding import encode, moved_behind
 from softprompts.fingerprints import changes, inputs_of, other_versions, weights_fingerprint
 from softprompts.models import load_base_model
 
@@ -100,7 +101,7 @@ ALL = ("train", "validation", "test")
         (
             another_template,
             {},
-            [f"{split} has the same rows, but the tokenizer reads them as other tokens" for split in ALL],
+            [f"{split} has the same rows, but as other tokens or of other tasks" for split in ALL],
         ),
         (another_epsilon, {}, ["the base model's rms_norm_eps was 1e-06 and is 0.1"]),
         (half_precision, {}, ["the base model MODEL was in float32 and is in bfloat16"]),
@@ -110,6 +111,26 @@ ALL = ("train", "validation", "test")
 def test_a9_what_has_changed_is_named(tiny_model: Path, change: Any, task: Any, said: list[str]) -> None:
     before = inputs(tiny_model)
     assert changes(before, inputs(tiny_model, change, **task)) == [s.replace("MODEL", str(tiny_model)) for s in said]
+
+
+def test_a9_rows_that_belong_to_other_tasks_are_other_data(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    data = encode(make_task(ROWS), tokenizer, 200)
+    numbers = iter((0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1))
+    before, now = (inputs_of(moved_behind(data, lambda _: next(numbers)), base) for _ in range(2))
+    assert changes(before, now) == ["validation has the same rows, but as other tokens or of other tasks"]
+
+
+def test_a9_a_metric_or_schema_with_other_content_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    data = encode(make_task(ROWS), tokenizer, 200)
+    metric = tmp_path / "length.py"
+    found = []
+    for text in ("one", "two"):
+        metric.write_text(text)
+        task = replace(data.task, metrics=("accuracy", str(metric)), schema={"title": text})
+        found.append(inputs_of(replace(data, task=task), base))
+    assert changes(*found) == ["the content of task.schema differs", f"the metric {metric} is another file"]
 
 
 def test_a9_another_version_is_said_and_no_change(tiny_model: Path) -> None:

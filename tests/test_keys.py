@@ -112,6 +112,7 @@ def test_flatten_yields_inner_keys_before_leaves() -> None:
         ("run: 5\n", "run: expected keys below it, found 5"),
         ("run: {sed: 1}\n", 'unknown key "run.sed" (did you mean "run.seed"?)'),
         ("task: {where: {a: [b]}, wear: {a: [b]}}\n", 'unknown key "task.wear" (did you mean "task.where"?)'),
+        ("run: " + 2000 * "[" + 2000 * "]", "is nested too deeply"),
         ("5: 5\n", 'unknown key "5" (valid: run, task, training)'),
     ],
 )

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
-from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
 from softprompts import locks
@@ -270,18 +269,21 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     for argument in argv:
         check_utf8("argument", argument)
     argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
-    argv = [a for b in argv for a in (b.split("=", 1) if b.startswith("--config=") else (b,))]
-    argv = [expanded("--config", b) if a == "--config" else b for a, b in pairwise(["", *argv])]
     parser, valid = build_parser(main)
-    for before, after in pairwise([*argv, ""]):
-        flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", before, re.DOTALL)
+    words, read = iter(argv), []
+    for word in words:
+        flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", word, re.DOTALL)
         if flag and flag[1] == "config":
-            if after:
-                check_yaml(after, valid)
+            path = word.partition("=")[2] or next(words, "")
+            if path:
+                path = expanded("--config", path)
+                check_yaml(path, valid)
+                word = f"--config={path}"
         elif flag and flag[1] not in ("help", "print_config") and not known(flag[1], valid):
             raise UserError(f'unknown flag "--{flag[1]}"{nearest_key(flag[1], valid)}')
+        read.append(word)
     try:
-        settings = parser.parse_args(argv)
+        settings = parser.parse_args(read)
         if isinstance(settings.get("config"), list):
             del settings["config"]
         expand_paths(settings)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.encoding import EncodedTask, Example
+from softprompts.files import read_bytes
 from softprompts.splits import SPLITS
 
 import torch
@@ -65,6 +66,7 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
     return {
         "data": splits,
         "schema": hashlib.sha256(json.dumps(data.task.schema, sort_keys=True).encode()).hexdigest(),
+        "metrics": {name: digest for name in data.task.metrics if (digest := _source_fingerprint(name))},
         "base": {
             "name": str(base.name_or_path),
             "weights": weights_fingerprint(model),
@@ -79,9 +81,17 @@ def _tokens_fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         for document in (example.document, *example.choices):
+            digest.update(array("q", [document.soft_prompt]).tobytes())  # of several tasks, its own
             for ids in (document.prompt_ids, document.target_ids):
                 digest.update(array("q", [len(ids), *ids]).tobytes())
     return digest.hexdigest()
+
+
+def _source_fingerprint(metric: str) -> str | None:
+    """Return the SHA-256 of the file of a user's own metric, which may choose checkpoints; None for any other."""
+    path = Path(metric)
+    file = path / f"{path.name}.py" if path.is_dir() else path
+    return hashlib.sha256(read_bytes(file)).hexdigest() if file.is_file() else None
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -94,9 +104,12 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         elif old["sha256"] != new["sha256"]:
             said.append(f"{split} has other rows, {new['rows']} as before")
         elif old["tokens"] != new["tokens"]:
-            said.append(f"{split} has the same rows, but the tokenizer reads them as other tokens")
+            said.append(f"{split} has the same rows, but as other tokens or of other tasks")
     if before["schema"] != now["schema"]:
         said.append("the content of task.schema differs")
+    for name, digest in now["metrics"].items():
+        if before["metrics"].get(name) != digest:
+            said.append(f"the metric {name} is another file")
     old, new = before["base"], now["base"]
     if old["dtype"] != new["dtype"]:
         said.append(f"the base model {new['name']} was in {old['dtype']} and is in {new['dtype']}")

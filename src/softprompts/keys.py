@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -102,16 +103,22 @@ def check_yaml(path: str, valid: set[str]) -> None:
         others = sorted(str(p) for p in Path("configs").glob("*/*.yaml") if p.parent.name != "accelerate")
         raise UserError(f"no such config file: {path}{nearest(path, others)}")
     try:
-        tree = yaml.load(read_bytes(file).decode(), Loader=_StrictLoader)
+        tree = yaml.load(read_bytes(file).decode("utf-8-sig"), Loader=_StrictLoader)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
     except yaml.YAMLError as error:  # a character that YAML forbids
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
+    try:
+        json.dumps(tree, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: holds half a character, {error.object[error.start]!a}") from None
     for key in flatten(tree):
         if not known(key, valid):
             raise UserError(f'{path}: unknown key "{key}"{nearest_key(key, valid)}')

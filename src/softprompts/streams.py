@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,14 @@ from softprompts.errors import UserError
 
 @contextmanager
 def quiet_streams() -> Iterator[None]:
-    """Within this context standard output and error take every character, and may be closed.
+    """Within this context standard output and error take every character and may be closed, and files are UTF-8.
 
     Raises:
         SystemExit: with code 128 + SIGPIPE, as of a program that this signal ends, if output goes to a closed pipe.
     """
+    # Libraries that name no encoding, such as the reader of config files, take that of the terminal.
+    with suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller, as with `>&-`
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
