@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from softprompts.batching import Document, pad
+from softprompts.errors import UserError
 from softprompts.models import kind_of
 
 import torch
@@ -25,6 +26,9 @@ def stock_forward(
         documents: B of them.
         device: where the model computes.
         arguments: go to the model's forward.
+
+    Raises:
+        UserError: an encoder-decoder whose config has no token to begin with.
     """
     kind = kind_of(model.config)
     batch = pad(documents, device)
@@ -38,6 +42,11 @@ def stock_forward(
         output = model(input_ids=read.input_ids, attention_mask=read.attention_mask, **arguments)
         return output.logits.float(), batch.targets, batch.document
     start = model.config.decoder_start_token_id
+    if start is None:
+        raise UserError(
+            "model.name_or_path: the base model's config.json has no decoder_start_token_id, the token that an "
+            "encoder-decoder begins an answer with"
+        )
     written = pad([Document((start,), d.target_ids) for d in documents], device)
     with logits_at(model, written.predictors, written.input_ids.shape):
         output = model(
