@@ -209,3 +209,13 @@ def test_packed_is_for_decoders(request: pytest.FixtureRequest, kind: Any) -> No
     for engine in ("auto", "stock"):
         assert not make_engine(model, tokenizer, ModelConfig(engine=engine), data, said.append).packed  # type: ignore[arg-type]
     assert said == [], "nothing to warn of"
+
+
+def test_an_encoder_decoder_without_a_first_token_is_one_line(
+    tuned_t5: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = tuned_t5
+    stock_forward(model, [Document((5, 6), (7,))], CPU)
+    monkeypatch.setattr(model.config, "decoder_start_token_id", None)
+    with pytest.raises(UserError, match=r"^model\.name_or_path: .* has no decoder_start_token_id"):
+        stock_forward(model, [Document((5, 6), (7,))], CPU)

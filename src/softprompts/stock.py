@@ -26,6 +26,9 @@ def stock_forward(
         documents: B of them.
         device: where the model computes.
         arguments: go to the model's forward.
+
+    Raises:
+        UserError: an encoder-decoder whose config has no token to begin with.
     """
     kind = kind_of(model.config)
     batch = pad(documents, device)
@@ -59,10 +62,12 @@ def decoder_start(model: Any) -> int:
         UserError: neither the model's config nor its settings of generation name one.
     """
     for config in (model.config, getattr(model, "generation_config", None)):
-        for name in ("decoder_start_token_id", "bos_token_id"):
-            if isinstance(start := getattr(config, name, None), int):
-                return start
-    raise UserError("model.name_or_path: this encoder-decoder names no decoder_start_token_id in its config.json")
+        if isinstance(start := getattr(config, "decoder_start_token_id", None), int):
+            return start
+    raise UserError(
+        "model.name_or_path: the base model's config.json has no decoder_start_token_id, the token that an "
+        "encoder-decoder begins an answer with"
+    )
 
 
 @contextmanager
