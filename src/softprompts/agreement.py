@@ -42,6 +42,7 @@ TOLERANCE = {
 CHECKED_ROWS = 8
 # Texts that branch, and begin alike, are compared for so many soft prompts: two rows of so many targets each.
 BRANCHED_PROMPTS, TARGETS = 4, 3
+WRITTEN_TOKENS = 8
 
 
 def make_engine(
@@ -76,6 +77,8 @@ def make_engine(
     difference = unknown_layers(engine.base)
     for documents in () if difference else checked_documents(engine, data):
         difference = difference or _in_parts(engine, documents)
+    if data.task.choices is None:
+        difference = difference or different_answers(engine, [e.document for e in data.train[:CHECKED_ROWS]])
     if difference and config.engine == "packed":
         raise UserError(f"model.engine: packed does not give what PEFT gives with this model: {difference}")
     if difference:
@@ -210,6 +213,64 @@ def _in_evaluation(
     if abs(loss - reference.loss) <= loss_bound * max(abs(reference.loss), 1.0):
         return None
     return f"with the soft prompt's keys and values kept, the loss is {loss:.6g} instead of {reference.loss:.6g}"
+
+
+@torch.no_grad()
+def different_answers(engine: Engine, documents: Sequence[Document]) -> str | None:
+    """Say where the shortest and the longest row are continued otherwise than by PEFT, in the first eight tokens.
+
+    Two tokens that PEFT's own forward pass finds equally likely, up to rounding, are no difference. `engine.packed` is
+    left as it was; of errors only those of the model's own code count.
+    """
+    by_length = sorted(documents, key=lambda d: len(d.prompt_ids))
+    rows = [by_length[0], by_length[-1]]
+    arguments: Any = (
+        [d.prompt_ids for d in rows],
+        [d.soft_prompt for d in rows],
+        (),
+        {"max_new_tokens": WRITTEN_TOKENS},
+    )
+    before = engine.packed
+    try:
+        engine.packed = False
+        expected = engine.answers(*arguments)
+        engine.packed = True
+        found = engine.answers(*arguments)
+        engine.packed = False
+        differences = (_written_otherwise(engine, *row) for row in zip(rows, expected, found, strict=True))
+        return next(filter(None, differences), None)
+    except Exception as error:
+        if is_out_of_memory(error) or not engine.packed or not raised_by_model(error, engine.base):
+            raise
+        logger.debug("the packed generation fails", exc_info=True)
+        return f"in writing it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    finally:
+        engine.packed = before
+
+
+def _written_otherwise(engine: Engine, row: Document, expected: list[int], found: list[int]) -> str | None:
+    """Say at which token an answer differs, where the forward pass finds one of the two tokens likelier."""
+    common = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), None)
+    if common is None:
+        common = min(len(expected), len(found))
+        if len(expected) == len(found):
+            return None
+
+    def surprise(answer: list[int]) -> float:
+        following = answer[common : common + 1] or list(engine.ends)
+        documents = [replace(row, target_ids=(*expected[:common], token)) for token in following]
+        scores = Scores(*engine(documents))
+        last = [int((scores.document == i).nonzero()[-1]) for i in range(len(documents))]
+        return min(scores.nll()[last].tolist())
+
+    bound, _ = TOLERANCE[engine.model.get_input_embeddings().weight.dtype]
+    theirs, ours = surprise(expected), surprise(found)
+    if abs(theirs - ours) <= 10 * bound * max(1.0, theirs):
+        return None
+    ours_said, theirs_said = (
+        f"token {answer[common]}" if common < len(answer) else "the end" for answer in (found, expected)
+    )
+    return f"after {common} written tokens {ours_said} follows instead of {theirs_said}"
 
 
 def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[float, torch.Tensor]:
