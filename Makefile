@@ -75,8 +75,8 @@ bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a reco
 bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
 	@$(BIN)/python benchmarks/gpu_attention.py
 
-test: $(STAMP) ## run all tests, offline
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(STAMP) ## run all tests, offline, a process of one thread on each core
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, 15 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
 	@PYTHONPATH=$(PYTHONPATH):tests $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))

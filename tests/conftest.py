@@ -33,8 +33,8 @@ WORDS = [*GOOD, *BAD, *OTHER]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _threads() -> None:
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from softprompts.config import ModelConfig
 from softprompts.errors import UserError
-from softprompts.models import count_parameters, kind_of, load_base_model, load_model_config, max_positions, room_for
+from softprompts.models import count_parameters, input_spec, kind_of, load_base_model, load_model_config, max_positions
 
 import pytest
 import torch
@@ -163,9 +163,9 @@ def test_count_parameters() -> None:
 def test_room_beside_the_virtual_tokens(tiny_model: Path) -> None:
     model, _ = load(tiny_model)
     assert max_positions(model) == 256
-    assert room_for(model, 20) == 236
+    assert input_spec(model, 20).room == 236
     model.config = T5Config()  # relative positions: no limit
-    assert room_for(model, 20) is None
+    assert input_spec(model, 20).room is None
 
 
 @pytest.mark.parametrize(
