@@ -183,6 +183,25 @@ def test_c2_every_trainable_tensor_must_be_in_the_file(tmp_path: Path) -> None:
         part.put_back({k: v for k, v in tensors.items() if k != "1.bias"})
 
 
+def test_a_kill_while_a_checkpoint_is_deleted_leaves_nothing_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, _ = two(tmp_path, best=2)
+    original = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "step-000001" and path.name == "optimizer.safetensors":
+            raise RuntimeError("killed")
+        original(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        part.save(tmp_path, 3, best=2)
+    monkeypatch.undo()
+    part.save(tmp_path, 4, best=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003", "step-000004"]
+
+
 def test_b10_copies_and_other_files_of_a_user_are_never_loaded_or_deleted(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

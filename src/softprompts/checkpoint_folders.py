@@ -16,7 +16,7 @@ from softprompts.files import one_line
 
 FORMAT = 2  # of state.json; 1, which has no such field, had neither checksums nor fingerprints
 STATE, TRAINABLE, OPTIMIZER, SUMS = "state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256SUMS"
-FILES = {STATE, TRAINABLE, OPTIMIZER, SUMS}
+FILES = (SUMS, TRAINABLE, OPTIMIZER, STATE)  # as they are deleted: as long as it has a state, it is known as ours
 NAME = re.compile(r"step-(\d{6,})", re.ASCII)
 LEFTOVER = re.compile(r"\.step-\d{6,}\.\d+\.tmp", re.ASCII)
 
@@ -30,7 +30,7 @@ def checkpoint_folders(folder: Path) -> dict[int, Path]:
     with one_line(folder):
         places = list(folder.iterdir()) if folder.is_dir() else []
         named = [(step, p) for p in places if (step := _step_of(p)) is not None]
-        return {step: place for step, place in named if not FILES.isdisjoint(p.name for p in place.iterdir())}
+        return {step: place for step, place in named if any((place / name).exists() for name in FILES)}
 
 
 def _step_of(place: Path) -> int | None:
