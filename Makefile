@@ -76,7 +76,7 @@ test: $(STAMP) ## run all tests, offline
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, 15 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
-	@PYTHONPATH=$(PYTHONPATH):tests $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
+	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction: fast, always green
 	@$(BIN)/ruff format --check .
