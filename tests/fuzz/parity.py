@@ -167,6 +167,7 @@ def _excuse(drawn: Drawn, tokenizer: PreTrainedTokenizerBase, base: Path) -> boo
     nested = any(b[: len(a)] == a for a, b in itertools.permutations(ids, 2))
     equal = len({tuple(i) for i in ids}) < len(ids)
     lossy = any(str(tokenizer.decode(i)).strip() != word.strip() for i, word in zip(ids, words, strict=True))
+    unknown = any(tokenizer.unk_token_id in i for i in ids)  # in a row of them the tokenizer may write but one
     longest = max(len(tokenizer(text).input_ids) for text in prompts) + max(map(len, ids)) + 40 * drawn.tokens.chat
     # Behind a label that ends in the token which ends all labels, nothing is left to tell it by.
     marked = any(i[-1] in tokenizer.all_special_ids and i[-1] != tokenizer.unk_token_id for i in ids if i)
@@ -176,6 +177,7 @@ def _excuse(drawn: Drawn, tokenizer: PreTrainedTokenizerBase, base: Path) -> boo
         or (bool(listed) and nested and (no_end or marked))
         or (not listed and (lossy or no_end))
         or not all(ids)
+        or unknown
         or drawn.extra < 0
         or longest + 4 + NEW_TOKENS + 2 > drawn.positions
     )

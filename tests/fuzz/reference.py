@@ -105,8 +105,11 @@ class Reference:
             if not example.choices and not warned and not self.reads(example.document.target_ids, example.row.target):
                 yield f"unreadable target: {example.row.target!r} is {example.document.target_ids}, and nothing says so"
             for text, document in zip(example.choice_texts, example.choices, strict=True):
-                if not self.reads(document.target_ids, self.decode(self.tokenize(text.strip()))):
-                    yield f"choice ids: {text!r} is {document.target_ids}, read as {self.decode(document.target_ids)!r}"
+                # As the tokenizer gives the text back; behind a prompt it may go on in the middle of a word.
+                back = self.decode(self.tokenize(text.strip())).strip()
+                whole = self.decode(document.prompt_ids + document.target_ids)
+                if not self.reads(document.target_ids, back) and back not in whole:
+                    yield f"choice ids: {text!r} is {document.target_ids}, read as {whole!r}"
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Return the tokens of a prompt, with what the tokenizer puts in front of it and not what it puts behind."""
