@@ -253,7 +253,11 @@ def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
         ("a.csv", b"text\nx\0y\n", "{path}:2: holds a NUL byte"),
         ("a.csv", "text,label\n".encode("utf-16-le"), "{path}:1: holds a NUL byte, as UTF-16 does"),
         ("a.jsonl", '{"t": 1}'.encode("utf-16"), "{path}:1: not UTF-8 (byte 0xff); it is UTF-16: save it as UTF-8"),
-        ("a.jsonl", gzip.compress(b'{"t": 1}', mtime=0), "{path}:1: not UTF-8 (byte 0x8b); it is gzip: unpack it first"),
+        (
+            "a.jsonl",
+            gzip.compress(b'{"t": 1}', mtime=0),
+            "{path}:1: not UTF-8 (byte 0x8b); it is gzip: unpack it first",
+        ),
         ("a.csv", bz2.compress(b"t\nx\n" * 99), "bzip2: unpack it first"),
         ("a.jsonl", lzma.compress(b'{"t": 1}'), "; it is xz: unpack it first"),
         ("a.jsonl", b"\xef\xbb\xbf{}\ncaf\xe9", "{path}:2: not UTF-8 (byte 0xe9)"),
