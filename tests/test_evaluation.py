@@ -10,6 +10,7 @@ from softprompts.batching import Document
 from softprompts.config import EvaluationConfig
 from softprompts.encoding import Example, encode
 from softprompts.engine import Engine
+from softprompts.errors import UserError
 from softprompts.evaluation import (
     Prediction,
     answers_and_targets,
@@ -135,3 +136,13 @@ def test_evaluate_test(engine: Engine, choices: tuple[str, ...] | None) -> None:
         assert outcome.baselines["majority_class"]["accuracy"].value == 2 / 5
     else:
         assert outcome.baselines == {}
+
+
+@pytest.mark.parametrize("choices", [CHOICES, None])
+def test_a_loss_that_is_not_finite_gives_no_score(tiny_model: Path, choices: tuple[str, ...] | None) -> None:
+    base, tokenizer = load_base(tiny_model)
+    with torch.no_grad():
+        base.get_output_embeddings().weight[7] = torch.nan
+    data = encode(make_task(ROWS, choices), tokenizer, InputSpec(room=200))
+    with pytest.raises(UserError, match=r"^testing: the model's loss is nan, so that its answers mean nothing"):
+        evaluate_test(Engine(base, tokenizer), data, EvaluationConfig(max_new_tokens=2), Accelerator())

@@ -98,7 +98,7 @@ def test_c1_4_training_names_its_setting(
 def test_c1_4_validation_names_its_setting(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = make()
     monkeypatch.setattr(training_module, "predict", cpu_is_full)
-    with pytest.raises(UserError, match=r"^out of memory in validation: lower evaluation.batch_size \(now 16\)$"):
+    with pytest.raises(UserError, match=r"^out of memory while validating: lower evaluation.batch_size \(now 16\)$"):
         run_training(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ from softprompts.batching import Document
 from softprompts.config import EvaluationConfig
 from softprompts.encoding import EncodedTask, Example
 from softprompts.engine import Engine, Scores
+from softprompts.errors import UserError
+from softprompts.memory import one_line_if_memory_is_full
 from softprompts.scoring import Interval, compute_metrics, intervals, load_metrics
 
 import numpy
@@ -57,11 +60,21 @@ class TestOutcome:
 
 
 def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
-    """Score the test split, or `config.split`, once, at the end: nothing that is chosen may depend on test."""
+    """Score the test split, or `config.split`, once, at the end: nothing that is chosen may depend on test.
+
+    Raises:
+        UserError: a loss that is not finite; full memory.
+    """
     rows: list[Example] = getattr(data, config.split)
     started = time.perf_counter()
-    outcome = predict(engine, rows, config, accelerator, "testing")
+    label = "testing"
+    outcome = predict(engine, rows, config, accelerator, label)
     seconds = time.perf_counter() - started
+    if not math.isfinite(outcome.loss):
+        raise UserError(
+            f"{label}: the model's loss is {outcome.loss}, so that its answers mean nothing: its weights hold numbers "
+            "that are not finite, or model.dtype is too narrow for it; try float32"
+        )
     metrics = load_metrics(data.task.metrics, data.task.schema)
     resamples = config.bootstrap_resamples
     baselines = {}
@@ -90,6 +103,9 @@ def predict(
 
     The rows are shared out over the processes; each returns the whole. `answer_open=False` skips generation and
     leaves open answers empty, where only the loss is wanted.
+
+    Raises:
+        UserError: full memory.
     """
     # Longest first: rows of like length share a batch, and the largest batch, if it does not fit, fails at once.
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].document.input_ids))
@@ -97,7 +113,8 @@ def predict(
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     answers: list[tuple[int, str, list[float] | None, float, int]] = []
     bar = tqdm(mine, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
-    with torch.inference_mode(), engine.prompts_cached():
+    full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
+    with torch.inference_mode(), engine.prompts_cached(), full:
         for indices in bar:
             batch = [examples[i] for i in indices]
             answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))

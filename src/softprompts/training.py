@@ -20,7 +20,6 @@ from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import answers_and_targets, predict
 from softprompts.fingerprints import inputs_of
-from softprompts.memory import one_line_if_memory_is_full
 from softprompts.runs import Run
 from softprompts.scoring import compute_metrics, load_metrics, reported
 from softprompts.updates import update
@@ -108,8 +107,7 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
         """Validate, remember the best, save a checkpoint."""
         by, progress = candidate.training.best_by, candidate.progress
         rows = candidate.data.validation[: candidate.training.eval_rows]
-        with one_line_if_memory_is_full("in validation", f"lower evaluation.batch_size (now {evaluation.batch_size})"):
-            outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
+        outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
         values = {"validation_loss": outcome.loss}
         if rows[0].choices or by != "loss":
             numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))

@@ -72,6 +72,8 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
     if examples[0].choices:
         with torch.inference_mode():
             scores = torch.tensor(choice_scores(engine, examples)).softmax(-1)
+        if scores.isnan().any():
+            raise UserError("the model's scores are not finite: its answers mean nothing; try model.dtype float32")
         best = [(row.max().item(), int(row.argmax())) for row in scores]
         return [f"{e.choice_texts[i].strip()} ({p:.0%})" for e, (p, i) in zip(examples, best, strict=True)]
     drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
