@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -250,6 +251,35 @@ def test_cli_exit_codes(
     with pytest.raises(SystemExit) as caught:
         cli(one_section)
     assert (caught.value.code, capsys.readouterr().err) == (code, line)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "error: /data/x: Permission denied\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device\n"),
+    ],
+)
+def test_b12_an_error_of_the_system_that_escapes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    def fails(run: RunConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--run.output_dir", "out"])
+    with pytest.raises(SystemExit) as stopped:
+        cli(fails)
+    assert (stopped.value.code, capsys.readouterr().err) == (2, line)
+
+
+@pytest.mark.parametrize("error", [KeyError("ours"), OSError("a library's own"), OSError(errno.EBADF, "ours")])
+def test_b12_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(run: RunConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--run.output_dir", "out"])
+    with pytest.raises(type(error)):
+        cli(fails)
 
 
 def test_cli_returns_after_success(monkeypatch: pytest.MonkeyPatch) -> None:

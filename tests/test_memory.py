@@ -6,7 +6,7 @@ import errno
 from typing import Any
 
 from helpers import Build, run_training
-from softprompts import training as training_module
+from softprompts import evaluation as evaluation_module
 from softprompts.engine import Scores
 from softprompts.errors import UserError
 from softprompts.memory import is_out_of_memory, one_line_if_memory_is_full
@@ -97,7 +97,7 @@ def test_c1_4_training_names_its_setting(
 
 def test_c1_4_validation_names_its_setting(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = make()
-    monkeypatch.setattr(training_module, "predict", cpu_is_full)
+    monkeypatch.setattr(evaluation_module, "choice_scores", cpu_is_full)
     with pytest.raises(UserError, match=r"^out of memory while validating: lower evaluation.batch_size \(now 16\)$"):
         run_training(parts)
 
