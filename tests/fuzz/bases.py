@@ -68,8 +68,8 @@ def draw_tokens(rng: random.Random) -> Tokens:
 
 def make_tokenizer(tokens: Tokens) -> PreTrainedTokenizerFast:
     """Train a tokenizer on a few words."""
-    special = ["<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "<|im_start|>", "<|im_end|>"]
-    more: dict[str, Any] = {"special_tokens": special, "show_progress": False}
+    known = ["<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "<|im_start|>", "<|im_end|>"]
+    more: dict[str, Any] = {"special_tokens": known, "show_progress": False}
     if tokens.kind == "byte-level":
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -103,8 +103,9 @@ def make_tokenizer(tokens: Tokens) -> PreTrainedTokenizerFast:
     )
     if tokens.added:
         fast.add_tokens(list(tokens.added))
-    if tokens.special:
-        fast.add_special_tokens({"additional_special_tokens": list(tokens.special)})
+    special = [*tokens.special, *(["<|im_start|>", "<|im_end|>"] if tokens.chat else [])]
+    if special:
+        fast.add_special_tokens({"additional_special_tokens": special})
     if tokens.chat:
         fast.chat_template = CHAT
     return fast

@@ -71,12 +71,11 @@ def run(number: int, seed: int, folder: Path) -> list[str]:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             data, engine, outcome = _ours(drawn, base, adapter if drawn.method != "none" else None, file)
-            warned = "warning" in said.getvalue() or any("taking stock" not in text for text in drawn.said)
             with torch.no_grad():
                 reference = Reference(model, tokenizer, kind, drawn, data, names)
-                faults = [*reference.ids_are_right(warned), *reference.scores_agree(outcome)]
+                faults = [*reference.ids_are_right(), *reference.scores_agree(outcome)]
                 if drawn.labels is None:
-                    faults += [*reference.answers_agree(outcome), *reference.targets_come_back(engine, warned)]
+                    faults += [*reference.answers_agree(outcome), *reference.targets_come_back(engine, said.getvalue())]
     except UserError as error:
         excused = _excuse(drawn, tokenizer, base)
         return [] if excused else [f"needless refusal: {error}"]
