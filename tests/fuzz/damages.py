@@ -159,8 +159,8 @@ def _checkpoint(case: Case, folder: Path) -> str:
     if how == "data":
         file = folder / case.tree["task"]["train"]
         text = file.read_text(encoding="utf-8")
-        swapped = text.replace('"negative"', '"x"').replace('"positive"', '"negative"').replace('"x"', '"positive"')
-        file.write_text(rng.choice([swapped, text.split("\n", 4)[4]]), encoding="utf-8")
+        relabelled = text.replace('"negative"', '"positive"')
+        file.write_text(rng.choice([relabelled, text.split("\n", 4)[4]]), encoding="utf-8")
     elif how == "weights":
         weights = folder / "base" / "llama" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")

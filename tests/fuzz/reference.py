@@ -170,7 +170,7 @@ class Reference:
         warning = re.search(r"cannot give back (\d+) of", said)
         splits = 3  # of the same rows
         if len(lost) * splits != (warned := int(warning[1]) if warning else 0):
-            yield f"targets do not come back: {lost or 'all do'}, and {warned} of {splits * len(self.data.test)} are said"
+            yield f"targets do not come back: {lost}, {len(lost) * splits} in all, and the warning says {warned}"
 
 
 @contextlib.contextmanager
