@@ -67,13 +67,13 @@ def encode(
     end = _end_of_answer(task, tokenizer)
     written = task.choices is None and spec.kind != "encoder"
     if written and end is None and needs_end:
-        raise UserError(f"{_endless(tokenizer)}: a written answer would never end")
+        raise _endless(tokenizer, "a written answer would never end")
     reader = _Reader(task, tokenizer, spec, (end,) if written and end is not None else ())
     splits = reader.splits()
     if task.choices and spec.kind != "encoder" and (pair := _nested(splits)):
         behind = _end_of_choice(task, tokenizer)
         if behind is None:
-            raise UserError(f"{_endless(tokenizer)}: choice {pair[0]!r} begins choice {pair[1]!r}, and needs an end")
+            raise _endless(tokenizer, f"choice {pair[0]!r} begins choice {pair[1]!r}, and needs an end")
         splits = replace(reader, ending=(behind,)).splits()
         if pair := _nested(splits):
             raise UserError(f"task.choices: {pair[1]!r} holds what ends {pair[0]!r}; the two cannot be told apart")
@@ -83,8 +83,11 @@ def encode(
     return data
 
 
-def _endless(tokenizer: PreTrainedTokenizerBase) -> str:
-    return f"model.name_or_path: the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token (eos_token)"
+def _endless(tokenizer: PreTrainedTokenizerBase, why: str) -> UserError:
+    return UserError(
+        f"model.name_or_path: the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token (eos_token): {why}; "
+        "name one in its tokenizer_config.json"
+    )
 
 
 def _nested(splits: dict[str, list[Example]]) -> tuple[str, str] | None:
