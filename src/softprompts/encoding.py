@@ -84,8 +84,9 @@ def encode(
 
 
 def _endless(tokenizer: PreTrainedTokenizerBase, why: str) -> UserError:
+    name = tokenizer.name_or_path
     return UserError(
-        f"model.name_or_path: the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token (eos_token): {why}; "
+        f"model.name_or_path: the tokenizer of {name} has no end-of-sequence token (eos_token): {why}; "
         "name one in its tokenizer_config.json"
     )
 
