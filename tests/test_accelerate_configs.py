@@ -72,7 +72,9 @@ def test_head_has_its_own_command_and_says_whether_it_was_run(config: Path) -> N
 def test_head_quotes_the_line_that_refuses_it(name: str) -> None:
     config = ROOT / "configs" / "accelerate" / name
     assert load_config_from_file(str(config)).distributed_type == SHARDED[name]
-    launch = SimpleNamespace(num_processes=2, distributed_type=SHARDED[name])
+    launch = SimpleNamespace(
+        num_processes=2, distributed_type=SHARDED[name], mixed_precision="no", gradient_accumulation_steps=1
+    )
     with pytest.raises(UserError) as refusal:
         check_training(TrainingConfig(), launch, [])
     assert str(refusal.value).partition(";")[0] in head(config)

@@ -297,7 +297,7 @@ def test_the_check_leaves_the_engine_as_it_was(tiny_model: Path) -> None:
 
 def test_auto_is_packed_on_a_task_with_choices(tiny_model: Path) -> None:
     rows = [(f"the film was very {word}", f" {word}") for word in ("good", "bad")] * 3
-    data = encode(make_task(rows, choices=(" good", " bad")), load_base(tiny_model)[1], None)
+    data = encode(make_task(rows, choices=(" good", " bad")), load_base(tiny_model)[1])
     engine, said = made(tiny_model, data)
     assert engine.packed
     assert said == []

@@ -14,6 +14,7 @@ from softprompts.encoding import encode
 from softprompts.engine import Engine
 from softprompts.errors import UserError
 from softprompts.hard_prompts import choose_wording
+from softprompts.models import InputSpec
 from softprompts.tasks import Task, load_task
 
 import pytest
@@ -134,7 +135,7 @@ def test_a15_eval_rows_of_a_sorted_file_are_warned_of_before_training(
 
 def test_a15_rows_that_choose_a_wording(tiny_model: Path, tiny_task: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, tokenizer = load_base(tiny_model)
-    data = encode(load_task(task_config(tiny_task)), tokenizer, 200)
+    data = encode(load_task(task_config(tiny_task)), tokenizer, InputSpec(room=200))
     data.validation.sort(key=lambda example: example.row.target)
     config = HardPromptConfig(["{text}"], validation_rows=4)
     choose_wording(Engine(base, tokenizer), [data], config, EvaluationConfig(), Accelerator(cpu=True))

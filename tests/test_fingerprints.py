@@ -13,7 +13,7 @@ from helpers import METHODS, load_base, make_task, method_engine
 from softprompts.config import ModelConfig
 from softprompts.encoding import encode, moved_behind
 from softprompts.fingerprints import changes, inputs_of, other_versions, weights_fingerprint
-from softprompts.models import load_base_model
+from softprompts.models import InputSpec, load_base_model
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def inputs(model: Path, change: Callable[[Any, Any, Any], None] | None = None, *
     made = make_task(task.pop("rows", ROWS), (" good", " bad"), **task)
     if change:
         change(made, base, tokenizer)
-    return json.loads(json.dumps(inputs_of(encode(made, tokenizer, 200), base)))
+    return json.loads(json.dumps(inputs_of(encode(made, tokenizer, InputSpec(room=200)), base)))
 
 
 def another_template(_: Any, __: Any, tokenizer: Any) -> None:
@@ -115,7 +115,7 @@ def test_a9_what_has_changed_is_named(tiny_model: Path, change: Any, task: Any, 
 
 def test_a9_rows_that_belong_to_other_tasks_are_other_data(tiny_model: Path) -> None:
     base, tokenizer = load_base(tiny_model)
-    data = encode(make_task(ROWS), tokenizer, 200)
+    data = encode(make_task(ROWS), tokenizer, InputSpec(room=200))
     numbers = iter((0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1))
     before, now = (inputs_of(moved_behind(data, lambda _: next(numbers)), base) for _ in range(2))
     assert changes(before, now) == ["validation has the same rows, but as other tokens or of other tasks"]
@@ -123,7 +123,7 @@ def test_a9_rows_that_belong_to_other_tasks_are_other_data(tiny_model: Path) -> 
 
 def test_a9_a_metric_or_schema_with_other_content_is_named(tiny_model: Path, tmp_path: Path) -> None:
     base, tokenizer = load_base(tiny_model)
-    data = encode(make_task(ROWS), tokenizer, 200)
+    data = encode(make_task(ROWS), tokenizer, InputSpec(room=200))
     metric = tmp_path / "length.py"
     found = []
     for text in ("one", "two"):

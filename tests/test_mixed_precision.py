@@ -15,6 +15,7 @@ from softprompts.checkpoints import trainable_tensors
 from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from softprompts.encoding import behind, encode
 from softprompts.errors import UserError
+from softprompts.models import InputSpec
 from softprompts.prompts.initial import add_soft_prompt
 from softprompts.runs import start_run
 from softprompts.tasks import load_task
@@ -75,7 +76,7 @@ def train_bank(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Bank:
     def go(name: str, numbers: Sequence[int] = (0, 1, 2), spoil: tuple[int, int] = (-1, -1)) -> list[Candidate]:
         base, tokenizer = load_base(tiny_model)
         bank = [add_soft_prompt(base, tokenizer, prompt_config(tiny_model, 3 + k), seed=k) for k in numbers]
-        data = encode(load_task(task_config(tiny_task)), tokenizer, 200)
+        data = encode(load_task(task_config(tiny_task)), tokenizer, InputSpec(room=200))
         run = start_run("test", run=RunConfig(str(tmp_path / name), trackers=[]))
         engine = make_engine(bank[0], tokenizer, ModelConfig(engine="packed"), data, run.say, bank[1:])
         candidates = [

@@ -149,7 +149,8 @@ def roberta(folder: Path, tiny_model: Path) -> Path:
         intermediate_size=32,
         max_position_embeddings=18,
         pad_token_id=2,
-        num_labels=2,
+        id2label={0: "good", 1: "bad"},
+        label2id={"good": 0, "bad": 1},
     )
     RobertaForSequenceClassification(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)

@@ -216,6 +216,7 @@ def test_an_encoder_decoder_without_a_first_token_is_one_line(
 ) -> None:
     model, _ = tuned_t5
     stock_forward(model, [Document((5, 6), (7,))], CPU)
-    monkeypatch.setattr(model.config, "decoder_start_token_id", None)
+    for config in (model.config, model.generation_config):
+        monkeypatch.setattr(config, "decoder_start_token_id", None)
     with pytest.raises(UserError, match=r"^model\.name_or_path: .* has no decoder_start_token_id"):
         stock_forward(model, [Document((5, 6), (7,))], CPU)

@@ -83,7 +83,7 @@ def test_c7_advice_names_only_flags_that_there_are(tiny_model: Path) -> None:
     with pytest.raises(UserError, match=r"^input\.template: ends in a space"):
         task_of_texts(InputConfig(["a"], template="{text} "), {})
     with pytest.raises(UserError, match=r"^input\.chat: the tokenizer of \S+ has no chat template$"), own_flags():
-        encode(task_of_texts(InputConfig(["a"], chat=True), {}), load_base(tiny_model)[1], 200)
+        encode(task_of_texts(InputConfig(["a"], chat=True), {}), load_base(tiny_model)[1], InputSpec(room=200))
 
 
 def test_lines_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helpers import load_base, scores
+from helpers import load_base, make_task, scores
 from softprompts.agreement import make_engine
 from softprompts.batching import Document
 from softprompts.candidates import make_candidate
@@ -26,7 +26,8 @@ from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, PromptEncoderConfig
 
 DOCUMENTS = [Document((0, 5, 6), (7,)), Document((0, *range(20, 33)), (40, 41, 42)), Document((0, 9), (3, 8))]
-DATA = EncodedTask(None, *[[Example(Row("row", "", "", {}), d, (), ()) for d in DOCUMENTS]] * 3)  # type: ignore[arg-type]
+ROWS = [Example(Row("row", "", "", {}), d, (), ()) for d in DOCUMENTS]
+DATA = EncodedTask(make_task([("", "")]), ROWS, ROWS, ROWS)
 
 
 def attach(folder: Path, seed: int | None = 0, **settings: Any) -> PeftModel:

@@ -128,8 +128,8 @@ def test_an_encoder_needs_choices(fail: Fail, tiny_encoder: Path) -> None:
 
 def test_a_task_that_train_lacks_is_named(fail: Fail, domain_task: Path, tmp_path: Path) -> None:
     file = tmp_path / "test.jsonl"
-    row = {"text": "a poem", "label": "positive", "domain": "poems"}
-    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    rows = [{"text": f"a {label} poem", "label": label, "domain": "poems"} for label in ("positive", "negative")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     message = fail("multitask_prompt_tuning", **{"task.test": file})
     assert message == f'{file}:1: train has no row with domain "poems", only books, movies'
 
