@@ -171,3 +171,22 @@ def test_values_that_jsonargparse_lets_pass(settings: Settings, message: str) ->
 )
 def test_values_that_fit(settings: Settings) -> None:
     check_values("s", settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: &a [*a]", "holds a value that refers to itself"),
+        ("task: &a {b: *a}", "holds a value that refers to itself"),
+        ("task: {2020-01-01: x}", "holds a key that is no text; quote it"),
+    ],
+)
+def test_yaml_that_no_settings_can_be_made_of_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        check_yaml(str(file), {"task"})
+
+
+def test_a_long_value_of_the_wrong_type_is_cut() -> None:
+    assert len(wrong_value("task.max_length", int, "x" * 5_000)) < 200

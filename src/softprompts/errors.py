@@ -24,11 +24,11 @@ def warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def short(text: object) -> str:
-    """Return a text for a message: in one line, unprintable characters escaped, at most `LONGEST` characters."""
+def short(text: object, most: int = LONGEST) -> str:
+    """Return a text for a message: in one line, unprintable characters escaped, at most `most` characters."""
     whole = str(text)
-    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole[: LONGEST + 1])
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 4]} ..."
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole[: most + 1])
+    return plain if len(plain) <= most else f"{plain[: most - 4]} ..."
 
 
 def listed(names: Iterable[object]) -> str:

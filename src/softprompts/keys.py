@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, nearest, short
 from softprompts.files import expanded, is_file, read_bytes
 
 import yaml
@@ -119,12 +119,20 @@ def check_yaml(path: str, valid: set[str]) -> None:
         json.dumps(tree, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{path}: holds half a character, {error.object[error.start]!a}") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
+    except ValueError:  # an alias inside what it stands for
+        raise UserError(f"{path}: holds a value that refers to itself; write it out without & and *") from None
+    except TypeError:  # a date, or a list
+        raise UserError(f"{path}: holds a key that is no text; quote it") from None
     for key in flatten(tree):
         if not known(key, valid):
-            raise UserError(f'{path}: unknown key "{key}"{nearest_key(key, valid)}')
+            raise UserError(f'{path}: unknown key "{short(key)}"{nearest_key(key, valid)}')
     for key, value in tree.items():
         if "." not in key and not isinstance(value, dict):
-            raise UserError(f"{path}: {key}: expected keys below it, found {'nothing' if value is None else value}")
+            raise UserError(
+                f"{path}: {key}: expected keys below it, found {'nothing' if value is None else short(value)}"
+            )
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -163,7 +171,7 @@ def explain(message: str, sections: dict[str, Any]) -> str:
     keys = re.findall(r'Parser key "(\w+)\.(\w+)', message)
     found = re.search(r".*(?:Got|Given) value: (.*)", message, re.DOTALL)
     if not keys or not found:
-        return " ".join(message.split())
+        return short(" ".join(message.split()), 300)
     section, name = keys[-1]
     return wrong_value(f"{section}.{name}", get_type_hints(sections[section])[name], found[1].strip())
 
@@ -189,7 +197,7 @@ def wrong_value(key: str, hint: Any, found: str) -> str:
     advice = close if "did you mean" in close else ""
     if "text" in text and re.match(r"\[?(True|False|\d)|\{", found):
         advice = "; quote a text that YAML reads as something else"
-    return f"{key}: expected {text}, found {found}{advice}"
+    return f"{key}: expected {text}, found {short(found)}{advice}"
 
 
 def describe(hint: Any) -> str:
