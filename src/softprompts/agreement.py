@@ -184,10 +184,7 @@ def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
             if difference:
                 return difference
     except Exception as error:
-        if is_out_of_memory(error) or not engine.packed or not raised_by_model(error, engine.base):
-            raise
-        logger.debug("the packed forward pass fails", exc_info=True)
-        return f"it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return _of_model(error, engine, "it raises")
     finally:
         engine.packed = before
     return None
@@ -240,10 +237,7 @@ def different_answers(engine: Engine, documents: Sequence[Document]) -> str | No
         differences = (_written_otherwise(engine, *row) for row in zip(rows, expected, found, strict=True))
         return next(filter(None, differences), None)
     except Exception as error:
-        if is_out_of_memory(error) or not engine.packed or not raised_by_model(error, engine.base):
-            raise
-        logger.debug("the packed generation fails", exc_info=True)
-        return f"in writing it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return _of_model(error, engine, "in writing it raises")
     finally:
         engine.packed = before
 
@@ -282,6 +276,14 @@ def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[f
     gradients = torch.autograd.grad(loss, reached, allow_unused=True) if reached else ()
     flat = [p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in zip(reached, gradients, strict=True)]
     return loss.item(), torch.cat([torch.zeros(1), *(g.float().cpu() for g in flat)])
+
+
+def _of_model(error: Exception, engine: Engine, doing: str) -> str:
+    """Return an error of the model's own code as a difference; raise any other, and full memory, again."""
+    if is_out_of_memory(error) or not engine.packed or not raised_by_model(error, engine.base):
+        raise error
+    logger.debug("the packed way fails", exc_info=True)
+    return f"{doing} {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def raised_by_model(error: BaseException, base: Any) -> bool:
