@@ -76,8 +76,11 @@ def settings_of(recipe: str, rng: random.Random, suffix: str = "jsonl") -> Tree:
 
 def make_stock(folder: Path) -> None:
     """Make the models, the data, and finished and stopped runs, which cases take copies of."""
+    labels = {0: "negative", 1: "positive"}
+    named = {"id2label": labels, "label2id": {label: number for number, label in labels.items()}}
     for name in ("llama", "t5", "bert"):
-        save_base(folder / "base" / name, name, make_tokenizer(Tokens()), positions=256)
+        more: dict[str, Any] = named if name == "bert" else {}
+        save_base(folder / "base" / name, name, make_tokenizer(Tokens()), positions=256, **more)
     (folder / "task").mkdir()
     for split, count in ROWS.items():
         rows = []
