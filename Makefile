@@ -78,7 +78,7 @@ bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, i
 test: $(STAMP) ## run all tests, offline, a process of one thread on each core
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, 15 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
+fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
 	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction: fast, always green

@@ -178,6 +178,9 @@ def test_values_that_fit(settings: Settings) -> None:
     [
         ("task: &a [*a]", "holds a value that refers to itself"),
         ("task: &a {b: *a}", "holds a value that refers to itself"),
+        ("task: !!float x", "a tag does not fit its value"),
+        ("task: !!bool maybe", "a tag does not fit its value"),
+        ("task: !!timestamp x", "a tag does not fit its value"),
         ("task: {2020-01-01: x}", "holds a key that is no text; quote it"),
     ],
 )

@@ -113,6 +113,9 @@ def check_yaml(path: str, valid: set[str]) -> None:
         raise UserError(f"{path}: is nested too deeply") from None
     except yaml.YAMLError as error:  # a character that YAML forbids
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    # What PyYAML lets through if a tag, such as !!float, does not fit its value.
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise UserError(f"{path}: not valid YAML: a tag does not fit its value: {short(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
     try:

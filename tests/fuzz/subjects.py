@@ -12,6 +12,7 @@ from isolation import run_recipe
 from mutations import Tree
 
 from datasets import Dataset
+from transformers import AutoModel
 
 ROWS = {"train": 12, "validation": 6, "test": 6}
 TRAINED = ("prompt_tuning", "prefix_tuning", "p_tuning", "multitask_prompt_tuning", "lora", "full_finetuning")
@@ -76,11 +77,10 @@ def settings_of(recipe: str, rng: random.Random, suffix: str = "jsonl") -> Tree:
 
 def make_stock(folder: Path) -> None:
     """Make the models, the data, and finished and stopped runs, which cases take copies of."""
-    labels = {0: "negative", 1: "positive"}
-    named = {"id2label": labels, "label2id": {label: number for number, label in labels.items()}}
     for name in ("llama", "t5", "bert"):
-        more: dict[str, Any] = named if name == "bert" else {}
-        save_base(folder / "base" / name, name, make_tokenizer(Tokens()), positions=256, **more)
+        save_base(folder / "base" / name, name, make_tokenizer(Tokens()), positions=256)
+    # Without a classifier, whose outputs would have names of their own.
+    AutoModel.from_pretrained(folder / "base" / "bert").save_pretrained(folder / "base" / "bert")
     (folder / "task").mkdir()
     for split, count in ROWS.items():
         rows = []
