@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import METHODS, load_base, make_task, method_engine
+from softprompts.base_identity import weights_digests
 from softprompts.config import ModelConfig
 from softprompts.encoding import encode, moved_behind
-from softprompts.fingerprints import changes, inputs_of, other_versions, weights_fingerprint
+from softprompts.fingerprints import changes, inputs_of, other_versions
 from softprompts.models import InputSpec, load_base_model
 
 import pytest
@@ -24,8 +25,8 @@ ROWS = [("the film was good", " good"), ("the film was bad", " bad")]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a9_weights_are_those_of_the_base_under_every_method(tiny_model: Path, method: str) -> None:
-    alone = weights_fingerprint(load_base(tiny_model)[0])
-    assert weights_fingerprint(method_engine(tiny_model, method).model) == alone
+    alone = weights_digests(load_base(tiny_model)[0])
+    assert weights_digests(method_engine(tiny_model, method).model) == alone
 
 
 def test_a9_a_classifier_that_begins_at_random_is_left_out(tiny_encoder: Path) -> None:
@@ -34,33 +35,43 @@ def test_a9_a_classifier_that_begins_at_random_is_left_out(tiny_encoder: Path) -
         torch.manual_seed(seed)
         base, _ = load_base_model(ModelConfig(str(tiny_encoder)), torch.device("cpu"), ["a", "b"])
         assert base.new_parts
-        found.add(weights_fingerprint(base))
+        found.add(str(weights_digests(base, base.new_parts)))
         config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=base.new_parts)
-        found.add(weights_fingerprint(get_peft_model(base, config)))
+        found.add(str(weights_digests(get_peft_model(base, config), base.new_parts)))
     assert len(found) == 1
 
 
 @pytest.mark.parametrize("place", [0, 17, -1])
 def test_a9_other_weights_are_noticed(tiny_model: Path, place: int) -> None:
     base, _ = load_base(tiny_model)
-    before = weights_fingerprint(base)
+    before = weights_digests(base)
     for parameter in base.parameters():
         with torch.no_grad():
             parameter.view(-1)[place] += 0.5
-        assert weights_fingerprint(base) != before
+        assert weights_digests(base) != before
         with torch.no_grad():
             parameter.view(-1)[place] -= 0.5
     other = copy.deepcopy(base)
     other.lm_head = torch.nn.Linear(32, base.config.vocab_size, bias=True)
-    assert weights_fingerprint(other) != before
+    assert weights_digests(other) != before
 
 
 def test_a9_a_large_weight_is_looked_at_from_end_to_end() -> None:
     model = torch.nn.Linear(3000, 3000, bias=False)
-    before = weights_fingerprint(model)
+    before = weights_digests(model)
     with torch.no_grad():
         model.weight[1400:1500] += 1
-    assert weights_fingerprint(model) != before
+    assert weights_digests(model) != before
+
+
+def test_a9_quantised_weights_are_looked_at_as_they_are(wider_model: Path) -> None:
+    config = ModelConfig(str(wider_model), dtype="float32", quantization="nf4")
+    base, _ = load_base_model(config, torch.device("cpu"))
+    before = weights_digests(base)
+    packed = next(p for p in base.parameters() if p.dtype == torch.uint8)
+    packed.data[0] ^= 1
+    assert before.keys() == {"mixed"}
+    assert weights_digests(base) != before
 
 
 def inputs(model: Path, change: Callable[[Any, Any, Any], None] | None = None, **task: Any) -> dict[str, Any]:

@@ -107,6 +107,11 @@ def test_flatten_yields_inner_keys_before_leaves() -> None:
         ("run: {seed: {{x}}}\n", ":1: not valid YAML: found unhashable key"),
         ("run: {seed: \x01}\n", "not valid YAML: unacceptable character"),
         ("run: {seed: 1}\nrun: {seed: 2}\n", ':2: not valid YAML: key "run" stands twice'),
+        (
+            "task:\n  where: {yes: a, true: b}\n",
+            ':2: not valid YAML: key "true" stands twice, first as "yes"; quote both',
+        ),
+        ("task:\n  where: {1: a, 1.0: b}\n", ':2: not valid YAML: key "1.0" stands twice, first as "1"; quote both'),
         ("run:\n  seed: 1\n  seed: 2\n", ':3: not valid YAML: key "seed" stands twice'),
         ("run:\n", "run: expected keys below it, found nothing"),
         ("run: 5\n", "run: expected keys below it, found 5"),

@@ -15,7 +15,7 @@ from helpers import load_base, load_tuned
 from made_result import make_result
 from softprompts import results
 from softprompts.adapters import save_adapter, saved_parameters
-from softprompts.results import environment, load_result, peak_memory_gib
+from softprompts.results import as_json, environment, load_result, peak_memory_gib
 from softprompts.runs import Run
 
 import psutil
@@ -96,3 +96,16 @@ def test_adapter_is_a_stock_one(tiny_model: Path, tmp_path: Path) -> None:
         loaded = PeftModel.from_pretrained(base, folder)(input_ids=ids).logits
     assert torch.equal(loaded, expected)
     assert not torch.allclose(loaded[:, -1], without[:, -1], atol=1e-2)
+
+
+def test_a_loss_that_is_no_number_is_null_in_the_record(tmp_path: Path) -> None:
+    result = make_result(training={"history": [{"step": 1, "validation_loss": float("nan")}], "best_step": 1})
+    (tmp_path / "result.json").write_text(as_json(result), encoding="utf-8")
+    assert "NaN" not in as_json(result)
+    assert load_result(tmp_path / "result.json").training["history"] == [{"step": 1, "validation_loss": None}]
+
+
+def test_a_field_that_this_version_does_not_know_is_left_out(tmp_path: Path) -> None:
+    record = json.loads(as_json(make_result())) | {"energy_of_tomorrow": 1}
+    (tmp_path / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    assert load_result(tmp_path / "result.json") == make_result()

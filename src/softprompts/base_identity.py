@@ -13,6 +13,8 @@ from typing import Any
 from softprompts.errors import UserError
 
 import torch
+from peft import PeftModel
+from torch import nn
 from transformers import PretrainedConfig
 
 RECORD = "base_model.json"
@@ -74,18 +76,35 @@ def identity_of(model: Any, new_parts: Sequence[str] = ()) -> Identity:
         str(model.name_or_path),
         model.config.model_type,
         sizes_of(model.config),
-        {} if getattr(model, "is_quantized", False) else _digests(model, new_parts),
+        # The same weights are quantised otherwise by another version, or on another device.
+        {} if getattr(model, "is_quantized", False) else weights_digests(model, new_parts),
     )
 
 
 @torch.no_grad()
-def _digests(model: Any, new_parts: Sequence[str]) -> dict[str, str]:
-    own = {name: p for name, p in model.named_parameters() if not set(name.split(".")) & set(new_parts)}
-    halves = {p.dtype for p in own.values()} - {torch.float32}
-    # 32 bits hold what a file holds, and rounding that is what loading in 16 bits does; back there is no way.
-    held = list(halves) or [torch.float32, torch.bfloat16, torch.float16]
-    if len(halves) > 1:
-        return {}
+def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[str, str]:
+    """Return SHA-256 digests of a base model's weights: their names, shapes and evenly spread numbers, by type.
+
+    A model with an adapter on it gives what its base model gives alone.
+
+    Args:
+        model: a base model, or a model of PEFT's with an adapter in its layers.
+        new_parts: modules with random weights, which belong to no base model.
+
+    Returns:
+        For weights in 32 bits, a digest of each type that they may be loaded in (`float32`, `bfloat16`, `float16`).
+        In 16 bits, a digest of that type alone. For weights of several types, as quantised ones are, one digest of all
+        as they are: `mixed`.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = {_base_name(name): p for name, p in base.named_parameters() if not _is_added(name, new_parts)}
+    types = {p.dtype for p in own.values()} - {torch.float32}
+    held: dict[str, torch.dtype | None]
+    if len(types) > 1 or getattr(base, "is_quantized", False):
+        held = {"mixed": None}
+    else:
+        # 32 bits hold what a file holds, and rounding that is what loading in 16 bits does; back there is no way.
+        held = {str(t).removeprefix("torch."): t for t in types or (torch.float32, torch.bfloat16, torch.float16)}
     digests = {kind: hashlib.sha256() for kind in held}
     for name, parameter in own.items():
         flat = parameter.detach().reshape(-1)
@@ -93,8 +112,17 @@ def _digests(model: Any, new_parts: Sequence[str]) -> dict[str, str]:
         numbers = flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
         for kind, digest in digests.items():
             digest.update(f"{name} {tuple(parameter.shape)}\0".encode())
-            digest.update(numbers.to(kind).contiguous().view(torch.uint8).numpy().tobytes())
-    return {str(kind).removeprefix("torch."): digest.hexdigest() for kind, digest in digests.items()}
+            digest.update(numbers.to(held[kind] or numbers.dtype).contiguous().view(torch.uint8).numpy().tobytes())
+    return {kind: digest.hexdigest() for kind, digest in digests.items()}
+
+
+def _base_name(name: str) -> str:
+    """Return a weight's name without what PEFT's wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in ("base_layer", "original_module"))
+
+
+def _is_added(name: str, new_parts: Collection[str]) -> bool:
+    return any(p in new_parts or p == "modules_to_save" or p.startswith("lora_") for p in name.split("."))
 
 
 def same_weights(one: Identity, other: Identity) -> bool | None:

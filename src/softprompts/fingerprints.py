@@ -6,49 +6,20 @@ import hashlib
 import json
 import subprocess
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from softprompts.base_identity import weights_digests
 from softprompts.encoding import EncodedTask, Example
 from softprompts.files import read_bytes
 from softprompts.splits import SPLITS
 
-import torch
 from peft import PeftModel
-from torch import nn
 
-SAMPLES = 4096  # values of a weight that are looked at
 # Fields of a base model's config that follow from how it was loaded, or by which version.
 LOADING = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version")
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """Return a SHA-256 of a base model's weights: names, shapes and up to 4,096 evenly spaced values of each.
-
-    A model with an adapter on it gives what its base model gives alone. A new classifier, which begins at random
-    values, is left out. Values are compared as float32; a model of 135 million parameters takes a tenth of a second.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_base_weights(model), key=lambda pair: pair[0]):
-        flat = tensor.detach().reshape(-1)
-        count = min(len(flat), SAMPLES)
-        places = torch.arange(count, device=flat.device) * (len(flat) - 1) // max(count - 1, 1)
-        digest.update(f"{name} {tuple(tensor.shape)}\0".encode())
-        digest.update(flat[places].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _base_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    new = set(getattr(base, "new_parts", ()))
-    for name, parameter in base.named_parameters():
-        parts = name.split(".")
-        # Names that PEFT gives: weights of its own, and the base model's under a wrapper.
-        if new.intersection(parts) or any(p == "modules_to_save" or p.startswith("lora_") for p in parts):
-            continue
-        yield ".".join(p for p in parts if p not in ("base_layer", "original_module")), parameter
 
 
 def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
@@ -69,7 +40,7 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
         "metrics": {name: digest for name in data.task.metrics if (digest := _source_fingerprint(name))},
         "base": {
             "name": str(base.name_or_path),
-            "weights": weights_fingerprint(model),
+            "weights": weights_digests(model, getattr(base, "new_parts", ())),
             "dtype": str(base.dtype).removeprefix("torch."),
             "config": json.loads(json.dumps(config, default=str)),
         },

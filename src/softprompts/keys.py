@@ -138,15 +138,23 @@ def check_yaml(path: str, valid: set[str]) -> None:
             )
 
 
+MERGE = "tag:yaml.org,2002:merge"  # the key <<
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping: plain YAML drops the first without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        seen: dict[Any, str] = {}
         for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f'key "{key.value}" stands twice', key.start_mark)
-            seen.add(key.value)
+            # yes and true, or 1 and 1.0, are one value in other words.
+            value = key.value if key.tag == MERGE else self.construct_object(key)
+            if value in seen:
+                said = "" if seen[value] == key.value else f', first as "{seen[value]}"; quote both'
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'key "{key.value}" stands twice{said}', key.start_mark
+                )
+            seen[value] = key.value
         return super().construct_mapping(node, deep)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import resource
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,9 +84,23 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def as_json(result: Result) -> str:
+    """Return a record as JSON text, with null for a loss that is not a number: JSON has no word for it."""
+    return json.dumps(_finite(asdict(result)), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def load_result(path: Path) -> Result:
-    """Read a record back."""
+    """Read a record back; fields that another version of the library has written besides are left out."""
     data = json.loads(path.read_text(encoding="utf-8"))
+    data = {name: data[name] for name in Result.__dataclass_fields__}
     data["metrics"] = {k: Interval(**v) for k, v in data["metrics"].items()}
     data["baselines"] = {
         name: {k: Interval(**v) for k, v in metrics.items()} for name, metrics in data["baselines"].items()

@@ -21,8 +21,8 @@ SMOOTHING = 10  # updates in the running mean of the training loss
 def plot_curves(result: Result, path: Path) -> None:
     """Draw loss (left) and, where there are any, validation metrics (right) against updates, as PNG."""
     history = result.training["history"]
-    steps = [h for h in history if "loss" in h]
-    validations = [h for h in history if "validation_loss" in h]
+    steps = [h for h in history if h.get("loss") is not None]
+    validations = [h for h in history if h.get("validation_loss") is not None]
     metrics = [k for k in validations[0] if k not in ("step", "validation_loss")] if validations else []
     figure, axes = pyplot.subplots(1, 2 if metrics else 1, figsize=(10 if metrics else 5.5, 3.6), squeeze=False)
     left = axes[0][0]

@@ -151,7 +151,7 @@ def general_change(cell: Cell) -> float | None:
 
 def _losses(cell: Cell) -> dict[float, float]:
     history = cell.result.training.get("history", [])
-    return {entry["step"]: entry["validation_loss"] for entry in history if "validation_loss" in entry}
+    return {entry["step"]: entry["validation_loss"] for entry in history if entry.get("validation_loss") is not None}
 
 
 def _name(benchmark: Benchmark, method: str) -> str:

@@ -18,7 +18,7 @@ from softprompts.files import replacing, write_atomically
 from softprompts.folders import RESULT_FILE
 from softprompts.models import AUTO, Kind, count_parameters, kind_of
 from softprompts.reports.curves import plot_curves
-from softprompts.results import Result, environment, peak_memory_gib
+from softprompts.results import Result, as_json, environment, peak_memory_gib
 from softprompts.runs import Run
 from softprompts.tasks import Task
 
@@ -61,8 +61,7 @@ def save_run(
         write_atomically(run.output("README.md"), card(result))
         if adapter:  # PEFT has left a form there for somebody to fill in
             write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result)}")
-        record = json.dumps(asdict(result), indent=1, ensure_ascii=False)
-        write_atomically(run.folder / RESULT_FILE, record + "\n")
+        write_atomically(run.folder / RESULT_FILE, as_json(result) + "\n")
     run.say(summary(result, run.folder))
     run.accelerator.end_training()
     return result
