@@ -16,16 +16,16 @@ help: ## list the targets
 setup: $(STAMP) ## install everything into .venv, in the versions of constraints.txt; nothing to do the second time
 
 demo: $(STAMP) ## train and test a soft prompt with the bundled model
-	@$(BIN)/python scripts/demo.py
+	@$(BIN)/python -m scripts.demo
 
 tasks: $(STAMP) ## run every recipe on every embedded task, some hours; skips what is recorded; ONLY="docstrings lora" chooses
-	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_tasks.py $(ONLY)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.tasks $(ONLY)
 
 record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and tables and pictures of the README
-	@$(BIN)/python scripts/record.py
+	@$(BIN)/python -m benchmarks.tasks.record
 
 report: $(STAMP) ## make the benchmark's page, claims, tables and figures from its records: results/report/, docs/figures/
-	@$(BIN)/python scripts/report.py
+	@$(BIN)/python -m benchmarks.report
 
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
@@ -52,13 +52,13 @@ LAUNCHES ?= 1
 # So many launches of a grid side by side; they share the jobs, and on a CPU its threads.
 SHARE   = OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(LAUNCHES) - 1) / $(LAUNCHES) ))
 GRID_PY = seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
-	xargs -P $(LAUNCHES) -I @ $(BIN)/python benchmarks/grid.py
+	xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.grid
 
 bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment ONLY=lora LAUNCHES=2
 	@set -e; for grid in $(GRIDS); do $(GRID_PY) --config configs/benchmarks/$$grid.yaml $(METHODS); done
 
 bench-plan: $(STAMP) ## what bench would do, and how long that takes
-	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/grid.py --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done
+	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done
 
 bench-smoke: LAUNCHES = 2
 bench-smoke: $(STAMP) ## the same machinery on a few updates: its numbers mean nothing, and are kept in runs/smoke
@@ -67,13 +67,13 @@ bench-smoke: $(STAMP) ## the same machinery on a few updates: its numbers mean n
 
 bench-throughput: $(STAMP) ## time an update against PEFT under Trainer and against TRL; skips what is recorded
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
-	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_throughput.py
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.throughput
 
 bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a record
-	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_throughput.py --quick
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.throughput --quick
 
 bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
-	@$(BIN)/python benchmarks/gpu_attention.py
+	@$(BIN)/python -m benchmarks.throughput.gpu_attention
 
 test: $(STAMP) ## run all tests, offline, a process of one thread on each core
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -85,12 +85,12 @@ check: $(STAMP) ## format, lint, types, import direction: fast, always green
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_imports.py
+	@$(BIN)/lint-imports
 
 data: $(STAMP) ## build the embedded data again from their sources (sentiment's is downloaded)
-	@$(BIN)/python scripts/build_data.py sentiment
-	@$(BIN)/python scripts/build_data.py home_commands
-	@$(BIN)/python scripts/build_data.py docstrings
+	@$(BIN)/python -m scripts.build_data sentiment
+	@$(BIN)/python -m scripts.build_data home_commands
+	@$(BIN)/python -m scripts.build_data docstrings
 
 precommit: $(STAMP) ## format, lint and type-check at every commit from now on
 	@$(BIN)/pre-commit install

@@ -9,11 +9,11 @@ is one process.
 Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
 """
 
-from softprompts.adapters import virtual_tokens
-from softprompts.agreement import make_engine
-from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, cli
-from softprompts.encoding import encode
-from softprompts.ensembles import (
+from softprompts.adapters.loading import virtual_tokens
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig
+from softprompts.engine.build import make_engine
+from softprompts.evaluation.ensemble import (
     EnsembleConfig,
     behind_each,
     load_members,
@@ -21,11 +21,12 @@ from softprompts.ensembles import (
     outcome_of_vote,
     summary_of_members,
 )
-from softprompts.evaluation import evaluate_test, predict
-from softprompts.models import input_spec, load_base_model
-from softprompts.reports.run import save_run
-from softprompts.runs import start_run
-from softprompts.tasks import load_task
+from softprompts.evaluation.predict import evaluate_test, predict
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.outputs import save_run
+from softprompts.runs.run import start_run
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import encode
 
 
 def main(

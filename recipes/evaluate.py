@@ -8,15 +8,16 @@ the YAML file is a flag too; `--print_config` shows them all. Plain `python reci
 Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
 """
 
-from softprompts.adapters import AdapterConfig, load_adapter, virtual_tokens
-from softprompts.agreement import make_engine
-from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, cli
-from softprompts.encoding import behind, encode
-from softprompts.evaluation import evaluate_test
-from softprompts.models import input_spec, load_base_model
-from softprompts.reports.run import save_run
-from softprompts.runs import start_run
-from softprompts.tasks import load_task
+from softprompts.adapters.loading import AdapterConfig, load_adapter, virtual_tokens
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig
+from softprompts.engine.build import make_engine
+from softprompts.evaluation.predict import evaluate_test
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.outputs import save_run
+from softprompts.runs.run import start_run
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import behind, encode
 
 
 def main(

@@ -10,12 +10,13 @@ likeliest. Nothing is written to disk. Ends with exit code 2 and one line for an
 import sys
 from functools import partial
 
-from softprompts.adapters import AdapterConfig, load_adapter, run_settings, virtual_tokens, without_adapter
-from softprompts.agreement import make_engine
-from softprompts.config import ModelConfig, cli
-from softprompts.encoding import behind, encode
-from softprompts.models import input_spec, kind_of, load_base_model
-from softprompts.tryout import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
+from softprompts.adapters.loading import AdapterConfig, load_adapter, run_settings, virtual_tokens, without_adapter
+from softprompts.config.cli import cli
+from softprompts.config.sections import ModelConfig
+from softprompts.engine.build import make_engine
+from softprompts.evaluation.interactive import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
+from softprompts.models.loading import input_spec, kind_of, load_base_model
+from softprompts.tasks.tokenization import behind, encode
 
 from accelerate import Accelerator
 

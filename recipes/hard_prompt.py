@@ -10,16 +10,17 @@ Ends with exit code 2 and one line for an error that you can mend, 0 when `resul
 
 from dataclasses import asdict
 
-from softprompts.agreement import make_engine
-from softprompts.config import EvaluationConfig, HardPromptConfig, ModelConfig, RunConfig, TaskConfig, cli
-from softprompts.encoding import encode
-from softprompts.evaluation import evaluate_test
-from softprompts.hard_prompts import choose_wording, written_tasks
-from softprompts.models import input_spec, load_base_model
-from softprompts.preflight import check_method
-from softprompts.reports.run import save_run
-from softprompts.runs import start_run
-from softprompts.tasks import load_task
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig
+from softprompts.engine.build import make_engine
+from softprompts.evaluation.hard_prompts import HardPromptConfig, choose_wording, written_tasks
+from softprompts.evaluation.predict import evaluate_test
+from softprompts.methods.preflight import check_method
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.outputs import save_run
+from softprompts.runs.run import start_run
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import encode
 
 
 def main(

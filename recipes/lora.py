@@ -11,18 +11,18 @@ Ends with exit code 2 and one line for an error that you can mend, 130 or 143 af
 checkpoint saved), 0 when `result.json` is written.
 """
 
-from softprompts.adapters import save_adapter
-from softprompts.agreement import make_engine
-from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
-from softprompts.encoding import encode
-from softprompts.evaluation import evaluate_test
-from softprompts.models import input_spec, load_base_model
-from softprompts.preflight import check_method
-from softprompts.reports.run import save_run
-from softprompts.runs import start_run
-from softprompts.tasks import load_task
-from softprompts.training import train
-from softprompts.weights import add_lora
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
+from softprompts.engine.build import make_engine
+from softprompts.evaluation.predict import evaluate_test
+from softprompts.methods.lora import add_lora
+from softprompts.methods.preflight import check_method
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.outputs import save_adapter, save_run
+from softprompts.runs.run import start_run
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import encode
+from softprompts.training.loop import train
 
 from peft import LoraConfig
 

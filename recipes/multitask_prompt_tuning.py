@@ -14,18 +14,18 @@ checkpoint saved), 0 when `result.json` is written.
 
 from dataclasses import replace
 
-from softprompts.adapters import save_adapter
-from softprompts.agreement import make_engine
-from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
-from softprompts.encoding import encode
-from softprompts.evaluation import evaluate_test, metrics_by
-from softprompts.models import input_spec, load_base_model
-from softprompts.preflight import check_method
-from softprompts.prompts.multitask import MultitaskConfig, add_multitask_prompt, by_task, factors_alone
-from softprompts.reports.run import save_run
-from softprompts.runs import start_run
-from softprompts.tasks import load_task
-from softprompts.training import train
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
+from softprompts.engine.build import make_engine
+from softprompts.evaluation.predict import evaluate_test, metrics_by
+from softprompts.methods.multitask_prompt_tuning import MultitaskConfig, add_multitask_prompt, by_task, factors_alone
+from softprompts.methods.preflight import check_method
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.outputs import save_adapter, save_run
+from softprompts.runs.run import start_run
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import encode
+from softprompts.training.loop import train
 
 
 def main(

@@ -12,18 +12,19 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from softprompts.adapters import AdapterConfig, load_adapter
-from softprompts.config import ModelConfig, cli
-from softprompts.files import one_line, write_atomically
-from softprompts.models import load_base_model
-from softprompts.prompts.neighbours import (
+from softprompts.adapters.loading import AdapterConfig, load_adapter
+from softprompts.config.cli import cli
+from softprompts.config.sections import ModelConfig
+from softprompts.evaluation.neighbours import (
     NeighboursConfig,
     nearest_tokens,
     random_vectors,
     table_of,
     virtual_token_embeddings,
 )
-from softprompts.results import environment
+from softprompts.models.loading import load_base_model
+from softprompts.runs.record import environment
+from softprompts.system.files import one_line, write_atomically
 
 from accelerate import Accelerator
 

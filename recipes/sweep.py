@@ -12,19 +12,18 @@ mend, 130 or 143 after Ctrl-C or SIGTERM (the checkpoints saved), 0 when `result
 
 from dataclasses import asdict
 
-from softprompts.adapters import save_adapter
-from softprompts.agreement import make_engine
-from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, SweepConfig, TaskConfig, TrainingConfig, cli
-from softprompts.encoding import encode
-from softprompts.evaluation import evaluate_test
-from softprompts.models import input_spec, load_base_model
-from softprompts.preflight import check_method
-from softprompts.prompts.initial import PromptConfig, add_soft_prompt
-from softprompts.reports.run import save_run
-from softprompts.reports.sweep import save_sweep
-from softprompts.runs import start_run
-from softprompts.sweeps import points, run_sweep
-from softprompts.tasks import load_task
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
+from softprompts.engine.build import make_engine
+from softprompts.evaluation.predict import evaluate_test
+from softprompts.methods.preflight import check_method
+from softprompts.methods.prompt_tuning import PromptConfig, add_soft_prompt
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.outputs import save_adapter, save_run
+from softprompts.runs.run import start_run
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import encode
+from softprompts.training.sweep import SweepConfig, points, run_sweep, save_sweep
 
 
 def main(

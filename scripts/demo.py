@@ -5,25 +5,15 @@ Each recipe runs as a user would run it. A part that is finished is not run agai
 
 from __future__ import annotations
 
-import subprocess
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from softprompts.reports.demo import report
-
-
-def launch(recipe: str, config: str, folder: Path) -> int:
-    """Run one recipe with a shipped config into a folder, or go on there; return its exit code."""
-    command = [
-        str(Path(sys.executable).with_name("accelerate")),
-        "launch",
-        # --quiet: a recipe's one-line error is not followed by the launcher's own traceback.
-        *("--quiet", "--config_file", "configs/accelerate/cpu.yaml"),
-        *(f"recipes/{recipe}.py", "--config", config),
-        *("--run.output_dir", str(folder), "--resume"),
-    ]
-    print(f"\n$ accelerate {' '.join(command[1:])}", flush=True)
-    return subprocess.run(command, check=False).returncode
+from benchmarks.tasks.launch import launch
+from benchmarks.tasks.tables import table
+from softprompts.runs.folders import RESULT_FILE
+from softprompts.runs.record import load_result
 
 
 def main() -> None:
@@ -39,3 +29,49 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+SHOWN = 6  # answers side by side: where the soft prompt mends, and where it spoils
+
+
+def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
+    """Return rows of the test split on which the two differ, the mended and the spoilt in their true proportion."""
+    pairs = [(h, s) for h, s in zip(hard, soft, strict=True) if h["prediction"] != s["prediction"]]
+    mended = [p for p in pairs if p[1]["prediction"] == p[1]["target"]]
+    spoilt = [p for p in pairs if p[0]["prediction"] == p[0]["target"]]
+    if not pairs:
+        return "The two give the same answer to every test row."
+    shown_spoilt = round(SHOWN * len(spoilt) / len(pairs))
+    lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {len(mended)} mended, {len(spoilt)} spoilt.", ""]
+    lines += ["| text | right | before | after |", "|---|---|---|---|"]
+    for before, after in mended[: SHOWN - shown_spoilt] + spoilt[:shown_spoilt]:
+        text = after["prompt"].replace("\n", " / ").replace("|", "\\|")
+        text = text if len(text) <= 80 else text[:79] + "…"
+        cells = [text, after["target"], before["prediction"], after["prediction"]]
+        lines.append("| " + " | ".join(c.strip() for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def report(hard_folder: Path, soft_folder: Path) -> str:
+    """Return all that the demo prints at its end."""
+    hard, soft = load_result(hard_folder / RESULT_FILE), load_result(soft_folder / RESULT_FILE)
+    answers = [_read_predictions(folder) for folder in (hard_folder, soft_folder)]
+    return "\n".join(
+        [
+            table(hard, soft),
+            "",
+            side_by_side(*answers),
+            "",
+            f"adapter   {soft_folder / 'adapter'}",
+            f"curves    {soft_folder / 'curves.png'}",
+            f"record    {soft_folder / RESULT_FILE}",
+            "",
+            "Next: your own rows, in four lines of YAML",
+            "  .venv/bin/accelerate launch recipes/prompt_tuning.py --config configs/own_data/prompt_tuning.yaml",
+        ]
+    )
+
+
+def _read_predictions(folder: Path) -> list[dict[str, Any]]:
+    with (folder / "predictions.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -44,7 +44,7 @@ def _fallbacks() -> Iterator[list[str]]:
     handler = logging.Handler(logging.DEBUG)
     handler.addFilter(lambda record: record.msg.startswith("taking stock"))
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("softprompts.agreement")
+    logger = logging.getLogger("softprompts.engine.build")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     yield found

@@ -15,17 +15,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from softprompts.agreement import make_engine
-from softprompts.batching import Document
-from softprompts.checkpoints import Progress
-from softprompts.config import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig, cli
-from softprompts.encoding import EncodedTask, encode
-from softprompts.engine import Engine, Scores
-from softprompts.models import InputSpec, load_base_model
-from softprompts.prompts.initial import add_soft_prompt
-from softprompts.runs import Run, start_run
-from softprompts.tasks import Row, Task, load_task
-from softprompts.training import train
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
+from softprompts.engine.build import make_engine
+from softprompts.engine.forward import Engine, Scores
+from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.models.loading import InputSpec, load_base_model
+from softprompts.runs.record import Progress
+from softprompts.runs.run import Run, start_run
+from softprompts.tasks.documents import Document, EncodedTask
+from softprompts.tasks.task import Row, Task, load_task
+from softprompts.tasks.tokenization import encode
+from softprompts.training.loop import train
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base
-from softprompts.adapters import AdapterConfig, load_adapter
+from softprompts.adapters.loading import AdapterConfig, load_adapter
 
 import torch
 from peft import (

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid.settings import Benchmark, load_benchmark
 from made_result import make_result
-from softprompts.benchmark import Benchmark, load_benchmark
-from softprompts.scoring import Interval
-from softprompts.statistics import Comparison
+from softprompts.metrics.scoring import Interval
+from softprompts.metrics.significance import Comparison
 
 LABELS = {
     "zero_shot": "hard prompt, zero-shot",

@@ -6,8 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from softprompts.checkpoints import (
-    Progress,
+from softprompts.runs.record import Progress
+from softprompts.training.checkpoints import (
     Restored,
     load_checkpoint,
     save_checkpoint,

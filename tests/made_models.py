@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from softprompts.models import AUTO, kind_of
+from softprompts.models.loading import AUTO, kind_of
 
 import torch
 from transformers import PretrainedConfig

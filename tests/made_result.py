@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from softprompts.results import Result
-from softprompts.scoring import Interval
+from softprompts.metrics.scoring import Interval
+from softprompts.runs.record import Result
 
 HISTORY = [
     {"step": 0, "validation_loss": 2.0, "validation_accuracy": 0.5},

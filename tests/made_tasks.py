@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from softprompts.config import TaskConfig
+from softprompts.config.sections import TaskConfig
 from softprompts.errors import UserError
-from softprompts.tasks import Task, load_task
+from softprompts.tasks.task import Task, load_task
 
 import pytest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from softprompts.bundled import BUNDLED
+from softprompts.models.bundled import BUNDLED
 
 import pytest
 

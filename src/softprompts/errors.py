@@ -14,7 +14,7 @@ NAMES = 20  # most names of a list in a message
 class UserError(ValueError):
     """Something the user can mend: what is wrong, where, and the nearest valid choice.
 
-    `softprompts.config.cli` prints it as one line on standard error and exits with code 2.
+    `softprompts.config.cli.cli` prints it as one line on standard error and exits with code 2.
     """
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid.settings import GridConfig, MethodConfig
 from helpers import ROOT
-from softprompts.benchmark import GridConfig, MethodConfig
 
 import pytest
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 
 @pytest.fixture

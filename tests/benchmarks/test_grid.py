@@ -9,15 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid import __main__ as runner
+from benchmarks.grid.plan import command, jobs
+from benchmarks.grid.records import done, keep_grid
+from benchmarks.grid.settings import GridConfig, load_benchmark
 from made_result import make_result
-from softprompts.benchmark import GridConfig, load_benchmark
 from softprompts.errors import UserError
-from softprompts.scoring import Interval
+from softprompts.metrics.scoring import Interval
 
-import grid as runner
 import pytest
-from grid_plan import command, jobs
-from grid_records import done, keep_grid
 
 MakeGrid = Callable[..., GridConfig]
 ROWS = [("row 1", " a"), ("row 2", " b")]
@@ -34,7 +34,7 @@ class Launches:
     def __call__(self, run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
         self.ran.append(run)
         flags = dict(zip(run[1::2], run[2::2], strict=False))
-        if run[0] == "benchmarks/probe.py":
+        if run[0] == "-mbenchmarks.grid.probe":
             record = Path(flags["--probe.record"])
             record.write_text(json.dumps({"seconds": 3.0, "latency": {"rows": 1.0}}), encoding="utf-8")
             return 0, ""

@@ -8,7 +8,8 @@ import threading
 import time
 from pathlib import Path
 
-import grid as runner
+from benchmarks.grid import __main__ as runner
+
 import pytest
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from softprompts.benchmark import GridConfig, MethodConfig
+from benchmarks.grid import __main__ as runner
+from benchmarks.grid.estimate import spoken
+from benchmarks.grid.plan import Job, check, choose, command, jobs, points
+from benchmarks.grid.records import record_of
+from benchmarks.grid.settings import GridConfig, MethodConfig
 from softprompts.errors import UserError
 
-import grid as runner
 import pytest
-from grid_plan import Job, check, choose, command, jobs, points
-from grid_records import record_of
-from grid_time import spoken
 
 MakeGrid = Callable[..., GridConfig]
 TRANSFER = "grid.transfer: the rows to score go together with the probe of that name in grid.probes"

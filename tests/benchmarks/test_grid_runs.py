@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid.settings import Benchmark, GridConfig, MethodConfig, load_benchmark
 from helpers import ROOT, recipe_environment
-from softprompts.benchmark import Benchmark, GridConfig, MethodConfig, load_benchmark
 
 import pytest
 
@@ -24,7 +24,7 @@ def start(grid: Path, folder: Path) -> subprocess.Popen[str]:
     """Launch a grid as a user would."""
     flags = ["--launch.records", str(folder / "records"), "--launch.runs", str(folder / "runs")]
     return subprocess.Popen(
-        [sys.executable, "benchmarks/grid.py", "--config", str(grid), *flags],
+        [sys.executable, "-m", "benchmarks.grid", "--config", str(grid), *flags],
         cwd=ROOT,
         env=recipe_environment(),
         stdout=subprocess.PIPE,

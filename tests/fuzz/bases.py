@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from made_models import ARCHITECTURES, COMMON
-from softprompts.models import AUTO, kind_of
+from softprompts.models.loading import AUTO, kind_of
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

@@ -13,15 +13,16 @@ from typing import Any
 from bases import make_tokenizer, save_base
 from drawn import Drawn, draw
 from reference import NEW_TOKENS, Reference
-from softprompts.adapters import AdapterConfig, load_adapter, virtual_tokens
-from softprompts.agreement import make_engine
-from softprompts.config import EvaluationConfig, ModelConfig, TaskConfig
-from softprompts.encoding import EncodedTask, behind, encode
-from softprompts.engine import Engine
+from softprompts.adapters.loading import AdapterConfig, load_adapter, virtual_tokens
+from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
+from softprompts.engine.build import make_engine
+from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.evaluation import Outcome, predict
-from softprompts.models import AUTO, Kind, input_spec, kind_of, load_base_model
-from softprompts.tasks import load_task
+from softprompts.evaluation.predict import Outcome, predict
+from softprompts.models.loading import AUTO, Kind, input_spec, kind_of, load_base_model
+from softprompts.tasks.documents import EncodedTask
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import behind, encode
 
 import torch
 from accelerate import Accelerator

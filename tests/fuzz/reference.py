@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from drawn import Drawn
-from softprompts.encoding import EncodedTask, Example
-from softprompts.engine import Engine
-from softprompts.evaluation import Outcome
-from softprompts.models import Kind
+from softprompts.engine.forward import Engine
+from softprompts.evaluation.predict import Outcome
+from softprompts.models.loading import Kind
+from softprompts.tasks.documents import EncodedTask, Example
 
 import torch
 from peft import PeftModel

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 
-from softprompts.scoring import compute_metrics, load_metrics
+from softprompts.metrics.scoring import compute_metrics, load_metrics
 
 import numpy as np
 import pytest
 
-style = importlib.import_module("softprompts.metrics.docstring_style.docstring_style")
+style = importlib.import_module("softprompts.metrics.modules.docstring_style")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from softprompts.scoring import compute_metrics, load_metrics
+from softprompts.metrics.scoring import compute_metrics, load_metrics
 
 import pytest
 

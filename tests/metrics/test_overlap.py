@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from softprompts.scoring import compute_metrics, load_metrics
+from softprompts.metrics.scoring import compute_metrics, load_metrics
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer

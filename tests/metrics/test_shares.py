@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softprompts.scoring import compute_metrics, load_metrics
+from softprompts.metrics.scoring import compute_metrics, load_metrics
 
 import pytest
 

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 from helpers import ROOT, load_recipe
-from softprompts.config import build_parser
-from softprompts.keys import PATHS
-from softprompts.preflight import METHODS
+from softprompts.config.cli import build_parser
+from softprompts.config.paths import PATHS
+from softprompts.methods.preflight import METHODS
 
 import pytest
 
@@ -82,7 +82,7 @@ def test_the_marker_stands_between_base_model_and_engine(recipe: Path) -> None:
 @each_recipe
 def test_training_recipes_share_the_lines_of_training(recipe: Path) -> None:
     text = lines(recipe)
-    trains = any("softprompts.training" in line for line in text)
+    trains = any("softprompts.training.loop" in line for line in text)
     assert (TRAIN in text) == trains
     if trains:
         assert text.index(TRAIN) == text.index(ENGINE) + 1

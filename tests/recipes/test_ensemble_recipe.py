@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import cli_in_process, read_result, recipe_command, run_recipe, tiny_flags
 from method_runs import read_predictions
-from softprompts.ensembles import vote
+from softprompts.evaluation.ensemble import vote
 
 import pytest
 

@@ -25,7 +25,7 @@ from method_runs import (
     stock_model,
     stock_scores,
 )
-from softprompts import training
+from softprompts.training import loop as training
 
 import pytest
 import torch

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers import CPU, losses, read_result, recipe_command, run_recipe
-from softprompts.batching import Document
-from softprompts.bundled import resolve
-from softprompts.engine import Engine, Scores
+from softprompts.engine.forward import Engine, Scores
+from softprompts.models.bundled import resolve
+from softprompts.tasks.documents import Document
 
 import pytest
 import torch

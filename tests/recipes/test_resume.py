@@ -16,7 +16,7 @@ from typing import Any
 
 from helpers import ROOT, cli_in_process, error_lines, main_in_process, read_result, recipe_environment
 from method_runs import LENGTH, METHODS, OPEN, method_command, short_command
-from softprompts import training
+from softprompts.training import loop as training
 
 import pytest
 from safetensors.torch import load_file, save_file

@@ -1,0 +1,1 @@
+"""Every method with every seed on one task: what there is to do, and its records."""

@@ -1,0 +1,120 @@
+"""What a trained method does beside its task: answers drawn at random, what it unlearns, how long a request takes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from statistics import mean, median
+from typing import Any
+
+from softprompts.config.sections import EvaluationConfig
+from softprompts.engine.forward import Engine
+from softprompts.evaluation.predict import answers_and_targets, document_losses, predict
+from softprompts.metrics.scoring import Metric, compute_metrics
+from softprompts.tasks.documents import Document, Example
+
+import torch
+from accelerate import Accelerator
+
+
+def sampled(
+    engine: Engine,
+    examples: Sequence[Example],
+    metrics: dict[str, Metric],
+    evaluation: EvaluationConfig,
+    temperature: float = 0.7,
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Draw several answers to each row: the metrics' mean over the draws, and how often two draws agree.
+
+    `agreement` is the share of all pairs of draws of a row that give the same answer. Nothing is cut from the
+    distribution (no top-k, no top-p).
+    """
+    prompts = [e.document.prompt_ids for e in examples]
+    soft_prompts = [e.document.soft_prompt for e in examples]
+    targets = [e.row.target.strip() for e in examples]
+    rows = evaluation.batch_size
+    drawn: list[list[str]] = []
+    with torch.inference_mode(), engine.prompts_cached():
+        for draw in range(draws):
+            torch.manual_seed(seed * draws + draw)
+            texts: list[str] = []
+            for start in range(0, len(prompts), rows):
+                part = slice(start, start + rows)
+                how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+                texts += engine.generate(
+                    prompts[part], evaluation.max_new_tokens, soft_prompts[part], evaluation.stop, **how
+                )
+            drawn.append([text.strip() for text in texts])
+    numbers = [compute_metrics(metrics, texts, targets) for texts in drawn]
+    return {
+        "temperature": temperature,
+        "draws": draws,
+        "rows": len(examples),
+        "metrics": {name: mean(n[name] for n in numbers) for name in numbers[0]},
+        "agreement": agreement(drawn),
+    }
+
+
+def agreement(drawn: Sequence[Sequence[str]]) -> float:
+    """Return the share of pairs of draws, of all rows, that give the same answer; `drawn` holds a list a draw."""
+    pairs = list(itertools.combinations(drawn, 2))
+    return mean(a == b for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+@torch.inference_mode()
+def text_loss(engine: Engine, texts: Sequence[str], batch_size: int = 32) -> float:
+    """Return the mean loss of plain texts' tokens behind the engine's first soft prompt, in nats a token.
+
+    The first token of each is only read. Texts of a single token are left out.
+    """
+    ids = [engine.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    documents = [Document((i[0],), tuple(i[1:])) for i in ids if len(i) > 1]
+    losses = 0.0
+    with engine.prompts_cached():
+        for start in range(0, len(documents), batch_size):
+            losses += document_losses(engine, documents[start : start + batch_size]).double().sum().item()
+    return losses / sum(len(d.target_ids) for d in documents)
+
+
+def score_on(engine: Engine, examples: Sequence[Example], evaluation: EvaluationConfig) -> tuple[str, float]:
+    """Return ("accuracy", share of rows answered right) of a task with choices, else ("loss", nats a target token)."""
+    outcome = predict(engine, examples, evaluation, Accelerator(), "another task", answer_open=False)
+    if not examples[0].choices:
+        return "loss", outcome.loss
+    answers, targets = answers_and_targets(outcome.predictions)
+    return "accuracy", mean(a == t for a, t in zip(answers, targets, strict=True))
+
+
+def transferred(
+    engine: Engine, examples: Sequence[Example], metrics: dict[str, Metric], evaluation: EvaluationConfig
+) -> dict[str, Any]:
+    """Return the metrics of rows that the method was not trained on, and their number."""
+    outcome = predict(engine, examples, evaluation, Accelerator(), "other rows")
+    return {"rows": len(examples), "metrics": compute_metrics(metrics, *answers_and_targets(outcome.predictions))}
+
+
+@torch.inference_mode()
+def latency(engine: Engine, examples: Sequence[Example], new_tokens: int = 32) -> dict[str, float]:
+    """Time single requests, one at a time, with nothing kept from the one before.
+
+    Returns:
+        Medians over the rows: prompt_tokens read as text, first_token_ms, answer_ms of `new_tokens` tokens.
+    """
+    prompts = [e.document.prompt_ids for e in examples]
+    engine.generate(prompts[:1], 2)  # the first call of all sets PyTorch up
+
+    def milliseconds(prompt: Sequence[int], tokens: int) -> float:
+        started = time.perf_counter()
+        engine.generate([prompt], tokens, min_new_tokens=tokens)
+        return 1000 * (time.perf_counter() - started)
+
+    return {
+        "rows": float(len(prompts)),
+        "new_tokens": float(new_tokens),
+        "prompt_tokens": float(median(len(p) for p in prompts)),
+        "first_token_ms": median(milliseconds(p, 1) for p in prompts),
+        "answer_ms": median(milliseconds(p, new_tokens) for p in prompts),
+    }

@@ -1,0 +1,153 @@
+"""What a benchmark consists of: the runs of each method's sweep, its runs with every seed, and their probes."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from benchmarks.grid.settings import GridConfig, MethodConfig, in_words
+from softprompts.config.cli import parse
+from softprompts.errors import UserError, nearest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBES = ("sampling", "forgetting", "latency", "transfer")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One process: a point of a method's sweep, a run with one seed, or the probes of a run.
+
+    number: the point or the seed; folder: where its run lives; values: what a point of a sweep tries.
+    """
+
+    kind: str
+    method: str
+    number: int
+    folder: Path
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For people: "prompt_tuning, seed 1"."""
+        return (
+            f"{self.method}, {f'sweep: {in_words(self.values)}' if self.kind == 'sweep' else f'seed {self.number}'}"
+            + (", probes" if self.kind == "probe" else "")
+        )
+
+
+def name_of(grid: GridConfig) -> str:
+    """Return the name of a benchmark: its own, or its task's."""
+    return grid.name or grid.task
+
+
+def jobs(grid: GridConfig, runs: Path) -> list[Job]:
+    """Return all jobs in their order: sweeps, then the runs seed by seed, then their probes likewise."""
+    folder = runs / name_of(grid)
+    made = [
+        Job("sweep", name, index, folder / name / f"sweep{index:02d}", values)
+        for name, method in grid.methods.items()
+        for index, values in enumerate(points(method))
+    ]
+    for kind in ("run", "probe") if grid.probes else ("run",):
+        made += [
+            Job(kind, name, seed, folder / name / f"seed{seed}", {}) for seed in grid.seeds for name in grid.methods
+        ]
+    return made
+
+
+def points(method: MethodConfig) -> list[dict[str, Any]]:
+    """Return every combination of a method's sweep, the last key varying fastest, then the further ones."""
+    if not method.sweep:
+        return []
+    combinations = itertools.product(*method.sweep.values())
+    return [*(dict(zip(method.sweep, values, strict=True)) for values in combinations), *method.further]
+
+
+def command(grid: GridConfig, job: Job, chosen: dict[str, Any]) -> list[str]:
+    """Return what follows `python` for a point of a sweep or a run; `chosen` is what the sweep has chosen."""
+    method = grid.methods[job.method]
+    settings = dict(grid.settings)
+    if trains(method.recipe):
+        settings |= {f"training.{key}": value for key, value in grid.training.items()}
+    settings |= method.settings
+    if job.kind == "sweep":
+        settings |= {f"training.{key}": value for key, value in grid.sweep_training.items()}
+        # Test stays unseen until everything is chosen.
+        settings |= job.values | {"evaluation.split": "validation", "run.seed": grid.sweep_seed}
+    else:
+        settings |= chosen | {"run.seed": job.number}
+    settings |= {"run.output_dir": str(job.folder), "run.trackers": []}
+    flags = [text for key, value in settings.items() for text in (f"--{key}", _text(value))]
+    config = f"configs/{grid.task}/{method.recipe}.yaml"
+    return [f"recipes/{method.recipe}.py", "--config", config, *flags, "--resume"]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def trains(recipe: str) -> bool:
+    """Say whether a recipe has a budget of training."""
+    return "training" in get_type_hints(_main_of(recipe))
+
+
+def _main_of(recipe: str) -> Callable[..., None]:
+    name = f"recipe_{recipe}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{recipe}.py")
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # where the parser looks for its docstring
+        spec.loader.exec_module(module)
+    main: Callable[..., None] = sys.modules[name].main
+    return main
+
+
+def check(grid: GridConfig, runs: Path) -> None:
+    """Read every command of a grid as its recipe would, before the first of them runs for hours.
+
+    Raises:
+        UserError: no such task, recipe or probe; no seeds or one twice; a key that the recipe lacks, or a wrong value.
+    """
+    tasks = sorted({path.parent.name for path in Path("configs").glob("*/hard_prompt.yaml")})
+    if grid.task not in tasks:
+        raise UserError(f'grid.task: "{grid.task}"{nearest(grid.task, tasks)}')
+    if not grid.seeds or len(set(grid.seeds)) < len(grid.seeds):
+        raise UserError(f"grid.seeds: expected one or more different numbers, found {grid.seeds}")
+    for probe in grid.probes:
+        if probe not in PROBES:
+            raise UserError(f'grid.probes: "{probe}"{nearest(probe, PROBES)}')
+    if ("transfer" in grid.probes) != bool(grid.transfer):
+        raise UserError("grid.transfer: the rows to score go together with the probe of that name in grid.probes")
+    recipes = [path.stem for path in Path("configs", grid.task).glob("*.yaml")]
+    for name, method in grid.methods.items():
+        if method.recipe not in recipes:
+            raise UserError(f'grid.methods: {name}: recipe "{method.recipe}"{nearest(method.recipe, recipes)}')
+        if not all(method.sweep.values()):
+            raise UserError(f"grid.methods: {name}: sweep: a key without values")
+        for values in method.further:
+            if values.keys() != method.sweep.keys():
+                keys = ", ".join(method.sweep) or "none, for it has no sweep"
+                raise UserError(
+                    f"grid.methods: {name}: further: {values}: expected values of its sweep's keys ({keys})"
+                )
+    for job in jobs(grid, runs):
+        if job.kind != "probe":
+            recipe = grid.methods[job.method].recipe
+            try:
+                parse(_main_of(recipe), command(grid, job, {})[1:])
+            except UserError as error:
+                raise UserError(f"grid.methods: {job.method}: {error}") from None
+
+
+def choose(tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the values of the point that is best on validation; None where every point failed."""
+    finished = [point for point in tried if point["best_value"] is not None]
+    return max(finished, key=lambda point: point["best_value"])["values"] if finished else None

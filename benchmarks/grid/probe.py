@@ -1,0 +1,181 @@
+"""Measure a finished run of the benchmark beside its test score, and write a record.
+
+    python -m benchmarks.grid.probe --probe.run runs/benchmarks/sentiment/lora/seed0 --probe.record FILE.json
+
+sampling: several answers drawn at a temperature, where answers are written; forgetting: the change of loss on general
+text (newspaper sentences) and of the score on the other embedded tasks, with the adapter attached and detached; latency
+of single requests; transfer: the score on rows of the task that the run has not been trained on, another domain say.
+`benchmarks.grid.measurements` says how each is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grid.measurements import latency, sampled, score_on, text_loss, transferred
+from benchmarks.grid.plan import PROBES, ROOT
+from softprompts.adapters.configs import MODEL
+from softprompts.adapters.loading import AdapterConfig, load_adapter, virtual_tokens, without_adapter
+from softprompts.config.cli import cli
+from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
+from softprompts.engine.build import make_engine
+from softprompts.engine.forward import Engine
+from softprompts.errors import UserError, nearest
+from softprompts.evaluation.hard_prompts import HardPromptConfig, written_tasks
+from softprompts.metrics.scoring import load_metrics
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
+from softprompts.runs.record import environment, load_result
+from softprompts.system.files import write_atomically
+from softprompts.tasks.task import Task, load_task
+from softprompts.tasks.tokenization import encode
+
+import yaml
+from accelerate import Accelerator
+
+GENERAL = TaskConfig("{text}", " {label}", dataset="embedded:sentiment", where={"domain": ["editorials"]})
+TASKS = ("sentiment", "home_commands", "docstrings")
+
+
+@dataclass
+class ProbeConfig:
+    """What is measured, and where.
+
+    Args:
+        run: folder of a finished run.
+        record: file to write.
+        what: sampling, forgetting, latency, transfer.
+        transfer: the rows that transfer is measured on, each as `task.where`.
+        rows: rows of a task that forgetting is measured on, and texts of general English.
+        sampled_rows: rows that answers are drawn for.
+        requests: single requests that are timed.
+        transfer_rows: test rows of each of `transfer`.
+    """
+
+    run: str
+    record: str
+    what: list[str] = field(default_factory=lambda: list(PROBES))
+    rows: int = 48
+    sampled_rows: int = 60
+    requests: int = 10
+    transfer: list[dict[str, list[Any]]] = field(default_factory=list)
+    transfer_rows: int = 150
+
+
+def main(probe: ProbeConfig) -> None:
+    """Load what the run has trained, measure, write the record."""
+    started = time.perf_counter()
+    folder = Path(probe.run)
+    if not (folder / RESULT_FILE).is_file():
+        raise UserError(f"probe.run: {folder} holds no finished run")
+    for name in probe.what:
+        if name not in PROBES:
+            raise UserError(f'probe.what: "{name}"{nearest(name, PROBES)}')
+    settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = ModelConfig(**settings["model"])
+    evaluation = EvaluationConfig(**settings["evaluation"])
+    device = Accelerator().device
+    task = task_of(settings, folder)
+    base, tokenizer = load_base_model(config, device, task.choices)
+    trained = settings["recipe"] != "hard_prompt"
+    whole = (folder / MODEL).is_dir()
+    others = [other_task(name, probe.rows) for name in TASKS if name != task.name]
+
+    def unlearnt(engine: Engine) -> dict[str, Any]:
+        """Return the loss on general text and the score on each other task."""
+        found: dict[str, Any] = {"general": text_loss(engine, general_texts(probe.rows))}
+        for other in others:
+            data = encode(other, tokenizer, input_spec(base, virtual_tokens(engine.model)))
+            found[other.name] = score_on(engine, data.test, evaluation)
+        return found
+
+    found: dict[str, Any] = {}
+    forgets = "forgetting" in probe.what and trained
+    data = encode(task, tokenizer, input_spec(base))
+    # Before anything is put on the base model: what is measured detached has to be this, to the last bit.
+    before = unlearnt(make_engine(base, tokenizer, config, data, print)) if forgets else {}
+    if whole:
+        tuned: Any = load_base_model(replace(config, name_or_path=str(folder / MODEL)), device, task.choices)[0]
+    else:
+        tuned = load_adapter(base, AdapterConfig(str(folder), any_base=True)) if trained else base
+    engine = make_engine(tuned, tokenizer, config, data, print)
+    if forgets:
+        attached, detached = unlearnt(engine), None
+        if not whole:
+            with without_adapter(tuned):
+                detached = unlearnt(engine)
+        found["forgetting"] = forgetting(before, attached, detached, probe.rows)
+    metrics = load_metrics(task.metrics, task.schema)
+    if "sampling" in probe.what and task.choices is None:
+        rows = data.test[: probe.sampled_rows]
+        found["sampling"] = sampled(engine, rows, metrics, evaluation, seed=settings["run"]["seed"])
+    if "latency" in probe.what:
+        times = latency(engine, data.test[: probe.requests])
+        found["latency"] = times | {"virtual_tokens": float(virtual_tokens(tuned))}
+    if "transfer" in probe.what:
+        found["transfer"] = []
+        for where in probe.transfer:
+            other = task_of(settings, folder, where)
+            rows = encode(other, tokenizer, input_spec(base, virtual_tokens(tuned))).test
+            numbers = transferred(engine, rows[: probe.transfer_rows], metrics, evaluation)
+            found["transfer"].append({"where": where} | numbers)
+    found |= {"seconds": time.perf_counter() - started, "environment": environment()}
+    record = Path(probe.record)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def task_of(settings: dict[str, Any], folder: Path, where: dict[str, list[Any]] | None = None) -> Task:
+    """Return the task of a run; for a written prompt in the wording, and with the examples, that it was tested with.
+
+    `where` picks other test rows, as `task.where` does; train stays what it was.
+    """
+    config = TaskConfig(**settings["task"])
+    task = load_task(config)
+    if where is not None:
+        others = load_task(replace(config, where=where))
+        task = replace(task, splits=task.splits | {"test": others.splits["test"]})
+    if settings["recipe"] != "hard_prompt":
+        return task
+    chosen = load_result(folder / RESULT_FILE).notes["chosen"]
+    return written_tasks(task, HardPromptConfig(**settings["hard"]), settings["run"]["seed"])[chosen]
+
+
+def other_task(name: str, rows: int) -> Task:
+    """Return an embedded task as its shipped config formats it: so many of its test rows, and nothing else to encode.
+
+    A base model with fewer positions than the config counts on reads a long prompt from its end.
+    """
+    path = ROOT / "configs" / name / "prompt_tuning.yaml"
+    config = TaskConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["task"])
+    task = load_task(replace(config, long_rows="cut_prompt"))
+    return replace(task, splits=dict.fromkeys(task.splits, task.splits["test"][:rows]))
+
+
+def general_texts(rows: int) -> list[str]:
+    """Return sentences of newspaper editorials, which no method is trained on."""
+    return [row.record["text"] for row in load_task(GENERAL).splits["test"][:rows]]
+
+
+def forgetting(
+    before: dict[str, Any], attached: dict[str, Any], detached: dict[str, Any] | None, rows: int
+) -> dict[str, Any]:
+    """Return the numbers of `unlearnt` side by side; `detached` is None where nothing can be taken off."""
+
+    def three(name: str, index: int | None) -> dict[str, Any]:
+        values = {"base": before, "attached": attached, "detached": detached}
+        picked = {
+            key: value and (value[name] if index is None else value[name][index]) for key, value in values.items()
+        }
+        return picked | {"rows": rows}
+
+    tasks = {name: {"metric": before[name][0]} | three(name, 1) for name in before if name != "general"}
+    return {"general": {"text": "newspaper editorials"} | three("general", None), "tasks": tasks}
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,193 @@
+"""Keep what the runs of a benchmark leave: `benchmarks.grid.settings` reads it back and says which file holds what."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grid.plan import ROOT, Job, choose, points
+from benchmarks.grid.settings import GridConfig, in_words, load_benchmark
+from softprompts.errors import UserError
+from softprompts.runs.folders import RESULT_FILE
+from softprompts.runs.record import Result, load_result
+from softprompts.system.files import write_atomically
+
+# A grid may grow; what it has measured stays comparable as long as all else is the same.
+GROWS = ("seeds", "methods", "probes", "transfer", "name")
+
+
+def keep_grid(grid: GridConfig, folder: Path) -> None:
+    """Write the settings of a grid beside its records.
+
+    Raises:
+        UserError: its records were made with other settings.
+    """
+    file, now = folder / "grid.json", json.loads(json.dumps(asdict(grid)))
+    if file.is_file():
+        before = _read(file)
+        defaults = asdict(GridConfig(grid.task, {}))  # what a key is that the file is older than
+        changed = [key for key in now if key not in GROWS and before.get(key, defaults[key]) != now[key]]
+        changed += [
+            f"methods.{m}" for m, method in before["methods"].items() if not _grown(method, now["methods"].get(m))
+        ]
+        changed += [f"seeds: {seed} is gone" for seed in before["seeds"] if seed not in now["seeds"]]
+        if changed:
+            raise UserError(
+                f"{folder} was measured with other settings ({', '.join(changed)}): give the grid another name, or "
+                "move its records away"
+            )
+    _write(file, now)
+
+
+def _grown(before: dict[str, Any], now: dict[str, Any] | None) -> bool:
+    """Say whether a method is as it was, but for further points at the end of its sweep."""
+    if now is None:
+        return False
+    known = before.get("further", [])
+    return now["further"][: len(known)] == known and before | {"further": now["further"]} == now
+
+
+def record_of(folder: Path, job: Job) -> Path:
+    """Return the file that says that a job is done. Points of a sweep are kept together, once all are there."""
+    if job.kind == "sweep":
+        return folder / job.method / "sweep.json"
+    return folder / job.method / f"seed{job.number}{'.probes' if job.kind == 'probe' else ''}.json"
+
+
+def failure_of(folder: Path, job: Job) -> Path:
+    """Return the file that says why a job failed; that of a point lies beside its run's folder."""
+    if job.kind == "sweep":
+        return job.folder.with_name(f"{job.folder.name}.failed.json")
+    return record_of(folder, job).with_suffix(".failed.json")
+
+
+def done(folder: Path, job: Job) -> bool:
+    """Say whether a job has its record, or a failed one."""
+    if job.kind == "sweep":
+        found = (job.folder / RESULT_FILE).is_file() or job.values in [p["values"] for p in _swept(folder, job)]
+    else:
+        found = record_of(folder, job).is_file()
+    return found or failure_of(folder, job).is_file()
+
+
+def _swept(folder: Path, job: Job) -> list[dict[str, Any]]:
+    """Return the points in the record of a method's sweep."""
+    file = record_of(folder, job)
+    return _read(file)["points"] if file.is_file() else []
+
+
+def keep_failure(folder: Path, job: Job, command: list[str], code: int, reason: str) -> None:
+    """Write down why a job failed: a gap in the tables has to say so."""
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"reason": reason, "exit_code": code, "command": [_relative(c) for c in command], "finished": moment}
+    _write(failure_of(folder, job), record)
+
+
+def keep_sweep(grid: GridConfig, folder: Path, jobs: list[Job]) -> dict[str, Any] | None:
+    """Write a method's sweep once every point is there, and return the chosen values; None where all points failed.
+
+    Raises:
+        FileNotFoundError: a point is still to come.
+    """
+    file = record_of(folder, jobs[0])
+    known = _swept(folder, jobs[0])
+    if len(known) == len(jobs):
+        return _read(file)["chosen"]
+    tried = [*known, *(_point(folder, job) for job in jobs[len(known) :])]
+    chosen = choose(tried)
+    by = next((p["by"] for p in tried if "by" in p), None)
+    assert len(tried) == len(points(grid.methods[jobs[0].method]))
+    _write(file, {"chosen": chosen, "by": by, "seed": grid.sweep_seed, "points": tried})
+    return chosen
+
+
+def check_choices(folder: Path, runs: Path) -> None:
+    """Look at whether every recorded run has what its sweep chooses, which further points may have changed.
+
+    Raises:
+        UserError: one has not.
+    """
+    for method, chosen in load_benchmark(folder).outdated.items():
+        records, made = folder / method, runs / folder.name / method
+        raise UserError(
+            f"{records}: a run was made with other values than its sweep chooses now ({in_words(chosen)}): move "
+            f"{records}/seed* and {made}/seed* away, and they are made anew"
+        )
+
+
+def _point(folder: Path, job: Job) -> dict[str, Any]:
+    if failure_of(folder, job).is_file():
+        reason = _read(failure_of(folder, job))["reason"]
+        return {"values": job.values, "best_value": None, "failure": reason}
+    result = load_result(job.folder / RESULT_FILE)
+    training = result.training
+    return {
+        "values": job.values,
+        "best_value": training["best_value"],
+        "best_step": training["best_step"],
+        "by": result.settings["training"]["best_by"],
+        "validations": [entry for entry in training["history"] if "validation_loss" in entry],
+        "validation_metrics": {name: x.value for name, x in result.metrics.items()},
+        "steps": training["step"],
+        "cost": result.cost,
+        "environment": result.environment,
+    }
+
+
+def keep_run(folder: Path, job: Job) -> Result:
+    """Copy the record of a run, with its answers to the test rows.
+
+    Raises:
+        UserError: its test rows are others than those of the benchmark.
+    """
+    result = load_result(job.folder / RESULT_FILE)
+    lines = (job.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    predictions = [json.loads(line) for line in lines]
+    rows = [{"place": _relative(p["place"]), "prompt": p["prompt"], "target": p["target"]} for p in predictions]
+    file = folder / "rows.json"
+    if file.is_file():
+        known = _read(file)
+        if [(r["place"], r["target"]) for r in known] != [(r["place"], r["target"]) for r in rows]:
+            raise UserError(f"{job.folder}: was tested on other rows than {file} holds")
+    else:
+        _write(file, rows)
+    record = record_of(folder, job)
+    _write(record.with_suffix(".answers.json"), [p["prediction"] for p in predictions])
+    _write(record, asdict(result))  # last: with it the run counts as recorded
+    return result
+
+
+def drop_checkpoints(job: Job) -> None:
+    """Remove the checkpoints of a finished run: it is never resumed, and full fine-tuning keeps gigabytes there."""
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+
+
+def seconds_of(folder: Path, job: Job) -> float | None:
+    """Return how long a job took; None where that is not recorded."""
+    if job.kind == "sweep":
+        if (job.folder / RESULT_FILE).is_file():
+            return load_result(job.folder / RESULT_FILE).cost["seconds_total"]
+        point = next((p for p in _swept(folder, job) if p["values"] == job.values), {})
+        return point["cost"]["seconds_total"] if "cost" in point else None
+    if not record_of(folder, job).is_file():
+        return None
+    record = _read(record_of(folder, job))
+    return record["seconds"] if job.kind == "probe" else record["cost"]["seconds_total"]
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _relative(text: str) -> str:
+    """Leave the folder of this checkout out of a path: records are read elsewhere."""
+    return text.replace(f"{ROOT}/", "")
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""The benchmark's page, claims, tables and figures, made from its records."""

@@ -1,0 +1,102 @@
+"""Make the report of the benchmark from its records: a page, tables and claims as Markdown, figures, README's part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.grid.settings import Benchmark, load_benchmark
+from benchmarks.report.claims import TASKS, make_card
+from benchmarks.report.claims_card import card_markdown
+from benchmarks.report.comparisons import compare_methods
+from benchmarks.report.evidence import Records
+from benchmarks.report.figures import draw
+from benchmarks.report.page import render_page
+from benchmarks.report.papers import GRIDS, answers, papers_markdown, papers_table
+from benchmarks.report.singles import singles
+from benchmarks.report.style import close, save_png
+from benchmarks.report.summary import summary
+from benchmarks.report.tables import comparisons_markdown, markdown, notes, results_markdown, sweeps_table
+from benchmarks.report.variants import draw_transfer, draw_variants
+from benchmarks.tasks.record import put
+from softprompts.config.cli import cli
+from softprompts.errors import UserError
+from softprompts.metrics.significance import Comparison
+from softprompts.system.files import write_atomically
+
+PICTURES = ("_parameters.png", "_seconds.png")  # of all figures those that the README shows
+
+
+@dataclass
+class ReportConfig:
+    """Where the records are, and what is made of them.
+
+    Args:
+        records: folder of the benchmarks' records, one folder each.
+        page: folder of index.html, tables.md, claims.md and papers.md.
+        figures: folder of the figures as PNG.
+        ensemble: record of an ensemble, which `make record` keeps.
+        neighbours: record of a prompt's neighbours, likewise of `make neighbours`.
+        answers: answers of each run that the page shows.
+    """
+
+    records: str = "results/benchmarks"
+    page: str = "results/report"
+    figures: str = "docs/figures"
+    ensemble: str = "results/ensemble/sentiment.json"
+    neighbours: str = "results/neighbours/sentiment.json"
+    answers: int = 10
+
+
+def main(report: ReportConfig) -> None:
+    """Read all records, compare the methods, and write everything anew."""
+    benchmarks = read(Path(report.records))
+    comparisons = {b.name: compare_methods(b) for b in benchmarks}
+    records = Records({b.name: b for b in benchmarks}, comparisons)
+    alone = singles(Path(report.ensemble), Path(report.neighbours))
+    card, papers = make_card(records), [*answers(records), *(single.answer for single in alone)]
+    drawings = {b.name: draw_variants(b) if b.name in GRIDS else draw(b) + draw_transfer(b) for b in benchmarks}
+    page, figures = Path(report.page), Path(report.figures)
+    for folder in (page, figures):
+        folder.mkdir(parents=True, exist_ok=True)
+    saved = {name: [str(save_png(d, figures)) for d in drawn] for name, drawn in drawings.items()}
+    saved |= {single.answer.experiment.grid: [str(save_png(single.drawing, figures))] for single in alone}
+    rendered = render_page(benchmarks, comparisons, drawings, card, papers, alone, report.answers)
+    write_atomically(page / "index.html", rendered)
+    write_atomically(page / "claims.md", card_markdown(card, notes(benchmarks)))
+    write_atomically(page / "papers.md", papers_markdown(papers))
+    write_atomically(page / "tables.md", tables(benchmarks, comparisons))
+    for drawn in (*drawings.values(), [single.drawing for single in alone]):
+        close(drawn)
+    pictures = {name: [path for path in paths if path.endswith(PICTURES)] for name, paths in saved.items()}
+    put("benchmark", summary(benchmarks, comparisons, card, pictures))
+    put("papers", papers_table(papers, saved))
+    print(f"written: {page / 'index.html'}, claims.md, papers.md and tables.md beside it, figures in {figures}")
+
+
+def read(folder: Path) -> list[Benchmark]:
+    """Read every benchmark in a folder, those of the embedded tasks first.
+
+    Raises:
+        UserError: no run of any is recorded; records that do not fit together.
+    """
+    found = [load_benchmark(grid.parent) for grid in sorted(folder.glob("*/grid.json"))]
+    if not any(runs for benchmark in found for runs in benchmark.cells.values()):
+        raise UserError(f"{folder}: holds no record of a benchmark's run")
+    return sorted(found, key=lambda b: (TASKS.index(b.name) if b.name in TASKS else len(TASKS), b.name))
+
+
+def tables(benchmarks: list[Benchmark], comparisons: dict[str, list[Comparison]]) -> str:
+    """Return results, paired comparisons and sweeps of all benchmarks as Markdown."""
+    parts = ["# Results"]
+    for benchmark in benchmarks:
+        parts += [f"## {benchmark.name}", results_markdown(benchmark)]
+        if comparisons[benchmark.name]:
+            parts.append(comparisons_markdown(benchmark, comparisons[benchmark.name]))
+        if benchmark.sweeps:
+            parts.append(markdown(sweeps_table(benchmark)))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    cli(main)

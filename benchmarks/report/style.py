@@ -1,0 +1,116 @@
+"""What every figure is drawn with: ink, colours, markers, sizes, and its files.
+
+Drawn once in an ink that is nearly black: as PNG on white, and as SVG with the ink exchanged for the page's own text
+colour, so that one drawing is read on light and on dark ground.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed, and none is looked for
+
+from softprompts.system.files import replacing
+
+from matplotlib import pyplot, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+INK = "#010203"  # a colour that nothing else has: SVG gets `currentColor` in its place
+# Okabe and Ito's palette, told apart with any kind of colour vision, and a marker each, for who sees none.
+STYLES = {
+    "zero_shot": ("#999999", "X"),
+    "few_shot": (INK, "P"),
+    "prompt_tuning": ("#0072B2", "o"),
+    "prefix_tuning": ("#56B4E9", "s"),
+    "p_tuning": ("#009E73", "^"),
+    "lora": ("#E69F00", "D"),
+    "full_finetuning": ("#D55E00", "v"),
+}
+OTHER = ("#CC79A7", "h")
+# Of a mark, so that a pale one is seen on white.
+EDGE: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.6}
+# On a phone a figure is about as many pixels wide as it is points here, so that text is 13 pixels high there.
+WIDTH, HEIGHT = 5.0, 4.6  # inches
+FONT: dict[Any, Any] = {
+    "font.size": 13,
+    "svg.fonttype": "none",  # text stays text: small, sharp, and it can be searched
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.markersize": 8,
+    "figure.max_open_warning": 0,  # a report holds all its figures at once
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, its name in file names, and a sentence that says what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def new_figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """Return a figure as wide as a phone, `height` in inches, and its only axes. Draw within `rc_context(FONT)`."""
+    return pyplot.subplots(figsize=(WIDTH, height))
+
+
+def finish(figure: Figure, axis: Axes) -> None:
+    """Add the grid and a legend below, and make room for them."""
+    axis.grid(linewidth=0.4, color=INK, alpha=0.25)
+    figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=11.5, columnspacing=1.0, handletextpad=0.4)
+    lines = math.ceil(len(axis.get_legend_handles_labels()[1]) / 2)
+    figure.tight_layout(rect=(0, (0.1 + 0.235 * lines) / HEIGHT, 1, 1))
+
+
+def close(drawings: Sequence[Drawing]) -> None:
+    """Give back the memory of figures."""
+    for drawing in drawings:
+        pyplot.close(drawing.figure)
+
+
+def _whole(figure: Figure) -> Bbox:
+    """Return a figure's area in inches: a name that is too long for it makes it larger, and is not cut."""
+    return Bbox.union([figure.bbox_inches, figure.get_tightbbox()])
+
+
+def svg(drawing: Drawing) -> str:
+    """Return a figure as an SVG element for a page: no ground of its own, and text in the page's colour and font."""
+    buffer = io.StringIO()
+    # The salt keeps the ids of several figures on one page apart, and those of two makings of it the same.
+    with rc_context(FONT | {"svg.hashsalt": drawing.name}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        drawing.figure.savefig(
+            buffer, format="svg", transparent=True, metadata=nothing, bbox_inches=_whole(drawing.figure)
+        )
+    element = buffer.getvalue()
+    element = element[element.index("<svg") :].replace(INK, "currentColor")
+    element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
+    return element.replace("<svg ", '<svg role="img" ', 1)
+
+
+def save_png(drawing: Drawing, folder: Path) -> Path:
+    """Write a figure as FOLDER/NAME.png, on white.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    path = folder / f"{drawing.name}.png"
+    with replacing(path) as temporary, rc_context(FONT):
+        drawing.figure.savefig(temporary, dpi=200, facecolor="white", bbox_inches=_whole(drawing.figure))
+    return path

@@ -1,0 +1,43 @@
+"""Run every recipe on every embedded task with its shipped config, and keep the records.
+
+    python -m benchmarks.tasks [TASK ...] [RECIPE ...]
+
+What has a record under results/tasks/ is not run again; what was stopped goes on. A run that fails does not keep the
+others from running; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.tasks.launch import launch
+from benchmarks.tasks.record import RECIPES, RESULTS, TASKS, keep
+from softprompts.errors import nearest
+
+
+def main(names: list[str]) -> int:
+    """Run what the names choose, everything by default; return the exit code."""
+    for name in names:
+        if name not in (*TASKS, *RECIPES):
+            print(f'error: no task and no recipe "{name}"{nearest(name, (*TASKS, *RECIPES))}', file=sys.stderr)
+            return 2
+    failed = []
+    for task in [t for t in TASKS if t in names] or TASKS:
+        for recipe in [r for r in RECIPES if r in names] or RECIPES:
+            record = RESULTS / "tasks" / task / f"{recipe}.json"
+            if record.is_file():
+                print(f"{record} is there")
+                continue
+            folder = Path("runs") / task / recipe
+            code = launch(recipe, f"configs/{task}/{recipe}.yaml", folder)
+            if code:
+                failed.append(f"{task}/{recipe} ended with exit code {code}")
+            else:
+                keep(folder, record)
+    print("\n".join(failed), file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

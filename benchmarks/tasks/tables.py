@@ -1,0 +1,126 @@
+"""The README's tables of the embedded tasks: one a task, one row a recipe, made from records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from softprompts.metrics.scoring import Interval
+from softprompts.runs.record import Result
+
+NAMES = {
+    "hard_prompt": "hard prompt",
+    "prompt_tuning": "prompt tuning",
+    "prefix_tuning": "prefix tuning",
+    "p_tuning": "P-tuning",
+    "multitask_prompt_tuning": "multitask prompt tuning",
+    "lora": "LoRA",
+    "full_finetuning": "full fine-tuning",
+}
+
+
+def tasks_table(tasks: Sequence[Sequence[Result]]) -> str:
+    """Return Markdown tables, one for each task that has records, with 95 % intervals.
+
+    A multitask record covers rows that the others leave out; its row then shows the metrics on theirs, which it holds
+    without intervals.
+    """
+    return "\n\n".join(_table(results) for results in tasks if results)
+
+
+def _table(results: Sequence[Result]) -> str:
+    single = [r for r in results if "tasks" not in r.notes] or list(results)
+    chosen = next(iter(single[0].settings["task"]["where"].values()), None)
+    metrics = list(single[0].metrics)
+    rows = single[0].metrics[metrics[0]].rows
+    part = f" ({', '.join(chosen)})" if chosen else ""
+    header = [
+        f"{single[0].task}{part}, {rows} test rows",
+        *metrics,
+        "trained",
+        "saved",
+        "training (threads)",
+        "tokens/s",
+        "memory",
+    ]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    if "majority_class" in single[0].baselines:
+        cells = [_interval(single[0].baselines["majority_class"][m]) for m in metrics]
+        lines.append(f"| majority class | {' | '.join(cells)} | 0 | | | | |")
+    lines += [f"| {' | '.join([_name(r), *_metrics(r, metrics, chosen), *_cost(r)])} |" for r in results]
+    return "\n".join(lines)
+
+
+def _name(result: Result) -> str:
+    name = NAMES[result.recipe]
+    if result.recipe == "hard_prompt":
+        shots = result.settings["hard"]["shots"]
+        return f"{name}, {f'{shots}-shot' if shots else 'zero-shot'}, best of {len(result.notes['wordings'])}"
+    return f"{name}, {len(result.notes['tasks'])} tasks" if "tasks" in result.notes else name
+
+
+def _metrics(result: Result, metrics: Sequence[str], chosen: Sequence[str] | None) -> list[str]:
+    """Return the metrics on the rows that all recipes were tested on."""
+    if "tasks" in result.notes and chosen and len(chosen) == 1:
+        return [f"{100 * result.notes['tasks'][chosen[0]][m]:.1f}" for m in metrics]
+    return [_interval(result.metrics[m]) for m in metrics]
+
+
+def _interval(x: Interval) -> str:
+    return f"{100 * x.value:.1f} ({100 * x.low:.1f} to {100 * x.high:.1f})"
+
+
+def _cost(result: Result) -> list[str]:
+    """Return trained parameters, size of what was saved, seconds of training with the threads that it had, tokens a
+    second and peak memory."""
+    cost = result.cost
+    if not result.training:
+        return ["0", "", "", "", f"{cost['peak_memory_gib']:.1f} GiB"]
+    size = cost["adapter_bytes"]
+    return [
+        f"{result.parameters['trainable']:,}",
+        f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1024:.0f} KiB",
+        f"{result.cost['seconds_training']:.0f} s ({result.environment['hardware']['threads']})",
+        f"{cost['training_tokens_per_second']:.0f}",
+        f"{cost['peak_memory_gib']:.1f} GiB",
+    ]
+
+
+def table(hard: Result, soft: Result) -> str:
+    """Return a Markdown table: majority class, best written prompt, soft prompt, with 95 % intervals."""
+    wordings = len(hard.notes["wordings"])
+    shots = hard.settings["hard"]["shots"]
+    written = f"hard prompt, {'zero-shot' if shots == 0 else f'{shots}-shot'}, best of {wordings} wordings"
+    rows = [
+        ("majority class", soft.baselines["majority_class"]["accuracy"], None),
+        (written, hard.metrics["accuracy"], hard),
+        (
+            f"soft prompt, {soft.settings['prompt']['num_virtual_tokens']} virtual tokens",
+            soft.metrics["accuracy"],
+            soft,
+        ),
+    ]
+    lines = [
+        f"| {_tested(soft)} | accuracy | 95 % interval | trained parameters | adapter | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join(lines + [_row(*row) for row in rows])
+
+
+def _tested(result: Result) -> str:
+    """Return the task, the rows it was narrowed to, and how many of them were tested."""
+    where = "; ".join(", ".join(values) for values in result.settings["task"]["where"].values())
+    rows = result.metrics["accuracy"].rows
+    return f"{result.task}{f' ({where})' if where else ''}, {rows} test rows"
+
+
+def _row(name: str, accuracy: Interval, result: Result | None) -> str:
+    cells = [name, f"{100 * accuracy.value:.1f} %", f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"]
+    if result is None:
+        return f"| {' | '.join([*cells, '0', 'none', '0'])} |"
+    size = result.cost["adapter_bytes"]
+    cells += [
+        f"{result.parameters['trainable']:,}" if result.parameters["saved"] else "0",
+        f"{size / 1024:.0f} KiB" if size else "none",
+        f"{result.cost['seconds_total']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,1 @@
+"""Time of an update and of attention, ours against others'."""

@@ -1,0 +1,235 @@
+"""The three sides of the training benchmark: the same updates with the engine, with PEFT under `Trainer`, with TRL.
+
+Same rows in the same order, same start, AdamW in PyTorch's fused form (`Trainer`'s default), float32, gradients clipped
+to norm 1, loss on the target tokens only and averaged over those of the batch. What the libraries do beyond that stays
+as they ship it: TRL's `SFTTrainer` measures entropy and token accuracy at every update.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.throughput.flops import (
+    Method,
+    matrix_product_rate,
+    padded_whole,
+    padding_shares,
+    positions,
+    sizes_of,
+    useful_flops,
+)
+from softprompts.config.sections import ModelConfig, TaskConfig
+from softprompts.engine.forward import Engine, Scores
+from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.models.loading import count_parameters, load_base_model
+from softprompts.runs.record import peak_memory_gib
+from softprompts.tasks.documents import Document
+from softprompts.tasks.task import load_task
+from softprompts.tasks.tokenization import encode
+
+import torch
+from datasets import Dataset
+from peft import (
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+    initialize_kv_prefix_from_text,
+)
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+METHODS = {
+    "prompt20": Method("prompt", 20),
+    "prompt100": Method("prompt", 100),
+    "prefix20": Method("prefix", 20),
+    "prefix100": Method("prefix", 100),
+    "p_tuning20": Method("p_tuning", 20),
+    "lora": Method("lora"),
+    # At the rate of the others the model would be destroyed by its first update.
+    "full": Method("full", learning_rate=1e-5),
+}
+TEXT = "Decide whether the sentiment of the following text is positive or negative."
+BATCH_SIZE = 16
+WARM_UP = 1  # updates of every process that are not counted
+
+
+def attach(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: Method) -> Any:
+    """Put a method's PEFT adapter on the base model, or unfreeze the base model; the same numbers every time."""
+    torch.manual_seed(0)
+    count = method.virtual
+    if method.kind == "full":
+        return base.requires_grad_(True)
+    if method.kind == "prompt":
+        config = PromptTuningConfig(
+            num_virtual_tokens=count,
+            prompt_tuning_init="TEXT",
+            prompt_tuning_init_text=TEXT,
+            tokenizer_name_or_path=base.name_or_path,
+        )
+        return add_soft_prompt(base, tokenizer, config)
+    if method.kind == "prefix":
+        model = get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=count))
+        # The first `count` tokens are taken; each repetition of the text has more than one.
+        initialize_kv_prefix_from_text(model, tokenizer, text=" ".join([TEXT] * count), use_chat_template=False)
+        return model
+    if method.kind == "p_tuning":
+        return get_peft_model(base, PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=count))
+    return get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))
+
+
+Run = tuple[list[float], list[float]]  # seconds and loss of each update
+
+
+def with_engine(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int
+) -> Run:
+    """Train with the packed forward."""
+    engine = Engine(model, tokenizer, packed=True)
+    parameters = [p for p in engine.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=method.learning_rate, weight_decay=0.0, fused=True)
+    seconds, losses = [], []
+    for update in range(updates):
+        started = time.perf_counter()
+        loss = Scores(*engine(rows[update * BATCH_SIZE : (update + 1) * BATCH_SIZE])).nll().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - started)
+    return seconds, losses
+
+
+class Clock(TrainerCallback):
+    """Notes when each update of a `Trainer` begins and ends; batches are made and losses logged in between."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.started = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def run(trainer: Trainer) -> Run:
+    """Train to the end."""
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.seconds, [float(h["loss"]) for h in trainer.state.log_history if "loss" in h]
+
+
+def arguments(folder: str, method: Method, updates: int) -> dict[str, Any]:
+    """Return the settings that both trainers share."""
+    return {
+        "output_dir": folder,
+        "max_steps": updates,
+        "per_device_train_batch_size": BATCH_SIZE,
+        "learning_rate": method.learning_rate,
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch_fused",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        # Rows in their own order, as the engine takes them.
+        "train_sampling_strategy": "sequential",
+    }
+
+
+def with_trainer(
+    model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int
+) -> Run:
+    """Train with PEFT's own forward on padded rows with labels."""
+
+    def collate(documents: list[Document]) -> dict[str, torch.Tensor]:
+        input_ids = padded_whole(documents)
+        mask, labels = torch.zeros_like(input_ids), torch.full_like(input_ids, -100)
+        for row, document in enumerate(documents):
+            start, end = len(document.prompt_ids), len(document.prompt_ids) + len(document.target_ids)
+            mask[row, :end] = 1
+            labels[row, start:end] = torch.tensor(document.target_ids)
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(**arguments(folder, method, updates), remove_unused_columns=False)
+        return run(Trainer(model, settings, train_dataset=rows, data_collator=collate))
+
+
+def with_trl(model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int) -> Run:
+    """Train with TRL on the same token ids and a mask that says which of them are targets."""
+    # Here, because the memory and the seconds that the import takes are not the other sides'.
+    from trl import SFTConfig, SFTTrainer
+
+    dataset = Dataset.from_dict(
+        {
+            "input_ids": [[*d.prompt_ids, *d.target_ids] for d in rows],
+            "completion_mask": [[0] * len(d.prompt_ids) + [1] * len(d.target_ids) for d in rows],
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SFTConfig(
+            **arguments(folder, method, updates),
+            completion_only_loss=True,
+            packing=False,
+            max_length=None,
+            # TRL's own defaults are to compute the layers again in the backward pass, in 16 bits.
+            gradient_checkpointing=False,
+            bf16=False,
+        )
+        # The adapter is on the model already: with `peft_config` TRL would draw initial values of its own.
+        return run(SFTTrainer(model, settings, train_dataset=dataset, processing_class=tokenizer))
+
+
+SIDES: dict[str, Callable[[Any, PreTrainedTokenizerBase, list[Document], Method, int], Run]] = {
+    "engine": with_engine,
+    "peft": with_trainer,
+    "trl": with_trl,
+}
+
+
+def measure(name: str, side: str, updates: int) -> dict[str, Any]:
+    """Run one side of one method in this process; lists have an item for each counted update, but `losses` for all."""
+    method = METHODS[name]
+    base, tokenizer = load_base_model(ModelConfig(), torch.device("cpu"))
+    config = TaskConfig(
+        dataset="embedded:sentiment",
+        where={"domain": ["movies"]},
+        prompt="{text}\nSentiment:",
+        target=" {label}",
+        choices=[" positive", " negative"],
+        max_rows={"train": BATCH_SIZE * updates, "validation": 1, "test": 1},
+    )
+    rows = [e.document for e in encode(load_task(config), tokenizer).train]
+    batches = [rows[start : start + BATCH_SIZE] for start in range(WARM_UP * BATCH_SIZE, len(rows), BATCH_SIZE)]
+    sizes = sizes_of(base)
+    model = attach(base, tokenizer, method)
+    if method.kind == "lora":
+        sizes = replace(sizes, lora=count_parameters(model).trainable)
+    rate = matrix_product_rate()
+    seconds, losses = SIDES[side](model, tokenizer, rows, method, updates)
+    peak = peak_memory_gib()
+    # The better of two: a moment at which the machine was busy is not its limit.
+    rate = max(rate, matrix_product_rate())
+    return {
+        "seconds": seconds[WARM_UP:],
+        "losses": losses,
+        "peak_memory_gib": peak,
+        "matrix_product_flops": rate,
+        "tokens": [sum(len(d.input_ids) for d in batch) for batch in batches],
+        "useful_flops": [useful_flops(method, sizes, batch) for batch in batches],
+        "positions": [positions(method, batch) for batch in batches],
+        "padding_share": padding_shares(method, batches),
+    }

@@ -1,0 +1,1 @@
+"""The demonstration, and what the embedded data are built by."""

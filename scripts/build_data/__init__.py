@@ -1,0 +1,1 @@
+"""The embedded data, built again from their sources."""

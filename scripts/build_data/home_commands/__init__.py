@@ -1,0 +1,1 @@
+"""Commands for a home, in four languages, as JSON."""

@@ -1,0 +1,1 @@
+"""Rooms, devices and phrases of each language."""

@@ -1,0 +1,285 @@
+"""The rows of one language of the home commands: templates, their split, sentences, and what is read in them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from scripts.build_data.home_commands.schema import number
+from scripts.build_data.home_commands.sentences import Household, Sampler, marked_slots, plain, reads_well
+from scripts.build_data.text import digest, normalise
+
+from hassil.expression import Expression
+from hassil.intents import IntentData, Intents, SlotList, TextSlotList
+from hassil.parse_expression import parse_sentence
+from hassil.recognize import RecognizeResult, recognize_all
+from home_assistant_intents import get_intents
+
+SPLITS = ("train", "validation", "test")
+# Small talk and taking back: no command that a home could carry out.
+LEFT_OUT = {"HassRespond", "HassNevermind"}
+# Changing a timer by more than it runs for.
+ABSURD = {"hours_start_minutes", "hours_start_seconds", "minutes_start_seconds", "seconds_start_hours"}
+HELD_OUT = {"test": 0.15, "validation": 0.08}  # of the templates of an intent
+FEWEST = 3  # templates; an intent with fewer is in train only
+MOST = 40  # rows of a template
+TRIES, FAILURES = 400, 8  # sentences that are written for one row, and those of them that are read in vain
+HERE = "here"  # stands for the room of the microphone, which no sentence names
+
+
+@dataclass(frozen=True)
+class Template:
+    """A sentence template of one intent, with the blocks of the source that hold it."""
+
+    id: str
+    intent: str
+    text: str
+    blocks: tuple[IntentData, ...]
+
+    @cached_property
+    def domains(self) -> list[str]:
+        """The domains whose names fit, without repetition."""
+        found: dict[str, None] = {}
+        for block in self.blocks:
+            domain = (block.requires_context or {}).get("domain", [])
+            found |= dict.fromkeys([domain] if isinstance(domain, str) else domain)
+        return list(found)
+
+    @cached_property
+    def sentence(self) -> Expression:
+        """The parsed text."""
+        return parse_sentence(self.text, keep_text=True).expression
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the recogniser reads in a text, and the ids of all templates that give just this."""
+
+    intent: str
+    slots: Mapping[str, Any]
+    templates: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance; `command` is canonical JSON."""
+
+    language: str
+    intent: str
+    template: str
+    text: str
+    command: str
+
+    @property
+    def id(self) -> str:
+        """The language and a hash of the text, which is the only one in its language."""
+        return f"{self.language}-{digest(f'{self.language}/{self.text}')[:12]}"
+
+    def as_json(self) -> str:
+        """Return the row as one JSON line, with the columns in their published order."""
+        columns = ("id", "language", "intent", "template", "text", "command")
+        return json.dumps({name: getattr(self, name) for name in columns}, ensure_ascii=False) + "\n"
+
+
+def command(intent: str, slots: Mapping[str, Any]) -> str:
+    """Return the canonical JSON text of a command: slots sorted by name."""
+    return json.dumps({"intent": intent, "slots": dict(sorted(slots.items()))}, ensure_ascii=False)
+
+
+def template_id(intent: str, text: str) -> str:
+    """Return the id of a template: its intent and a hash of its text."""
+    return f"{intent}-{digest(text)[:8]}"
+
+
+def keys(text: str) -> set[str]:
+    """Return the forms in which two utterances count as the same: sorted casefolded words; letters and digits."""
+    return {" ".join(sorted(re.findall(r"[^\W_]+", text.casefold()))), normalise(text)}
+
+
+class Language:
+    """The source in one language, with a household to fill it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        source = get_intents(name)
+        assert source is not None
+        self.intents = Intents.from_dict(source)
+        self.home: Household = importlib.import_module(f"scripts.build_data.home_commands.households.{name}").HOUSEHOLD
+        self.sampler = Sampler(self.intents, self.home)
+        self.lists: dict[str, SlotList] = {
+            name: TextSlotList.from_tuples([(v.text, v.text) for v in self.home.open[name]], allow_template=False)
+            for name in ("area", "floor")
+        }
+        named = [
+            (value.text, value.text, {"domain": group.removeprefix("name/")})
+            for group, values in self.home.open.items()
+            if group.startswith("name/")
+            for value in values
+        ]
+        self.lists["name"] = TextSlotList.from_tuples(named, allow_template=False)
+
+    def templates(self) -> list[Template]:
+        """Return the templates in use, in the order of their ids."""
+        blocks: dict[tuple[str, str], list[IntentData]] = defaultdict(list)
+        for intent in self.intents.intents.values():
+            for block in intent.data if intent.name not in LEFT_OUT else []:
+                if (block.metadata or {}).get("slot_combination") not in ABSURD:
+                    for text in block.sentence_texts:
+                        blocks[intent.name, text].append(block)
+        found = [Template(template_id(*key), *key, tuple(same)) for key, same in blocks.items()]
+        return sorted(found, key=lambda template: template.id)
+
+    def read(self, text: str) -> Reading | None:
+        """Return the one command that the recogniser reads in `text`; None if it finds none, or two intents.
+
+        As in the assistant itself, a reading with a longer name wins, then one with fewer wildcards, then one
+        with more words of the template.
+        """
+        results = list(
+            recognize_all(
+                text, self.intents, self.lists, intent_context={"area": HERE}, default_response=None, language=self.name
+            )
+        )
+        if not results:
+            return None
+        ranks = [_rank(result) for result in results]
+        best = [result for result, rank in zip(results, ranks, strict=True) if rank == min(ranks)]
+        commands = {command(result.intent.name, _slots(result)) for result in best}
+        if len(commands) > 1:
+            return None
+        same = [r.intent_sentence for r in results if command(r.intent.name, _slots(r)) in commands]
+        intent = best[0].intent.name
+        ids = frozenset(template_id(intent, str(sentence.text)) for sentence in same if sentence is not None)
+        return Reading(intent, _slots(best[0]), ids)
+
+
+def _rank(result: RecognizeResult) -> tuple[int, int, int, int]:
+    """Return the sort key of a result, the best one lowest (hassil's `recognize_best`, with `name` preferred)."""
+    name = result.entities.get("name")
+    wild = [entity for entity in result.entities_list if entity.is_wildcard]
+    length = -len(name.text) if name is not None and not name.is_wildcard else 0
+    return length, len(wild), -result.text_chunks_matched, sum(len(entity.text or "") for entity in wild)
+
+
+def _slots(result: RecognizeResult) -> dict[str, Any]:
+    """Return the slots of a result, without the room of the microphone."""
+    found = {name: number(entity.value) for name, entity in result.entities.items()}
+    found = {name: value.strip() if isinstance(value, str) else value for name, value in found.items()}
+    return {name: value for name, value in found.items() if (name, value) != ("area", HERE)}
+
+
+def assign(templates: Sequence[Template]) -> dict[str, str]:
+    """Return the split of each template: {id: split}, per intent in the order of the hashes of the ids."""
+    split = {}
+    groups: dict[str, list[Template]] = defaultdict(list)
+    for template in templates:
+        groups[template.intent].append(template)
+    for group in groups.values():
+        order = sorted((template.id for template in group), key=lambda key: digest(f"split/{key}"))
+        held = {s: max(1, round(share * len(order))) for s, share in HELD_OUT.items()} if len(order) >= FEWEST else {}
+        if len(order) == FEWEST:
+            held.pop("validation")
+        for name, count in held.items():
+            split.update(dict.fromkeys(order[:count], name))
+            order = order[count:]
+        split.update(dict.fromkeys(order, "train"))
+    return split
+
+
+@dataclass
+class Writer:
+    """Writes the rows of one language, split after split; `seen` holds the `keys` of every text so far."""
+
+    language: Language
+    splits: Mapping[str, str]
+    seen: set[str]
+    learnt: set[tuple[str, ...]]
+    stats: Counter[str]
+    drawn: Counter[str]
+
+    def fill(self, split: str, templates: Sequence[Template], size: int) -> list[Row]:
+        """Return up to `size` rows of a split.
+
+        The intents take turns so that their rows go with the square root of their number of templates, and
+        the templates of an intent take turns as well, up to `MOST` rows each.
+        """
+        turns: dict[str, list[Template]] = defaultdict(list)
+        for template in templates:
+            turns[template.intent].append(template)
+        share = {intent: len(own) ** 0.5 for intent, own in turns.items()}
+        rows: list[Row] = []
+        count: Counter[str] = Counter()
+        while turns and len(rows) < size:
+            intent = min(turns, key=lambda name: (count[name] / share[name], name))
+            template = turns[intent].pop(0)
+            row = self.write(template, split) if count[template.id] < MOST else None
+            if row is not None:
+                rows.append(row)
+                count.update([intent, template.id])
+                turns[intent].append(template)
+            elif not turns[intent]:
+                del turns[intent]
+        return rows
+
+    def write(self, template: Template, split: str) -> Row | None:
+        """Return a new row of `template`, or None if none is found soon."""
+        failures = 0
+        for _ in range(TRIES):
+            self.drawn[template.id] += 1
+            key = f"{self.language.name}/{template.id}/{self.drawn[template.id]}"
+            marked = self.language.sampler.sample(template.sentence, template.domains, split == "test", key)
+            if not reads_well(marked, self.language.home):
+                continue
+            row = self.judge(template, split, marked)
+            if isinstance(row, Row):
+                return row
+            self.stats[row] += 1
+            failures += 1
+            if failures == FAILURES:
+                break
+        return None
+
+    def judge(self, template: Template, split: str, marked: str) -> Row | str:
+        """Return the row of a marked sentence, or the reason why there is none."""
+        text = plain(marked)
+        if not self.seen.isdisjoint(keys(text)):
+            return "duplicates"
+        reading = self.language.read(text)
+        if reading is None or reading.intent != template.intent or template.id not in reading.templates:
+            return "ambiguous"
+        values = marked_slots(marked)
+        if any(reading.slots.get(slot) != value for slot, value in values.items()):
+            return "read otherwise"
+        if any(isinstance(value, list) for value in reading.slots.values()):
+            return "several values"
+        if any(self.splits.get(other, split) != split for other in reading.templates):
+            return "two splits"
+        # What train must show before a held-out row may ask for it: slots, and the values of closed lists.
+        closed = {
+            (slot, value) for slot, value in reading.slots.items() if isinstance(value, str) and slot not in values
+        }
+        needed: set[tuple[str, ...]] = {(template.intent, *pair) for pair in closed}
+        needed |= {(template.intent, slot) for slot in reading.slots} | {(template.intent,)}
+        if split == "train":
+            self.learnt |= needed
+        elif not needed <= self.learnt:
+            return "unlearnable"
+        self.seen |= keys(text)
+        return Row(self.language.name, template.intent, template.id, text, command(reading.intent, reading.slots))
+
+
+def write_language(name: str, sizes: Mapping[str, int]) -> tuple[dict[str, list[Row]], Counter[str]]:
+    """Return the rows of one language and what was dropped; train first: what it lacks cannot be asked for later."""
+    language = Language(name)
+    templates = language.templates()
+    splits = assign(templates)
+    stats = Counter(templates=len(templates))
+    writer = Writer(language, splits, set(), set(), stats, Counter())
+    own = {split: [template for template in templates if splits[template.id] == split] for split in SPLITS}
+    return {split: writer.fill(split, own[split], sizes[split]) for split in SPLITS}, stats

@@ -1,0 +1,1 @@
+"""Sentiment of movies, products, tweets and editorials."""

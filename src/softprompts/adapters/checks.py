@@ -1,0 +1,203 @@
+"""Did all of an adapter reach the model, and does the model answer differently with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from softprompts.adapters.configs import first_line
+from softprompts.engine.padded import stock_forward
+from softprompts.errors import UserError, warn
+from softprompts.models.loading import max_positions
+from softprompts.tasks.documents import Document
+
+import torch
+from peft import MultitaskPromptTuningConfig, PeftConfig, PeftModel, PeftType
+from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
+from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+WEIGHTS = "adapter_model.safetensors"
+NAME = "default"  # PEFT's, for the only adapter of a model
+PROBE = 8  # tokens that the model reads with the adapter and without
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return an adapter's tensors by name.
+
+    Raises:
+        UserError: no safetensors file, or a damaged one; no tensors; values that are no numbers.
+    """
+    file = folder / WEIGHTS
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
+        raise UserError(f"adapter.path: {file} is no safetensors file, or is damaged: {first_line(error)}") from None
+    if not tensors:
+        raise UserError(f"adapter.path: {file} holds no tensors")
+    broken = [name for name, t in tensors.items() if t.is_floating_point() and not t.float().isfinite().all()]
+    if broken:
+        raise UserError(f"adapter.path: {file} holds NaN or infinity in {_listed(broken)}")
+    return tensors
+
+
+def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Check the sizes that a config names against the file: PEFT would make room for what they ask before it looks.
+
+    Raises:
+        UserError: a size that no tensor of the file has room for.
+    """
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    rank = ["r"] if settings.peft_type == PeftType.LORA else []  # of other types it may be a bound
+    for key in ["num_virtual_tokens", "token_dim", "num_tasks", "num_ranks", "adapter_len", *rank]:
+        value = getattr(settings, key, None)
+        if isinstance(value, (int, float)) and value > largest:
+            raise UserError(
+                f"adapter.path: {folder}: {key} is {value} in its config, and its largest tensor has {largest} rows or "
+                "columns"
+            )
+
+
+def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Compare what is in the model with what is in the file, by name and value: all of both, and nothing else.
+
+    Raises:
+        UserError: tensors of the file that the model has no place for; parts of the adapter that the file lacks; values
+            that did not arrive.
+    """
+    settings, base = model.peft_config[NAME], cast(PreTrainedModel, model.get_base_model())
+    # As PEFT itself renames what older versions of transformers called otherwise.
+    sent = convert_peft_adapter_state_dict_for_transformers(model, settings, dict(tensors), NAME)
+    own = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    places = model.state_dict() | own
+    unknown = [name for name in sent if name not in places]
+    arrived = {places[name].data_ptr() for name in sent if name in places}
+    missing = [name for name, tensor in own.items() if tensor.data_ptr() not in arrived and tensor.numel()]
+    other = [n for n in sent if n in places and not _same(sent[n], places[n], base.dtype)]
+    faults = [
+        f"{what} {_listed(names)}"
+        for names, what in (
+            (unknown, "holds what the model has no place for:"),
+            (missing, "lacks what its config asks for:"),
+            (other, "did not arrive in the model as it is:"),
+        )
+        if names
+    ]
+    if faults:
+        raise UserError(f"adapter.path: {folder / WEIGHTS} does not fit: it {'; it '.join(faults)}")
+
+
+def _same(sent: torch.Tensor, found: torch.Tensor, base: torch.dtype) -> bool:
+    """Say whether a tensor holds what was sent, in the type that it has there."""
+    there = found.detach().cpu()
+    if sent.shape != there.shape:
+        return False
+    # Some layers take on the base model's type in between.
+    return any(torch.equal(s.to(there.dtype), there) for s in (sent, sent.to(base) if base.is_floating_point else sent))
+
+
+def check_classifier(base: Any, folder: Path) -> None:
+    """Check that an adapter brings whatever the base model has at random values only: an encoder's classifier.
+
+    Raises:
+        UserError: it does not.
+    """
+    wrapped = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
+    for part in getattr(base, "new_parts", []):
+        if part not in wrapped:
+            raise UserError(
+                f"adapter.path: {folder} brings no {part}, and {base.name_or_path} has none either: "
+                "its answers would be random"
+            )
+
+
+@torch.no_grad()
+def answer_to_probe(model: Any, settings: PeftConfig, task_id: int) -> torch.Tensor | None:
+    """Return the logits behind a few tokens, float32; None if the model has no room for them.
+
+    Args:
+        model: the base model, or a PEFT model over it.
+        settings: the adapter's: tokens whose embeddings it changes are among those that are read.
+        task_id: of multitask prompt tuning.
+    """
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    vocabulary = base.config.get_text_config().vocab_size
+    indices: Any = getattr(settings, "trainable_token_indices", None) or getattr(settings, "token_indices", None) or []
+    own = [i for part in indices.values() for i in part] if isinstance(indices, dict) else list(indices)
+    ids = [*own[:PROBE], *(i * vocabulary // PROBE for i in range(1, PROBE))]
+    positions, virtual = max_positions(base), getattr(settings, "num_virtual_tokens", None) or 0
+    ids = ids if positions is None else ids[: max(0, positions - virtual - 1)]
+    if not ids:
+        return None
+    arguments = {}
+    if isinstance(model, PeftModel) and isinstance(settings, MultitaskPromptTuningConfig):
+        arguments = {"task_ids": torch.tensor([task_id], device=base.device)}
+    return stock_forward(model, [Document(tuple(ids), (0,))], base.device, **arguments)[0]
+
+
+def check_effect(model: PeftModel, before: torch.Tensor | None, task_id: int, folder: Path) -> None:
+    """Check that a model reads its adapter, and warn if it answers the same without.
+
+    Args:
+        model: with the adapter.
+        before: what `answer_to_probe` says of the base model alone.
+        task_id: of multitask prompt tuning.
+        folder: the adapter's.
+
+    Raises:
+        UserError: whatever values the adapter has, the model answers the same.
+    """
+    settings: Any = model.peft_config[NAME]
+    after = answer_to_probe(model, settings, task_id)
+    if before is None or after is None:
+        return
+    wrappers = {n: m for n, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
+    saved = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    in_place = {parameter.data_ptr() for parameter in model.parameters()}  # some types save what they compute
+    tensors = [
+        tensor
+        for name, tensor in saved.items()
+        if tensor.is_floating_point()
+        and tensor.data_ptr() in in_place
+        and not name.startswith(tuple(f"{wrapper}." for wrapper in wrappers))
+    ]
+    shaken = _shaken(model, tensors, task_id) if tensors else None
+    if shaken is not None and torch.equal(after, shaken):
+        raise UserError(
+            f"adapter.path: {folder} has no effect: {model.get_base_model().name_or_path} answers the same whatever "
+            f"values this {getattr(settings.peft_type, 'value', settings.peft_type)} adapter has"
+        )
+    if torch.equal(before, after) and not any(_differs(wrapper) for wrapper in wrappers.values()):
+        warn(
+            f"adapter.path: {folder} changes nothing: the base model answers the same without it, as it does before "
+            "anything has been trained"
+        )
+
+
+@torch.no_grad()
+def _shaken(model: PeftModel, tensors: Iterable[torch.Tensor], task_id: int) -> torch.Tensor | None:
+    """Return the answer to the probe with other values in the adapter, which gets its own back."""
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        for tensor, _ in kept:
+            tensor.data.mul_(1.5).add_(0.5)
+        return answer_to_probe(model, model.peft_config[NAME], task_id)
+    finally:
+        for tensor, values in kept:
+            tensor.data.copy_(values)
+
+
+def _differs(wrapper: Any) -> bool:
+    """Say whether a module that an adapter replaces is another one than the base model's."""
+    if not isinstance(wrapper, ModulesToSaveWrapper):
+        return False
+    own, original = (m.state_dict() for m in (wrapper.modules_to_save[NAME], wrapper.original_module))
+    return any(not torch.equal(own[name].float(), original[name].float()) for name in own)
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if names[1:] else "")

@@ -1,0 +1,82 @@
+"""Write an adapter as stock PEFT reads it, and beside it which base model it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompts.methods.attach import encoder_of
+from softprompts.models.identity import write_record
+from softprompts.models.loading import kind_of
+
+import torch
+from peft import (
+    MultitaskPromptTuningConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
+from safetensors import safe_open
+
+
+def folded(model: PeftModel, task: int | None = None) -> PeftModel:
+    """Return a PEFT model over the same base whose soft prompt is what a prompt encoder, or a projection, writes.
+
+    P-tuning and multitask prompt tuning become plain prompt tuning, a projected prefix a plain one: PEFT saves the
+    outcome of an encoder under the encoder's own config, and what loads that into an encoder again puts it in front of
+    the encoder. Anything else is returned as it is.
+
+    Args:
+        model: what has been trained.
+        task: number of the task, for multitask prompt tuning.
+    """
+    config = model.active_peft_config
+    common: dict[str, Any] = {
+        "task_type": config.task_type,
+        "num_virtual_tokens": getattr(config, "num_virtual_tokens", None),
+        "num_transformer_submodules": getattr(config, "num_transformer_submodules", None),
+    }
+    with torch.no_grad():
+        if isinstance(config, (PromptEncoderConfig, MultitaskPromptTuningConfig)):
+            values = model.get_prompt(1, None if task is None else torch.tensor([task], device=model.device))[0]
+            plain = get_peft_model(model.get_base_model(), PromptTuningConfig(**common))
+        elif isinstance(config, PrefixTuningConfig) and config.prefix_projection:
+            encoder = encoder_of(model)
+            values = encoder(model.prompt_tokens[model.active_adapter].to(encoder.embedding.weight.device))
+            plain = get_peft_model(model.get_base_model(), PrefixTuningConfig(**common))
+        else:
+            return model
+        assert isinstance(plain, PeftModel)
+        encoder_of(plain).embedding.weight.copy_(values)
+    return plain
+
+
+def write_adapter(model: PeftModel, folder: Path, names: Sequence[str] = ()) -> None:
+    """Write a stock PEFT adapter in safetensors into a folder; with `names`, one a task below it.
+
+    Beside it stands `base_model.json`, which PEFT does not read: the base model that it belongs to, and what each
+    output of its classifier means, if it has one.
+    """
+    for number, name in enumerate(names):
+        _write(folded(model, number), folder / name)
+    if not names:
+        _write(folded(model), folder)
+
+
+def _write(model: PeftModel, folder: Path) -> None:
+    model.save_pretrained(str(folder), safe_serialization=True)
+    base: Any = model.get_base_model()
+    names = base.config.id2label if kind_of(base.config) == "encoder" else {}
+    write_record(folder, getattr(base, "identity", None), [names[number] for number in sorted(names)])
+
+
+def saved_parameters(files: Sequence[Path]) -> int:
+    """Return the number of scalars in safetensors files."""
+    total = 0
+    for file in files:
+        with safe_open(str(file), "pt") as tensors:
+            total += sum(tensors.get_tensor(name).numel() for name in tensors.keys())  # noqa: SIM118
+    return total

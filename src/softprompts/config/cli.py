@@ -1,0 +1,118 @@
+"""A recipe's command line: `cli` fills its arguments from YAML files and flags.
+
+The signature of a recipe's `main` is its schema: each dataclass argument is a section of the YAML file and a group of
+flags (`--training.learning_rate 0.02`). A key that nothing reads is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
+
+from softprompts.config.messages import check_values, explain
+from softprompts.config.paths import check_utf8, expand_paths
+from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS, check_yaml, known, nearest_key
+from softprompts.errors import UserError
+from softprompts.system import locks
+from softprompts.system.files import FULL, error_number, expanded
+from softprompts.system.logs import print_log
+from softprompts.system.streams import fail, quiet_streams
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from peft import PeftConfig, PromptTuningConfig
+from torch import distributed
+
+
+def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
+    """Return the parser for `main`'s typed arguments and the dotted keys that it accepts."""
+    # PEFT's MultitaskPromptTuningConfig derives from PromptTuningConfig: jsonargparse would ask for a class path.
+    set_parsing_settings(subclasses_disabled=[is_dataclass])
+    parser = ArgumentParser(
+        description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with these keys; flags win over it")
+    for name, hint in get_type_hints(main).items():
+        if name == "return":
+            continue
+        if not (isinstance(hint, type) and is_dataclass(hint)):
+            raise TypeError(f"{main.__name__}: argument {name} is no dataclass")
+        skip = PEFT_INTERNAL_FIELDS if issubclass(hint, PeftConfig) else set()
+        # PEFT demands a tokenizer's name together with a text; that name is the base model's, not the user's to set.
+        tokenizes = issubclass(hint, PromptTuningConfig)
+        skip = skip - {"tokenizer_name_or_path"} if tokenizes else skip
+        parser.add_class_arguments(hint, name, skip=skip & set(hint.__dataclass_fields__))
+        if tokenizes:
+            parser.link_arguments("model.name_or_path", f"{name}.tokenizer_name_or_path")
+    valid = {key for key in vars(parser.get_defaults(skip_validation=True).as_flat()) if not key.startswith("config")}
+    sections = {key.split(".")[0] for key in valid}
+    return parser, valid | sections
+
+
+def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
+    """Return `main`'s arguments, read from `argv` (`--config FILE.yaml`, then flags).
+
+    Raises:
+        UserError: unknown key, wrong type, missing file; the message names the nearest valid key.
+    """
+    for argument in argv:
+        check_utf8("argument", argument)
+    argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
+    parser, valid = build_parser(main)
+    words, read = iter(argv), []
+    for word in words:
+        flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", word, re.DOTALL)
+        if flag and flag[1] == "config":
+            path = word.partition("=")[2] or next(words, "")
+            if path:
+                path = expanded("--config", path)
+                check_yaml(path, valid)
+                word = f"--config={path}"
+        elif flag and flag[1] not in ("help", "print_config") and not known(flag[1], valid):
+            raise UserError(f'unknown flag "--{flag[1]}"{nearest_key(flag[1], valid)}')
+        read.append(word)
+    try:
+        settings = parser.parse_args(read)
+        if isinstance(settings.get("config"), list):
+            del settings["config"]
+        expand_paths(settings)
+        arguments = {k: v for k, v in vars(parser.instantiate_classes(settings)).items() if k != "config"}
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(explain(str(error), get_type_hints(main))) from None
+    for section, value in arguments.items():
+        check_values(section, value)
+    return arguments
+
+
+def cli(main: Callable[..., None]) -> None:
+    """Run a recipe's `main` from the command line.
+
+    A `UserError` ends the process with one line on standard error and exit code 2, as does an error of the operating
+    system about a file; an interrupt with code 130, a closed pipe at standard output with code 141.
+    SOFTPROMPTS_LOG=debug in the environment prints the library's log.
+    """
+    with quiet_streams():
+        try:
+            print_log()
+            main(**parse(main, sys.argv[1:]))
+            sys.stdout.flush()  # a full disk there is an error, too
+        except UserError as error:
+            fail(str(error))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Without a file it is a mistake of ours, or of a library's, which needs its traceback.
+            if error.filename is None and error_number(error) not in FULL:
+                raise
+            fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            locks.release()
+            # Left open, the processes' group aborts now and then while Python shuts down.
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.destroy_process_group()

@@ -1,0 +1,68 @@
+"""Say what is wrong with a key or a value of the settings, in one line that names key, value and the valid ones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from softprompts.errors import UserError, nearest, short
+
+
+def explain(message: str, sections: dict[str, Any]) -> str:
+    """Put jsonargparse's message for a value of the wrong type into one line; leave other messages."""
+    keys = re.findall(r'Parser key "(\w+)\.(\w+)', message)
+    found = re.search(r".*(?:Got|Given) value: (.*)", message, re.DOTALL)
+    if not keys or not found:
+        return short(" ".join(message.split()), 300)
+    section, name = keys[-1]
+    return wrong_value(f"{section}.{name}", get_type_hints(sections[section])[name], found[1].strip())
+
+
+def check_values(section: str, settings: Any) -> None:
+    """Refuse what jsonargparse lets pass: null for a field that has no null, and any text for an enum of PEFT's."""
+    hints = get_type_hints(type(settings))
+    for item in fields(settings):
+        hint, value = hints[item.name], getattr(settings, item.name)
+        enums = [h for h in get_args(hint) if isinstance(h, type) and issubclass(h, Enum)]
+        # PEFT's own default for the number of virtual tokens is null, and means nothing.
+        needed = item.default is not None or item.name == "num_virtual_tokens"
+        if value is None and needed and type(None) not in get_args(hint):
+            raise UserError(wrong_value(f"{section}.{item.name}", hint, "null"))
+        if value is not None and enums and value not in [e.value for enum in enums for e in enum]:
+            raise UserError(wrong_value(f"{section}.{item.name}", hint, str(value)))
+
+
+def wrong_value(key: str, hint: Any, found: str) -> str:
+    """Return the message for a value that does not fit the type of its key."""
+    text = describe(hint)
+    close = nearest(found, [w for w in text.split(" | ") if re.fullmatch(r"\w+", w) and w not in ("text", "number")])
+    advice = close if "did you mean" in close else ""
+    if "text" in text and re.match(r"\[?(True|False|\d)|\{", found):
+        advice = "; quote a text that YAML reads as something else"
+    return f"{key}: expected {text}, found {short(found)}{advice}"
+
+
+def describe(hint: Any) -> str:
+    """Return a type in words: `[text, ...] | null` for `list[str] | None`, the values of a Literal or an Enum."""
+    names: dict[Any, str] = {
+        int: "whole number",
+        float: "number",
+        str: "text",
+        bool: "true | false",
+        type(None): "null",
+    }
+    arguments = get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " | ".join(str(e.value) for e in hint)
+    if get_origin(hint) is Literal:
+        return " | ".join(map(str, arguments))
+    if get_origin(hint) is list:
+        return f"[{describe(arguments[0])}, ...]"
+    if get_origin(hint) is dict:
+        return f"{{{describe(arguments[0])}: {describe(arguments[1])}, ...}}"
+    if arguments:
+        enums = any(isinstance(a, type) and issubclass(a, Enum) for a in arguments)
+        return " | ".join(describe(a) for a in arguments if not (enums and a is str))
+    return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,61 @@
+"""Settings that are paths: `~` and variables of the environment are expanded in them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from softprompts.errors import UserError
+from softprompts.system.files import expanded
+
+# Settings that are paths, or may be: `~` and variables of the environment are expanded in them.
+PATHS = (
+    "adapter.path",
+    "ensemble.adapters",
+    "first.path",
+    "launch.records",
+    "launch.runs",
+    "model.name_or_path",
+    "neighbours.record",
+    "probe.record",
+    "probe.run",
+    "prompt.tokenizer_name_or_path",
+    "report.ensemble",
+    "report.figures",
+    "report.neighbours",
+    "report.page",
+    "report.records",
+    "run.output_dir",
+    "second.path",
+    "task.metrics",
+    "task.schema",
+    "task.test",
+    "task.train",
+    "task.validation",
+)
+
+
+def expand_paths(settings: Any) -> None:
+    """Expand the paths among parsed settings in place: what is recorded is where data really came from.
+
+    Raises:
+        UserError: a path that cannot be expanded; a text that is not UTF-8, which no record could hold.
+    """
+    for key in PATHS:
+        value = settings.get(key)
+        if isinstance(value, str):
+            settings[key] = expanded(key, value)
+        elif isinstance(value, list):
+            settings[key] = [expanded(key, v) if isinstance(v, str) else v for v in value]
+    for key, value in settings.as_flat().__dict__.items():
+        check_utf8(key, str(value))
+
+
+def check_utf8(key: str, text: str) -> None:
+    """Raise `UserError` for bytes of the command line that are not text, or half a character (\\ud83d) of a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        advice = "" if encoding == "utf-8" else f"; Python reads arguments as {encoding}, PYTHONUTF8=1 makes it UTF-8"
+        raise UserError(f"{key}: not UTF-8: {text!a}{advice}") from None

@@ -1,0 +1,121 @@
+"""Read a YAML file strictly: unknown keys, and keys that stand twice, are errors with their line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError, nearest, short
+from softprompts.system.files import is_file, read_bytes
+
+import yaml
+
+# Fields of PEFT's configs that follow from the base model or that the library sets: a value for them in a YAML
+# file would be overwritten, so they are not keys at all.
+PEFT_INTERNAL_FIELDS = {
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "modules_to_save",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+}
+
+
+def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a nested mapping, inner keys as well as leaves."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield f"{prefix}{key}"
+            yield from flatten(value, f"{prefix}{key}.")
+
+
+def check_yaml(path: str, valid: set[str]) -> None:
+    """Raise `UserError` for a missing, empty or malformed YAML file, or one with a key that nothing reads."""
+    file = Path(path)
+    if not is_file(file):
+        others = sorted(str(p) for p in Path("configs").glob("*/*.yaml") if p.parent.name != "accelerate")
+        raise UserError(f"no such config file: {path}{nearest(path, others)}")
+    try:
+        tree = yaml.load(read_bytes(file).decode("utf-8-sig"), Loader=_StrictLoader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
+    except yaml.YAMLError as error:  # a character that YAML forbids
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    # What PyYAML lets through if a tag, such as !!float, does not fit its value.
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise UserError(f"{path}: not valid YAML: a tag does not fit its value: {short(error)}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
+    try:
+        json.dumps(tree, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: holds half a character, {error.object[error.start]!a}") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
+    except ValueError:  # an alias inside what it stands for
+        raise UserError(f"{path}: holds a value that refers to itself; write it out without & and *") from None
+    except TypeError:  # a date, or a list
+        raise UserError(f"{path}: holds a key that is no text; quote it") from None
+    for key in flatten(tree):
+        if not known(key, valid):
+            raise UserError(f'{path}: unknown key "{short(key)}"{nearest_key(key, valid)}')
+    for key, value in tree.items():
+        if "." not in key and not isinstance(value, dict):
+            raise UserError(
+                f"{path}: {key}: expected keys below it, found {'nothing' if value is None else short(value)}"
+            )
+
+
+MERGE = "tag:yaml.org,2002:merge"  # the key <<
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping: plain YAML drops the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, str] = {}
+        for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
+            # yes and true, or 1 and 1.0, are one value in other words.
+            value = key.value if key.tag == MERGE else self.construct_object(key)
+            if value in seen:
+                said = "" if seen[value] == key.value else f', first as "{seen[value]}"; quote both'
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'key "{key.value}" stands twice{said}', key.start_mark
+                )
+            seen[value] = key.value
+        return super().construct_mapping(node, deep)
+
+
+def known(key: str, valid: set[str]) -> bool:
+    """Say whether something reads `key`: it is valid, or stands below a field, as `task.where.domain` does."""
+    return key in valid or (key.count(".") > 1 and ".".join(key.split(".")[:2]) in valid)
+
+
+def nearest_key(key: str, valid: set[str]) -> str:
+    """Return what to put behind an unknown key: the key it may have meant, or those of its section."""
+    section, _, name = key.rpartition(".")
+    same = {v for v in valid if v.rpartition(".")[2] == name}
+    inside = {v.removeprefix(f"{section}.") for v in valid if v.startswith(f"{section}.")}
+    if same:
+        return nearest(key, same)
+    if name in PEFT_INTERNAL_FIELDS:
+        return ": the library sets this field of PEFT's from the base model"
+    if inside:
+        return nearest(name, inside, f"{section}.")
+    return nearest(key.partition(".")[0], {v for v in valid if "." not in v})

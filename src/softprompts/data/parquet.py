@@ -1,0 +1,103 @@
+"""Rows of Parquet files and of `datasets` tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from softprompts.data.values import Record, Unread, check_columns
+from softprompts.errors import UserError, short
+
+import datasets
+import psutil
+import pyarrow
+import pyarrow.parquet
+
+CELL = 50  # bytes that one value takes as a Python object, roughly
+
+
+def read_parquet(path: Path, data: bytes) -> list[Record]:
+    """Return the rows of a Parquet file with these bytes; a value that cannot be read is an `Unread`.
+
+    Raises:
+        UserError: not readable, or damaged; a column that stands twice; more values than the memory holds.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), page_checksum_verification=True) as file:
+            check_columns(str(path), file.schema_arrow.names)
+            _check_size(path, file.metadata)
+            return _rows(file.read())
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes make its decoders raise nearly anything
+        raise UserError(
+            f"{path}: not readable as parquet: {short(str(error).strip() or type(error).__name__)}"
+        ) from None
+
+
+def _check_size(path: Path, metadata: Any) -> None:
+    """A few bytes of a file can stand for billions of values, by intent or by damage."""
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    needed = size + CELL * metadata.num_rows * metadata.num_columns
+    memory = psutil.virtual_memory().total
+    if needed > memory:
+        raise UserError(
+            f"{path}: {metadata.num_rows:,} rows of {metadata.num_columns} columns need {needed / 2**30:,.0f} GiB, "
+            f"and this machine has {memory / 2**30:,.0f}; split the file"
+        )
+
+
+def _rows(table: pyarrow.Table) -> list[Record]:
+    """Return the rows of a table, column by column, since one that cannot be read shall not stop the others."""
+    columns: dict[str, list[Any]] = {}
+    for name in table.column_names:
+        column = table.select([name])
+        if _has_field_twice(column.schema[0].type):  # a dict would keep the last
+            columns[name] = [_cell(value) for value in column[name]]
+            continue
+        try:
+            # Not Dataset.from_parquet, which keeps a copy of every version of a user's file in the cache of `datasets`.
+            columns[name] = [row[name] for row in rows_of(datasets.Dataset(column))]
+        except Exception:  # a type that `datasets` has no name for, or a text that is not UTF-8
+            columns[name] = [_cell(value) for value in column[name]]
+    return [{name: values[n] for name, values in columns.items()} for n in range(table.num_rows)]
+
+
+def _has_field_twice(kind: pyarrow.DataType) -> bool:
+    fields = [kind.field(n) for n in range(kind.num_fields)]
+    return len({f.name for f in fields}) < len(fields) or any(_has_field_twice(f.type) for f in fields)
+
+
+def _cell(value: pyarrow.Scalar) -> Any:
+    """Return one value of a column that cannot be read as a whole."""
+    kind = value.type
+    if not value.is_valid:
+        return None
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or pyarrow.types.is_string_view(kind):
+        try:
+            return value.as_py()
+        except UnicodeDecodeError:
+            return Unread("a text that is not UTF-8")
+    return Unread(f"values of the type {short(kind)}")
+
+
+def rows_of(table: datasets.Dataset) -> list[Record]:
+    """Return the rows of a `datasets` table as plain dicts, class labels as their names, hidden ones (-1) as None."""
+    nested = {c: f for c, f in table.features.items() if not isinstance(f, datasets.Value)}
+    rows = table.to_list()
+    for row in rows:
+        for column, feature in nested.items():
+            row[column] = _with_names(row[column], feature)
+    return rows
+
+
+def _with_names(value: Any, feature: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(feature, datasets.ClassLabel):
+        return feature.int2str(value) if value >= 0 else None
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return [_with_names(v, feature.feature) for v in value]
+    if isinstance(feature, dict):
+        return {key: _with_names(value[key], f) for key, f in feature.items()}
+    return value

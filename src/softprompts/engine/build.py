@@ -1,0 +1,293 @@
+"""Take the packed forward pass where it gives what PEFT's own gives.
+
+The reason for not taking it is one line. If the reason is an error, `SOFTPROMPTS_LOG=debug` in the environment of a
+recipe prints its traceback; in Python `logging.getLogger("softprompts.engine.build")` logs it, at level DEBUG.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any
+
+from softprompts.config.sections import ModelConfig
+from softprompts.engine.attention import checkpoint_layers
+from softprompts.engine.forward import Engine, Scores
+from softprompts.errors import UserError
+from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
+from softprompts.models.loading import kind_of
+from softprompts.models.windows import unknown_layers, window_of
+from softprompts.system.memory import is_out_of_memory
+from softprompts.tasks.documents import Document, EncodedTask, Example
+
+import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+# How far two forward passes may differ, relative to the stock one's loss and gradient: rounding adds up over the
+# layers, in 16 bits about a thousand times faster than in 32.
+TOLERANCE = {
+    torch.float64: (1e-4, 1e-3),
+    torch.float32: (1e-4, 1e-3),
+    torch.bfloat16: (2e-2, 1e-1),
+    torch.float16: (5e-3, 5e-2),
+}
+CHECKED_ROWS = 8
+# Texts that branch, and begin alike, are compared for so many soft prompts: two rows of so many targets each.
+BRANCHED_PROMPTS, TARGETS = 4, 3
+WRITTEN_TOKENS = 8
+
+
+def make_engine(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ModelConfig,
+    data: EncodedTask,
+    say: Callable[[str], None],
+    bank: Sequence[Any] = (),
+) -> Engine:
+    """Return the engine that `config.engine` asks for, checked on rows of the task.
+
+    Raises:
+        UserError: `packed` is asked for and disagrees with the stock forward; gradient checkpointing of a prefix; a
+            row that does not fit into memory.
+    """
+    engine = Engine(model, tokenizer, bank=bank)
+    engine.ends = data.ends
+    engine.eval()  # PEFT's new modules, a dropout say, come in training mode; an update puts them there by itself
+    if config.gradient_checkpointing:
+        if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):
+            raise UserError(PREFIX_AND_CHECKPOINTS)
+        checkpoint_layers(engine.base)
+    kind = kind_of(engine.base.config)
+    if config.engine == "packed" and kind != "decoder":
+        raise UserError(
+            f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so that "
+            "nothing can be shared; take auto or stock"
+        )
+    if config.engine == "stock" or kind != "decoder":
+        return engine
+    difference = unknown_layers(engine.base)
+    for documents in () if difference else checked_documents(engine, data):
+        difference = difference or _in_parts(engine, documents)
+    if data.task.choices is None:
+        difference = difference or different_answers(engine, [e.document for e in data.train[:CHECKED_ROWS]])
+    if difference and config.engine == "packed":
+        raise UserError(f"model.engine: packed does not give what PEFT gives with this model: {difference}")
+    if difference:
+        logger.debug("taking stock: %s", difference)
+        say(f"warning: model.engine: taking stock, because packed does not give what PEFT gives: {difference}")
+    engine.packed = difference is None
+    return engine
+
+
+def checked_documents(engine: Engine, data: EncodedTask) -> list[list[Document]]:
+    """Return the batches that are compared.
+
+    The first rows of train, so many that each soft prompt has one; rows with several targets each, behind a common
+    beginning; and the longest row, if layers look back less far than it is long, and the first rows show nothing of it.
+    """
+    count = len(engine.owners)
+    train = data.train
+    rows = max(count, min(CHECKED_ROWS, len(train)))
+    first = [replace(train[i % len(train)].document, soft_prompt=i % count) for i in range(rows)]
+    branched = [
+        replace(document, soft_prompt=k)
+        for k in range(min(count, BRANCHED_PROMPTS))
+        for document in _branching([train[(2 * k + i) % len(train)] for i in range(2)], train)
+    ]
+    longest = max((e.document for e in [*train, *data.validation, *data.test]), key=lambda d: len(d.input_ids))
+    batches = [first, branched]
+    reach = min(window_of(engine.base), _original_positions(engine.base))
+    if len(longest.input_ids) > reach and max(len(d.input_ids) for d in first) < len(longest.input_ids):
+        batches.append([longest])
+    return batches
+
+
+def _original_positions(base: Any) -> float:
+    """Return the length from which on a model stretches its positions (Phi-3), infinity where it does not."""
+    return getattr(base.config.get_text_config(), "original_max_position_embeddings", None) or math.inf
+
+
+def _branching(rows: Sequence[Example], train: Sequence[Example]) -> list[Document]:
+    """Return the rows with several targets each, choices for example, and prompts that begin with the same tokens.
+
+    No document is longer than one of the task's: there may be no room for more.
+    """
+    prompts = [row.document.prompt_ids for row in rows]
+    common = (min(map(len, prompts)) + 1) // 2
+    documents = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        others = row.choices or [e.document for e in train[:TARGETS]]
+        targets = dict.fromkeys([row.document.target_ids, *(d.target_ids for d in others)])
+        for target in list(targets)[:TARGETS]:
+            too_many = max(0, len(prompt) + len(target) - max(_length(d) for d in (row.document, *others)))
+            headed = prompts[0][:common] + prompt[common:]
+            documents.append(Document(headed[: max(1, len(headed) - too_many)], target))
+    return documents
+
+
+def _length(document: Document) -> int:
+    return len(document.prompt_ids) + len(document.target_ids)
+
+
+def _in_parts(engine: Engine, documents: Sequence[Document]) -> str | None:
+    """Return `disagreement`, of halves of the documents where memory does not hold all of them at once."""
+    try:
+        return disagreement(engine, documents)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(documents) == 1:
+            trains = any(p.requires_grad for p in engine.parameters())
+            key = "training.micro_batch_tokens" if trains else "evaluation.batch_size"
+            raise UserError(
+                f"out of memory at a single row, of {len(documents[0].input_ids)} tokens, which {key} cannot part: "
+                "lower task.max_length, or set model.gradient_checkpointing or a smaller model.dtype"
+            ) from error
+    # Not in the handler: the error holds on to the tensors that were in the way.
+    half = (len(documents) + 1) // 2
+    return _in_parts(engine, documents[:half]) or _in_parts(engine, documents[half:])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What PEFT's own forward pass gives: the mean loss of the targets, and the gradient of what trains, flat."""
+
+    loss: float
+    gradient: torch.Tensor
+
+
+def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
+    """Say where packed and stock forward differ by more than rounding in loss or gradient; None where nowhere.
+
+    `engine.packed` is left as it was. Of errors, only those of the model's own code count as a difference: one of ours
+    is raised.
+    """
+    dtype = engine.model.get_input_embeddings().weight.dtype
+    if dtype not in TOLERANCE:
+        return f"nothing is known of how {dtype} rounds"
+    before = engine.packed
+    try:
+        engine.packed = False
+        reference = Reference(*_loss_and_gradient(engine, documents))
+        engine.packed = True
+        for differs in (_in_training, _in_evaluation):  # in the order of what they cost
+            difference = differs(engine, documents, reference, *TOLERANCE[dtype])
+            if difference:
+                return difference
+    except Exception as error:
+        return _of_model(error, engine, "it raises")
+    finally:
+        engine.packed = before
+    return None
+
+
+def _in_training(
+    engine: Engine, documents: Sequence[Document], reference: Reference, loss_bound: float, gradient_bound: float
+) -> str | None:
+    loss, gradient = _loss_and_gradient(engine, documents)
+    # Written so that NaN disagrees.
+    if not abs(loss - reference.loss) <= loss_bound * max(abs(reference.loss), 1.0):
+        return f"the loss is {loss:.6g} instead of {reference.loss:.6g}"
+    distance, norm = (gradient - reference.gradient).norm().item(), reference.gradient.norm().item()
+    return None if distance <= gradient_bound * norm else f"the gradient is off by {distance:.3g} of {norm:.3g}"
+
+
+def _in_evaluation(
+    engine: Engine, documents: Sequence[Document], reference: Reference, loss_bound: float, _: float
+) -> str | None:
+    """Evaluation keeps the keys and values of the soft prompts, which training computes with the texts."""
+    with torch.no_grad(), engine.prompts_cached():
+        loss = Scores(*engine(documents)).nll().mean().item()
+    if abs(loss - reference.loss) <= loss_bound * max(abs(reference.loss), 1.0):
+        return None
+    return f"with the soft prompt's keys and values kept, the loss is {loss:.6g} instead of {reference.loss:.6g}"
+
+
+@torch.no_grad()
+def different_answers(engine: Engine, documents: Sequence[Document]) -> str | None:
+    """Say where the shortest and the longest row are continued otherwise than by PEFT, in the first eight tokens.
+
+    Two tokens that PEFT's own forward pass finds equally likely, up to rounding, are no difference. `engine.packed` is
+    left as it was; of errors only those of the model's own code count.
+    """
+    by_length = sorted(documents, key=lambda d: len(d.prompt_ids))
+    rows = [by_length[0], by_length[-1]]
+    arguments: Any = (
+        [d.prompt_ids for d in rows],
+        [d.soft_prompt for d in rows],
+        (),
+        {"max_new_tokens": WRITTEN_TOKENS},
+    )
+    before = engine.packed
+    try:
+        engine.packed = False
+        expected = engine.answers(*arguments)
+        engine.packed = True
+        found = engine.answers(*arguments)
+        engine.packed = False
+        differences = (_written_otherwise(engine, *row) for row in zip(rows, expected, found, strict=True))
+        return next(filter(None, differences), None)
+    except Exception as error:
+        return _of_model(error, engine, "in writing it raises")
+    finally:
+        engine.packed = before
+
+
+def _written_otherwise(engine: Engine, row: Document, expected: list[int], found: list[int]) -> str | None:
+    """Say at which token an answer differs, where the forward pass finds one of the two tokens likelier."""
+    common = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), None)
+    if common is None:
+        common = min(len(expected), len(found))
+        if len(expected) == len(found):
+            return None
+
+    def surprise(answer: list[int]) -> float:
+        following = answer[common : common + 1] or list(engine.ends)
+        documents = [replace(row, target_ids=(*expected[:common], token)) for token in following]
+        scores = Scores(*engine(documents))
+        last = [int((scores.document == i).nonzero()[-1]) for i in range(len(documents))]
+        return min(scores.nll()[last].tolist())
+
+    bound, _ = TOLERANCE[engine.model.get_input_embeddings().weight.dtype]
+    theirs, ours = surprise(expected), surprise(found)
+    if abs(theirs - ours) <= 10 * bound * max(1.0, theirs):
+        return None
+    ours_said, theirs_said = (
+        f"token {answer[common]}" if common < len(answer) else "the end" for answer in (found, expected)
+    )
+    return f"after {common} written tokens {ours_said} follows instead of {theirs_said}"
+
+
+def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[float, torch.Tensor]:
+    trainable = [p for p in engine.parameters() if p.requires_grad]
+    with torch.set_grad_enabled(bool(trainable)):
+        loss = Scores(*engine(documents)).nll().mean()
+    # A parameter that the loss does not reach is the training loop's to report: it can name it.
+    reached = trainable if loss.requires_grad else []
+    gradients = torch.autograd.grad(loss, reached, allow_unused=True) if reached else ()
+    flat = [p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in zip(reached, gradients, strict=True)]
+    return loss.item(), torch.cat([torch.zeros(1), *(g.float().cpu() for g in flat)])
+
+
+def _of_model(error: Exception, engine: Engine, doing: str) -> str:
+    """Return an error of the model's own code as a difference; raise any other, and full memory, again."""
+    if is_out_of_memory(error) or not engine.packed or not raised_by_model(error, engine.base):
+        raise error
+    logger.debug("the packed way fails", exc_info=True)
+    return f"{doing} {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def raised_by_model(error: BaseException, base: Any) -> bool:
+    """Say whether an error came up in the model's own code, and not in ours that it calls, its attention above all."""
+    model = {inspect.getfile(c) for c in type(base).__mro__ if c.__module__.split(".")[0] not in ("torch", "builtins")}
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    first = next((i for i, file in enumerate(files) if file in model), None)
+    return first is not None and not any(Path(__file__).parent in Path(file).parents for file in files[first:])

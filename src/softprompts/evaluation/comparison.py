@@ -1,0 +1,218 @@
+"""Two contestants on the same rows: who they are, how they load, and what their answers say of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from softprompts.adapters.configs import read_config
+from softprompts.adapters.loading import AdapterConfig, check_base, find_adapter, find_model, load_adapter
+from softprompts.config.sections import EvaluationConfig, ModelConfig
+from softprompts.errors import UserError
+from softprompts.evaluation.hard_prompts import draw_shots
+from softprompts.evaluation.predict import TestOutcome, answers_and_targets
+from softprompts.methods.preflight import check_method
+from softprompts.metrics.scoring import Interval, Metric, load_metrics, sampler
+from softprompts.metrics.significance import Comparison, compare
+from softprompts.models.identity import read_record
+from softprompts.models.loading import load_model_config, model_path
+from softprompts.tasks.task import Task, with_prompt
+
+import numpy
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+
+@dataclass
+class ContestantConfig:
+    """One of the two that are compared: a saved adapter, a whole model or the base model, and what stands before it.
+
+    Args:
+        path: folder of an adapter or of the run which wrote it, a Hub id of one, or a whole model that full fine-tuning
+            left; without one the base model stands alone.
+        any_base: take an adapter although it was trained on a base model of another name.
+        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
+        wording: prompt template in place of `task.prompt`.
+        shots: solved examples from train in front of every row, drawn by the run's seed.
+        separator: what stands between two examples.
+        name: what the report calls it; by default its path.
+    """
+
+    path: str | None = None
+    any_base: bool = False
+    task_id: int = 0
+    wording: str | None = None
+    shots: int = 0
+    separator: str = "\n\n"
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A contestant that is ready to load. `key` names its section; `task` holds the rows as it reads them."""
+
+    key: str
+    name: str
+    model: ModelConfig
+    adapter: AdapterConfig
+    task: Task
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row that one of the two answers better, by the row's own score in the task's first metric."""
+
+    place: str
+    prompt: str
+    target: str
+    better: str
+    answers: tuple[str, str]
+    scores: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What two contestants' answers to the same rows say, the first before the second in each pair.
+
+    metrics: with intervals; comparisons: one for each number of the metrics; row_metric: the number by which a row is
+    better, computed of that row alone; differences: the rows that one of the two answers better.
+    """
+
+    names: tuple[str, str]
+    metrics: tuple[dict[str, Interval], dict[str, Interval]]
+    comparisons: list[Comparison]
+    row_metric: str
+    differences: list[Difference]
+    rows: int
+
+    def wins(self, name: str) -> list[Difference]:
+        """Return the rows that a contestant answers better, the largest difference first."""
+        mine = [d for d in self.differences if d.better == name]
+        return sorted(mine, key=lambda d: -abs(d.scores[0] - d.scores[1]))
+
+
+def contestants(
+    first: ContestantConfig,
+    second: ContestantConfig,
+    model: ModelConfig,
+    task: Task,
+    evaluation: EvaluationConfig,
+    seed: int,
+) -> tuple[Contestant, Contestant]:
+    """Return the two, ready to load; what can be refused before anything is computed, is.
+
+    Raises:
+        UserError: the same twice; no adapter or model there; an adapter for another base; settings of an adapter
+            without one; more shots than train has rows, or shots from the rows that are scored; an encoder without
+            anything that was trained.
+    """
+    a = _contestant("first", first, model, task, evaluation.split, seed)
+    b = _contestant("second", second, model, task, evaluation.split, seed)
+    if _what(a) == _what(b) and a.task.splits == b.task.splits:
+        raise UserError("first and second are the same: give one of them another path, wording or shots")
+    if a.name == b.name:
+        a, b = (replace(side, name=f"{side.name} ({side.key})") for side in (a, b))
+    return a, b
+
+
+def _contestant(
+    key: str, config: ContestantConfig, model: ModelConfig, task: Task, split: str, seed: int
+) -> Contestant:
+    adapter = AdapterConfig(None, config.any_base, config.task_id)
+    written = config.wording is not None or config.shots != 0
+    name = config.name or config.path or ("written prompt" if written else "base model")
+    whole = find_model(config.path) if config.path else None
+    with _named(key):
+        if config.path is None:
+            check_method("hard_prompt", model)
+        elif whole:
+            model = replace(model, name_or_path=str(whole), revision=None)
+        else:
+            adapter = replace(adapter, path=str(find_adapter(config.path)))
+            _check_adapter(model, adapter)
+        if adapter.path is None and (config.any_base or config.task_id):
+            raise UserError(f"adapter.{'any_base' if config.any_base else 'task_id'}: is for an adapter")
+        if config.shots and split == "train":
+            raise UserError("hard.shots: are drawn from train, and evaluation.split is train: they would hold answers")
+        if written:
+            task = with_prompt(
+                task, config.wording or task.config.prompt, draw_shots(task, config.shots, seed), config.separator
+            )
+    return Contestant(key, name, model, adapter, task)
+
+
+def _check_adapter(model: ModelConfig, adapter: AdapterConfig) -> None:
+    """Refuse an adapter for another base by the base's config alone: its weights may come after minutes of scoring."""
+    folder = Path(adapter.path or "")
+    base: Any = SimpleNamespace(config=load_model_config(model), name_or_path=model_path(model))
+    check_base(base, read_config(folder), folder, adapter, read_record(folder))
+
+
+def _what(side: Contestant) -> tuple[Any, ...]:
+    """Return what a contestant's weights are."""
+    adapter = side.adapter.path and Path(side.adapter.path).resolve()
+    return replace(side.model, name_or_path=str(Path(side.model.name_or_path).resolve())), adapter, side.adapter.task_id
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Let errors name a contestant's settings as its section does: the path is `first.path`, not `adapter.path`."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"\b(?:adapter|hard)\.(?=(?:path|any_base|task_id|shots)\b)", f"{key}.", str(error))
+        raise UserError(re.sub(r"^task\.prompt:", f"{key}.wording:", text)) from None
+
+
+def load_contestant(base: PreTrainedModel, side: Contestant) -> PreTrainedModel | PeftModel:
+    """Return a contestant's base model with its adapter on it, where it has one.
+
+    Raises:
+        UserError: as `load_adapter`.
+    """
+    with _named(side.key):
+        return load_adapter(base, side.adapter)
+
+
+def judge(
+    sides: tuple[Contestant, Contestant], outcomes: Sequence[TestOutcome], task: Task, evaluation: EvaluationConfig
+) -> Contest:
+    """Compare two contestants' answers: metric by metric over the same resampled rows, and row by row.
+
+    Args:
+        sides: the two.
+        outcomes: of each, on the same split.
+        task: the rows as the settings of the task have them, without either's wording.
+        evaluation: which split that was, and how many resamples.
+    """
+    metrics = load_metrics(task.metrics, task.schema)
+    names = (sides[0].name, sides[1].name)
+    answers = [answers_and_targets(outcome.predictions)[0] for outcome in outcomes]
+    targets = answers_and_targets(outcomes[0].predictions)[1]
+    named = {name: [side] for name, side in zip(names, answers, strict=True)}
+    comparisons = compare(named, targets, metrics, evaluation.bootstrap_resamples)
+    scores = [row_scores(next(iter(metrics.values())), side, targets) for side in answers]
+    differences = []
+    for row, a, b, x, y in zip(task.splits[evaluation.split], *answers, *scores, strict=True):
+        if x != y:
+            better = names[0] if x > y else names[1]
+            differences.append(Difference(row.place, row.prompt, row.target.strip(), better, (a, b), (x, y)))
+    return Contest(
+        names,
+        (outcomes[0].metrics, outcomes[1].metrics),
+        comparisons,
+        comparisons[0].metric,  # the first number of the first metric, as in `row_scores`
+        differences,
+        len(targets),
+    )
+
+
+def row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
+    """Return the first number that a metric reports for each row alone: 0 or 1 where answers are right or wrong."""
+    numbers = sampler(metric, answers, targets)
+    return [next(iter(numbers(numpy.array([row])).values())) for row in range(len(targets))]

@@ -1,0 +1,230 @@
+"""An ensemble of prompts: several of one task in one bank over one base model, and their vote (Lester et al. 2021)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from softprompts.adapters.configs import read_config
+from softprompts.adapters.loading import AdapterConfig, find_adapter, load_adapter
+from softprompts.config.sections import EvaluationConfig, TaskConfig
+from softprompts.data.sources import SPLITS
+from softprompts.errors import UserError
+from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
+from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics, mean_intervals
+from softprompts.metrics.significance import Comparison, compare, verdict
+from softprompts.tasks.documents import EncodedTask
+from softprompts.tasks.tokenization import behind
+
+from peft import PeftModel, PeftType, TaskType
+from transformers import PreTrainedModel
+
+VOTE, SINGLE, CHOSEN = "the vote", "a single prompt", "the best by validation"
+KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
+
+
+@dataclass
+class EnsembleConfig:
+    """Adapters that answer together.
+
+    Args:
+        adapters: folders of adapters, or of the runs that wrote them, or Hub ids; all of prompt tuning, or all of
+            prefix tuning.
+        any_base: take them although they were trained on a base model of another name.
+    """
+
+    adapters: list[str]
+    any_base: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.adapters) < 2:
+            raise UserError(f"ensemble.adapters: expected two or more to vote, found {len(self.adapters)}")
+
+
+def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
+    """Return the folders of the adapters, which are looked at before anything is loaded.
+
+    Raises:
+        UserError: no adapter there; one twice; one that is no soft prompt or prefix, or changes the base model; both
+            kinds; a task without choices.
+    """
+    if task.choices is None:
+        raise UserError("task.choices: a vote is between choices, and this task has none: its answers are written")
+    folders: list[Path] = []
+    kinds = []
+    for path in config.adapters:
+        with _own_keys():
+            folder = find_adapter(path).resolve()
+            settings: Any = read_config(folder)
+        if folder in folders:
+            raise UserError(
+                f"ensemble.adapters: {config.adapters[folders.index(folder)]} and {path} are the same adapter"
+            )
+        kind = getattr(settings.peft_type, "value", str(settings.peft_type))
+        if kind not in KINDS:
+            raise UserError(
+                f"ensemble.adapters: {path} is of type {kind}; only prompt tuning and prefix tuning leave the base "
+                "model as it is, and so can share it"
+            )
+        if settings.task_type == TaskType.SEQ_CLS:
+            raise UserError(
+                f"ensemble.adapters: {path} has a classifier of its own in the base model, and cannot share it"
+            )
+        folders.append(folder)
+        kinds.append(kind)
+    if len(set(kinds)) > 1:
+        other = next(i for i, kind in enumerate(kinds) if kind != kinds[0])
+        raise UserError(
+            f"ensemble.adapters: {config.adapters[0]} is of type {kinds[0]} and {config.adapters[other]} of type "
+            f"{kinds[other]}; one forward pass takes one of them"
+        )
+    return folders
+
+
+def load_members(base: PreTrainedModel, folders: Sequence[Path], config: EnsembleConfig) -> list[PeftModel]:
+    """Return a frozen PEFT model for each adapter, all over the same base.
+
+    Raises:
+        UserError: as `load_adapter`.
+    """
+    made = []
+    for folder in folders:
+        with _own_keys():
+            model = load_adapter(base, AdapterConfig(str(folder), config.any_base))
+        assert isinstance(model, PeftModel)
+        made.append(model)
+    return made
+
+
+@contextmanager
+def _own_keys() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        message = str(error).replace("adapter.path:", "ensemble.adapters:", 1)
+        raise UserError(message.replace("adapter.any_base", "ensemble.any_base")) from None
+
+
+def behind_each(data: EncodedTask, count: int) -> EncodedTask:
+    """Return the task with every row once behind each of `count` soft prompts, the copies of a row side by side."""
+    placed = [behind(data, number) for number in range(count)]
+    train, validation, test = (
+        [e for copies in zip(*(getattr(one, name) for one in placed), strict=True) for e in copies] for name in SPLITS
+    )
+    return EncodedTask(data.task, train, validation, test, data.ends)
+
+
+def vote(scores: Sequence[Sequence[float]]) -> int:
+    """Return the choice that most members find likeliest (Lester et al. 2021, section 6, a simple majority).
+
+    Among choices with as many votes the summed log-likelihood decides, and then the order.
+
+    Args:
+        scores: log-likelihoods, a row of all choices for each member.
+    """
+    votes = Counter(max(range(len(row)), key=row.__getitem__) for row in scores)
+    sums = [sum(column) for column in zip(*scores, strict=True)]
+    return max(range(len(sums)), key=lambda choice: (votes[choice], sums[choice]))
+
+
+def voted(predictions: Sequence[Prediction], choices: Sequence[str], count: int) -> list[Prediction]:
+    """Return one prediction a row, of `count` copies side by side; its scores are the members' mean log-likelihoods."""
+    made = []
+    for start in range(0, len(predictions), count):
+        copies = predictions[start : start + count]
+        scores = [p.scores for p in copies if p.scores is not None]
+        means = [sum(column) / count for column in zip(*scores, strict=True)]
+        made.append(replace(copies[0], prediction=choices[vote(scores)], scores=means))
+    return made
+
+
+def outcome_of_vote(
+    outcome: TestOutcome,
+    validation: Outcome,
+    data: EncodedTask,
+    config: EnsembleConfig,
+    evaluation: EvaluationConfig,
+) -> tuple[TestOutcome, dict[str, Any]]:
+    """Return what the vote is worth, and notes on the members.
+
+    The notes hold each member's metrics, their `mean`, the member `chosen` on validation by the task's first metric and
+    then by likelihood, and the `best_afterwards`, found on the very rows that it is scored on: an upper end, no result.
+    Lester et al. (2021), section 6, show mean, best and vote. `comparisons` are paired, as `statistics.compare` makes
+    them: the vote, its members as so many seeds of one method, and the chosen one.
+
+    Args:
+        outcome: of `evaluate_test` on data that stand behind each soft prompt.
+        validation: answers to their validation rows.
+        data: these data.
+        config: names the adapters, in the order of the bank.
+        evaluation: how many resamples.
+    """
+    count, choices, resamples = len(config.adapters), data.task.choices, evaluation.bootstrap_resamples
+    assert choices
+    metrics = load_metrics(data.task.metrics, data.task.schema)
+    predictions = voted(outcome.predictions, choices, count)
+    answers, targets = answers_and_targets(predictions)
+    single = [answers_and_targets(outcome.predictions[number::count])[0] for number in range(count)]
+    examples = outcome.examples[::count]
+    notes: list[dict[str, Any]] = []
+    ranks = []
+    for number, (adapter, said) in enumerate(zip(config.adapters, single, strict=True)):
+        on_validation = validation.predictions[number::count]
+        chosen_by = compute_metrics(metrics, *answers_and_targets(on_validation))
+        likelihood = sum(p.scores[choices.index(p.target)] for p in on_validation if p.scores)
+        ranks.append((next(iter(chosen_by.values())), likelihood))
+        numbers = intervals(metrics, said, targets, resamples)
+        notes.append({"adapter": adapter, "validation": chosen_by, "metrics": _plain(numbers)})
+    first = next(iter(notes[0]["validation"]))
+    best = max(range(count), key=lambda number: ranks[number])
+    afterwards = max(range(count), key=lambda number: notes[number]["metrics"][first]["value"])
+    sides = {VOTE: [answers], SINGLE: single, CHOSEN: [single[best]]}
+    majority = majority_predictions(data.train, examples)
+    changed = replace(
+        outcome,
+        examples=examples,
+        predictions=predictions,
+        metrics=intervals(metrics, answers, targets, resamples),
+        baselines={"majority_class": intervals(metrics, *answers_and_targets(majority), resamples)},
+    )
+    return changed, {
+        "members": notes,
+        "mean": _plain(mean_intervals(metrics, single, targets, resamples)),
+        "chosen": {"by": f"validation {first}", **notes[best]},
+        "best_afterwards": {"by": f"{evaluation.split} {first}, so not to be reported as chosen", **notes[afterwards]},
+        "comparisons": [asdict(c) for c in compare(sides, targets, metrics, resamples)],
+    }
+
+
+def _plain(numbers: dict[str, Interval]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(interval) for name, interval in numbers.items()}
+
+
+def summary_of_members(notes: dict[str, Any]) -> str:
+    """Return lines to read: mean, the member chosen on validation, the best afterwards; the vote's come behind them.
+
+    Of the comparisons those of the vote by the first metric.
+    """
+
+    def line(who: str, metrics: dict[str, dict[str, Any]]) -> str:
+        numbers = (
+            f"{n} {x['value']:.4f} (95 % interval {x['low']:.4f} to {x['high']:.4f})" for n, x in metrics.items()
+        )
+        return f"{who}: {', '.join(numbers)}"
+
+    chosen, afterwards = notes["chosen"], notes["best_afterwards"]
+    main = next(iter(notes["mean"]))
+    compared = [Comparison(**c) for c in notes["comparisons"] if (c["first"], c["metric"]) == (VOTE, main)]
+    return "\n".join(
+        [
+            line(f"mean of {len(notes['members'])} prompts", notes["mean"]),
+            line(f"best by {chosen['by']}, {chosen['adapter']}", chosen["metrics"]),
+            line(f"best by {afterwards['by']}, {afterwards['adapter']}", afterwards["metrics"]),
+            *map(verdict, compared),
+            "their vote:",
+        ]
+    )

@@ -1,0 +1,88 @@
+"""Hard prompts: written wordings and solved examples, chosen on validation."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from softprompts.config.sections import EvaluationConfig
+from softprompts.engine.forward import Engine
+from softprompts.errors import UserError
+from softprompts.evaluation.predict import answers_and_targets, predict
+from softprompts.metrics.scoring import compute_metrics, load_metrics
+from softprompts.tasks.checks import warn_of_scored_rows
+from softprompts.tasks.documents import EncodedTask
+from softprompts.tasks.task import Row, Task, with_prompt
+
+from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A wording, the metric that it reached on validation, and the mean tokens of its prompts there."""
+
+    prompt: str
+    metric: str
+    validation: float
+    prompt_tokens: float
+
+
+def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]:
+    """Return the task once for each wording, with the same drawn examples in front.
+
+    Raises:
+        UserError: no wording; more shots than train has rows.
+    """
+    if not config.wordings:
+        raise UserError("hard.wordings: give at least one")
+    if config.validation_rows is not None and config.validation_rows < 1:
+        raise UserError(f"hard.validation_rows: expected a number above 0, found {config.validation_rows}")
+    return [with_prompt(task, w, draw_shots(task, config.shots, seed), config.separator) for w in config.wordings]
+
+
+def draw_shots(task: Task, shots: int, seed: int) -> list[Row]:
+    """Draw rows of train without replacement."""
+    train = task.splits["train"]
+    if not 0 <= shots <= len(train):
+        raise UserError(f"hard.shots: {shots} is not between 0 and the {len(train)} rows of train")
+    return random.Random(seed).sample(train, shots)
+
+
+def choose_wording(
+    engine: Engine,
+    candidates: list[EncodedTask],
+    config: HardPromptConfig,
+    evaluation: EvaluationConfig,
+    accelerator: Accelerator,
+) -> tuple[int, list[Wording]]:
+    """Score every wording on validation by the task's first metric; return the index of the best, and all scores."""
+    task = candidates[0].task
+    metrics = load_metrics(task.metrics[:1], task.schema)
+    warn_of_scored_rows("hard.validation_rows", candidates[0].validation, config.validation_rows)
+    wordings = []
+    for number, data in enumerate(candidates, start=1):
+        rows = data.validation[: config.validation_rows]
+        label = f"wording {number} of {len(candidates)}"
+        outcome = predict(engine, rows, evaluation, accelerator, label)
+        # A metric module may report several numbers; the first is the one that it is named for.
+        (name, value), *_ = compute_metrics(metrics, *answers_and_targets(outcome.predictions)).items()
+        tokens = sum(len(e.document.prompt_ids) for e in rows) / len(rows)
+        wordings.append(Wording(data.task.config.prompt, name, value, tokens))
+    return max(range(len(wordings)), key=lambda i: wordings[i].validation), wordings
+
+
+@dataclass
+class HardPromptConfig:
+    """Written prompts, tried on validation as they are.
+
+    Args:
+        wordings: prompt templates with `{column}` fields; the best on validation is scored on test.
+        shots: solved examples from train in front of every row, drawn by the run's seed.
+        separator: what stands between two examples.
+        validation_rows: rows of the validation split to choose on; by default all.
+    """
+
+    wordings: list[str]
+    shots: int = 0
+    separator: str = "\n\n"
+    validation_rows: int | None = None

@@ -1,0 +1,197 @@
+"""Score choices by likelihood, generate open answers, and score the test split."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from softprompts.config.sections import EvaluationConfig
+from softprompts.engine.forward import Engine, Scores
+from softprompts.errors import UserError
+from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
+from softprompts.system.memory import one_line_if_memory_is_full
+from softprompts.tasks.documents import Document, EncodedTask, Example
+
+import numpy
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+CHOICE_TOKENS = 2048  # most target tokens of choices in one forward pass: 0.4 GB of logits at 49,152 words
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model answered to one row. `scores` are log-likelihoods of the choices, in nats; None if open."""
+
+    place: str
+    prompt: str
+    target: str
+    prediction: str
+    scores: list[float] | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Answers to a split in its order, and the mean loss of its target tokens in nats."""
+
+    predictions: list[Prediction]
+    loss: float
+
+
+@dataclass(frozen=True)
+class TestOutcome:
+    """What the test split says. `baselines` holds what a model reaches that always says the majority class.
+
+    examples: the rows that were scored, those of `evaluation.split`; predictions: the answers to them.
+    """
+
+    examples: list[Example]
+    predictions: list[Prediction]
+    loss: float
+    metrics: dict[str, Interval]
+    baselines: dict[str, dict[str, Interval]]
+    seconds: float
+
+
+def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
+    """Score the test split, or `config.split`, once, at the end: nothing that is chosen may depend on test.
+
+    Raises:
+        UserError: a loss that is not finite; full memory.
+    """
+    rows: list[Example] = getattr(data, config.split)
+    started = time.perf_counter()
+    label = "testing"
+    outcome = predict(engine, rows, config, accelerator, label)
+    seconds = time.perf_counter() - started
+    if not math.isfinite(outcome.loss):
+        raise UserError(
+            f"{label}: the model's loss is {outcome.loss}, so that its answers mean nothing: its weights hold numbers "
+            "that are not finite, or model.dtype is too narrow for it; try float32"
+        )
+    metrics = load_metrics(data.task.metrics, data.task.schema)
+    resamples = config.bootstrap_resamples
+    baselines = {}
+    if data.task.choices:
+        majority = majority_predictions(data.train, rows)
+        baselines["majority_class"] = intervals(metrics, *answers_and_targets(majority), resamples)
+    return TestOutcome(
+        rows,
+        outcome.predictions,
+        outcome.loss,
+        intervals(metrics, *answers_and_targets(outcome.predictions), resamples),
+        baselines,
+        seconds,
+    )
+
+
+def predict(
+    engine: Engine,
+    examples: Sequence[Example],
+    config: EvaluationConfig,
+    accelerator: Accelerator,
+    label: str,
+    answer_open: bool = True,
+) -> Outcome:
+    """Answer every example: the likeliest choice, or a greedily generated text.
+
+    The rows are shared out over the processes; each returns the whole. `answer_open=False` skips generation and
+    leaves open answers empty, where only the loss is wanted.
+
+    Raises:
+        UserError: full memory.
+    """
+    # Longest first: rows of like length share a batch, and the largest batch, if it does not fit, fails at once.
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].document.input_ids))
+    batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    answers: list[tuple[int, str, list[float] | None, float, int]] = []
+    bar = tqdm(mine, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
+    full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
+    with torch.inference_mode(), engine.prompts_cached(), full:
+        for indices in bar:
+            batch = [examples[i] for i in indices]
+            answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))
+    if accelerator.num_processes > 1:
+        answers = gather_object(answers)
+    answers.sort()
+    predictions = [
+        Prediction(examples[i].row.place, examples[i].row.prompt, examples[i].row.target, text, scores)
+        for i, text, scores, _, _ in answers
+    ]
+    return Outcome(predictions, sum(a[3] for a in answers) / sum(a[4] for a in answers))
+
+
+def _answer(
+    engine: Engine,
+    batch: Sequence[Example],
+    config: EvaluationConfig,
+    answer_open: bool,
+) -> tuple[list[str], list[list[float] | None], list[float], list[int]]:
+    """Return for each example its answer, its choices' scores, and the sum and number of its targets' losses."""
+    counts = [len(e.document.target_ids) for e in batch]
+    if batch[0].choices:
+        scores = choice_scores(engine, batch)
+        pairs = list(zip(batch, scores, strict=True))
+        texts = [e.choice_texts[int(numpy.argmax(row))] for e, row in pairs]
+        losses = [-row[e.choice_texts.index(e.row.target)] for e, row in pairs]
+        return texts, list(scores), losses, counts
+    documents = [e.document for e in batch]
+    losses = document_losses(engine, documents).tolist()
+    texts = [""] * len(batch)
+    if answer_open:
+        texts = engine.generate(
+            [d.prompt_ids for d in documents], config.max_new_tokens, [d.soft_prompt for d in documents], config.stop
+        )
+    return texts, [None] * len(batch), losses, counts
+
+
+def document_losses(engine: Engine, documents: Sequence[Document]) -> torch.Tensor:
+    """Return the summed negative log-likelihood of each document's target, (documents,), in nats."""
+    scores = Scores(*engine(documents))
+    return torch.zeros(len(documents), device=scores.logits.device).index_add_(0, scores.document, scores.nll())
+
+
+def choice_scores(engine: Engine, batch: Sequence[Example]) -> list[list[float]]:
+    """Return the log-likelihood of every choice for every example, in nats, from one forward pass."""
+    choices = [e.choices for e in batch]
+    if all(len(d.target_ids) == 1 and d.prompt_ids == row[0].prompt_ids for row in choices for d in row):
+        # Every choice is one token behind the same prompt: one position's logits hold all the answers.
+        logits = engine([row[0] for row in choices])[0]
+        ids = torch.tensor([[d.target_ids[0] for d in row] for row in choices], device=logits.device)
+        return logits.log_softmax(-1).gather(1, ids).tolist()
+    documents = [d for row in choices for d in row]
+    # The logits of all target tokens are held at once: 77 choices of a row are some hundred already.
+    tokens = max(sum(len(d.target_ids) for d in row) for row in choices)
+    rows = max(1, CHOICE_TOKENS // tokens) * len(choices[0])
+    parts = [document_losses(engine, documents[i : i + rows]) for i in range(0, len(documents), rows)]
+    remaining: Iterator[float] = iter((-torch.cat(parts)).tolist())
+    return [[next(remaining) for _ in row] for row in choices]
+
+
+def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str, dict[str, float]]:
+    """Return the metrics on the scored rows with each value of a column, and how many `rows` these are."""
+    groups: dict[str, list[Prediction]] = {}
+    for example, prediction in zip(outcome.examples, outcome.predictions, strict=True):
+        groups.setdefault(str(example.row.record[column]), []).append(prediction)
+    metrics = load_metrics(data.task.metrics, data.task.schema)
+    return {
+        name: compute_metrics(metrics, *answers_and_targets(group)) | {"rows": float(len(group))}
+        for name, group in sorted(groups.items())
+    }
+
+
+def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:
+    """Return the answers of a model that always says the most frequent target of train."""
+    majority = Counter(e.row.target for e in train).most_common(1)[0][0]
+    return [Prediction(e.row.place, e.row.prompt, e.row.target, majority, None) for e in test]
+
+
+def answers_and_targets(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
+    """Return what the metrics compare: surrounding spaces do not count."""
+    return [p.prediction.strip() for p in predictions], [p.target.strip() for p in predictions]

@@ -1,0 +1,1 @@
+"""What is put on a base model and trained: one file a method."""

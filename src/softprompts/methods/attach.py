@@ -1,0 +1,160 @@
+"""Initial values of a soft prompt, and attaching it to the frozen base model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from softprompts.errors import UserError
+from softprompts.models.loading import Kind, kind_of, max_positions
+
+import torch
+from peft import PeftModel, PromptLearningConfig, TaskType, get_peft_model
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+TASK_TYPES: dict[Kind, TaskType] = {
+    "decoder": TaskType.CAUSAL_LM,
+    "encoder-decoder": TaskType.SEQ_2_SEQ_LM,
+    "encoder": TaskType.SEQ_CLS,
+}
+
+
+FREQUENT = 5000  # tokens that `frequent` draws from: Lester et al. (2021), section 3.2
+
+
+def attach(base: PreTrainedModel, config: PromptLearningConfig, section: str, seed: int | None) -> PeftModel:
+    """Return a PEFT model over `base` with the soft prompt that `config` describes; `section` holds it in the YAML.
+
+    Raises:
+        UserError: no virtual tokens, or more than the model has positions; what PEFT refuses.
+    """
+    count = config.num_virtual_tokens
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"{section}.num_virtual_tokens: expected a number above 0, found {count}")
+    positions = max_positions(base)
+    if positions is not None and count >= positions:
+        raise UserError(
+            f"{section}.num_virtual_tokens: {count} leave no room in the {positions} positions of the model"
+        )
+    plain = for_base(config, base)
+    plain.num_transformer_submodules = 1  # PEFT would train a second half for a T5's decoder and never read it
+    if seed is not None:
+        torch.manual_seed(seed)
+    try:
+        model = get_peft_model(base, plain)
+    except ValueError as error:
+        raise UserError(f"{section}: {' '.join(str(error).split())}") from None
+    assert isinstance(model, PeftModel)
+    return model
+
+
+def for_base(config: Any, base: PreTrainedModel) -> Any:
+    """Return a copy of a PEFT config with the kind of model, whose new classifier trains and is saved as well."""
+    made = copy.copy(config)
+    made.task_type = TASK_TYPES[kind_of(base.config)]
+    if parts := getattr(base, "new_parts", []):
+        made.modules_to_save = [*(made.modules_to_save or []), *parts]
+    return made
+
+
+def set_start(model: PeftModel, values: torch.Tensor | None) -> None:
+    """Put initial values into the embedding of a soft prompt; None leaves what PEFT has drawn."""
+    if values is not None:
+        with torch.no_grad():
+            encoder_of(model).embedding.weight.copy_(values)
+
+
+def encoder_of(model: PeftModel) -> Any:
+    """Return the module of PEFT's that holds, or computes, a model's soft prompt."""
+    return model.prompt_encoder[model.active_adapter]
+
+
+def initial_values(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    start: str,
+    text: str | None,
+    labels: Sequence[str] | None = None,
+) -> torch.Tensor | None:
+    """Return float32 values (count, hidden size), or None for PEFT's own random ones, N(0, 1).
+
+    Args:
+        base: whose input embeddings they are.
+        tokenizer: of the base model.
+        count: number of virtual tokens.
+        start: TEXT, SAMPLE_VOCAB or RANDOM, or a way of `PromptConfig`: uniform, frequent or labels.
+        text: for TEXT.
+        labels: for labels.
+    """
+    weight = base.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    if start == "uniform":
+        return torch.rand(count, weight.shape[1]) - 0.5
+    if start == "labels":
+        named = label_values(weight, tokenizer, labels or ())[:count]
+        return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT, len(weight)))])
+    if start == "TEXT":
+        return _rows(weight, text_ids(tokenizer, text, count, "prompt.prompt_tuning_init_text: TEXT"))
+    if start in ("SAMPLE_VOCAB", "frequent"):
+        return _rows(weight, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None, len(weight)))
+    return None
+
+
+def _rows(weight: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    if len(ids) and max(ids) >= len(weight):
+        raise UserError(
+            f"prompt: token {max(ids)} of the initial text is beyond the {len(weight)} embeddings of the model"
+        )
+    return weight[torch.tensor(ids, dtype=torch.long, device=weight.device)].detach().float()
+
+
+def sampled_ids(
+    tokenizer: PreTrainedTokenizerBase, count: int, most: int | None = None, rows: int | None = None
+) -> list[int]:
+    """Draw `count` token ids below `rows`, no special ones; with `most` from the so many most frequent tokens.
+
+    These are the lowest ids. Lester et al. (2021), section 3.2, read frequency off the vocabulary's order, too:
+    SentencePiece sorts tokens by their likelihood, and byte pair encoding numbers them as it merges them, the most
+    frequent pair first. Counts in a task's own rows would know the words of one domain only. What the order does not
+    say is how frequent the single bytes are that a byte-level vocabulary begins with, 256 of 5,000.
+    """
+    # SmolLM2's vocabulary begins with <repo_name> and the like: added to it by hand, whatever their place.
+    added = tokenizer.added_tokens_decoder if most else ()
+    # A tokenizer may know more tokens than the model has embeddings.
+    known = len(tokenizer) if rows is None else min(rows, len(tokenizer))
+    ordinary = sorted(set(range(known)).difference(tokenizer.all_special_ids, added))[:most]
+    return [ordinary[i] for i in torch.randint(0, len(ordinary), (count,)).tolist()]
+
+
+def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> torch.Tensor:
+    """Return the mean embedding of each class label's tokens, float32 (labels, hidden size), from those in `weight`.
+
+    Lester et al. (2021), section 3.2: a label of several tokens becomes one virtual token.
+
+    Raises:
+        UserError: no labels, or one that tokenizes to nothing.
+    """
+    if not labels:
+        raise UserError("prompt.init_from: labels needs a task with choices; name others in prompt.init_labels")
+    means = []
+    for label in labels:
+        ids = tokenizer(label, add_special_tokens=False).input_ids
+        if not ids:
+            raise UserError(f"prompt.init_labels: {label!r} tokenizes to nothing")
+        means.append(_rows(weight, ids).mean(0))
+    return torch.stack(means)
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | None, count: int, key: str) -> list[int]:
+    """Return the token ids of a text without special tokens, cut or repeated to `count`.
+
+    Raises:
+        UserError: there are none; `key` is what asked for them.
+    """
+    ids = tokenizer(text or "", add_special_tokens=False).input_ids
+    if not ids:
+        raise UserError(f"{key} needs a text that tokenizes to something")
+    return [ids[i % len(ids)] for i in range(count)]

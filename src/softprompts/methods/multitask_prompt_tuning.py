@@ -1,0 +1,144 @@
+"""Multitask prompt tuning: one shared soft prompt, and for each task a low-rank factor of it (Wang et al. 2023)."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from softprompts.data.values import trouble
+from softprompts.errors import UserError, listed, short
+from softprompts.methods.attach import attach, encoder_of, initial_values, set_start
+from softprompts.tasks.documents import EncodedTask, Example
+from softprompts.tasks.tokenization import moved_behind
+
+import torch
+from peft import MultitaskPromptTuningConfig, PeftModel
+from peft.tuners.multitask_prompt_tuning import MultitaskPromptTuningInit
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+LONGEST_NAME = 143  # bytes of a folder's name: what encrypted home folders take; most file systems take 255
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # on Windows
+
+
+@dataclass
+class MultitaskConfig:
+    """Several tasks that share a source prompt. Names are those of PEFT's MultitaskPromptTuningConfig.
+
+    Args:
+        column: the column of the data that names a row's task.
+        num_virtual_tokens: length of the shared prompt, and so of each task's.
+        num_ranks: rank of a task's factor.
+        prompt_tuning_init: how the shared prompt begins; each task's begins as it does, with a factor of one.
+        prompt_tuning_init_text: the text, for TEXT.
+        factor_steps: updates of the factors alone, once the shared prompt is trained; 0 for none.
+    """
+
+    column: str
+    num_virtual_tokens: int = 20
+    num_ranks: int = 1
+    prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "RANDOM"] = "TEXT"
+    prompt_tuning_init_text: str | None = None
+    factor_steps: int = 0
+
+
+def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
+    """Put every row behind its task's soft prompt; return the data and the tasks' names, sorted.
+
+    Raises:
+        UserError: no such column, or no value in it; fewer than two tasks in train; a task that train lacks; a task
+            whose name cannot be that of a folder.
+    """
+    record = data.train[0].row.record
+    if column not in record:
+        raise UserError(f'prompt.column: no column "{column}"; columns are: {listed(record)}')
+    names = sorted({_name(e, column) for e in data.train})
+    if len(names) < 2:
+        named = short(names[0])
+        raise UserError(f'prompt.column: all rows of train have {column} "{named}"; several tasks need at least two')
+    _check_folders(names, column)
+
+    def place(example: Example) -> int:
+        name = _name(example, column)
+        if name not in names:
+            valid = listed(names)
+            raise UserError(f'{example.row.place}: train has no row with {column} "{short(name)}", only {valid}')
+        return names.index(name)
+
+    return moved_behind(data, place), names
+
+
+def _name(example: Example, column: str) -> str:
+    value = example.row.record.get(column)
+    if why := trouble(value):
+        raise UserError(f'{example.row.place}: prompt.column: "{column}" {why}')
+    return str(value)
+
+
+def _check_folders(names: Sequence[str], column: str) -> None:
+    """Refuse, before training, what cannot name the folder of a task's adapter on any system, or names another's."""
+    taken: dict[str, str] = {}
+    for name in names:
+        given = f'prompt.column: {column} "{short(name)}"'
+        # Letters, marks and numbers of any script: \w would leave out the vowels of some.
+        plain = all(c in " .-_" or unicodedata.category(c)[0] in "LMN" for c in name)
+        if not name or not plain or name[0] in " .-" or name[-1] in " .":
+            raise UserError(f"{given} cannot be the name of a folder, where its adapter goes")
+        if len(name.encode()) > LONGEST_NAME:
+            size = len(name.encode())
+            raise UserError(f"{given} is too long for the name of a folder: {size} bytes, of {LONGEST_NAME} at most")
+        if name.split(".")[0].strip().upper() in RESERVED:
+            raise UserError(f"{given} is no name of a folder on Windows; rename it")
+        # Some file systems do not tell case apart, or an accent from a letter that has it.
+        other = taken.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other != name:
+            raise UserError(f'{given} and "{short(other)}" would be one folder where case does not count; rename one')
+
+
+def add_multitask_prompt(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: MultitaskConfig,
+    tasks: Sequence[str],
+    seed: int | None = None,
+) -> PeftModel:
+    """Put a shared prompt (P, H) and for each of T tasks factors (T, P, R) and (T, R, H) on a frozen base model.
+
+    The prompt of a task is the shared one times the product of its factors, element by element (Wang et al. 2023,
+    section 3.1). PEFT draws both factors from N(0, 0.02), which starts every prompt next to zero; here their product is
+    one but for such noise.
+
+    Raises:
+        UserError: as `attach`; a rank below 1; TEXT without a text.
+    """
+    if config.num_ranks < 1:
+        raise UserError(f"prompt.num_ranks: expected a number above 0, found {config.num_ranks}")
+    if config.factor_steps < 0:
+        raise UserError(f"prompt.factor_steps: expected 0 or more, found {config.factor_steps}")
+    peft_config = MultitaskPromptTuningConfig(
+        num_virtual_tokens=config.num_virtual_tokens,
+        num_ranks=config.num_ranks,
+        num_tasks=len(tasks),
+        prompt_tuning_init=MultitaskPromptTuningInit.RANDOM,
+    )
+    model = attach(base, peft_config, "prompt", seed)
+    start = (config.num_virtual_tokens, config.prompt_tuning_init, config.prompt_tuning_init_text)
+    set_start(model, initial_values(base, tokenizer, *start))
+    encoder = encoder_of(model)
+    with torch.no_grad():
+        encoder.prefix_task_cols.add_(1 / config.num_ranks)
+        encoder.prefix_task_rows.add_(1)
+    return model
+
+
+@contextmanager
+def factors_alone(model: PeftModel) -> Iterator[None]:
+    """Within this context only the factors of the tasks train."""
+    encoder_of(model).embedding.requires_grad_(False)
+    try:
+        yield
+    finally:
+        encoder_of(model).embedding.requires_grad_(True)

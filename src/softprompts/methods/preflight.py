@@ -1,0 +1,161 @@
+"""Which methods a base model supports, found out from its config alone: before a download or an hour of training.
+
+    python -m softprompts.methods.preflight NAME_OR_PATH
+
+builds the model without weights (on PyTorch's meta device), puts each method on it and runs PEFT's own forward pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from softprompts.config.sections import ModelConfig
+from softprompts.errors import UserError
+from softprompts.methods.attach import attach
+from softprompts.methods.full_finetuning import WHOLE_WEIGHTS
+from softprompts.methods.lora import add_lora
+from softprompts.methods.p_tuning import add_prompt_encoder
+from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config
+
+import torch
+from peft import LoraConfig, MultitaskPromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+from transformers import PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+logger = logging.getLogger(__name__)
+
+# How to put each method on a base model without weights, as small as it goes, and the kinds of model that it is for.
+METHODS: dict[str, tuple[Callable[[Any, Any], Any], tuple[Kind, ...]]] = {
+    "hard_prompt": (lambda base, _: base, ("decoder", "encoder-decoder")),
+    "prompt_tuning": (
+        lambda base, _: attach(base, PromptTuningConfig(num_virtual_tokens=2), "prompt", None),
+        ("decoder", "encoder-decoder"),
+    ),
+    "prefix_tuning": (
+        lambda base, _: attach(base, PrefixTuningConfig(num_virtual_tokens=2), "prefix", None),
+        ("decoder", "encoder"),
+    ),
+    "p_tuning": (
+        lambda base, _: add_prompt_encoder(base, PromptEncoderConfig(num_virtual_tokens=2, encoder_hidden_size=8)),
+        ("decoder", "encoder-decoder"),
+    ),
+    "multitask_prompt_tuning": (
+        lambda base, _: attach(base, MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2), "prompt", None),
+        ("decoder",),
+    ),
+    "lora": (
+        lambda base, lora: add_lora(base, lora or LoraConfig(target_modules="all-linear")),
+        ("decoder", "encoder-decoder", "encoder"),
+    ),
+    "full_finetuning": (lambda base, _: base, ("decoder", "encoder-decoder", "encoder")),
+}
+FIRST = "virtual tokens in front of an encoder's text would take the place of its first token"
+WHY: dict[tuple[str, Kind], str] = {
+    ("hard_prompt", "encoder"): "an encoder writes nothing: its classifier has to be trained",
+    ("prompt_tuning", "encoder"): FIRST,
+    ("p_tuning", "encoder"): FIRST,
+    ("multitask_prompt_tuning", "encoder"): "PEFT has it for decoders",
+    ("multitask_prompt_tuning", "encoder-decoder"): "PEFT has it for decoders, as far as it works",
+    ("prefix_tuning", "encoder-decoder"): "PEFT's prefix is not read when an encoder-decoder writes",
+}
+PREFIX_AND_CHECKPOINTS = (
+    "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
+    "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
+)
+
+
+def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None) -> None:
+    """Raise `UserError` where the base model does not support a method; nothing but its config is read.
+
+    Args:
+        method: one of METHODS, named like its recipe.
+        model: the base model's settings.
+        lora: the settings of LoRA, whose target modules must be there.
+    """
+    if method == "full_finetuning" and model.quantization != "none":
+        raise UserError(WHOLE_WEIGHTS)
+    if method == "prefix_tuning" and model.gradient_checkpointing:
+        raise UserError(PREFIX_AND_CHECKPOINTS)
+    config = load_model_config(model)
+    reason = refusal(method, config, lora)
+    if reason:
+        if lora and reason.startswith("lora: "):
+            raise UserError(reason)
+        others = [name for name in METHODS if name != method and refusal(name, config) is None]
+        raise UserError(
+            f"model.name_or_path: {model.name_or_path} ({config.model_type}) does not take {method}: {reason}; "
+            f"it takes {', '.join(others) or 'none of our methods'}"
+        )
+
+
+def refusal(method: str, config: PretrainedConfig, lora: LoraConfig | None = None) -> str | None:
+    """Return why a model of this config does not take a method, or None where it does."""
+    add, kinds = METHODS[method]
+    kind = kind_of(config)
+    if kind not in kinds:
+        return WHY[method, kind]
+    base = without_weights(config, kind)
+    if base is None:
+        return None
+    try:
+        probe(add(base, lora))
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    return None
+
+
+def without_weights(config: PretrainedConfig, kind: Kind) -> Any:
+    """Return the model on PyTorch's meta device; None where its forward pass cannot be tried there."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with torch.device("meta"):
+            base = AUTO[kind].from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+        probe(base)
+    except Exception:  # whatever a model does that needs numbers: then nothing is known, and nothing refused
+        logger.debug("%s cannot be tried without weights", config.model_type, exc_info=True)
+        return None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return base
+
+
+def probe(model: Any) -> None:
+    """Run PEFT's own forward pass on three tokens."""
+    with torch.device("meta"), torch.no_grad():
+        ids = torch.zeros(1, 3, dtype=torch.long)
+        arguments = {"input_ids": ids}
+        if kind_of(model.config) == "encoder-decoder":
+            arguments["decoder_input_ids"] = ids
+        if isinstance(getattr(model, "active_peft_config", None), MultitaskPromptTuningConfig):
+            arguments["task_ids"] = ids[:, 0]
+        model.to("meta")(**arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print for each method whether a base model takes it, as far as that is known; return the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m softprompts.methods.preflight", description="Which methods a base model takes."
+    )
+    parser.add_argument("name_or_path", help="bundled:NAME, a folder, or a Hub id")
+    name = parser.parse_args(argv).name_or_path
+    try:
+        config = load_model_config(ModelConfig(name))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{name}: {config.model_type}, {kind_of(config)}")
+    tried = without_weights(config, kind_of(config)) is not None
+    taken = "yes" if tried else "unknown: its forward pass cannot be tried without weights"
+    for method in METHODS:
+        print(f"  {method:24} {refusal(method, config) or taken}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

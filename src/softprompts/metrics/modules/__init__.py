@@ -1,0 +1,1 @@
+"""One `evaluate` module a file, each loaded alone."""

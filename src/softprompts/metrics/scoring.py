@@ -1,0 +1,261 @@
+"""A task's metrics: load and check them, compute their numbers, and put an interval around each."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError, nearest, short, warn
+
+import evaluate
+import numpy
+
+MODULES = Path(__file__).parent / "modules"
+REACHED = 1 - 1e-6  # the best number of a metric of ours, but for rounding
+LONG = 30  # characters: a text of so many has more than three words if its language parts words by spaces
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An `evaluate` module, and the settings that it gets beside answers and targets.
+
+    One of ours, or any other with the same two methods, is `additive`: `row_statistics(answers, targets, **settings)`
+    gives (rows, K) numbers and `from_sums` makes the metric of their sums over rows, so that another sample of the rows
+    is another sum. `own` marks those of ours: their numbers are 1 for a right answer.
+    """
+
+    module: evaluate.Metric
+    settings: dict[str, Any]
+    own: bool = False
+
+    @property
+    def additive(self) -> bool:
+        return hasattr(self.module, "row_statistics") and hasattr(self.module, "from_sums")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric over `rows` rows with its 95 % percentile-bootstrap interval over rows."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+
+
+def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> dict[str, Metric]:
+    """Load `evaluate` modules: those of `src/softprompts/metrics/modules` by name, others by path or Hub name.
+
+    `schema` goes to those whose `_compute` takes one.
+
+    Raises:
+        UserError: no such metric, or one that cannot be loaded; two of one name.
+    """
+    own = sorted(p.stem for p in MODULES.glob("*.py") if p.stem != "__init__")
+    metrics: dict[str, Metric] = {}
+    for name in names:
+        if Path(name).stem in metrics:
+            raise UserError(f'task.metrics: two metrics are named "{Path(name).stem}"; rename or remove one')
+        try:
+            module = _own_module(name) if name in own else evaluate.load(name)
+        except Exception as error:  # whatever a module of the user's raises while it is imported
+            if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
+                raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
+            raise _cannot_load(name, error) from error
+        takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
+        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
+    return metrics
+
+
+def _cannot_load(name: str, error: Exception) -> UserError:
+    why = str(error).strip().partition("\n")[0]
+    if why == "'NoneType' object is not callable":  # what `evaluate` makes of a module without a metric
+        why = "it holds no class derived from evaluate.Metric"
+    elif isinstance(error, OSError):
+        why = f"{error.filename}: {error.strerror}; HF_HOME chooses another folder for what `evaluate` writes"
+    elif not isinstance(error, ImportError):
+        why = f"{type(error).__name__}: {why}"
+    return UserError(f'task.metrics: cannot load "{name}": {why}')
+
+
+def _own_module(name: str) -> evaluate.Metric:
+    """Load a metric of ours, without the copy of its source that `evaluate.load` makes below HF_HOME."""
+    source = importlib.import_module(f"softprompts.metrics.modules.{name}")
+    made = [v for v in vars(source).values() if isinstance(v, type) and v.__module__ == source.__name__]
+    (kind,) = (v for v in made if issubclass(v, evaluate.Metric))
+    # Its folder is for the rows of `compute`, which those of ours are not asked for.
+    return kind(cache_dir=_scratch().name)
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="softprompts-")
+
+
+def check_metrics(names: Sequence[str], has_choices: bool) -> None:
+    """Load metrics and see whether they fit a task with or without choices, and each other.
+
+    Raises:
+        UserError: as `load_metrics`; a metric of written answers in a task with choices, one of choices in a task
+            without; two metrics that report the same number.
+    """
+    metrics = load_metrics(names)
+    for name, metric in metrics.items():
+        if has_choices and getattr(metric.module, "open_only", False):
+            raise UserError(
+                f'task.metrics: "{name}" scores written answers, and this task has choices (take accuracy or macro_f1)'
+            )
+        if not has_choices and getattr(metric.module, "choices_only", False):
+            raise UserError(
+                f'task.metrics: "{name}" scores choices, and this task has none (take accuracy or exact_match)'
+            )
+    compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
+
+
+def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> None:
+    """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
+
+    A metric's first number is looked at. Of a metric of ours it must be 1; a row shorter than `LONG` may fall short if
+    all rows together do not: BLEU counts groups of four words over the corpus. The best number of another module is
+    unknown: if it reports one number, that must differ from the one of an empty answer; if it reports several, nothing
+    is checked. One that says by `reference_free` that it does not look at the targets is left out, too.
+
+    Raises:
+        UserError: no target is right as an answer to itself; a metric fails on them, or reports what is no number.
+    """
+    places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
+    for name, metric in load_metrics(names, schema).items():
+        values = _numbers(name, metric, targets, targets)
+        if getattr(metric.module, "reference_free", False) or not (metric.own or len(values) == 1):
+            continue
+        first, value = next(iter(values.items()))
+        alone = _row_by_row(metric, targets, targets)
+        if metric.own:
+            reached = value >= REACHED
+            wrong = [n for n, v in enumerate(alone) if v < REACHED and not (reached and len(targets[n]) < LONG)]
+            what, of = "as an answer to itself gets less than 1", "as answers to themselves get less than 1"
+        else:
+            nothing = [""] * len(targets)
+            reached = value != _numbers(name, metric, nothing, targets)[first]
+            wrong = [
+                n for n, (v, e) in enumerate(zip(alone, _row_by_row(metric, nothing, targets), strict=True)) if v == e
+            ]
+            what, of = "gets another number than an empty answer", "get the number of an empty answer"
+        if not reached and len(wrong) in (0, len(targets)):
+            never = "every target" if metric.own else "no target"
+            raise UserError(
+                f'task.metrics: "{name}": {never} of validation and test {what}, e.g. {places[0]}: '
+                "it cannot score such texts; take another, e.g. chrf or exact_match"
+            )
+        if 0 < len(wrong) < len(targets):
+            some = f"{len(wrong):,} of {len(targets):,} targets of validation and test {of}, e.g. {places[wrong[0]]}"
+            warn(f'task.metrics: "{name}": {some}: it cannot score such texts')
+        for key, number in list(values.items())[1:]:
+            if number < REACHED:
+                warn(f'task.metrics: "{name}": no answer reaches 1 in {key}: the targets themselves get {number:.3f}')
+
+
+def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
+    """Return a metric's first number for each row by itself; none if it is not made for single rows."""
+    numbers = sampler(metric, answers, targets)
+    try:
+        return [next(iter(numbers(numpy.array([n])).values())) for n in range(len(targets))]
+    except Exception:  # a correlation, say
+        return []
+
+
+def _numbers(name: str, metric: Metric, answers: list[str], targets: list[str]) -> dict[str, float]:
+    try:
+        values = compute_metrics({name: metric}, answers, targets)
+    except Exception as error:  # whatever a module of the user's raises, before anything is trained
+        raise UserError(
+            f'task.metrics: "{name}" fails on the targets: {short(error) or type(error).__name__}'
+        ) from error
+    for key, value in values.items():
+        if not isinstance(value, Real):
+            raise UserError(
+                f'task.metrics: "{name}" reports {short(key)} as {type(value).__name__}, which is no number'
+            )
+    return values
+
+
+def reported(metrics: dict[str, Metric], target: str) -> list[str]:
+    """Return the names of the numbers that the metrics report, by scoring a right answer."""
+    return list(compute_metrics(metrics, [target.strip()], [target.strip()]))
+
+
+def compute_metrics(metrics: dict[str, Metric], answers: list[str], targets: list[str]) -> dict[str, float]:
+    """Return every number that the metrics report, over all rows.
+
+    Raises:
+        UserError: two metrics report the same number.
+    """
+    values: dict[str, float] = {}
+    origin: dict[str, str] = {}
+    for name, metric in metrics.items():
+        if metric.additive:
+            # Without compute(), which writes all rows to disk first, and cannot write every text that a model may.
+            numbers = sampler(metric, answers, targets)(numpy.arange(len(answers)))
+        else:
+            numbers = metric.module.compute(predictions=answers, references=targets, **metric.settings)
+        for key in numbers:
+            if key in origin:
+                raise UserError(f'task.metrics: "{origin[key]}" and "{name}" both report {key}; leave one out')
+            origin[key] = name
+        values |= numbers
+    return values
+
+
+def intervals(
+    metrics: dict[str, Metric], answers: list[str], targets: list[str], resamples: int
+) -> dict[str, Interval]:
+    """Return each number with its 95 % interval: 2.5th to 97.5th percentile over resampled rows.
+
+    The resamples are the same for every run with as many rows, so that differences between runs are paired.
+    Method: percentile bootstrap, Efron and Tibshirani (1993), chapter 13.
+    """
+    return mean_intervals(metrics, [answers], targets, resamples)
+
+
+def mean_intervals(
+    metrics: dict[str, Metric], answers: Sequence[list[str]], targets: list[str], resamples: int
+) -> dict[str, Interval]:
+    """Return the mean of each number over several models that answer the same rows, with its interval over rows.
+
+    A resample holds the same rows for all models: their answers to a row are no independent samples.
+    """
+    draws: list[dict[str, list[float]]] = []
+    for said in answers:
+        samplers = [sampler(metric, said, targets) for metric in metrics.values()]
+        generator = numpy.random.default_rng(0)
+        mine: dict[str, list[float]] = {}
+        for _ in range(resamples):
+            rows = generator.integers(0, len(said), len(said))
+            for numbers in samplers:
+                for key, value in numbers(rows).items():
+                    mine.setdefault(key, []).append(value)
+        draws.append(mine)
+    values = [compute_metrics(metrics, said, targets) for said in answers]
+    found = {}
+    for key in values[0]:
+        low, high = numpy.percentile(numpy.mean([mine[key] for mine in draws], axis=0), [2.5, 97.5]).tolist()
+        found[key] = Interval(sum(v[key] for v in values) / len(values), low, high, len(targets))
+    return found
+
+
+def sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:
+    """Return what gives a metric's numbers for a sample of the rows, (rows of the sample,) indices."""
+    module, settings = metric.module, metric.settings
+    if metric.additive:
+        statistics = module.row_statistics(answers, targets, **settings)
+        return lambda rows: module.from_sums(numpy.bincount(rows, minlength=len(statistics)) @ statistics)
+    return lambda rows: module._compute(
+        predictions=[answers[i] for i in rows], references=[targets[i] for i in rows], **settings
+    )

@@ -1,0 +1,110 @@
+"""What a checkpoint is bound to: the rows, their tokens, the base model, and the code that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from array import array
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from softprompts.data.sources import SPLITS
+from softprompts.models.identity import weights_digests
+from softprompts.system.files import PROJECT, read_bytes
+from softprompts.tasks.documents import EncodedTask, Example
+
+from peft import PeftModel
+
+# Fields of a base model's config that follow from how it was loaded, or by which version.
+LOADING = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version")
+
+
+def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
+    """Return the fingerprints of all that training reads, as JSON values.
+
+    Args:
+        data: the encoded task.
+        model: the base model, or one with an adapter on it, before a checkpoint is loaded into it.
+    """
+    splits = data.task.fingerprint()
+    for split in SPLITS:
+        splits[split]["tokens"] = _tokens_fingerprint(getattr(data, split))
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = {k: v for k, v in base.config.to_dict().items() if k not in LOADING}
+    return {
+        "data": splits,
+        "schema": hashlib.sha256(json.dumps(data.task.schema, sort_keys=True).encode()).hexdigest(),
+        "metrics": {name: digest for name in data.task.metrics if (digest := _source_fingerprint(name))},
+        "base": {
+            "name": str(base.name_or_path),
+            "weights": weights_digests(model, getattr(base, "new_parts", ())),
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "config": json.loads(json.dumps(config, default=str)),
+        },
+        "code": {"commit": commit()} | {p: version(p) for p in ("softprompts", "torch", "transformers", "peft")},
+    }
+
+
+def _tokens_fingerprint(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        for document in (example.document, *example.choices):
+            digest.update(array("q", [document.soft_prompt]).tobytes())  # of several tasks, its own
+            for ids in (document.prompt_ids, document.target_ids):
+                digest.update(array("q", [len(ids), *ids]).tobytes())
+    return digest.hexdigest()
+
+
+def _source_fingerprint(metric: str) -> str | None:
+    """Return the SHA-256 of the file of a user's own metric, which may choose checkpoints; None for any other."""
+    path = Path(metric)
+    file = path / f"{path.name}.py" if path.is_dir() else path
+    return hashlib.sha256(read_bytes(file)).hexdigest() if file.is_file() else None
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say what of `inputs_of` has changed so that training cannot go on; empty if nothing has."""
+    said = []
+    for split in SPLITS:
+        old, new = before["data"][split], now["data"][split]
+        if old["rows"] != new["rows"]:
+            said.append(f"{split} had {old['rows']} rows and has {new['rows']}")
+        elif old["sha256"] != new["sha256"]:
+            said.append(f"{split} has other rows, {new['rows']} as before")
+        elif old["tokens"] != new["tokens"]:
+            said.append(f"{split} has the same rows, but as other tokens or of other tasks")
+    if before["schema"] != now["schema"]:
+        said.append("the content of task.schema differs")
+    for name, digest in now["metrics"].items():
+        if before["metrics"].get(name) != digest:
+            said.append(f"the metric {name} is another file")
+    old, new = before["base"], now["base"]
+    if old["dtype"] != new["dtype"]:
+        said.append(f"the base model {new['name']} was in {old['dtype']} and is in {new['dtype']}")
+    elif old["weights"] != new["weights"]:
+        said.append(f"the base model {new['name']} has other weights")
+    # A field of one side only comes from another version of transformers.
+    for key in sorted(old["config"].keys() & new["config"].keys()):
+        if old["config"][key] != new["config"][key]:
+            said.append(f"the base model's {key} was {old['config'][key]} and is {new['config'][key]}")
+    return said
+
+
+def other_versions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say which versions of the code have changed."""
+    old, new = before["code"], now["code"]
+    return [f"{key} was {old[key]} and is {new[key]}" for key in new if key in old and old[key] != new[key]]
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with "+changes" if files differ from it; "unknown" without git."""
+    try:
+        git = ["git", "-C", str(PROJECT)]
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.strip() + ("+changes" if dirty.stdout.strip() else "")

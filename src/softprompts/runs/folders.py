@@ -1,0 +1,198 @@
+"""The output folder of a run: whether a run may begin or go on there, and with which settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError
+from softprompts.system import locks
+from softprompts.system.files import is_file, read_bytes, write_atomically
+
+import torch
+
+CONFIG_FILE = "config.json"
+LOGS = "logs"
+RESULT_FILE = "result.json"
+COMPARE_FILE = "compare.json"  # what a comparison leaves in its place
+# Files of a run that was killed while it began: its lock, and a config that was not whole yet.
+LEFTOVER = re.compile(rf"{re.escape(locks.LOCK)}(\..+)?|\.config\.\d+\.tmp\.json", re.ASCII)
+# Keys of config.json beside the settings.
+RECIPE, OUTPUTS, RESUMED = "recipe", "outputs", "resumed"
+# Settings that may be others on resume: they do not touch what trains, or give the same numbers up to rounding.
+FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split"}
+ROUNDING = {"model.engine", "model.gradient_checkpointing", "training.micro_batch_tokens"}
+ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free too, unless written answers choose the checkpoint
+
+
+# The settings that are others on resume: those of this time, and those of all times.
+Changes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+
+def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[str, Any]) -> Changes | None:
+    """Make the folder ours and return which settings have changed; None if its run has its result.
+
+    Raises:
+        UserError: see `start_run`.
+    """
+    resume, record = arguments["run"].resume, {RECIPE: recipe} | settings
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"run.output_dir: {folder} is {_what_is(folder)}")
+    if folder.is_dir():
+        finished = any((folder / name).is_file() for name in (RESULT_FILE, COMPARE_FILE))
+        if resume and finished and (before := record_of(folder)):
+            for change in _changed(folder, before, record, arguments):
+                raise UserError(
+                    f"--resume: {folder} holds a finished run, made with {change['key']} {change['was']} and not "
+                    f"{change['is']}; recipes/evaluate.py scores what it left in other ways"
+                )
+            return None
+        # Before the lock, so that nothing is ever written where something else lives.
+        if not (folder / locks.LOCK).exists():
+            _look(folder, resume)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.output_dir: cannot make {folder}: {error.strerror}") from error
+    new = locks.own(folder)
+    try:
+        return _begin(folder, record, arguments)
+    except BaseException:
+        if new:
+            locks.release(folder)
+        raise
+
+
+def _what_is(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"a link to {path.readlink()}, which does not exist"
+    return "a file" if path.is_file() else "no folder"
+
+
+def _refusal(folder: Path, resume: bool) -> UserError:
+    if not resume:
+        return UserError(f"run.output_dir: {folder} is not empty; choose another folder, or go on with --resume")
+    reason = (
+        f"its {CONFIG_FILE} is not that of a run" if (folder / CONFIG_FILE).exists() else f"it has no {CONFIG_FILE}"
+    )
+    return UserError(f"run.output_dir: {folder} holds no run to resume: {reason}")
+
+
+def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
+    """Return the names in a folder and the config.json of the run in it, if there is one.
+
+    Raises:
+        UserError: a run can neither begin nor go on there.
+    """
+    names = {p.name for p in folder.iterdir() if not LEFTOVER.fullmatch(p.name)}
+    try:
+        record = record_of(folder)
+    except UserError:
+        if resume:
+            raise
+        record = None
+    if names and not (record and (resume or names <= {CONFIG_FILE, LOGS})):
+        raise _refusal(folder, resume)
+    return names, record
+
+
+def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> Changes:
+    """Begin a run in a folder that is ours, or go on with the one in it."""
+    names, before = _look(folder, arguments["run"].resume)
+    if before is None or names <= {CONFIG_FILE, LOGS}:  # it failed before its first checkpoint: nothing to lose
+        write_atomically(folder / CONFIG_FILE, json.dumps(record | {OUTPUTS: []}, indent=2))
+        return [], []
+    changed = _changed(folder, before, record, arguments)
+    resumed = before.get(RESUMED, []) + changed
+    if changed:
+        kept = {key: before[key] for key in (OUTPUTS,) if key in before} | {RESUMED: resumed}
+        write_atomically(folder / CONFIG_FILE, json.dumps(record | kept, indent=2))
+    return changed, resumed
+
+
+def _changed(
+    folder: Path, before: dict[str, Any], record: dict[str, Any], arguments: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the settings that are others than before and may be.
+
+    Raises:
+        UserError: a setting is another one that may not be.
+    """
+    old, new = (dict(leaves(json.loads(json.dumps(tree)))) for tree in (before, record))
+    for key in (OUTPUTS, RESUMED):
+        old.pop(key, None)
+    defaults = dict(leaves(json.loads(json.dumps(_defaults(arguments)))))
+    training = record.get("training")
+    answers = ANSWERS if training is None or training["best_by"] == "loss" else set()
+    changed, refused = [], []
+    for key in sorted(old.keys() | new.keys(), key=lambda k: (k == "run.seed", k)):
+        # An older version, which did not have the setting, did as its default does.
+        was, now = old.get(key, defaults.get(key)), new.get(key)
+        if was == now or key.endswith(".peft_version") or (key.startswith("run.") and key != "run.seed"):
+            continue
+        if key in FREE | ROUNDING | answers:
+            changed.append({"key": key, "was": was, "is": now})
+        else:
+            refused.append(f"{key} was {was!r} and is {now!r}")
+    if refused:
+        raise UserError(f"--resume: the settings of {folder} have changed: {'; '.join(refused)}")
+    return changed
+
+
+def _defaults(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the defaults of the settings' dataclasses as plain values."""
+    made: dict[str, Any] = {}
+    for name, value in arguments.items():
+        for item in fields(value):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            if default is not MISSING:
+                made.setdefault(name, {})[item.name] = plain(default)
+    return made
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """Return the config.json of a run; None if there is none, or one that is not a run's.
+
+    Raises:
+        UserError: it is cut short or cannot be read.
+    """
+    file = folder / CONFIG_FILE
+    if not is_file(file):
+        return None
+    try:
+        record = json.loads(read_bytes(file))
+    except ValueError as error:
+        raise UserError(f"{file}: is damaged, or not that of a run: {error}") from None
+    return record if isinstance(record, dict) and RECIPE in record else None
+
+
+def plain(value: Any) -> Any:
+    """Turn settings into JSON values: dataclasses into dicts, enums into their values, sets into sorted lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, set):
+        return sorted(plain(v) for v in value)
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return value
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for every leaf of nested dicts; a list is one leaf, as text."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip("."), str(tree) if isinstance(tree, list) else tree

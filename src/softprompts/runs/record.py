@@ -1,0 +1,155 @@
+"""The record of a run: settings, versions, commit, hardware, data fingerprint, metrics, cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import resource
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from softprompts.metrics.scoring import Interval
+from softprompts.runs.fingerprints import commit
+from softprompts.runs.run import available_cores
+
+import psutil
+import torch
+
+PACKAGES = (
+    "softprompts",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "bitsandbytes",
+)
+
+
+@dataclass
+class Result:
+    """The record of a run, as `result.json` holds it. Seconds are wall time, memory GiB, tokens real ones."""
+
+    recipe: str
+    task: str
+    settings: dict[str, Any]
+    seed: int
+    metrics: dict[str, Interval]
+    baselines: dict[str, dict[str, Interval]]
+    test_loss: float
+    parameters: dict[str, int]
+    cost: dict[str, float]
+    training: dict[str, Any]
+    notes: dict[str, Any]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    finished: str
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, commit and hardware."""
+    return {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if find_spec(p)},
+        "commit": commit(),
+        "hardware": {
+            "processor": _processor(),
+            "cores": available_cores(),
+            "threads": torch.get_num_threads(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [s for s in info.read_text("utf-8", "replace").splitlines() if s.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def peak_memory_gib() -> float:
+    """Return the process's largest resident size so far, or the GPU's allocated one where there is a GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def as_json(result: Result) -> str:
+    """Return a record as JSON text, with null for a loss that is not a number: JSON has no word for it."""
+    return json.dumps(_finite(asdict(result)), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def load_result(path: Path) -> Result:
+    """Read a record back; fields that another version of the library has written besides are left out."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data = {name: data[name] for name in Result.__dataclass_fields__}
+    data["metrics"] = {k: Interval(**v) for k, v in data["metrics"].items()}
+    data["baselines"] = {
+        name: {k: Interval(**v) for k, v in metrics.items()} for name, metrics in data["baselines"].items()
+    }
+    return Result(**data)
+
+
+@dataclass
+class Progress:
+    """Where training stands. `history` holds one entry a validation and one a logged step.
+
+    seconds: wall time, validations included; cpu_seconds: processor time of all threads of this process, which other
+    work on the machine moves far less. energy_kwh: see `energy`; None where it was not estimated, or not all of it,
+    since the run was stopped in between. loss_scale: state of the loss scaler in float16 mixed precision, else None.
+    """
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float | None = None
+    validations_without_gain: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    energy_kwh: float | None = None
+    tokens: int = 0
+    loss_scale: dict[str, float] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def followed_by(self, later: Progress) -> Progress:
+        """Return both stages as one, the later one's steps counted on; its best counts, and is chosen as it was."""
+        energy, more = self.energy_kwh, later.energy_kwh
+        shifted = [entry | {"step": entry["step"] + self.step} for entry in later.history]
+        return replace(
+            later,
+            step=self.step + later.step,
+            best_step=self.step + later.best_step,
+            seconds=self.seconds + later.seconds,
+            cpu_seconds=self.cpu_seconds + later.cpu_seconds,
+            energy_kwh=None if energy is None or more is None else energy + more,
+            tokens=self.tokens + later.tokens,
+            history=self.history + shifted,
+        )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a candidate ended: its best validation (`value`, the larger the better) and the curve of all of them."""
+
+    values: dict[str, Any]
+    value: float | None
+    best_step: int
+    validations: list[dict[str, float]]
+    failure: str | None

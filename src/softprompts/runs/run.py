@@ -1,0 +1,139 @@
+"""Start a run: its output folder, seed, accelerator and trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softprompts.config.sections import RunConfig
+from softprompts.errors import UserError, nearest
+from softprompts.runs.folders import CONFIG_FILE, LOGS, OUTPUTS, claim, leaves, plain, record_of
+from softprompts.system.files import expanded, one_line, write_atomically
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import broadcast_object_list, set_seed
+
+
+@dataclass
+class Run:
+    """A run under way. `settings` are the recipe's arguments as plain values; `folder` is where its output goes.
+
+    `resumed` holds the settings that were changed on resume, each with `key`, `was` and `is`.
+    """
+
+    recipe: str
+    settings: dict[str, Any]
+    folder: Path
+    seed: int
+    accelerator: Accelerator
+    started: float
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the training checkpoints."""
+        return self.folder / "checkpoints"
+
+    def say(self, text: str) -> None:
+        """Print a line, once over all processes."""
+        self.accelerator.print(text, flush=True)
+
+    def output(self, name: str, fixed: bool = False) -> Path:
+        """Return where the run writes an output: `name` in its folder, or another if something of the user's is there.
+
+        The run's own names are listed in its config.json, so that a resumed run may write them again.
+
+        Raises:
+            UserError: something of the user's is there, and the name is `fixed`.
+        """
+        record = record_of(self.folder)
+        if not record or OUTPUTS not in record:  # begun by a version that kept no list
+            return self.folder / name
+        mine = record[OUTPUTS]
+        taken = [n for n in (name, *(f"run-{i}-{name}" for i in range(1, 100))) if n in mine or not self._has(n)]
+        if taken[0] != name and fixed:
+            raise UserError(f"{self.folder / name} is not of this run; move it away, then --resume")
+        if taken[0] != name:
+            self.say(f"{self.folder / name} is not of this run and stays as it is; writing {taken[0]} instead")
+        if taken[0] not in mine:
+            mine.append(taken[0])
+            write_atomically(self.folder / CONFIG_FILE, json.dumps(record, indent=2))
+        return self.folder / taken[0]
+
+    def _has(self, name: str) -> bool:
+        return os.path.lexists(self.folder / name)
+
+
+def start_run(recipe: str, **arguments: Any) -> Run:
+    """Prepare output folder, seed, accelerator and trackers.
+
+    Args:
+        recipe: name in the record, e.g. "prompt_tuning".
+        arguments: the recipe's dataclass arguments by name, `run` among them.
+
+    Raises:
+        UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
+            with other settings; another process owns it; it cannot be written; an unknown tracker.
+        SystemExit: with code 0, where a resumed run is already finished.
+    """
+    config: RunConfig = arguments["run"]
+    settings = {name: plain(value) for name, value in arguments.items()}
+    if not config.output_dir.strip():
+        raise UserError("run.output_dir: expected a folder, found an empty text")
+    folder = Path(expanded("run.output_dir", config.output_dir))
+    for tracker in config.trackers:
+        if tracker not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}')
+        if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
+            raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
+    use_all_cores()
+    accelerator = Accelerator(
+        # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
+        cpu=not torch.accelerator.is_available(),
+        log_with=list(config.trackers) or None,
+        project_dir=str(folder / LOGS),
+        # The base is frozen and the same everywhere: nothing but the gradient of what trains need cross processes.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    # One process looks at the folder and tells the others: they would see what it has written meanwhile.
+    verdict: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            with one_line(f"run.output_dir: {folder}"):
+                verdict = [claim(folder, recipe, settings, arguments)]
+        except UserError as error:
+            verdict = [error]
+    broadcast_object_list(verdict)
+    if isinstance(verdict[0], UserError):
+        raise verdict[0]
+    if verdict[0] is None:
+        accelerator.print(f"{folder} holds a finished run; nothing to do")
+        raise SystemExit(0)
+    changed, resumed = verdict[0]
+    for change in changed:
+        accelerator.print(f"going on with {change['key']} {change['is']}, which was {change['was']}")
+    set_seed(config.seed)
+    if config.trackers:
+        with one_line(folder / LOGS):
+            accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
+    return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), resumed)
+
+
+def available_cores() -> int:
+    """Return the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Undo the single thread that `accelerate launch` gives a process on the CPU when it is told no number."""
+    # Its mixed precision is set by others, too: by the benchmark, whose launches share the cores.
+    launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ
+    if launched and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, available_cores() // processes))

@@ -1,0 +1,1 @@
+"""The machine under a run: files and folders, locks, terminals, logs, memory."""

@@ -1,0 +1,184 @@
+"""Paths that a user names, read with errors of one line; files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from softprompts.errors import UserError
+
+from safetensors import SafetensorError
+
+PROJECT = Path(__file__).resolve().parents[3]  # the clone, if this is an editable installation
+FULL = (errno.ENOSPC, errno.EDQUOT)
+VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^}]*)\})")
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def expanded(key: str, text: str) -> str:
+    """Return a path with `$VAR`, `${VAR}`, and `~` or `~user` at its start, replaced as a shell does.
+
+    A path that exists as it is written stays, if it cannot be expanded. Hub ids hold none of these signs.
+
+    Args:
+        key: the setting, for the message of an error.
+        text: the path as the user wrote it.
+
+    Raises:
+        UserError: a variable that is not set or empty; a user without a home folder; a NUL character.
+    """
+    if "\0" in text:
+        raise UserError(f"{key}: a path cannot hold a NUL character: {text!r}")
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        found = os.environ.get(name, "")
+        if not found:
+            state = "is empty" if name in os.environ else "is not set"
+            raise UserError(f'{key}: the environment variable "{name}" {state}: {text}')
+        return found
+
+    try:
+        path = VARIABLE.sub(value, text)
+        if path.startswith("~"):
+            home = os.path.expanduser(path)  # noqa: PTH111 - Path would also tidy what follows
+            if home == path or home.startswith("~"):
+                raise UserError(f"{key}: no home folder is known for {path.split('/')[0]}: {text}")
+            path = home
+    except UserError:
+        if os.path.lexists(text):
+            return text
+        raise
+    return path
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file to read; False if nothing is there.
+
+    Raises:
+        UserError: something else is there, such as a folder or a pipe; a link that leads nowhere; a folder of the path
+            is a file, or may not be entered.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link to {path.readlink()}, which does not exist") from None
+        return False
+    except NotADirectoryError:
+        parent = next((p for p in path.parents if p.is_file()), path.parent)
+        raise UserError(f"{path}: does not exist, since {parent} is a file and not a folder") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError:  # a NUL character
+        raise UserError(f"{str(path)!r}: cannot be the path of a file") from None
+    for test, kind in KINDS:
+        if test(mode):
+            raise UserError(f"{path}: expected a file, found {kind}")
+    return True
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file that a user names.
+
+    Raises:
+        UserError: no such file; one that cannot be read.
+    """
+    if not is_file(path):
+        raise UserError(f"{path}: no such file")
+    with one_line(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def one_line(path: Path | str) -> Iterator[None]:
+    """Turn an error of the operating system within this context into one line that names `path`.
+
+    Raises:
+        UserError: in place of an `OSError` or a `SafetensorError` that has a number of the operating system.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error_number(error)
+        if number is None:
+            raise
+        if number in FULL:
+            raise UserError(
+                f"{path}: the disk is full; what was saved before is unharmed. Free space, then --resume"
+            ) from error
+        raise UserError(f"{path}: {os.strerror(number)}") from error
+
+
+def error_number(error: Exception) -> int | None:
+    """Return the operating system's number of an error; safetensors has it in its text only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one step: whoever reads it sees the old text or the new, never half of one.
+
+    Raises:
+        UserError: the disk is full; the place cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path`, which takes its place at the end; after an error it is removed.
+
+    Raises:
+        UserError: the disk is full; the place cannot be written.
+    """
+    # The suffix stays last: matplotlib chooses the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with one_line(path):
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files go into `folder` at the end, over files of the same names and no others.
+
+    Raises:
+        UserError: the disk is full; the place cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    leftover = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.tmp", re.ASCII)
+    with one_line(folder):
+        for place in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of a run that was killed here
+            if leftover.fullmatch(place.name):
+                shutil.rmtree(place)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+                target = folder / file.relative_to(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Rows become a task: prompts, targets and choices, as text and as tokens."""

@@ -1,0 +1,89 @@
+"""JSON Schemas: read them, and check the targets of a task against one."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from softprompts.data.readers import read_text
+from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, missing_data
+from softprompts.data.strict_json import JsonError, parse_json
+from softprompts.errors import UserError, nearest, short
+from softprompts.system.files import is_file
+from softprompts.tasks.templates import Row
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from referencing import Registry, Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+
+def read_schema(name: str) -> dict[str, Any]:
+    """Read a JSON Schema from a file, or from `embedded:NAME/schema.json`.
+
+    Raises:
+        UserError: no such file; malformed JSON; no JSON Schema, or one that refers to what it does not hold.
+    """
+    embedded = name.startswith(EMBEDDED_PREFIX)
+    path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
+    if not is_file(path):
+        files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
+        valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
+        raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}{missing_data(embedded)}")
+    try:
+        schema = parse_json(read_text(path))
+        Draft202012Validator.check_schema(schema)
+        if not isinstance(schema, dict):
+            raise UserError(f"{path}: expected a JSON object, found {type(schema).__name__}")
+        resource = DRAFT202012.create_resource(schema)
+        _check_references(resource, Registry().resolver_with_root(resource), name)
+    except UserError as error:
+        raise UserError(f"task.schema: {error}") from None
+    except JsonError as error:
+        raise UserError(f"task.schema: {name}: malformed JSON: {short(error)}") from None
+    except SchemaError as error:
+        raise UserError(f"task.schema: {name} is no JSON Schema{_where_and_what(error)}") from None
+    except (ValueError, RecursionError) as error:  # an address that is none; a schema that is nested too deeply
+        raise UserError(f"task.schema: {name} is no JSON Schema: {short(error)}") from None
+    return schema
+
+
+def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None:
+    # Now, and not when an answer of the model first reaches one.
+    if isinstance(resource.contents, dict) and "$ref" in resource.contents:
+        try:
+            resolver.lookup(resource.contents["$ref"])
+        except Unresolvable:
+            reference = resource.contents["$ref"]
+            raise UserError(f"{name} refers to what it does not hold: {reference}") from None
+    for inner in resource.subresources():
+        _check_references(inner, resolver.in_subresource(inner), name)
+
+
+def check_targets(schema: dict[str, Any], splits: dict[str, list[Row]]) -> None:
+    """Raise `UserError` for a target that is no JSON, or that breaks the schema."""
+    # A registry of its own: without one jsonschema would fetch what a schema refers to.
+    validator = Draft202012Validator(schema, registry=Registry())
+    for row in chain(*splits.values()):
+        try:
+            error = best_match(validator.iter_errors(parse_json(row.target.strip())))
+        except JsonError as malformed:
+            what = short(malformed)
+            raise UserError(f"{row.place}: the target is no JSON, as task.schema asks: {what}") from None
+        except (RecursionError, ArithmeticError) as failed:  # a schema that leads back to itself, a number too large
+            why = short(failed)
+            raise UserError(f"{row.place}: the target cannot be checked against task.schema: {why}") from None
+        if error is not None:
+            raise UserError(f"{row.place}: the target breaks task.schema{_where_and_what(error)}")
+
+
+def _where_and_what(error: ValidationError | SchemaError) -> str:
+    path = ".".join(map(str, error.absolute_path))
+    return f"{' at ' if path else ''}{path}: {_short(error.message)}"
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 200, placeholder=" ...")

@@ -1,0 +1,81 @@
+"""Prompt and target of a row: templates with `{column}` fields, filled from one record."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from typing import Any
+
+from softprompts.data.values import Record, Unread, plain, trouble
+from softprompts.errors import UserError, listed, short
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example: `prompt` is what the model reads, `target` what it shall write, `place` where it came from."""
+
+    place: str
+    prompt: str
+    target: str
+    record: Record
+
+
+def check_template(prompt: str, target: str) -> None:
+    """Raise `UserError` where a space would be lost or doubled between prompt and target."""
+    for key, template in (("task.prompt", prompt), ("task.target", target)):
+        try:
+            list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise UserError(f"{key}: {error}; write {{{{ and }}}} for literal braces") from None
+    if prompt.endswith(" "):
+        # "Sentiment: " + "positive" tokenizes unlike any text that the model was trained on.
+        raise UserError('task.prompt: ends in a space; let task.target begin with it (target: " {label}")')
+
+
+def render(template: str, record: Record, place: str) -> str:
+    """Fill `{column}` fields from one record; `{column[key]}` and `{column[0]}` reach into objects and lists.
+
+    Raises:
+        UserError: a column or key that the record lacks, the message lists those there are; a value that is no text,
+            as `values.trouble` says: null, NaN, infinite, bytes, of a type that cannot be read; half a character.
+    """
+    formatter = string.Formatter()
+    parts = []
+    for literal, field, specification, conversion in formatter.parse(template):
+        parts.append(literal)
+        if field is not None:
+            value = plain(_look_up(record, field, place))
+            try:
+                parts.append(format(formatter.convert_field(value, conversion), specification or ""))
+            except (ValueError, TypeError, ArithmeticError) as error:
+                raise UserError(f"{place}: cannot fill the template {short(repr(template))}: {short(error)}") from None
+    text = "".join(parts)
+    check_characters(place, text)
+    return text
+
+
+def check_characters(place: str, text: str) -> None:
+    """Raise `UserError` for a text that holds half of a surrogate pair: no tokenizer reads it, no file takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise UserError(f"{place}: holds {half}: half of a surrogate pair, or a byte that is not UTF-8") from None
+
+
+def _look_up(record: Record, field: str, place: str) -> Any:
+    column, *keys = field.replace("]", "").split("[")
+    if column not in record:
+        raise UserError(f'{place}: no column "{short(column)}"; columns are: {listed(record)}')
+    value = record[column]
+    for key in keys:
+        if value is None or isinstance(value, Unread):
+            break
+        inside = {str(n): v for n, v in enumerate(value)} if isinstance(value, list) else value
+        if not isinstance(inside, dict) or key not in inside:
+            known = listed(inside) if isinstance(inside, dict) else "none, it is no list or object"
+            raise UserError(f'{place}: {{{field}}}: no key "{key}" in there; keys are: {known}')
+        value = inside[key]
+    if why := trouble(value):
+        raise UserError(f'{place}: column "{short(field)}" {why}')
+    return value

@@ -1,0 +1,127 @@
+"""Which folders are a run's checkpoints, whether they are whole, and how their own files are taken away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError
+from softprompts.system.files import one_line
+
+FORMAT = 2  # of state.json; 1, which has no such field, had neither checksums nor fingerprints
+STATE, TRAINABLE, OPTIMIZER, SUMS = "state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256SUMS"
+FILES = (SUMS, TRAINABLE, OPTIMIZER, STATE)  # as they are deleted: as long as it has a state, it is known as ours
+NAME = re.compile(r"step-(\d{6,})", re.ASCII)
+LEFTOVER = re.compile(r"\.step-\d{6,}\.\d+\.tmp", re.ASCII)
+
+
+class DamagedError(Exception):
+    """A checkpoint is not whole; the text says why."""
+
+
+def checkpoint_folders(folder: Path) -> dict[int, Path]:
+    """Return the folders that a run's checkpoints may be in, by step; copies under other names are the user's."""
+    with one_line(folder):
+        places = list(folder.iterdir()) if folder.is_dir() else []
+        named = [(step, p) for p in places if (step := _step_of(p)) is not None]
+        return {step: place for step, place in named if any((place / name).exists() for name in FILES)}
+
+
+def _step_of(place: Path) -> int | None:
+    """Return the step that the name of a checkpoint's folder says; None for anything else."""
+    match = NAME.fullmatch(place.name)
+    if not match or place.name != f"step-{int(match[1]):06d}" or place.is_symlink() or not place.is_dir():
+        return None
+    return int(match[1])
+
+
+def is_ours(place: Path) -> bool:
+    """Return whether a folder is, beyond doubt, a checkpoint that a run wrote under this name."""
+    step = _step_of(place)
+    try:
+        return step is not None and state_of(place)["progress"]["step"] == step
+    except DamagedError:
+        return False
+
+
+def remove(place: Path) -> None:
+    """Delete a checkpoint's own files, and its folder if nothing else is in it."""
+    for name in FILES:
+        (place / name).unlink(missing_ok=True)
+    if not any(place.iterdir()):
+        place.rmdir()
+
+
+def make_room(target: Path) -> None:
+    """Take an earlier checkpoint of the same step away; what is not one stays, under another name."""
+    if is_ours(target):
+        remove(target)
+    if os.path.lexists(target):
+        names = (f"{target.name}.kept-{n}" for n in range(1, 1000))
+        free = next(name for name in names if not os.path.lexists(target.with_name(name)))
+        target.rename(target.with_name(free))
+        print(f"{target} is not a checkpoint of this run: moved to {free}", file=sys.stderr)
+
+
+def checked_state(found: Mapping[int, Path], step: int) -> dict[str, Any]:
+    """Return the state of a checkpoint of which every file is as it was written.
+
+    Raises:
+        DamagedError: it is not, or there is none; UserError: as `state_of`.
+    """
+    if step not in found:
+        raise DamagedError(f"step-{step:06d} is missing")
+    place = found[step]
+    if (place / SUMS).is_file():
+        lines = _read(place / SUMS).decode("ascii", "replace").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        for name in (STATE, TRAINABLE, OPTIMIZER):
+            if not (place / name).is_file():
+                raise DamagedError(f"{place.name} has no {name}")
+            if sums.get(name) != sha256_of(place / name):
+                raise DamagedError(f"{name} of {place.name} is damaged")
+    record = state_of(place)
+    if record.get("format", 1) > 1 and not (place / SUMS).is_file():
+        raise DamagedError(f"{place.name} has no {SUMS}")
+    if record["progress"]["step"] != step:
+        raise DamagedError(f"{place.name} is a copy of step {record['progress']['step']}")
+    return record
+
+
+def state_of(place: Path) -> dict[str, Any]:
+    """Read a checkpoint's JSON.
+
+    Raises:
+        DamagedError: it is missing or broken; UserError: a newer version of this package wrote it.
+    """
+    try:
+        record: dict[str, Any] = json.loads(_read(place / STATE))
+        if record.get("format", 1) > FORMAT:
+            raise UserError(f"{place}: a newer version of softprompts wrote this checkpoint; update the package")
+        progress = record["progress"]
+        whole = all(isinstance(progress[key], int) for key in ("step", "best_step")) and "best_value" in progress
+        if not whole or not isinstance(record["scheduler"], dict) or not isinstance(record["optimizer"], dict):
+            raise TypeError
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedError(f"{STATE} of {place.name} is damaged") from None
+    return record
+
+
+def _read(file: Path) -> bytes:
+    if not file.is_file():
+        raise DamagedError(f"{file.parent.name} has no {file.name}")
+    with one_line(file):
+        return file.read_bytes()
+
+
+def sha256_of(file: Path) -> str:
+    with one_line(file), file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

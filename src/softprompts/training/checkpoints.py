@@ -1,0 +1,245 @@
+"""Training checkpoints: written atomically, checked when read, resumed exactly; safetensors and JSON only.
+
+Kept are the newest checkpoint, the one before it in case the newest is damaged, and the best of each of the two: three
+at most. Nothing else in the folder is ever deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError
+from softprompts.runs.fingerprints import changes, other_versions
+from softprompts.runs.record import Progress
+from softprompts.system.files import one_line
+from softprompts.training.checkpoint_folders import (
+    FORMAT,
+    LEFTOVER,
+    OPTIMIZER,
+    STATE,
+    SUMS,
+    TRAINABLE,
+    DamagedError,
+    checked_state,
+    checkpoint_folders,
+    is_ours,
+    make_room,
+    remove,
+    sha256_of,
+    state_of,
+)
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the trainable parameters on the CPU, by name."""
+    return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def set_trainable(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put values from `trainable_tensors` back in place.
+
+    Raises:
+        UserError: they are not of exactly the parameters that train, by name and shape.
+    """
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for name in sorted(parameters.keys() | tensors.keys()):
+        shapes = [tuple(t[name].shape) if name in t else "missing" for t in (tensors, parameters)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"the checkpoint does not fit the model: {name} is {shapes[0]} there and {shapes[1]} here")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            parameters[name].copy_(value)
+
+
+@dataclass
+class Restored:
+    """The progress of a checkpoint that was loaded, and what there is to say about it, a line each."""
+
+    progress: Progress
+    notes: list[str]
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    progress: Progress,
+    inputs: dict[str, Any] | None = None,
+) -> Path:
+    """Write `folder/step-N` and delete older checkpoints, but for the one before it and the best of both.
+
+    A checkpoint is written beside its place and renamed, so that a kill or a full disk leaves the previous one.
+
+    Args:
+        folder: the checkpoints of one training.
+        model: its trainable parameters are saved.
+        optimizer: saved with its state.
+        scheduler: likewise.
+        progress: where training stands.
+        inputs: `fingerprints.inputs_of` the training.
+
+    Raises:
+        UserError: the disk is full; the place cannot be written.
+    """
+    target = folder / f"step-{progress.step:06d}"
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    with one_line(target):
+        try:
+            for place in folder.glob(".step-*.tmp"):  # left by a run that was killed while it wrote
+                if LEFTOVER.fullmatch(place.name) and place.is_dir():
+                    remove(place)
+            temporary.mkdir(parents=True)
+            state = optimizer.state_dict()
+            numbers, tensors = _split(state["state"])
+            save_file(trainable_tensors(model), temporary / TRAINABLE)
+            save_file(tensors, temporary / OPTIMIZER)
+            record = {
+                "format": FORMAT,
+                "progress": asdict(progress),
+                "scheduler": {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas"},
+                "optimizer": {"param_groups": state["param_groups"], "numbers": numbers},
+                "inputs": inputs,
+            }
+            (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
+            sums = [f"{sha256_of(temporary / name)}  {name}\n" for name in (STATE, TRAINABLE, OPTIMIZER)]
+            (temporary / SUMS).write_text("".join(sums), encoding="utf-8")
+            for file in temporary.iterdir():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            make_room(target)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _prune(folder, progress)
+    return target
+
+
+def _prune(folder: Path, progress: Progress) -> None:
+    """Delete the checkpoints that nothing needs any more."""
+    ours = {step: place for step, place in checkpoint_folders(folder).items() if is_ours(place)}
+    keep = {progress.step, progress.best_step}
+    if before := [step for step in ours if step < progress.step]:
+        previous = max(before)
+        keep |= {previous, state_of(ours[previous])["progress"]["best_step"]}
+    for step, place in ours.items():
+        if step not in keep:
+            remove(place)
+
+
+def load_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    inputs: dict[str, Any] | None = None,
+) -> Restored | None:
+    """Restore the newest checkpoint in `folder` that is whole, and whose best one is; None if there is no checkpoint.
+
+    Args:
+        folder: the checkpoints of one training.
+        model: gets the trainable parameters.
+        optimizer: gets its state.
+        scheduler: likewise.
+        inputs: `fingerprints.inputs_of` the training that is to go on.
+
+    Raises:
+        UserError: none is whole; it was made of other data or another base model; it does not fit the model; a newer
+            version of this package wrote it.
+    """
+    found = checkpoint_folders(folder)
+    damage: list[str] = []
+    for step in sorted(found, reverse=True):
+        try:
+            record = checked_state(found, step)
+            best = record["progress"]["best_step"]
+            if best != step and record["progress"]["best_value"] is not None:
+                checked_state(found, best)
+            tensors = _tensors(found[step] / TRAINABLE)
+            state = _join(record["optimizer"]["numbers"], _tensors(found[step] / OPTIMIZER))
+        except DamagedError as error:
+            damage.append(str(error))
+            continue
+        notes = _notes(found[step], record, inputs)
+        if damage:
+            notes.append(f"going on from {found[step].name}, an earlier checkpoint: {'; '.join(damage)}")
+        set_trainable(model, tensors)
+        optimizer.load_state_dict({"state": state, "param_groups": record["optimizer"]["param_groups"]})
+        scheduler.load_state_dict(record["scheduler"] | {"lr_lambdas": [None] * len(optimizer.param_groups)})
+        # Fields that another version has more or less of: those without a value keep their default.
+        known = {f.name for f in fields(Progress)}
+        return Restored(Progress(**{k: v for k, v in record["progress"].items() if k in known}), notes)
+    if damage:
+        raise UserError(f"--resume: no checkpoint in {folder} is whole: {'; '.join(damage)}; nothing was deleted")
+    return None
+
+
+def load_best(folder: Path, model: nn.Module, step: int) -> None:
+    """Put the parameters of checkpoint `step` in place.
+
+    Raises:
+        UserError: it is not whole any more; it does not fit the model.
+    """
+    try:
+        found = checkpoint_folders(folder)
+        checked_state(found, step)
+        set_trainable(model, _tensors(found[step] / TRAINABLE))
+    except DamagedError as error:
+        raise UserError(f"{folder}: the best checkpoint is not whole: {error}") from None
+
+
+def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None) -> list[str]:
+    """Compare what a checkpoint was made of with what training would go on with; return what is worth saying."""
+    before = record.get("inputs")
+    if inputs is None:
+        return []
+    if before is None:
+        return [f"{place} holds no fingerprints: whether data and base model are still the same is not known"]
+    if changed := changes(before, inputs):
+        raise UserError(
+            f"--resume: {place.parent} was trained on something else: {'; '.join(changed)}. Put back what it was "
+            "trained on, or choose another run.output_dir"
+        )
+    versions = other_versions(before, inputs)
+    return [f"going on with other code, numbers may differ: {'; '.join(versions)}"] if versions else []
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        with one_line(file):
+            return load_file(file)
+    except SafetensorError:
+        raise DamagedError(f"{file.name} of {file.parent.name} is damaged") from None
+
+
+def _split(state: dict[int, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
+    """Part an optimizer's state into JSON values and tensors, the latter under "parameter.name"."""
+    numbers: dict[str, dict[str, Any]] = {}
+    tensors = {}
+    for index, values in state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+            else:
+                numbers.setdefault(str(index), {})[name] = value
+    return numbers, tensors
+
+
+def _join(numbers: dict[str, dict[str, Any]], tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in numbers.items()}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return state

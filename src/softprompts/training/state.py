@@ -1,0 +1,222 @@
+"""What trains: a soft prompt, or whatever else a method moves, with its rows, optimizer, schedule and progress."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from softprompts.config.sections import TrainingConfig
+from softprompts.engine.forward import Engine
+from softprompts.errors import UserError, nearest
+from softprompts.runs.record import Progress
+from softprompts.tasks.documents import Document, EncodedTask
+from softprompts.training.checkpoint_folders import checkpoint_folders
+from softprompts.training.checkpoints import Restored, load_best, load_checkpoint, save_checkpoint
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+
+@dataclass
+class Candidate:
+    """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
+
+    `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
+    `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
+    said of the checkpoint that it goes on from.
+    """
+
+    name: str
+    model: Any
+    data: EncodedTask
+    training: TrainingConfig
+    seed: int
+    folder: Path
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    progress: Progress
+    scaler: torch.amp.GradScaler | None = None
+    failure: str | None = None
+    order: Iterator[list[int]] | None = None
+    inputs: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What moves."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def dropouts(self) -> list[nn.Module]:
+        """What drops values out of what PEFT has added; the base model's own dropout stays off."""
+        return [
+            module
+            for name, module in self.model.named_modules()
+            if ("lora_dropout" in name or "prompt_encoder" in name)
+            and (isinstance(module, nn.Dropout) or (isinstance(module, nn.LSTM) and module.dropout))
+        ]
+
+    @property
+    def finished(self) -> bool:
+        """Whether no update is left to make."""
+        return bool(self.failure) or self.progress.step >= self.training.steps or self.patience_spent
+
+    @property
+    def patience_spent(self) -> bool:
+        """Whether too many validations have gone by without a gain."""
+        patience = self.training.patience
+        return patience is not None and self.progress.validations_without_gain >= patience
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether this step is still to be validated: a run may have been stopped between step and validation."""
+        progress, training = self.progress, self.training
+        at = progress.step % training.eval_every == 0 or progress.step == training.steps
+        return at and not (progress.history and "validation_loss" in progress.history[-1])
+
+    def rows(self) -> list[Document]:
+        """Return the documents of the next update."""
+        if self.order is None:
+            self.order = batch_order(len(self.data.train), self.training.batch_size, self.seed)
+            for _ in range(self.progress.step):
+                next(self.order)
+        return [self.data.train[i].document for i in next(self.order)]
+
+    def record(self, entry: dict[str, float], value: float) -> None:
+        """Keep a validation; `value` is what chooses the best, the larger the better, and never what is not finite."""
+        progress = self.progress
+        best = progress.best_value
+        if math.isfinite(value) and (best is None or not math.isfinite(best) or value > best):
+            progress.best_value, progress.best_step, progress.validations_without_gain = value, progress.step, 0
+        else:
+            progress.validations_without_gain += 1
+        progress.history.append(entry)
+
+    def save(self) -> None:
+        """Save a checkpoint."""
+        save_checkpoint(self.folder, self.model, self.optimizer, self.scheduler, self.progress, self.inputs)
+
+    def take_best(self) -> None:
+        """Put the best checkpoint's values in place."""
+        load_best(self.folder, self.model, self.progress.best_step)
+
+    @property
+    def last_saved(self) -> int:
+        """The step of the newest checkpoint."""
+        return max(checkpoint_folders(self.folder))
+
+
+def make_candidate(
+    engine: Engine,
+    index: int,
+    data: EncodedTask,
+    training: TrainingConfig,
+    seed: int,
+    folder: Path,
+    name: str = "",
+    inputs: dict[str, Any] | None = None,
+) -> Candidate:
+    """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
+
+    `data` stands behind its soft prompt; `inputs` are the fingerprints of `fingerprints.inputs_of`.
+
+    Raises:
+        UserError: nothing requires a gradient; as `load_checkpoint`.
+    """
+    model = engine.bank[index]
+    optimizer = make_optimizer(model, training)
+    # Accelerate would step the schedule once a process; it stays outside.
+    scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
+    restored = load_checkpoint(folder, model, optimizer, scheduler, inputs) or Restored(Progress(), [])
+    return Candidate(
+        name,
+        model,
+        data,
+        training,
+        seed,
+        folder,
+        optimizer,
+        scheduler,
+        restored.progress,
+        inputs=inputs,
+        notes=restored.notes,
+    )
+
+
+def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
+    """Return the optimizer over the trainable parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError("nothing to train: no parameter requires a gradient")
+    if training.optimizer == "adafactor":
+        return torch.optim.Adafactor(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    # Fused: full fine-tuning moves 135 million numbers, one kernel after another takes five times as long.
+    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
+
+
+def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradScaler | None:
+    """Return a loss scaler like accelerate's own, at the scale that training has come to; None where none is needed."""
+    if accelerator.scaler is None:
+        return None
+    scaler: torch.amp.GradScaler = copy.deepcopy(accelerator.scaler)
+    if progress.loss_scale is not None:
+        scaler.load_state_dict(progress.loss_scale)
+    return scaler
+
+
+def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str]) -> None:
+    """Raise `UserError` for settings that contradict each other or this launch."""
+    above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
+    for key in (*above, "learning_rate", "max_grad_norm"):
+        value = getattr(training, key)
+        if value is not None and not value > 0:  # so that NaN fails, too
+            raise UserError(f"training.{key}: expected a number above 0, found {value}")
+    for key in ("warmup_steps", "weight_decay"):
+        if not getattr(training, key) >= 0:
+            raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")
+    if training.best_by not in ("loss", *metrics):
+        raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
+    if training.energy and find_spec("codecarbon") is None:
+        raise UserError(
+            "training.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false"
+        )
+    if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would compute in float32
+        raise UserError("--mixed_precision fp16: not on this device; launch with bf16 or no, or set model.dtype")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError(
+            f"accelerate's gradient_accumulation_steps: {accelerator.gradient_accumulation_steps}; an update sees "
+            "training.batch_size rows, and training.micro_batch_tokens parts them: set it to 1"
+        )
+    processes = accelerator.num_processes
+    if training.batch_size % processes:
+        raise UserError(f"training.batch_size: {training.batch_size} rows cannot be shared by {processes} processes")
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(
+            f"{accelerator.distributed_type.value}: a sharded base model is not supported yet; "
+            "launch with configs/accelerate/multi_gpu.yaml, which keeps a whole one on each GPU"
+        )
+
+
+def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Yield the row indices of update 0, 1, 2, ... without end: a new permutation every epoch.
+
+    A batch may straddle two epochs, so every batch is full. The order depends on nothing but the arguments: a
+    resumed run skips to its step, and any number of processes agree on it without talking.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pending: list[int] = []
+    while True:
+        while len(pending) < batch_size:
+            pending.extend(torch.randperm(rows, generator=generator).tolist())
+        yield pending[:batch_size]
+        pending = pending[batch_size:]

@@ -1,0 +1,179 @@
+"""One update: micro-batches of equal size, exact weights, clipped gradients, and the checks of the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+from softprompts.config.sections import TrainingConfig
+from softprompts.engine.forward import Scores
+from softprompts.errors import UserError
+from softprompts.system.memory import one_line_if_memory_is_full
+from softprompts.tasks.documents import Document
+from softprompts.training.state import Candidate
+
+import numpy
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+# If gradients are infinite at this scale, they stay so: a loss scaler would skip steps, and halve its scale, for ever.
+LEAST_LOSS_SCALE = 1.0
+
+
+def update(
+    wrapped: nn.Module, batches: Sequence[tuple[Candidate, Sequence[Document]]], accelerator: Accelerator
+) -> list[float]:
+    """Make one optimizer step for each candidate on its rows; return each one's mean loss a target token, in nats.
+
+    The candidates share the forward passes, and the random numbers of their dropout. Nothing else: the loss of each
+    reaches its own parameters only, and in float16 has a scale of its own. It is the mean over the target tokens of its
+    rows, however they are shared out over micro-batches and processes. Where loss or gradient is not finite, that
+    number is returned and the candidate stays as it is; a loss scaler skips single steps of infinite gradients.
+
+    Dropout draws by `dropout_seed`: the same numbers in a resumed update as in one that was never stopped. Beside
+    others, or in other micro-batches, a candidate draws other numbers than alone.
+
+    Raises:
+        UserError: at a candidate's first step, where it receives no gradient, or the base does; memory is full.
+    """
+    rows = [document for _, documents in batches for document in documents]
+    # A soft prompt belongs to one candidate, which may have several.
+    number = {d.soft_prompt: i for i, (_, documents) in enumerate(batches) for d in documents}
+    targets = torch.zeros(len(batches), device=accelerator.device)
+    for document in rows:
+        targets[number[document.soft_prompt]] += len(document.target_ids)
+    mine = share_out(rows, accelerator.num_processes)[accelerator.process_index]
+    totals = torch.zeros_like(targets)
+    parts = micro_batches(mine, batches[0][0].training.micro_batch_tokens)
+    dropouts = [module for candidate, _ in batches for module in candidate.dropouts]
+    torch.manual_seed(dropout_seed([candidate for candidate, _ in batches], accelerator.process_index))
+    for index, documents in enumerate(parts):
+        last = index == len(parts) - 1
+        with (
+            one_line_if_memory_is_full("in an update", _less_memory(documents, batches[0][0].training)),
+            nullcontext() if last else accelerator.no_sync(wrapped),
+            training_mode(dropouts),
+        ):
+            scores = Scores(*wrapped(documents))
+            owners = torch.tensor([number[d.soft_prompt] for d in documents], device=accelerator.device)
+            owner = owners[scores.document]
+            losses = torch.zeros_like(targets).index_add(0, owner, scores.nll() / targets[owner])
+            totals += losses.detach()
+            if not losses.requires_grad:
+                raise UserError("nothing receives a gradient at step 0: the loss does not depend on what trains")
+            # Data parallelism averages the gradients of the processes, the loss is a sum over all of their rows.
+            # Not accelerator.backward: it would divide by its own number of accumulated steps, and knows one scale.
+            (_scaled(losses, [c for c, _ in batches]).sum() * accelerator.num_processes).backward()
+    totals = accelerator.reduce(totals, "sum")
+    losses_now = zip(batches, totals.tolist(), strict=True)
+    return [_step(candidate, loss) for (candidate, _), loss in losses_now]
+
+
+def dropout_seed(candidates: Sequence[Candidate], process: int) -> int:
+    """Return the seed of an update's random numbers: another one for all other seeds, steps and processes."""
+    # The number of candidates says where the list ends: a seed sequence takes missing numbers for zeros.
+    numbers = [process, len(candidates), *(n for c in candidates for n in (c.seed, c.progress.step))]
+    return int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0])
+
+
+def _less_memory(documents: Sequence[Document], training: TrainingConfig) -> str:
+    """Say what to do where a forward and backward pass over these documents does not fit."""
+    tokens = sum(len(d.input_ids) for d in documents)
+    if len(documents) == 1:
+        return (
+            f"training.micro_batch_tokens cannot part a single row, and this one has {tokens} tokens; lower "
+            "task.max_length, or set model.gradient_checkpointing"
+        )
+    now = training.micro_batch_tokens or "not set"
+    return f"{len(documents)} rows had {tokens} tokens; set training.micro_batch_tokens (now {now}) to fewer"
+
+
+def _scaled(losses: torch.Tensor, candidates: Sequence[Candidate]) -> torch.Tensor:
+    """Scale the loss of each candidate by its own scaler, if it has one."""
+    return torch.stack([c.scaler.scale(loss) if c.scaler else loss for c, loss in zip(candidates, losses, strict=True)])
+
+
+@contextmanager
+def training_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within this context these modules, dropouts say, act as in training."""
+    for module in modules:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.eval()
+
+
+def micro_batches(documents: Sequence[Document], most_tokens: int | None) -> list[list[Document]]:
+    """Part documents into as few lists as hold at most `most_tokens` each, of about as many tokens.
+
+    A document that is longer by itself makes a list of its own.
+    """
+    sizes = [len(d.input_ids) for d in documents]
+    limit = most_tokens or sum(sizes)
+    parts = math.ceil(sum(min(size, limit) for size in sizes) / limit)
+    while True:
+        shares = share_out(documents, parts)
+        if all(len(share) == 1 or sum(len(d.input_ids) for d in share) <= limit for share in shares):
+            return shares
+        parts += 1
+
+
+def _step(candidate: Candidate, loss: float) -> float:
+    """Clip, step, return the loss; or leave the candidate alone and return what is not finite."""
+    optimizer, scaler = candidate.optimizer, candidate.scaler
+    if not math.isfinite(loss):
+        optimizer.zero_grad()
+        return loss
+    if candidate.progress.step == 0:
+        check_gradients(candidate.model)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(candidate.parameters, candidate.training.max_grad_norm).item()
+    # A scaler meets infinite gradients by design, skips the step by itself, and lowers its scale.
+    if not math.isfinite(norm) and (scaler is None or scaler.get_scale() < LEAST_LOSS_SCALE):
+        optimizer.zero_grad()
+        return norm
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+        candidate.progress.loss_scale = scaler.state_dict()
+    candidate.scheduler.step()
+    optimizer.zero_grad()
+    return loss
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Check after the first backward pass that all that trains received a gradient, and nothing else did.
+
+    Raises:
+        UserError: names the parameter. A soft prompt without gradient would train to no effect, for hours.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # One alone may be zero: LoRA's matrix A at first, behind a matrix B of zeros.
+    nothing = not any(p.grad is not None and p.grad.any() for p in trainable.values())
+    for name, parameter in trainable.items():
+        if nothing or parameter.grad is None:
+            raise UserError(f"{name} receives no gradient at step 0: it would never move")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and parameter.grad is not None:
+            raise UserError(f"{name} is frozen but received a gradient")
+
+
+def share_out(documents: Sequence[Document], parts: int) -> list[list[Document]]:
+    """Part documents into `parts` lists of about as many tokens each, their order kept within a list.
+
+    The longest goes first, each to the list with the fewest tokens so far: at most 4/3 of the best (Graham 1969).
+    """
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    tokens = [0] * parts
+    for index in sorted(range(len(documents)), key=lambda i: -len(documents[i].input_ids)):
+        emptiest = tokens.index(min(tokens))
+        shares[emptiest].append(index)
+        tokens[emptiest] += len(documents[index].input_ids)
+    return [[documents[i] for i in sorted(share)] for share in shares]

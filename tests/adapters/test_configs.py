@@ -1,0 +1,201 @@
+"""A file that is no adapter's config, or an adapter for something else, is an error of one line."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from made_adapters import KINDS, change_config, change_weights, load, saved
+from softprompts.adapters.checks import answer_to_probe
+from softprompts.adapters.configs import read_config
+from softprompts.config.sections import ModelConfig
+from softprompts.errors import UserError
+from softprompts.models.loading import load_base_model
+
+import pytest
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+)
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"peft_type": "SUPERDUPERTUNING"},
+            'peft_type: PEFT knows no "SUPERDUPERTUNING" (did you mean "SUPERTUNING"?)',
+        ),
+        ({"peft_type": "lora"}, 'peft_type: PEFT knows no "lora" (did you mean "LORA"?)'),
+        ({"peft_type": ["LORA"]}, 'peft_type: PEFT knows no "[\'LORA\']" (did you mean "LORA"?)'),
+        ({"peft_type": None}, "has no peft_type, which says what kind of adapter it is"),
+        ({"task_type": "CAUSAL"}, 'task_type: PEFT knows no "CAUSAL" (did you mean "CAUSAL_LM"?)'),
+        ({"num_virtual_tokens": "5"}, "num_virtual_tokens: expected int, found '5'"),
+        ({"num_virtual_tokens": True}, "num_virtual_tokens: expected int, found True"),
+        ({"num_transformer_submodules": [1]}, "num_transformer_submodules: expected int, found [1]"),
+    ],
+)
+def test_a7_b9_a_config_that_is_none(tiny_model: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
+    change_config(tmp_path / "it", **changes)
+    with pytest.raises(UserError) as refusal:
+        load(tiny_model, tmp_path / "it")
+    assert str(refusal.value).startswith(f"adapter.path: {tmp_path / 'it'}/adapter_config.json")
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("other", ["LORA", "IA3", "PREFIX_TUNING", "SUPERTUNING", "ADAPTION_PROMPT", "LN_TUNING"])
+def test_a7_another_known_type_than_the_tensors_are_of(tiny_model: Path, tmp_path: Path, other: str) -> None:
+    saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
+    change_config(tmp_path / "it", peft_type=other)
+    with pytest.raises(UserError, match=r"^adapter\.path: \S+ does not fit") as refusal:
+        load(tiny_model, tmp_path / "it")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix", "P-tuning", "multitask", "LoRA", "IA3"])
+def test_a7_an_adapter_that_names_no_task_is_one_of_the_base_models(
+    tiny_model: Path, tmp_path: Path, kind: str
+) -> None:
+    tuned = saved(tiny_model, KINDS[kind](), tmp_path / "it")
+    change_config(tmp_path / "it", task_type=None)
+    found = load(tiny_model, tmp_path / "it")
+    settings = read_config(tmp_path / "it")
+    torch.testing.assert_close(answer_to_probe(found, settings, 0), answer_to_probe(tuned, settings, 0))
+
+
+@pytest.mark.parametrize("task", ["SEQ_CLS", "SEQ_2_SEQ_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"])
+@pytest.mark.parametrize("kind", ["prompt", "LoRA"])
+def test_a8_an_adapter_for_another_kind_of_task_is_refused(
+    tiny_model: Path, tmp_path: Path, kind: str, task: str
+) -> None:
+    saved(tiny_model, KINDS[kind](), tmp_path / "it")
+    change_config(tmp_path / "it", task_type=task)
+    message = rf" is for {task} \(its task_type\), but the base model is a decoder that continues a text: CAUSAL_LM$"
+    with pytest.raises(UserError, match=message):
+        load(tiny_model, tmp_path / "it")
+
+
+def test_a8_a_decoder_that_classifies_is_no_language_model(tiny_model: Path, tmp_path: Path) -> None:
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights=False)
+    base: Any = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    get_peft_model(base, config).save_pretrained(str(tmp_path / "it"))
+    with pytest.raises(UserError, match=r" is for SEQ_CLS \(its task_type\), but the base model is a decoder"):
+        load(tiny_model, tmp_path / "it")
+    base.save_pretrained(tmp_path / "whole")
+    with pytest.raises(
+        UserError, match=r"^model\.name_or_path: \S+ is a LlamaForSequenceClassification: it classifies"
+    ):
+        load_base_model(ModelConfig(str(tmp_path / "whole")), torch.device("cpu"))
+
+
+BROKEN: dict[str, Callable[[Path], Any]] = {
+    "cut short": lambda f: (f / "adapter_config.json").write_text('{"peft_type": "PRO', encoding="utf-8"),
+    "a list": lambda f: (f / "adapter_config.json").write_text("[]", encoding="utf-8"),
+    "nested deep": lambda f: (f / "adapter_config.json").write_text("[" * 100_000, encoding="utf-8"),
+    "no text": lambda f: (f / "adapter_config.json").write_bytes(b"\xff\xfe{}"),
+    "no keys": lambda f: (f / "adapter_config.json").write_text("{}", encoding="utf-8"),
+    "no prompt": lambda f: save_file({"other": torch.ones(5, 32)}, f / "adapter_model.safetensors"),
+    "no tensors": lambda f: save_file({}, f / "adapter_model.safetensors"),
+    "empty": lambda f: (f / "adapter_model.safetensors").write_bytes(b""),
+    "huge header": lambda f: (f / "adapter_model.safetensors").write_bytes(b"\xff" * 7 + b"\x7f" + b"{}"),
+    "more tokens": lambda f: change_config(f, num_virtual_tokens=9),
+    "no tokens": lambda f: change_config(f, num_virtual_tokens=0),
+    "fewer than none": lambda f: change_config(f, num_virtual_tokens=-5),
+    "null tokens": lambda f: change_config(f, num_virtual_tokens=None),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_b9_a_damaged_adapter_is_one_line(tiny_model: Path, tmp_path: Path, fault: str) -> None:
+    saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
+    BROKEN[fault](tmp_path / "it")
+    with pytest.raises(UserError, match=r"^adapter\.path: ") as refusal:
+        load(tiny_model, tmp_path / "it")
+    assert str(tmp_path / "it") in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("prompt", "num_virtual_tokens"), ("prefix", "token_dim"), ("multitask", "num_tasks"), ("LoRA", "r")],
+)
+def test_b9_a_size_that_would_fill_the_memory_is_one_line(
+    tiny_model: Path, tmp_path: Path, kind: str, key: str
+) -> None:
+    saved(tiny_model, KINDS[kind](), tmp_path / "it")
+    change_config(tmp_path / "it", **{key: 10**15})
+    message = (
+        rf"^adapter\.path: {tmp_path}/it: {key} is 1000000000000000 in its config, and its largest tensor has \d+ rows"
+    )
+    with pytest.raises(UserError, match=message):
+        load(tiny_model, tmp_path / "it")
+
+
+@pytest.mark.parametrize("kind", ["LoRA, modules", "LoRA, tokens", "LoRA, norm", "multitask"])
+def test_b9_what_is_saved_with_an_adapter_must_be_there(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    saved(tiny_model, KINDS[kind](), tmp_path / "it")
+    names = sorted(load_file(tmp_path / "it" / "adapter_model.safetensors"))
+    lost = next(name for name in names if not name.endswith(("lora_A.weight", "lora_B.weight", "prompt_embeddings")))
+    change_weights(tmp_path / "it", lambda tensors: {k: v for k, v in tensors.items() if k != lost})
+    with pytest.raises(UserError, match=r"^adapter\.path: .* does not fit") as refusal:
+        load(tiny_model, tmp_path / "it")
+    assert lost in str(refusal.value)
+
+
+class Bang:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_pickle_by_another_name_is_not_executed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
+    (tmp_path / "it" / "adapter_model.safetensors").write_bytes(pickle.dumps(Bang()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is no safetensors file, or is damaged: "):
+        load(tiny_model, tmp_path / "it")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_modules_and_files_that_a_config_names_are_not_reached(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tiny_model, KINDS["LoRA"](), tmp_path / "lora")
+    (tmp_path / "evil_module.py").write_text("from pathlib import Path\nPath('executed').touch()\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    change_config(tmp_path / "lora", megatron_config={"a": 1}, megatron_core="evil_module")
+    with pytest.raises(
+        UserError, match=r"megatron_config: such an adapter imports the module that megatron_core names"
+    ):
+        load(tiny_model, tmp_path / "lora")
+    change_config(tmp_path / "lora", megatron_config=None, peft_type="XLORA", adapters={"0": "/somewhere/else"})
+    with pytest.raises(UserError, match="adapters: such an adapter loads further adapters; it is not taken"):
+        load(tiny_model, tmp_path / "lora")
+    assert not (tmp_path / "executed").exists()
+    saved(tiny_model, KINDS["multitask"](), tmp_path / "tasks")
+    change_config(
+        tmp_path / "tasks", prompt_tuning_init="ONLY_SOURCE_SHARED", prompt_tuning_init_state_dict_path="/not/there.bin"
+    )
+    assert isinstance(load(tiny_model, tmp_path / "tasks"), PeftModel), "all of it is in its own file"
+
+
+def test_keys_that_this_version_of_peft_does_not_know_are_no_fault(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
+    change_config(tmp_path / "it", something_new={"a": [1]}, another=False, peft_version="99.0")
+    capsys.readouterr()
+    assert isinstance(load(tiny_model, tmp_path / "it"), PeftModel)
+    said = f"{tmp_path}/it/adapter_config.json: this version of PEFT does not know something_new, and ignores it\n"
+    assert capsys.readouterr().err == f"warning: adapter.path: {said}"

@@ -1,0 +1,99 @@
+"""`make report`: from a folder of records to the page, and one line where there are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.report import __main__ as report
+from benchmarks.report.__main__ import ReportConfig, main, read
+from helpers import ROOT
+from made_benchmark import make_benchmark, make_comparisons
+from softprompts.errors import UserError
+
+import pytest
+
+MARKS = "".join(f"<!-- {mark}:begin -->\n<!-- {mark}:end -->\n" for mark in ("benchmark", "papers"))
+
+
+def test_all_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "compare_methods", lambda benchmark: make_comparisons(benchmark.name))
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text(MARKS, encoding="utf-8")
+    make_benchmark(Path("results/benchmarks"))
+    main(ReportConfig())
+    readme = Path("README.md").read_text(encoding="utf-8")
+    assert "| prompt tuning | 70.0 ± 1.0 |" in readme
+    assert "![sentiment: seconds](docs/figures/sentiment_seconds.png)" in readme
+    assert "**docstrings**: no run is recorded" in readme
+    assert sorted(str(p) for p in Path("results/report").iterdir()) == [
+        "results/report/claims.md",
+        "results/report/index.html",
+        "results/report/papers.md",
+        "results/report/tables.md",
+    ]
+    assert sorted(p.name for p in Path("docs/figures").iterdir()) == [
+        "sentiment_curves.png",
+        "sentiment_forgetting.png",
+        "sentiment_parameters.png",
+        "sentiment_seconds.png",
+        "sentiment_transfer.png",
+    ]
+    tables = Path("results/report/tables.md").read_text(encoding="utf-8")
+    assert "| LoRA | 80.0 ± 1.0 |" in tables
+    assert "| prompt tuning − LoRA | accuracy | −10.0 |" in tables
+    assert "| LoRA | learning_rate 0.03 | loss 0.2500 | chosen |" in tables
+    assert "every record of docstrings" in Path("results/report/claims.md").read_text(encoding="utf-8")
+    page = Path("results/report/index.html")
+    before = page.read_text(encoding="utf-8")
+    assert "results/report/index.html" in capsys.readouterr().out
+    main(ReportConfig())
+    assert page.read_text(encoding="utf-8") == before  # the same records give the same page
+
+
+def test_experiments_without_a_grid_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "compare_methods", lambda benchmark: make_comparisons(benchmark.name))
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text(MARKS, encoding="utf-8")
+    make_benchmark(Path("results/benchmarks"))
+    token = {"tokens": [" a", " b"], "similarities": [0.5, 0.4]}
+    record = {"k": 2, "learned": [token | {"cluster": c} for c in (0.5, 0.6)]}
+    record["random"] = [token | {"cluster": c} for c in (0.1, 0.2)]
+    Path("results/neighbours").mkdir()
+    Path("results/neighbours/sentiment.json").write_text(json.dumps(record), encoding="utf-8")
+    main(ReportConfig())
+    assert "| [lester_neighbours](docs/figures/lester_neighbours.png) |" in Path("README.md").read_text(
+        encoding="utf-8"
+    )
+    assert Path("docs/figures/lester_neighbours.png").is_file()
+    assert "## lester_neighbours" in Path("results/report/papers.md").read_text(encoding="utf-8")
+    assert '<section id="lester_neighbours">' in Path("results/report/index.html").read_text(encoding="utf-8")
+
+
+def test_the_tasks_come_in_their_order(tmp_path: Path) -> None:
+    for task in ("docstrings", "home_commands", "sentiment"):
+        make_benchmark(tmp_path, task, seeds=1)
+    assert [b.name for b in read(tmp_path)] == ["sentiment", "home_commands", "docstrings"]
+
+
+def test_a_grid_without_a_run_is_no_record(tmp_path: Path) -> None:
+    made = make_benchmark(tmp_path, seeds=1)
+    for method in made.cells:
+        (tmp_path / "sentiment" / method / "seed0.json").unlink()
+    with pytest.raises(UserError, match="holds no record"):
+        read(tmp_path)
+
+
+def test_without_records_it_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    script = [sys.executable, "-m", "benchmarks.report"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths}
+    ended = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: results/benchmarks: holds no record of a benchmark's run\n"
+    assert list(tmp_path.iterdir()) == []

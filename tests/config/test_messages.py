@@ -1,0 +1,201 @@
+"""Messages about keys and values, without a parser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+from softprompts.config.messages import check_values, describe, explain, wrong_value
+from softprompts.config.yaml_files import check_yaml, flatten, known, nearest_key
+from softprompts.errors import UserError
+
+import pytest
+
+VALID = {"run", "run.seed", "run.output_dir", "task", "task.where", "training", "training.steps", "training.batch_size"}
+
+
+class Start(str, Enum):  # noqa: UP042 - as PEFT declares its own
+    TEXT = "TEXT"
+    RANDOM = "RANDOM"
+
+
+@dataclass
+class Settings:
+    count: int = 1
+    start: Start | str = Start.RANDOM
+    name: str | None = "a"
+    inherited: int = None  # type: ignore[assignment] # PEFT's way to say "required"
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int, "whole number"),
+        (float | None, "number | null"),
+        (bool, "true | false"),
+        (Literal["a", "b"], "a | b"),
+        (
+            list[str] | dict[str, str] | Literal["from_train"] | None,
+            "[text, ...] | {text: text, ...} | from_train | null",
+        ),
+        (dict[str, list[str]], "{text: [text, ...], ...}"),
+        (Start | str, "TEXT | RANDOM"),
+        (Path, "Path"),
+    ],
+)
+def test_describe(hint: Any, words: str) -> None:
+    assert describe(hint) == words
+
+
+@pytest.mark.parametrize(
+    ("hint", "found", "message"),
+    [
+        (Literal["adamw", "adafactor"], "adamv", 'k: expected adamw | adafactor, found adamv (did you mean "adamw"?)'),
+        (Literal["adamw", "adafactor"], "zzz", "k: expected adamw | adafactor, found zzz"),
+        (int, "abc", "k: expected whole number, found abc"),
+        (str | None, "tex", "k: expected text | null, found tex"),
+        (list[str], "[True]", "k: expected [text, ...], found [True]; quote a text that YAML reads as something else"),
+        (
+            str,
+            "{'text': None}",
+            "k: expected text, found {'text': None}; quote a text that YAML reads as something else",
+        ),
+    ],
+)
+def test_wrong_value(hint: Any, found: str, message: str) -> None:
+    assert wrong_value("k", hint, found) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("training.stepz", ' (did you mean "training.steps"?)'),
+        ("training.zzz", " (valid: batch_size, steps)"),
+        ("steps", ' (did you mean "training.steps"?)'),
+        ("model.seed", ' (did you mean "run.seed"?)'),
+        ("trainig", ' (did you mean "training"?)'),
+        ("zzz", " (valid: run, task, training)"),
+        ("prompt.inference_mode", ": the library sets this field of PEFT's from the base model"),
+    ],
+)
+def test_nearest_key(key: str, hint: str) -> None:
+    assert nearest_key(key, VALID) == hint
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("task.where", True), ("task.where.domain", True), ("task.who", False), ("task.who.domain", False), ("x", False)],
+)
+def test_known(key: str, expected: bool) -> None:
+    assert known(key, VALID) is expected
+
+
+def test_flatten_yields_inner_keys_before_leaves() -> None:
+    assert list(flatten({"a": {"b": {"c": 1}}, "d": [1]})) == ["a", "a.b", "a.b.c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("# a comment\n", "is empty"),
+        ("- a\n- b\n", "is no mapping of keys to values"),
+        ("plain\n", "is no mapping of keys to values"),
+        ("run: {seed: 1}\ntraining: [\n", ":3: not valid YAML: "),
+        ("run:\n\tseed: 1\n", ":2: not valid YAML: "),
+        ("run: {seed: {{x}}}\n", ":1: not valid YAML: found unhashable key"),
+        ("run: {seed: \x01}\n", "not valid YAML: unacceptable character"),
+        ("run: {seed: 1}\nrun: {seed: 2}\n", ':2: not valid YAML: key "run" stands twice'),
+        (
+            "task:\n  where: {yes: a, true: b}\n",
+            ':2: not valid YAML: key "true" stands twice, first as "yes"; quote both',
+        ),
+        ("task:\n  where: {1: a, 1.0: b}\n", ':2: not valid YAML: key "1.0" stands twice, first as "1"; quote both'),
+        ("run:\n  seed: 1\n  seed: 2\n", ':3: not valid YAML: key "seed" stands twice'),
+        ("run:\n", "run: expected keys below it, found nothing"),
+        ("run: 5\n", "run: expected keys below it, found 5"),
+        ("run: {sed: 1}\n", 'unknown key "run.sed" (did you mean "run.seed"?)'),
+        ("task: {where: {a: [b]}, wear: {a: [b]}}\n", 'unknown key "task.wear" (did you mean "task.where"?)'),
+        ("run: " + 2000 * "[" + 2000 * "]", "is nested too deeply"),
+        ("5: 5\n", 'unknown key "5" (valid: run, task, training)'),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        check_yaml(str(path), VALID)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_file_passes(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("run: {seed: 1}\ntask: {where: {any: [thing]}}\ntraining.steps: 3\n", encoding="utf-8")
+    check_yaml(str(path), VALID)
+
+
+def test_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"run: {output_dir: \xff}\n")
+    with pytest.raises(UserError, match=r"c\.yaml: not UTF-8 \(byte 18\)"):
+        check_yaml(str(path), VALID)
+
+
+def test_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, name in (("sentiment", "prompt_tuning"), ("accelerate", "prompt_tunin")):
+        (tmp_path / "configs" / folder).mkdir(parents=True)
+        (tmp_path / "configs" / folder / f"{name}.yaml").touch()
+    with pytest.raises(UserError, match=r'did you mean "configs/sentiment/prompt_tuning\.yaml"'):
+        check_yaml("configs/sentimnt/prompt_tunin.yaml", VALID)
+
+
+def test_explain_leaves_other_messages_but_puts_them_into_one_line() -> None:
+    assert explain("required:\n  task.prompt", {}) == "required: task.prompt"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(count=None), "s.count: expected whole number, found null"),  # type: ignore[arg-type]
+        (Settings(start="TEX"), 's.start: expected TEXT | RANDOM, found TEX (did you mean "TEXT"?)'),
+        (Settings(start=None), "s.start: expected TEXT | RANDOM, found null"),  # type: ignore[arg-type]
+    ],
+)
+def test_values_that_jsonargparse_lets_pass(settings: Settings, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_values("s", settings)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(), Settings(name=None), Settings(start="TEXT"), Settings(start=Start.TEXT)]
+)
+def test_values_that_fit(settings: Settings) -> None:
+    check_values("s", settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: &a [*a]", "holds a value that refers to itself"),
+        ("task: &a {b: *a}", "holds a value that refers to itself"),
+        ("task: !!float x", "a tag does not fit its value"),
+        ("task: !!bool maybe", "a tag does not fit its value"),
+        ("task: !!timestamp x", "a tag does not fit its value"),
+        ("task: {2020-01-01: x}", "holds a key that is no text; quote it"),
+    ],
+)
+def test_yaml_that_no_settings_can_be_made_of_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        check_yaml(str(file), {"task"})
+
+
+def test_a_long_value_of_the_wrong_type_is_cut() -> None:
+    assert len(wrong_value("task.max_length", int, "x" * 5_000)) < 200

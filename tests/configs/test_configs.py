@@ -1,0 +1,116 @@
+"""Every shipped config: its header shows its own command, its recipe takes it, and it runs a step on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from helpers import ROOT, cli_in_process, load_recipe, losses, read_result
+from method_runs import saved_by_peft
+from softprompts.config.cli import parse
+from softprompts.runs.record import load_result
+
+import pytest
+import yaml
+from peft import PromptTuningConfig
+
+# Launch topologies and grids of the benchmark are no recipe's: test_accelerate_configs.py, test_benchmark_configs.py.
+APART = ("accelerate", "benchmarks")
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in APART)
+# What needs a network runs in test_hub_tasks.py, on local data.
+OFFLINE = [p for p in CONFIGS if p.parent.name != "hub"]
+
+each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+
+
+def header(config: Path) -> str:
+    """Return the comment that a config begins with."""
+    return config.read_text(encoding="utf-8").partition("\nmodel:")[0]
+
+
+def recipe_of(config: Path) -> str:
+    """Return the name of the recipe in the header's command."""
+    (script,) = set(re.findall(r"recipes/(\w+)\.py", header(config)))
+    return script
+
+
+def test_there_are_configs() -> None:
+    assert {"sentiment/prompt_tuning.yaml", "sentiment/hard_prompt.yaml", "own_data/prompt_tuning.yaml"} <= {
+        str(p.relative_to(ROOT / "configs")) for p in CONFIGS
+    }
+
+
+@each_config
+def test_the_header_shows_the_command_that_runs_it(config: Path) -> None:
+    commands = re.findall(r"^#   accelerate launch (\S+) --config (\S+)", header(config), re.MULTILINE)
+    assert commands
+    for script, path in commands:
+        assert (ROOT / script).is_file()
+        assert ROOT / path == config
+
+
+@each_config
+def test_it_parses_through_its_recipe(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = parse(load_recipe(recipe_of(config)).main, ["--config", str(config)])
+    written: dict[str, dict[str, Any]] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    assert set(written) <= set(settings)
+    for section, values in written.items():
+        for key, value in values.items():
+            assert getattr(settings[section], key) == value, f"{section}.{key}"
+
+
+@each_config
+def test_the_header_says_what_its_record_says(config: Path) -> None:
+    record = ROOT / "results" / "tasks" / config.parent.name / f"{config.stem}.json"
+    named = re.findall(r"\(results/tasks/(\S+)\)", header(config))
+    assert named == ([f"{config.parent.name}/{record.name}"] if record.is_file() else [])
+    if named:
+        result = load_result(record)
+        interval = next(iter(result.metrics.values()))
+        assert re.search(rf" {100 * interval.value:.1f} %.* on {interval.rows:,} test rows", header(config))
+        assert f"{result.cost['seconds_training']:.0f} s of training" in header(config) or not result.training
+
+
+@each_config
+def test_output_goes_to_a_folder_of_its_own(config: Path) -> None:
+    folder = yaml.safe_load(config.read_text(encoding="utf-8"))["run"]["output_dir"]
+    assert folder == f"runs/{config.relative_to(ROOT / 'configs').with_suffix('')}"
+
+
+@pytest.mark.parametrize("config", OFFLINE, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_it_runs_a_step_on_the_tiny_model(
+    config: Path, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(config)
+    flags = {
+        "model.name_or_path": tiny_model,
+        # The tiny tokenizer knows few words: it makes more tokens of a text than the tiny model has positions.
+        "task.long_rows": "cut_prompt",
+        "task.max_rows": "{train: 32, validation: 8, test: 8}",
+        "evaluation.bootstrap_resamples": 10,
+        "run.output_dir": tmp_path / "run",
+    }
+    trains = "training" in yaml.safe_load(config.read_text(encoding="utf-8"))
+    if trains:
+        flags |= {"training.steps": 1, "training.warmup_steps": 0}
+    if recipe == "compare":
+        flags["second.shots"] = 1
+    if recipe == "multitask_prompt_tuning":
+        flags["prompt.factor_steps"] = 0
+    if recipe == "ensemble":  # what it names is still to be trained
+        folders = [tmp_path / name for name in ("first", "second")]
+        for folder in folders:
+            saved_by_peft(tiny_model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), folder)
+        flags["ensemble.adapters"] = json.dumps([str(folder) for folder in folders])
+    pairs = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
+    code, _, errors = cli_in_process([f"recipes/{recipe}.py", "--config", str(config), *pairs], capfd)
+    assert code == 0, errors
+    result = read_result(tmp_path / "run", "compare.json" if recipe == "compare" else "result.json")
+    assert result["recipe"] == recipe
+    assert result["data"]["splits"]["test"]["rows"] <= 8
+    if trains:
+        assert len(losses(result["training"]["history"])) == 1
+        assert list((tmp_path / "run" / result["notes"]["saved"]).rglob("*model.safetensors"))

@@ -1,0 +1,285 @@
+"""Who sees whom in a packed row, written out by hand, and what a packed forward leaves behind: nothing."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from helpers import CPU, documents, gradient_of, load_base, loss_and_gradient, method_engine, scores
+from softprompts.engine import attention
+from softprompts.engine.attention import NAME, Group, attend, checkpoint_layers, make_layout, packed
+from softprompts.engine.batches import PackedBatch, pack
+from softprompts.engine.forward import Engine
+from softprompts.tasks.documents import Document
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+# One text of two branches, and a shorter one beside it in the same group.
+BRANCHED = [Document((1, 2, 3), (4, 5)), Document((1, 2, 3), (6, 7, 8)), Document((9, 10), (11, 12))]
+WIDE = """
+    pp123467      pp9AB___
+    xxx.....      xxx.....
+    xxxx....      xxxx....
+    xxxxx...      xxxxx...
+    xxxxxx..
+    xxxxx.x.
+    xxxxx.xx
+"""
+# A layer that looks back fewer than three positions: those of a branch go on from the prompt's last.
+NARROW = """
+    pp123467      pp9AB___
+    xxx.....      xxx.....
+    .xxx....      .xxx....
+    ..xxx...      ..xxx...
+    ...xxx..
+    ...xx.x.
+    ....x.xx
+"""
+
+
+def by_hand(picture: str) -> list[list[list[bool]]]:
+    """Read a picture: for each text, row by row, which keys a token sees."""
+    lines = [line.split() for line in picture.strip().splitlines()[1:]]
+    return [[[mark == "x" for mark in line[text]] for line in lines if len(line) > text] for text in range(2)]
+
+
+def rows_of(mask: torch.Tensor, lengths: tuple[int, ...]) -> list[list[list[bool]]]:
+    """Return what the tokens of each text see; rows of padding are thrown away anyway."""
+    return [mask[text, 0, :length].tolist() for text, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize(("window", "picture"), [(None, WIDE), (100, WIDE), (3, NARROW)])
+def test_a_text_sees_its_prompt_and_itself_branch_by_branch(window: int | None, picture: str) -> None:
+    batch = pack(BRANCHED, CPU)
+    layout = make_layout(batch, {0: 2}, prompt_queries=True)
+    lengths = tuple(text.length for text in batch.texts)
+    assert lengths == (6, 3)
+    assert len(layout.groups) == 1
+    mask = layout.mask(0, window)
+    assert mask.shape == (2, 1, 6, 8)
+    assert rows_of(mask, lengths) == by_hand(picture)
+    assert mask.any(-1).all(), "a row of padding that sees nothing would be NaN"
+
+
+def test_without_a_soft_prompt_only_its_columns_are_missing() -> None:
+    batch = pack(BRANCHED, CPU)
+    bare, behind = (make_layout(batch, {0: virtual}, prompt_queries=False).groups[0] for virtual in (0, 2))
+    assert torch.equal(bare.sees, behind.sees[..., 2:])
+    assert torch.equal(bare.position, behind.position[:, 2:] - 2)
+    assert behind.position[0].tolist() == [0, 1, 2, 3, 4, 5, 5, 6]
+
+
+def put_back(group: Group, row: torch.Tensor) -> torch.Tensor:
+    return row[group.places].flatten()[group.back]
+
+
+@given(docs=documents(300, most=9, bank=3), virtual=strategies.lists(strategies.integers(0, 4), min_size=3, max_size=3))
+@settings(max_examples=15, deadline=None)
+def test_groups_hold_every_token_once_behind_its_own_soft_prompt(docs: list[Document], virtual: list[int]) -> None:
+    batch = pack(docs, CPU)
+    used = list(dict.fromkeys(text.soft_prompt for text in batch.texts))
+    layout = make_layout(batch, {k: virtual[k] for k in used}, prompt_queries=True)
+    assert layout.prompts == tuple(virtual[k] for k in used)
+    assert sum(group.tokens for group in layout.groups) == len(batch.input_ids)
+    texts = iter(batch.texts)
+    heads = {text.soft_prompt: text.length for text in batch.texts if text.head}
+    for group in layout.groups:
+        stretch = torch.arange(group.tokens)
+        assert torch.equal(put_back(group, stretch), stretch), "taken apart and put back"
+        members = [next(texts) for _ in range(len(group.places))]
+        (soft_prompt,) = {text.soft_prompt for text in members}
+        assert used[group.front[0]] == soft_prompt
+        lengths = [text.length for text in members]
+        assert lengths[0] == max(lengths) == group.places.shape[1]
+        assert min(lengths) >= attention.SHORTEST_OF_GROUP * lengths[0], "little is padded"
+        assert sum(lengths) == group.tokens
+        before = virtual[soft_prompt] + (0 if members[0].head else heads.get(soft_prompt, 0))
+        assert group.sees.shape == (len(members), 1, lengths[0], before + lengths[0])
+        assert group.position.shape == (len(members), before + lengths[0])
+        if len(group.front) == 2:
+            assert layout.groups[group.front[1] - len(used)].tokens == heads[soft_prompt], "the head is in front"
+    assert next(texts, None) is None
+
+
+def test_long_and_short_texts_are_not_padded_to_each_other() -> None:
+    lengths = (40, 21, 20, 19, 10, 4)
+    batch = pack([Document(tuple(range(n, 2 * n)), (1,)) for n in lengths], CPU)
+    groups = make_layout(batch, {0: 3}, prompt_queries=False).groups
+    assert [(len(g.places), g.places.shape[1], g.tokens) for g in groups] == [(3, 40, 81), (2, 19, 29), (1, 4, 4)]
+
+
+def row_by_row(
+    batch: PackedBatch, virtual: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """Attention in the plainest way: one token at a time, from the definition. All tensors (heads, positions, size)."""
+    ends = list(itertools.accumulate(text.length for text in batch.texts))
+    head = batch.texts[0].length if batch.texts[0].head else 0
+    results = []
+    for place in range(len(batch.input_ids)):
+        text = next(t for t, end in enumerate(ends) if place < end)
+        start = ends[text] - batch.texts[text].length
+        own = [i for i in range(start, place + 1) if batch.branch[i] in (0, batch.branch[place])]
+        own = own if place < head else [*range(head), *own]
+        seen = [*range(virtual), *(virtual + i for i in own)]
+        weights = (query[:, place, None] * key[:, seen]).sum(-1).mul(query.shape[-1] ** -0.5).softmax(-1)
+        results.append((weights[..., None] * value[:, seen]).sum(1))
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("head", [(), (20, 21, 22)])
+@pytest.mark.parametrize("softcap", [None, 1e4])
+def test_attend_is_attention_text_by_text(softcap: float | None, head: tuple[int, ...]) -> None:
+    texts = [replace(d, prompt_ids=head + d.prompt_ids) for d in [*BRANCHED, Document((13,), (14,))]]
+    batch, virtual = pack(texts, CPU), 2
+    assert batch.texts[0].head == bool(head)
+    total, generator = len(batch.input_ids), torch.Generator().manual_seed(0)
+    query = torch.randn(1, 4, total, 8, generator=generator)
+    key, value = (torch.randn(1, 2, virtual + total, 8, generator=generator) for _ in range(2))
+    layout = make_layout(batch, {0: virtual}, prompt_queries=False)
+    base = nn.Module()
+    with packed(base, layout):
+        ours, weights = attend(base, query, key, value, None, softcap=softcap)
+    assert weights is None
+    expected = row_by_row(batch, virtual, query[0], *(x[0].repeat_interleave(2, dim=0) for x in (key, value)))
+    torch.testing.assert_close(ours[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attend_outside_of_a_packed_forward_is_our_mistake() -> None:
+    with pytest.raises(AssertionError, match="outside of packed"):
+        attend(nn.Module(), *[torch.zeros(1, 1, 1, 8)] * 3, None)
+
+
+def implementations(engine: Engine) -> set[str]:
+    return {m.config._attn_implementation for m in engine.base.modules() if hasattr(m, "config")}
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning", "lora"])
+def test_a_packed_forward_leaves_the_attention_as_it_was(
+    tiny_model: Path, method: str, implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = method_engine(tiny_model, method)
+    engine.base.set_attn_implementation(implementation)
+    during: list[set[str]] = []
+    engine.base.get_output_embeddings().register_forward_hook(lambda *_: during.append(implementations(engine)))
+    loss_and_gradient(engine, BRANCHED, packed=True)
+    assert during == [{NAME}]
+    assert implementations(engine) == {implementation}
+    assert attention._layout.get() is None
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(attention, "_attention", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        scores(engine, BRANCHED, packed=True)
+    assert implementations(engine) == {implementation}
+    assert attention._layout.get() is None
+    scores(engine, BRANCHED, packed=False)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("method", ["prompt tuning", "P-tuning MLP", "lora", "full fine-tuning"])
+def test_checkpointed_layers_are_computed_twice_and_give_the_same(tiny_model: Path, method: str, packed: bool) -> None:
+    engine = method_engine(tiny_model, method)
+    loss, gradient = loss_and_gradient(engine, BRANCHED, packed)
+    entered: list[int] = []
+    for layer in engine.base.model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: entered.append(1))
+    scores(engine, BRANCHED, packed).nll().mean().backward()
+    assert len(entered) == 2, "each of two layers once"
+    checkpoint_layers(engine.base)
+    entered.clear()
+    again = scores(engine, BRANCHED, packed).nll().mean()
+    assert len(entered) == 2
+    found = gradient_of(again, engine)
+    assert len(entered) == 4, "and once more in the backward pass"
+    assert again.item() == loss
+    torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
+    assert implementations(engine) == {"sdpa"}
+    assert attention._layout.get() is None
+
+
+def test_recomputing_follows_the_layout_of_its_own_forward(tiny_model: Path) -> None:
+    engine = method_engine(tiny_model, "prompt tuning")
+    batches = [BRANCHED, [Document(tuple(range(30)), (5, 6))]]
+    expected = [loss_and_gradient(engine, docs, packed=True)[1] for docs in batches]
+    checkpoint_layers(engine.base)
+    losses = [scores(engine, docs, packed=True).nll().mean() for docs in batches]
+    for loss, gradient in zip(losses, expected, strict=True):
+        torch.testing.assert_close(gradient_of(loss, engine), gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointed_layers_still_generate(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    expected = Engine(base, tokenizer).generate([(5, 6), tuple(range(20, 33))], 8)
+    checkpoint_layers(base)
+    assert Engine(base, tokenizer).generate([(5, 6), tuple(range(20, 33))], 8) == expected
+
+
+Shapes = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def grouped_heads(device: str, dtype: torch.dtype = torch.float32, length: int = 6) -> Shapes:
+    """Return queries of 8 heads, keys and values of 2, and who sees whom behind 3 positions."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 8, length, 16, generator=generator)
+    key, value = (torch.randn(2, 2, 3 + length, 16, generator=generator) for _ in range(2))
+    sees = torch.ones(2, 1, length, 3 + length, dtype=torch.bool).tril(3)
+    return *(x.to(device, dtype).requires_grad_() for x in (query, key, value)), sees.to(device)  # type: ignore[return-value]
+
+
+def attended(tensors: Shapes) -> tuple[torch.Tensor, ...]:
+    """Return what the queries get, and the gradients of all three."""
+    result = attention._attention(*tensors, scaling=None, dropout=0.0, softcap=None, sinks=None)
+    return result, *torch.autograd.grad((result.float() ** 2).sum(), tensors[:3])
+
+
+@pytest.mark.parametrize(("device", "grouped"), [("cpu", True), ("meta", False)])
+def test_c1_1_heads_are_grouped_on_a_cpu_only(device: str, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`enable_gqa` with a mask means the math kernel on CUDA; the meta device stands for whatever is no CPU."""
+    passed: list[tuple[bool, int, int]] = []
+    original = functional.scaled_dot_product_attention
+
+    def watched(query: torch.Tensor, key: torch.Tensor, *more: Any, enable_gqa: bool, **named: Any) -> torch.Tensor:
+        passed.append((enable_gqa, query.shape[1], key.shape[1]))
+        return original(query, key, *more, enable_gqa=enable_gqa, **named)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    result = attention._attention(*grouped_heads(device), scaling=None, dropout=0.0, softcap=None, sinks=None)
+    assert result.shape == (2, 8, 6, 16)
+    assert passed == [(grouped, 8, 2 if grouped else 8)]
+
+
+@pytest.mark.parametrize("device_type", ["cuda", "xpu", "mps", "npu"])
+def test_c1_1_no_accelerator_gets_groups_with_a_mask(device_type: str) -> None:
+    assert attention.takes_groups("cpu")
+    assert not attention.takes_groups(device_type)
+
+
+def test_c1_1_repeated_heads_give_what_grouped_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped = attended(grouped_heads("cpu"))
+    monkeypatch.setattr(attention, "takes_groups", lambda _: False)
+    repeated = attended(grouped_heads("cpu"))
+    assert repeated[1].abs().max() > 0.1
+    torch.testing.assert_close(repeated, grouped, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_c1_1_on_cuda_no_scores_are_held(dtype: torch.dtype) -> None:
+    tensors = grouped_heads("cuda", dtype, length=64)
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]):  # an error if neither takes it
+        found = attended(tensors)
+    expected = attended(grouped_heads("cpu", length=64))
+    bound = 1e-4 if dtype == torch.float32 else 5e-2
+    for mine, other in zip(found, expected, strict=True):
+        assert (mine.float().cpu() - other).norm() <= bound * other.norm()

@@ -1,0 +1,316 @@
+"""What the check at the start compares, what counts as a difference, and what is an error instead."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from helpers import METHODS, bank_engine, load_base, load_tuned, make_task
+from softprompts.config.sections import ModelConfig
+from softprompts.engine import attention
+from softprompts.engine import build as agreement
+from softprompts.engine.attention import Layout
+from softprompts.engine.batches import PackedBatch, pack
+from softprompts.engine.build import checked_documents, disagreement, make_engine
+from softprompts.engine.forward import Engine
+from softprompts.engine.kv_cache import States
+from softprompts.errors import UserError
+from softprompts.models.windows import bounds_of, unknown_layers, window_of
+from softprompts.tasks.documents import Document, EncodedTask, Example
+from softprompts.tasks.task import Row
+from softprompts.tasks.tokenization import encode
+
+import pytest
+import torch
+from peft import PromptTuningConfig, get_peft_model
+from transformers import Gemma2Config, Gemma2ForCausalLM, Llama4ForCausalLM, Llama4TextConfig, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+# Nothing in common, not even a first token, and no target that is like another's.
+APART = [Document(tuple(range(20 * k, 20 * k + 3 + 2 * k)), (200 + k, 210 + k)) for k in range(1, 6)]
+CHOICES = ((250,), (251, 252), (253, 254, 255), (256,))
+
+
+def data_of(documents: Sequence[Document], choices: Sequence[tuple[int, ...]] = ()) -> EncodedTask:
+    """Return a task of these documents in all splits, each with such choices besides."""
+    examples = [
+        Example(Row(f"row {n}", "", "", {}), d, tuple(replace(d, target_ids=c) for c in choices), ("",) * len(choices))
+        for n, d in enumerate(documents)
+    ]
+    return EncodedTask(make_task([("", "")]), examples, examples, examples)
+
+
+def made(tiny_model: Path, data: EncodedTask, mode: Any = "auto", bank: int = 0) -> tuple[Engine, list[str]]:
+    """Return what `make_engine` makes, and what it says."""
+    said: list[str] = []
+    if bank:
+        models, tokenizer = [e.model for e in bank_engine(tiny_model, range(2, 2 + bank))[1]], load_base(tiny_model)[1]
+    else:
+        model, tokenizer = load_tuned(tiny_model)
+        models = [model]
+    return make_engine(models[0], tokenizer, ModelConfig(engine=mode), data, said.append, models[1:]), said
+
+
+group_of, attention_of = attention._group, attention._attention
+
+
+def blind_to_branches(*arguments: Any) -> attention.Group:
+    return group_of(*arguments[:-1], torch.zeros_like(arguments[-1]))
+
+
+def heads_out_of_place(documents: Sequence[Document], device: torch.device) -> PackedBatch:
+    batch = pack(documents, device)
+    if batch.texts[0].head:
+        behind = torch.arange(len(batch.position)) >= batch.texts[0].length
+        return replace(batch, position=batch.position + behind)
+    return batch
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize("choices", [(), CHOICES])
+@pytest.mark.parametrize(
+    ("target", "wrong"), [("attention._group", blind_to_branches), ("engine.pack", heads_out_of_place)]
+)
+def test_c1_3_choices_and_common_beginnings_are_compared(
+    tiny_model: Path, target: str, wrong: Any, choices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rows, which have neither, agree."""
+    data = data_of(APART, choices)
+    assert made(tiny_model, data)[0].packed
+    monkeypatch.setattr(f"softprompts.{target}", wrong)
+    assert disagreement(Engine(*load_tuned(tiny_model)), APART) is None
+    engine, said = made(tiny_model, data)
+    assert not engine.packed
+    assert "the loss is" in said[0]
+
+
+@pytest.mark.falls_back
+def test_c1_3_what_evaluation_keeps_is_compared(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Engine._states
+
+    def wrong(engine: Engine, index: int, head: tuple[int, ...]) -> States | None:
+        states = original(engine, index, head)
+        return states and [(keys, 2 * values) for keys, values in states]
+
+    monkeypatch.setattr(Engine, "_states", wrong)
+    engine, said = made(tiny_model, data_of(APART))
+    assert not engine.packed
+    assert "with the soft prompt's keys and values kept, the loss is" in said[0]
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize("wrong", range(7))
+def test_c1_3_each_soft_prompt_is_compared_even_if_rows_are_few(
+    tiny_model: Path, wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, original = data_of(APART[:2]), Engine.soft_prompt
+    assert made(tiny_model, data, bank=7)[0].packed
+    monkeypatch.setattr(Engine, "soft_prompt", lambda e, k: original(e, k) * (0.5 if k == wrong else 1))
+    assert not made(tiny_model, data, bank=7)[0].packed
+
+
+@pytest.mark.parametrize("choices", [(), CHOICES])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_checked_documents_branch_begin_alike_and_are_no_longer_than_the_rows(
+    tiny_model: Path, choices: Any, count: int
+) -> None:
+    data = data_of(APART[:count], choices)
+    engine = Engine(*load_tuned(tiny_model))
+    first, branched = checked_documents(engine, data)
+    assert first == APART[:count]
+    longest = max(len(d.prompt_ids) + len(d.target_ids) for e in data.train for d in (e.document, *e.choices))
+    assert max(len(d.prompt_ids) + len(d.target_ids) for d in branched) <= longest
+    batch = pack(branched, engine.device)
+    assert (batch.branch > 1).any() == (count > 1 or bool(choices)), "several targets behind a prompt"
+    assert batch.texts[0].head == (count > 1)
+
+
+@pytest.mark.parametrize("target", ["engine.make_layout", "attention._attention", "stock.pad"])
+def test_c1_4_a_bug_of_ours_is_no_disagreement(tiny_model: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: Any, **__: Any) -> Any:
+        raise TypeError("a bug")
+
+    data = data_of(APART)
+    monkeypatch.setattr(f"softprompts.{target}", bug)
+    with pytest.raises(TypeError, match="a bug"):
+        made(tiny_model, data)
+
+
+@pytest.mark.falls_back
+def test_c1_4_the_traceback_of_a_model_that_raises_is_logged(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Falcon and MPT do, whose own code takes no layout."""
+
+    def norm(module: Any, states: torch.Tensor) -> torch.Tensor:
+        if attention._layout.get() is not None:
+            raise AttributeError("'NoneType' object has no attribute 'to'")
+        return original(module, states)
+
+    original = LlamaRMSNorm.forward
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+    with caplog.at_level(logging.DEBUG, "softprompts.engine.build"):
+        said = made(tiny_model, data_of(APART))[1]
+    assert said[0].endswith("it raises AttributeError: 'NoneType' object has no attribute 'to'")
+    assert "modeling_llama.py" in caplog.text
+    assert "Traceback (most recent call last)" in caplog.text
+
+
+def full_above(most: int, sizes: list[int]) -> Callable[..., Any]:
+    original = Engine._packed
+
+    def packed(engine: Engine, documents: Sequence[Document]) -> Any:
+        sizes.append(len(documents))
+        return torch.empty(10**16) if len(documents) > most else original(engine, documents)
+
+    return packed
+
+
+def test_c1_4_full_memory_in_the_check_is_no_disagreement_but_fewer_rows_at_once(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(Engine, "_packed", full_above(3, sizes))
+    engine, said = made(tiny_model, data_of(APART))
+    assert engine.packed
+    assert said == []
+    # Each part in training and in evaluation; the rows, then those with several targets.
+    assert sizes == [5, 3, 3, 2, 2, 6, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("trains", "key"), [(True, "training.micro_batch_tokens"), (False, "evaluation.batch_size")])
+def test_c1_4_full_memory_at_a_single_row_is_an_error(
+    tiny_model: Path, trains: bool, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "_packed", full_above(0, []))
+    model, tokenizer = load_tuned(tiny_model)
+    model.requires_grad_(trains)
+    with pytest.raises(UserError, match=rf"^out of memory at a single row, of \d+ tokens, which {key} cannot part"):
+        make_engine(model, tokenizer, ModelConfig(), data_of(APART), print)
+
+
+def test_a_base_in_float64_is_packed_and_an_unknown_type_is_not(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(*load_tuned(tiny_model))
+    engine.double()
+    assert disagreement(engine, APART) is None
+    monkeypatch.setattr(agreement, "TOLERANCE", {})
+    assert disagreement(engine, APART) == "nothing is known of how torch.float64 rounds"
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
+
+
+def tuned_base(base: Any) -> Any:
+    torch.manual_seed(1)
+    return get_peft_model(
+        base.eval().requires_grad_(False), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    ).eval()
+
+
+@pytest.mark.falls_back
+def test_layers_that_look_back_in_chunks_are_not_packed(tiny_model: Path) -> None:
+    """Rows shorter than a chunk agree, which proves nothing about longer ones."""
+    torch.manual_seed(0)
+    config = Llama4TextConfig(
+        **SIZES, intermediate_size_mlp=64, num_local_experts=2, attention_chunk_size=32, no_rope_layer_interval=4
+    )
+    model, tokenizer = tuned_base(Llama4ForCausalLM(config)), load_base(tiny_model)[1]
+    said: list[str] = []
+    engine = make_engine(model, tokenizer, ModelConfig(), data_of(APART), said.append)
+    assert not engine.packed
+    assert "it does not know layers of chunked_attention, attention_chunk_size 32" in said[0]
+    assert window_of(engine.base) == 32
+    with pytest.raises(UserError, match=r"^model.engine: packed .*layers of chunked_attention"):
+        make_engine(model, tokenizer, ModelConfig(engine="packed"), data_of(APART), said.append)
+
+
+class Described:
+    """A model by its config."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = LlamaConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bounds", "unknown"),
+    [
+        ({}, {}, None),
+        ({"sliding_window": 64}, {"sliding_window": 64}, None),
+        ({"sliding_window": None, "use_sliding_window": True, "max_window_layers": 28}, {}, None),
+        ({"sliding_window_pattern": 6, "chunk_size_feed_forward": 8}, {}, None),
+        ({"window_size": 8, "sliding_window": 4}, {"window_size": 8, "sliding_window": 4}, None),
+        ({"attention_chunk_size": 8}, {"attention_chunk_size": 8}, "it does not know attention_chunk_size 8"),
+        ({"keep_window_size": 8}, {"keep_window_size": 8}, "it does not know keep_window_size 8"),
+        ({"index_topk": 2048}, {"index_topk": 2048}, "it does not know index_topk 2048"),
+        ({"layer_types": ["full_attention", "sliding_attention"] * 16}, {}, None),
+        ({"layer_types": ["full_attention", "conv"] * 16}, {}, "it does not know layers of conv"),
+        ({"layers_block_type": ["mamba", "attention"] * 16}, {}, "it does not know layers of mamba"),
+    ],
+)
+def test_what_bounds_how_far_layers_look_back(settings: Any, bounds: dict[str, int], unknown: str | None) -> None:
+    base = Described(**settings)
+    assert bounds_of(base) == bounds
+    assert window_of(base) == min(bounds.values(), default=float("inf"))
+    assert unknown_layers(base) == unknown
+
+
+@pytest.mark.falls_back
+def test_the_longest_row_is_compared_where_windows_are_shorter(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    base = Gemma2ForCausalLM(Gemma2Config(**SIZES, sliding_window=16, query_pre_attn_scalar=8))
+    model, tokenizer = tuned_base(base), load_base(tiny_model)[1]
+    short = [Document((10 + k, 20 + k, 30 + k), (40 + k,)) for k in range(9)]
+    data = data_of([*short, Document(tuple(range(60, 120)), (7, 8))])
+    monkeypatch.setattr(Layout, "mask", lambda layout, index, window: layout.groups[index].sees)
+    said: list[str] = []
+    assert make_engine(model, tokenizer, ModelConfig(), data_of(short), said.append).packed, "nothing to see"
+    assert not make_engine(model, tokenizer, ModelConfig(), data, said.append).packed
+    assert len(said) == 1
+
+
+def test_the_check_leaves_the_engine_as_it_was(tiny_model: Path) -> None:
+    for packed in (True, False):
+        engine = Engine(*load_tuned(tiny_model), packed=packed)
+        assert disagreement(engine, APART) is None
+        assert engine.packed is packed
+        assert engine._cached is None
+
+
+def test_auto_is_packed_on_a_task_with_choices(tiny_model: Path) -> None:
+    rows = [(f"the film was very {word}", f" {word}") for word in ("good", "bad")] * 3
+    data = encode(make_task(rows, choices=(" good", " bad")), load_base(tiny_model)[1])
+    engine, said = made(tiny_model, data)
+    assert engine.packed
+    assert said == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("method", ["base", "prompt tuning", "prefix tuning", "P-tuning MLP", "lora"])
+def test_every_method_agrees_on_a_base_in_half_precision(tiny_model: Path, method: str, dtype: str) -> None:
+    base, tokenizer = load_base(tiny_model, dtype=dtype)
+    torch.manual_seed(0)
+    config = METHODS[method]
+    model = base if config is None else get_peft_model(base, copy.deepcopy(config)).eval()
+    branched = [replace(d, target_ids=t) for d in APART[:2] for t in CHOICES]
+    assert disagreement(Engine(model, tokenizer), [*APART, *branched]) is None

@@ -1,0 +1,169 @@
+"""Texts of one's own: formatted as the run that trained an adapter formatted its rows, and answered."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from helpers import load_base, load_tuned
+from softprompts.engine.forward import Engine
+from softprompts.errors import UserError
+from softprompts.evaluation.interactive import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
+from softprompts.evaluation.predict import choice_scores
+from softprompts.models.loading import InputSpec
+from softprompts.tasks.documents import Example
+from softprompts.tasks.tokenization import encode
+
+import pytest
+import torch
+
+SETTINGS = {"task": {"prompt": "{review}\nsentiment:", "target": " {label}", "choices": [" good", " bad"]}}
+TEXTS = ["the film was fine", "the plot was dull"]
+
+
+def rows(config: InputConfig, settings: dict[str, Any] | None = None) -> tuple[list[str], tuple[str, ...] | None]:
+    """Return the prompts of a task and its choices."""
+    task = task_of_texts(config, settings or {})
+    assert task.splits["train"] == task.splits["test"] == task.splits["validation"]
+    return [row.prompt for row in task.splits["test"]], task.choices
+
+
+def test_texts_go_into_the_template_of_the_run() -> None:
+    prompts, choices = rows(InputConfig(TEXTS), SETTINGS)
+    assert prompts == [f"{text}\nsentiment:" for text in TEXTS]
+    assert choices == (" good", " bad")
+
+
+def test_without_a_run_a_text_stands_as_it_is_and_the_model_writes() -> None:
+    assert rows(InputConfig(TEXTS)) == (TEXTS, None)
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ({"0": " bad", "1": " good"}, (" bad", " good")),
+        ("from_train", None),
+        (None, None),
+    ],
+)
+def test_choices_of_the_run(listed: Any, expected: tuple[str, ...] | None) -> None:
+    assert rows(InputConfig(TEXTS), {"task": SETTINGS["task"] | {"choices": listed}})[1] == expected
+
+
+def test_what_is_asked_for_wins_over_the_run() -> None:
+    config = InputConfig(["fine"], template="a {film} b", choices=[" x", " y", " z"])
+    assert rows(config, SETTINGS) == (["a fine b"], (" x", " y", " z"))
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "expected"),
+    [(True, None, True), (True, False, False), (False, True, True), (None, None, False)],
+)
+def test_chat_is_that_of_the_run_unless_it_is_asked_for(
+    before: bool | None, asked: bool | None, expected: bool
+) -> None:
+    settings = {"task": {"system": "be brief"} | ({} if before is None else {"chat": before})}
+    config = task_of_texts(InputConfig(TEXTS, chat=asked), settings).config
+    assert config.chat is expected
+    assert config.system == "be brief"
+
+
+def test_c7_a_text_may_be_longer_than_the_rows_of_the_run(tiny_model: Path) -> None:
+    task = task_of_texts(InputConfig(["the film " * 20]), {"task": {"max_length": 7}})
+    (example,) = encode(task, load_base(tiny_model)[1], InputSpec(room=200)).test
+    assert len(example.document.prompt_ids) > 20
+
+
+def test_c7_advice_names_only_flags_that_there_are(tiny_model: Path) -> None:
+    task = task_of_texts(InputConfig(["the film " * 20]), {})
+    message = r"^text 1: \d+ tokens \(\d+ of them target\) do not fit into 9; the base model takes no more, shorten it$"
+    with pytest.raises(UserError, match=message), own_flags():
+        encode(task, load_base(tiny_model)[1], InputSpec(room=9))
+    with pytest.raises(UserError, match=r"^input\.template: ends in a space"):
+        task_of_texts(InputConfig(["a"], template="{text} "), {})
+    with pytest.raises(UserError, match=r"^input\.chat: the tokenizer of \S+ has no chat template$"), own_flags():
+        encode(task_of_texts(InputConfig(["a"], chat=True), {}), load_base(tiny_model)[1], InputSpec(room=200))
+
+
+def test_lines_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("the film \n\n  \nthe {plot}\n"))
+    assert rows(InputConfig()) == (["the film ", "the {plot}"], None)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (InputConfig(), r"^input\.text: no text to try; give some, or write lines to standard input$"),
+        (
+            InputConfig(["a"], template="{b} and {a}"),
+            r"^input\.template: expected one column to put a text into, found a, b in '\{b\} and \{a\}'$",
+        ),
+        (InputConfig(["a"], template="text"), r"^input\.template: expected one column .*, found none in 'text'$"),
+    ],
+)
+def test_what_cannot_be_tried(config: InputConfig, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" \n\n"))
+    with pytest.raises(UserError, match=message):
+        task_of_texts(config, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "sampling.max_new_tokens: expected a number above 0, found 0"),
+        ({"temperature": -0.1}, "sampling.temperature: expected 0 or more, found -0.1"),
+        ({"temperature": math.nan}, "sampling.temperature: expected 0 or more, found nan"),
+        ({"top_p": 0.0}, "sampling.top_p: expected a number above 0 and at most 1, found 0.0"),
+        ({"top_p": 1.1}, "sampling.top_p: expected a number above 0 and at most 1, found 1.1"),
+    ],
+)
+def test_sampling_without_sense_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        SamplingConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> Engine:
+    return Engine(*load_tuned(tiny_model))
+
+
+def examples(engine: Engine, config: InputConfig, settings: dict[str, Any] | None = None) -> list[Example]:
+    return encode(task_of_texts(config, settings or {}), engine.tokenizer, InputSpec(room=200)).test
+
+
+def test_the_likeliest_choice_with_its_probability(engine: Engine) -> None:
+    tried = examples(engine, InputConfig(TEXTS, choices=[" good", " very bad", " fine film"]), SETTINGS)
+    found = answer(engine, tried, SamplingConfig())
+    with torch.no_grad():
+        for text, example, scores in zip(found, tried, choice_scores(engine, tried), strict=True):
+            shares = torch.tensor(scores).softmax(-1)
+            best = int(shares.argmax())
+            assert text == f"{example.choice_texts[best].strip()} ({shares[best]:.0%})"
+
+
+def test_an_answer_is_the_likeliest_unless_it_is_drawn(engine: Engine) -> None:
+    tried = examples(engine, InputConfig(TEXTS))
+    greedy = answer(engine, tried, SamplingConfig(max_new_tokens=5))
+    assert greedy == engine.generate([e.document.prompt_ids for e in tried], 5)
+    assert answer(engine, tried, SamplingConfig(max_new_tokens=5, top_p=0.5, seed=3)) == greedy, "at temperature 0"
+    drawn = [answer(engine, tried, SamplingConfig(5, 2.0, 1.0, seed)) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert answer(engine, tried, SamplingConfig(5, 1e-4, 1.0, 0)) == greedy
+
+
+def test_a_chat_is_tried_as_a_chat(tiny_model: Path, engine: Engine) -> None:
+    tokenizer = load_base(tiny_model)[1]
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    task = task_of_texts(InputConfig(["the film"], chat=True), {"task": {"system": "be brief"}})
+    (example,) = encode(task, tokenizer, InputSpec(room=200)).test
+    assert tokenizer.decode(example.document.prompt_ids) == "[be brief][the film]"
+
+
+def test_b7_bytes_on_standard_input_that_are_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads them as halves of surrogate pairs, which no tokenizer takes."""
+    lines = io.TextIOWrapper(io.BytesIO(b"fine\ncaf\xe9\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", lines)
+    with pytest.raises(UserError, match=r"^standard input, line 2: not UTF-8 \(byte 0xe9\)$"):
+        rows(InputConfig())

@@ -1,0 +1,148 @@
+"""Answers, scores of choices and losses, against numbers computed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from helpers import load_base, make_task
+from softprompts.config.sections import EvaluationConfig
+from softprompts.engine.forward import Engine
+from softprompts.errors import UserError
+from softprompts.evaluation.predict import (
+    Prediction,
+    answers_and_targets,
+    choice_scores,
+    document_losses,
+    evaluate_test,
+    majority_predictions,
+    predict,
+)
+from softprompts.models.loading import InputSpec
+from softprompts.tasks.documents import Document, Example
+from softprompts.tasks.tokenization import encode
+
+import numpy
+import pytest
+import torch
+from accelerate import Accelerator
+
+CHOICES = (" good", " lovely great", " bad and awful poor")  # 2, 4 and more tokens
+ROWS = [
+    ("the film was", " good"),
+    ("the plot", " bad and awful poor"),
+    ("the film was very very very fine and the cast", " lovely great"),
+    ("a", " good"),
+    ("dull poor film and the plot was a", " lovely great"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> Engine:
+    return Engine(*load_base(tiny_model))
+
+
+def examples(engine: Engine, choices: tuple[str, ...] | None, rows: list[tuple[str, str]] = ROWS) -> list[Example]:
+    return encode(make_task(rows, choices), engine.tokenizer, InputSpec(room=200)).test
+
+
+def by_hand(engine: Engine, document: Document) -> float:
+    """Return a target's log-likelihood from the plain model, one text at a time."""
+    ids = torch.tensor([[*document.prompt_ids, *document.target_ids]])
+    with torch.no_grad():
+        logits = engine.model(input_ids=ids).logits[0]
+    first = len(document.prompt_ids)
+    return sum(float(logits[first + n - 1].log_softmax(-1)[t]) for n, t in enumerate(document.target_ids))
+
+
+def test_scores_are_sums_over_the_tokens_of_each_choice(engine: Engine) -> None:
+    rows = examples(engine, CHOICES)
+    assert len({len(d.target_ids) for d in rows[0].choices}) > 1
+    with torch.inference_mode():
+        scores = choice_scores(engine, rows)
+    for example, row in zip(rows, scores, strict=True):
+        assert row == pytest.approx([by_hand(engine, d) for d in example.choices], abs=1e-4)
+
+
+def test_the_shortcut_for_choices_of_one_token_equals_the_general_path(engine: Engine, monkeypatch: Any) -> None:
+    rows = examples(engine, (" bad", " film", " dull"), [("the film was", " dull"), ("the", " bad")])
+    assert {len(d.target_ids) for e in rows for d in e.choices} == {1}
+    with torch.inference_mode():
+        general = -document_losses(engine, [d for e in rows for d in e.choices])
+        monkeypatch.setattr("softprompts.evaluation.predict.document_losses", None)
+        shortcut = torch.tensor(choice_scores(engine, rows)).flatten()
+    assert torch.allclose(shortcut, general, atol=1e-4)
+
+
+@pytest.mark.parametrize("choices", [CHOICES, None])
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_answers_keep_their_order_whatever_the_batches(
+    engine: Engine, choices: tuple[str, ...] | None, batch_size: int
+) -> None:
+    rows = examples(engine, choices)
+    config = EvaluationConfig(batch_size=batch_size, max_new_tokens=3)
+    outcome = predict(engine, rows, config, Accelerator(cpu=True), "testing")
+    assert [p.place for p in outcome.predictions] == [f"row {n}" for n in range(1, len(ROWS) + 1)]
+    for example, prediction in zip(rows, outcome.predictions, strict=True):
+        assert (prediction.prompt, prediction.target) == (example.row.prompt, example.row.target)
+        if choices:
+            scores = [by_hand(engine, d) for d in example.choices]
+            assert prediction.scores == pytest.approx(scores, abs=1e-4)
+            assert prediction.prediction == choices[int(numpy.argmax(scores))]
+        else:
+            assert prediction.scores is None
+            assert prediction.prediction == engine.generate([example.document.prompt_ids], 3)[0]
+
+
+@pytest.mark.parametrize("choices", [CHOICES, None])
+def test_loss_is_the_mean_over_all_target_tokens(engine: Engine, choices: tuple[str, ...] | None) -> None:
+    """Not the mean of the rows' means: a row with a long target weighs more, as in training."""
+    rows = examples(engine, choices)
+    outcome = predict(engine, rows, EvaluationConfig(batch_size=2), Accelerator(cpu=True), "testing", answer_open=False)
+    expected = -sum(by_hand(engine, e.document) for e in rows) / sum(len(e.document.target_ids) for e in rows)
+    assert outcome.loss == pytest.approx(expected, abs=1e-4)
+
+
+def test_open_answers_can_be_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "generate", None)
+    outcome = predict(
+        engine, examples(engine, None), EvaluationConfig(), Accelerator(cpu=True), "testing", answer_open=False
+    )
+    assert [p.prediction for p in outcome.predictions] == [""] * len(ROWS)
+
+
+def test_surrounding_spaces_do_not_count() -> None:
+    predictions = [Prediction("", "", " a\n", "a ", None), Prediction("", "", "b", "\nb c", None)]
+    assert answers_and_targets(predictions) == (["a", "b c"], ["a", "b"])
+
+
+def test_majority_is_that_of_train_and_not_of_test(engine: Engine) -> None:
+    train = examples(engine, CHOICES, [("a", " good"), ("b", " lovely great"), ("c", " lovely great")])
+    test = examples(engine, CHOICES, [("d", " good"), ("e", " good"), ("f", " lovely great")])
+    predictions = majority_predictions(train, test)
+    assert [p.prediction for p in predictions] == [" lovely great"] * 3
+    assert [p.target for p in predictions] == [" good", " good", " lovely great"]
+
+
+@pytest.mark.parametrize("choices", [CHOICES, None])
+def test_evaluate_test(engine: Engine, choices: tuple[str, ...] | None) -> None:
+    data = encode(make_task(ROWS, choices), engine.tokenizer, InputSpec(room=200))
+    config = EvaluationConfig(batch_size=2, max_new_tokens=2, bootstrap_resamples=20)
+    outcome = evaluate_test(engine, data, config, Accelerator(cpu=True))
+    right = sum(p.prediction.strip() == p.target.strip() for p in outcome.predictions)
+    assert outcome.metrics["accuracy"].value == right / len(ROWS)
+    assert outcome.seconds > 0
+    if choices:
+        assert outcome.baselines["majority_class"]["accuracy"].value == 2 / 5
+    else:
+        assert outcome.baselines == {}
+
+
+@pytest.mark.parametrize("choices", [CHOICES, None])
+def test_a_loss_that_is_not_finite_gives_no_score(tiny_model: Path, choices: tuple[str, ...] | None) -> None:
+    base, tokenizer = load_base(tiny_model)
+    with torch.no_grad():
+        base.get_output_embeddings().weight[7] = torch.nan
+    data = encode(make_task(ROWS, choices), tokenizer, InputSpec(room=200))
+    with pytest.raises(UserError, match=r"^testing: the model's loss is nan, so that its answers mean nothing"):
+        evaluate_test(Engine(base, tokenizer), data, EvaluationConfig(max_new_tokens=2), Accelerator())

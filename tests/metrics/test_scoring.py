@@ -1,0 +1,186 @@
+"""Loading and checking metrics; their numbers, and intervals against recomputation and committed records."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from made_tasks import CUSTOM
+from softprompts.errors import UserError
+from softprompts.metrics.scoring import (
+    MODULES,
+    Metric,
+    check_metrics,
+    compute_metrics,
+    intervals,
+    load_metrics,
+    reported,
+)
+
+import nltk
+import numpy
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = {"type": "object", "required": ["intent"]}
+TEXTS = {
+    "accuracy": ["a", "b", "c"],
+    "macro_f1": ["a", "b", "c"],
+    "exact_match": ["a", "b", "c"],
+    "label_f1": ["a", "a, b", "b; c", "none", "a, d"],
+    "final_number": ["it is 1", "2.0", "1, so 2", "none"],
+    "json_object": ['{"intent": "x", "slots": {"a": 1}}', '{"slots": {"a": 1, "b": [1, 2]}}', '{"intent": "x"}', "no"],
+    "rouge_l": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
+    "chrf": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
+    "bleu": ["the cat sat on a mat", "a cat sat on a mat there", "the cat sat", "dogs ran to the mat"],
+}
+
+
+def drawn(name: str, rows: int) -> tuple[list[str], list[str]]:
+    """Return answers and targets, a third of them equal."""
+    generator = random.Random(f"{name} {rows}")
+    targets = generator.choices(TEXTS[name], k=rows)
+    return [t if generator.random() < 0.3 else generator.choice(TEXTS[name]) for t in targets], targets
+
+
+def loaded(name: str) -> dict[str, Metric]:
+    return load_metrics([name], SCHEMA)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_intervals_are_those_of_recomputing_every_resample(name: str) -> None:
+    (answers, targets), metrics = drawn(name, 60), loaded(name)
+    generator = numpy.random.default_rng(0)
+    draws = []
+    for _ in range(30):
+        rows = generator.integers(0, 60, 60)
+        module, settings = metrics[name].module, metrics[name].settings
+        resample = {"predictions": [answers[i] for i in rows], "references": [targets[i] for i in rows]}
+        draws.append(module.compute(**resample, **settings))
+    for key, interval in intervals(metrics, answers, targets, 30).items():
+        low, high = numpy.percentile([d[key] for d in draws], [2.5, 97.5])
+        assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
+        assert 0 <= interval.low < interval.high <= 1
+        assert interval.value == compute_metrics(metrics, answers, targets)[key]
+
+
+@pytest.mark.parametrize("recipe", ["prompt_tuning", "hard_prompt"])
+def test_intervals_of_the_committed_records_come_out_again(recipe: str) -> None:
+    """To the last digit, so that a new run is comparable with them."""
+    record = json.loads((ROOT / "results" / "tasks" / "sentiment" / f"{recipe}.json").read_text(encoding="utf-8"))
+    labels = {}
+    for split in ("train", "test"):
+        lines = (ROOT / "data" / record["task"].split()[0] / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        labels[split] = [row["label"] for row in rows if row["domain"] in record["settings"]["task"]["where"]["domain"]]
+    majority = Counter(labels["train"]).most_common(1)[0][0]
+    metrics = load_metrics(record["settings"]["task"]["metrics"])
+    resamples = record["settings"]["evaluation"]["bootstrap_resamples"]
+    again = intervals(metrics, [majority] * len(labels["test"]), labels["test"], resamples)
+    assert {name: vars(i) for name, i in again.items()} == record["baselines"]["majority_class"]
+
+
+def test_interval_is_the_percentile_bootstrap() -> None:
+    right = numpy.random.default_rng(1).random(300) < 0.7
+    ours = intervals(load_metrics(["accuracy"]), ["yes" if r else "no" for r in right], ["yes"] * 300, 4000)["accuracy"]
+    theirs = stats.bootstrap((right,), numpy.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
+    assert (ours.value, ours.rows) == (right.mean(), 300)
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.005)
+
+
+def test_intervals_are_the_same_each_time_and_paired_between_runs() -> None:
+    metrics = load_metrics(["accuracy", "macro_f1"])
+    answers, targets = list("aabba"), list("ababa")
+    assert intervals(metrics, answers, targets, 50) == intervals(metrics, answers, targets, 50)
+    swapped = [["b" if text == "a" else "a" for text in texts] for texts in (answers, targets)]
+    assert intervals(metrics, *swapped, 50) == intervals(metrics, answers, targets, 50)
+    assert intervals(metrics, ["a"], ["a"], 5)["accuracy"].low == 1.0
+
+
+def custom(folder: Path, number: str = "length") -> Path:
+    folder = folder / "answer_length"
+    folder.mkdir()
+    file = folder / "answer_length.py"
+    file.write_text(CUSTOM.replace("NUMBER", number), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_own_metric_by_path(tmp_path: Path, given: str) -> None:
+    file = custom(tmp_path)
+    names = ["accuracy", str(file.parent if given == "folder" else file)]
+    check_metrics(names, has_choices=True)
+    metrics = load_metrics(names)
+    assert list(metrics) == ["accuracy", "answer_length"]
+    assert compute_metrics(metrics, ["bb", "a"], ["a", "a"]) == {"accuracy": 0.5, "length": 1.5}
+    assert reported(metrics, " yes") == ["accuracy", "length"]
+    interval = intervals(metrics, ["bb", "a"], ["a", "a"], 50)["length"]
+    assert (interval.low, interval.value, interval.high) == (1.0, 1.5, 2.0)
+
+
+def test_the_schema_goes_to_the_metrics_that_take_one(tmp_path: Path) -> None:
+    metrics = load_metrics(["accuracy", "json_object", str(custom(tmp_path))], {"extra": 1})
+    numbers = compute_metrics(metrics, ["{}"], ["{}"])
+    assert (numbers["valid_schema"], numbers["length"]) == (1.0, 3.0)
+    assert "valid_schema" not in reported(load_metrics(["json_object"]), "{}")
+
+
+def test_metrics_need_no_network_and_no_further_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a metric wants the network")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(nltk.data, "path", [])
+    own = sorted(p.stem for p in MODULES.glob("[!_]*.py"))
+    assert set(TEXTS) <= set(own)
+    for name in own:
+        numbers = compute_metrics(loaded(name), ["Return the 2 words."], ["Return the 2 words."])
+        assert all(0 <= value <= 1 for value in numbers.values())
+        assert all(type(value) is float for value in numbers.values())
+
+
+@pytest.mark.parametrize(
+    ("names", "has_choices", "message"),
+    [
+        (["acuracy"], True, 'no metric "acuracy" (did you mean "accuracy"?)'),
+        (
+            ["accuracy", "rouge_l"],
+            True,
+            '"rouge_l" scores written answers, and this task has choices (take accuracy or macro_f1)',
+        ),
+        (["macro_f1"], False, '"macro_f1" scores choices, and this task has none (take accuracy or exact_match)'),
+        (
+            ["exact_match", "json_object"],
+            False,
+            '"exact_match" and "json_object" both report exact_match; leave one out',
+        ),
+    ],
+)
+def test_metrics_that_do_not_fit_are_refused_in_one_line(names: list[str], has_choices: bool, message: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        check_metrics(names, has_choices)
+    assert str(refusal.value) == f"task.metrics: {message}"
+
+
+def test_own_metric_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    file = custom(tmp_path)
+    file.write_text("import no_such_package\n" + CUSTOM, encoding="utf-8")
+    with pytest.raises(UserError, match=r'^task\.metrics: cannot load "\S+answer_length\.py": [^\n]*no_such_package'):
+        check_metrics([str(file)], has_choices=False)
+
+
+def test_own_metric_that_reports_a_number_of_ours_is_refused(tmp_path: Path) -> None:
+    metrics = load_metrics(["accuracy", str(custom(tmp_path, "accuracy"))])
+    with pytest.raises(UserError, match=r'^task\.metrics: "accuracy" and "answer_length" both report accuracy;'):
+        reported(metrics, "yes")
+
+
+@pytest.mark.parametrize("has_choices", [True, False])
+def test_the_default_metric_fits_every_task(has_choices: bool) -> None:
+    check_metrics(["accuracy"], has_choices)

@@ -1,0 +1,155 @@
+"""What a checkpoint is bound to is noticed when it changes, and only then."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from helpers import METHODS, load_base, make_task, method_engine
+from softprompts.config.sections import ModelConfig
+from softprompts.models.identity import weights_digests
+from softprompts.models.loading import InputSpec, load_base_model
+from softprompts.runs.fingerprints import changes, inputs_of, other_versions
+from softprompts.tasks.tokenization import encode, moved_behind
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+ROWS = [("the film was good", " good"), ("the film was bad", " bad")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a9_weights_are_those_of_the_base_under_every_method(tiny_model: Path, method: str) -> None:
+    alone = weights_digests(load_base(tiny_model)[0])
+    assert weights_digests(method_engine(tiny_model, method).model) == alone
+
+
+def test_a9_a_classifier_that_begins_at_random_is_left_out(tiny_encoder: Path) -> None:
+    found = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        base, _ = load_base_model(ModelConfig(str(tiny_encoder)), torch.device("cpu"), ["a", "b"])
+        assert base.new_parts
+        found.add(str(weights_digests(base, base.new_parts)))
+        config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=base.new_parts)
+        found.add(str(weights_digests(get_peft_model(base, config), base.new_parts)))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("place", [0, 17, -1])
+def test_a9_other_weights_are_noticed(tiny_model: Path, place: int) -> None:
+    base, _ = load_base(tiny_model)
+    before = weights_digests(base)
+    for parameter in base.parameters():
+        with torch.no_grad():
+            parameter.view(-1)[place] += 0.5
+        assert weights_digests(base) != before
+        with torch.no_grad():
+            parameter.view(-1)[place] -= 0.5
+    other = copy.deepcopy(base)
+    other.lm_head = torch.nn.Linear(32, base.config.vocab_size, bias=True)
+    assert weights_digests(other) != before
+
+
+def test_a9_a_large_weight_is_looked_at_from_end_to_end() -> None:
+    model = torch.nn.Linear(3000, 3000, bias=False)
+    before = weights_digests(model)
+    with torch.no_grad():
+        model.weight[1400:1500] += 1
+    assert weights_digests(model) != before
+
+
+def test_a9_quantised_weights_are_looked_at_as_they_are(wider_model: Path) -> None:
+    config = ModelConfig(str(wider_model), dtype="float32", quantization="nf4")
+    base, _ = load_base_model(config, torch.device("cpu"))
+    before = weights_digests(base)
+    packed = next(p for p in base.parameters() if p.dtype == torch.uint8)
+    packed.data[0] ^= 1
+    assert before.keys() == {"mixed"}
+    assert weights_digests(base) != before
+
+
+def inputs(model: Path, change: Callable[[Any, Any, Any], None] | None = None, **task: Any) -> dict[str, Any]:
+    """Return the fingerprints of a small task; `change` gets its rows, base model and tokenizer first."""
+    base, tokenizer = load_base(model)
+    made = make_task(task.pop("rows", ROWS), (" good", " bad"), **task)
+    if change:
+        change(made, base, tokenizer)
+    return json.loads(json.dumps(inputs_of(encode(made, tokenizer, InputSpec(room=200)), base)))
+
+
+def another_template(_: Any, __: Any, tokenizer: Any) -> None:
+    tokenizer.add_tokens(["film"])
+
+
+def another_epsilon(_: Any, base: Any, __: Any) -> None:
+    base.config.rms_norm_eps = 0.1
+
+
+def half_precision(_: Any, base: Any, __: Any) -> None:
+    base.to(torch.bfloat16)
+
+
+def another_weight(_: Any, base: Any, __: Any) -> None:
+    with torch.no_grad():
+        next(base.parameters())[0, 0] += 1
+
+
+ALL = ("train", "validation", "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "task", "said"),
+    [
+        (None, {}, []),
+        (None, {"rows": ROWS[:1]}, [f"{split} had 2 rows and has 1" for split in ALL]),
+        (None, {"rows": ROWS[::-1]}, [f"{split} has other rows, 2 as before" for split in ALL]),
+        (
+            another_template,
+            {},
+            [f"{split} has the same rows, but as other tokens or of other tasks" for split in ALL],
+        ),
+        (another_epsilon, {}, ["the base model's rms_norm_eps was 1e-06 and is 0.1"]),
+        (half_precision, {}, ["the base model MODEL was in float32 and is in bfloat16"]),
+        (another_weight, {}, ["the base model MODEL has other weights"]),
+    ],
+)
+def test_a9_what_has_changed_is_named(tiny_model: Path, change: Any, task: Any, said: list[str]) -> None:
+    before = inputs(tiny_model)
+    assert changes(before, inputs(tiny_model, change, **task)) == [s.replace("MODEL", str(tiny_model)) for s in said]
+
+
+def test_a9_rows_that_belong_to_other_tasks_are_other_data(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    data = encode(make_task(ROWS), tokenizer, InputSpec(room=200))
+    numbers = iter((0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1))
+    before, now = (inputs_of(moved_behind(data, lambda _: next(numbers)), base) for _ in range(2))
+    assert changes(before, now) == ["validation has the same rows, but as other tokens or of other tasks"]
+
+
+def test_a9_a_metric_or_schema_with_other_content_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    data = encode(make_task(ROWS), tokenizer, InputSpec(room=200))
+    metric = tmp_path / "length.py"
+    found = []
+    for text in ("one", "two"):
+        metric.write_text(text)
+        task = replace(data.task, metrics=("accuracy", str(metric)), schema={"title": text})
+        found.append(inputs_of(replace(data, task=task), base))
+    assert changes(*found) == ["the content of task.schema differs", f"the metric {metric} is another file"]
+
+
+def test_a9_another_version_is_said_and_no_change(tiny_model: Path) -> None:
+    before, now = inputs(tiny_model), inputs(tiny_model)
+    before["code"] |= {"commit": "abc", "torch": "1.0", "of_the_past": "1"}
+    del before["base"]["config"]["rms_norm_eps"]  # a field that came with another version of transformers
+    assert changes(before, now) == []
+    assert other_versions(before, now) == [
+        f"commit was abc and is {now['code']['commit']}",
+        f"torch was 1.0 and is {torch.__version__}",
+    ]

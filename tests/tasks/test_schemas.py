@@ -1,0 +1,116 @@
+"""JSON Schemas, and targets that keep to them or do not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from made_tasks import Load, refusal, write
+from softprompts.tasks import schemas
+from softprompts.tasks.task import Task, load_task
+
+import pytest
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"intent": {"enum": ["on", "off"]}, "slots": {"$ref": "#/$defs/slots"}},
+    "required": ["intent"],
+    "$defs": {"slots": {"additionalProperties": {"type": "string"}}},
+}
+
+
+@pytest.fixture
+def with_schema(load: Load, tmp_path: Path) -> Load:
+    """Return a function that loads a task whose targets are JSON: one of train, the second of test, and the schema."""
+
+    def go(target: str = '{"intent": "on"}', schema: Any = SCHEMA, **settings: Any) -> Task:
+        path = tmp_path / "schema.json"
+        path.write_text(schema if isinstance(schema, str) else json.dumps(schema), encoding="utf-8")
+        good = {"text": "x", "label": '{"intent": "off", "slots": {"area": "hall"}}'}
+        validation = write(tmp_path / "json.jsonl", [good])
+        settings = {"schema": str(path), "metrics": ["json_object"], "validation": validation} | settings
+        return load([good], [good, good | {"label": target}], **settings)
+
+    return go
+
+
+def test_targets_that_keep_to_the_schema(with_schema: Load, load: Load) -> None:
+    task = with_schema()
+    assert task.schema == SCHEMA
+    assert [r.target for r in task.splits["test"]][1] == ' {"intent": "on"}'
+    assert load().schema is None
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ('{"intent": "on", "slots": {"area": 5}}', "breaks task.schema at slots.area: 5 is not of type 'string'"),
+        ("{}", "breaks task.schema: 'intent' is a required property"),
+        (
+            "{intent: on}",
+            "is no JSON, as task.schema asks: Expecting property name enclosed in double quotes at column 2",
+        ),
+        ("on", "is no JSON, as task.schema asks: Expecting value at column 1"),
+        (json.dumps({"intent": "very " * 99}), "breaks task.schema at intent: 'very very"),
+    ],
+)
+def test_a_target_that_breaks_the_schema(with_schema: Load, target: str, message: str) -> None:
+    text = refusal(with_schema, target)
+    assert f"test.jsonl:2: the target {message}" in text
+    assert len(text) < 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schema": "{"}, "schema.json: malformed JSON: Expecting property name"),
+        ({"schema": {"type": "objct"}}, "schema.json is no JSON Schema at type: 'objct' is not valid under any of"),
+        ({"schema": {"pattern": "("}}, "schema.json is no JSON Schema at pattern: '(' is not a 'regex'"),
+        ({"schema": True}, "schema.json: expected a JSON object, found bool"),
+        ({"schema": {"$ref": "https://x.org/y.json"}}, "refers to what it does not hold: https://x.org/y.json"),
+        ({"schema": {"properties": {"never": {"items": {"$ref": "#/$defs/x"}}}}}, "does not hold: #/$defs/x"),
+        ({"choices": "from_train", "metrics": ["accuracy"]}, "task.schema: is for written answers; take it out, or"),
+    ],
+)
+def test_a_schema_that_is_none(with_schema: Load, settings: dict[str, Any], message: str) -> None:
+    assert message in refusal(with_schema, **settings)
+
+
+def test_a_schema_that_is_not_there(load: Load, with_schema: Load, tmp_path: Path) -> None:
+    with_schema()
+    assert f'no such file: {tmp_path}/shema.json (did you mean "{tmp_path}/schema.json"?)' in refusal(
+        load, schema=f"{tmp_path}/shema.json"
+    )
+    assert "task.schema: no such file: embedded:no/such.json" in refusal(load, schema="embedded:no/such.json")
+
+
+def test_a_schema_of_an_embedded_task(with_schema: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "DATA_DIR", tmp_path.parent)
+    embedded = replace(with_schema().config, schema=f"embedded:{tmp_path.name}/schema.json")
+    assert load_task(embedded).schema == SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (b'{"type": "object", "type": "string"}', 'malformed JSON: key "type" stands twice in one object'),
+        (b'{"maximum": NaN}', "malformed JSON: NaN is no value of JSON at column 13"),
+        (b'{"title": "caf\xe9"}', "schema.json:1: not UTF-8 (byte 0xe9)"),
+        (b"[" * 3_000, "malformed JSON: nested too deeply"),
+        (b'{"allOf": [' * 90 + b"{}" + b"]}" * 90, "schema.json is no JSON Schema: maximum recursion depth"),
+        (b'{"$ref": "http://["}', "schema.json refers to what it does not hold: http://["),
+        (b'{"$ref": "#"}', "cannot be checked against task.schema: maximum recursion depth"),
+    ],
+)
+def test_damaged_schemas_are_one_line(load: Load, tmp_path: Path, schema: bytes, message: str) -> None:
+    (tmp_path / "schema.json").write_bytes(schema)
+    assert message in refusal(load, target='{{"a": "{label}"}}', schema=str(tmp_path / "schema.json"))
+
+
+def test_a_target_with_what_json_does_not_have(with_schema: Load) -> None:
+    assert "is no JSON, as task.schema asks: NaN is no value of JSON" in refusal(with_schema, '{"intent": NaN}')
+    assert 'is no JSON, as task.schema asks: key "intent" stands twice' in refusal(
+        with_schema, '{"intent": "on", "intent": "off"}'
+    )

@@ -1,0 +1,58 @@
+"""The energy of training: measured where it is asked for, and never half of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+
+from helpers import Build, run_training
+from softprompts.config.sections import RunConfig, TrainingConfig
+from softprompts.errors import UserError
+from softprompts.runs.record import Progress
+from softprompts.training.energy import energy_meter
+from softprompts.training.sweep import SweepConfig, points
+
+import pytest
+from peft import PromptTuningConfig
+
+
+def test_a_meter_measures_what_it_is_asked_to() -> None:
+    with energy_meter(True) as meter:
+        assert meter.kwh is None
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            sum(range(1000))
+    assert meter.kwh is not None
+    assert 0 < meter.kwh < 0.001, "half a second of anything less than seven kilowatts"
+    with energy_meter(False) as nothing:
+        pass
+    assert nothing.kwh is None
+
+
+def test_a_run_records_its_energy_if_it_was_not_stopped(make: Build) -> None:
+    assert (run_training(make("measured", energy=True)).energy_kwh or 0) > 0
+    assert run_training(make("not measured")).energy_kwh is None
+    again = make("measured", resume=True, energy=True)
+    assert run_training(again).energy_kwh is None, "the part before the stop is not known"
+
+
+def test_stages_add_up_if_both_are_known() -> None:
+    assert Progress(energy_kwh=1.0).followed_by(Progress(energy_kwh=0.5)).energy_kwh == 1.5
+    assert Progress(energy_kwh=1.0).followed_by(Progress()).energy_kwh is None
+    assert Progress().followed_by(Progress(energy_kwh=0.5)).energy_kwh is None
+    assert Progress(cpu_seconds=1.0).followed_by(Progress(cpu_seconds=2.0)).cpu_seconds == 3.0
+
+
+def test_without_codecarbon_it_is_refused(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        "softprompts.training.state.find_spec", lambda name: None if name == "codecarbon" else original(name)
+    )
+    with pytest.raises(UserError, match=r"training\.energy: codecarbon is not installed; run `pip install codecarbon`"):
+        run_training(make(energy=True))
+
+
+def test_a_sweep_refuses_it() -> None:
+    training, prompt = TrainingConfig(energy=True), PromptTuningConfig(num_virtual_tokens=2)
+    with pytest.raises(UserError, match=r"training\.energy: the candidates of a sweep share their passes"):
+        points(SweepConfig({"run.seed": [0, 1]}), prompt, training, RunConfig("run"))
