@@ -73,7 +73,7 @@ def heads_out_of_place(documents: Sequence[Document], device: torch.device) -> P
 @pytest.mark.falls_back
 @pytest.mark.parametrize("choices", [(), CHOICES])
 @pytest.mark.parametrize(
-    ("target", "wrong"), [("attention._group", blind_to_branches), ("engine.pack", heads_out_of_place)]
+    ("target", "wrong"), [("engine.attention._group", blind_to_branches), ("engine.forward.pack", heads_out_of_place)]
 )
 def test_c1_3_choices_and_common_beginnings_are_compared(
     tiny_model: Path, target: str, wrong: Any, choices: Any, monkeypatch: pytest.MonkeyPatch
@@ -129,7 +129,7 @@ def test_checked_documents_branch_begin_alike_and_are_no_longer_than_the_rows(
     assert batch.texts[0].head == (count > 1)
 
 
-@pytest.mark.parametrize("target", ["engine.make_layout", "attention._attention", "stock.pad"])
+@pytest.mark.parametrize("target", ["engine.forward.make_layout", "engine.attention._attention", "engine.padded.pad"])
 def test_c1_4_a_bug_of_ours_is_no_disagreement(tiny_model: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: Any, **__: Any) -> Any:
         raise TypeError("a bug")

@@ -12,7 +12,7 @@ from made_tokenizers import unigram
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.decoding import own_settings
 from softprompts.engine.forward import Engine
-from softprompts.evaluation import predict
+from softprompts.evaluation.predict import predict
 from softprompts.models.loading import InputSpec, input_spec, own_ends
 from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.endings import read_answer

@@ -10,7 +10,7 @@ from typing import Any
 from helpers import METHODS, Build, method_engine, scores
 from softprompts.engine.forward import Engine
 from softprompts.engine.prompt_cache import PromptCache
-from softprompts.evaluation import predict
+from softprompts.evaluation.predict import predict
 from softprompts.tasks.documents import Document
 from softprompts.training.checkpoints import set_trainable, trainable_tensors
 

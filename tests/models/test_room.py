@@ -9,7 +9,7 @@ from made_tokenizers import metaspace_bytes, wordpiece, words
 from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.evaluation import predict
+from softprompts.evaluation.predict import predict
 from softprompts.methods.attach import sampled_ids
 from softprompts.models.loading import input_spec, load_base_model, max_positions
 from softprompts.tasks.tokenization import encode

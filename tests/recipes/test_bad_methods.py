@@ -36,7 +36,7 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("loaded before the settings were checked")
 
-    for name in ("models.load_base_model", "tasks.load_task"):
+    for name in ("models.loading.load_base_model", "tasks.task.load_task"):
         monkeypatch.setattr(f"softprompts.{name}", refuse)
 
 
