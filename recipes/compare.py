@@ -13,48 +13,38 @@ process.
 Ends with exit code 2 and one line for an error that you can mend, 0 when `compare.json` is written.
 """
 
-from softprompts.adapters.loading import virtual_tokens
-from softprompts.config.cli import cli
-from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig
-from softprompts.engine.build import make_engine
-from softprompts.evaluation.comparison import ContestantConfig, contestants, load_contestant
-from softprompts.evaluation.predict import evaluate_test
-from softprompts.models.loading import input_spec, load_base_model
-from softprompts.runs.comparison_page import save_contest
-from softprompts.runs.run import start_run
-from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import behind, encode
+import softprompts as sp
 
 
 def main(
-    model: ModelConfig,
-    task: TaskConfig,
-    first: ContestantConfig,
-    second: ContestantConfig,
-    evaluation: EvaluationConfig,
-    run: RunConfig,
+    model: sp.ModelConfig,
+    task: sp.TaskConfig,
+    first: sp.ContestantConfig,
+    second: sp.ContestantConfig,
+    evaluation: sp.EvaluationConfig,
+    run: sp.RunConfig,
 ) -> None:
     """Score two contestants on one split of a task, and compare their answers."""
-    this = start_run("compare", model=model, task=task, first=first, second=second, evaluation=evaluation, run=run)
-    rows = load_task(task)
-    sides = contestants(first, second, model, rows, evaluation, this.seed)
+    rows = sp.load_task(task)
+    this = sp.start_run("compare", model=model, task=task, first=first, second=second, evaluation=evaluation, run=run)
+    sides = sp.contestants(first, second, model, rows, evaluation, this.seed)
     outcomes = []
     for side in sides:
         model = side.model  # the base model that the settings name, or the whole model that competes
-        base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+        base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
 
         # The method: the only part that differs between recipes.
-        tuned = load_contestant(base, side)
-        data = encode(side.task, tokenizer, input_spec(base, virtual_tokens(tuned)))
-        data = behind(data, side.adapter.task_id)
+        tuned = sp.load_contestant(base, side)
+        data = sp.encode(side.task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)))
+        data = sp.behind(data, side.adapter.task_id)
 
-        engine = make_engine(tuned, tokenizer, model, data, this.say)
-        outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+        engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+        outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
         outcomes.append(outcome)
         # The other gets a base model anew: nothing of this one, LoRA's layers say, is left in it.
         del base, tuned, engine
-    save_contest(this, rows, sides, outcomes, evaluation)
+    sp.save_contest(this, rows, sides, outcomes, evaluation)
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

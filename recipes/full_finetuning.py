@@ -9,29 +9,19 @@ Ends with exit code 2 and one line for an error that you can mend, 130 or 143 af
 checkpoint saved), 0 when `result.json` is written.
 """
 
-from softprompts.config.cli import cli
-from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
-from softprompts.engine.build import make_engine
-from softprompts.evaluation.predict import evaluate_test
-from softprompts.methods.full_finetuning import train_everything
-from softprompts.methods.preflight import check_method
-from softprompts.models.loading import input_spec, load_base_model
-from softprompts.runs.outputs import save_model, save_run
-from softprompts.runs.run import start_run
-from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import encode
-from softprompts.training.loop import train
+import softprompts as sp
 
 
 def main(
-    model: ModelConfig,
-    task: TaskConfig,
-    training: TrainingConfig,
-    evaluation: EvaluationConfig,
-    run: RunConfig,
+    model: sp.ModelConfig,
+    task: sp.TaskConfig,
+    training: sp.TrainingConfig,
+    evaluation: sp.EvaluationConfig,
+    run: sp.RunConfig,
 ) -> None:
     """Train a whole model on a task, score it on the test split, save all of it."""
-    this = start_run(
+    rows = sp.load_task(task)
+    this = sp.start_run(
         "full_finetuning",
         model=model,
         task=task,
@@ -39,20 +29,19 @@ def main(
         evaluation=evaluation,
         run=run,
     )
-    check_method("full_finetuning", model)
-    rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
-    data = encode(rows, tokenizer, input_spec(base))
+    sp.check_method("full_finetuning", model)
+    base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
+    data = sp.encode(rows, tokenizer, sp.input_spec(base))
 
     # The method: the only part that differs between recipes.
-    tuned = train_everything(base)
+    tuned = sp.train_everything(base)
 
-    engine = make_engine(tuned, tokenizer, model, data, this.say)
-    progress = train(engine, data, training, evaluation, this)
-    adapter = save_model(tuned, tokenizer, this)
-    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
-    save_run(this, rows, tuned, outcome, progress, adapter)
+    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    progress = sp.train(engine, data, training, evaluation, this)
+    adapter = sp.save_model(tuned, tokenizer, this)
+    outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
+    sp.save_run(this, rows, tuned, outcome, progress, adapter)
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

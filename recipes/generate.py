@@ -10,34 +10,28 @@ likeliest. Nothing is written to disk. Ends with exit code 2 and one line for an
 import sys
 from functools import partial
 
-from softprompts.adapters.loading import AdapterConfig, load_adapter, run_settings, virtual_tokens, without_adapter
-from softprompts.config.cli import cli
-from softprompts.config.sections import ModelConfig
-from softprompts.engine.build import make_engine
-from softprompts.evaluation.interactive import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
-from softprompts.models.loading import input_spec, kind_of, load_base_model
-from softprompts.tasks.tokenization import behind, encode
-
-from accelerate import Accelerator
+import softprompts as sp
 
 
-def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, sampling: SamplingConfig) -> None:  # noqa: A002
+def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig, sampling: sp.SamplingConfig) -> None:  # noqa: A002
     """Print for each text what the base model answers, and what it answers with the adapter."""
-    task = task_of_texts(input, run_settings(adapter.path or ""))
-    with own_flags():
-        base, tokenizer = load_base_model(model, Accelerator().device, task.choices)
-        untrained = kind_of(base.config) == "encoder" and bool(base.new_parts)  # its classifier comes with the adapter
-        tuned = load_adapter(base, adapter)
-        data = encode(task, tokenizer, input_spec(base, virtual_tokens(tuned)), needs_end=False)
-    examples = behind(data, adapter.task_id).test
+    task = sp.task_of_texts(input, sp.run_settings(adapter.path or ""))
+    with sp.own_flags():
+        base, tokenizer = sp.load_base_model(model, sp.default_device(), task.choices)
+        untrained = sp.kind_of(base.config) == "encoder" and bool(
+            base.new_parts
+        )  # its classifier comes with the adapter
+        tuned = sp.load_adapter(base, adapter)
+        data = sp.encode(task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)), needs_end=False)
+    examples = sp.behind(data, adapter.task_id).test
 
-    engine = make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
+    engine = sp.make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
     answers = {}
     if not untrained:
-        with without_adapter(tuned):
-            answers["base model"] = answer(engine, examples, sampling)
+        with sp.without_adapter(tuned):
+            answers["base model"] = sp.answer(engine, examples, sampling)
     if adapter.path:
-        answers["with adapter"] = answer(engine, examples, sampling)
+        answers["with adapter"] = sp.answer(engine, examples, sampling)
 
     for index, example in enumerate(examples):
         print(f"\n{example.row.prompt}")
@@ -46,4 +40,4 @@ def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, samplin
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

@@ -10,45 +10,35 @@ Ends with exit code 2 and one line for an error that you can mend, 0 when `resul
 
 from dataclasses import asdict
 
-from softprompts.config.cli import cli
-from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig
-from softprompts.engine.build import make_engine
-from softprompts.evaluation.hard_prompts import HardPromptConfig, choose_wording, written_tasks
-from softprompts.evaluation.predict import evaluate_test
-from softprompts.methods.preflight import check_method
-from softprompts.models.loading import input_spec, load_base_model
-from softprompts.runs.outputs import save_run
-from softprompts.runs.run import start_run
-from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import encode
+import softprompts as sp
 
 
 def main(
-    model: ModelConfig,
-    task: TaskConfig,
-    hard: HardPromptConfig,
-    evaluation: EvaluationConfig,
-    run: RunConfig,
+    model: sp.ModelConfig,
+    task: sp.TaskConfig,
+    hard: sp.HardPromptConfig,
+    evaluation: sp.EvaluationConfig,
+    run: sp.RunConfig,
 ) -> None:
     """Choose a written prompt on validation and score it on the test split."""
-    this = start_run("hard_prompt", model=model, task=task, hard=hard, evaluation=evaluation, run=run)
-    check_method("hard_prompt", model)
-    rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+    rows = sp.load_task(task)
+    this = sp.start_run("hard_prompt", model=model, task=task, hard=hard, evaluation=evaluation, run=run)
+    sp.check_method("hard_prompt", model)
+    base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
 
     # The method: the only part that differs between recipes.
-    spec = input_spec(base)
+    spec = sp.input_spec(base)
     candidates = [
-        encode(t, tokenizer, spec, needs_end=not evaluation.stop) for t in written_tasks(rows, hard, this.seed)
+        sp.encode(t, tokenizer, spec, needs_end=not evaluation.stop) for t in sp.written_tasks(rows, hard, this.seed)
     ]
 
-    engine = make_engine(base, tokenizer, model, candidates[0], this.say)
-    best, wordings = choose_wording(engine, candidates, hard, evaluation, this.accelerator)
+    engine = sp.make_engine(base, tokenizer, model, candidates[0], this.say)
+    best, wordings = sp.choose_wording(engine, candidates, hard, evaluation, this.accelerator)
     data = candidates[best]
-    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
+    outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
     notes = {"chosen": best, "wordings": [asdict(w) for w in wordings]}
-    save_run(this, data.task, base, outcome, notes=notes)
+    sp.save_run(this, data.task, base, outcome, notes=notes)
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

@@ -11,32 +11,20 @@ Ends with exit code 2 and one line for an error that you can mend, 130 or 143 af
 checkpoint saved), 0 when `result.json` is written.
 """
 
-from softprompts.config.cli import cli
-from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
-from softprompts.engine.build import make_engine
-from softprompts.evaluation.predict import evaluate_test
-from softprompts.methods.lora import add_lora
-from softprompts.methods.preflight import check_method
-from softprompts.models.loading import input_spec, load_base_model
-from softprompts.runs.outputs import save_adapter, save_run
-from softprompts.runs.run import start_run
-from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import encode
-from softprompts.training.loop import train
-
-from peft import LoraConfig
+import softprompts as sp
 
 
 def main(
-    model: ModelConfig,
-    task: TaskConfig,
-    lora: LoraConfig,
-    training: TrainingConfig,
-    evaluation: EvaluationConfig,
-    run: RunConfig,
+    model: sp.ModelConfig,
+    task: sp.TaskConfig,
+    lora: sp.LoraConfig,
+    training: sp.TrainingConfig,
+    evaluation: sp.EvaluationConfig,
+    run: sp.RunConfig,
 ) -> None:
     """Train low-rank matrices on a task, score them on the test split, save them as a stock PEFT adapter."""
-    this = start_run(
+    rows = sp.load_task(task)
+    this = sp.start_run(
         "lora",
         model=model,
         task=task,
@@ -45,20 +33,19 @@ def main(
         evaluation=evaluation,
         run=run,
     )
-    check_method("lora", model, lora)
-    rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
-    data = encode(rows, tokenizer, input_spec(base))
+    sp.check_method("lora", model, lora)
+    base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
+    data = sp.encode(rows, tokenizer, sp.input_spec(base))
 
     # The method: the only part that differs between recipes.
-    tuned = add_lora(base, lora, this.seed)
+    tuned = sp.add_lora(base, lora, this.seed)
 
-    engine = make_engine(tuned, tokenizer, model, data, this.say)
-    progress = train(engine, data, training, evaluation, this)
-    adapter = save_adapter(tuned, this)
-    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
-    save_run(this, rows, tuned, outcome, progress, adapter)
+    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    progress = sp.train(engine, data, training, evaluation, this)
+    adapter = sp.save_adapter(tuned, this)
+    outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
+    sp.save_run(this, rows, tuned, outcome, progress, adapter)
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

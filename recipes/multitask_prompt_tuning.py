@@ -14,30 +14,20 @@ checkpoint saved), 0 when `result.json` is written.
 
 from dataclasses import replace
 
-from softprompts.config.cli import cli
-from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
-from softprompts.engine.build import make_engine
-from softprompts.evaluation.predict import evaluate_test, metrics_by
-from softprompts.methods.multitask_prompt_tuning import MultitaskConfig, add_multitask_prompt, by_task, factors_alone
-from softprompts.methods.preflight import check_method
-from softprompts.models.loading import input_spec, load_base_model
-from softprompts.runs.outputs import save_adapter, save_run
-from softprompts.runs.run import start_run
-from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import encode
-from softprompts.training.loop import train
+import softprompts as sp
 
 
 def main(
-    model: ModelConfig,
-    task: TaskConfig,
-    prompt: MultitaskConfig,
-    training: TrainingConfig,
-    evaluation: EvaluationConfig,
-    run: RunConfig,
+    model: sp.ModelConfig,
+    task: sp.TaskConfig,
+    prompt: sp.MultitaskConfig,
+    training: sp.TrainingConfig,
+    evaluation: sp.EvaluationConfig,
+    run: sp.RunConfig,
 ) -> None:
     """Train soft prompts on several tasks, score them on the test split, save each as a stock PEFT adapter."""
-    this = start_run(
+    rows = sp.load_task(task)
+    this = sp.start_run(
         "multitask_prompt_tuning",
         model=model,
         task=task,
@@ -46,26 +36,25 @@ def main(
         evaluation=evaluation,
         run=run,
     )
-    check_method("multitask_prompt_tuning", model)
-    rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
-    data = encode(rows, tokenizer, input_spec(base, prompt.num_virtual_tokens))
+    sp.check_method("multitask_prompt_tuning", model)
+    base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
+    data = sp.encode(rows, tokenizer, sp.input_spec(base, prompt.num_virtual_tokens))
 
     # The method: the only part that differs between recipes.
-    data, tasks = by_task(data, prompt.column)
-    tuned = add_multitask_prompt(base, tokenizer, prompt, tasks, this.seed)
+    data, tasks = sp.by_task(data, prompt.column)
+    tuned = sp.add_multitask_prompt(base, tokenizer, prompt, tasks, this.seed, rows)
 
-    engine = make_engine(tuned, tokenizer, model, data, this.say)
-    progress = train(engine, data, training, evaluation, this)
+    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    progress = sp.train(engine, data, training, evaluation, this)
     if prompt.factor_steps:
         factors = replace(training, steps=prompt.factor_steps)
-        with factors_alone(tuned):
-            progress = progress.followed_by(train(engine, data, factors, evaluation, this, "factors"))
-    adapter = save_adapter(tuned, this, tasks)
-    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
-    notes = {"tasks": metrics_by(outcome, data, prompt.column)}
-    save_run(this, rows, tuned, outcome, progress, adapter, notes)
+        with sp.factors_alone(tuned):
+            progress = progress.followed_by(sp.train(engine, data, factors, evaluation, this, "factors"))
+    adapter = sp.save_adapter(tuned, this, tasks)
+    outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
+    notes = {"tasks": sp.metrics_by(outcome, data, prompt.column)}
+    sp.save_run(this, rows, tuned, outcome, progress, adapter, notes)
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

@@ -12,44 +12,30 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from softprompts.adapters.loading import AdapterConfig, load_adapter
-from softprompts.config.cli import cli
-from softprompts.config.sections import ModelConfig
-from softprompts.evaluation.neighbours import (
-    NeighboursConfig,
-    nearest_tokens,
-    random_vectors,
-    table_of,
-    virtual_token_embeddings,
-)
-from softprompts.models.loading import load_base_model
-from softprompts.runs.record import environment
-from softprompts.system.files import one_line, write_atomically
-
-from accelerate import Accelerator
+import softprompts as sp
 
 
-def main(model: ModelConfig, adapter: AdapterConfig, neighbours: NeighboursConfig) -> None:
+def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, neighbours: sp.NeighboursConfig) -> None:
     """Print a line for each virtual token, and the words that are near several."""
-    base, tokenizer = load_base_model(model, Accelerator().device)
-    values = virtual_token_embeddings(load_adapter(base, adapter), adapter.task_id)
-    found = nearest_tokens(values, base, tokenizer, neighbours.k)
-    print(table_of(found))
+    base, tokenizer = sp.load_base_model(model, sp.default_device())
+    values = sp.virtual_token_embeddings(sp.load_adapter(base, adapter), adapter.task_id)
+    found = sp.nearest_tokens(values, base, tokenizer, neighbours.k)
+    print(sp.table_of(found))
     if neighbours.record:
-        chance = nearest_tokens(random_vectors(base, tokenizer, len(found)), base, tokenizer, neighbours.k)
+        chance = sp.nearest_tokens(sp.random_vectors(base, tokenizer, len(found)), base, tokenizer, neighbours.k)
         record = {
             "model": model.name_or_path,
             "adapter": adapter.path,
             "k": neighbours.k,
             "learned": list(map(asdict, found)),
             "random": list(map(asdict, chance)),
-            "environment": environment(),
+            "environment": sp.environment(),
         }
         file = Path(neighbours.record)
-        with one_line(f"neighbours.record: {file.parent}"):
+        with sp.one_line(f"neighbours.record: {file.parent}"):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        sp.write_atomically(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

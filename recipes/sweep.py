@@ -12,32 +12,22 @@ mend, 130 or 143 after Ctrl-C or SIGTERM (the checkpoints saved), 0 when `result
 
 from dataclasses import asdict
 
-from softprompts.config.cli import cli
-from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
-from softprompts.engine.build import make_engine
-from softprompts.evaluation.predict import evaluate_test
-from softprompts.methods.preflight import check_method
-from softprompts.methods.prompt_tuning import PromptConfig, add_soft_prompt
-from softprompts.models.loading import input_spec, load_base_model
-from softprompts.runs.outputs import save_adapter, save_run
-from softprompts.runs.run import start_run
-from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import encode
-from softprompts.training.sweep import SweepConfig, points, run_sweep, save_sweep
+import softprompts as sp
 
 
 def main(
-    model: ModelConfig,
-    task: TaskConfig,
-    prompt: PromptConfig,
-    sweep: SweepConfig,
-    training: TrainingConfig,
-    evaluation: EvaluationConfig,
-    run: RunConfig,
+    model: sp.ModelConfig,
+    task: sp.TaskConfig,
+    prompt: sp.PromptConfig,
+    sweep: sp.SweepConfig,
+    training: sp.TrainingConfig,
+    evaluation: sp.EvaluationConfig,
+    run: sp.RunConfig,
 ) -> None:
     """Train every candidate, score the best on validation on the test split, save it as a stock PEFT adapter."""
-    grid = points(sweep, prompt, training, run)
-    this = start_run(
+    grid = sp.points(sweep, prompt, training, run)
+    rows = sp.load_task(task)
+    this = sp.start_run(
         "sweep",
         model=model,
         task=task,
@@ -47,24 +37,23 @@ def main(
         evaluation=evaluation,
         run=run,
     )
-    check_method("prompt_tuning", model)
-    rows = load_task(task)
-    base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)
+    sp.check_method("prompt_tuning", model)
+    base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
     longest = max(point.prompt.num_virtual_tokens for point in grid)
-    data = encode(rows, tokenizer, input_spec(base, longest))
+    data = sp.encode(rows, tokenizer, sp.input_spec(base, longest))
 
     # The method: the only part that differs between recipes.
-    bank = [add_soft_prompt(base, tokenizer, point.prompt, point.seed, rows.choices) for point in grid]
+    bank = [sp.add_soft_prompt(base, tokenizer, point.prompt, point.seed, rows) for point in grid]
 
-    engine = make_engine(bank[0], tokenizer, model, data, this.say, bank[1:])
-    best, standings = run_sweep(engine, grid, data, evaluation, this)
+    engine = sp.make_engine(bank[0], tokenizer, model, data, this.say, bank[1:])
+    best, standings = sp.run_sweep(engine, grid, data, evaluation, this)
     data, tuned = best.data, best.model
-    adapter = save_adapter(tuned, this)
-    outcome = evaluate_test(engine, data, evaluation, this.accelerator)
-    save_sweep(this, standings, training.best_by)
+    adapter = sp.save_adapter(tuned, this)
+    outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
+    sp.save_sweep(this, standings, training.best_by)
     notes = {"chosen": best.name, "candidates": [asdict(s) for s in standings]}
-    save_run(this, rows, tuned, outcome, best.progress, adapter, notes)
+    sp.save_run(this, rows, tuned, outcome, best.progress, adapter, notes)
 
 
 if __name__ == "__main__":
-    cli(main)
+    sp.cli(main)

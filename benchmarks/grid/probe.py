@@ -21,11 +21,12 @@ from benchmarks.grid.plan import PROBES, ROOT
 from softprompts.adapters.configs import MODEL
 from softprompts.adapters.loading import AdapterConfig, load_adapter, virtual_tokens, without_adapter
 from softprompts.config.cli import cli
+from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError, nearest
-from softprompts.evaluation.hard_prompts import HardPromptConfig, written_tasks
+from softprompts.evaluation.hard_prompts import written_tasks
 from softprompts.metrics.scoring import load_metrics
 from softprompts.models.loading import input_spec, load_base_model
 from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE

@@ -18,11 +18,12 @@ from softprompts.adapters.loading import (
     without_adapter,
 )
 from softprompts.adapters.saving import folded, saved_parameters
+from softprompts.config.methods import MultitaskConfig
 from softprompts.config.sections import ModelConfig, RunConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
-from softprompts.methods.multitask_prompt_tuning import MultitaskConfig, add_multitask_prompt
+from softprompts.methods.multitask_prompt_tuning import add_multitask_prompt
 from softprompts.methods.p_tuning import add_prompt_encoder
 from softprompts.methods.prefix_tuning import PrefixConfig, add_prefix
 from softprompts.methods.prompt_tuning import add_soft_prompt

@@ -6,8 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.tasks import __main__ as run_tasks
-from benchmarks.tasks import record
+from benchmarks.tasks import __main__ as run_tasks, record
 from helpers import ROOT
 from made_result import make_result
 from softprompts.errors import UserError

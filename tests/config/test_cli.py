@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.cli import build_parser, cli, parse
+from softprompts.config.methods import PromptConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
 from softprompts.errors import UserError
 
 import pytest
-from peft import PromptTuningConfig, PromptTuningInit
 
 MINIMAL = """
 task:
@@ -34,7 +34,7 @@ Parse = Callable[..., dict[str, Any]]
 def recipe(
     model: ModelConfig,
     task: TaskConfig,
-    prompt: PromptTuningConfig,
+    prompt: PromptConfig,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     run: RunConfig,
@@ -67,7 +67,7 @@ def test_yaml_gives_typed_settings_and_the_rest_are_defaults(parsed: Parse) -> N
     assert settings["training"] == TrainingConfig(steps=7, learning_rate=1e-3)
     assert settings["task"] == TaskConfig(prompt="{text}", target=" {label}")
     assert settings["run"] == RunConfig(output_dir="out")
-    assert isinstance(settings["prompt"], PromptTuningConfig)
+    assert isinstance(settings["prompt"], PromptConfig)
     assert settings["prompt"].num_virtual_tokens == 4
 
 
@@ -159,14 +159,14 @@ def test_fields_that_peft_fills_itself_are_no_keys(parsed: Parse, field: str) ->
     assert f'unknown key "prompt.{key}": the library sets' in message(parsed, text=text)
 
 
-def test_text_init_takes_its_tokenizer_from_the_base_model(parsed: Parse) -> None:
-    prompt = parsed("", "--prompt.prompt_tuning_init=TEXT", "--prompt.prompt_tuning_init_text=hi")["prompt"]
-    assert prompt.prompt_tuning_init == PromptTuningInit.TEXT
-    assert prompt.tokenizer_name_or_path == ModelConfig().name_or_path
+def test_a_prompt_begins_with_a_text_unless_something_else_is_said(parsed: Parse) -> None:
+    assert parsed("")["prompt"] == PromptConfig(num_virtual_tokens=4)
+    assert parsed("", "--prompt.init_from=labels")["prompt"].init_from == "labels"
+    assert parsed("", "--prompt.prompt_tuning_init=RANDOM")["prompt"].prompt_tuning_init == "RANDOM"
 
 
 def test_misspelt_init_is_an_error_and_not_silently_random(parsed: Parse) -> None:
-    expected = 'expected TEXT | SAMPLE_VOCAB | RANDOM, found text (did you mean "TEXT"?)'
+    expected = 'expected TEXT | SAMPLE_VOCAB | RANDOM | null, found text (did you mean "TEXT"?)'
     assert expected in message(parsed, "", "--prompt.prompt_tuning_init", "text")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +15,11 @@ import pytest
 VALID = {"run", "run.seed", "run.output_dir", "task", "task.where", "training", "training.steps", "training.batch_size"}
 
 
-class Start(str, Enum):  # noqa: UP042 - as PEFT declares its own
-    TEXT = "TEXT"
-    RANDOM = "RANDOM"
-
-
 @dataclass
 class Settings:
     count: int = 1
-    start: Start | str = Start.RANDOM
+    start: Literal["TEXT", "RANDOM"] = "RANDOM"
     name: str | None = "a"
-    inherited: int = None  # type: ignore[assignment] # PEFT's way to say "required"
 
 
 @pytest.mark.parametrize(
@@ -41,7 +34,7 @@ class Settings:
             "[text, ...] | {text: text, ...} | from_train | null",
         ),
         (dict[str, list[str]], "{text: [text, ...], ...}"),
-        (Start | str, "TEXT | RANDOM"),
+        (Literal["TEXT", "RANDOM"], "TEXT | RANDOM"),
         (Path, "Path"),
     ],
 )
@@ -162,7 +155,6 @@ def test_explain_leaves_other_messages_but_puts_them_into_one_line() -> None:
     ("settings", "message"),
     [
         (Settings(count=None), "s.count: expected whole number, found null"),  # type: ignore[arg-type]
-        (Settings(start="TEX"), 's.start: expected TEXT | RANDOM, found TEX (did you mean "TEXT"?)'),
         (Settings(start=None), "s.start: expected TEXT | RANDOM, found null"),  # type: ignore[arg-type]
     ],
 )
@@ -172,9 +164,7 @@ def test_values_that_jsonargparse_lets_pass(settings: Settings, message: str) ->
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(
-    "settings", [Settings(), Settings(name=None), Settings(start="TEXT"), Settings(start=Start.TEXT)]
-)
+@pytest.mark.parametrize("settings", [Settings(), Settings(name=None), Settings(start="TEXT")])
 def test_values_that_fit(settings: Settings) -> None:
     check_values("s", settings)
 

@@ -145,7 +145,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise ValueError('Unknown split "valid".\nShould be one of ["train", "test"].')
         return datasets.Dataset.from_dict({"text": [f"t{i}" for i in range(60)], "label": [0, 1] * 30}, features)
 
-    monkeypatch.setattr(splits.datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     return calls
 
 

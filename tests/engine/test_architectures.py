@@ -16,8 +16,7 @@ from made_models import ARCHITECTURES, STATES, VOCABULARY, WINDOW, make_base, ma
 from softprompts.engine.build import disagreement
 from softprompts.engine.forward import Engine, Scores
 from softprompts.methods.attach import TASK_TYPES
-from softprompts.methods.preflight import METHODS as PREFLIGHT
-from softprompts.methods.preflight import WHY
+from softprompts.methods.preflight import METHODS as PREFLIGHT, WHY
 from softprompts.models.loading import kind_of
 from softprompts.tasks.documents import Document
 

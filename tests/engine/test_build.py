@@ -11,8 +11,7 @@ from typing import Any
 
 from helpers import METHODS, bank_engine, load_base, load_tuned, make_task
 from softprompts.config.sections import ModelConfig
-from softprompts.engine import attention
-from softprompts.engine import build as agreement
+from softprompts.engine import attention, build as agreement
 from softprompts.engine.attention import Layout
 from softprompts.engine.batches import PackedBatch, pack
 from softprompts.engine.build import checked_documents, disagreement, make_engine

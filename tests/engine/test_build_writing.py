@@ -8,8 +8,7 @@ from typing import Any
 
 from helpers import METHODS, load_base, load_tuned, make_task, method_engine
 from softprompts.config.sections import ModelConfig
-from softprompts.engine import build as agreement
-from softprompts.engine import forward as engine
+from softprompts.engine import build as agreement, forward as engine
 from softprompts.engine.build import different_answers, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError

@@ -12,16 +12,10 @@ from helpers import load_base, make_task, task_config
 from method_runs import saved_by_peft
 from softprompts.adapters.loading import AdapterConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig
+from softprompts.config.tools import ContestantConfig
 from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation
-from softprompts.evaluation.comparison import (
-    Contestant,
-    ContestantConfig,
-    contestants,
-    judge,
-    load_contestant,
-    row_scores,
-)
+from softprompts.evaluation.comparison import Contestant, contestants, judge, load_contestant, row_scores
 from softprompts.metrics.scoring import intervals, load_metrics
 from softprompts.tasks.task import Task, load_task
 

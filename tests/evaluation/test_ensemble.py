@@ -9,6 +9,7 @@ from typing import Any
 from helpers import CPU, load_base, make_task
 from softprompts.adapters.loading import AdapterConfig, load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
+from softprompts.config.tools import EnsembleConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation
@@ -16,7 +17,6 @@ from softprompts.evaluation.ensemble import (
     CHOSEN,
     SINGLE,
     VOTE,
-    EnsembleConfig,
     behind_each,
     load_members,
     members,

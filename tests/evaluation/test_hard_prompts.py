@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, task_config
+from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import hard_prompts as hard
-from softprompts.evaluation.hard_prompts import HardPromptConfig, choose_wording, draw_shots, written_tasks
+from softprompts.evaluation.hard_prompts import choose_wording, draw_shots, written_tasks
 from softprompts.evaluation.predict import Outcome, Prediction, predict
 from softprompts.tasks.documents import EncodedTask, Example
 from softprompts.tasks.task import Task, load_task

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, load_tuned
+from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.evaluation.interactive import InputConfig, SamplingConfig, answer, own_flags, task_of_texts
+from softprompts.evaluation.interactive import answer, own_flags, task_of_texts
 from softprompts.evaluation.predict import choice_scores
 from softprompts.models.loading import InputSpec
 from softprompts.tasks.documents import Example

@@ -11,10 +11,10 @@ from typing import Any
 from helpers import cli_in_process, load_base, load_tuned, run_recipe
 from method_runs import saved_by_peft
 from softprompts.adapters.loading import AdapterConfig, load_adapter
+from softprompts.config.tools import NeighboursConfig
 from softprompts.errors import UserError
 from softprompts.evaluation.neighbours import (
     Neighbours,
-    NeighboursConfig,
     nearest_tokens,
     random_vectors,
     repeated,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helpers import TEXT, load_base, load_tuned, prompt_config
+from helpers import TEXT, load_base, load_tuned, make_task, prompt_config
 from softprompts.errors import UserError
 from softprompts.methods import attach as initial
 from softprompts.methods.prompt_tuning import PromptConfig, add_soft_prompt
@@ -185,7 +185,8 @@ CHOICES = (" positive", " a very dull film", " awful")
 def begin(folder: Path, start: str, tokens: int, seed: int = 0, choices: Any = CHOICES, **settings: Any) -> PeftModel:
     base, tokenizer = load_base(folder)
     config = PromptConfig(num_virtual_tokens=tokens, init_from=start, **settings)
-    return add_soft_prompt(base, tokenizer, config, seed, choices)
+    task = make_task([("a film", choice) for choice in choices], choices) if choices else None
+    return add_soft_prompt(base, tokenizer, config, seed, task)
 
 
 def label_means(folder: Path, labels: tuple[str, ...]) -> torch.Tensor:
@@ -270,7 +271,7 @@ def test_a_start_of_ours_follows_the_seed_and_is_saved_as_peft_knows_it(
 def test_without_a_start_of_ours_all_is_as_with_peft_s_config(tiny_model: Path) -> None:
     base, tokenizer = load_base(tiny_model)
     for settings in (text(TEXT), {"prompt_tuning_init": "SAMPLE_VOCAB"}, {"prompt_tuning_init": "RANDOM"}):
-        ours = PromptConfig(num_virtual_tokens=5, tokenizer_name_or_path=str(tiny_model), **settings)
+        ours = PromptConfig(num_virtual_tokens=5, **settings)
         models = [add_soft_prompt(base, tokenizer, c, 0) for c in (ours, prompt_config(tiny_model, 5, **settings))]
         assert torch.equal(*map(values, models))
         assert models[0].active_peft_config == models[1].active_peft_config
@@ -280,7 +281,7 @@ def test_without_a_start_of_ours_all_is_as_with_peft_s_config(tiny_model: Path) 
     ("settings", "message"),
     [
         (
-            {"init_from": "labels", "tokenizer_name_or_path": "x"} | text(TEXT),
+            {"init_from": "labels"} | text(TEXT),
             "init_from: labels not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null",
         ),
         (

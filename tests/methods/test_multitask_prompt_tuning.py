@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import CPU, TEXT, load_base, loss_and_gradient, make_task, scores
+from softprompts.config.methods import MultitaskConfig
 from softprompts.config.sections import ModelConfig, TrainingConfig
 from softprompts.engine.build import disagreement, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods.attach import initial_values
-from softprompts.methods.multitask_prompt_tuning import MultitaskConfig, add_multitask_prompt, by_task, factors_alone
+from softprompts.methods.multitask_prompt_tuning import add_multitask_prompt, by_task, factors_alone
 from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.tasks.task import Row
 from softprompts.tasks.tokenization import encode
@@ -172,7 +173,7 @@ def test_the_seed_decides(tiny_model: Path) -> None:
         ({"num_ranks": 0}, r"^prompt\.num_ranks: expected a number above 0, found 0$"),
         ({"factor_steps": -1}, r"^prompt\.factor_steps: expected 0 or more, found -1$"),
         ({"num_virtual_tokens": 0}, r"^prompt\.num_virtual_tokens: expected a number above 0, found 0$"),
-        ({"prompt_tuning_init_text": None}, r"^prompt\.prompt_tuning_init_text: TEXT needs a text"),
+        ({"prompt_tuning_init_text": ""}, r"^prompt\.prompt_tuning_init_text: TEXT needs a text"),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, changes: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,9 @@ def test_a_projection_is_a_network_of_two_layers(tiny_model: Path, hidden: int |
 def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
     base, tokenizer = load_base(tiny_model)
     config = PrefixConfig(num_virtual_tokens=3, init_text=TEXT)
-    before = config.to_dict()
+    before = asdict(config)
     add_prefix(base, tokenizer, config)
-    assert config.to_dict() == before
+    assert asdict(config) == before
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,12 @@ def fail(tiny_model: Path, domain_task: Path, tmp_path: Path, capfd: pytest.Capt
 
 @pytest.fixture
 def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """See to it that a recipe which loads data or a model fails in another way than it should."""
+    """See to it that a recipe which loads a model fails in another way than it should."""
 
     def refuse(*_: Any) -> None:
         raise AssertionError("loaded before the settings were checked")
 
-    for name in ("models.loading.load_base_model", "tasks.task.load_task"):
-        monkeypatch.setattr(f"softprompts.{name}", refuse)
+    monkeypatch.setattr("softprompts.models.loading.load_base_model", refuse)
 
 
 ENCODER_TAKES = "it takes prefix_tuning, lora, full_finetuning"

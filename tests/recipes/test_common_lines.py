@@ -17,17 +17,17 @@ import pytest
 MARKER = "# The method: the only part that differs between recipes."
 # What every recipe says word for word, in this order; what differs by recipe stands between.
 COMMON = (
-    "rows = load_task(task)",
-    "base, tokenizer = load_base_model(model, this.accelerator.device, rows.choices)",
+    "rows = sp.load_task(task)",
+    "base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)",
     MARKER,
-    "outcome = evaluate_test(engine, data, evaluation, this.accelerator)",
+    "outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)",
     'if __name__ == "__main__":',
-    "cli(main)",
+    "sp.cli(main)",
 )
-STEPS = ("start_run", "load_task", "load_base_model", "make_engine", "evaluate_test", "save_run", "cli")
+STEPS = ("load_task", "start_run", "load_base_model", "make_engine", "evaluate_test", "save_run", "cli")
 # What trains says these, too, one behind the other.
-ENGINE = "engine = make_engine(tuned, tokenizer, model, data, this.say)"
-TRAIN = "progress = train(engine, data, training, evaluation, this)"
+ENGINE = "engine = sp.make_engine(tuned, tokenizer, model, data, this.say)"
+TRAIN = "progress = sp.train(engine, data, training, evaluation, this)"
 SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is none of a run
 TOOLS = {"generate", "neighbours"}  # answer on the screen: no run, no task of their own, and nothing is written
 EVALUATES = {
@@ -65,9 +65,11 @@ def test_common_lines_are_identical_and_in_order(recipe: Path) -> None:
 @each_recipe
 def test_steps_are_called_once_and_in_order(recipe: Path) -> None:
     calls = [
-        (node.lineno, node.func.id)
+        (node.lineno, node.func.attr)
         for node in ast.walk(ast.parse(recipe.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {*STEPS, *SAVES.values()}
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {*STEPS, *SAVES.values()}
     ]
     steps = [SAVES.get(recipe.stem, name) if name == "save_run" else name for name in STEPS]
     assert [name for _, name in sorted(calls)] == steps
@@ -82,7 +84,7 @@ def test_the_marker_stands_between_base_model_and_engine(recipe: Path) -> None:
 @each_recipe
 def test_training_recipes_share_the_lines_of_training(recipe: Path) -> None:
     text = lines(recipe)
-    trains = any("softprompts.training.loop" in line for line in text)
+    trains = any("sp.train(" in line for line in text)
     assert (TRAIN in text) == trains
     if trains:
         assert text.index(TRAIN) == text.index(ENGINE) + 1
@@ -97,7 +99,7 @@ def test_what_trains_or_asks_checks_the_method_before_anything_is_loaded(recipe:
         assert names == []
         return
     assert names == ["prompt_tuning" if recipe.stem == "sweep" else recipe.stem]
-    assert text.index("start_run(") < text.index("check_method(") < text.index("load_task(")
+    assert text.index("start_run(") < text.index("check_method(") < text.index("load_base_model(")
 
 
 @each_recipe
@@ -113,7 +115,7 @@ def test_every_argument_is_recorded(recipe: Path) -> None:
     (start,) = (
         n
         for n in ast.walk(main)
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "start_run"
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == "start_run"
     )
     assert [k.arg for k in start.keywords] == [a.arg for a in main.args.args]
 

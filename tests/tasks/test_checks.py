@@ -8,10 +8,11 @@ from typing import Any
 
 from helpers import Parts, load_base, run_training, task_config
 from made_tasks import rows_of, write
+from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.evaluation.hard_prompts import HardPromptConfig, choose_wording
+from softprompts.evaluation.hard_prompts import choose_wording
 from softprompts.models.loading import InputSpec
 from softprompts.tasks.checks import RARE, check_labels, warn_of_first_rows, warn_of_scored_rows
 from softprompts.tasks.task import Task, load_task

@@ -10,7 +10,6 @@ from typing import Any
 
 from helpers import ROOT, cli_in_process, load_recipe, read_result
 from softprompts.config.cli import parse
-from softprompts.data import sources as splits
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import load_metrics, reported
 from softprompts.tasks.task import load_task
@@ -131,7 +130,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
             lay_out(tmp_path / path, HUB[path])
         return load_dataset(str(tmp_path / path), subset, split=split, revision=revision)
 
-    monkeypatch.setattr(splits.datasets, "load_dataset", local)
+    monkeypatch.setattr("datasets.load_dataset", local)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return made
 

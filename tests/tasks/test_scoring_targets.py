@@ -6,7 +6,6 @@ from pathlib import Path
 
 from made_tasks import CUSTOM
 from softprompts.errors import UserError
-from softprompts.metrics import scoring
 from softprompts.metrics.scoring import check_reach, load_metrics
 
 import pytest
@@ -150,7 +149,7 @@ def test_b13_a_metric_of_ours_needs_no_cache(monkeypatch: pytest.MonkeyPatch) ->
     def no_cache(_: str) -> None:
         raise FileNotFoundError(2, "No such file or directory", "/proc/nowhere")
 
-    monkeypatch.setattr(scoring.evaluate, "load", no_cache)
+    monkeypatch.setattr("evaluate.load", no_cache)
     assert list(load_metrics(["accuracy"])) == ["accuracy"]
 
 
@@ -158,7 +157,7 @@ def test_b13_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyP
     def no_cache(_: str) -> None:
         raise PermissionError(13, "Permission denied", "/proc/nowhere")
 
-    monkeypatch.setattr(scoring.evaluate, "load", no_cache)
+    monkeypatch.setattr("evaluate.load", no_cache)
     with pytest.raises(
         UserError, match=r'^task\.metrics: cannot load "mine/m.py": /proc/nowhere: Permission denied; HF_HOME'
     ):

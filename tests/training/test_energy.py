@@ -6,11 +6,12 @@ import importlib.util
 import time
 
 from helpers import Build, run_training
+from softprompts.config.grid import points
+from softprompts.config.methods import SweepConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError
 from softprompts.runs.record import Progress
 from softprompts.training.energy import energy_meter
-from softprompts.training.sweep import SweepConfig, points
 
 import pytest
 from peft import PromptTuningConfig

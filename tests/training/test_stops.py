@@ -16,8 +16,7 @@ from softprompts.engine.forward import Scores
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import Outcome, predict
 from softprompts.runs.record import Progress
-from softprompts.training import checkpoints
-from softprompts.training import loop as training_module
+from softprompts.training import checkpoints, loop as training_module
 from softprompts.training.state import make_candidate
 
 import pytest

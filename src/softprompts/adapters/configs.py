@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError, nearest, warn
 from softprompts.methods.attach import TASK_TYPES
 from softprompts.models.identity import (
@@ -43,21 +44,6 @@ USES: dict[Kind, str] = {
     "encoder-decoder": "answers a text",
     "encoder": "chooses between labels",
 }
-
-
-@dataclass
-class AdapterConfig:
-    """A saved adapter, ours or anyone's from PEFT.
-
-    Args:
-        path: its folder, that of the run which wrote it, or a Hub id; without one the base model stands alone.
-        any_base: take it although it was trained on a base model of another name.
-        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
-    """
-
-    path: str | None = None
-    any_base: bool = False
-    task_id: int = 0
 
 
 def read_config(folder: Path) -> PeftConfig:

@@ -22,13 +22,13 @@ from softprompts.adapters.configs import (
     ADAPTER,
     CONFIG,
     MODEL,
-    AdapterConfig,
     check_base,
     check_weights,
     first_line,
     read_config,
     unknown_keys,
 )
+from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError, listed, nearest, warn
 from softprompts.models.identity import RECORD, Record, read_record
 from softprompts.models.loading import kind_of, name_outputs

@@ -14,24 +14,23 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
+from softprompts.config.help import short_help
 from softprompts.config.messages import check_values, explain
 from softprompts.config.paths import check_utf8, expand_paths
-from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS, check_yaml, known, nearest_key
+from softprompts.config.yaml_files import check_yaml, known, nearest_key
 from softprompts.errors import UserError
 from softprompts.system import locks
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
+from softprompts.system.quiet import look_in_the_scripts_folder_last, quiet_libraries
 from softprompts.system.streams import fail, quiet_streams
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
-from peft import PeftConfig, PromptTuningConfig
-from torch import distributed
 
 
 def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
     """Return the parser for `main`'s typed arguments and the dotted keys that it accepts."""
-    # PEFT's MultitaskPromptTuningConfig derives from PromptTuningConfig: jsonargparse would ask for a class path.
-    set_parsing_settings(subclasses_disabled=[is_dataclass])
+    set_parsing_settings(add_print_completion_argument=True)
     parser = ArgumentParser(
         description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False, allow_abbrev=False
     )
@@ -41,13 +40,7 @@ def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
             continue
         if not (isinstance(hint, type) and is_dataclass(hint)):
             raise TypeError(f"{main.__name__}: argument {name} is no dataclass")
-        skip = PEFT_INTERNAL_FIELDS if issubclass(hint, PeftConfig) else set()
-        # PEFT demands a tokenizer's name together with a text; that name is the base model's, not the user's to set.
-        tokenizes = issubclass(hint, PromptTuningConfig)
-        skip = skip - {"tokenizer_name_or_path"} if tokenizes else skip
-        parser.add_class_arguments(hint, name, skip=skip & set(hint.__dataclass_fields__))
-        if tokenizes:
-            parser.link_arguments("model.name_or_path", f"{name}.tokenizer_name_or_path")
+        parser.add_class_arguments(hint, name)
     valid = {key for key in vars(parser.get_defaults(skip_validation=True).as_flat()) if not key.startswith("config")}
     sections = {key.split(".")[0] for key in valid}
     return parser, valid | sections
@@ -72,7 +65,7 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
                 path = expanded("--config", path)
                 check_yaml(path, valid)
                 word = f"--config={path}"
-        elif flag and flag[1] not in ("help", "print_config") and not known(flag[1], valid):
+        elif flag and flag[1] not in ("help", "print_config", "print_completion") and not known(flag[1], valid):
             raise UserError(f'unknown flag "--{flag[1]}"{nearest_key(flag[1], valid)}')
         read.append(word)
     try:
@@ -95,9 +88,14 @@ def cli(main: Callable[..., None]) -> None:
     system about a file; an interrupt with code 130, a closed pipe at standard output with code 141.
     SOFTPROMPTS_LOG=debug in the environment prints the library's log.
     """
+    quiet_libraries()
+    look_in_the_scripts_folder_last()
     with quiet_streams():
         try:
             print_log()
+            if asked := asked_for_help(main, sys.argv[1:]):
+                print(asked, end="")
+                return
             main(**parse(main, sys.argv[1:]))
             sys.stdout.flush()  # a full disk there is an error, too
         except UserError as error:
@@ -113,6 +111,20 @@ def cli(main: Callable[..., None]) -> None:
             sys.exit(128 + signal.SIGINT)
         finally:
             locks.release()
-            # Left open, the processes' group aborts now and then while Python shuts down.
-            if distributed.is_available() and distributed.is_initialized():
-                distributed.destroy_process_group()
+            close_process_group()
+
+
+def asked_for_help(main: Callable[..., None], argv: list[str]) -> str:
+    """Return the help that a command line asks for: --help, or --help all; empty if it asks for none."""
+    for index, word in enumerate(argv):
+        if word in ("-h", "--help"):
+            everything = argv[index + 1 : index + 2] == ["all"]
+            return build_parser(main)[0].format_help() if everything else short_help(main)
+    return ""
+
+
+def close_process_group() -> None:
+    """Close the launch's group of processes, if there is one: left open, Python aborts now and then at its end."""
+    torch = sys.modules.get("torch")  # not imported for this: it takes a second
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from enum import Enum
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from softprompts.errors import UserError, nearest, short
@@ -21,17 +20,12 @@ def explain(message: str, sections: dict[str, Any]) -> str:
 
 
 def check_values(section: str, settings: Any) -> None:
-    """Refuse what jsonargparse lets pass: null for a field that has no null, and any text for an enum of PEFT's."""
+    """Refuse what jsonargparse lets pass: null for a field that has no null."""
     hints = get_type_hints(type(settings))
     for item in fields(settings):
         hint, value = hints[item.name], getattr(settings, item.name)
-        enums = [h for h in get_args(hint) if isinstance(h, type) and issubclass(h, Enum)]
-        # PEFT's own default for the number of virtual tokens is null, and means nothing.
-        needed = item.default is not None or item.name == "num_virtual_tokens"
-        if value is None and needed and type(None) not in get_args(hint):
+        if value is None and item.default is not None and type(None) not in get_args(hint):
             raise UserError(wrong_value(f"{section}.{item.name}", hint, "null"))
-        if value is not None and enums and value not in [e.value for enum in enums for e in enum]:
-            raise UserError(wrong_value(f"{section}.{item.name}", hint, str(value)))
 
 
 def wrong_value(key: str, hint: Any, found: str) -> str:
@@ -54,8 +48,6 @@ def describe(hint: Any) -> str:
         type(None): "null",
     }
     arguments = get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return " | ".join(str(e.value) for e in hint)
     if get_origin(hint) is Literal:
         return " | ".join(map(str, arguments))
     if get_origin(hint) is list:
@@ -63,6 +55,5 @@ def describe(hint: Any) -> str:
     if get_origin(hint) is dict:
         return f"{{{describe(arguments[0])}: {describe(arguments[1])}, ...}}"
     if arguments:
-        enums = any(isinstance(a, type) and issubclass(a, Enum) for a in arguments)
-        return " | ".join(describe(a) for a in arguments if not (enums and a is str))
+        return " | ".join(map(describe, arguments))
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -112,10 +112,10 @@ def nearest_key(key: str, valid: set[str]) -> str:
     section, _, name = key.rpartition(".")
     same = {v for v in valid if v.rpartition(".")[2] == name}
     inside = {v.removeprefix(f"{section}.") for v in valid if v.startswith(f"{section}.")}
+    if name in PEFT_INTERNAL_FIELDS and section in ("prompt", "prefix", "lora"):
+        return ": the library sets this field of PEFT's from the base model"
     if same:
         return nearest(key, same)
-    if name in PEFT_INTERNAL_FIELDS:
-        return ": the library sets this field of PEFT's from the base model"
     if inside:
         return nearest(name, inside, f"{section}.")
     return nearest(key.partition(".")[0], {v for v in valid if "." not in v})

@@ -7,7 +7,6 @@ import io
 import re
 from pathlib import Path
 
-from softprompts.data.parquet import read_parquet
 from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.data.values import Record, check_columns
 from softprompts.errors import UserError, nearest, short
@@ -44,6 +43,8 @@ def read_file(path: str | Path) -> list[tuple[str, Record]]:
     if not data:
         raise UserError(f"{path}: is empty")
     if path.suffix == ".parquet":
+        from softprompts.data.parquet import read_parquet  # takes a second, and few need it
+
         rows = [(f"{path} row {n}", row) for n, row in enumerate(read_parquet(path, data), start=1)]
     else:
         text = _decode(path, data)

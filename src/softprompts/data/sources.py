@@ -6,13 +6,10 @@ import hashlib
 import sys
 
 from softprompts.config.sections import TaskConfig
-from softprompts.data.parquet import rows_of
 from softprompts.data.readers import read_file
 from softprompts.data.values import Record, Unread, plain
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.system.files import PROJECT
-
-import datasets
 
 DATA_DIR = PROJECT / "data"
 EMBEDDED_PREFIX = "embedded:"
@@ -89,6 +86,10 @@ def _read(config: TaskConfig, split: str) -> Rows:
 
 
 def _read_hub(key: str, path: str, subset: str | None, split: str, revision: str | None) -> Rows:
+    from softprompts.data.parquet import rows_of
+
+    import datasets  # takes a second, and few need it
+
     try:
         table = datasets.load_dataset(path, subset, split=split, revision=revision)
     except Exception as error:  # the many kinds of network, naming and parsing errors of a Hub dataset

@@ -13,6 +13,7 @@ from typing import Any
 from softprompts.adapters.configs import read_config
 from softprompts.adapters.loading import AdapterConfig, check_base, find_adapter, find_model, load_adapter
 from softprompts.config.sections import EvaluationConfig, ModelConfig
+from softprompts.config.tools import ContestantConfig
 from softprompts.errors import UserError
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.evaluation.predict import TestOutcome, answers_and_targets
@@ -26,30 +27,6 @@ from softprompts.tasks.task import Task, with_prompt
 import numpy
 from peft import PeftModel
 from transformers import PreTrainedModel
-
-
-@dataclass
-class ContestantConfig:
-    """One of the two that are compared: a saved adapter, a whole model or the base model, and what stands before it.
-
-    Args:
-        path: folder of an adapter or of the run which wrote it, a Hub id of one, or a whole model that full fine-tuning
-            left; without one the base model stands alone.
-        any_base: take an adapter although it was trained on a base model of another name.
-        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
-        wording: prompt template in place of `task.prompt`.
-        shots: solved examples from train in front of every row, drawn by the run's seed.
-        separator: what stands between two examples.
-        name: what the report calls it; by default its path.
-    """
-
-    path: str | None = None
-    any_base: bool = False
-    task_id: int = 0
-    wording: str | None = None
-    shots: int = 0
-    separator: str = "\n\n"
-    name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from softprompts.adapters.configs import read_config
 from softprompts.adapters.loading import AdapterConfig, find_adapter, load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
+from softprompts.config.tools import EnsembleConfig
 from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
@@ -25,24 +26,6 @@ from transformers import PreTrainedModel
 
 VOTE, SINGLE, CHOSEN = "the vote", "a single prompt", "the best by validation"
 KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
-
-
-@dataclass
-class EnsembleConfig:
-    """Adapters that answer together.
-
-    Args:
-        adapters: folders of adapters, or of the runs that wrote them, or Hub ids; all of prompt tuning, or all of
-            prefix tuning.
-        any_base: take them although they were trained on a base model of another name.
-    """
-
-    adapters: list[str]
-    any_base: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.adapters) < 2:
-            raise UserError(f"ensemble.adapters: expected two or more to vote, found {len(self.adapters)}")
 
 
 def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:

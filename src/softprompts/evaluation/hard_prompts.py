@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
@@ -69,20 +70,3 @@ def choose_wording(
         tokens = sum(len(e.document.prompt_ids) for e in rows) / len(rows)
         wordings.append(Wording(data.task.config.prompt, name, value, tokens))
     return max(range(len(wordings)), key=lambda i: wordings[i].validation), wordings
-
-
-@dataclass
-class HardPromptConfig:
-    """Written prompts, tried on validation as they are.
-
-    Args:
-        wordings: prompt templates with `{column}` fields; the best on validation is scored on test.
-        shots: solved examples from train in front of every row, drawn by the run's seed.
-        separator: what stands between two examples.
-        validation_rows: rows of the validation split to choose on; by default all.
-    """
-
-    wordings: list[str]
-    shots: int = 0
-    separator: str = "\n\n"
-    validation_rows: int | None = None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from softprompts.config.sections import TaskConfig
+from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.data.sources import SPLITS
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
@@ -21,50 +20,6 @@ from softprompts.tasks.documents import Example
 from softprompts.tasks.task import Row, Task, check_template, render
 
 import torch
-
-
-@dataclass
-class InputConfig:
-    """What to try.
-
-    Args:
-        text: texts to put into the template; by default the lines of standard input.
-        template: prompt template with one `{column}`; by default that of the run which trained the adapter, else the
-            text as it is.
-        choices: score these answers by likelihood; by default those of the run, if it names them, else the model
-            writes its answer.
-        chat: put the prompt into the tokenizer's chat template; by default as in the run.
-    """
-
-    text: list[str] = field(default_factory=list)
-    template: str | None = None
-    choices: list[str] | None = None
-    chat: bool | None = None
-
-
-@dataclass
-class SamplingConfig:
-    """How an answer is written.
-
-    Args:
-        max_new_tokens: longest answer.
-        temperature: 0 takes the likeliest token each time; above 0 tokens are drawn.
-        top_p: draw among the likeliest tokens that hold this share of the probability.
-        seed: seed of the draws.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UserError(f"sampling.max_new_tokens: expected a number above 0, found {self.max_new_tokens}")
-        if not 0 <= self.temperature < math.inf:
-            raise UserError(f"sampling.temperature: expected 0 or more, found {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"sampling.top_p: expected a number above 0 and at most 1, found {self.top_p}")
 
 
 def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig) -> list[str]:

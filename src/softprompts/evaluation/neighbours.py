@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
@@ -14,25 +13,6 @@ from peft import MultitaskPromptTuningConfig, PeftModel
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-
-@dataclass
-class NeighboursConfig:
-    """What to show.
-
-    Args:
-        k: nearest tokens of each virtual token; Lester et al. look at five.
-        record: JSON file to write, which must not exist yet: the neighbours, and those of as many random vectors.
-    """
-
-    k: int = 5
-    record: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"neighbours.k: expected a number above 0, found {self.k}")
-        if self.record and Path(self.record).exists():
-            raise UserError(f"neighbours.record: {self.record} exists; name a new file, or move that one away")
 
 
 @dataclass(frozen=True)

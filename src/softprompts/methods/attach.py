@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from softprompts.errors import UserError
 from softprompts.models.loading import Kind, kind_of, max_positions
 
 import torch
-from peft import PeftModel, PromptLearningConfig, TaskType, get_peft_model
+from peft import PeftConfig, PeftModel, PromptLearningConfig, TaskType, get_peft_model
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -48,6 +49,12 @@ def attach(base: PreTrainedModel, config: PromptLearningConfig, section: str, se
         raise UserError(f"{section}: {' '.join(str(error).split())}") from None
     assert isinstance(model, PeftModel)
     return model
+
+
+def as_peft(config: Any, kind: type[PeftConfig], **changes: Any) -> Any:
+    """Return the config of PEFT's that has the values of a section of settings, as far as PEFT has fields for them."""
+    known = {f.name for f in fields(kind) if f.init}
+    return kind(**{f.name: getattr(config, f.name) for f in fields(config) if f.name in known} | changes)
 
 
 def for_base(config: Any, base: PreTrainedModel) -> Any:

@@ -1,18 +1,20 @@
-"""Methods that change a model's weights: LoRA, and full fine-tuning."""
+"""LoRA: low-rank matrices beside the weights (Hu et al. 2021)."""
 
 from __future__ import annotations
 
+from softprompts.config.methods import LoraConfig
 from softprompts.errors import UserError
-from softprompts.methods.attach import for_base
+from softprompts.methods.attach import as_peft, for_base
 
+import peft
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 INITS = (True, False, "gaussian", "orthogonal")
 
 
-def add_lora(base: PreTrainedModel, config: LoraConfig, seed: int | None = None) -> PeftModel:
+def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, seed: int | None = None) -> PeftModel:
     """Put trainable low-rank matrices, float32, beside the weights that `target_modules` names (Hu et al. 2021).
 
     They stand inside the layers of `base`, which may be quantised (QLoRA, Dettmers et al. 2023). An encoder's
@@ -29,7 +31,7 @@ def add_lora(base: PreTrainedModel, config: LoraConfig, seed: int | None = None)
     if seed is not None:
         torch.manual_seed(seed)
     try:
-        model = get_peft_model(base, for_base(config, base))
+        model = peft.get_peft_model(base, for_base(as_peft(config, peft.LoraConfig), base))
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"lora: {' '.join(str(error).split())}") from None
     assert isinstance(model, PeftModel)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
+from softprompts.config.methods import MultitaskConfig
 from softprompts.data.values import trouble
 from softprompts.errors import UserError, listed, short
 from softprompts.methods.attach import attach, encoder_of, initial_values, set_start
 from softprompts.tasks.documents import EncodedTask, Example
+from softprompts.tasks.task import Task, in_words
 from softprompts.tasks.tokenization import moved_behind
 
 import torch
@@ -22,27 +22,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 LONGEST_NAME = 143  # bytes of a folder's name: what encrypted home folders take; most file systems take 255
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # on Windows
-
-
-@dataclass
-class MultitaskConfig:
-    """Several tasks that share a source prompt. Names are those of PEFT's MultitaskPromptTuningConfig.
-
-    Args:
-        column: the column of the data that names a row's task.
-        num_virtual_tokens: length of the shared prompt, and so of each task's.
-        num_ranks: rank of a task's factor.
-        prompt_tuning_init: how the shared prompt begins; each task's begins as it does, with a factor of one.
-        prompt_tuning_init_text: the text, for TEXT.
-        factor_steps: updates of the factors alone, once the shared prompt is trained; 0 for none.
-    """
-
-    column: str
-    num_virtual_tokens: int = 20
-    num_ranks: int = 1
-    prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "RANDOM"] = "TEXT"
-    prompt_tuning_init_text: str | None = None
-    factor_steps: int = 0
 
 
 def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
@@ -104,6 +83,7 @@ def add_multitask_prompt(
     config: MultitaskConfig,
     tasks: Sequence[str],
     seed: int | None = None,
+    task: Task | None = None,
 ) -> PeftModel:
     """Put a shared prompt (P, H) and for each of T tasks factors (T, P, R) and (T, R, H) on a frozen base model.
 
@@ -125,8 +105,10 @@ def add_multitask_prompt(
         prompt_tuning_init=MultitaskPromptTuningInit.RANDOM,
     )
     model = attach(base, peft_config, "prompt", seed)
-    start = (config.num_virtual_tokens, config.prompt_tuning_init, config.prompt_tuning_init_text)
-    set_start(model, initial_values(base, tokenizer, *start))
+    text = config.prompt_tuning_init_text
+    if text is None and task is not None:
+        text = in_words(task)
+    set_start(model, initial_values(base, tokenizer, config.num_virtual_tokens, config.prompt_tuning_init, text))
     encoder = encoder_of(model)
     with torch.no_grad():
         encoder.prefix_task_cols.add_(1 / config.num_ranks)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from softprompts.config.methods import EncoderConfig
 from softprompts.errors import UserError
-from softprompts.methods.attach import attach
+from softprompts.methods.attach import as_peft, attach
 
 from peft import PeftModel, PromptEncoderConfig
 from peft.tuners.p_tuning import PromptEncoderReparameterizationType
 from transformers import PreTrainedModel
 
 
-def add_prompt_encoder(base: PreTrainedModel, config: PromptEncoderConfig, seed: int | None = None) -> PeftModel:
+def add_prompt_encoder(
+    base: PreTrainedModel, config: EncoderConfig | PromptEncoderConfig, seed: int | None = None
+) -> PeftModel:
     """Put a trainable prompt encoder on a frozen base model: an MLP, or an LSTM with an MLP behind it.
 
     It trains in float32, begins at values that `seed` decides, and is needed in training only: what is saved are the
@@ -25,4 +28,4 @@ def add_prompt_encoder(base: PreTrainedModel, config: PromptEncoderConfig, seed:
             default = PromptEncoderConfig.__dataclass_fields__[name].default
             if getattr(config, name) != default:
                 raise UserError(f"prompt.{name}: an MLP has none to set; it is the LSTM's")
-    return attach(base, config, "prompt", seed)
+    return attach(base, as_peft(config, PromptEncoderConfig), "prompt", seed)

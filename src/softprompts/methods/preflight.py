@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from softprompts.config.methods import LoraConfig
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
 from softprompts.methods.attach import attach
@@ -23,7 +24,7 @@ from softprompts.methods.p_tuning import add_prompt_encoder
 from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config
 
 import torch
-from peft import LoraConfig, MultitaskPromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+from peft import MultitaskPromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softprompts.errors import UserError, nearest, short, warn
 
-import evaluate
 import numpy
+
+if TYPE_CHECKING:
+    import evaluate
 
 MODULES = Path(__file__).parent / "modules"
 REACHED = 1 - 1e-6  # the best number of a metric of ours, but for rounding
@@ -58,6 +60,8 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
     Raises:
         UserError: no such metric, or one that cannot be loaded; two of one name.
     """
+    import evaluate  # six seconds, which settings and rows should not wait for
+
     own = sorted(p.stem for p in MODULES.glob("*.py") if p.stem != "__init__")
     metrics: dict[str, Metric] = {}
     for name in names:
@@ -87,6 +91,8 @@ def _cannot_load(name: str, error: Exception) -> UserError:
 
 def _own_module(name: str) -> evaluate.Metric:
     """Load a metric of ours, without the copy of its source that `evaluate.load` makes below HF_HOME."""
+    import evaluate
+
     source = importlib.import_module(f"softprompts.metrics.modules.{name}")
     made = [v for v in vars(source).values() if isinstance(v, type) and v.__module__ == source.__name__]
     (kind,) = (v for v in made if issubclass(v, evaluate.Metric))

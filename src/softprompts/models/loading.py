@@ -243,6 +243,11 @@ def _output_names(config: PretrainedConfig) -> list[str]:
     return [str(labels.get(number, f"LABEL_{number}")) for number in range(len(labels))]
 
 
+def default_device() -> torch.device:
+    """Return the accelerator, if there is one, else the CPU: for what is no run of several processes."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Count all parameters and those that train."""
     total = sum(p.numel() for p in model.parameters())

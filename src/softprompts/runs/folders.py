@@ -134,7 +134,10 @@ def _changed(
     for key in sorted(old.keys() | new.keys(), key=lambda k: (k == "run.seed", k)):
         # An older version, which did not have the setting, did as its default does.
         was, now = old.get(key, defaults.get(key)), new.get(key)
-        if was == now or key.endswith(".peft_version") or (key.startswith("run.") and key != "run.seed"):
+        if was == now or (key.startswith("run.") and key != "run.seed"):
+            continue
+        # An older version kept all fields of PEFT's configs, those too that nobody sets.
+        if key not in new and key.partition(".")[0] in ("prompt", "prefix", "lora"):
             continue
         if key in FREE | ROUNDING | answers:
             changed.append({"key": key, "was": was, "is": now})

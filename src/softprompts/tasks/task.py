@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import string
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -58,7 +59,6 @@ def load_task(config: TaskConfig) -> Task:
         raise UserError("task.system: a system message needs task.chat: true")
     if config.schema and config.choices is not None:
         raise UserError("task.schema: is for written answers; take it out, or task.choices")
-    check_metrics(config.metrics, config.choices is not None)
     schema = read_schema(config.schema) if config.schema else None
     whole = read_splits(config)
     mapping, choices = _choices(config, given_as_train(config, whole))
@@ -68,6 +68,8 @@ def load_task(config: TaskConfig) -> Task:
     splits = {name: _render(config, rows, mapping, choices, name) for name, rows in raw.items()}
     if schema is not None:
         check_targets(schema, splits)
+    # Last: the library of the metrics takes seconds to import, which a missing file or column should not.
+    check_metrics(config.metrics, config.choices is not None)
     scored = [(row.place, row.target) for name in ("validation", "test") for row in splits[name]]
     check_reach(config.metrics, schema, scored)
     warn_of_rows(splits, choices, config.prompt)
@@ -84,6 +86,20 @@ def load_task(config: TaskConfig) -> Task:
         config=config,
         schema=schema,
     )
+
+
+def in_words(task: Task) -> str:
+    """Return a task as a text for a soft prompt to start from: the words of its template, and its choices.
+
+    "{text}\\nSentiment:" with choices becomes "Sentiment: positive or negative"; without any words of its own,
+    "text: queue".
+    """
+    pieces = list(string.Formatter().parse(task.config.prompt))
+    words = " ".join("".join(literal for literal, *_ in pieces).split())
+    if not words.strip(string.punctuation + " "):
+        words = ", ".join(dict.fromkeys(name for _, name, *_ in pieces if name)) + ":"
+    asked = [name for _, name, *_ in string.Formatter().parse(task.config.target) if name]
+    return f"{words} {' or '.join(choice.strip() for choice in task.choices or asked)}"
 
 
 def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: str = "") -> Task:

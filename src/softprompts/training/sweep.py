@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from enum import Enum
-from typing import Any, get_type_hints
 
-from softprompts.config.messages import check_values, wrong_value
-from softprompts.config.sections import EvaluationConfig, RunConfig, TrainingConfig
-from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS
+from softprompts.config.grid import Point
+from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError
 from softprompts.metrics.scoring import load_metrics, reported
 from softprompts.runs.fingerprints import inputs_of
 from softprompts.runs.plots import _ranked, _shown, plot_sweep
@@ -25,75 +20,6 @@ from softprompts.tasks.targets import warn_of_cut_targets
 from softprompts.tasks.tokenization import behind
 from softprompts.training.loop import train_side_by_side
 from softprompts.training.state import Candidate, check_training, make_candidate
-
-from jsonargparse import ArgumentError, ArgumentParser
-from peft import PromptTuningConfig
-
-# What all candidates share: how they are compared, and how the forward passes are cut.
-COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy")
-
-
-@dataclass(frozen=True)
-class Point:
-    """The settings of one candidate; `values` are those that vary, by dotted key."""
-
-    values: dict[str, Any]
-    prompt: PromptTuningConfig
-    training: TrainingConfig
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The varied values, for people: "learning_rate=0.01 seed=1"."""
-        return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items())
-
-
-def points(sweep: SweepConfig, prompt: PromptTuningConfig, training: TrainingConfig, run: RunConfig) -> list[Point]:
-    """Return the settings of every candidate: all combinations of `sweep.grid`, its last key varying fastest.
-
-    Raises:
-        UserError: a key that there is not, or that may not vary; no values; a value twice or of the wrong type.
-    """
-    if training.energy:
-        raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
-    sections: dict[str, Any] = {"prompt": prompt, "training": training, "run": run}
-    valid = [f"prompt.{f.name}" for f in fields(prompt) if f.name not in PEFT_INTERNAL_FIELDS]
-    valid += [f"training.{f.name}" for f in fields(training) if f.name not in COMMON]
-    valid += ["run.seed"]
-    if not sweep.grid:
-        raise UserError("sweep.grid: expected at least one key with its values")
-    grid = {}
-    for key, values in sweep.grid.items():
-        if key not in valid:
-            raise UserError(f'sweep.grid: "{key}" cannot vary{nearest(key, valid)}')
-        section, name = key.split(".")
-        hint = get_type_hints(type(sections[section]))[name]
-        grid[key] = [_typed(key, hint, value) for value in values]
-        if not values or any(value in grid[key][:i] for i, value in enumerate(grid[key])):
-            raise UserError(f"sweep.grid: {key}: expected one or more different values, found {values}")
-    made = []
-    for combination in itertools.product(*grid.values()):
-        varied = dict(zip(grid, combination, strict=True))
-        changed = {}
-        for section, before in sections.items():
-            mine = {k.split(".")[1]: v for k, v in varied.items() if k.startswith(f"{section}.")}
-            try:  # at once: PEFT refuses a TEXT without its text
-                changed[section] = replace(before, **mine)
-            except ValueError as error:
-                raise UserError(f"sweep.grid: {section}: {' '.join(str(error).split())}") from None
-            check_values(section, changed[section])
-        made.append(Point(varied, changed["prompt"], changed["training"], changed["run"].seed))
-    return made
-
-
-def _typed(key: str, hint: Any, value: Any) -> Any:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    try:
-        typed = parser.parse_object({"value": value}).value
-        return typed.value if isinstance(typed, Enum) else typed
-    except ArgumentError:
-        raise UserError(f"sweep.grid: {wrong_value(key, hint, str(value))}") from None
 
 
 def run_sweep(
@@ -139,18 +65,6 @@ def _rank(candidate: Candidate) -> tuple[float, float]:
     assert progress.best_value is not None
     losses = {e["step"]: e["validation_loss"] for e in progress.history if "validation_loss" in e}
     return progress.best_value, -losses[progress.best_step]
-
-
-@dataclass
-class SweepConfig:
-    """Candidates that train side by side over one base model: every combination of the values in `grid`.
-
-    Args:
-        grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Any key
-            of prompt and training may, and run.seed; the best on validation is kept.
-    """
-
-    grid: dict[str, list[str | int | float | bool | None]]
 
 
 def save_sweep(run: Run, standings: Sequence[Standing], best_by: str) -> None:

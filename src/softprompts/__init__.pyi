@@ -1,0 +1,107 @@
+"""The public names of the library, in the order of its folders. `__init__.py` imports each when it is first used."""
+
+from .adapters.loading import (
+    load_adapter as load_adapter,
+    run_settings as run_settings,
+    virtual_tokens as virtual_tokens,
+    without_adapter as without_adapter,
+)
+from .config.cli import cli as cli
+from .config.grid import points as points
+from .config.methods import (
+    EncoderConfig as EncoderConfig,
+    HardPromptConfig as HardPromptConfig,
+    LoraConfig as LoraConfig,
+    MultitaskConfig as MultitaskConfig,
+    PrefixConfig as PrefixConfig,
+    PromptConfig as PromptConfig,
+    SweepConfig as SweepConfig,
+)
+from .config.sections import (
+    EvaluationConfig as EvaluationConfig,
+    ModelConfig as ModelConfig,
+    RunConfig as RunConfig,
+    TaskConfig as TaskConfig,
+    TrainingConfig as TrainingConfig,
+)
+from .config.tools import (
+    AdapterConfig as AdapterConfig,
+    ContestantConfig as ContestantConfig,
+    EnsembleConfig as EnsembleConfig,
+    InputConfig as InputConfig,
+    NeighboursConfig as NeighboursConfig,
+    SamplingConfig as SamplingConfig,
+)
+from .engine.build import make_engine as make_engine
+from .evaluation.comparison import (
+    contestants as contestants,
+    load_contestant as load_contestant,
+)
+from .evaluation.ensemble import (
+    behind_each as behind_each,
+    load_members as load_members,
+    members as members,
+    outcome_of_vote as outcome_of_vote,
+    summary_of_members as summary_of_members,
+)
+from .evaluation.hard_prompts import (
+    choose_wording as choose_wording,
+    written_tasks as written_tasks,
+)
+from .evaluation.interactive import (
+    answer as answer,
+    own_flags as own_flags,
+    task_of_texts as task_of_texts,
+)
+from .evaluation.neighbours import (
+    nearest_tokens as nearest_tokens,
+    random_vectors as random_vectors,
+    table_of as table_of,
+    virtual_token_embeddings as virtual_token_embeddings,
+)
+from .evaluation.predict import (
+    evaluate_test as evaluate_test,
+    metrics_by as metrics_by,
+    predict as predict,
+)
+from .methods.full_finetuning import train_everything as train_everything
+from .methods.lora import add_lora as add_lora
+from .methods.multitask_prompt_tuning import (
+    add_multitask_prompt as add_multitask_prompt,
+    by_task as by_task,
+    factors_alone as factors_alone,
+)
+from .methods.p_tuning import add_prompt_encoder as add_prompt_encoder
+from .methods.prefix_tuning import add_prefix as add_prefix
+from .methods.preflight import check_method as check_method
+from .methods.prompt_tuning import add_soft_prompt as add_soft_prompt
+from .models.loading import (
+    default_device as default_device,
+    input_spec as input_spec,
+    kind_of as kind_of,
+    load_base_model as load_base_model,
+)
+from .runs.comparison_page import save_contest as save_contest
+from .runs.outputs import (
+    save_adapter as save_adapter,
+    save_model as save_model,
+    save_run as save_run,
+)
+from .runs.record import environment as environment
+from .runs.run import start_run as start_run
+from .system.files import (
+    one_line as one_line,
+    write_atomically as write_atomically,
+)
+from .tasks.task import load_task as load_task
+from .tasks.tokenization import (
+    behind as behind,
+    encode as encode,
+)
+from .training.loop import train as train
+from .training.sweep import (
+    run_sweep as run_sweep,
+    save_sweep as save_sweep,
+)
+
+__version__: str

@@ -1,0 +1,75 @@
+"""`--help`: the keys that people change first, by section; `--help all` has every one."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from softprompts.config.messages import describe
+
+import yaml
+from docstring_parser import parse
+
+# Of the sections that recipes share. A method's own section is short, and is shown whole up to `MOST` keys.
+FIRST = {
+    "model": ("name_or_path", "dtype", "quantization"),
+    "task": ("train", "validation", "test", "dataset", "prompt", "target", "choices", "metrics", "max_length"),
+    "training": ("steps", "learning_rate", "batch_size", "eval_every", "best_by", "patience"),
+    "evaluation": ("batch_size", "max_new_tokens", "split"),
+    "run": ("output_dir", "seed", "resume", "trackers"),
+}
+MOST = 6
+INDENT = 6
+
+
+def short_help(main: Callable[..., None]) -> str:
+    """Return the help of a recipe: what it does, an example, and for each section its first keys with defaults."""
+    document = (inspect.getdoc(inspect.getmodule(main)) or "").strip()
+    summary, _, rest = document.partition("\n\n")
+    example = next((part for part in rest.split("\n\n") if part.startswith("    ")), "")
+    script = f"recipes/{Path(inspect.getfile(main)).name}"
+    parts = [f"usage: python {script} --config FILE.yaml [--SECTION.KEY VALUE ...] [--resume]", summary]
+    parts += [f"Example:\n{example}"] if example else []
+    for name, section in get_type_hints(main).items():
+        if name != "return":
+            parts.append(_section(name, section))
+    parts.append(
+        "All keys: --help all. All keys with their values, as YAML: --print_config.\n"
+        "Completion in a shell: --print_completion shtab-bash (or shtab-zsh)."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(name: str, section: type) -> str:
+    document = parse(section.__doc__ or "")
+    said = {item.arg_name: item.description or "" for item in document.params}
+    items = fields(section)
+    shown = [f for f in items if f.name in FIRST[name]] if name in FIRST else list(items)[:MOST]
+    more = len(items) - len(shown)
+    lines = [f"{name}: {document.short_description}"]
+    hints = get_type_hints(section)
+    width = min(100, shutil.get_terminal_size().columns) - INDENT
+    for item in shown:
+        lines.append(f"  --{name}.{item.name} {_kind(hints[item.name])}{_default(item)}")
+        text = " ".join(said.get(item.name, "").split())
+        lines += textwrap.wrap(text, width, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
+    return "\n".join([*lines, *([f"  and {more} more"] if more else [])])
+
+
+def _kind(hint: Any) -> str:
+    text = describe(hint).removesuffix(" | null").replace("whole number", "N")
+    return re.sub(r"\bnumber\b", "X", re.sub(r"\btext\b", "TEXT", text))
+
+
+def _default(item: Field[Any]) -> str:
+    value = item.default if item.default_factory is MISSING else item.default_factory()
+    if value is MISSING:
+        return "  (needed)"
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+    return f"  (default: {text})"

@@ -1,0 +1,129 @@
+"""The sections of settings of what works with finished prompts: score, compare, vote, try out, look inside."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from softprompts.errors import UserError
+
+
+@dataclass
+class InputConfig:
+    """What to try.
+
+    Args:
+        text: texts to put into the template; by default the lines of standard input.
+        template: prompt template with one `{column}`; by default that of the run which trained the adapter, else the
+            text as it is.
+        choices: score these answers by likelihood; by default those of the run, if it names them, else the model
+            writes its answer.
+        chat: put the prompt into the tokenizer's chat template; by default as in the run.
+    """
+
+    text: list[str] = field(default_factory=list)
+    template: str | None = None
+    choices: list[str] | None = None
+    chat: bool | None = None
+
+
+@dataclass
+class SamplingConfig:
+    """How an answer is written.
+
+    Args:
+        max_new_tokens: longest answer.
+        temperature: 0 takes the likeliest token each time; above 0 tokens are drawn.
+        top_p: draw among the likeliest tokens that hold this share of the probability.
+        seed: seed of the draws.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"sampling.max_new_tokens: expected a number above 0, found {self.max_new_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"sampling.temperature: expected 0 or more, found {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"sampling.top_p: expected a number above 0 and at most 1, found {self.top_p}")
+
+
+@dataclass
+class ContestantConfig:
+    """One of the two that are compared: a saved adapter, a whole model or the base model, and what stands before it.
+
+    Args:
+        path: folder of an adapter or of the run which wrote it, a Hub id of one, or a whole model that full fine-tuning
+            left; without one the base model stands alone.
+        any_base: take an adapter although it was trained on a base model of another name.
+        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
+        wording: prompt template in place of `task.prompt`.
+        shots: solved examples from train in front of every row, drawn by the run's seed.
+        separator: what stands between two examples.
+        name: what the report calls it; by default its path.
+    """
+
+    path: str | None = None
+    any_base: bool = False
+    task_id: int = 0
+    wording: str | None = None
+    shots: int = 0
+    separator: str = "\n\n"
+    name: str | None = None
+
+
+@dataclass
+class EnsembleConfig:
+    """Adapters that answer together.
+
+    Args:
+        adapters: folders of adapters, or of the runs that wrote them, or Hub ids; all of prompt tuning, or all of
+            prefix tuning.
+        any_base: take them although they were trained on a base model of another name.
+    """
+
+    adapters: list[str]
+    any_base: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.adapters) < 2:
+            raise UserError(f"ensemble.adapters: expected two or more to vote, found {len(self.adapters)}")
+
+
+@dataclass
+class NeighboursConfig:
+    """What to show.
+
+    Args:
+        k: nearest tokens of each virtual token; Lester et al. look at five.
+        record: JSON file to write, which must not exist yet: the neighbours, and those of as many random vectors.
+    """
+
+    k: int = 5
+    record: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"neighbours.k: expected a number above 0, found {self.k}")
+        if self.record and Path(self.record).exists():
+            raise UserError(f"neighbours.record: {self.record} exists; name a new file, or move that one away")
+
+
+@dataclass
+class AdapterConfig:
+    """A saved adapter, ours or anyone's from PEFT.
+
+    Args:
+        path: its folder, that of the run which wrote it, or a Hub id; without one the base model stands alone.
+        any_base: take it although it was trained on a base model of another name.
+        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
+    """
+
+    path: str | None = None
+    any_base: bool = False
+    task_id: int = 0

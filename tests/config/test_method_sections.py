@@ -1,0 +1,80 @@
+"""The sections of methods have PEFT's names, defaults and types; what of PEFT's they leave out is known."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+from softprompts.config.methods import EncoderConfig, LoraConfig, MultitaskConfig, PrefixConfig, PromptConfig
+from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS
+
+import peft
+import pytest
+
+# Ours: names that PEFT does not have, with what they are for.
+OURS = {"init_from", "init_labels", "init_text", "column", "factor_steps"}
+# Defaults that differ on purpose. PEFT's null for a length means that it has to be given.
+OTHER_DEFAULTS = {"num_virtual_tokens", "prompt_tuning_init"}
+LEFT_OUT = {
+    # Multitask prompt tuning: the library counts the tasks, and begins with prompts of its own.
+    "num_tasks": "as many as the data has",
+    "prompt_tuning_init_state_dict_path": "a start from another run's weights",
+    "prompt_tuning_init_task": "likewise",
+    # LoRA: what changes the base model's weights or structure, or needs data, GPUs or formats that a recipe has not.
+    "megatron_config": "Megatron",
+    "megatron_core": "Megatron",
+    "loftq_config": "changes the base model's weights",
+    "eva_config": "needs data to begin with",
+    "corda_config": "needs data to begin with",
+    "lora_ga_config": "needs data to begin with",
+    "velora_config": "of one optimizer",
+    "alora_invocation_tokens": "works from a token on that our prompts do not hold",
+    "use_qalora": "GPTQ",
+    "qalora_group_size": "GPTQ",
+    "monteclora_config": "draws at every pass",
+    "layer_replication": "changes the base model's layers",
+    "runtime_config": "of inference",
+    "use_bdlora": "of several devices",
+    "arrow_config": "routes between several LoRAs",
+    "kasa_config": "changes the base model's weights",
+}
+PAIRS = [
+    (PromptConfig, peft.PromptTuningConfig),
+    (PrefixConfig, peft.PrefixTuningConfig),
+    (EncoderConfig, peft.PromptEncoderConfig),
+    (MultitaskConfig, peft.MultitaskPromptTuningConfig),
+    (LoraConfig, peft.LoraConfig),
+]
+
+
+def default(item: Any) -> Any:
+    found = item.default if item.default_factory is MISSING else item.default_factory()
+    return getattr(found, "value", found)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.__name__)
+def test_names_and_defaults_are_pefts(ours: type, theirs: type) -> None:
+    known = {f.name: f for f in fields(theirs) if f.init}
+    for item in fields(ours):
+        if item.name in OURS:
+            assert item.name not in known
+        elif item.name not in OTHER_DEFAULTS:
+            assert default(item) == default(known[item.name]), item.name
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.__name__)
+def test_what_is_left_out_of_pefts_is_known(ours: type, theirs: type) -> None:
+    mine = {f.name for f in fields(ours)}
+    missing = {f.name for f in fields(theirs) if f.init} - mine - PEFT_INTERNAL_FIELDS
+    assert missing <= LEFT_OUT.keys(), "a new field of PEFT's: take it up, or say why not"
+
+
+def test_what_is_left_out_is_pefts() -> None:
+    theirs = {f.name for _, kind in PAIRS for f in fields(kind)}
+    assert LEFT_OUT.keys() <= theirs
+
+
+@pytest.mark.parametrize("ours", [ours for ours, _ in PAIRS])
+def test_every_field_is_documented(ours: type) -> None:
+    named = [line.strip().partition(":")[0] for line in (ours.__doc__ or "").splitlines() if ":" in line]
+    assert set(get_type_hints(ours)) <= set(named)

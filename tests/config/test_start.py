@@ -1,0 +1,109 @@
+"""Help and errors that need no model come before the libraries that take seconds to import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import ROOT, load_recipe, recipe_environment
+from softprompts.config.help import FIRST, short_help
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "pandas", "sklearn", "matplotlib")
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+# Runs a recipe as its own process would, and says which libraries it imported.
+SCRIPT = """
+import json, runpy, sys
+sys.argv = json.loads(sys.argv[1])
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as stopped:
+    code = stopped.code
+else:
+    code = 0
+print(json.dumps([code or 0, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+def start(recipe: str, *flags: str) -> tuple[int, set[str], str, str]:
+    """Return exit code, imported packages, and what was said on both streams."""
+    command = [f"recipes/{recipe}.py", *flags]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(command)],
+        cwd=ROOT,
+        env=recipe_environment() | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    *said, last = done.stdout.splitlines()
+    code, modules = json.loads(last)
+    return code, set(modules), "\n".join(said), done.stderr
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_imports_nothing_heavy(recipe: str) -> None:
+    code, modules, said, _ = start(recipe, "--help")
+    assert code == 0
+    assert said.startswith(f"usage: python recipes/{recipe}.py")
+    assert modules.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "said"),
+    [
+        ("prompt_tuning", ["--print_config"], ""),
+        ("prompt_tuning", ["--help", "all"], ""),
+        ("prompt_tuning", ["--trainin.steps", "3"], 'unknown flag "--trainin.steps"'),
+        ("lora", ["--lora.r", "x"], "lora.r: expected whole number"),
+        ("prompt_tuning", ["--task.train", "no.jsonl", "--task.dataset", "null"], "no such file"),
+        ("prompt_tuning", ["--task.prompt", "{txt}"], 'no column "txt"'),
+        ("prompt_tuning", ["--task.dataset", "embedded:sentimen"], 'did you mean "embedded:sentiment"'),
+        ("sweep", ["--sweep.grid", "{training.step: [1]}"], 'did you mean "training.steps"'),
+        ("prefix_tuning", ["--prefix.init_text", "a", "--prefix.init_weights", "zero"], "not with init_weights"),
+    ],
+)
+def test_errors_that_need_no_model_import_nothing_heavy(
+    recipe: str, flags: list[str], said: str, tmp_path: Path
+) -> None:
+    config = ["--config", f"configs/sentiment/{recipe}.yaml", "--run.output_dir", str(tmp_path / "run")]
+    code, modules, _, errors = start(recipe, *config, *flags)
+    assert code == (2 if said else 0)
+    assert said in errors
+    assert len(errors.splitlines()) == bool(said)
+    assert modules.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_names_keys_with_defaults_and_fits_a_terminal(recipe: str) -> None:
+    text = short_help(load_recipe(recipe).main)
+    assert "--model.name_or_path TEXT  (default: bundled:smollm2-135m-instruct)" in text
+    assert "--help all" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_first_keys_are_keys() -> None:
+    from softprompts.config import sections
+
+    kinds = {
+        "model": sections.ModelConfig,
+        "task": sections.TaskConfig,
+        "training": sections.TrainingConfig,
+        "evaluation": sections.EvaluationConfig,
+        "run": sections.RunConfig,
+    }
+    for section, names in FIRST.items():
+        assert set(names) <= set(kinds[section].__dataclass_fields__)
+
+
+def test_public_names_are_those_of_their_modules() -> None:
+    import softprompts
+
+    for name in softprompts.__all__:
+        assert getattr(softprompts, name) is not None
+    with pytest.raises(AttributeError):
+        softprompts.no_such_name  # noqa: B018
