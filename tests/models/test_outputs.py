@@ -174,7 +174,14 @@ def test_a5_an_adapter_for_other_choices_is_refused(tiny_encoder: Path, run: Run
         load_adapter(load(tiny_encoder, ["a", "b", "c"])[0], AdapterConfig(str(folder)))
 
 
-@pytest.mark.parametrize("listed", [NAMES, {str(i): f" {name}" for i, name in enumerate(NAMES)}])
+@pytest.mark.parametrize(
+    "listed",
+    [
+        NAMES,
+        {str(i): f" {name}" for i, name in enumerate(NAMES)},
+        {str(i): f" {name}" for i, name in enumerate([*NAMES, *NAMES])},  # labels that share a word
+    ],
+)
 def test_a5_of_an_adapter_without_names_the_record_of_its_run_tells(
     tiny_encoder: Path, tmp_path: Path, listed: Any
 ) -> None:

@@ -143,7 +143,7 @@ def _choices_of_run(folder: Path, choices: Sequence[str]) -> list[str] | None:
     """Return the choices of the run that wrote an adapter before adapters kept them, in the order of the outputs."""
     listed = run_settings(str(folder)).get("task", {}).get("choices")
     if isinstance(listed, dict):
-        listed = list(listed.values())
+        listed = list(dict.fromkeys(listed.values()))  # two labels may share a word
     return sorted(choices) if listed == "from_train" else listed
 
 
