@@ -37,6 +37,13 @@ CONFIG = "adapter_config.json"
 TYPES = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 # What would make PEFT import a module, or read other files, that the config names.
 REACHES_OUT = {"megatron_config": "imports the module that megatron_core names", "adapters": "loads further adapters"}
+# Ways in which LoRA begins, by how their names begin, whose loaded model is not the one that was saved: training
+# changes the base model's weights, and loading either does not, or does it otherwise.
+BEGINNINGS = {
+    "pissa_niter": "PEFT draws at random what it takes from the base model's weights, anew whenever it is loaded",
+    "corda": "PEFT takes from the base model's weights what only the data of its training tells",
+    "lora_ga": "its training changed the base model's weights, and PEFT does not when it is loaded",
+}
 NAMES = SIZES | {"model_type": "architecture"}
 USES: dict[Kind, str] = {
     "decoder": "continues a text",
@@ -65,7 +72,8 @@ def read_config(folder: Path) -> PeftConfig:
 
     Raises:
         UserError: no JSON object; no type of adapter, or one that PEFT does not know; a kind of task that it does not
-            know; a value of the wrong type; what else PEFT refuses; an adapter that would load or run other files.
+            know; a value of the wrong type; what else PEFT refuses; an adapter that would load or run other files; one
+            that does not load as what was saved, or that is at work behind certain tokens only.
     """
     file = folder / CONFIG
     try:
@@ -87,6 +95,7 @@ def read_config(folder: Path) -> PeftConfig:
     for key, what in REACHES_OUT.items():
         if read.get(key):
             raise UserError(f"adapter.path: {file}: {key}: such an adapter {what}; it is not taken")
+    _check_lora(file, read)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # for `unknown_keys` to say
@@ -112,6 +121,21 @@ def _check_values(file: Path, read: Mapping[str, Any], kind: type) -> None:
         if key in hints and value is not None and not _fits(value, hints[key]):
             expected = " or ".join(h.__name__ for h in (get_args(hints[key]) or (hints[key],)) if h is not NoneType)
             raise UserError(f"adapter.path: {file}: {key}: expected {expected}, found {value!r}")
+
+
+def _check_lora(file: Path, read: Mapping[str, Any]) -> None:
+    way = read.get("init_lora_weights")
+    for beginning, why in BEGINNINGS.items():
+        if isinstance(way, str) and way.lower().startswith(beginning):
+            raise UserError(
+                f"adapter.path: {file}: init_lora_weights {way}: {why}; make it a plain LoRA where it was trained, by "
+                "save_pretrained(path_initial_model_for_weight_conversion=...)"
+            )
+    if read.get("alora_invocation_tokens"):
+        raise UserError(
+            f"adapter.path: {file}: alora_invocation_tokens: such an adapter is at work only behind these tokens of a "
+            "prompt, and no prompt gets them here; it is not taken"
+        )
 
 
 def _fits(value: Any, hint: Any) -> bool:
