@@ -10,7 +10,8 @@ likeliest. Nothing is written to disk. Ends with exit code 2 and one line for an
 import sys
 from functools import partial
 
-from softprompts.adapters.loading import AdapterConfig, load_adapter, run_settings, virtual_tokens, without_adapter
+from softprompts.adapters.loading import AdapterConfig, load_adapter, run_settings, virtual_tokens
+from softprompts.adapters.switch import has_base, without_adapter
 from softprompts.config.cli import cli
 from softprompts.config.sections import ModelConfig
 from softprompts.engine.build import make_engine
@@ -33,7 +34,7 @@ def main(model: ModelConfig, adapter: AdapterConfig, input: InputConfig, samplin
 
     engine = make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
     answers = {}
-    if not untrained:
+    if not untrained and has_base(tuned):
         with without_adapter(tuned):
             answers["base model"] = answer(engine, examples, sampling)
     if adapter.path:

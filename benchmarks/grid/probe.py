@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.grid.measurements import latency, sampled, score_on, text_loss, transferred
 from benchmarks.grid.plan import PROBES, ROOT
 from softprompts.adapters.configs import MODEL
-from softprompts.adapters.loading import AdapterConfig, load_adapter, virtual_tokens, without_adapter
+from softprompts.adapters.loading import AdapterConfig, load_adapter, virtual_tokens
+from softprompts.adapters.switch import without_adapter
 from softprompts.config.cli import cli
 from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
 from softprompts.engine.build import make_engine

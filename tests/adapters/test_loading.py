@@ -15,9 +15,9 @@ from softprompts.adapters.loading import (
     load_adapter,
     run_settings,
     virtual_tokens,
-    without_adapter,
 )
 from softprompts.adapters.saving import folded, saved_parameters
+from softprompts.adapters.switch import without_adapter
 from softprompts.config.sections import ModelConfig, RunConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError

@@ -97,7 +97,7 @@ def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[s
         as they are: `mixed`.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    own = {_base_name(name): p for name, p in base.named_parameters() if not _is_added(name, new_parts)}
+    own = {base_name(name): p for name, p in base.named_parameters() if not _is_added(name, new_parts)}
     types = {p.dtype for p in own.values()} - {torch.float32}
     held: dict[str, torch.dtype | None]
     if len(types) > 1 or getattr(base, "is_quantized", False):
@@ -107,16 +107,21 @@ def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[s
         held = {str(t).removeprefix("torch."): t for t in types or (torch.float32, torch.bfloat16, torch.float16)}
     digests = {kind: hashlib.sha256() for kind in held}
     for name, parameter in own.items():
-        flat = parameter.detach().reshape(-1)
-        # An odd step: one that divides a row would look at the same few columns only.
-        numbers = flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
+        numbers = sample_of(parameter)
         for kind, digest in digests.items():
             digest.update(f"{name} {tuple(parameter.shape)}\0".encode())
             digest.update(numbers.to(held[kind] or numbers.dtype).contiguous().view(torch.uint8).numpy().tobytes())
     return {kind: digest.hexdigest() for kind, digest in digests.items()}
 
 
-def _base_name(name: str) -> str:
+def sample_of(parameter: torch.Tensor) -> torch.Tensor:
+    """Return evenly spread numbers of a weight, on the CPU: all of a small one."""
+    flat = parameter.detach().reshape(-1)
+    # An odd step: one that divides a row would look at the same few columns only.
+    return flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
+
+
+def base_name(name: str) -> str:
     """Return a weight's name without what PEFT's wrappers put into it."""
     return ".".join(part for part in name.split(".") if part not in ("base_layer", "original_module"))
 
