@@ -14,6 +14,7 @@ from softprompts.errors import UserError, nearest, warn
 from softprompts.methods.attach import TASK_TYPES
 from softprompts.models.identity import (
     SIZES,
+    Identity,
     Record,
     identity_of,
     same_name,
@@ -21,6 +22,7 @@ from softprompts.models.identity import (
     sizes_of,
 )
 from softprompts.models.loading import Kind, kind_of
+from softprompts.models.settings import differences, other_parts
 
 from peft import (
     CartridgeConfig,
@@ -206,11 +208,11 @@ def _same_name(ours: str, trained_on: str | None, folder: Path) -> bool:
     return bool(same)
 
 
-def check_weights(base: PreTrainedModel, folder: Path, settings: Any, config: AdapterConfig, record: Record) -> None:
-    """Refuse an adapter of a base model of the same sizes with other weights; warn if nothing tells which it was.
+def check_identity(base: PreTrainedModel, folder: Path, settings: Any, config: AdapterConfig, record: Record) -> None:
+    """Refuse an adapter of a base model of the same sizes that is another one; warn if nothing tells which it was.
 
     Raises:
-        UserError: other weights; if weights cannot be compared, another name.
+        UserError: other weights, another config or tokenizer; if weights cannot be compared, another name.
     """
     if config.any_base:
         return
@@ -218,16 +220,29 @@ def check_weights(base: PreTrainedModel, folder: Path, settings: Any, config: Ad
     if record.base:
         identity = getattr(base, "identity", None) or identity_of(base, getattr(base, "new_parts", []))
         trained_on, same = record.base.name, same_weights(record.base, identity)
-    if same is False:
-        raise UserError(
-            f"adapter.path: {folder} was trained on {trained_on}, and {base.name_or_path} has other weights; "
-            "if it is to be put on them all the same, set adapter.any_base to true"
-        )
+        others = ["other weights"] if same is False else _others(record.base, identity)
+        if others:
+            raise UserError(
+                f"adapter.path: {folder} was trained on {trained_on}, and {base.name_or_path} has {others[0]}; "
+                "if it is to be put on it all the same, set adapter.any_base to true"
+            )
+        if "chat template" in other_parts(record.base.tokenizer, identity.tokenizer):
+            warn(
+                f"adapter.path: {folder} was trained on {trained_on} with another chat template than "
+                f"{base.name_or_path} has"
+            )
     if same is None and not _same_name(str(base.name_or_path), trained_on, folder):
         warn(
             f"adapter.path: {folder} was trained on {trained_on or 'a model that it does not name'}; whether that is "
             f"{base.name_or_path} cannot be checked"
         )
+
+
+def _others(before: Identity, now: Identity) -> list[str]:
+    """Say what of a base model's config or tokenizer is another, apart from its chat template."""
+    parts = [part for part in other_parts(before.tokenizer, now.tokenizer) if part != "chat template"]
+    fields = [f"{key} {is_} in its config, which was {was}" for key, was, is_ in differences(before.config, now.config)]
+    return [*fields, *(f"another tokenizer, by its {part}" for part in parts)]
 
 
 def first_line(error: Exception) -> str:

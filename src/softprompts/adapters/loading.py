@@ -25,7 +25,7 @@ from softprompts.adapters.configs import (
     MODEL,
     AdapterConfig,
     check_base,
-    check_weights,
+    check_identity,
     first_line,
     read_config,
     unknown_keys,
@@ -49,7 +49,8 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
     base model itself, for which `has_base` says false.
 
     Raises:
-        UserError: no adapter there, or a damaged one; another base model by its kind, sizes, weights or name; tensors
+        UserError: no adapter there, or a damaged one; another base model by its kind, sizes, weights, config,
+            tokenizer or name; tensors
             that the file lacks, or that the model has no place for; an adapter without any effect; a classifier with
             random weights, or one whose outputs have other names than the choices.
     """
@@ -63,7 +64,7 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
     folder = find_adapter(config.path)
     settings, record = read_config(folder), read_record(folder)
     check_base(base, settings, folder, config, record)
-    check_weights(base, folder, settings, config, record)
+    check_identity(base, folder, settings, config, record)
     if kind_of(base.config) == "encoder":
         _name_outputs(base, folder, record)
     tensors = read_weights(folder)

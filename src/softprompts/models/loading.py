@@ -194,7 +194,7 @@ def load_base_model(
     model.new_parts = sorted(new)
     if names:
         name_outputs(model, names)
-    model.identity = identity_of(model, model.new_parts)
+    model.identity = identity_of(model, model.new_parts, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.
