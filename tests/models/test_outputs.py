@@ -166,6 +166,13 @@ def test_a5_on_a_trained_classifier_an_adapter_keeps_its_order(tiny_encoder: Pat
     for choices in ORDERS:
         loaded = load_adapter(load(folder, choices)[0], AdapterConfig(str(saved)))
         assert by_choice(loaded, choices) == pytest.approx(expected)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    swapped = {"id2label": {"0": "bad", "1": "good", "2": "so so"}}
+    (folder / "config.json").write_text(json.dumps(config | swapped), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r" has id2label\.0 bad in its config, which was good; if it is to be put on it"
+    ):
+        load_adapter(load(folder, order)[0], AdapterConfig(str(saved)))
 
 
 @pytest.mark.parametrize("own", [False, True])

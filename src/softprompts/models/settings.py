@@ -77,15 +77,16 @@ def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # one that is written in Python
-        parts: dict[str, Any] = {"model": tokenizer.get_vocab(), "added_tokens": tokenizer.get_added_vocab()}
+        vocabularies = {"model": tokenizer.get_vocab(), "added_tokens": tokenizer.get_added_vocab()}
+        parts: dict[str, Any] = {key: sorted(tokens.items()) for key, tokens in vocabularies.items()}
     else:
         read = json.loads(backend.to_str())
         parts = {key: value for key, value in read.items() if key in PARTS}
     special = {key: value for key, value in tokenizer.special_tokens_map.items() if key != "pad_token"}
-    parts["special_tokens"] = special
+    parts["special_tokens"] = sorted(special.items())
     parts["spaces"] = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
     parts["chat_template"] = getattr(tokenizer, "chat_template", None)
-    texts = {key: json.dumps(value, sort_keys=True, default=str) for key, value in parts.items()}
+    texts = {key: json.dumps(value, default=str) for key, value in parts.items()}  # in the library's own order
     return {key: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for key, text in texts.items()}
 
 
