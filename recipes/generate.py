@@ -18,16 +18,15 @@ def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig
     task = sp.task_of_texts(input, sp.run_settings(adapter.path or ""))
     with sp.own_flags():
         base, tokenizer = sp.load_base_model(model, sp.default_device(), task.choices)
-        untrained = sp.kind_of(base.config) == "encoder" and bool(
-            base.new_parts
-        )  # its classifier comes with the adapter
+        # Then its classifier comes with the adapter.
+        untrained = sp.kind_of(base.config) == "encoder" and bool(base.new_parts)
         tuned = sp.load_adapter(base, adapter)
         data = sp.encode(task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)), needs_end=False)
     examples = sp.behind(data, adapter.task_id).test
 
     engine = sp.make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
     answers = {}
-    if not untrained:
+    if not untrained and sp.has_base(tuned):
         with sp.without_adapter(tuned):
             answers["base model"] = sp.answer(engine, examples, sampling)
     if adapter.path:

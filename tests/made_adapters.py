@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base
-from softprompts.adapters.loading import AdapterConfig, load_adapter
+from softprompts.adapters.loading import load_adapter
+from softprompts.config.tools import AdapterConfig
 
 import torch
 from peft import (

@@ -4,8 +4,8 @@ from .adapters.loading import (
     load_adapter as load_adapter,
     run_settings as run_settings,
     virtual_tokens as virtual_tokens,
-    without_adapter as without_adapter,
 )
+from .adapters.switch import has_base as has_base, without_adapter as without_adapter
 from .config.cli import cli as cli
 from .config.grid import points as points
 from .config.methods import (

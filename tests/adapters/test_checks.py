@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base
-from made_adapters import KINDS, change_config, change_weights, load, saved
+from made_adapters import KINDS, LORA, change_config, change_weights, load, saved
 from method_runs import saved_by_peft
 from softprompts.adapters.checks import answer_to_probe
 from softprompts.adapters.configs import read_config
-from softprompts.adapters.loading import AdapterConfig, load_adapter
+from softprompts.adapters.loading import load_adapter
+from softprompts.adapters.switch import has_base, without_adapter
 from softprompts.config.sections import ModelConfig
+from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError
 from softprompts.models.loading import load_base_model
 
@@ -29,7 +31,7 @@ from peft import (
     get_peft_model,
 )
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,6 +152,60 @@ def test_the_probe_leaves_the_adapter_as_it_was(tiny_model: Path, tmp_path: Path
     before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("it", "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"layer_replication": [[0, 2], [1, 2]]},
+        {"bias": "all"},
+    ],
+)
+def test_an_adapter_that_changes_the_base_itself_is_said_to(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attention_bias=True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    model.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "base")
+    tuned = saved(tmp_path / "base", LoraConfig(**LORA | change), tmp_path / "it")
+    plain = load_base(tmp_path / "base")[0]
+    capsys.readouterr()
+    torch.manual_seed(1)
+    found = load(tmp_path / "base", tmp_path / "it")
+    said = f"warning: adapter.path: {tmp_path / 'it'} changes weights or layers of {tmp_path / 'base'} itself, and "
+    assert capsys.readouterr().err.startswith(said)
+    assert not has_base(found)
+    assert not any(p.requires_grad for p in found.parameters())
+    settings = read_config(tmp_path / "it")
+    torch.testing.assert_close(answer_to_probe(found, settings, 0), answer_to_probe(tuned, settings, 0))
+    with found.disable_adapter():
+        off = answer_to_probe(found.get_base_model(), settings, 0)
+    assert not torch.equal(off, answer_to_probe(plain, settings, 0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_that_leaves_the_base_alone_gives_it_back(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    saved(tiny_model, KINDS[kind](), tmp_path / "it")
+    found = load(tiny_model, tmp_path / "it")
+    assert has_base(found)
+    assert not any(p.requires_grad for p in found.parameters())
+    settings = read_config(tmp_path / "it")
+    with without_adapter(found):
+        off = answer_to_probe(found.get_base_model(), settings, 0)
+    assert torch.equal(off, answer_to_probe(load_base(tiny_model)[0], settings, 0))
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantised_base_is_given_back(wider_model: Path, tmp_path: Path, quantization: Any) -> None:
+    saved(wider_model, KINDS["LoRA"](), tmp_path / "it")
+    base = load_base_model(ModelConfig(str(wider_model), quantization=quantization), torch.device("cpu"))[0]
+    assert has_base(load_adapter(base, AdapterConfig(str(tmp_path / "it"))))
 
 
 @pytest.mark.parametrize(

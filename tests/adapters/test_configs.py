@@ -5,9 +5,9 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from made_adapters import KINDS, change_config, change_weights, load, saved
+from made_adapters import KINDS, LORA, change_config, change_weights, load, saved
 from softprompts.adapters.checks import answer_to_probe
 from softprompts.adapters.configs import read_config
 from softprompts.config.sections import ModelConfig
@@ -188,6 +188,35 @@ def test_modules_and_files_that_a_config_names_are_not_reached(
         tmp_path / "tasks", prompt_tuning_init="ONLY_SOURCE_SHARED", prompt_tuning_init_state_dict_path="/not/there.bin"
     )
     assert isinstance(load(tiny_model, tmp_path / "tasks"), PeftModel), "all of it is in its own file"
+
+
+@pytest.mark.parametrize("way", ["pissa_niter_4", "PISSA_NITER_16", "corda", "lora_ga"])
+def test_lora_that_does_not_load_as_it_was_saved_is_refused_with_the_remedy(
+    tiny_model: Path, tmp_path: Path, way: str
+) -> None:
+    saved(tiny_model, KINDS["LoRA"](), tmp_path / "it")
+    change_config(tmp_path / "it", init_lora_weights=way)
+    message = rf"^adapter\.path: \S+: init_lora_weights {way}: .* save_pretrained\(path_initial_model_for_weight_conv"
+    with pytest.raises(UserError, match=message):
+        load(tiny_model, tmp_path / "it")
+
+
+def test_every_way_to_begin_that_peft_has_is_known_to_load_or_not_to() -> None:
+    hint = get_type_hints(LoraConfig)["init_lora_weights"]
+    found = {value.partition("[")[0] for part in get_args(hint) for value in get_args(part)}
+    known = {"gaussian", "eva", "olora", "pissa", "pissa_niter_", "corda", "loftq", "orthogonal", "mica"}
+    assert found == known, "see what a new one does to the base model when it is loaded"
+
+
+@pytest.mark.parametrize("tokens", [[33, 70], [390]])
+def test_an_adapter_that_waits_for_tokens_is_refused_for_that(
+    tiny_model: Path, tmp_path: Path, tokens: list[int]
+) -> None:
+    saved(tiny_model, LoraConfig(**LORA, alora_invocation_tokens=tokens), tmp_path / "it")
+    with pytest.raises(UserError, match=r"alora_invocation_tokens: such an adapter is at work only behind these tok"):
+        load(tiny_model, tmp_path / "it")
+    change_config(tmp_path / "it", alora_invocation_tokens=None)
+    assert isinstance(load(tiny_model, tmp_path / "it"), PeftModel)
 
 
 def test_keys_that_this_version_of_peft_does_not_know_are_no_fault(

@@ -8,24 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, prompt_config, scores
-from softprompts.adapters.loading import (
-    AdapterConfig,
-    check_base,
-    find_adapter,
-    load_adapter,
-    run_settings,
-    virtual_tokens,
-    without_adapter,
-)
+from softprompts.adapters.loading import check_base, find_adapter, load_adapter, run_settings, virtual_tokens
 from softprompts.adapters.saving import folded, saved_parameters
-from softprompts.config.methods import MultitaskConfig
+from softprompts.adapters.switch import without_adapter
+from softprompts.config.methods import MultitaskConfig, PrefixConfig
 from softprompts.config.sections import ModelConfig, RunConfig
+from softprompts.config.tools import AdapterConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
 from softprompts.methods.multitask_prompt_tuning import add_multitask_prompt
 from softprompts.methods.p_tuning import add_prompt_encoder
-from softprompts.methods.prefix_tuning import PrefixConfig, add_prefix
+from softprompts.methods.prefix_tuning import add_prefix
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.identity import RECORD, Record
 from softprompts.models.loading import load_base_model

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import CPU, load_base, make_task, prompt_config
+from softprompts.config.methods import PrefixConfig
 from softprompts.config.sections import ModelConfig
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine, Scores
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError
-from softprompts.methods.prefix_tuning import PrefixConfig, add_prefix
+from softprompts.methods.prefix_tuning import add_prefix
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec, load_base_model
 from softprompts.tasks.documents import Document, EncodedTask

@@ -10,9 +10,8 @@ from typing import Any
 
 from helpers import load_base, make_task, task_config
 from method_runs import saved_by_peft
-from softprompts.adapters.loading import AdapterConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig
-from softprompts.config.tools import ContestantConfig
+from softprompts.config.tools import AdapterConfig, ContestantConfig
 from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation
 from softprompts.evaluation.comparison import Contestant, contestants, judge, load_contestant, row_scores

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers import CPU, load_base, make_task
-from softprompts.adapters.loading import AdapterConfig, load_adapter
+from softprompts.adapters.loading import load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
-from softprompts.config.tools import EnsembleConfig
+from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation

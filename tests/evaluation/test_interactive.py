@@ -45,6 +45,7 @@ def test_without_a_run_a_text_stands_as_it_is_and_the_model_writes() -> None:
     ("listed", "expected"),
     [
         ({"0": " bad", "1": " good"}, (" bad", " good")),
+        ({"0": " bad", "1": " good", "2": " bad", "3": " good"}, (" bad", " good")),
         ("from_train", None),
         (None, None),
     ],

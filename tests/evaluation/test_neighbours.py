@@ -10,8 +10,8 @@ from typing import Any
 
 from helpers import cli_in_process, load_base, load_tuned, run_recipe
 from method_runs import saved_by_peft
-from softprompts.adapters.loading import AdapterConfig, load_adapter
-from softprompts.config.tools import NeighboursConfig
+from softprompts.adapters.loading import load_adapter
+from softprompts.config.tools import AdapterConfig, NeighboursConfig
 from softprompts.errors import UserError
 from softprompts.evaluation.neighbours import (
     Neighbours,

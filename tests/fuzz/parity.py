@@ -13,8 +13,9 @@ from typing import Any
 from bases import make_tokenizer, save_base
 from drawn import Drawn, draw
 from reference import NEW_TOKENS, Reference
-from softprompts.adapters.loading import AdapterConfig, load_adapter, virtual_tokens
+from softprompts.adapters.loading import load_adapter, virtual_tokens
 from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
+from softprompts.config.tools import AdapterConfig
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError

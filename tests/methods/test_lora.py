@@ -108,6 +108,7 @@ def test_an_encoders_classifier_trains_with_lora(tiny_encoder: Path) -> None:
     [
         ({"target_modules": ["q_projj"]}, r"^lora: .*q_projj"),
         ({"r": 0}, r"^lora: .*positive integer.* 0$"),
+        ({"alora_invocation_tokens": [5]}, r"^lora\.alora_invocation_tokens: LoRA would work only behind these tokens"),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, settings: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 
 from helpers import load_base, prompt_config
 from made_adapters import KINDS, load, saved
-from softprompts.adapters.loading import AdapterConfig, load_adapter
+from made_tokenizers import metaspace_bytes, unigram, wordpiece, words
+from softprompts.adapters.loading import load_adapter
 from softprompts.config.sections import ModelConfig, RunConfig
+from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.identity import RECORD, Identity, Record, identity_of, read_record, same_name, same_weights
 from softprompts.models.loading import load_base_model
+from softprompts.models.settings import tokenizer_digests
 from softprompts.runs.outputs import save_adapter
 from softprompts.runs.run import start_run
 
@@ -24,7 +28,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TYPES = ["float32", "bfloat16", "float16"]
 
@@ -143,6 +147,95 @@ def test_another_architecture_or_size_is_refused_whatever_is_said(
             load(tiny_model, adapter, any_base=any_base)
 
 
+def changed_base(base: Path, folder: Path, file: str, **changes: Any) -> Path:
+    """Copy a model with other fields in one of its JSON files."""
+    shutil.copytree(base, folder)
+    read = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps(read | changes), encoding="utf-8")
+    return folder
+
+
+LOWER = {"normalizer": {"type": "Lowercase"}}
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("config.json", {"rms_norm_eps": 0.1}, "rms_norm_eps 0.1 in its config, which was 1e-06"),
+        (
+            "config.json",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+            "rope_parameters.rope_theta 500.0 in its config, which was 10000.0",
+        ),
+        ("tokenizer.json", LOWER, "another tokenizer, by its normalizer"),
+        ("tokenizer.json", {"post_processor": None}, "another tokenizer, by its post-processor"),
+        ("tokenizer.json", {"decoder": None}, "another tokenizer, by its decoder"),
+        ("tokenizer_config.json", {"eos_token": "<pad>"}, "another tokenizer, by its special tokens"),
+    ],
+)
+def test_a_base_with_the_same_weights_but_another_config_or_tokenizer_is_refused(
+    tiny_model: Path, tmp_path: Path, file: str, changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = trained(tiny_model, tmp_path / "run")
+    other = changed_base(tiny_model, tmp_path / "other", file, **changes)
+    message = (
+        rf"^adapter\.path: {adapter} was trained on {tiny_model}, and {other} has {re.escape(said)}; if it is to be"
+    )
+    with pytest.raises(UserError, match=message):
+        load(other, adapter)
+    assert isinstance(load(other, adapter, any_base=True), PeftModel)
+    record = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
+    del record["config"], record["tokenizer"]
+    (adapter / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    capsys.readouterr()
+    assert isinstance(load(other, adapter), PeftModel), "an adapter of an older version"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        (
+            "config.json",
+            {"use_cache": False, "dtype": "bfloat16", "architectures": None, "transformers_version": "9.9"},
+        ),
+        ("config.json", {"_name_or_path": "elsewhere", "of_a_newer_version": 3, "output_hidden_states": True}),
+        ("config.json", {"id2label": {"0": "a", "1": "b", "2": "c"}}),
+        ("tokenizer.json", {"padding": None, "truncation": None}),
+        ("tokenizer_config.json", {"pad_token": "</s>"}),
+    ],
+)
+def test_a_base_that_is_only_loaded_or_saved_otherwise_is_the_same(
+    tiny_model: Path, tmp_path: Path, file: str, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = trained(tiny_model, tmp_path / "run")
+    other = changed_base(tiny_model, tmp_path / "other", file, **changes)
+    capsys.readouterr()
+    assert isinstance(load_adapter(load_base(other)[0], AdapterConfig(str(adapter))), PeftModel)
+    assert capsys.readouterr().err == ""
+
+
+def test_another_chat_template_is_said(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = trained(tiny_model, tmp_path / "run")
+    other = changed_base(tiny_model, tmp_path / "other", "tokenizer_config.json", chat_template="{{ messages }}")
+    capsys.readouterr()
+    assert isinstance(load(other, adapter), PeftModel)
+    assert capsys.readouterr().err == (
+        f"warning: adapter.path: {adapter} was trained on {tiny_model} with another chat template than {other} has\n"
+    )
+
+
+@pytest.mark.parametrize("made", [unigram, metaspace_bytes, wordpiece, words])
+def test_a_tokenizer_that_is_saved_and_used_is_the_same(tmp_path: Path, made: Callable[[], Any]) -> None:
+    made().save_pretrained(tmp_path / "one")
+    first = AutoTokenizer.from_pretrained(tmp_path / "one")
+    before = tokenizer_digests(first)
+    first(["the film", "it"], truncation=True, max_length=3, padding=first.pad_token is not None)
+    assert tokenizer_digests(first) == before
+    first.save_pretrained(tmp_path / "two")
+    assert tokenizer_digests(AutoTokenizer.from_pretrained(tmp_path / "two")) == before
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -188,7 +281,7 @@ def test_a18_what_names_do_not_tell_is_said(
 def test_stock_peft_loads_what_has_a_record_beside_it(tiny_model: Path, tmp_path: Path) -> None:
     adapter = trained(tiny_model, tmp_path / "run")
     record = read_record(adapter)
-    assert record.base == identity_of(load_base(tiny_model)[0])
+    assert record.base == load_base(tiny_model)[0].identity
     assert record.choices is None
     assert RECORD not in (adapter / "adapter_config.json").read_text(encoding="utf-8")
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(adapter))
@@ -216,6 +309,9 @@ def test_weights_that_training_moves_are_not_the_base_models(tiny_model: Path, t
         '{"name": 1, "architecture": "llama", "sizes": {}, "weights": {}}',
         '{"name": "a", "architecture": "llama", "sizes": [], "weights": {}}',
         '{"name": "a", "architecture": "llama", "sizes": {}, "weights": {"float32": 3}}',
+        '{"name": "a", "architecture": "llama", "sizes": {}, "weights": {}, "config": []}',
+        '{"name": "a", "architecture": "llama", "sizes": {}, "weights": {}, "tokenizer": {"model": 1}}',
+        '{"name": "a", "architecture": "llama", "sizes": {}, "weights": {}, "tokenizer": 1}',
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import ModelConfig
+from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.models.loading import (
     count_parameters,
@@ -18,6 +19,8 @@ from softprompts.models.loading import (
     load_model_config,
     max_positions,
 )
+from softprompts.system.quiet import quiet_libraries
+from softprompts.tasks.documents import Document
 
 import pytest
 import torch
@@ -127,6 +130,7 @@ def test_names_that_cannot_be_had(name: str, message: str) -> None:
 def test_quantised_base_gives_the_gradient_of_its_own_weights(
     wider_model: Path, quantization: str, dtype: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    quiet_libraries()  # as every recipe does
     """A soft prompt learns through the base: the gradient must be that of a plain model with the rounded weights."""
     quantised, tokenizer = load(wider_model, quantization=quantization, dtype=dtype)
     plain, _ = load(wider_model)
@@ -265,6 +269,43 @@ def test_c12_a_model_without_tokenizer_files_says_so_in_words(tiny_model: Path, 
     assert str(caught.value) == (
         f"model.name_or_path: cannot load {folder}: no tokenizer files that can be read, such as tokenizer.json"
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"return_dict": False}, {"return_dict": None}, {"output_attentions": True, "output_hidden_states": True}],
+)
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder", "encoder"])
+def test_the_form_of_outputs_is_not_the_configs_to_say(
+    tiny_model: Path, tiny_t5: Path, tiny_encoder: Path, tmp_path: Path, kind: str, change: dict[str, Any]
+) -> None:
+    origin = {"decoder": tiny_model, "encoder-decoder": tiny_t5, "encoder": tiny_encoder}[kind]
+    folder = Path(shutil.copytree(origin, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    documents, found = [Document((5, 6, 7), (0,)), Document((5, 9), (1,))], []
+    for place in (origin, folder):
+        torch.manual_seed(0)  # of a new classifier
+        engine = Engine(*load_base_model(ModelConfig(str(place)), CPU, ["a", "b"]), packed=kind == "decoder")
+        with torch.no_grad():
+            logits = engine(documents)[0].tolist()
+        found.append((logits, None if kind == "encoder" else engine.generate([(5, 6, 7)], 4)))
+        ids = torch.tensor([[5]])
+        output = engine.base(input_ids=ids, **({"decoder_input_ids": ids} if kind == "encoder-decoder" else {}))
+        assert output.keys().isdisjoint({"attentions", "hidden_states", "encoder_attentions"})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", [{"use_return_dict": False}, {"hidden_size": "wide"}, {"hidden_act": "x"}])
+def test_a_config_that_transformers_cannot_take_is_one_line(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=rf"^model\.name_or_path: cannot load {folder}: .*[^:]$") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_folder_with_an_adapter_in_it_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from softprompts.adapters.loading import AdapterConfig, load_adapter
+from softprompts.adapters.loading import load_adapter
+from softprompts.adapters.switch import has_base, without_adapter
+from softprompts.config.methods import PrefixConfig
 from softprompts.config.sections import ModelConfig, RunConfig
+from softprompts.config.tools import AdapterConfig
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
-from softprompts.methods.prefix_tuning import PrefixConfig, add_prefix
+from softprompts.methods.prefix_tuning import add_prefix
 from softprompts.models.identity import RECORD
 from softprompts.models.loading import load_base_model
 from softprompts.models.outputs import outputs_of
@@ -165,6 +168,44 @@ def test_a5_on_a_trained_classifier_an_adapter_keeps_its_order(tiny_encoder: Pat
     for choices in ORDERS:
         loaded = load_adapter(load(folder, choices)[0], AdapterConfig(str(saved)))
         assert by_choice(loaded, choices) == pytest.approx(expected)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    swapped = {"id2label": {"0": "bad", "1": "good", "2": "so so"}}
+    (folder / "config.json").write_text(json.dumps(config | swapped), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r" has id2label\.0 bad in its config, which was good; if it is to be put on it"
+    ):
+        load_adapter(load(folder, order)[0], AdapterConfig(str(saved)))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_an_adapter_on_a_trained_classifier_can_be_switched_off(
+    tiny_encoder: Path, run: Run, tmp_path: Path, method: str, own: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(tiny_encoder, tmp_path / "model")
+    base, tokenizer = load(folder, NAMES)
+    expected = by_choice(base, NAMES)
+    base.new_parts = ["classifier"] if own else []  # the adapter brings one, or trains what is there
+    model = (
+        add_lora(base, LoraConfig(r=4, target_modules=["query"], init_lora_weights=False), seed=0)
+        if method == "lora"
+        else add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=5), 0)
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "classifier" in name:
+                parameter.add_(1.5 * torch.randn_like(parameter))
+    tuned = by_choice(model.eval(), NAMES)
+    saved = save_adapter(model, run)
+    capsys.readouterr()
+    loaded = load_adapter(load(folder, NAMES)[0], AdapterConfig(str(saved)))
+    assert capsys.readouterr().err == ""
+    assert has_base(loaded)
+    assert by_choice(loaded, NAMES) == pytest.approx(tuned)
+    with without_adapter(loaded):
+        assert by_choice(loaded, NAMES) == pytest.approx(expected)
+    assert by_choice(loaded, NAMES) == pytest.approx(tuned)
+    assert not any(p.requires_grad for p in loaded.parameters())
 
 
 def test_a5_an_adapter_for_other_choices_is_refused(tiny_encoder: Path, run: Run) -> None:
@@ -174,7 +215,14 @@ def test_a5_an_adapter_for_other_choices_is_refused(tiny_encoder: Path, run: Run
         load_adapter(load(tiny_encoder, ["a", "b", "c"])[0], AdapterConfig(str(folder)))
 
 
-@pytest.mark.parametrize("listed", [NAMES, {str(i): f" {name}" for i, name in enumerate(NAMES)}])
+@pytest.mark.parametrize(
+    "listed",
+    [
+        NAMES,
+        {str(i): f" {name}" for i, name in enumerate(NAMES)},
+        {str(i): f" {name}" for i, name in enumerate([*NAMES, *NAMES])},  # labels that share a word
+    ],
+)
 def test_a5_of_an_adapter_without_names_the_record_of_its_run_tells(
     tiny_encoder: Path, tmp_path: Path, listed: Any
 ) -> None:

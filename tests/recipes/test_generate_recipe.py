@@ -14,7 +14,7 @@ from helpers import cli_in_process, run_recipe
 from method_runs import read_predictions, saved_by_peft, stock_answer, stock_model, stock_scores
 
 import pytest
-from peft import PromptTuningConfig
+from peft import LoraConfig, PromptTuningConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Say = Callable[..., str]
@@ -103,6 +103,19 @@ def test_open_answers_are_those_of_stock_generation(say: Say, adapter: Path, tin
     assert said == "".join(map(shown, TEXTS, plain, steered))
     alone = say("null", **{"input.text": json.dumps(TEXTS), "sampling.max_new_tokens": 6})
     assert alone == "".join(f"\n{text}\n  base model    {a.strip()}\n" for text, a in zip(TEXTS, plain, strict=True))
+
+
+def test_an_adapter_that_changes_the_base_stands_alone(
+    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], init_lora_weights="pissa")
+    model = saved_by_peft(tiny_model, config, tmp_path / "it", scale=2.0)
+    answers = [stock_answer(model.eval(), AutoTokenizer.from_pretrained(tiny_model), text, 6) for text in TEXTS]
+    flags = {"input.text": json.dumps(TEXTS), "sampling.max_new_tokens": 6}
+    code, said, errors = cli_in_process(generate_command(tiny_model, tmp_path / "it", **flags), capfd)
+    assert (code, len(errors)) == (0, 1)
+    assert errors[0].endswith("what the base model answers alone is had without adapter.path")
+    assert said == "".join(f"\n{text}\n  with adapter  {a.strip()}\n" for text, a in zip(TEXTS, answers, strict=True))
 
 
 def test_draws_follow_the_seed(say: Say, adapter: Path) -> None:

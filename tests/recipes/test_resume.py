@@ -112,6 +112,33 @@ def test_a9_resume_is_refused_over_other_data_or_weights(
     assert contents(tmp_path / "run") == before
 
 
+def other_ends(folder: Path) -> str:
+    file = folder / "model" / "generation_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"eos_token_id": [1, 5]}))
+    return "written answers ended at the tokens [1] and end at [1, 5]"
+
+
+def other_decoder(folder: Path) -> str:
+    file = folder / "model" / "tokenizer.json"
+    read = json.loads(file.read_text())
+    further = {"type": "Strip", "content": "~", "start": 1, "stop": 0}
+    decoder = {"type": "Sequence", "decoders": [read["decoder"], further]}
+    file.write_text(json.dumps(read | {"decoder": decoder}))
+    return "the tokenizer of the base model has another decoder"
+
+
+@pytest.mark.parametrize("change", [other_ends, other_decoder])
+def test_resume_is_refused_where_written_answers_end_or_read_otherwise(
+    stopped: Stop, change: Callable[[Path], str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = stopped("prompt_tuning", **OPEN)
+    said = change(tmp_path)
+    code, _, errors = cli_in_process([*command, "--resume"], capfd)
+    assert (code, len(errors)) == (2, 1), errors
+    assert f" was trained on something else: {said}. Put back what it was trained on, or choose" in errors[0]
+
+
 def test_b4_a_run_that_failed_at_its_test_is_finished_with_other_evaluation(
     stopped: Stop, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from helpers import METHODS, load_base, make_task, method_engine
 from softprompts.config.sections import ModelConfig
 from softprompts.models.identity import weights_digests
-from softprompts.models.loading import InputSpec, load_base_model
+from softprompts.models.loading import InputSpec, input_spec, load_base_model, own_ends
 from softprompts.runs.fingerprints import changes, inputs_of, other_versions
 from softprompts.tasks.tokenization import encode, moved_behind
 
@@ -74,13 +75,16 @@ def test_a9_quantised_weights_are_looked_at_as_they_are(wider_model: Path) -> No
     assert weights_digests(base) != before
 
 
-def inputs(model: Path, change: Callable[[Any, Any, Any], None] | None = None, **task: Any) -> dict[str, Any]:
+def inputs(
+    model: Path, change: Callable[[Any, Any, Any], None] | None = None, written: bool = False, **task: Any
+) -> dict[str, Any]:
     """Return the fingerprints of a small task; `change` gets its rows, base model and tokenizer first."""
     base, tokenizer = load_base(model)
-    made = make_task(task.pop("rows", ROWS), (" good", " bad"), **task)
+    made = make_task(task.pop("rows", ROWS), None if written else (" good", " bad"), **task)
     if change:
         change(made, base, tokenizer)
-    return json.loads(json.dumps(inputs_of(encode(made, tokenizer, InputSpec(room=200)), base)))
+    spec = InputSpec(room=200, ends=own_ends(base))
+    return json.loads(json.dumps(inputs_of(encode(made, tokenizer, spec), base)))
 
 
 def another_template(_: Any, __: Any, tokenizer: Any) -> None:
@@ -100,6 +104,10 @@ def another_weight(_: Any, base: Any, __: Any) -> None:
         next(base.parameters())[0, 0] += 1
 
 
+def another_end(_: Any, base: Any, __: Any) -> None:
+    base.generation_config.eos_token_id = [1, 7]
+
+
 ALL = ("train", "validation", "test")
 
 
@@ -117,11 +125,62 @@ ALL = ("train", "validation", "test")
         (another_epsilon, {}, ["the base model's rms_norm_eps was 1e-06 and is 0.1"]),
         (half_precision, {}, ["the base model MODEL was in float32 and is in bfloat16"]),
         (another_weight, {}, ["the base model MODEL has other weights"]),
+        (another_end, {}, []),
     ],
 )
 def test_a9_what_has_changed_is_named(tiny_model: Path, change: Any, task: Any, said: list[str]) -> None:
     before = inputs(tiny_model)
     assert changes(before, inputs(tiny_model, change, **task)) == [s.replace("MODEL", str(tiny_model)) for s in said]
+
+
+def test_other_ends_of_written_answers_are_named(tiny_model: Path) -> None:
+    before = inputs(tiny_model, written=True)
+    now = inputs(tiny_model, another_end, written=True)
+    assert changes(before, now) == ["written answers ended at the tokens [1] and end at [1, 7]"]
+    del before["ends"]
+    assert changes(before, now) == [], "a checkpoint of an older version"
+
+
+def test_another_tokenizer_that_gives_the_same_tokens_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    before = inputs(folder)
+    file = folder / "tokenizer.json"
+    read = json.loads(file.read_text(encoding="utf-8"))
+    decoder = {
+        "type": "Sequence",
+        "decoders": [read["decoder"], {"type": "Strip", "content": " ", "start": 1, "stop": 0}],
+    }
+    file.write_text(json.dumps(read | {"decoder": decoder}), encoding="utf-8")
+    now = inputs(folder)
+    assert changes(before, now) == ["the tokenizer of the base model has another decoder"]
+    del before["base"]["tokenizer"]
+    assert changes(before, now) == [], "a checkpoint of an older version"
+
+
+def encoder_inputs(folder: Path) -> dict[str, Any]:
+    base, tokenizer = load_base_model(ModelConfig(str(folder)), torch.device("cpu"), ["good", "bad"])
+    return json.loads(
+        json.dumps(inputs_of(encode(make_task(ROWS, (" good", " bad")), tokenizer, input_spec(base)), base))
+    )
+
+
+def test_what_the_outputs_of_a_bases_own_classifier_mean_is_named(tiny_encoder: Path, tmp_path: Path) -> None:
+    base, tokenizer = load_base_model(ModelConfig(str(tiny_encoder)), torch.device("cpu"), ["good", "bad"])
+    for part in (base, tokenizer):
+        part.save_pretrained(tmp_path)
+    before = encoder_inputs(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    swapped = {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config | swapped), encoding="utf-8")
+    assert changes(before, encoder_inputs(tmp_path)) == ["the base model's id2label.0 was good and is bad"]
+
+
+def test_what_the_outputs_of_a_new_classifier_mean_is_the_tasks(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_encoder, tmp_path / "model"))
+    before = encoder_inputs(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "b", "1": "a"}}), encoding="utf-8")
+    assert changes(before, encoder_inputs(folder)) == []
 
 
 def test_a9_rows_that_belong_to_other_tasks_are_other_data(tiny_model: Path) -> None:

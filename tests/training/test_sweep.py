@@ -10,11 +10,11 @@ from typing import Any
 
 from helpers import Build, Parts, prompt_config
 from softprompts.config.grid import Point, points
-from softprompts.config.methods import SweepConfig
+from softprompts.config.methods import PromptConfig, SweepConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.methods.prompt_tuning import PromptConfig, add_soft_prompt
+from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.training import loop as training_module
 from softprompts.training.checkpoints import trainable_tensors
 from softprompts.training.sweep import run_sweep

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from softprompts.adapters.configs import first_line
+from softprompts.adapters.switch import without_adapter
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError, warn
+from softprompts.models.identity import base_name, sample_of
 from softprompts.models.loading import max_positions
 from softprompts.tasks.documents import Document
 
@@ -19,6 +22,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
@@ -176,6 +180,44 @@ def check_effect(model: PeftModel, before: torch.Tensor | None, task_id: int, fo
             f"adapter.path: {folder} changes nothing: the base model answers the same without it, as it does before "
             "anything has been trained"
         )
+
+
+def samples_of(base: nn.Module) -> dict[str, torch.Tensor]:
+    """Return evenly spread numbers of each weight of a base model, before an adapter is put on it."""
+    return {name: sample_of(parameter).clone() for name, parameter in base.named_parameters()}
+
+
+def keeps_base(
+    model: PeftModel, before: torch.Tensor | None, samples: Mapping[str, torch.Tensor], task_id: int, folder: Path
+) -> bool:
+    """Say, and warn if not, whether a model whose adapter is switched off is the base model that it was before.
+
+    LoRA of some kinds takes a part of the base model's weights out, trains its biases, or doubles its layers.
+
+    Args:
+        model: with the adapter.
+        before: what `answer_to_probe` says of the base model alone.
+        samples: `samples_of` the base model alone.
+        task_id: of multitask prompt tuning.
+        folder: the adapter's.
+    """
+    base = model.get_base_model()
+    found = {base_name(name): parameter for name, parameter in base.named_parameters()}
+    changed = any(not _equal(samples[name], sample_of(found[name])) for name in samples.keys() & found.keys())
+    if not changed and before is not None:
+        with warnings.catch_warnings(action="ignore"), without_adapter(model):  # PEFT says it of biases, more roughly
+            after = answer_to_probe(base, model.peft_config[NAME], task_id)
+        changed = after is None or not _equal(before, after)
+    if changed:
+        warn(
+            f"adapter.path: {folder} changes weights or layers of {base.name_or_path} itself, and switched off leaves "
+            "another model; what the base model answers alone is had without adapter.path"
+        )
+    return not changed
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other.to(one.dtype), rtol=0, atol=0, equal_nan=True)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from softprompts.errors import UserError, nearest, warn
 from softprompts.methods.attach import TASK_TYPES
 from softprompts.models.identity import (
     SIZES,
+    Identity,
     Record,
     identity_of,
     same_name,
@@ -22,6 +23,7 @@ from softprompts.models.identity import (
     sizes_of,
 )
 from softprompts.models.loading import Kind, kind_of
+from softprompts.models.settings import differences, other_parts
 
 from peft import (
     CartridgeConfig,
@@ -38,6 +40,13 @@ CONFIG = "adapter_config.json"
 TYPES = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 # What would make PEFT import a module, or read other files, that the config names.
 REACHES_OUT = {"megatron_config": "imports the module that megatron_core names", "adapters": "loads further adapters"}
+# Ways in which LoRA begins, by how their names begin, whose loaded model is not the one that was saved: training
+# changes the base model's weights, and loading either does not, or does it otherwise.
+BEGINNINGS = {
+    "pissa_niter": "PEFT draws at random what it takes from the base model's weights, anew whenever it is loaded",
+    "corda": "PEFT takes from the base model's weights what only the data of its training tells",
+    "lora_ga": "its training changed the base model's weights, and PEFT does not when it is loaded",
+}
 NAMES = SIZES | {"model_type": "architecture"}
 USES: dict[Kind, str] = {
     "decoder": "continues a text",
@@ -51,7 +60,8 @@ def read_config(folder: Path) -> PeftConfig:
 
     Raises:
         UserError: no JSON object; no type of adapter, or one that PEFT does not know; a kind of task that it does not
-            know; a value of the wrong type; what else PEFT refuses; an adapter that would load or run other files.
+            know; a value of the wrong type; what else PEFT refuses; an adapter that would load or run other files; one
+            that does not load as what was saved, or that is at work behind certain tokens only.
     """
     file = folder / CONFIG
     try:
@@ -73,6 +83,7 @@ def read_config(folder: Path) -> PeftConfig:
     for key, what in REACHES_OUT.items():
         if read.get(key):
             raise UserError(f"adapter.path: {file}: {key}: such an adapter {what}; it is not taken")
+    _check_lora(file, read)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # for `unknown_keys` to say
@@ -98,6 +109,21 @@ def _check_values(file: Path, read: Mapping[str, Any], kind: type) -> None:
         if key in hints and value is not None and not _fits(value, hints[key]):
             expected = " or ".join(h.__name__ for h in (get_args(hints[key]) or (hints[key],)) if h is not NoneType)
             raise UserError(f"adapter.path: {file}: {key}: expected {expected}, found {value!r}")
+
+
+def _check_lora(file: Path, read: Mapping[str, Any]) -> None:
+    way = read.get("init_lora_weights")
+    for beginning, why in BEGINNINGS.items():
+        if isinstance(way, str) and way.lower().startswith(beginning):
+            raise UserError(
+                f"adapter.path: {file}: init_lora_weights {way}: {why}; make it a plain LoRA where it was trained, by "
+                "save_pretrained(path_initial_model_for_weight_conversion=...)"
+            )
+    if read.get("alora_invocation_tokens"):
+        raise UserError(
+            f"adapter.path: {file}: alora_invocation_tokens: such an adapter is at work only behind these tokens of a "
+            "prompt, and no prompt gets them here; it is not taken"
+        )
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -168,11 +194,11 @@ def _same_name(ours: str, trained_on: str | None, folder: Path) -> bool:
     return bool(same)
 
 
-def check_weights(base: PreTrainedModel, folder: Path, settings: Any, config: AdapterConfig, record: Record) -> None:
-    """Refuse an adapter of a base model of the same sizes with other weights; warn if nothing tells which it was.
+def check_identity(base: PreTrainedModel, folder: Path, settings: Any, config: AdapterConfig, record: Record) -> None:
+    """Refuse an adapter of a base model of the same sizes that is another one; warn if nothing tells which it was.
 
     Raises:
-        UserError: other weights; if weights cannot be compared, another name.
+        UserError: other weights, another config or tokenizer; if weights cannot be compared, another name.
     """
     if config.any_base:
         return
@@ -180,16 +206,29 @@ def check_weights(base: PreTrainedModel, folder: Path, settings: Any, config: Ad
     if record.base:
         identity = getattr(base, "identity", None) or identity_of(base, getattr(base, "new_parts", []))
         trained_on, same = record.base.name, same_weights(record.base, identity)
-    if same is False:
-        raise UserError(
-            f"adapter.path: {folder} was trained on {trained_on}, and {base.name_or_path} has other weights; "
-            "if it is to be put on them all the same, set adapter.any_base to true"
-        )
+        others = ["other weights"] if same is False else _others(record.base, identity)
+        if others:
+            raise UserError(
+                f"adapter.path: {folder} was trained on {trained_on}, and {base.name_or_path} has {others[0]}; "
+                "if it is to be put on it all the same, set adapter.any_base to true"
+            )
+        if "chat template" in other_parts(record.base.tokenizer, identity.tokenizer):
+            warn(
+                f"adapter.path: {folder} was trained on {trained_on} with another chat template than "
+                f"{base.name_or_path} has"
+            )
     if same is None and not _same_name(str(base.name_or_path), trained_on, folder):
         warn(
             f"adapter.path: {folder} was trained on {trained_on or 'a model that it does not name'}; whether that is "
             f"{base.name_or_path} cannot be checked"
         )
+
+
+def _others(before: Identity, now: Identity) -> list[str]:
+    """Say what of a base model's config or tokenizer is another, apart from its chat template."""
+    parts = [part for part in other_parts(before.tokenizer, now.tokenizer) if part != "chat template"]
+    fields = [f"{key} {is_} in its config, which was {was}" for key, was, is_ in differences(before.config, now.config)]
+    return [*fields, *(f"another tokenizer, by its {part}" for part in parts)]
 
 
 def first_line(error: Exception) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from softprompts.adapters.checks import (
     WEIGHTS,
@@ -16,14 +15,16 @@ from softprompts.adapters.checks import (
     check_classifier,
     check_effect,
     check_sizes,
+    keeps_base,
     read_weights,
+    samples_of,
 )
 from softprompts.adapters.configs import (
     ADAPTER,
     CONFIG,
     MODEL,
     check_base,
-    check_weights,
+    check_identity,
     first_line,
     read_config,
     unknown_keys,
@@ -44,10 +45,12 @@ from transformers import PreTrainedModel
 def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel | PeftModel:
     """Return the base model with the adapter on it, frozen; or the base model where there is none.
 
-    An adapter that the base model answers the same with as without is taken, with a warning.
+    An adapter that the base model answers the same with as without is taken, with a warning; so is one that changes the
+    base model itself, for which `has_base` says false.
 
     Raises:
-        UserError: no adapter there, or a damaged one; another base model by its kind, sizes, weights or name; tensors
+        UserError: no adapter there, or a damaged one; another base model by its kind, sizes, weights, config,
+            tokenizer or name; tensors
             that the file lacks, or that the model has no place for; an adapter without any effect; a classifier with
             random weights, or one whose outputs have other names than the choices.
     """
@@ -61,20 +64,21 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
     folder = find_adapter(config.path)
     settings, record = read_config(folder), read_record(folder)
     check_base(base, settings, folder, config, record)
-    check_weights(base, folder, settings, config, record)
+    check_identity(base, folder, settings, config, record)
     if kind_of(base.config) == "encoder":
         _name_outputs(base, folder, record)
     tensors = read_weights(folder)
     check_sizes(settings, tensors, folder)
     try:
-        before = answer_to_probe(base, settings, config.task_id)
+        before, samples = answer_to_probe(base, settings, config.task_id), samples_of(base)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # `check_arrived` says it
-            model = PeftModel.from_pretrained(base, str(folder), config=settings)
+            model: Any = PeftModel.from_pretrained(base, str(folder), config=settings)
         model.eval().requires_grad_(False)
         check_classifier(base, folder)
         check_arrived(model, tensors, folder)
         check_effect(model, before, config.task_id, folder)
+        model.keeps_base = keeps_base(model, before, samples, config.task_id, folder)
     except UserError:
         raise
     except Exception as error:  # whatever PEFT and the model make of a stranger's adapter
@@ -84,7 +88,7 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
         ) from None
     if unknown := unknown_keys(settings, folder):
         warn(f"adapter.path: {folder / CONFIG}: this version of PEFT does not know {listed(unknown)}, and ignores it")
-    return model
+    return cast(PeftModel, model)
 
 
 def find_adapter(path: str) -> Path:
@@ -143,13 +147,8 @@ def _choices_of_run(folder: Path, choices: Sequence[str]) -> list[str] | None:
     """Return the choices of the run that wrote an adapter before adapters kept them, in the order of the outputs."""
     listed = run_settings(str(folder)).get("task", {}).get("choices")
     if isinstance(listed, dict):
-        listed = list(listed.values())
+        listed = list(dict.fromkeys(listed.values()))  # two labels may share a word
     return sorted(choices) if listed == "from_train" else listed
-
-
-def without_adapter(model: PreTrainedModel | PeftModel) -> AbstractContextManager[Any]:
-    """Within this context the model answers as its base model does."""
-    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 
 def virtual_tokens(model: PreTrainedModel | PeftModel) -> int:

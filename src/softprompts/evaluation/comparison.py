@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from softprompts.adapters.configs import read_config
-from softprompts.adapters.loading import AdapterConfig, check_base, find_adapter, find_model, load_adapter
+from softprompts.adapters.loading import check_base, find_adapter, find_model, load_adapter
 from softprompts.config.sections import EvaluationConfig, ModelConfig
-from softprompts.config.tools import ContestantConfig
+from softprompts.config.tools import AdapterConfig, ContestantConfig
 from softprompts.errors import UserError
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.evaluation.predict import TestOutcome, answers_and_targets

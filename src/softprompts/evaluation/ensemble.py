@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.adapters.configs import read_config
-from softprompts.adapters.loading import AdapterConfig, find_adapter, load_adapter
+from softprompts.adapters.loading import find_adapter, load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
-from softprompts.config.tools import EnsembleConfig
+from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions

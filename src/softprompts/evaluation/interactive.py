@@ -77,7 +77,9 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
         raise UserError(f"input.template: expected one column to put a text into, found {named} in {template!r}")
     (column,) = columns
     listed = before.get("choices")
-    known = list(listed.values()) if isinstance(listed, dict) else listed if isinstance(listed, list) else None
+    # Two labels may share a word.
+    known = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
+    known = known if isinstance(known, list) else None
     choices = config.choices or known
     rows = []
     for number, text in enumerate(texts, start=1):

@@ -21,17 +21,23 @@ def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, seed: 
     classifier trains, too, and is saved with them.
 
     Raises:
-        UserError: no such modules; a rank below 1; initial values that touch the base model; what else PEFT refuses.
+        UserError: no such modules; a rank below 1; initial values that touch the base model; tokens that
+            it waits for; what else PEFT refuses.
     """
-    if config.init_lora_weights not in INITS:
+    wanted = as_peft(config, peft.LoraConfig)
+    if wanted.init_lora_weights not in INITS:
         raise UserError(
-            f'lora.init_lora_weights: "{config.init_lora_weights}" changes the base model\'s weights, or needs data to '
+            f'lora.init_lora_weights: "{wanted.init_lora_weights}" changes the base model\'s weights, or needs data to '
             "begin with; take true, false, gaussian or orthogonal"
+        )
+    if wanted.alora_invocation_tokens:
+        raise UserError(
+            "lora.alora_invocation_tokens: LoRA would work only behind these tokens, and no prompt gets them"
         )
     if seed is not None:
         torch.manual_seed(seed)
     try:
-        model = peft.get_peft_model(base, for_base(as_peft(config, peft.LoraConfig), base))
+        model = peft.get_peft_model(base, for_base(wanted, base))
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"lora: {' '.join(str(error).split())}") from None
     assert isinstance(model, PeftModel)

@@ -1,4 +1,4 @@
-"""Which base model an adapter belongs to: its sizes and a digest of its weights, in a file beside the adapter."""
+"""Which base model an adapter belongs to: sizes, config, digests of weights and tokenizer, in a file beside it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
+from softprompts.models.settings import config_fields, tokenizer_digests
 
 import torch
 from peft import PeftModel
@@ -42,12 +43,16 @@ class Identity:
 
     weights: SHA-256 of its weights as each type would hold them, by the type's name: a model in 32 bits says what it
     would be in 16, so that an adapter can be trained in one type and loaded in another. Empty for a quantised model.
+    config: the fields of its config that decide its answers; tokenizer: digests of the parts of its tokenizer. Both are
+    empty in the records of older versions.
     """
 
     name: str
     architecture: str
     sizes: dict[str, int]
     weights: dict[str, str]
+    config: dict[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,13 @@ def sizes_of(config: PretrainedConfig) -> dict[str, int]:
     return {key: value for key, value in values.items() if isinstance(value, int)}
 
 
-def identity_of(model: Any, new_parts: Sequence[str] = ()) -> Identity:
+def identity_of(model: Any, new_parts: Sequence[str] = (), tokenizer: Any = None) -> Identity:
     """Return a base model's identity, as it was loaded.
 
     Args:
         model: without an adapter in its layers.
         new_parts: modules with random weights, which belong to no base model.
+        tokenizer: the model's own, as it was loaded.
     """
     return Identity(
         str(model.name_or_path),
@@ -78,6 +84,8 @@ def identity_of(model: Any, new_parts: Sequence[str] = ()) -> Identity:
         sizes_of(model.config),
         # The same weights are quantised otherwise by another version, or on another device.
         {} if getattr(model, "is_quantized", False) else weights_digests(model, new_parts),
+        config_fields(model),
+        {} if tokenizer is None else tokenizer_digests(tokenizer),
     )
 
 
@@ -97,7 +105,7 @@ def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[s
         as they are: `mixed`.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    own = {_base_name(name): p for name, p in base.named_parameters() if not _is_added(name, new_parts)}
+    own = {base_name(name): p for name, p in base.named_parameters() if not _is_added(name, new_parts)}
     types = {p.dtype for p in own.values()} - {torch.float32}
     held: dict[str, torch.dtype | None]
     if len(types) > 1 or getattr(base, "is_quantized", False):
@@ -107,16 +115,21 @@ def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[s
         held = {str(t).removeprefix("torch."): t for t in types or (torch.float32, torch.bfloat16, torch.float16)}
     digests = {kind: hashlib.sha256() for kind in held}
     for name, parameter in own.items():
-        flat = parameter.detach().reshape(-1)
-        # An odd step: one that divides a row would look at the same few columns only.
-        numbers = flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
+        numbers = sample_of(parameter)
         for kind, digest in digests.items():
             digest.update(f"{name} {tuple(parameter.shape)}\0".encode())
             digest.update(numbers.to(held[kind] or numbers.dtype).contiguous().view(torch.uint8).numpy().tobytes())
     return {kind: digest.hexdigest() for kind, digest in digests.items()}
 
 
-def _base_name(name: str) -> str:
+def sample_of(parameter: torch.Tensor) -> torch.Tensor:
+    """Return evenly spread numbers of a weight, on the CPU: all of a small one."""
+    flat = parameter.detach().reshape(-1)
+    # An odd step: one that divides a row would look at the same few columns only.
+    return flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
+
+
+def base_name(name: str) -> str:
     """Return a weight's name without what PEFT's wrappers put into it."""
     return ".".join(part for part in name.split(".") if part not in ("base_layer", "original_module"))
 
@@ -172,10 +185,14 @@ def read_record(folder: Path) -> Record:
         read: Any = json.loads(file.read_text(encoding="utf-8"))
         identity = None
         if "weights" in read:
-            identity = Identity(*(read[key] for key in Identity.__dataclass_fields__))
-            texts = [identity.name, identity.architecture, *identity.weights, *identity.weights.values()]
-            if not all(isinstance(text, str) for text in texts) or not isinstance(identity.sizes, dict):
-                raise TypeError("expected texts and sizes")
+            since = {key: read[key] for key in ("config", "tokenizer") if key in read}  # older versions wrote neither
+            identity = Identity(read["name"], read["architecture"], read["sizes"], read["weights"], **since)
+            digests = (identity.weights, identity.tokenizer)
+            texts = [identity.name, identity.architecture, *(text for one in digests for text in one.values())]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("expected texts")
+            if not all(isinstance(fields, dict) for fields in (identity.sizes, identity.config)):
+                raise TypeError("expected sizes and fields")
         choices = read.get("choices")
         if choices is not None and not (isinstance(choices, list) and all(isinstance(c, str) for c in choices)):
             raise TypeError("choices: expected a list of texts")

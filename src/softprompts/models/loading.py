@@ -90,7 +90,7 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
     path = model_path(config)
     try:
         found: PretrainedConfig = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever transformers makes of a stranger's config
         raise cannot_load(path, error) from error
     for part in (found, found.get_text_config()):
         if "/" in str(part._attn_implementation):  # whose code transformers would fetch from the Hub
@@ -108,7 +108,8 @@ def cannot_load(path: str, error: Exception) -> UserError:
             f"model.name_or_path: {path} brings code of its own (auto_map in its config), and this project runs no "
             "code from model folders; take a model of an architecture that transformers has"
         )
-    first_line = str(error).strip().splitlines()[0]
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    first_line = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
     if "ignore_mismatched_sizes" in first_line:  # what transformers says of it is in a table that it prints
         first_line = "its weights have other shapes than its config.json, or than the choices, ask for"
     if "backend tokenizer" in first_line:  # it goes on with advice for who has the files in another form
@@ -193,12 +194,15 @@ def load_base_model(
     model.new_parts = sorted(new)
     if names:
         name_outputs(model, names)
-    model.identity = identity_of(model, model.new_parts)
+    model.identity = identity_of(model, model.new_parts, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.
     model.eval().requires_grad_(False)
     for module in model.modules():
+        if isinstance(settings := getattr(module, "config", None), PretrainedConfig):  # an encoder's may be a copy
+            # All else here reads outputs by their names, and neither attention nor hidden states.
+            settings.return_dict, settings.output_attentions, settings.output_hidden_states = True, False, False
         # On processors with AVX512-BF16 the first forward pass without a gradient, a validation say, would repack the
         # 4-bit weights into a form whose product has no backward pass.
         if getattr(module, "support_avx512bf16_for_cpu", False):

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.data.sources import SPLITS
-from softprompts.models.identity import weights_digests
+from softprompts.models.identity import Identity, weights_digests
+from softprompts.models.settings import config_fields, differences, other_parts
 from softprompts.system.files import PROJECT, read_bytes
 from softprompts.tasks.documents import EncodedTask, Example
 
 from peft import PeftModel
-
-# Fields of a base model's config that follow from how it was loaded, or by which version.
-LOADING = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version")
 
 
 def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
@@ -33,7 +31,7 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
     for split in SPLITS:
         splits[split]["tokens"] = _tokens_fingerprint(getattr(data, split))
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    config = {k: v for k, v in base.config.to_dict().items() if k not in LOADING}
+    identity: Identity | None = getattr(base, "identity", None)
     return {
         "data": splits,
         "schema": hashlib.sha256(json.dumps(data.task.schema, sort_keys=True).encode()).hexdigest(),
@@ -42,8 +40,10 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
             "name": str(base.name_or_path),
             "weights": weights_digests(model, getattr(base, "new_parts", ())),
             "dtype": str(base.dtype).removeprefix("torch."),
-            "config": json.loads(json.dumps(config, default=str)),
+            "config": config_fields(base),
+            "tokenizer": identity.tokenizer if identity else {},
         },
+        "ends": list(data.ends) if data.task.choices is None else None,  # nothing is written where there are choices
         "code": {"commit": commit()} | {p: version(p) for p in ("softprompts", "torch", "transformers", "peft")},
     }
 
@@ -86,10 +86,14 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         said.append(f"the base model {new['name']} was in {old['dtype']} and is in {new['dtype']}")
     elif old["weights"] != new["weights"]:
         said.append(f"the base model {new['name']} has other weights")
-    # A field of one side only comes from another version of transformers.
-    for key in sorted(old["config"].keys() & new["config"].keys()):
-        if old["config"][key] != new["config"][key]:
-            said.append(f"the base model's {key} was {old['config'][key]} and is {new['config'][key]}")
+    for key, was, is_ in differences(old["config"], new["config"]):
+        said.append(f"the base model's {key} was {was} and is {is_}")
+    # What a chat template makes of the rows is in their tokens. Older versions kept neither digests nor ends.
+    for part in other_parts(old.get("tokenizer", {}), new["tokenizer"]):
+        if part != "chat template":
+            said.append(f"the tokenizer of the base model has another {part}")
+    if before.get("ends", now["ends"]) != now["ends"]:
+        said.append(f"written answers ended at the tokens {before['ends']} and end at {now['ends']}")
     return said
 
 

@@ -1,0 +1,95 @@
+"""What of a base model's config and tokenizer decides its answers, and where two of them differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# Fields of a config that follow from how a model was loaded or saved, or by which version; and what forms outputs have.
+LOADING = {
+    "architectures",
+    "dtype",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "quantization_config",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+# Parts of a tokenizer, as the tokenizers library writes it, and their names in words.
+PARTS = {
+    "added_tokens": "added tokens",
+    "normalizer": "normalizer",
+    "pre_tokenizer": "pre-tokenizer",
+    "post_processor": "post-processor",
+    "decoder": "decoder",
+    "model": "vocabulary",
+    "special_tokens": "special tokens",
+    "spaces": "treatment of spaces",
+    "chat_template": "chat template",
+}
+
+
+def config_fields(model: Any) -> dict[str, Any]:
+    """Return the fields of a base model's config that decide its answers, as JSON values.
+
+    What the outputs of a classifier mean is among them if the base model came with it; a new one means what the task
+    says.
+    """
+    new = not hasattr(model, "choice_outputs") or set(model.new_parts) - {"pooler"}
+    fields = _without(model.config.to_dict(), LOADING | ({"id2label"} if new else set()))
+    made: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    return made
+
+
+def _without(fields: Mapping[Any, Any], left_out: set[str]) -> dict[str, Any]:
+    """Return fields, those of a model's parts as well, without some, and without private ones."""
+    return {
+        str(key): _without(value, left_out) if isinstance(value, Mapping) else value
+        for key, value in fields.items()
+        if key not in left_out and not str(key).startswith("_")
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return where two configs differ: a name, what it was and what it is; for a field with fields the first of these.
+
+    A field of one side only comes from another version of transformers.
+    """
+    found = []
+    for key in sorted(before.keys() & now.keys()):
+        was, is_ = before[key], now[key]
+        if isinstance(was, Mapping) and isinstance(is_, Mapping):
+            found += [(f"{key}.{name}", a, b) for name, a, b in differences(was, is_)[:1]]
+        elif was != is_:
+            found.append((key, was, is_))
+    return found
+
+
+def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
+    """Return a SHA-256 digest of each part of a tokenizer, by its name in `PARTS`.
+
+    The padding token is left out: nothing reads it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # one that is written in Python
+        vocabularies = {"model": tokenizer.get_vocab(), "added_tokens": tokenizer.get_added_vocab()}
+        parts: dict[str, Any] = {key: sorted(tokens.items()) for key, tokens in vocabularies.items()}
+    else:
+        read = json.loads(backend.to_str())
+        parts = {key: value for key, value in read.items() if key in PARTS}
+    special = {key: value for key, value in tokenizer.special_tokens_map.items() if key != "pad_token"}
+    parts["special_tokens"] = sorted(special.items())
+    parts["spaces"] = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+    parts["chat_template"] = getattr(tokenizer, "chat_template", None)
+    texts = {key: json.dumps(value, default=str) for key, value in parts.items()}  # in the library's own order
+    return {key: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for key, text in texts.items()}
+
+
+def other_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return in words the parts in which two tokenizers differ, as far as both are known."""
+    return [name for key, name in PARTS.items() if key in before and key in now and before[key] != now[key]]
