@@ -28,11 +28,13 @@ from benchmarks.report.measures import (
     transfers,
 )
 from benchmarks.report.tables import NONE, Table, percent, spread
+from softprompts.methods.catalog import METHODS
 
 TASKS = ("sentiment", "home_commands", "docstrings")
 WRITTEN = ("zero_shot", "few_shot")
-SOFT = ("prompt_tuning", "prefix_tuning", "p_tuning")
-WEIGHTS = ("lora", "full_finetuning")
+# A grid has one task: multitask prompt tuning is in none.
+SOFT = tuple(m.name for m in METHODS.values() if m.what == "soft" and m.name != "multitask_prompt_tuning")
+WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # no screen is needed, and none is looked for
 
+from softprompts.methods.catalog import METHODS
 from softprompts.system.files import replacing
 
 from matplotlib import pyplot, rc_context
@@ -26,15 +27,13 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 INK = "#010203"  # a colour that nothing else has: SVG gets `currentColor` in its place
-# Okabe and Ito's palette, told apart with any kind of colour vision, and a marker each, for who sees none.
+# Grids have two kinds of written prompts: with solved examples, and without.
 STYLES = {
-    "zero_shot": ("#999999", "X"),
     "few_shot": (INK, "P"),
-    "prompt_tuning": ("#0072B2", "o"),
-    "prefix_tuning": ("#56B4E9", "s"),
-    "p_tuning": ("#009E73", "^"),
-    "lora": ("#E69F00", "D"),
-    "full_finetuning": ("#D55E00", "v"),
+    **{
+        "zero_shot" if method.name == "hard_prompt" else method.name: (method.colour, method.marker)
+        for method in METHODS.values()
+    },
 }
 OTHER = ("#CC79A7", "h")
 # Of a mark, so that a pale one is seen on white.

@@ -8,21 +8,13 @@ from pathlib import Path
 from benchmarks.tasks.tables import table, tasks_table
 from softprompts.config.cli import cli
 from softprompts.errors import UserError
+from softprompts.methods.catalog import METHODS
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
 
 RESULTS = Path("results")
 README = Path("README.md")
-# Rows of a table, from nothing trained to everything.
-RECIPES = (
-    "hard_prompt",
-    "prompt_tuning",
-    "prefix_tuning",
-    "p_tuning",
-    "multitask_prompt_tuning",
-    "lora",
-    "full_finetuning",
-)
+RECIPES = tuple(METHODS)  # rows of a table, from nothing trained to everything
 TASKS = ("sentiment", "home_commands", "docstrings")
 
 

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval
 from softprompts.runs.record import Result
-
-NAMES = {
-    "hard_prompt": "hard prompt",
-    "prompt_tuning": "prompt tuning",
-    "prefix_tuning": "prefix tuning",
-    "p_tuning": "P-tuning",
-    "multitask_prompt_tuning": "multitask prompt tuning",
-    "lora": "LoRA",
-    "full_finetuning": "full fine-tuning",
-}
 
 
 def tasks_table(tasks: Sequence[Sequence[Result]]) -> str:
@@ -51,7 +42,7 @@ def _table(results: Sequence[Result]) -> str:
 
 
 def _name(result: Result) -> str:
-    name = NAMES[result.recipe]
+    name = METHODS[result.recipe].label
     if result.recipe == "hard_prompt":
         shots = result.settings["hard"]["shots"]
         return f"{name}, {f'{shots}-shot' if shots else 'zero-shot'}, best of {len(result.notes['wordings'])}"

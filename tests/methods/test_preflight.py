@@ -10,7 +10,8 @@ from typing import Any
 
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
-from softprompts.methods.preflight import METHODS, WHY, check_method, main, refusal, without_weights
+from softprompts.methods.catalog import METHODS
+from softprompts.methods.preflight import check_method, main, refusal, without_weights
 from softprompts.models import loading as models
 
 import pytest
@@ -62,15 +63,16 @@ def test_each_kind_takes_the_methods_that_are_for_it(method: str, kind: Any) -> 
     config = CONFIGS[kind]()
     assert without_weights(config, kind) is not None, "or nothing would be tried, and nothing refused"
     reason = refusal(method, config)
-    if kind in METHODS[method][1]:
+    if kind in METHODS[method].kinds:
         assert reason is None
     else:
-        assert reason == WHY[method, kind]
+        assert reason == METHODS[method].refusals[kind]
 
 
 def test_every_refusal_by_kind_has_its_reason_and_no_other() -> None:
-    assert set(WHY) == {(m, kind) for m, (_, kinds) in METHODS.items() for kind in CONFIGS if kind not in kinds}
-    assert all(reason and "\n" not in reason for reason in WHY.values())
+    for method in METHODS.values():
+        assert set(method.refusals) == {kind for kind in CONFIGS if kind not in method.kinds}
+        assert all(reason and "\n" not in reason for reason in method.refusals.values())
 
 
 def test_methods_are_named_like_their_recipes() -> None:
@@ -177,7 +179,7 @@ def test_the_command_says_yes_or_why_not(tmp_path: Path, capsys: pytest.CaptureF
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == f"{folder}: roberta, encoder"
     said = {line.split()[0]: line[2 + 24 + 1 :] for line in lines}
-    assert said == {m: WHY.get((m, "encoder"), "yes") for m in METHODS}
+    assert said == {m.name: m.refusals.get("encoder", "yes") for m in METHODS.values()}
 
 
 def test_the_command_with_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from helpers import ROOT, load_recipe
 from softprompts.config.cli import build_parser
 from softprompts.config.paths import PATHS
-from softprompts.methods.preflight import METHODS
+from softprompts.methods.catalog import METHODS
 
 import pytest
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from softprompts.errors import UserError
 
 from transformers import PreTrainedModel
@@ -18,3 +20,8 @@ def train_everything(base: PreTrainedModel) -> PreTrainedModel:
     if getattr(base, "is_quantized", False):
         raise UserError(WHOLE_WEIGHTS)
     return base.requires_grad_(True)
+
+
+def smallest(base: Any, _: Any) -> Any:
+    """Put nothing on a base model, as small as it goes: for `preflight`."""
+    return base

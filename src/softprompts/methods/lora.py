@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from softprompts.config.methods import LoraConfig
 from softprompts.errors import UserError
 from softprompts.methods.attach import as_peft, for_base
@@ -42,3 +44,8 @@ def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, seed: 
         raise UserError(f"lora: {' '.join(str(error).split())}") from None
     assert isinstance(model, PeftModel)
     return model
+
+
+def smallest(base: Any, settings: LoraConfig | None) -> Any:
+    """Put low-rank matrices on a base model, by the settings if there are any: for `preflight`."""
+    return add_lora(base, settings or LoraConfig(target_modules="all-linear"))

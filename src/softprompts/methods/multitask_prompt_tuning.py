@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from softprompts.config.methods import MultitaskConfig
 from softprompts.data.values import trouble
@@ -124,3 +125,8 @@ def factors_alone(model: PeftModel) -> Iterator[None]:
         yield
     finally:
         encoder_of(model).embedding.requires_grad_(True)
+
+
+def smallest(base: Any, _: Any) -> Any:
+    """Put the prompts of two tasks on a base model, as small as it goes: for `preflight`."""
+    return attach(base, MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2), "prompt", None)

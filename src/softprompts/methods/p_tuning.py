@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from softprompts.config.methods import EncoderConfig
 from softprompts.errors import UserError
 from softprompts.methods.attach import as_peft, attach
@@ -29,3 +31,8 @@ def add_prompt_encoder(
             if getattr(config, name) != default:
                 raise UserError(f"prompt.{name}: an MLP has none to set; it is the LSTM's")
     return attach(base, as_peft(config, PromptEncoderConfig), "prompt", seed)
+
+
+def smallest(base: Any, _: Any) -> Any:
+    """Put a prompt encoder on a base model, as small as it goes: for `preflight`."""
+    return add_prompt_encoder(base, EncoderConfig(num_virtual_tokens=2, encoder_hidden_size=8))

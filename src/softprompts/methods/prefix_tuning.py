@@ -40,3 +40,8 @@ def add_prefix(
         except (ValueError, TypeError) as error:  # layers that keep fewer positions, or no keys and values
             raise UserError(f"prefix.init_text: {error}; set it to null to begin at random") from None
     return model
+
+
+def smallest(base: Any, _: Any) -> Any:
+    """Put a prefix on a base model, as small as it goes: for `preflight`."""
+    return attach(base, PrefixTuningConfig(num_virtual_tokens=2), "prefix", None)

@@ -11,59 +11,23 @@ import argparse
 import copy
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from softprompts.config.methods import LoraConfig
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
-from softprompts.methods.attach import attach
+from softprompts.methods.catalog import METHODS
 from softprompts.methods.full_finetuning import WHOLE_WEIGHTS
-from softprompts.methods.lora import add_lora
-from softprompts.methods.p_tuning import add_prompt_encoder
 from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config
 
 import torch
-from peft import MultitaskPromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+from peft import MultitaskPromptTuningConfig
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 logger = logging.getLogger(__name__)
 
-# How to put each method on a base model without weights, as small as it goes, and the kinds of model that it is for.
-METHODS: dict[str, tuple[Callable[[Any, Any], Any], tuple[Kind, ...]]] = {
-    "hard_prompt": (lambda base, _: base, ("decoder", "encoder-decoder")),
-    "prompt_tuning": (
-        lambda base, _: attach(base, PromptTuningConfig(num_virtual_tokens=2), "prompt", None),
-        ("decoder", "encoder-decoder"),
-    ),
-    "prefix_tuning": (
-        lambda base, _: attach(base, PrefixTuningConfig(num_virtual_tokens=2), "prefix", None),
-        ("decoder", "encoder"),
-    ),
-    "p_tuning": (
-        lambda base, _: add_prompt_encoder(base, PromptEncoderConfig(num_virtual_tokens=2, encoder_hidden_size=8)),
-        ("decoder", "encoder-decoder"),
-    ),
-    "multitask_prompt_tuning": (
-        lambda base, _: attach(base, MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2), "prompt", None),
-        ("decoder",),
-    ),
-    "lora": (
-        lambda base, lora: add_lora(base, lora or LoraConfig(target_modules="all-linear")),
-        ("decoder", "encoder-decoder", "encoder"),
-    ),
-    "full_finetuning": (lambda base, _: base, ("decoder", "encoder-decoder", "encoder")),
-}
-FIRST = "virtual tokens in front of an encoder's text would take the place of its first token"
-WHY: dict[tuple[str, Kind], str] = {
-    ("hard_prompt", "encoder"): "an encoder writes nothing: its classifier has to be trained",
-    ("prompt_tuning", "encoder"): FIRST,
-    ("p_tuning", "encoder"): FIRST,
-    ("multitask_prompt_tuning", "encoder"): "PEFT has it for decoders",
-    ("multitask_prompt_tuning", "encoder-decoder"): "PEFT has it for decoders, as far as it works",
-    ("prefix_tuning", "encoder-decoder"): "PEFT's prefix is not read when an encoder-decoder writes",
-}
 PREFIX_AND_CHECKPOINTS = (
     "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
     "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
@@ -96,15 +60,15 @@ def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None
 
 def refusal(method: str, config: PretrainedConfig, lora: LoraConfig | None = None) -> str | None:
     """Return why a model of this config does not take a method, or None where it does."""
-    add, kinds = METHODS[method]
+    known = METHODS[method]
     kind = kind_of(config)
-    if kind not in kinds:
-        return WHY[method, kind]
+    if kind not in known.kinds:
+        return known.refusals[kind]
     base = without_weights(config, kind)
     if base is None:
         return None
     try:
-        probe(add(base, lora))
+        probe(known.smallest()(base, lora))
     except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
         return " ".join(str(error).split())[:200] or type(error).__name__
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from softprompts.config.methods import PromptConfig
 from softprompts.methods.attach import as_peft, attach, initial_values, set_start
 from softprompts.tasks.task import Task, in_words
@@ -56,3 +58,8 @@ def add_soft_prompt(
     # Where the tokenizer really is: a `bundled:` name would mean nothing to PEFT elsewhere.
     attached.tokenizer_name_or_path = base.name_or_path
     return model
+
+
+def smallest(base: Any, _: Any) -> Any:
+    """Put a soft prompt on a base model, as small as it goes: for `preflight`."""
+    return attach(base, PromptTuningConfig(num_virtual_tokens=2), "prompt", None)

@@ -1,0 +1,154 @@
+"""The one table of methods: whatever lists, names, draws or checks them reads it here.
+
+A new method is a line here, a module in this folder, and a recipe and a config of its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from softprompts.models.loading import Kind
+
+FIRST = "virtual tokens in front of an encoder's text would take the place of its first token"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, named like its recipe.
+
+    Args:
+        name: of its recipe and of its configs, and of its module in this folder if it changes the model.
+        label: in tables and figures.
+        what: `written`, `soft` for a soft prompt, `weights` for what changes a model's weights.
+        kinds: of base model that it is for.
+        section: of the settings that are the method's own.
+        peft: name of the class in PEFT that describes it; empty without an adapter.
+        trains: what gets a gradient, for tables.
+        saves: what is left of it, for tables.
+        colour: of Okabe and Ito's palette, told apart with any kind of colour vision.
+        marker: of matplotlib, for who sees no colour.
+        refusals: why it is not for the other kinds.
+    """
+
+    name: str
+    label: str
+    what: Literal["written", "soft", "weights"]
+    kinds: tuple[Kind, ...]
+    section: str
+    peft: str
+    trains: str
+    saves: str
+    colour: str
+    marker: str
+    refusals: Mapping[Kind, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def smallest(self) -> Callable[[Any, Any], Any]:
+        """Return `smallest(base, settings)` of the method's module: it puts the method on a model, as small as it goes.
+
+        `settings` may be None. A written prompt leaves the model as it is.
+        """
+        if self.what == "written":
+            return lambda base, _: base
+        found: Callable[[Any, Any], Any] = importlib.import_module(f"softprompts.methods.{self.name}").smallest
+        return found
+
+
+TABLE = (
+    Method(
+        name="hard_prompt",
+        label="hard prompt",
+        what="written",
+        kinds=("decoder", "encoder-decoder"),
+        section="hard",
+        peft="",
+        trains="nothing",
+        saves="nothing",
+        colour="#999999",
+        marker="X",
+        refusals={"encoder": "an encoder writes nothing: its classifier has to be trained"},
+    ),
+    Method(
+        name="prompt_tuning",
+        label="prompt tuning",
+        what="soft",
+        kinds=("decoder", "encoder-decoder"),
+        section="prompt",
+        peft="PromptTuningConfig",
+        trains="embeddings of virtual tokens",
+        saves="the same",
+        colour="#0072B2",
+        marker="o",
+        refusals={"encoder": FIRST},
+    ),
+    Method(
+        name="prefix_tuning",
+        label="prefix tuning",
+        what="soft",
+        kinds=("decoder", "encoder"),
+        section="prefix",
+        peft="PrefixTuningConfig",
+        trains="keys and values of every layer",
+        saves="the same",
+        colour="#56B4E9",
+        marker="s",
+        refusals={"encoder-decoder": "PEFT's prefix is not read when an encoder-decoder writes"},
+    ),
+    Method(
+        name="p_tuning",
+        label="P-tuning",
+        what="soft",
+        kinds=("decoder", "encoder-decoder"),
+        section="prompt",
+        peft="PromptEncoderConfig",
+        trains="a network that writes the virtual tokens",
+        saves="embeddings of virtual tokens",
+        colour="#009E73",
+        marker="^",
+        refusals={"encoder": FIRST},
+    ),
+    Method(
+        name="multitask_prompt_tuning",
+        label="multitask prompt tuning",
+        what="soft",
+        kinds=("decoder",),
+        section="prompt",
+        peft="MultitaskPromptTuningConfig",
+        trains="a shared prompt, and a low-rank factor of it for each task",
+        saves="embeddings of virtual tokens, for each task",
+        colour="#F0E442",
+        marker="p",
+        refusals={
+            "encoder": "PEFT has it for decoders",
+            "encoder-decoder": "PEFT has it for decoders, as far as it works",
+        },
+    ),
+    Method(
+        name="lora",
+        label="LoRA",
+        what="weights",
+        kinds=("decoder", "encoder-decoder", "encoder"),
+        section="lora",
+        peft="LoraConfig",
+        trains="low-rank matrices beside the weights",
+        saves="the same",
+        colour="#E69F00",
+        marker="D",
+    ),
+    Method(
+        name="full_finetuning",
+        label="full fine-tuning",
+        what="weights",
+        kinds=("decoder", "encoder-decoder", "encoder"),
+        section="",
+        peft="",
+        trains="every weight",
+        saves="the whole model",
+        colour="#D55E00",
+        marker="v",
+    ),
+)
+METHODS = {method.name: method for method in TABLE}
