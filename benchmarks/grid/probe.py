@@ -31,8 +31,9 @@ from softprompts.errors import UserError, nearest
 from softprompts.evaluation.hard_prompts import written_tasks
 from softprompts.metrics.scoring import load_metrics
 from softprompts.models.loading import input_spec, load_base_model
+from softprompts.runs.environment import environment
 from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
-from softprompts.runs.record import environment, load_result
+from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task, load_task
 from softprompts.tasks.tokenization import encode

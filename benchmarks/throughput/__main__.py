@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.throughput.chart import draw
 from benchmarks.throughput.sides import BATCH_SIZE, METHODS, SIDES, WARM_UP, measure
-from softprompts.runs.record import environment
+from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
 
 RESULTS = Path("results/throughput")

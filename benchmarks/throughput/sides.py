@@ -26,7 +26,7 @@ from softprompts.config.sections import ModelConfig, TaskConfig
 from softprompts.engine.forward import Engine, Scores
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import count_parameters, load_base_model
-from softprompts.runs.record import peak_memory_gib
+from softprompts.runs.environment import peak_memory_gib
 from softprompts.tasks.documents import Document
 from softprompts.tasks.task import load_task
 from softprompts.tasks.tokenization import encode

@@ -82,12 +82,12 @@ from .models.loading import (
     load_base_model as load_base_model,
 )
 from .runs.comparison_page import save_contest as save_contest
+from .runs.environment import environment as environment
 from .runs.outputs import (
     save_adapter as save_adapter,
     save_model as save_model,
     save_run as save_run,
 )
-from .runs.record import environment as environment
 from .runs.run import start_run as start_run
 from .system.files import (
     one_line as one_line,

@@ -10,7 +10,8 @@ from typing import Any
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError
 from softprompts.runs import run as runs
-from softprompts.runs.run import Run, leaves, plain, start_run, use_all_cores
+from softprompts.runs.environment import use_all_cores
+from softprompts.runs.run import Run, leaves, plain, start_run
 from softprompts.system import locks
 
 import pytest

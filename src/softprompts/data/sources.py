@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from importlib import resources
+from pathlib import Path
 
 from softprompts.config.sections import TaskConfig
 from softprompts.data.readers import read_file
 from softprompts.data.values import Record, Unread, plain
 from softprompts.errors import UserError, listed, nearest, short
-from softprompts.system.files import PROJECT
+from softprompts.system.files import IS_CLONE, PROJECT
 
-DATA_DIR = PROJECT / "data"
+# In a clone `data/`, in an installation what `setup.py` put beside the modules.
+DATA_DIR = PROJECT / "data" if IS_CLONE else Path(str(resources.files("softprompts") / "embedded"))
 EMBEDDED_PREFIX = "embedded:"
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.1  # share of train held out for a split that the user does not give
@@ -57,13 +60,6 @@ def given_as_train(config: TaskConfig, raw: dict[str, Rows]) -> Rows:
     return [row for split in SPLITS if split == "train" or is_held_out(config, split) for row in raw[split]]
 
 
-def missing_data(embedded: bool = True) -> str:
-    """Return why an embedded task may be unknown: an installation that is not editable leaves `data/` behind."""
-    if not embedded or DATA_DIR.is_dir():
-        return ""
-    return f"; {DATA_DIR} is missing: the embedded tasks come with a clone of the repository and `pip install -e .`"
-
-
 def _read(config: TaskConfig, split: str) -> Rows:
     name: str | None = getattr(config, split)
     if split in config.other_datasets:
@@ -78,7 +74,7 @@ def _read(config: TaskConfig, split: str) -> Rows:
         if not (folder / "train.jsonl").is_file():
             embedded = [f"{EMBEDDED_PREFIX}{p.parent.name}" for p in DATA_DIR.glob("*/train.jsonl")]
             near = nearest(config.dataset, embedded)
-            raise UserError(f"task.dataset: unknown embedded task {config.dataset}{near}{missing_data()}")
+            raise UserError(f"task.dataset: unknown embedded task {config.dataset}{near}")
         return read_file(folder / f"{name or split}.jsonl")
     if not name:
         raise UserError(f"task.train: name the split of {config.dataset} to train on, e.g. train")

@@ -13,8 +13,8 @@ from softprompts.config.sections import EvaluationConfig
 from softprompts.evaluation.comparison import Contest, Contestant, Difference, judge
 from softprompts.evaluation.predict import TestOutcome
 from softprompts.metrics.significance import verdict
+from softprompts.runs.environment import environment
 from softprompts.runs.folders import COMPARE_FILE
-from softprompts.runs.record import environment
 from softprompts.runs.run import Run
 from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from array import array
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,7 +13,8 @@ from typing import Any
 from softprompts.data.sources import SPLITS
 from softprompts.models.identity import Identity, weights_digests
 from softprompts.models.settings import config_fields, differences, other_parts
-from softprompts.system.files import PROJECT, read_bytes
+from softprompts.runs.environment import commit
+from softprompts.system.files import read_bytes
 from softprompts.tasks.documents import EncodedTask, Example
 
 from peft import PeftModel
@@ -101,14 +101,3 @@ def other_versions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Say which versions of the code have changed."""
     old, new = before["code"], now["code"]
     return [f"{key} was {old[key]} and is {new[key]}" for key in new if key in old and old[key] != new[key]]
-
-
-def commit() -> str:
-    """Return the commit of this checkout, with "+changes" if files differ from it; "unknown" without git."""
-    try:
-        git = ["git", "-C", str(PROJECT)]
-        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.strip() + ("+changes" if dirty.stdout.strip() else "")

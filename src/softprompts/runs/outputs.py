@@ -15,9 +15,10 @@ from softprompts.adapters.saving import saved_parameters, write_adapter
 from softprompts.evaluation.predict import Prediction, TestOutcome
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.models.loading import AUTO, Kind, count_parameters, kind_of
+from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.plots import plot_curves
-from softprompts.runs.record import Progress, Result, as_json, environment, peak_memory_gib
+from softprompts.runs.record import Progress, Result, as_json
 from softprompts.runs.run import Run
 from softprompts.system.files import filling, replacing, write_atomically
 from softprompts.tasks.task import Task

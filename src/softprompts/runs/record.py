@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import resource
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from softprompts.metrics.scoring import Interval
-from softprompts.runs.fingerprints import commit
-from softprompts.runs.run import available_cores
-
-import psutil
-import torch
-
-PACKAGES = (
-    "softprompts",
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "bitsandbytes",
-)
 
 
 @dataclass
@@ -49,39 +29,6 @@ class Result:
     data: dict[str, Any]
     environment: dict[str, Any]
     finished: str
-
-
-def environment() -> dict[str, Any]:
-    """Return versions, commit and hardware."""
-    return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if find_spec(p)},
-        "commit": commit(),
-        "hardware": {
-            "processor": _processor(),
-            "cores": available_cores(),
-            "threads": torch.get_num_threads(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        },
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [s for s in info.read_text("utf-8", "replace").splitlines() if s.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0].partition(":")[2].strip() if names else platform.processor()
-
-
-def peak_memory_gib() -> float:
-    """Return the process's largest resident size so far, or the GPU's allocated one where there is a GPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def as_json(result: Result) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from softprompts.config.sections import RunConfig
 from softprompts.errors import UserError, nearest
+from softprompts.runs.environment import use_all_cores
 from softprompts.runs.folders import CONFIG_FILE, LOGS, OUTPUTS, claim, leaves, plain, record_of
 from softprompts.system.files import expanded, one_line, write_atomically
 
@@ -123,17 +124,3 @@ def start_run(recipe: str, **arguments: Any) -> Run:
         with one_line(folder / LOGS):
             accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
     return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), resumed)
-
-
-def available_cores() -> int:
-    """Return the processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def use_all_cores() -> None:
-    """Undo the single thread that `accelerate launch` gives a process on the CPU when it is told no number."""
-    # Its mixed precision is set by others, too: by the benchmark, whose launches share the cores.
-    launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ
-    if launched and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, available_cores() // processes))

@@ -16,7 +16,9 @@ from softprompts.errors import UserError
 
 from safetensors import SafetensorError
 
-PROJECT = Path(__file__).resolve().parents[3]  # the clone, if this is an editable installation
+PROJECT = Path(__file__).resolve().parents[3]
+# Whether PROJECT is a clone of this project, and not what an installation happens to lie in.
+IS_CLONE = (PROJECT / "src" / "softprompts").is_dir() and (PROJECT / "recipes").is_dir()
 FULL = (errno.ENOSPC, errno.EDQUOT)
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^}]*)\})")
 KINDS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.data.readers import read_text
-from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, missing_data
+from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX
 from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.errors import UserError, nearest, short
 from softprompts.system.files import is_file
@@ -32,7 +32,7 @@ def read_schema(name: str) -> dict[str, Any]:
     if not is_file(path):
         files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
         valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
-        raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}{missing_data(embedded)}")
+        raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}")
     try:
         schema = parse_json(read_text(path))
         Draft202012Validator.check_schema(schema)

@@ -1,0 +1,97 @@
+"""Where a run ran: versions, commit, processor, cores, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from softprompts.system.files import IS_CLONE, PROJECT
+
+import psutil
+import torch
+
+PACKAGES = (
+    "softprompts",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "bitsandbytes",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, commit and hardware."""
+    return {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if find_spec(p)},
+        "commit": commit(),
+        "hardware": {
+            "processor": _processor(),
+            "cores": available_cores(),
+            "threads": torch.get_num_threads(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [s for s in info.read_text("utf-8", "replace").splitlines() if s.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def peak_memory_gib() -> float:
+    """Return the process's largest resident size so far, or the GPU's allocated one where there is a GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def commit() -> str:
+    """Return the commit of this project that the code is from; "unknown" if nothing says which.
+
+    In a clone git says it, with "+changes" if files differ from it. An installation from a repository's address holds
+    it. Any other installation may lie within a repository of somebody else's, whose commit would mean nothing.
+    """
+    if IS_CLONE:
+        try:
+            git = ["git", "-C", str(PROJECT)]
+            found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+            dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        return found.strip() + ("+changes" if dirty.stdout.strip() else "")
+    try:
+        source = json.loads(distribution("softprompts").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return "unknown"
+    return str(source.get("vcs_info", {}).get("commit_id", "unknown"))
+
+
+def available_cores() -> int:
+    """Return the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Undo the single thread that `accelerate launch` gives a process on the CPU when it is told no number."""
+    # Its mixed precision is set by others, too: by the benchmark, whose launches share the cores.
+    launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ
+    if launched and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, available_cores() // processes))
