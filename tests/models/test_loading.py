@@ -88,7 +88,7 @@ def change_config(folder: Path) -> None:
     ("change", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "is no model folder: it has no config.json"),
-        (lambda f: (f / "config.json").write_text("{"), "is not a valid JSON file"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON: "),
         (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x08"), "header too small"),
         (lambda f: T5Config().save_pretrained(f), "its weights have other shapes than"),
