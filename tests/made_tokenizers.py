@@ -36,6 +36,20 @@ def metaspace_bytes(**special: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **given)
 
 
+def byte_level(**special: str) -> PreTrainedTokenizerFast:
+    """Return one like GPT-2's: bytes, and one token for the two line breaks that a text ends in."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([*TEXTS, *["good\n\n"] * 100], trainer)
+    given = {"eos_token": "</s>", "pad_token": "</s>"} | special
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **given)
+
+
 def wordpiece() -> PreTrainedTokenizerFast:
     """Return one like BERT's: lower case, `[CLS]` in front of every text and `[SEP]` behind it, no end of sequence."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))

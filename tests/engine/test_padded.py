@@ -21,7 +21,8 @@ from softprompts.tasks.tokenization import encode
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+import transformers
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 CHOICES = ("yes", "no", "both")
@@ -220,3 +221,37 @@ def test_an_encoder_decoder_without_a_first_token_is_one_line(
         monkeypatch.setattr(config, "decoder_start_token_id", None)
     with pytest.raises(UserError, match=r"^model\.name_or_path: .* has no decoder_start_token_id"):
         stock_forward(model, [Document((5, 6), (7,))], CPU)
+
+
+KINDS = {
+    "fnet": ("FNetConfig", {"intermediate_size": 64, "pad_token_id": 2}, True),
+    "convbert": ("ConvBertConfig", {"intermediate_size": 64, "embedding_size": 32}, True),
+    "electra": ("ElectraConfig", {"intermediate_size": 64, "embedding_size": 32}, False),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_row_is_answered_as_it_is_alone_even_by_models_that_read_padding(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    config_class, more, reads = KINDS[name]
+    tokenizer = load_base(tiny_model)[1]
+    tokenizer.save_pretrained(tmp_path)
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.5}
+    labels = {"id2label": dict(enumerate(CHOICES)), "label2id": {c: i for i, c in enumerate(CHOICES)}}
+    config = getattr(transformers, config_class)(
+        vocab_size=len(tokenizer), max_position_embeddings=64, **(common | labels | more)
+    )
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    base, tokenizer = load_base_model(ModelConfig(str(tmp_path)), CPU, CHOICES)
+    rows = [("the film was good and the plot was fine", "yes"), ("a film", "no"), ("the plot was dull", "both")]
+    data = encode(make_task(rows, CHOICES), tokenizer, InputSpec("encoder"))
+    engine = make_engine(base, tokenizer, ModelConfig(), data, print)
+    assert engine.reads_padding is reads
+    documents = [example.document for example in data.train]
+    with torch.no_grad():
+        together = Scores(*engine(documents))
+        alone = [engine([document])[0][0] for document in documents]
+    assert together.document.tolist() == [0, 1, 2]
+    torch.testing.assert_close(together.logits, torch.stack(alone), atol=1e-4, rtol=1e-4)

@@ -6,6 +6,7 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from helpers import (
     cli_in_process,
@@ -16,7 +17,7 @@ from helpers import (
     task_config,
     tiny_flags,
 )
-from made_tokenizers import unigram, wordpiece
+from made_tokenizers import byte_level, metaspace_bytes, unigram, wordpiece
 from softprompts.errors import UserError
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.models.loading import InputSpec
@@ -25,6 +26,7 @@ from softprompts.tasks.task import load_task, with_prompt
 from softprompts.tasks.tokenization import encode
 
 import pytest
+from tokenizers import AddedToken
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 NESTED = (" good", " good film", " good film cast")
@@ -85,6 +87,47 @@ def test_a1_behind_solved_examples_it_is_what_ended_theirs(
     (end,) = {document.target_ids[-1] for document in encode(shown, tokenizer).train[0].choices}
     assert tokenizer.decode([end]).startswith("\n")
     assert encode(with_prompt(task, "{text}"), tokenizer).train[0].choices[0].target_ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("make", [byte_level, metaspace_bytes])
+@pytest.mark.parametrize("separator", ["\n\n", "\n", " ; ", "###"])
+def test_a1_behind_solved_examples_it_is_the_token_that_follows_there(make: Any, separator: str) -> None:
+    rows = [("the film", " good"), ("the plot", " goodx")]
+    task, tokenizer = make_task(rows, (" good", " goodx")), make()
+    shown = with_prompt(task, "{text}", draw_shots(task, 2, 0), separator)
+    prompt = shown.splits["train"][0].prompt
+    whole = tokenizer(prompt).input_ids
+    solved = tokenizer(prompt[: prompt.index(separator)]).input_ids
+    assert whole[: len(solved)] == solved
+    (end,) = {document.target_ids[-1] for document in encode(shown, tokenizer).train[0].choices}
+    assert end == whole[len(solved)]
+
+
+def test_a1_two_line_breaks_are_one_token_only_where_a_text_ends() -> None:
+    tokenizer = byte_level()
+    assert len(tokenizer("\n\n").input_ids) == 1
+    assert len(tokenizer("\n\nthe").input_ids) > len(tokenizer("the").input_ids) + 1
+
+
+@pytest.mark.parametrize("choices", [(" good", " good film"), (" 1", " 1 2")])
+@pytest.mark.parametrize("separator", ["\n\n", " ; "])
+def test_a1_an_encoder_decoder_ends_its_answers_itself_behind_solved_examples(
+    choices: tuple[str, str], separator: str
+) -> None:
+    task, tokenizer = make_task([("the film", choices[0]), ("the plot", choices[1])], choices), unigram()
+    shown = with_prompt(task, "{text}", draw_shots(task, 1, 0), separator)
+    data = encode(shown, tokenizer, InputSpec("encoder-decoder"))
+    assert {d.target_ids[-1] for d in data.train[0].choices} == {tokenizer.eos_token_id}
+
+
+def test_a4_the_end_of_a_message_may_be_special_without_a_name() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([AddedToken("<turn>", special=True, normalized=False)], special_tokens=False)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<turn>\n{% endfor %}"
+    turn = tokenizer.convert_tokens_to_ids("<turn>")
+    assert turn not in tokenizer.all_special_ids
+    data = encode(make_task([("the film", " good")], chat=True), tokenizer)
+    assert data.train[0].document.target_ids[-1] == data.ends[0] == turn
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])

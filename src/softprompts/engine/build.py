@@ -71,6 +71,8 @@ def make_engine(
             f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so that "
             "nothing can be shared; take auto or stock"
         )
+    if kind != "decoder":
+        engine.reads_padding = _reads_padding(engine, data)
     if config.engine == "stock" or kind != "decoder":
         return engine
     difference = unknown_layers(engine.base)
@@ -85,6 +87,23 @@ def make_engine(
         say(f"warning: model.engine: taking stock, because packed does not give what PEFT gives: {difference}")
     engine.packed = difference is None
     return engine
+
+
+@torch.no_grad()
+def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
+    """Say whether a row is answered otherwise beside a longer one than alone: some models mix the padding in.
+
+    FNet's Fourier transform, the landmarks of a Nyströmformer and the convolutions of a ConvBERT do, whatever the
+    attention mask says. A decoder cannot see what stands behind a text.
+    """
+    rows = [e.document for e in (*data.train, *data.validation, *data.test)]
+    short, long = (choose(rows, key=lambda d: len(d.prompt_ids)) for choose in (min, max))
+    if len(short.prompt_ids) == len(long.prompt_ids):
+        return False
+    alone = engine([short])[0]
+    beside = engine([short, long])[0][: len(alone)]
+    allowed = 10 * TOLERANCE[engine.base.dtype][0]
+    return bool((alone - beside).abs().max() > allowed * alone.abs().max())
 
 
 def checked_documents(engine: Engine, data: EncodedTask) -> list[list[Document]]:

@@ -51,7 +51,8 @@ class Engine(nn.Module):
     multitask prompt tuning, which has one for each task.
 
     `packed` says which way: PEFT's own, for forward pass and generation alike, or the one of this project. `ends` are
-    the token ids that end an answer; `agreement.make_engine` puts those of the task there.
+    the token ids that end an answer; `build.make_engine` puts those of the task there. It also finds out whether the
+    base model `reads_padding`, as an FNet does: then only rows of one length are read together.
 
     It is a module so that accelerate can wrap it for data-parallel training and mixed precision.
     """
@@ -63,6 +64,7 @@ class Engine(nn.Module):
         self.bank = nn.ModuleList([model, *bank])
         self.tokenizer = tokenizer
         self.packed = packed
+        self.reads_padding = False
         taught = getattr(tokenizer, "eos_token_id", None)
         self.ends: tuple[int, ...] = own_ends(self.base) if taught is None else (taught, *own_ends(self.base))
         self.owners = [(i, task) for i, member in enumerate(self.bank) for task in _tasks_of(member)]
@@ -103,18 +105,23 @@ class Engine(nn.Module):
         if not documents:
             raise ValueError("empty batch")
         parts = []
-        for k in dict.fromkeys(d.soft_prompt for d in documents):
-            chosen = [index for index, d in enumerate(documents) if d.soft_prompt == k]
-            number, task = self.owners[k]
+        groups = [(d.soft_prompt, self._read_with(d.prompt_ids)) for d in documents]
+        for group in dict.fromkeys(groups):
+            chosen = [index for index, other in enumerate(groups) if other == group]
+            number, task = self.owners[group[0]]
             arguments = {} if task is None else {"task_ids": torch.full((len(chosen),), task, device=self.device)}
-            behind_k = [documents[index] for index in chosen]
-            logits, targets, document = stock_forward(self.bank[number], behind_k, self.device, **arguments)
+            together = [documents[index] for index in chosen]
+            logits, targets, document = stock_forward(self.bank[number], together, self.device, **arguments)
             parts.append((logits, targets, torch.tensor(chosen, device=self.device)[document]))
         if len(parts) == 1:
             return parts[0]
         logits, targets, document = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         order = torch.argsort(document, stable=True)
         return logits[order], targets[order], document[order]
+
+    def _read_with(self, prompt_ids: Sequence[int]) -> int:
+        """Return what rows have to have in common to be read side by side: their length, or nothing."""
+        return len(prompt_ids) if self.reads_padding else 0
 
     @property
     def model(self) -> Any:
@@ -256,9 +263,10 @@ class Engine(nn.Module):
     ) -> list[list[int]]:
         """PEFT's own generation, one call for each soft prompt."""
         answers: dict[int, list[int]] = {}
-        for k in dict.fromkeys(owners):
-            chosen = [i for i, owner in enumerate(owners) if owner == k]
-            number, task = self.owners[k]
+        groups = [(k, self._read_with(ids)) for k, ids in zip(owners, prompts, strict=True)]
+        for group in dict.fromkeys(groups):
+            chosen = [i for i, other in enumerate(groups) if other == group]
+            number, task = self.owners[group[0]]
             model: Any = self.bank[number]
             # PEFT would go on with a soft prompt that is switched off.
             off = isinstance(model, PeftModel) and model._adapters_disabled

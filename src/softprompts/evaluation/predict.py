@@ -14,6 +14,7 @@ from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
 from softprompts.system.memory import one_line_if_memory_is_full
 from softprompts.tasks.documents import Document, EncodedTask, Example
+from softprompts.tasks.targets import warn_of_cut_targets
 
 import numpy
 import torch
@@ -66,6 +67,7 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     """
     rows: list[Example] = getattr(data, config.split)
     started = time.perf_counter()
+    warn_of_cut_targets(data, engine.tokenizer, config.max_new_tokens, config.stop)
     label = "testing"
     outcome = predict(engine, rows, config, accelerator, label)
     seconds = time.perf_counter() - started

@@ -45,6 +45,19 @@ def check_distinct(choices: Sequence[str]) -> None:
         seen[choice.strip()] = choice
 
 
+def warn_of_look_alikes(choices: Sequence[str]) -> None:
+    """Warn of labels found in train that a reader would take for one: 1 and 1.0, "Yes" and "yes", true and True."""
+    seen: dict[object, str] = {}
+    for choice in choices:
+        text = choice.strip().casefold()
+        try:
+            meant: object = float(text)
+        except ValueError:
+            meant = text
+        if (other := seen.setdefault(meant, choice)) != choice:
+            warn(f"task.choices: from_train takes {short(other)!r} and {short(choice)!r} for two labels")
+
+
 def warn_of_rows(splits: Mapping[str, Sequence[Row]], choices: Sequence[str] | None, prompt: str) -> None:
     """Warn of rows that make the numbers of a task meaningless.
 

@@ -13,7 +13,7 @@ from softprompts.config.sections import TaskConfig
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, Rows, first_rows, given_as_train, read_splits
 from softprompts.errors import UserError, nearest, short
 from softprompts.metrics.scoring import check_metrics, check_reach
-from softprompts.tasks.checks import check_distinct, check_labels, warn_of_first_rows, warn_of_rows
+from softprompts.tasks.checks import check_distinct, check_labels, warn_of_first_rows, warn_of_look_alikes, warn_of_rows
 from softprompts.tasks.schemas import check_targets, read_schema
 from softprompts.tasks.templates import Row, check_characters, check_template, render
 
@@ -110,6 +110,7 @@ def _choices(config: TaskConfig, train: Rows) -> tuple[dict[str, str] | None, tu
         labels = [render(config.target, record, place) for place, record in train]
         check_labels(labels)
         check_distinct(sorted(set(labels)))
+        warn_of_look_alikes(sorted(set(labels)))
         return None, tuple(sorted(set(labels)))
     check_distinct(config.choices)
     return None, tuple(config.choices)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
-from softprompts.errors import UserError, short, warn
+from softprompts.errors import UserError
 from softprompts.models.loading import InputSpec
 from softprompts.tasks.documents import Document, EncodedTask, Example
-from softprompts.tasks.endings import read_answer
+from softprompts.tasks.targets import warn_of_lost_targets
 from softprompts.tasks.task import Row, Task
 
 from jinja2 import TemplateError
@@ -46,15 +46,14 @@ def encode(
     reader = _Reader(task, tokenizer, spec, (end,) if written and end is not None else ())
     splits = reader.splits()
     if task.choices and spec.kind != "encoder" and (pair := _nested(splits)):
-        behind = _end_of_choice(task, tokenizer)
-        if behind is None:
+        if end is None:
             raise _endless(tokenizer, f"choice {pair[0]!r} begins choice {pair[1]!r}, and needs an end")
-        splits = replace(reader, ending=(behind,)).splits()
+        splits = replace(reader, ending=(end,), separator=_separator(task, spec)).splits()
         if pair := _nested(splits):
             raise UserError(f"task.choices: {pair[1]!r} holds what ends {pair[0]!r}; the two cannot be told apart")
     data = EncodedTask(task, **splits, ends=tuple(dict.fromkeys([*([] if end is None else [end]), *spec.ends])))
     if written:
-        _check_return(data, tokenizer)
+        warn_of_lost_targets(data, tokenizer)
     return data
 
 
@@ -90,22 +89,6 @@ def _nested(splits: dict[str, list[Example]]) -> tuple[str, str] | None:
     return found
 
 
-def _check_return(data: EncodedTask, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn of targets that would not read as they are written, even if the model wrote them token by token."""
-    lost = []
-    for example in chain(data.train, data.validation, data.test):
-        text = read_answer(tokenizer, example.document.target_ids, data.ends)
-        if text.strip() != example.row.target.strip():
-            lost.append((example.row, text))
-    if lost:
-        row, text = lost[0]
-        count = sum(len(split) for split in (data.train, data.validation, data.test))
-        warn(
-            f"the tokenizer cannot give back {len(lost)} of {count} targets, so that no answer to these rows can be "
-            f"right: {row.place}: {short(row.target.strip())!r} comes back as {short(text.strip())!r}"
-        )
-
-
 def in_chat(task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str | None = None) -> str:
     """Return a prompt as the chat template shows it to the model: up to where it answers, or with its answer.
 
@@ -135,26 +118,30 @@ def _end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None
     if task.config.chat:
         after = in_chat(task, tokenizer, "?", "ANSWER").rpartition("ANSWER")[2]
         ids = tokenizer(after, add_special_tokens=False).input_ids
-        marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # which may stand for any text
+        # Some are special without a name among the tokenizer's own: Gemma's <end_of_turn>, say.
+        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        marks = added.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # which may stand for any text
         return next((i for i in ids if i in marks), usual)
     return usual
 
 
-def _end_of_choice(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token that ends a choice: behind solved examples the one that ended theirs."""
-    if task.separator and not task.config.chat:
-        return next(iter(tokenizer(task.separator, add_special_tokens=False).input_ids), None)
-    return _end_of_answer(task, tokenizer)
+def _separator(task: Task, spec: InputSpec) -> str:
+    """Return what ends the choices of solved examples in the prompt; none if an answer stands apart from its prompt."""
+    return "" if task.config.chat or spec.kind == "encoder-decoder" else task.separator
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Makes examples of rows. `ending` holds the tokens behind each target: one, or none."""
+    """Makes examples of rows. `ending` holds the tokens behind each target: one, or none.
+
+    If the prompts hold solved examples, `separator` ends a target instead, as it ends those of the examples.
+    """
 
     task: Task
     tokenizer: PreTrainedTokenizerBase
     spec: InputSpec
     ending: tuple[int, ...]
+    separator: str = ""
 
     def splits(self) -> dict[str, list[Example]]:
         return {name: [self.example(r) for r in rows] for name, rows in self.task.splits.items()}
@@ -175,14 +162,32 @@ class _Reader:
         self._check_known(row, prompt_ids)
         if self.spec.kind == "encoder":
             return [Document(prompt_ids, (number,)) for number in range(len(targets))]
-        documents = []
+        answers = []
         for target in targets:
-            target_ids = self._target_ids(text, prompt_ids, target)
-            if not target_ids:
+            answers.append(tuple(self._target_ids(text, prompt_ids, target)))
+            if not answers[-1]:
                 raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
-            self._check_known(row, (*target_ids, *self.ending))
-            documents.append(Document(prompt_ids, (*target_ids, *self.ending)))
-        return documents
+        ending = self._behind_solved(text, prompt_ids, dict(zip(targets, answers, strict=True)))
+        self._check_known(row, [*chain(*answers), *ending])
+        return [Document(prompt_ids, answer + ending) for answer in answers]
+
+    def _behind_solved(
+        self, text: str, prompt_ids: tuple[int, ...], answers: dict[str, tuple[int, ...]]
+    ) -> tuple[int, ...]:
+        """Return what ends a row's targets: behind solved examples, the token that would follow if it were one of them.
+
+        What stands behind a separator decides on its tokens, too: of two line breaks at the end of a text, many
+        tokenizers make one token, and two of those between texts.
+        """
+        if not self.separator:
+            return self.ending
+        for target, answer in answers.items():
+            ids = prompt_ids + answer
+            whole = tuple(self._prompt_ids(text + target + self.separator + text))
+            if whole[: len(ids)] == ids:
+                return whole[len(ids) : len(ids) + 1]
+        apart: list[int] = self.tokenizer(self.separator, add_special_tokens=False).input_ids
+        return tuple(apart[:1]) or self.ending
 
     def _check_known(self, row: Row, ids: Sequence[int]) -> None:
         vocabulary = self.spec.vocabulary

@@ -20,6 +20,7 @@ from softprompts.runs.record import Progress
 from softprompts.runs.run import Run
 from softprompts.tasks.checks import warn_of_scored_rows
 from softprompts.tasks.documents import EncodedTask
+from softprompts.tasks.targets import warn_of_cut_targets
 from softprompts.training.energy import energy_meter
 from softprompts.training.state import Candidate, check_training, loss_scaler, make_candidate
 from softprompts.training.step import update
@@ -57,6 +58,7 @@ def train(
     begun = candidate.progress.step
     if not stage:
         warn_of_scored_rows("training.eval_rows", data.validation, training.eval_rows)
+        warn_of_cut_targets(data, engine.tokenizer, evaluation.max_new_tokens, evaluation.stop)
     with energy_meter(training.energy) as meter:
         train_side_by_side(engine, [candidate], evaluation, run)
     candidate.progress.energy_kwh = None if begun else meter.kwh

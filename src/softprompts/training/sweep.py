@@ -21,6 +21,7 @@ from softprompts.runs.run import Run
 from softprompts.system.files import replacing, write_atomically
 from softprompts.tasks.checks import warn_of_scored_rows
 from softprompts.tasks.documents import EncodedTask
+from softprompts.tasks.targets import warn_of_cut_targets
 from softprompts.tasks.tokenization import behind
 from softprompts.training.loop import train_side_by_side
 from softprompts.training.state import Candidate, check_training, make_candidate
@@ -117,6 +118,7 @@ def run_sweep(
         for i, point in enumerate(grid)
     ]
     warn_of_scored_rows("training.eval_rows", data.validation, grid[0].training.eval_rows)
+    warn_of_cut_targets(data, engine.tokenizer, evaluation.max_new_tokens, evaluation.stop)
     train_side_by_side(engine, candidates, evaluation, run)
     standings = [
         Standing(
