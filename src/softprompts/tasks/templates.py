@@ -12,7 +12,10 @@ from softprompts.errors import UserError, listed, short
 
 @dataclass(frozen=True)
 class Row:
-    """One example: `prompt` is what the model reads, `target` what it shall write, `place` where it came from."""
+    """One example: `prompt` is what the model reads, `target` what it shall write, `place` where it came from.
+
+    The target is empty for a text of one's own, whose answer nobody knows.
+    """
 
     place: str
     prompt: str
