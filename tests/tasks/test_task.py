@@ -202,6 +202,11 @@ def test_c6_a_label_far_from_many_others_is_a_short_line(load: Load) -> None:
     assert len(refusal(load, many, many)) < 700
 
 
+def test_a_label_that_stands_twice_once_quoted(load: Load) -> None:
+    choices: Any = {True: " yes", "True": " no", "False": " no"}
+    assert 'task.choices: "True" stands twice, once as a text and once as' in refusal(load, choices=choices)
+
+
 def test_c10_an_installation_without_the_embedded_data_says_so(
     load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
