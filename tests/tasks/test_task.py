@@ -34,6 +34,12 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
         ({"prompt": "{txt}:"}, 'train.jsonl:1: no column "txt"; columns are: text, label'),
         ({"target": "{lable}"}, 'train.jsonl:1: no column "lable"; columns are: text, label'),
         ({"prompt": "{text}: "}, "task.prompt: ends in a space; let task.target begin with it"),
+        (
+            {"prompt": "{text:>99999999999}"},
+            "task.prompt: 99999999999 characters, in '{text:>99999999999}', are more than",
+        ),
+        ({"target": " {label:0" + "9" * 5000 + "}"}, " ..., are more than 10,000"),
+        ({"target": "{label:.20000}"}, "task.target: 20000 characters, in '{label:.20000}', are more than 10,000"),
         ({"prompt": "{text"}, "task.prompt: expected '}' before end of string; write {{ and }} for literal braces"),
         ({"target": "label}"}, "task.target: Single '}' encountered in format string"),
         ({"prompt": "{text.nothing}"}, 'train.jsonl:1: no column "text.nothing"; columns are: text, label'),
