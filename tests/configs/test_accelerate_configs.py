@@ -76,7 +76,7 @@ def test_head_quotes_the_line_that_refuses_it(name: str) -> None:
         num_processes=2, distributed_type=SHARDED[name], mixed_precision="no", gradient_accumulation_steps=1
     )
     with pytest.raises(UserError) as refusal:
-        check_training(TrainingConfig(), launch, [])
+        check_training(TrainingConfig(), launch, [], 40)
     assert str(refusal.value).partition(";")[0] in head(config)
 
 

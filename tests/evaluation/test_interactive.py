@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, load_tuned
+from made_tokenizers import words
 from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
@@ -52,6 +53,26 @@ def test_without_a_run_a_text_stands_as_it_is_and_the_model_writes() -> None:
 )
 def test_choices_of_the_run(listed: Any, expected: tuple[str, ...] | None) -> None:
     assert rows(InputConfig(TEXTS), {"task": SETTINGS["task"] | {"choices": listed}})[1] == expected
+
+
+@pytest.mark.parametrize("template", ["{a[0]} :", "{a[b][c]} :"])
+def test_a_text_may_stand_inside_a_column(template: str) -> None:
+    assert rows(InputConfig(["fine"]), {"task": {"prompt": template}}) == (["fine :"], None)
+
+
+@pytest.mark.parametrize("settings", [{"choices": [" a", "\ud83d"]}, {"system": "\ud83d"}])
+def test_half_a_character_of_a_run_is_one_line(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^the choices and the system message of the run: holds \\ud83d: half of a "):
+        rows(InputConfig(TEXTS), {"task": SETTINGS["task"] | settings})
+
+
+def test_a_tokenizer_need_not_know_the_answer_to_a_text_of_ones_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer = words("</s>", eos_token="</s>")  # of whole words, and no question mark among them
+    data = encode(task_of_texts(InputConfig(["the film was", "zzz"]), {}), tokenizer, InputSpec(), needs_end=False)
+    assert all(len(example.document.target_ids) == 2 for example in data.test)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_asked_for_wins_over_the_run() -> None:

@@ -11,8 +11,9 @@ from softprompts.errors import UserError
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.bundled import resolve
 from softprompts.models.loading import InputSpec
+from softprompts.tasks.chats import in_chat
 from softprompts.tasks.documents import Document
-from softprompts.tasks.tokenization import encode, in_chat
+from softprompts.tasks.tokenization import encode
 
 import pytest
 import torch
@@ -99,6 +100,58 @@ def test_chats_that_cannot_be(tiny_model: Path, template: str | None, system: st
     tokenizer = chat_tokenizer(tiny_model, template)
     with pytest.raises(UserError, match=message):
         encode_one(tokenizer, "the film", " good", chat=True, system=system)
+
+
+FAILS = r"^task\.chat: the chat template of \S+ fails: "
+HIDES = r"^task\.chat: the chat template of \S+ does not show the user's message as it is: 'the film' is not in "
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ 1 + 'a' }}", FAILS + "unsupported operand"),
+        ("{{ 1/0 }}", FAILS + "division by zero$"),
+        ("{% for %}", FAILS + "Expected an expression"),
+        ("{% for i in range(10**7) %}{% endfor %}", FAILS + "Range too big"),
+        ("{% include 'x' %}", FAILS),
+        ({"tools": TEMPLATE}, FAILS + "This model has multiple chat templates with no default"),
+        (5, FAILS),
+        ("hello", HIDES + "'hello'$"),
+        ("{{ messages[0]['content'][:3] }}", HIDES + "'the'$"),
+        ("{{ messages[0]['content'] | upper }}", HIDES + "'THE FILM'$"),
+    ],
+)
+def test_a_template_that_fails_or_hides_the_message(tiny_model: Path, template: Any, message: str) -> None:
+    tokenizer = chat_tokenizer(tiny_model, template)
+    with pytest.raises(UserError, match=message) as caught:
+        in_chat(make_task([("the film", "good")], chat=True), tokenizer, "the film")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (("user", "assistant"), "task.system: the chat template of .* does not show the system message as it is: 'you"),
+        (
+            ("system", "user"),
+            "task.chat: the chat template of .* does not show the assistant's message as it is: 'good'",
+        ),
+    ],
+)
+def test_a_template_that_hides_the_system_message_or_the_answer(
+    tiny_model: Path, shown: tuple[str, ...], message: str
+) -> None:
+    template = (
+        f"{{% for m in messages %}}{{% if m['role'] in {shown} %}}{{{{ m['content'] }}}}{{% endif %}}{{% endfor %}}"
+    )
+    task = make_task([("the film", "good")], chat=True, system=SYSTEM)
+    with pytest.raises(UserError, match=message):
+        in_chat(task, chat_tokenizer(tiny_model, template), "the film", "good")
+
+
+def test_a_template_may_strip_a_message(tiny_model: Path) -> None:
+    tokenizer = chat_tokenizer(tiny_model, "{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}")
+    assert in_chat(make_task([("x", "y")], chat=True), tokenizer, " a\nfilm\n", " good ") == "[a\nfilm][good]"
 
 
 def test_a_template_that_refuses_system_messages_is_fine_without_one(tiny_model: Path) -> None:

@@ -101,6 +101,11 @@ def test_a_schema_of_an_embedded_task(with_schema: Load, tmp_path: Path, monkeyp
         (b"[" * 3_000, "malformed JSON: nested too deeply"),
         (b'{"allOf": [' * 90 + b"{}" + b"]}" * 90, "schema.json is no JSON Schema: maximum recursion depth"),
         (b'{"$ref": "http://["}', "schema.json refers to what it does not hold: http://["),
+        (b'{"$dynamicRef": "#x"}', "schema.json refers to what it does not hold: #x"),
+        (
+            b'{"items": {"$dynamicRef": "https://x.org/y"}}',
+            "schema.json refers to what it does not hold: https://x.org",
+        ),
         (b'{"$ref": "#"}', "cannot be checked against task.schema: maximum recursion depth"),
     ],
 )

@@ -10,9 +10,7 @@ from typing import Any
 from made_tasks import Load, refusal, rows_of, write
 from softprompts.config.cli import parse
 from softprompts.config.sections import RunConfig, TaskConfig
-from softprompts.data import sources as splits
 from softprompts.errors import UserError
-from softprompts.tasks import schemas
 from softprompts.tasks.task import load_task, with_prompt
 
 import pytest
@@ -34,6 +32,12 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
         ({"prompt": "{txt}:"}, 'train.jsonl:1: no column "txt"; columns are: text, label'),
         ({"target": "{lable}"}, 'train.jsonl:1: no column "lable"; columns are: text, label'),
         ({"prompt": "{text}: "}, "task.prompt: ends in a space; let task.target begin with it"),
+        (
+            {"prompt": "{text:>99999999999}"},
+            "task.prompt: 99999999999 characters, in '{text:>99999999999}', are more than",
+        ),
+        ({"target": " {label:0" + "9" * 5000 + "}"}, " ..., are more than 10,000"),
+        ({"target": "{label:.20000}"}, "task.target: 20000 characters, in '{label:.20000}', are more than 10,000"),
         ({"prompt": "{text"}, "task.prompt: expected '}' before end of string; write {{ and }} for literal braces"),
         ({"target": "label}"}, "task.target: Single '}' encountered in format string"),
         ({"prompt": "{text.nothing}"}, 'train.jsonl:1: no column "text.nothing"; columns are: text, label'),
@@ -202,11 +206,6 @@ def test_c6_a_label_far_from_many_others_is_a_short_line(load: Load) -> None:
     assert len(refusal(load, many, many)) < 700
 
 
-def test_c10_an_installation_without_the_embedded_data_says_so(
-    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (schemas, splits):
-        monkeypatch.setattr(module, "DATA_DIR", tmp_path / "absent")
-    missing = f"; {tmp_path / 'absent'} is missing: the embedded tasks come with a clone of the repository"
-    assert missing in refusal(load, dataset="embedded:sentiment", train=None)
-    assert missing in refusal(load, schema="embedded:home_commands/schema.json", metrics=["json_object"])
+def test_a_label_that_stands_twice_once_quoted(load: Load) -> None:
+    choices: Any = {True: " yes", "True": " no", "False": " no"}
+    assert 'task.choices: "True" stands twice, once as a text and once as' in refusal(load, choices=choices)

@@ -10,7 +10,7 @@ from typing import Any
 
 from made_checkpoints import Part, assert_equal
 from softprompts.errors import UserError
-from softprompts.training.checkpoint_folders import SUMS
+from softprompts.training.checkpoint_folders import SUMS, sha256_of
 from softprompts.training.checkpoints import load_best, trainable_tensors
 
 import pytest
@@ -91,6 +91,61 @@ def test_b11_where_the_best_is_damaged_it_goes_on_from_before_it(tmp_path: Path)
     with pytest.raises(UserError, match=r"^--resume: no checkpoint in .* is whole: ") as caught:
         Part(seed=1).load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, "[" * 3000 + "]" * 3000),
+        (None, "null"),
+        ("optimizer", {}),
+        ("optimizer", {"numbers": {}, "param_groups": []}),
+        ("optimizer", {"numbers": {"x": {}}, "param_groups": [{"params": [0]}]}),
+        ("optimizer", {"numbers": {}, "param_groups": [{"params": [0]}]}),
+        ("scheduler", {}),
+        ("progress", {"step": 2, "best_step": 2, "best_value": "x"}),
+        ("progress", {"step": 2, "best_step": 2, "best_value": 1.0, "history": 5}),
+        ("inputs", {}),
+        ("inputs", "x"),
+        ("inputs", []),
+        ("inputs", {"data": {}, "base": {}, "schema": None, "metrics": {}, "code": {}}),
+    ],
+)
+def test_content_that_no_run_wrote_is_damage_though_its_checksum_is_right(
+    tmp_path: Path, key: str | None, value: Any
+) -> None:
+    _, before = two(tmp_path)
+    place = tmp_path / "step-000002"
+    state = place / "state.json"
+    old = sha256_of(state)
+    state.write_text(value if key is None else json.dumps(json.loads(state.read_text()) | {key: value}))
+    (place / SUMS).write_text((place / SUMS).read_text().replace(old, sha256_of(state)))
+    other = Part(seed=1)
+    restored = other.load(tmp_path, {"data": {}})
+    assert restored
+    assert restored.progress.step == 1
+    assert "state.json of step-000002 is damaged" in restored.notes[-1]
+    assert_equal(other.state(), before)
+
+
+@pytest.mark.parametrize("name", [*FILES, SUMS])
+def test_a_folder_in_place_of_a_file_stays_and_stops_nothing(tmp_path: Path, name: str) -> None:
+    two(tmp_path, best=2)
+    file = tmp_path / "step-000002" / name
+    file.unlink()
+    file.mkdir()
+    (file / "mine.txt").write_text("mine")
+    part = Part(seed=1)
+    restored = part.load(tmp_path)
+    assert restored
+    assert restored.progress.step == 1
+    for step in (2, 3, 4):
+        part.train(step - 1, step)
+        part.save(tmp_path, step, best=step)
+    assert [place.read_text() for place in tmp_path.rglob("mine.txt")] == ["mine"]
+    again = Part(seed=2).load(tmp_path)
+    assert again
+    assert again.progress.step == 4
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -174,13 +174,13 @@ def test_c1_2_gradients_that_stay_infinite_are_an_error(make: Build, scale: Call
 
 def test_c1_2_float16_is_refused_where_accelerate_would_compute_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = Accelerator(cpu=True)
-    check_training(TrainingConfig(), accelerator, ["accuracy"])
+    check_training(TrainingConfig(), accelerator, ["accuracy"], 40)
     monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
     with pytest.raises(UserError, match=r"^--mixed_precision fp16: not on this device; launch with bf16 or no"):
-        check_training(TrainingConfig(), accelerator, ["accuracy"])
+        check_training(TrainingConfig(), accelerator, ["accuracy"], 40)
 
 
 def test_c1_2_accumulation_by_accelerate_is_refused() -> None:
     assert Accelerator(cpu=True).device == CPU
     with pytest.raises(UserError, match=r"^accelerate's gradient_accumulation_steps: 4; .*set it to 1$"):
-        check_training(TrainingConfig(), Accelerator(cpu=True, gradient_accumulation_steps=4), ["accuracy"])
+        check_training(TrainingConfig(), Accelerator(cpu=True, gradient_accumulation_steps=4), ["accuracy"], 40)

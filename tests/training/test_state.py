@@ -271,6 +271,11 @@ def test_a_bank_killed_while_it_saves_goes_on_as_if_nothing_had_been(
     [
         ({"steps": 0}, "training.steps: expected a number above 0, found 0"),
         ({"batch_size": 0}, "training.batch_size: expected a number above 0, found 0"),
+        (
+            {"batch_size": 10**12},
+            "training.batch_size: 1000000000000 is more than 100 times the 40 rows of train: an .*",
+        ),
+        ({"batch_size": 4001}, "training.batch_size: 4001 is more than 100 times the 40 rows of train: .*"),
         ({"eval_every": -1}, "training.eval_every: expected a number above 0, found -1"),
         ({"micro_batch_tokens": 0}, "training.micro_batch_tokens: expected a number above 0, found 0"),
         ({"eval_rows": 0}, "training.eval_rows: expected a number above 0, found 0"),
@@ -285,14 +290,14 @@ def test_a_bank_killed_while_it_saves_goes_on_as_if_nothing_had_been(
 )
 def test_settings_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
-        check_training(TrainingConfig(**settings), Accelerator(cpu=True), ["accuracy"])
+        check_training(TrainingConfig(**settings), Accelerator(cpu=True), ["accuracy"], 40)
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(type(accelerator), "num_processes", property(lambda _: 3))
     with pytest.raises(UserError, match=r"^training.batch_size: 8 rows cannot be shared by 3 processes$"):
-        check_training(TrainingConfig(batch_size=8), accelerator, ["accuracy"])
+        check_training(TrainingConfig(batch_size=8), accelerator, ["accuracy"], 40)
 
 
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
@@ -300,7 +305,7 @@ def test_sharded_bases_are_refused(kind: DistributedType, monkeypatch: pytest.Mo
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(type(accelerator), "distributed_type", property(lambda _: kind))
     with pytest.raises(UserError, match=f"^{kind.value}: a sharded base model is not supported yet;"):
-        check_training(TrainingConfig(), accelerator, ["accuracy"])
+        check_training(TrainingConfig(), accelerator, ["accuracy"], 40)
 
 
 @pytest.mark.parametrize(

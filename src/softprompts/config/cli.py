@@ -73,12 +73,14 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
         if isinstance(settings.get("config"), list):
             del settings["config"]
         expand_paths(settings)
-        arguments = {k: v for k, v in vars(parser.instantiate_classes(settings)).items() if k != "config"}
+        for section, kind in get_type_hints(main).items():
+            if section != "return":
+                check_values(section, settings[section], kind)
+        return {k: v for k, v in vars(parser.instantiate_classes(settings)).items() if k != "config"}
+    except UserError:
+        raise
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(explain(str(error), get_type_hints(main))) from None
-    for section, value in arguments.items():
-        check_values(section, value)
-    return arguments
 
 
 def cli(main: Callable[..., None]) -> None:

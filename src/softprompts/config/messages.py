@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -19,13 +20,29 @@ def explain(message: str, sections: dict[str, Any]) -> str:
     return wrong_value(f"{section}.{name}", get_type_hints(sections[section])[name], found[1].strip())
 
 
-def check_values(section: str, settings: Any) -> None:
-    """Refuse what jsonargparse lets pass: null for a field that has no null."""
-    hints = get_type_hints(type(settings))
-    for item in fields(settings):
-        hint, value = hints[item.name], getattr(settings, item.name)
+def check_values(section: str, settings: Any, kind: Any = None) -> None:
+    """Refuse what jsonargparse lets pass: null for a field that has no null, NaN, infinity.
+
+    Args:
+        section: the name of the settings.
+        settings: a dataclass, or the values of its fields as attributes, before it is made: what it checks itself may
+            take the types for granted. What is not among them is not set by a user.
+        kind: the dataclass; by default that of `settings`.
+
+    Raises:
+        UserError: a value that is none of its field's.
+    """
+    kind = kind or type(settings)
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        if not hasattr(settings, item.name):
+            continue
+        key, hint, value = f"{section}.{item.name}", hints[item.name], getattr(settings, item.name)
         if value is None and item.default is not None and type(None) not in get_args(hint):
-            raise UserError(wrong_value(f"{section}.{item.name}", hint, "null"))
+            raise UserError(wrong_value(key, hint, "null"))
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{key}: expected {describe(hint)}, found {number}: give one that is finite")
 
 
 def wrong_value(key: str, hint: Any, found: str) -> str:

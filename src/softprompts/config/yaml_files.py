@@ -75,11 +75,27 @@ def check_yaml(path: str, valid: set[str]) -> None:
     for key in flatten(tree):
         if not known(key, valid):
             raise UserError(f'{path}: unknown key "{short(key)}"{nearest_key(key, valid)}')
+    _check_twice(path, tree)
     for key, value in tree.items():
         if "." not in key and not isinstance(value, dict):
             raise UserError(
                 f"{path}: {key}: expected keys below it, found {'nothing' if value is None else short(value)}"
             )
+
+
+def _check_twice(path: str, tree: dict[str, Any]) -> None:
+    """Raise `UserError` for a setting with a dotted key and another: the last of them would win without a word."""
+    seen: dict[str, str] = {}
+    for key, value in tree.items():
+        inner = value if "." not in key and isinstance(value, dict) else {}
+        spelled = [(f"{key}.{name}", f"{key}: {{{name}: ...}}") for name in inner] or [(key, key)]
+        for dotted, spelling in spelled:
+            setting = ".".join(dotted.split(".")[:2])
+            if setting in seen:
+                raise UserError(
+                    f"{path}: {short(setting)} stands twice: as {short(seen[setting])} and as {short(spelling)}"
+                )
+            seen[setting] = spelling
 
 
 MERGE = "tag:yaml.org,2002:merge"  # the key <<

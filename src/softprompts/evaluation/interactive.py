@@ -12,12 +12,13 @@ from typing import Any
 from softprompts.config.sections import TaskConfig
 from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.data.sources import SPLITS
+from softprompts.data.values import Record
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import choice_scores
 from softprompts.system.streams import lines_of_input
 from softprompts.tasks.documents import Example
-from softprompts.tasks.task import Row, Task, check_template, render
+from softprompts.tasks.task import Row, Task, check_characters, check_template, render
 
 import torch
 
@@ -53,15 +54,24 @@ def own_flags() -> Iterator[None]:
         raise UserError(re.sub(r"shorten the row(, or set task\.long_rows to \w+)?", "shorten it", text)) from None
 
 
+def _record(field: str, text: str) -> Record:
+    """Return a row of one column in which a template's field reads a text; `a[0]` is a value inside the column `a`."""
+    column, *keys = field.replace("]", "").split("[")
+    value: Any = text
+    for key in reversed(keys):
+        value = {key: value}
+    return {column: value}
+
+
 def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
-    """Return a task whose three splits hold the texts; the answers it calls right are placeholders.
+    """Return a task whose three splits hold the texts; its targets are placeholders, empty if there are no choices.
 
     Args:
         config: the texts and how to format them.
         settings: those of the run that trained the adapter; empty where they are not known.
 
     Raises:
-        UserError: no text, or one that is not UTF-8; a template with several columns.
+        UserError: no text, or one that is not UTF-8; half a character in a choice; a template with several columns.
     """
     texts = config.text or lines_of_input()
     if not texts:
@@ -81,10 +91,15 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     known = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
     known = known if isinstance(known, list) else None
     choices = config.choices or known
+    for text in [*(choices or ()), before.get("system") or ""]:
+        check_characters(
+            "the choices and the system message of the run" if not config.choices else "input.choices", text
+        )
     rows = []
     for number, text in enumerate(texts, start=1):
         place = f"text {number}"
-        rows.append(Row(place, render(template, {column: text}, place), choices[0] if choices else "?", {column: text}))
+        record = _record(column, text)
+        rows.append(Row(place, render(template, record, place), choices[0] if choices else "", record))
     task = TaskConfig(
         prompt=template,
         target=target,

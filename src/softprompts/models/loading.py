@@ -8,27 +8,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from softprompts.config.sections import ModelConfig
-from softprompts.errors import UserError
-from softprompts.models.bundled import BUNDLED, PREFIX, resolve
+from softprompts.errors import UserError, warn
+from softprompts.models.bundled import resolve
 from softprompts.models.identity import identity_of
 from softprompts.models.outputs import outputs_of, two_or_more
+from softprompts.models.reading import (
+    CONFIG,
+    check_ends,
+    check_generation,
+    idle_weights,
+    read_config,
+    read_tokenizer,
+    reading,
+    silent_transformers,
+)
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 # A decoder continues a text, an encoder-decoder answers it, an encoder chooses between labels with a classifier on top.
 Kind = Literal["decoder", "encoder-decoder", "encoder"]
@@ -84,14 +91,11 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
     """Return the base model's own config: a few kilobytes, without the weights.
 
     Raises:
-        UserError: as `model_path`; a Hub id that cannot be had; a config that transformers does not know; one that asks
-            for code that is not transformers' own.
+        UserError: as `model_path`; a Hub id that cannot be had; a settings file that is no JSON object; a config that
+            transformers does not know; one that asks for code that is not transformers' own.
     """
     path = model_path(config)
-    try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    except Exception as error:  # whatever transformers makes of a stranger's config
-        raise cannot_load(path, error) from error
+    found = read_config(path, config.revision)
     for part in (found, found.get_text_config()):
         if "/" in str(part._attn_implementation):  # whose code transformers would fetch from the Hub
             raise UserError(
@@ -99,23 +103,6 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
                 "this project runs none; take attn_implementation out of its config.json"
             )
     return found
-
-
-def cannot_load(path: str, error: Exception) -> UserError:
-    """Return the one line for a model that transformers fails to load."""
-    if "trust_remote_code" in str(error):
-        return UserError(
-            f"model.name_or_path: {path} brings code of its own (auto_map in its config), and this project runs no "
-            "code from model folders; take a model of an architecture that transformers has"
-        )
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    first_line = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
-    if "ignore_mismatched_sizes" in first_line:  # what transformers says of it is in a table that it prints
-        first_line = "its weights have other shapes than its config.json, or than the choices, ask for"
-    if "backend tokenizer" in first_line:  # it goes on with advice for who has the files in another form
-        first_line = "no tokenizer files that can be read, such as tokenizer.json"
-    hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not Path(path).exists() else ""
-    return UserError(f"model.name_or_path: cannot load {path}: {first_line}{hint}")
 
 
 def dtype_of(config: ModelConfig, device: torch.device) -> torch.dtype:
@@ -162,35 +149,37 @@ def load_base_model(
         raise UserError(f"model.name_or_path: {path} is a {made_for}: it classifies and has no words to answer with")
     names = two_or_more(choices, path) if kind == "encoder" else []
     labels = {"num_labels": len(names)} if names else {}
-    # "Loading weights" of one second, and a table of the classifier's that are not there; a download keeps its bar.
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        loaded: Any = AUTO[kind].from_pretrained(
-            path,
-            revision=config.revision,
-            dtype=dtype,
-            quantization_config=quantization,
-            device_map={"": device} if quantization else None,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **labels,
-        )
+    with silent_transformers():
+        check_generation(path)
+        with reading(path, lambda place: _build(place, kind), [CONFIG]):
+            try:
+                loaded: Any = AUTO[kind].from_pretrained(
+                    path,
+                    revision=config.revision,
+                    dtype=dtype,
+                    quantization_config=quantization,
+                    device_map={"": device} if quantization else None,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **labels,
+                )
+            except RuntimeError as error:
+                if names and own.num_labels != len(names) and "ignore_mismatched_sizes" in str(error):
+                    outputs_of(names, _output_names(own), path)  # says what they are called
+                raise
         model, loading = loaded
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=False)
-    # SafetensorError: a weights file cut short. RuntimeError: weights whose shapes contradict config.json.
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError, RuntimeError) as error:
-        if names and own.num_labels != len(names) and "ignore_mismatched_sizes" in str(error):
-            outputs_of(names, _output_names(own), path)  # says what they are called
-        raise cannot_load(path, error) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+        check_ends(path, model)
+        tokenizer = read_tokenizer(path, config.revision)
     # Transformers would go on with random numbers in their place; those of a new classifier are meant to be.
     new = {_part_of(k, model) for k in loading["missing_keys"]} if names else set()
     missing = sorted(k for k in loading["missing_keys"] if not names or _part_of(k, model) is None)
     if missing:
         raise UserError(f"model.name_or_path: {path} lacks {len(missing)} weights, the first: {missing[0]}")
+    if idle := idle_weights(loading["unexpected_keys"], kind == "encoder"):
+        warn(
+            f"model.name_or_path: {path} holds {len(idle)} weights that its config.json has no place for, and nothing "
+            f"reads, the first: {idle[0]}"
+        )
     model.new_parts = sorted(new)
     if names:
         name_outputs(model, names)
@@ -210,6 +199,12 @@ def load_base_model(
     if quantization is None:
         nn.Module.to(model, device)  # bitsandbytes has placed its own
     return model, tokenizer
+
+
+def _build(place: str, kind: Kind) -> None:
+    """Build the model of a folder's config without its weights: on PyTorch's meta device."""
+    with torch.device("meta"):
+        AUTO[kind].from_config(AutoConfig.from_pretrained(place, trust_remote_code=False))
 
 
 def _part_of(key: str, model: PreTrainedModel) -> str | None:

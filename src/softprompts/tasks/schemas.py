@@ -53,12 +53,12 @@ def read_schema(name: str) -> dict[str, Any]:
 
 def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None:
     # Now, and not when an answer of the model first reaches one.
-    if isinstance(resource.contents, dict) and "$ref" in resource.contents:
+    contents = resource.contents if isinstance(resource.contents, dict) else {}
+    for reference in (contents[key] for key in ("$ref", "$dynamicRef") if key in contents):
         try:
-            resolver.lookup(resource.contents["$ref"])
+            resolver.lookup(reference)
         except Unresolvable:
-            reference = resource.contents["$ref"]
-            raise UserError(f"{name} refers to what it does not hold: {reference}") from None
+            raise UserError(f"{name} refers to what it does not hold: {short(reference)}") from None
     for inner in resource.subresources():
         _check_references(inner, resolver.in_subresource(inner), name)
 

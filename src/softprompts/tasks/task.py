@@ -118,7 +118,14 @@ def _choices(config: TaskConfig, train: Rows) -> tuple[dict[str, str] | None, tu
     if config.choices is None:
         return None, None
     if isinstance(config.choices, dict):
-        mapping = {str(k): v for k, v in config.choices.items()}
+        mapping: dict[str, str] = {}
+        for label, word in config.choices.items():
+            if str(label) in mapping:
+                raise UserError(
+                    f'task.choices: "{short(label)}" stands twice, once as a text and once as what YAML reads as none: '
+                    "keep one of them, quoted"
+                )
+            mapping[str(label)] = word
         words = tuple(dict.fromkeys(mapping.values()))  # two labels may share a word
         check_distinct(words)
         return mapping, words

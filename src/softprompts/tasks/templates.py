@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,15 @@ from typing import Any
 from softprompts.data.values import Record, Unread, plain, trouble
 from softprompts.errors import UserError, listed, short
 
+WIDEST = 10_000  # most characters that a template may pad a value to
+
 
 @dataclass(frozen=True)
 class Row:
-    """One example: `prompt` is what the model reads, `target` what it shall write, `place` where it came from."""
+    """One example: `prompt` is what the model reads, `target` what it shall write, `place` where it came from.
+
+    The target is empty for a text of one's own, whose answer nobody knows.
+    """
 
     place: str
     prompt: str
@@ -21,12 +27,19 @@ class Row:
 
 
 def check_template(prompt: str, target: str) -> None:
-    """Raise `UserError` where a space would be lost or doubled between prompt and target."""
+    """Raise `UserError` for malformed templates, absurd widths, or a space that is lost or doubled between the two."""
     for key, template in (("task.prompt", prompt), ("task.target", target)):
         try:
-            list(string.Formatter().parse(template))
+            fields = list(string.Formatter().parse(template))
         except ValueError as error:
-            raise UserError(f"{key}: {error}; write {{{{ and }}}} for literal braces") from None
+            raise UserError(f"{key}: {short(error)}; write {{{{ and }}}} for literal braces") from None
+        for _, _, specification, _ in fields:
+            # Width and precision; the digits may be too many for a number.
+            found = [number.lstrip("0") for number in re.findall(r"\d+", specification or "")]
+            if wide := next((n for n in found if len(n) > len(str(WIDEST)) or int(n or 0) > WIDEST), None):
+                raise UserError(
+                    f"{key}: {short(wide)} characters, in {short(repr(template))}, are more than {WIDEST:,}"
+                )
     if prompt.endswith(" "):
         # "Sentiment: " + "positive" tokenizes unlike any text that the model was trained on.
         raise UserError('task.prompt: ends in a space; let task.target begin with it (target: " {label}")')

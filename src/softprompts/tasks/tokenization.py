@@ -9,11 +9,11 @@ from itertools import chain, pairwise
 
 from softprompts.errors import UserError
 from softprompts.models.loading import InputSpec
+from softprompts.tasks.chats import in_chat
 from softprompts.tasks.documents import Document, EncodedTask, Example
 from softprompts.tasks.targets import warn_of_lost_targets
 from softprompts.tasks.task import Row, Task
 
-from jinja2 import TemplateError
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
@@ -35,7 +35,7 @@ def encode(
 
     Raises:
         UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or the model's room; a chat
-            without a chat template, or with a system message that the template refuses; token ids that the base model
+            whose template `in_chat` refuses; token ids that the base model
             has no embedding of; choices that are the same tokens; a tokenizer without an end that is needed.
     """
     spec = spec or InputSpec()
@@ -87,26 +87,6 @@ def _nested(splits: dict[str, list[Example]]) -> tuple[str, str] | None:
                 )
             found = found or ((a, b) if second[: len(first)] == first else None)
     return found
-
-
-def in_chat(task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str | None = None) -> str:
-    """Return a prompt as the chat template shows it to the model: up to where it answers, or with its answer.
-
-    Raises:
-        UserError: the tokenizer has no chat template, or its template takes no system message.
-    """
-    if not tokenizer.chat_template:
-        raise UserError(f"task.chat: the tokenizer of {tokenizer.name_or_path} has no chat template")
-    messages = [{"role": "system", "content": task.config.system}] if task.config.system else []
-    messages.append({"role": "user", "content": prompt})
-    if answer is not None:
-        messages.append({"role": "assistant", "content": answer})
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
-    except TemplateError as error:
-        raise UserError(f"task.system: the chat template of {tokenizer.name_or_path} refuses it: {error}") from None
-    assert isinstance(text, str)
-    return text
 
 
 def _end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -164,7 +144,9 @@ class _Reader:
             return [Document(prompt_ids, (number,)) for number in range(len(targets))]
         answers = []
         for target in targets:
-            answers.append(tuple(self._target_ids(text, prompt_ids, target)))
+            # A text of one's own has no target to read: a token that the model knows stands for it.
+            known = target or self.task.choices
+            answers.append(tuple(self._target_ids(text, prompt_ids, target)) if known else prompt_ids[-1:])
             if not answers[-1]:
                 raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
         ending = self._behind_solved(text, prompt_ids, dict(zip(targets, answers, strict=True)))

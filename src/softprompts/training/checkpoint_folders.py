@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError
 from softprompts.system.files import one_line
 
@@ -51,9 +52,10 @@ def is_ours(place: Path) -> bool:
 
 
 def remove(place: Path) -> None:
-    """Delete a checkpoint's own files, and its folder if nothing else is in it."""
+    """Delete a checkpoint's own files, and its folder if nothing else is in it, such as a folder in a file's place."""
     for name in FILES:
-        (place / name).unlink(missing_ok=True)
+        if (place / name).is_symlink() or not (place / name).is_dir():
+            (place / name).unlink(missing_ok=True)
     if not any(place.iterdir()):
         place.rmdir()
 
@@ -106,13 +108,36 @@ def state_of(place: Path) -> dict[str, Any]:
             raise UserError(f"{place}: a newer version of softprompts wrote this checkpoint; update the package")
         progress = record["progress"]
         whole = all(isinstance(progress[key], int) for key in ("step", "best_step")) and "best_value" in progress
-        if not whole or not isinstance(record["scheduler"], dict) or not isinstance(record["optimizer"], dict):
+        numbers, groups = record["optimizer"]["numbers"], record["optimizer"]["param_groups"]
+        whole = whole and isinstance(progress["best_value"], int | float | None)
+        whole = whole and all(isinstance(entry, dict) for entry in progress.get("history", []))
+        whole = whole and isinstance(record["scheduler"]["last_epoch"], int)
+        whole = whole and all(isinstance(values, dict) and key.isdecimal() for key, values in numbers.items())
+        whole = whole and all(isinstance(group["params"], list) for group in groups)
+        if not whole or not _are_inputs(record.get("inputs")):
             raise TypeError
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DamagedError(f"{STATE} of {place.name} is damaged") from None
     return record
+
+
+def _are_inputs(inputs: Any) -> bool:
+    """Return whether these are fingerprints that `fingerprints.changes` can compare; the first version had none."""
+    if inputs is None:
+        return True
+    if not isinstance(inputs, dict) or "schema" not in inputs:
+        return False
+    data, base, maps = inputs.get("data"), inputs.get("base"), [inputs.get("metrics"), inputs.get("code")]
+    if not isinstance(data, dict) or not isinstance(base, dict) or not all(isinstance(m, dict) for m in maps):
+        return False
+    rows = [data.get(split) for split in SPLITS]
+    return (
+        all(isinstance(split, dict) and {"rows", "sha256", "tokens"} <= split.keys() for split in rows)
+        and {"dtype", "weights"} <= base.keys()
+        and isinstance(base.get("config"), dict)
+    )
 
 
 def _read(file: Path) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, short
 from softprompts.runs.fingerprints import changes, other_versions
 from softprompts.runs.record import Progress
 from softprompts.system.files import one_line
@@ -169,6 +169,7 @@ def load_checkpoint(
                 checked_state(found, best)
             tensors = _tensors(found[step] / TRAINABLE)
             state = _join(record["optimizer"]["numbers"], _tensors(found[step] / OPTIMIZER))
+            _check_groups(found[step], record["optimizer"]["param_groups"], optimizer)
         except DamagedError as error:
             damage.append(str(error))
             continue
@@ -216,6 +217,16 @@ def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None) -
     return [f"going on with other code, numbers may differ: {'; '.join(versions)}"] if versions else []
 
 
+def _check_groups(place: Path, groups: list[dict[str, Any]], optimizer: Optimizer) -> None:
+    """Raise `DamagedError` if an optimizer's settings are not those of one like `optimizer`, group by group."""
+    shapes = [
+        [(len(group["params"]), group.keys() - {"initial_lr"}) for group in given]
+        for given in (groups, optimizer.param_groups)
+    ]
+    if shapes[0] != shapes[1]:
+        raise DamagedError(f"{STATE} of {place.name} is damaged")
+
+
 def _tensors(file: Path) -> dict[str, torch.Tensor]:
     try:
         with one_line(file):
@@ -240,6 +251,8 @@ def _split(state: dict[int, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]],
 def _join(numbers: dict[str, dict[str, Any]], tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in numbers.items()}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        if not index.isdecimal():
+            raise DamagedError(f"{OPTIMIZER} holds {short(key)}, which is no state of an optimizer")
         state.setdefault(int(index), {})[name] = value
     return state

@@ -52,7 +52,7 @@ def train(
         SystemExit: with code 128 + signal, after SIGINT or SIGTERM, the checkpoint saved.
     """
     metrics = load_metrics(data.task.metrics, data.task.schema)
-    check_training(training, run.accelerator, reported(metrics, data.train[0].row.target))
+    check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
     inputs = inputs_of(data, engine.model)
     candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage, inputs)
     begun = candidate.progress.step

@@ -26,6 +26,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
+# Most times that an update may read every row of train. A batch may straddle epochs, and be larger than a handful of
+# rows, as when one config serves several sizes of train.
+EPOCHS = 100
+
 
 @dataclass
 class Candidate:
@@ -174,13 +178,19 @@ def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradS
     return scaler
 
 
-def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str]) -> None:
-    """Raise `UserError` for settings that contradict each other or this launch."""
+def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str], rows: int) -> None:
+    """Raise `UserError` for settings that contradict each other, this launch, or the number of rows in train."""
     above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
     for key in (*above, "learning_rate", "max_grad_norm"):
         value = getattr(training, key)
         if value is not None and not value > 0:  # so that NaN fails, too
             raise UserError(f"training.{key}: expected a number above 0, found {value}")
+    if training.batch_size > EPOCHS * rows:
+        raise UserError(
+            f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train: an "
+            "update would read each of them again and again, for a gradient that stays the same; take fewer, and more "
+            "training.steps"
+        )
     for key in ("warmup_steps", "weight_decay"):
         if not getattr(training, key) >= 0:
             raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")

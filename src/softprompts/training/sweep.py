@@ -35,7 +35,7 @@ def run_sweep(
     metrics = load_metrics(data.task.metrics, data.task.schema)
     names = reported(metrics, data.train[0].row.target)
     for point in grid:
-        check_training(point.training, run.accelerator, names)
+        check_training(point.training, run.accelerator, names, len(data.train))
     inputs = inputs_of(data, engine.model)
     candidates = [
         make_candidate(

@@ -1,0 +1,248 @@
+"""Whatever goes wrong while transformers reads a model's folder, in one line: which file, and which of its keys."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError, short
+from softprompts.models.bundled import BUNDLED, PREFIX
+from softprompts.system.files import is_file, read_bytes
+
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TEMPLATE = "chat_template.jinja"
+# What older versions of transformers saved beside the weights and newer ones compute.
+BUFFERS = re.compile(r"(inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$")
+
+Load = Callable[[str], Any]  # reads a folder, and raises what a library raises
+
+
+def _check_files(path: str) -> None:
+    """Raise `UserError` for a settings file of a model's folder that is no JSON object; a Hub id has none here.
+
+    Transformers reads some of them only to go on without, and names none of them in its errors.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return
+    for name in (CONFIG, GENERATION, *TOKENIZER_SETTINGS):
+        if is_file(folder / name):
+            kind = _object(folder / name).get("model_type", "")
+            if not isinstance(kind, str):
+                raise UserError(
+                    f"model.name_or_path: {folder / name}: model_type: expected a text, found {short(kind)}"
+                )
+    if is_file(folder / INDEX) and not (folder / WEIGHTS).exists():
+        _object(folder / INDEX)
+    if is_file(folder / TEMPLATE):
+        _text(folder / TEMPLATE)
+
+
+def read_config(path: str, revision: str | None) -> PretrainedConfig:
+    """Return a model's own config.
+
+    Raises:
+        UserError: a settings file that is no JSON object; a config that transformers does not know, or this project
+            cannot work with.
+    """
+
+    def load(place: str) -> PretrainedConfig:
+        found: PretrainedConfig = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+        if not isinstance(found.get_text_config(), PretrainedConfig):
+            raise TypeError("expected the settings of a text model")
+        return found
+
+    _check_files(path)
+    with reading(path, load, [CONFIG]):
+        config = load(path)
+    _check_config(path, config)
+    return config
+
+
+def read_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Return a model's tokenizer; UserError for one that cannot be read, or that cannot read a text."""
+
+    def load(place: str) -> PreTrainedTokenizerBase:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=False
+        )
+        found("a text")  # some settings are looked at with the first one
+        return found
+
+    with reading(path, load, [TOKENIZER, *TOKENIZER_SETTINGS]):
+        return load(path)
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_bytes(file).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"model.name_or_path: {file}: not UTF-8 (byte {error.start})") from None
+
+
+def _object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(file))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"model.name_or_path: {file}: not valid JSON: {short(error)}") from None
+    except RecursionError:
+        raise UserError(f"model.name_or_path: {file}: is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise UserError(f"model.name_or_path: {file}: expected a JSON object, found {short(json.dumps(value))}")
+    return value
+
+
+def _check_config(path: str, config: Any) -> None:
+    """Raise `UserError` for a value of config.json that transformers takes and this project cannot work with."""
+    where = f"model.name_or_path: {Path(path) / CONFIG}"
+    names = config.architectures
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{where}: architectures: expected a list of texts, found {short(repr(names))}")
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers < 1:
+        raise UserError(f"{where}: num_hidden_layers is {layers}: a model needs a layer at least")
+
+
+def check_generation(path: str) -> None:
+    """Raise `UserError` for a generation_config.json that transformers cannot read: it would go on without."""
+    if (Path(path) / GENERATION).is_file():
+        with reading(path, GenerationConfig.from_pretrained, [GENERATION]):
+            GenerationConfig.from_pretrained(path)
+
+
+def check_ends(path: str, model: Any) -> None:
+    """Raise `UserError` for token ids of the generation settings that are none; config.json may have set them."""
+    settings = getattr(model, "generation_config", None)
+    name = GENERATION if (Path(path) / GENERATION).exists() else CONFIG
+    for key in ("bos_token_id", "pad_token_id", "eos_token_id"):
+        value = getattr(settings, key, None)
+        ids = value if isinstance(value, list) and key == "eos_token_id" else [value]
+        # Some models say -1 for a padding token that they do not have.
+        least = 0 if key == "eos_token_id" else -1
+        if not all(i is None or (type(i) is int and i >= least) for i in ids):
+            what = "a token's number, or a list of them" if key == "eos_token_id" else "a token's number"
+            raise UserError(f"model.name_or_path: {Path(path) / name}: {key}: expected {what}, found {value!r}")
+
+
+def idle_weights(unexpected: Sequence[str], encoder: bool) -> list[str]:
+    """Return the names among a file's weights that its model has no place for, and that are no leftovers.
+
+    An encoder comes with the head of its pretraining, which the classifier takes the place of: only its layers count.
+    """
+    return sorted(
+        name for name in unexpected if not BUFFERS.search(name) and (not encoder or re.search(r"\.\d+\.", name))
+    )
+
+
+@contextmanager
+def reading(path: str, load: Load | None = None, files: Sequence[str] = ()) -> Iterator[None]:
+    """Turn whatever a library raises within this context into one line.
+
+    Args:
+        path: the model's folder or Hub id.
+        load: reads a folder as the context does; on a failure it is tried without each key of `files` in turn, to see
+            which of them is to blame.
+        files: settings files of the folder that it reads.
+
+    Raises:
+        UserError: in place of any exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of transformers, tokenizers, huggingface_hub, torch: of any type, by any damage
+        raise _cannot_load(path, error, load, files) from error
+
+
+def _cannot_load(path: str, error: Exception, load: Load | None, files: Sequence[str]) -> UserError:
+    what = f"model.name_or_path: cannot load {short(path)}"
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"model.name_or_path: {path} brings code of its own (auto_map in its config), and this project runs no "
+            "code from model folders; take a model of an architecture that transformers has"
+        )
+    lines = str(error).strip().splitlines()
+    # What it says of these is in a table that it prints, or goes on with advice for who has the files in another form.
+    if "ignore_mismatched_sizes" in str(error):
+        return UserError(f"{what}: its weights have other shapes than its config.json, or than the choices, ask for")
+    if lines and "backend tokenizer" in lines[0]:
+        return UserError(f"{what}: no tokenizer files that can be read, such as {TOKENIZER}")
+    plain = isinstance(error, OSError | SafetensorError | ImportError)
+    said = lines[0] if plain and lines else " ".join(" ".join(lines).split())
+    said = re.sub(r"^(Class v|V)alidation error for .*?: (\w+: )?", "", said)  # huggingface_hub's
+    named = plain or type(error) in (Exception, ValueError, RuntimeError) or "Validation" in type(error).__name__
+    why = short(said if named and said else f"{type(error).__name__}: {said}".rstrip(": "), 300)
+    if isinstance(error, SafetensorError):
+        damaged = (file for file in sorted(Path(path).glob("*.safetensors")) if not _reads(_open, str(file)))
+        if file := next(damaged, None):
+            return UserError(f"{what}: {file.name}: {why}")
+    if load is not None and not plain and Path(path).is_dir() and not _reads(load, path):
+        for name in files:
+            file = Path(path) / name
+            if name == TOKENIZER and file.is_file():
+                _object(file)
+                if not _reads(Tokenizer.from_file, str(file)):
+                    return UserError(f"model.name_or_path: {file}: {why}")
+            elif file.is_file() and (key := _to_blame(Path(path), name, load)):
+                return UserError(f"model.name_or_path: {file}: {key}: {why}")
+        if files:
+            there = [name for name in files if (Path(path) / name).is_file()]
+            return UserError(f"{what}: {' or '.join(there)}: {why}")
+    hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not Path(path).exists() else ""
+    return UserError(f"{what}: {why}{hint}")
+
+
+def _open(file: str) -> None:
+    with safe_open(file, "pt"):
+        pass
+
+
+def _reads(load: Load, path: str) -> bool:
+    try:
+        load(path)
+    except Exception:  # as in `reading`
+        return False
+    return True
+
+
+def _to_blame(folder: Path, name: str, load: Load) -> str:
+    """Return the keys of a settings file without any one of which a folder can be read; empty if there are none."""
+    settings, found = _object(folder / name), []
+    with tempfile.TemporaryDirectory() as place, silent_transformers():
+        for file in folder.resolve().iterdir():
+            if file.name != name:
+                (Path(place) / file.name).symlink_to(file)
+        for key in settings:
+            rest = {k: v for k, v in settings.items() if k != key}
+            (Path(place) / name).write_text(json.dumps(rest), encoding="utf-8")
+            if _reads(load, place):
+                found.append(key)
+    return " or ".join(f"{short(key)} {short(json.dumps(settings[key]), 40)}" for key in found)
+
+
+@contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Within this context transformers prints no bar of one second and no table, only what is an error."""
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)

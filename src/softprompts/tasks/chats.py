@@ -1,0 +1,42 @@
+"""Prompts as chats: what the tokenizer's own template makes of them, and whether the model gets to see them there."""
+
+from __future__ import annotations
+
+from softprompts.errors import UserError, short
+from softprompts.tasks.task import Task
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+
+def in_chat(task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str | None = None) -> str:
+    """Return a prompt as the chat template shows it to the model: up to where it answers, or with its answer.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one that fails, takes no system message, or does not show
+            prompt, answer and system message as they are, but for the white space around them.
+    """
+    name, system = tokenizer.name_or_path, task.config.system
+    if not tokenizer.chat_template:
+        raise UserError(f"task.chat: the tokenizer of {name} has no chat template")
+    said = [("system", system)] if system else []
+    said += [("user", prompt)] if answer is None else [("user", prompt), ("assistant", answer)]
+    messages = [{"role": role, "content": content} for role, content in said]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
+    except Exception as error:  # a template is a program of the model's folder: any of its lines may fail
+        what = (
+            "task.system: the chat template of {} refuses it" if system else "task.chat: the chat template of {} fails"
+        )
+        why = short(" ".join(str(error).split()), 300) or type(error).__name__
+        raise UserError(f"{what.format(name)}: {why}") from None
+    assert isinstance(text, str)
+    for role, content in said:
+        # Rows that the model cannot tell apart would all get one score, and nobody would know.
+        if content.strip() not in text:
+            key = "task.system" if role == "system" else "task.chat"
+            message = "system message" if role == "system" else f"{role}'s message"
+            raise UserError(
+                f"{key}: the chat template of {name} does not show the {message} as it is: {short(repr(content))} is "
+                f"not in {short(repr(text))}"
+            )
+    return text
