@@ -9,7 +9,7 @@ from made_tokenizers import metaspace_bytes, wordpiece, words
 from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.evaluation import predict
+from softprompts.evaluation.predict import predict
 from softprompts.methods.attach import sampled_ids
 from softprompts.models.loading import input_spec, load_base_model, max_positions
 from softprompts.tasks.tokenization import encode
@@ -44,6 +44,11 @@ def test_b1_a_tokenizer_without_an_end_is_one_line(tmp_path: Path) -> None:
     nested = make_task([("the film", "good"), ("the plot", "good film")], choices=("good", "good film"))
     with pytest.raises(UserError, match=r"choice 'good' begins choice 'good film', and needs an end"):
         encode(nested, endless)
+
+
+def test_more_virtual_tokens_than_positions_are_named(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match=r"^num_virtual_tokens: 300 leave no room in the 256 positions of the model$"):
+        input_spec(load_base(tiny_model)[0], 300)
 
 
 @pytest.mark.parametrize("packed", [True, False])

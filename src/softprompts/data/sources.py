@@ -89,6 +89,8 @@ def _read(config: TaskConfig, split: str) -> Rows:
 
 
 def _read_hub(key: str, path: str, subset: str | None, split: str, revision: str | None) -> Rows:
+    if not path.strip():
+        raise UserError(f"{key}: expected the id of a dataset, found an empty text")
     try:
         table = datasets.load_dataset(path, subset, split=split, revision=revision)
     except Exception as error:  # the many kinds of network, naming and parsing errors of a Hub dataset
