@@ -189,6 +189,8 @@ def test_a_split_of_another_dataset(
     ("settings", "message"),
     [
         ({}, "task.train: name the split of someone/news to train on, e.g. train"),
+        ({"dataset": "", "train": "train"}, "task.dataset: expected the id of a dataset, found an empty text"),
+        ({"other_datasets": {"train": ":x"}}, "task.other_datasets: expected the id of a dataset, found an empty text"),
         ({"train": "train", "test": "valid"}, 'task.dataset: cannot load someone/news: Unknown split "valid".'),
         (
             {"train": "train", "test": "valid", "other_datasets": {"test": "other/news:de"}},
@@ -197,7 +199,7 @@ def test_a_split_of_another_dataset(
     ],
 )
 def test_hub_mistakes(hub: list[Any], settings: dict[str, Any], message: str) -> None:
-    assert refusal(**HUB, **settings) == message
+    assert refusal(**(HUB | settings)) == message
 
 
 def test_hub_without_network_is_one_line() -> None:

@@ -175,6 +175,11 @@ def test_own_metric_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
         check_metrics([str(file)], has_choices=False)
 
 
+def test_a_metric_without_a_name_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^task\.metrics: expected the name of a metric, found an empty text$"):
+        check_metrics([""], has_choices=False)
+
+
 def test_own_metric_that_reports_a_number_of_ours_is_refused(tmp_path: Path) -> None:
     metrics = load_metrics(["accuracy", str(custom(tmp_path, "accuracy"))])
     with pytest.raises(UserError, match=r'^task\.metrics: "accuracy" and "answer_length" both report accuracy;'):

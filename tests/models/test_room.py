@@ -46,6 +46,11 @@ def test_b1_a_tokenizer_without_an_end_is_one_line(tmp_path: Path) -> None:
         encode(nested, endless)
 
 
+def test_more_virtual_tokens_than_positions_are_named(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match=r"^num_virtual_tokens: 300 leave no room in the 256 positions of the model$"):
+        input_spec(load_base(tiny_model)[0], 300)
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_b1_rows_without_padding_and_end_tokens_are_written(tiny_model: Path, packed: bool) -> None:
     base, tokenizer = load_base(tiny_model)

@@ -31,14 +31,14 @@ def _locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     locks.release()
 
 
-def start(folder: Path | str, resume: bool = False, **changes: Any) -> Run:
+def start(folder: Path | str, resume: bool = False, recipe: str = "test", **changes: Any) -> Run:
     """Start a run; changes are written `evaluation__batch_size`."""
     settings: dict[str, dict[str, Any]] = {"model": {}, "training": {"best_by": "accuracy"}, "evaluation": {}}
     for key, value in changes.items():
         section, name = key.split("__")
         settings[section][name] = value
     return start_run(
-        "test",
+        recipe,
         model=ModelConfig(**settings["model"]),
         training=TrainingConfig(**settings["training"]),
         evaluation=EvaluationConfig(**settings["evaluation"]),
@@ -46,16 +46,16 @@ def start(folder: Path | str, resume: bool = False, **changes: Any) -> Run:
     )
 
 
-def begun(folder: Path, **settings: Any) -> Path:
+def begun(folder: Path, recipe: str = "test", **settings: Any) -> Path:
     """Leave a run that was stopped behind its first checkpoint."""
-    start(folder, **settings).checkpoints.mkdir()
+    start(folder, recipe=recipe, **settings).checkpoints.mkdir()
     locks.release()
     return folder
 
 
-def refusal(folder: Path | str, resume: bool = False, **changes: Any) -> str:
+def refusal(folder: Path | str, resume: bool = False, recipe: str = "test", **changes: Any) -> str:
     with pytest.raises(UserError) as caught:
-        start(folder, resume, **changes)
+        start(folder, resume, recipe, **changes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -255,6 +255,20 @@ def test_b10_a_users_files_are_never_overwritten(tmp_path: Path, capfd: pytest.C
     (tmp_path / "model").mkdir()
     with pytest.raises(UserError, match=r"/model is not of this run; move it away, then --resume$"):
         run.output("model", fixed=True)
+
+
+@pytest.mark.parametrize(("recipe", "name"), [("test", "adapter"), ("full_finetuning", "model")])
+def test_what_is_in_the_place_of_an_adapter_is_refused_before_training(tmp_path: Path, recipe: str, name: str) -> None:
+    begun(tmp_path, recipe=recipe)
+    (tmp_path / name).mkdir()
+    assert (
+        refusal(tmp_path, True, recipe=recipe) == f"{tmp_path / name} is not of this run; move it away, then --resume"
+    )
+
+
+def test_a_folder_two_thousand_levels_deep_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^run\.output_dir: .*(too many|too long)$"):
+        start(tmp_path / "/".join("a" * 2000))
 
 
 def test_runs_of_versions_that_kept_no_list_write_as_they_did(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from softprompts.errors import UserError
-from softprompts.system.streams import lines_of_input
+from softprompts.system.streams import fail, lines_of_input
 
 import pytest
 
@@ -111,3 +111,10 @@ def test_input_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(sys, "stdin", file)
         with pytest.raises(UserError, match=r"^standard input: "):
             lines_of_input()
+
+
+def test_a_name_of_thousands_of_letters_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fail(f"model.name_or_path: no such folder: ./{'a' * 5000}; name another")
+    line = capsys.readouterr().err
+    assert line == f"error: model.name_or_path: no such folder: ./{'a' * 94} ... name another\n"

@@ -82,6 +82,8 @@ def _read(config: TaskConfig, split: str) -> Rows:
 
 
 def _read_hub(key: str, path: str, subset: str | None, split: str, revision: str | None) -> Rows:
+    if not path.strip():
+        raise UserError(f"{key}: expected the id of a dataset, found an empty text")
     from softprompts.data.parquet import rows_of
 
     import datasets  # takes a second, and few need it

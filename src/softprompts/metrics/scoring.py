@@ -65,6 +65,8 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
     own = sorted(p.stem for p in MODULES.glob("*.py") if p.stem != "__init__")
     metrics: dict[str, Metric] = {}
     for name in names:
+        if not name.strip():
+            raise UserError("task.metrics: expected the name of a metric, found an empty text")
         if Path(name).stem in metrics:
             raise UserError(f'task.metrics: two metrics are named "{Path(name).stem}"; rename or remove one')
         try:

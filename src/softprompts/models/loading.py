@@ -290,9 +290,11 @@ class InputSpec:
 
 
 def input_spec(model: PreTrainedModel, virtual_tokens: int = 0) -> InputSpec:
-    """Return what a base model can read beside so many virtual tokens."""
+    """Return what a base model can read beside so many virtual tokens; UserError if they leave no room."""
     kind, positions = kind_of(model.config), max_positions(model)
     room = None if positions is None else positions - virtual_tokens
+    if virtual_tokens and room is not None and room < 1:
+        raise UserError(f"num_virtual_tokens: {virtual_tokens} leave no room in the {positions} positions of the model")
     tables: list[Any] = [model.get_input_embeddings(), None if kind == "encoder" else model.get_output_embeddings()]
     vocabulary = min(len(table.weight) for table in tables if isinstance(getattr(table, "weight", None), torch.Tensor))
     return InputSpec(kind, room, vocabulary, own_ends(model))

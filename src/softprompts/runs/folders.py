@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from softprompts.adapters.configs import ADAPTER, MODEL
 from softprompts.errors import UserError
 from softprompts.system import locks
 from softprompts.system.files import is_file, read_bytes, write_atomically
@@ -60,6 +61,8 @@ def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[s
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run.output_dir: cannot make {folder}: {error.strerror}") from error
+    except RecursionError:
+        raise UserError(f"run.output_dir: {len(folder.parts)} folders inside one another are too many") from None
     new = locks.own(folder)
     try:
         return _begin(folder, record, arguments)
@@ -67,6 +70,11 @@ def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[s
         if new:
             locks.release(folder)
         raise
+
+
+def not_ours(path: Path) -> UserError:
+    """Return the one line for something of the user's where a run has to write."""
+    return UserError(f"{path} is not of this run; move it away, then --resume")
 
 
 def _what_is(path: Path) -> str:
@@ -108,6 +116,9 @@ def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> C
     if before is None or names <= {CONFIG_FILE, LOGS}:  # it failed before its first checkpoint: nothing to lose
         write_atomically(folder / CONFIG_FILE, json.dumps(record | {OUTPUTS: []}, indent=2))
         return [], []
+    fixed = MODEL if record[RECIPE] == "full_finetuning" else ADAPTER
+    if "training" in record and fixed not in before.get(OUTPUTS, [fixed]) and os.path.lexists(folder / fixed):
+        raise not_ours(folder / fixed)  # now, and not once it is to be written
     changed = _changed(folder, before, record, arguments)
     resumed = before.get(RESUMED, []) + changed
     if changed:

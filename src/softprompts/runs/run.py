@@ -12,7 +12,7 @@ from typing import Any
 from softprompts.config.sections import RunConfig
 from softprompts.errors import UserError, nearest
 from softprompts.runs.environment import use_all_cores
-from softprompts.runs.folders import CONFIG_FILE, LOGS, OUTPUTS, claim, leaves, plain, record_of
+from softprompts.runs.folders import CONFIG_FILE, LOGS, OUTPUTS, claim, leaves, not_ours, plain, record_of
 from softprompts.system.files import expanded, one_line, write_atomically
 
 import torch
@@ -59,7 +59,7 @@ class Run:
         mine = record[OUTPUTS]
         taken = [n for n in (name, *(f"run-{i}-{name}" for i in range(1, 100))) if n in mine or not self._has(n)]
         if taken[0] != name and fixed:
-            raise UserError(f"{self.folder / name} is not of this run; move it away, then --resume")
+            raise not_ours(self.folder / name)
         if taken[0] != name:
             self.say(f"{self.folder / name} is not of this run and stays as it is; writing {taken[0]} instead")
         if taken[0] not in mine:

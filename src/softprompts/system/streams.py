@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import locale
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from signal import SIGPIPE
 from typing import NoReturn
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, short
 
 
 @contextmanager
@@ -52,6 +53,8 @@ def _give_up_what_is_broken() -> None:
 
 def fail(reason: str) -> NoReturn:
     """End this process with one line on standard error and exit code 2."""
+    # Names of thousands of letters, whatever they name, would hide what is said of them.
+    reason = re.sub(r"\S{400,}", lambda name: short(name[0]), reason)
     # Every process of a distributed run fails alike; one line is enough.
     if os.environ.get("LOCAL_RANK", "0") == "0":
         with suppress(OSError):  # nobody reads it
