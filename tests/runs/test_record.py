@@ -14,7 +14,7 @@ from typing import Any
 from helpers import load_base, load_tuned
 from made_result import make_result
 from softprompts.adapters.saving import saved_parameters
-from softprompts.runs import record as results
+from softprompts.runs import environment as results
 from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.outputs import save_adapter
 from softprompts.runs.record import as_json, load_result

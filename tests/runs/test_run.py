@@ -9,7 +9,6 @@ from typing import Any
 
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError
-from softprompts.runs import run as runs
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.run import Run, leaves, plain, start_run
 from softprompts.system import locks
@@ -188,7 +187,7 @@ def test_leaves() -> None:
 def test_a_process_of_accelerate_takes_all_cores_and_one_of_the_benchmark_what_it_was_given(
     launched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "available_cores", lambda: 2)
+    monkeypatch.setattr("softprompts.runs.environment.available_cores", lambda: 2)
     threads = torch.get_num_threads()
     arguments = launch_command_parser().parse_args(
         ["--cpu", "--num_processes=1", "--num_machines=1", "--dynamo_backend=no", "r.py"]
