@@ -1,1 +1,5 @@
 """What this repository measures: grids, throughput, the table of tasks, and the report of all."""
+
+from softprompts.system.quiet import quiet_libraries
+
+quiet_libraries()  # before they are imported, as `cli` does for recipes

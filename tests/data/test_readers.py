@@ -245,7 +245,7 @@ def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"text\tlabel\nx\ta\n", "{path}:1: fields are parted by tabs; write them with commas"),
+        ("a.csv", b"text\tlabel\nx\ta\n", "{path}:1: fields are parted by tabs; name it .tsv"),
         ("a.csv", b"text;label\nx, y;a\n", '{path}:1: fields are parted by ";"; write them with commas'),
         ("a.csv", b"text,label\nx,a\n\ntext,label\ny,b\n", "{path}:4: the header stands here once more"),
         ("a.csv", b"text,label\nx,a\n\xef\xbb\xbftext,label\n", "{path}:3: the header stands here once more"),
@@ -256,10 +256,10 @@ def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
         (
             "a.jsonl",
             gzip.compress(b'{"t": 1}', mtime=0),
-            "{path}:1: not UTF-8 (byte 0x8b); it is gzip: unpack it first",
+            "{path}:1: not UTF-8 (byte 0x8b); it is gzip: let its name end in .gz",
         ),
-        ("a.csv", bz2.compress(b"t\nx\n" * 99), "bzip2: unpack it first"),
-        ("a.jsonl", lzma.compress(b'{"t": 1}'), "; it is xz: unpack it first"),
+        ("a.csv", bz2.compress(b"t\nx\n" * 99), "bzip2: let its name end in .bz2"),
+        ("a.jsonl", lzma.compress(b'{"t": 1}'), "; it is xz: let its name end in .xz"),
         ("a.jsonl", b"\xef\xbb\xbf{}\ncaf\xe9", "{path}:2: not UTF-8 (byte 0xe9)"),
         ("a.jsonl", b'{"t": 1,}', "{path}:1: malformed JSON: "),
         ("a.jsonl", b'{"t": 1} # one', "{path}:1: malformed JSON: Extra data at column 10"),
@@ -281,7 +281,10 @@ def test_jsonl_with_lone_carriage_returns_or_marks_of_joined_files(tmp_path: Pat
 def test_a_folder_with_the_name_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.mkdir()
-    assert refusal(path) == f"{path}: expected a file, found a folder"
+    assert (
+        refusal(path)
+        == f"{path}: the folder holds no file whose name ends in .jsonl, .json, .csv, .tsv, .parquet, .arrow"
+    )
 
 
 @pytest.mark.parametrize(

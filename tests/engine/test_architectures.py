@@ -16,7 +16,7 @@ from made_models import ARCHITECTURES, STATES, VOCABULARY, WINDOW, make_base, ma
 from softprompts.engine.build import disagreement
 from softprompts.engine.forward import Engine, Scores
 from softprompts.methods.attach import TASK_TYPES
-from softprompts.methods.preflight import METHODS as PREFLIGHT, WHY
+from softprompts.methods.catalog import METHODS as CATALOG
 from softprompts.models.loading import kind_of
 from softprompts.tasks.documents import Document
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 PAGE = ROOT / "docs" / "architectures.md"
 AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/engine/test_architectures.py"
 VIRTUAL, NEW_TOKENS, GENERATE = 5, 5, "generate"
-METHODS = {  # and what `softprompts.methods.preflight` calls them
+METHODS = {  # and what the catalog calls them
     "prompt tuning": "prompt_tuning",
     "prefix tuning": "prefix_tuning",
     "LoRA": "lora",
@@ -104,8 +104,9 @@ def shortened(reason: str) -> str:
 def support(model_type: str, method: str) -> Cell:
     """Say whether the packed forward works for a method, only PEFT's own, or neither."""
     kind = kind_of(make_config(model_type))
-    if kind not in PREFLIGHT[METHODS[method]][1]:
-        return "no", WHY[METHODS[method], kind]
+    known = CATALOG[METHODS[method]]
+    if kind not in known.kinds:
+        return "no", known.refusals[kind]
     # An encoder's target is the number of one of two choices.
     documents = [replace(d, target_ids=(d.target_ids[0] % 2,)) for d in DOCUMENTS] if kind == "encoder" else DOCUMENTS
     try:
@@ -124,7 +125,7 @@ def support(model_type: str, method: str) -> Cell:
 def generates(model_type: str) -> Cell:
     """Say whether a row behind a soft prompt is continued alike alone, in a batch with longer ones, and by PEFT."""
     if (kind := kind_of(make_config(model_type))) == "encoder":
-        return "no", WHY["hard_prompt", kind]
+        return "no", CATALOG["hard_prompt"].refusals[kind]
     prompts = sorted((d.prompt_ids for d in DOCUMENTS[1:]), key=len)  # in the order that calls go by length
 
     def recorded(write: Callable[..., Any], model: Any, *args: Any, **more: Any) -> tuple[Any, torch.Tensor]:

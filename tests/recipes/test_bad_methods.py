@@ -36,7 +36,7 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("loaded before the settings were checked")
 
-    monkeypatch.setattr("softprompts.models.loading.load_base_model", refuse)
+    monkeypatch.setattr("softprompts.load_base_model", refuse)
 
 
 ENCODER_TAKES = "it takes prefix_tuning, lora, full_finetuning"

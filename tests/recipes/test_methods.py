@@ -159,7 +159,7 @@ def resumed(
                 half.after.append(Watched.copy(engine.model))
                 return progress
 
-            patch.setattr(training, "train", watching)
+            patch.setattr("softprompts.train", watching)
             if half is watched[0]:
                 assert main_in_process(command) == 128 + signal.SIGTERM
                 stopped = {p.name for p in folder.iterdir()}

@@ -269,7 +269,7 @@ def test_c1_home_and_variables_in_a_config_file(
     assert f"written to {tmp_path / 'runs' / 'x'}\n" in said
     record = json.loads((tmp_path / "runs" / "x" / "config.json").read_text())
     assert record["task"]["train"] == f"{domain_task}/train.jsonl", "where the rows came from"
-    assert record["prompt"]["tokenizer_name_or_path"] == f"{tmp_path}/m"
+    assert record["model"]["name_or_path"] == f"{tmp_path}/m"
     assert not (ROOT / "~").exists()
 
 

@@ -1,4 +1,4 @@
-"""Rows of Parquet files and of `datasets` tables."""
+"""Rows of Parquet and Arrow files, and of `datasets` tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from softprompts.errors import UserError, short
 import datasets
 import psutil
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 
 CELL = 50  # bytes that one value takes as a Python object, roughly
@@ -33,6 +34,37 @@ def read_parquet(path: Path, data: bytes) -> list[Record]:
         raise UserError(
             f"{path}: not readable as parquet: {short(str(error).strip() or type(error).__name__)}"
         ) from None
+
+
+def read_arrow(path: Path, data: bytes) -> list[Record]:
+    """Return the rows of an Arrow file with these bytes, of either kind: a file, or a stream as `datasets` writes it.
+
+    Raises:
+        UserError: not readable, or damaged; a column that stands twice.
+    """
+    try:
+        opened = pyarrow.ipc.open_file if data.startswith(b"ARROW1") else pyarrow.ipc.open_stream
+        with opened(pyarrow.BufferReader(data)) as file:
+            check_columns(str(path), file.schema.names)
+            table = file.read_all()
+        table.validate(full=True)  # its values would be read wherever their damaged offsets point
+        return _rows(table)
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes make its decoders raise nearly anything
+        raise UserError(f"{path}: not readable as arrow: {short(str(error).strip() or type(error).__name__)}") from None
+
+
+def read_saved(folder: Path) -> list[Record]:
+    """Return the rows of a table that `datasets` has saved to disk.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    try:
+        return rows_of(datasets.load_from_disk(str(folder)))
+    except Exception as error:  # whatever it makes of a folder that is damaged
+        raise UserError(f"{folder}: not readable as a saved dataset: {short(str(error).strip())}") from None
 
 
 def _check_size(path: Path, metadata: Any) -> None:

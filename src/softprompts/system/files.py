@@ -67,6 +67,14 @@ def expanded(key: str, text: str) -> str:
     return path
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder; False for whatever else, or if it may not be looked at."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_file(path: Path) -> bool:
     """Return whether there is a file to read; False if nothing is there.
 
