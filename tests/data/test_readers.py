@@ -79,7 +79,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path, name: str, text: 
         ("a.parquet", b"", "{path}: is empty"),
         ("a.jsonl", b"\n \n", "{path}: has no rows"),
         ("a.csv", b"a,b\n", "{path}: has no rows"),
-        ("a.json", b"{}", '{path}: unknown kind of file (did you mean ".jsonl"?)'),
+        ("a.jsnl", b"{}", '{path}: unknown kind of file (did you mean ".jsonl"?)'),
         ("a.txt", b"x", "{path}: unknown kind of file"),
         ("a.parquet", b"PAR1 but not really", "{path}: not readable as parquet: "),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", "{path}:3: 3 fields, but the header names 2"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import cli_in_process, read_result, recipe_command, run_recipe, tiny_flags
-from method_runs import read_predictions
+from method_runs import OPEN, read_predictions
 from softprompts.evaluation.ensemble import vote
 
 import pytest

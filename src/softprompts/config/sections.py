@@ -44,7 +44,7 @@ class TaskConfig:
         other_datasets: for a split that comes from another Hub dataset: its id, and `:SUBSET` behind it where it has
             one, e.g. {test: "openai/gsm8k:main"}. `test` then names the split there; by default test.
         revision: branch, tag or commit of `dataset`, where that is a Hub id.
-        train: file, folder of files, or pattern such as "data/*.jsonl". Files are .jsonl, .json, .csv, .tsv, .parquet or
+        train: file, folder, or pattern such as "data/*.jsonl". Files are .jsonl, .json, .csv, .tsv, .parquet or
             .arrow, and may be packed (.gz, .zst, .bz2, .xz). Or a split of the dataset, for the Hub with a slice:
             "train[:1000]".
         validation: likewise; without it a tenth of train is held out.
