@@ -58,7 +58,7 @@ def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd
         (["--task.metrics", "[acuracy]"], 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
         (["--training.best_by", "acuracy"], 'training.best_by: "acuracy" (did you mean "accuracy"?)'),
         (["--training.micro_batch_tokens", "0"], "training.micro_batch_tokens: expected a number above 0, found 0"),
-        (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 leave no room in the 256 positions of the model"),
+        (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 leave no room in the 256 positions"),
         (["--prompt.prompt_tuning_init_text", ""], "TEXT needs a text"),
         (["--run.trackers", "[tensorbord]"], 'unknown tracker "tensorbord" (did you mean "tensorboard"?)'),
     ],
