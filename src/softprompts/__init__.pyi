@@ -1,4 +1,4 @@
-"""The public names of the library, in the order of its folders. `__init__.py` imports each when it is first used."""
+"""The public names of the library, by module. `__init__.py` imports each when it is first used."""
 
 from .adapters.loading import (
     load_adapter as load_adapter,

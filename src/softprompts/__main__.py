@@ -1,4 +1,4 @@
-"""`softprompts --version`: what to say in a report of a problem."""
+"""`softprompts --version`: versions, device and folders, for a report of a problem."""
 
 from __future__ import annotations
 

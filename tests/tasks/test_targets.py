@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers import build, load_base, make_task, run_training
+from softprompts.evaluation.predict import evaluate_test
 from softprompts.tasks.checks import warn_of_look_alikes
 from softprompts.tasks.targets import warn_of_cut_targets
 from softprompts.tasks.tokenization import encode
@@ -65,7 +66,12 @@ def test_a12_it_is_said_before_training(
     parts.evaluation.stop = ["tive"]
     parts.data = encode(replace(parts.data.task, choices=None), parts.engine.tokenizer)
     run_training(parts)
-    assert "warning: evaluation.stop cuts off the end of 72 of 72 targets" in capsys.readouterr().err
+    evaluate_test(parts.engine, parts.data, parts.evaluation, parts.run.accelerator)
+    said = "warning: evaluation.stop cuts off the end of 72 of 72 targets"
+    assert capsys.readouterr().err.count(said) == 1, "before training, and not once more at the test"
+    parts.model.requires_grad_(False)  # as an adapter that is loaded to be scored
+    evaluate_test(parts.engine, parts.data, parts.evaluation, parts.run.accelerator)
+    assert capsys.readouterr().err.count(said) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The sections of settings that belong to a method: names and defaults are PEFT's where PEFT has them.
+"""Sections of settings that belong to a method. Names and defaults are PEFT's, if PEFT has them.
 
 PEFT's own classes would serve as well, but importing them takes six seconds. A test compares these with PEFT's.
 """

@@ -1,4 +1,4 @@
-"""The sections of settings of what works with finished prompts: score, compare, vote, try out, look inside."""
+"""Sections of settings for tools that take finished prompts: score, compare, vote, try out, look inside."""
 
 from __future__ import annotations
 

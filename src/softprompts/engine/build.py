@@ -22,7 +22,7 @@ from softprompts.errors import UserError
 from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
 from softprompts.models.loading import kind_of
 from softprompts.models.windows import unknown_layers, window_of
-from softprompts.system.memory import is_out_of_memory
+from softprompts.system.memory import is_out_of_memory, one_line_if_memory_is_full
 from softprompts.tasks.documents import Document, EncodedTask, Example
 
 import torch
@@ -100,8 +100,9 @@ def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
     short, long = (choose(rows, key=lambda d: len(d.prompt_ids)) for choose in (min, max))
     if len(short.prompt_ids) == len(long.prompt_ids):
         return False
-    alone = engine([short])[0]
-    beside = engine([short, long])[0][: len(alone)]
+    with one_line_if_memory_is_full("in the longest row", "lower task.max_length, or take a smaller base model"):
+        alone = engine([short])[0]
+        beside = engine([short, long])[0][: len(alone)]
     allowed = 10 * TOLERANCE[engine.base.dtype][0]
     return bool((alone - beside).abs().max() > allowed * alone.abs().max())
 

@@ -1,1 +1,1 @@
-"""What a model makes of the rows: scores, written prompts, votes, comparisons, texts of your own."""
+"""Answers to the rows and their scores; written prompts, votes, comparisons, texts of your own."""

@@ -67,7 +67,8 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     """
     rows: list[Example] = getattr(data, config.split)
     started = time.perf_counter()
-    warn_of_cut_targets(data, engine.tokenizer, config.max_new_tokens, config.stop)
+    if not any(p.requires_grad for p in engine.parameters()):  # else it was said before training
+        warn_of_cut_targets(data, engine.tokenizer, config.max_new_tokens, config.stop)
     label = "testing"
     outcome = predict(engine, rows, config, accelerator, label)
     seconds = time.perf_counter() - started

@@ -1,1 +1,1 @@
-"""What is put on a base model and trained: one file a method."""
+"""Methods: each puts trainable parameters on a base model. One file a method."""

@@ -1,4 +1,4 @@
-"""The one table of methods: whatever lists, names, draws or checks them reads it here.
+"""The one table of methods: code that lists, names, draws or checks methods reads it here.
 
 A new method is a line here, a module in this folder, and a recipe and a config of its name.
 """
@@ -9,9 +9,10 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from softprompts.models.loading import Kind
+if TYPE_CHECKING:  # the table is read by what needs no model
+    from softprompts.models.loading import Kind
 
 FIRST = "virtual tokens in front of an encoder's text would take the place of its first token"
 
@@ -23,15 +24,15 @@ class Method:
     Args:
         name: of its recipe and of its configs, and of its module in this folder if it changes the model.
         label: in tables and figures.
-        what: `written`, `soft` for a soft prompt, `weights` for what changes a model's weights.
+        what: `written`, `soft` for a soft prompt, `weights` for a method that changes the model's weights.
         kinds: of base model that it is for.
         section: of the settings that are the method's own.
         peft: name of the class in PEFT that describes it; empty without an adapter.
-        trains: what gets a gradient, for tables.
-        saves: what is left of it, for tables.
+        trains: the parameters that get a gradient, in words.
+        saves: the parameters that an adapter holds, in words.
         colour: of Okabe and Ito's palette, told apart with any kind of colour vision.
         marker: of matplotlib, for who sees no colour.
-        refusals: why it is not for the other kinds.
+        refusals: the reason for each other kind.
     """
 
     name: str

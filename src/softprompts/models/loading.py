@@ -243,7 +243,7 @@ def _output_names(config: PretrainedConfig) -> list[str]:
 
 
 def default_device() -> torch.device:
-    """Return the accelerator, if there is one, else the CPU: for what is no run of several processes."""
+    """Return the accelerator, if there is one, else the CPU: for a tool that runs as one process."""
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong while transformers reads a model's folder, in one line: which file, and which of its keys."""
+"""Read a model's folder with transformers; an error becomes one line that names the file and its key."""
 
 from __future__ import annotations
 

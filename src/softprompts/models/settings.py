@@ -1,4 +1,4 @@
-"""What of a base model's config and tokenizer decides its answers, and where two of them differ."""
+"""The parts of a base model's config and tokenizer that decide its answers, and how two models differ in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libraries say at import that no user could mend, and where they look for one another."""
+"""Silence remarks of libraries that no user can act on, and let the libraries find one another."""
 
 from __future__ import annotations
 
