@@ -15,22 +15,6 @@ from benchmarks.tasks.tables import table
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
 
-
-def main() -> None:
-    """Run both recipes and print what they reached."""
-    folders = []
-    for recipe in ("hard_prompt", "prompt_tuning"):
-        folders.append(Path("runs/sentiment") / recipe)
-        code = launch(recipe, f"configs/sentiment/{recipe}.yaml", folders[-1])
-        if code:
-            sys.exit(code)
-    print(f"\n{report(*folders)}")
-
-
-if __name__ == "__main__":
-    main()
-
-
 SHOWN = 6  # answers side by side: where the soft prompt mends, and where it spoils
 
 
@@ -75,3 +59,18 @@ def report(hard_folder: Path, soft_folder: Path) -> str:
 def _read_predictions(folder: Path) -> list[dict[str, Any]]:
     with (folder / "predictions.jsonl").open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def main() -> None:
+    """Run both recipes and print what they reached."""
+    folders = []
+    for recipe in ("hard_prompt", "prompt_tuning"):
+        folders.append(Path("runs/sentiment") / recipe)
+        code = launch(recipe, f"configs/sentiment/{recipe}.yaml", folders[-1])
+        if code:
+            sys.exit(code)
+    print(f"\n{report(*folders)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -37,6 +37,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import PretrainedConfig, PreTrainedModel
 
 CONFIG = "adapter_config.json"
+# Folders below that of a run.
+ADAPTER, MODEL = "adapter", "model"
 TYPES = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 # What would make PEFT import a module, or read other files, that the config names.
 REACHES_OUT = {"megatron_config": "imports the module that megatron_core names", "adapters": "loads further adapters"}
@@ -234,9 +236,3 @@ def _others(before: Identity, now: Identity) -> list[str]:
 def first_line(error: Exception) -> str:
     """Return what an error says, in one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-ADAPTER = "adapter"
-
-
-MODEL = "model"

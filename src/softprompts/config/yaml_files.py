@@ -12,6 +12,7 @@ from softprompts.system.files import is_file, read_bytes
 
 import yaml
 
+MERGE = "tag:yaml.org,2002:merge"  # the key <<
 # Fields of PEFT's configs that follow from the base model or that the library sets: a value for them in a YAML
 # file would be overwritten, so they are not keys at all.
 PEFT_INTERNAL_FIELDS = {
@@ -96,9 +97,6 @@ def _check_twice(path: str, tree: dict[str, Any]) -> None:
                     f"{path}: {short(setting)} stands twice: as {short(seen[setting])} and as {short(spelling)}"
                 )
             seen[setting] = spelling
-
-
-MERGE = "tag:yaml.org,2002:merge"  # the key <<
 
 
 class _StrictLoader(yaml.SafeLoader):
