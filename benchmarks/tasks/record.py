@@ -25,11 +25,13 @@ def main() -> None:
             keep(Path("runs") / task / recipe, RESULTS / "tasks" / task / f"{recipe}.json")
     keep(Path("runs/sentiment/sweep"), RESULTS / "sweep" / "sentiment.json")
     keep(Path("runs/sentiment/ensemble"), RESULTS / "ensemble" / "sentiment.json")
-    demo = [RESULTS / "tasks" / "sentiment" / f"{recipe}.json" for recipe in ("hard_prompt", "prompt_tuning")]
-    put("results", table(*(load_result(record) for record in demo)))
+    demo = {recipe: RESULTS / "tasks" / "demo" / f"{recipe}.json" for recipe in ("hard_prompt", "prompt_tuning")}
+    for recipe, record in demo.items():
+        keep(Path("runs/demo") / recipe, record)
+    put("results", table(*(load_result(record) for record in demo.values())))
     records = [[RESULTS / "tasks" / task / f"{recipe}.json" for recipe in RECIPES] for task in TASKS]
     put("tasks", tasks_table([[load_result(file) for file in files if file.is_file()] for files in records]))
-    copy_picture(Path("runs/sentiment/prompt_tuning/curves.png"), "demo_curves.png")
+    copy_picture(Path("runs/demo/prompt_tuning/curves.png"), "demo_curves.png")
     copy_picture(Path("runs/sentiment/sweep/sweep.png"), "sweep.png")
     sweep = Path("runs/sentiment/sweep/sweep.md")
     if sweep.is_file():
