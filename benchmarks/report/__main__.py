@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from benchmarks.report.tables import comparisons_table, markdown, notes, results
 from benchmarks.tasks.record import put
 from softprompts.config.cli import cli
 from softprompts.errors import UserError
+from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
 PICTURES = ("_parameters.png", "_seconds.png")  # of all figures those that the README shows
@@ -58,14 +60,14 @@ def main(report: ReportConfig) -> None:
     grids = [experiment.name for experiment in experiments["grids"]]
     card, papers = make_card(records), answers(records, experiments["grids"])
     drawings = {name: draw(records, name, paper=name in grids) for name in records.benchmarks}
-    for key, hold, draw_one in (
-        ("ensemble", of_ensemble, draw_ensemble),
-        ("neighbours", of_neighbours, draw_neighbours),
-    ):
-        if (file := Path(getattr(report, key))).is_file():
-            answer, record = hold(experiments[key], file)
-            papers.append(answer)
-            drawings[answer.experiment.name] = [draw_one(answer.experiment.name, record)]
+    if (file := Path(report.ensemble)).is_file():
+        experiment, result = experiments["ensemble"], load_result(file)
+        papers.append(of_ensemble(experiment, result))
+        drawings[experiment.name] = [draw_ensemble(experiment.name, result)]
+    if (file := Path(report.neighbours)).is_file():
+        experiment, near = experiments["neighbours"], json.loads(file.read_text(encoding="utf-8"))
+        papers.append(of_neighbours(experiment, near))
+        drawings[experiment.name] = [draw_neighbours(experiment.name, near)]
     page, figures = Path(report.page), Path(report.figures)
     for folder in (page, figures):
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.frame import Records, gaps, kind_of, metrics_of, numbers, recorded, seeds_in_words
+from benchmarks.report.frame import Records, by_method, gaps, kind_of, metrics_of, numbers, recorded, seeds_in_words
 from benchmarks.report.tables import (
     Measure,
     is_shown,
@@ -183,12 +183,12 @@ def missing_runs(records: Records, task: str, methods: Sequence[str], measures: 
     """Return what the records of a task lack: the benchmark, methods, runs, or numbers that runs should have."""
     if task not in records.benchmarks:
         return [f"every record of {task}"]
-    runs = records.of(task)
-    present = [m for m in methods if m in runs.index.unique("method")]
+    runs = by_method(records.of(task))
+    present = [m for m in methods if m in runs]
     absent = [f"{m.replace('_', ' ')} (not in the grid)" for m in methods if m not in present]
-    absent += [gap for method in present for gap in gaps(runs.loc[[method]])]
+    absent += [gap for method in present for gap in gaps(runs[method])]
     for method in present:
-        own = recorded(runs.loc[[method]])
+        own = recorded(runs[method])
         for measure in measures:
             lacking = own.index.difference(numbers(own, measure.column).index)
             if len(lacking):
@@ -241,12 +241,12 @@ def by_seeds(
     missing = missing_runs(records, task, [*better, *worse], measures)
     if missing:
         return judge(task, [], missing)
-    pairs = [(measure, first, second) for measure in measures for second in worse for first in better]
-    return judge(task, [_by_seeds(records.of(task), *pair) for pair in pairs])
+    runs = by_method(records.of(task))
+    pairs = [(measure, [runs[first], runs[second]]) for measure in measures for second in worse for first in better]
+    return judge(task, [_by_seeds(measure, both) for measure, both in pairs])
 
 
-def _by_seeds(runs: DataFrame, measure: Measure, first: str, second: str) -> dict[str, str | float]:
-    both = [runs.loc[[m]] for m in (first, second)]
+def _by_seeds(measure: Measure, both: Sequence[DataFrame]) -> dict[str, str | float]:
     ours, theirs = (numbers(own, measure.column) for own in both)
     lower, higher = ours.max() < theirs.min(), ours.min() > theirs.max()
     word = OPEN

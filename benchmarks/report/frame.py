@@ -104,6 +104,11 @@ def numbers(runs: pandas.DataFrame, column: str) -> pandas.Series:
     return (runs[column] if column in runs else pandas.Series(index=runs.index, dtype=float)).dropna()
 
 
+def by_method(runs: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    """Return the planned runs of each method, in the order of the grid."""
+    return dict(iter(runs.groupby(level="method", sort=False)))
+
+
 def recorded(runs: pandas.DataFrame) -> pandas.DataFrame:
     """Return the runs that have a record."""
     return runs[runs["gap"] == ""]
@@ -117,8 +122,11 @@ def metrics_of(benchmark: Benchmark) -> list[str]:
 
 def gaps(runs: pandas.DataFrame) -> list[str]:
     """Return what runs are missing: "LoRA, seeds 1, 2 (failed: out of memory)"."""
-    lacking = runs[runs["gap"] != ""].reset_index().groupby(["method", "label", "gap"], sort=False)["seed"]
-    return [f"{label}, {seeds_in_words(seeds)} ({gap})" for (_, label, gap), seeds in lacking]
+    lacking = runs[runs["gap"] != ""].reset_index()
+    if lacking.empty:
+        return []
+    groups = lacking.groupby(["method", "label", "gap"], sort=False)["seed"]
+    return [f"{label}, {seeds_in_words(seeds)} ({gap})" for (_, label, gap), seeds in groups]
 
 
 def seeds_in_words(seeds: Sequence[int]) -> str:
@@ -158,5 +166,5 @@ def recorded_metrics(results: Sequence[Result]) -> dict[str, Metric]:
 def turned(comparison: Comparison) -> Comparison:
     """Return a comparison as seen from its second method."""
     c = comparison
-    swapped = {"first": c.second, "second": c.first, "seeds": (c.seeds[1], c.seeds[0])}
-    return replace(c, **swapped, difference=-c.difference, low=-c.high, high=-c.low)
+    seeds = (c.seeds[1], c.seeds[0])
+    return replace(c, first=c.second, second=c.first, seeds=seeds, difference=-c.difference, low=-c.high, high=-c.low)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from benchmarks.report.frame import Records, metrics_of
 from benchmarks.report.tables import markdown, probability
 from softprompts.evaluation.ensemble import CHOSEN, SINGLE, VOTE
 from softprompts.metrics.significance import LEVEL, Comparison
-from softprompts.runs.record import Result, load_result
+from softprompts.runs.record import Result
 
 import yaml
 from pandas import DataFrame, concat
@@ -91,9 +90,8 @@ def answers(records: Records, experiments: Sequence[Experiment]) -> list[Answer]
     return found
 
 
-def of_ensemble(experiment: Experiment, file: Path) -> tuple[Answer, Result]:
+def of_ensemble(experiment: Experiment, result: Result) -> Answer:
     """Hold a vote against its members, by the task's first metric, as the record of the ensemble compares them."""
-    result = load_result(file)
     metric, notes = next(iter(result.metrics)), result.notes
     values = {VOTE: result.metrics[metric].value}
     values |= {SINGLE: notes["mean"][metric]["value"], CHOSEN: notes["chosen"]["metrics"][metric]["value"]}
@@ -103,15 +101,14 @@ def of_ensemble(experiment: Experiment, file: Path) -> tuple[Answer, Result]:
         pair = (expected.better[0], expected.worse[0])
         found = [paired_finding(c, {name: name for name in pair}, values) for c in made if (c.first, c.second) == pair]
         verdicts.append(judge(result.task, found))
-    return Answer(experiment, tuple(verdicts)), result
+    return Answer(experiment, tuple(verdicts))
 
 
-def of_neighbours(experiment: Experiment, file: Path) -> tuple[Answer, dict[str, Any]]:
+def of_neighbours(experiment: Experiment, record: Mapping[str, Any]) -> Answer:
     """Hold the neighbours of learned tokens against those of random vectors: how near are they to each other?
 
     By Welch's t-test over the virtual tokens. Those of one prompt are not independent: a rough p.
     """
-    record = json.loads(file.read_text(encoding="utf-8"))
     learned, chance = clusters(record["learned"]), clusters(record["random"])
     test = ttest_ind(learned, chance, equal_var=False)
     interval = test.confidence_interval(0.95)
@@ -130,7 +127,7 @@ def of_neighbours(experiment: Experiment, file: Path) -> tuple[Answer, dict[str,
         "adjusted p": f"{probability(float(test.pvalue))} (not adjusted)",
     }
     said = {key: value.replace("-", "−") for key, value in finding.items()}
-    return Answer(experiment, (judge("sentiment", [{**said, "verdict": word, "margin": difference}]),)), record
+    return Answer(experiment, (judge("sentiment", [{**said, "verdict": word, "margin": difference}]),))
 
 
 def clusters(found: Sequence[dict[str, Any]]) -> list[float]:

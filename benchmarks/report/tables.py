@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import text
 from benchmarks.grid.settings import Benchmark, in_words
-from benchmarks.report.frame import Records, gaps, metrics_of, numbers, recorded
+from benchmarks.report.frame import Records, by_method, gaps, metrics_of, numbers, recorded
 from softprompts.metrics.significance import LEVEL, Comparison
 
 from pandas import DataFrame
@@ -127,24 +127,24 @@ def results_table(records: Records, name: str) -> DataFrame:
     if any(len(values) for values in baseline.values()):
         shown = {m: percent(values.iloc[0]) if len(values) else NONE for m, values in baseline.items()}
         rows.append({head: "majority class", **shown})
-    for label, own in _by_method(runs):
+    for own in by_method(runs).values():
         cost = {m.name: m.mean(own) for m in COSTS}
         if cost["trained"] in ("0", NONE):
             cost |= dict.fromkeys(("saved", "training", "tokens/s"), "")
-        rows.append({head: label, **{m.name: m.spread(own) for m in metrics}, "seeds": seeds_of(own), **cost})
+        rows.append(
+            {head: own["label"].iloc[0], **{m.name: m.spread(own) for m in metrics}, "seeds": seeds_of(own), **cost}
+        )
     columns = [head, *(m.name for m in metrics), "seeds", *(m.name for m in COSTS)]
     return DataFrame(rows, columns=columns).fillna("")
 
 
 def measures_table(runs: DataFrame, measures: Sequence[Measure]) -> DataFrame:
     """Return a row a method, a column a measure."""
-    return DataFrame(
-        [{"method": label, **{m.name: m.spread(own) for m in measures}} for label, own in _by_method(runs)]
-    )
-
-
-def _by_method(runs: DataFrame) -> list[tuple[str, DataFrame]]:
-    return [(own["label"].iloc[0], own) for _, own in runs.groupby(level="method", sort=False)]
+    rows = [
+        {"method": own["label"].iloc[0], **{m.name: m.spread(own) for m in measures}}
+        for own in by_method(runs).values()
+    ]
+    return DataFrame(rows)
 
 
 def seeds_of(runs: DataFrame) -> str:

@@ -180,9 +180,8 @@ def test_seeds_have_to_lie_apart(
     tmp_path: Path, ours: list[float], theirs: list[float], exact: bool, said: list[str]
 ) -> None:
     found = records_of(make_benchmark(tmp_path, seeds=len(ours)))
-    found.runs["it"] = float("nan")
-    for method, values in (("prompt_tuning", ours), ("lora", theirs)):
-        found.runs.loc[("sentiment", method), "it"] = values
+    values = {"prompt_tuning": ours, "lora": theirs}
+    found.runs["it"] = [values[m][seed] if m in values else 0 for _, m, seed in found.runs.index]
     judged = by_seeds(found, "sentiment", [Measure("it", "it", "whole", exact=exact)], ["prompt_tuning"], ["lora"])
     assert judged.findings.iloc[0].tolist() == ["it", f"prompt tuning: {said[0]}", f"LoRA: {said[1]}", *said[2:]]
 

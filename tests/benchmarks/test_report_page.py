@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -172,10 +171,9 @@ def test_text_has_contrast_in_both_schemes() -> None:
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
 
 
-def test_an_experiment_without_a_grid_has_a_section_of_its_own(tmp_path: Path) -> None:
-    token = {"similarities": [0.5], "cluster": 0.4}
-    (tmp_path / "it.json").write_text(json.dumps({"k": 1, "learned": [token] * 2, "random": [token] * 2}))
-    found, _ = of_neighbours(load_experiments()["neighbours"], tmp_path / "it.json")
+def test_an_experiment_without_a_grid_has_a_section_of_its_own() -> None:
+    tokens = [{"similarities": [0.5], "cluster": cluster} for cluster in (0.3, 0.4)]
+    found = of_neighbours(load_experiments()["neighbours"], {"k": 1, "learned": tokens, "random": tokens})
     page = rendered(answers=[found])
     assert '<a href="#lester_neighbours">lester neighbours</a>' in page
     assert '<section id="lester_neighbours"><h2>lester neighbours</h2>' in page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from made_result import make_result
 from softprompts.evaluation.ensemble import CHOSEN, SINGLE, VOTE
 from softprompts.metrics.scoring import Interval
 from softprompts.metrics.significance import Comparison
+from softprompts.runs.record import Result
 
 import pytest
 import yaml
@@ -86,8 +86,8 @@ def test_findings_name_methods_of_their_grid(experiment: Experiment) -> None:
     assert {m for f in experiment.findings for m in (*f.better, *f.worse)} <= set(grid["grid"]["methods"])
 
 
-def ensemble(folder: Path, **adjusted: float) -> Path:
-    """Write a record: the vote is right on 86 %, the second member is chosen; `mean` and `chosen` are p values."""
+def ensemble(**adjusted: float) -> Result:
+    """Return a record: the vote is right on 86 %, the second member is chosen; `mean` and `chosen` are p values."""
     differences = {(VOTE, SINGLE): 0.04, (VOTE, CHOSEN): 0.05, (SINGLE, CHOSEN): 0.01}
     p = {(VOTE, SINGLE): adjusted.get("mean", 0.001), (VOTE, CHOSEN): adjusted.get("chosen", 0.001)}
     made = [
@@ -102,24 +102,21 @@ def ensemble(folder: Path, **adjusted: float) -> Path:
         "comparisons": [asdict(c) for c in made],
     }
     metrics = {"accuracy": Interval(0.86, 0.83, 0.89, 600), "macro_f1": Interval(0.5, 0.4, 0.6, 600)}
-    file = folder / "ensemble.json"
-    file.write_text(json.dumps(asdict(make_result(recipe="ensemble", metrics=metrics, notes=notes))), encoding="utf-8")
-    return file
+    return make_result(recipe="ensemble", metrics=metrics, notes=notes)
 
 
-def neighbours(folder: Path, learned: list[float], chance: list[float]) -> Path:
-    """Write a record whose tokens have these clusters."""
+def neighbours(learned: list[float], chance: list[float]) -> dict[str, Any]:
+    """Return a record whose tokens have these clusters."""
 
     def tokens(clusters: list[float]) -> list[dict[str, Any]]:
         return [{"tokens": [" a", "b"], "similarities": [c + 0.1, c], "cluster": c} for c in clusters]
 
-    file = folder / "neighbours.json"
-    file.write_text(json.dumps({"k": 2, "learned": tokens(learned), "random": tokens(chance)}), encoding="utf-8")
-    return file
+    return {"k": 2, "learned": tokens(learned), "random": tokens(chance)}
 
 
-def test_a_vote_is_held_against_the_mean_and_against_the_best_by_validation(tmp_path: Path) -> None:
-    found, result = of_ensemble(EXPERIMENTS["ensemble"], ensemble(tmp_path, chosen=0.4))
+def test_a_vote_is_held_against_the_mean_and_against_the_best_by_validation() -> None:
+    result = ensemble(chosen=0.4)
+    found = of_ensemble(EXPERIMENTS["ensemble"], result)
     assert found.table().iloc[:, 1:].to_numpy().tolist() == [
         [
             *("we agree", "accuracy", "the vote: 86.0 %", "a single prompt: 82.0 %"),
@@ -148,9 +145,9 @@ def test_a_vote_is_held_against_the_mean_and_against_the_best_by_validation(tmp_
     ],
 )
 def test_neighbours_are_held_against_those_of_random_vectors(
-    tmp_path: Path, learned: list[float], chance: list[float], word: str
+    learned: list[float], chance: list[float], word: str
 ) -> None:
-    found, _ = of_neighbours(EXPERIMENTS["neighbours"], neighbours(tmp_path, learned, chance))
+    found = of_neighbours(EXPERIMENTS["neighbours"], neighbours(learned, chance))
     (row,) = found.table().to_dict("records")
     assert row["here"] == word
     assert row["method"] == f"4 learned tokens: {sum(learned) / 4:.2f}"
@@ -158,10 +155,10 @@ def test_neighbours_are_held_against_those_of_random_vectors(
     assert f"(the nearest is at {sum(learned) / 4 + 0.1:.2f})" in row["measure"]
 
 
-def test_the_interval_is_that_of_welch_by_hand_and_the_marks_are_the_record_s(tmp_path: Path) -> None:
+def test_the_interval_is_that_of_welch_by_hand_and_the_marks_are_the_record_s() -> None:
     """Two samples of two, each of variance 0.02: two degrees of freedom, whose t is 4.303 (Student 1908)."""
-    found, record = of_neighbours(EXPERIMENTS["neighbours"], neighbours(tmp_path, [0.4, 0.6], [0.0, 0.2]))
-    (row,) = found.table().to_dict("records")
+    record = neighbours([0.4, 0.6], [0.0, 0.2])
+    (row,) = of_neighbours(EXPERIMENTS["neighbours"], record).table().to_dict("records")
     half = 4.303 * (0.02 / 2 + 0.02 / 2) ** 0.5
     assert row["difference"] == "+0.40"
     assert row["95 % interval"] == f"{0.4 - half:+.2f} to {0.4 + half:+.2f}".replace("-", "−")
