@@ -19,7 +19,7 @@ from softprompts.runs.record import Result
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from pandas import DataFrame, Series
 
 COSTS = {
@@ -105,7 +105,9 @@ def _against_cost(runs: DataFrame, metric: str, cost: str) -> Figure:
         )
     if cost == "parameters":
         axis.set_xticks(range(math.floor(min(places)), math.floor(right) + 1))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _power(x, [*costs])))
+        nothing, power = _place(0, [*costs]), EngFormatter(sep="")  # none, 10, 1k, 100M
+        free = (costs == 0).any()
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "none" if free and x <= nothing else power(10.0**x)))
     else:
         axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.set_xlim(min(places) - 0.06 * (right - min(places)), right)
@@ -148,8 +150,7 @@ def _unlearnt(runs: DataFrame, changes: Series) -> Figure:
     methods = changes.index.unique("method")
     figure, axis = new_figure(height=1.4 + 0.5 * len(methods))
     for row, method in enumerate(methods):
-        colour, marker = STYLES.get(method, OTHER)
-        axis.plot(changes[method], [row] * len(changes[method]), marker, color=colour, **EDGE)
+        _marks(axis, row, changes[method], STYLES.get(method, OTHER))
     axis.axvline(0, color=INK, linewidth=1)
     _rows(axis, [_name(runs, method) for method in methods])
     axis.xaxis.set_major_locator(MaxNLocator(4))
@@ -166,8 +167,7 @@ def _variants(records: Records, name: str) -> Iterator[Drawing]:
         methods = values.index.unique("method")
         figure, axis = _figure_of_rows([records.label(name, m) for m in methods])
         for row, method in enumerate(methods):
-            colour, marker = SERIES[1]
-            axis.plot(values[method], [row] * len(values[method]), marker, color=colour, **EDGE)
+            _marks(axis, row, values[method], SERIES[1])
             axis.plot([values[method].mean()] * 2, [row - 0.3, row + 0.3], color=INK, linewidth=2)
         axis.set_xlabel(f"{metric}, %")
         figure.tight_layout()
@@ -205,8 +205,7 @@ def draw_ensemble(name: str, result: Result) -> Drawing:
     with rc_context(FONT):
         figure, axis = _figure_of_rows([name for name, *_ in rows])
         for row, (_, values, style) in enumerate(rows):
-            colour, marker = STYLES[style]
-            axis.plot(values, [row] * len(values), marker, color=colour, **EDGE)
+            _marks(axis, row, values, STYLES[style])
         axis.set_xlabel(f"{metric}, %")
         figure.tight_layout()
     said = f"{metric} on {result.metrics[metric].rows} test rows of {result.task}: each prompt alone, and all together."
@@ -241,6 +240,11 @@ def _figure_of_rows(names: Sequence[str], lines: int = 0) -> tuple[Figure, Axes]
     return figure, axis
 
 
+def _marks(axis: Axes, row: int, values: Sequence[float], style: tuple[str, str]) -> None:
+    colour, marker = style
+    axis.plot(values, [row] * len(values), marker, color=colour, **EDGE)
+
+
 def _rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
@@ -256,14 +260,3 @@ def _name(runs: DataFrame, method: str) -> str:
 def _place(cost: float, costs: Sequence[float]) -> float:
     """Return the power of ten of a cost; nothing at all stands a step to the left of the smallest."""
     return math.log10(cost) if cost > 0 else min((math.floor(math.log10(c)) for c in costs if c > 0), default=1) - 1
-
-
-def _power(place: float, costs: Sequence[float]) -> str:
-    """Return a power of ten for an axis: none, 10, 1k, 100M."""
-    if 0 in costs and place <= _place(0, costs):
-        return "none"
-    value = 10.0**place
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{name}"
-    return f"{value:g}"
