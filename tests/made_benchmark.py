@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
+from benchmarks.report.frame import Records, make_records
 from made_result import make_result
 from softprompts.metrics.scoring import Interval
 from softprompts.metrics.significance import Comparison
@@ -78,6 +79,12 @@ def make_comparisons(task: str, adjusted: float = 0.001, **differences: float) -
                 interval = (d, d - 0.05, d + 0.05)
                 made.append(Comparison(first, second, metric, *interval, adjusted / 10, adjusted, ROWS, (3, 3)))
     return made
+
+
+def records_of(*benchmarks: Benchmark, adjusted: float = 0.001, **differences: float) -> Records:
+    """Return the records of benchmarks, with the comparisons of `make_comparisons`."""
+    compared = {b.name: make_comparisons(b.name, adjusted, **differences) for b in benchmarks}
+    return make_records(benchmarks, compared)
 
 
 def _write(path: Path, value: Any) -> None:

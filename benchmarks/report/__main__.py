@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
-from benchmarks.report.claims import TASKS, make_card
-from benchmarks.report.claims_card import card_markdown
-from benchmarks.report.comparisons import compare_methods
-from benchmarks.report.evidence import Records
-from benchmarks.report.figures import draw
+from benchmarks.report.claims import TASKS, card_markdown, make_card
+from benchmarks.report.figures import draw, draw_ensemble, draw_neighbours
+from benchmarks.report.frame import Records, compare_methods, make_records
 from benchmarks.report.page import render_page
-from benchmarks.report.papers import GRIDS, answers, papers_markdown, papers_table
-from benchmarks.report.singles import singles
+from benchmarks.report.papers import (
+    answers,
+    load_experiments,
+    of_ensemble,
+    of_neighbours,
+    papers_markdown,
+    papers_table,
+)
+from benchmarks.report.readme import summary
 from benchmarks.report.style import close, save_png
-from benchmarks.report.summary import summary
-from benchmarks.report.tables import comparisons_markdown, markdown, notes, results_markdown, sweeps_table
-from benchmarks.report.variants import draw_transfer, draw_variants
+from benchmarks.report.tables import comparisons_table, markdown, notes, results_markdown, sweeps_table
 from benchmarks.tasks.record import put
 from softprompts.config.cli import cli
 from softprompts.errors import UserError
-from softprompts.metrics.significance import Comparison
+from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
 PICTURES = ("_parameters.png", "_seconds.png")  # of all figures those that the README shows
@@ -51,25 +55,31 @@ class ReportConfig:
 def main(report: ReportConfig) -> None:
     """Read all records, compare the methods, and write everything anew."""
     benchmarks = read(Path(report.records))
-    comparisons = {b.name: compare_methods(b) for b in benchmarks}
-    records = Records({b.name: b for b in benchmarks}, comparisons)
-    alone = singles(Path(report.ensemble), Path(report.neighbours))
-    card, papers = make_card(records), [*answers(records), *(single.answer for single in alone)]
-    drawings = {b.name: draw_variants(b) if b.name in GRIDS else draw(b) + draw_transfer(b) for b in benchmarks}
+    records = make_records(benchmarks, {b.name: compare_methods(b) for b in benchmarks})
+    experiments = load_experiments()
+    grids = [experiment.name for experiment in experiments["grids"]]
+    card, papers = make_card(records), answers(records, experiments["grids"])
+    drawings = {name: draw(records, name, paper=name in grids) for name in records.benchmarks}
+    if (file := Path(report.ensemble)).is_file():
+        experiment, result = experiments["ensemble"], load_result(file)
+        papers.append(of_ensemble(experiment, result))
+        drawings[experiment.name] = [draw_ensemble(experiment.name, result)]
+    if (file := Path(report.neighbours)).is_file():
+        experiment, near = experiments["neighbours"], json.loads(file.read_text(encoding="utf-8"))
+        papers.append(of_neighbours(experiment, near))
+        drawings[experiment.name] = [draw_neighbours(experiment.name, near)]
     page, figures = Path(report.page), Path(report.figures)
     for folder in (page, figures):
         folder.mkdir(parents=True, exist_ok=True)
     saved = {name: [str(save_png(d, figures)) for d in drawn] for name, drawn in drawings.items()}
-    saved |= {single.answer.experiment.grid: [str(save_png(single.drawing, figures))] for single in alone}
-    rendered = render_page(benchmarks, comparisons, drawings, card, papers, alone, report.answers)
-    write_atomically(page / "index.html", rendered)
-    write_atomically(page / "claims.md", card_markdown(card, notes(benchmarks)))
+    write_atomically(page / "index.html", render_page(records, drawings, card, papers, report.answers))
+    write_atomically(page / "claims.md", card_markdown(card, notes(records)))
     write_atomically(page / "papers.md", papers_markdown(papers))
-    write_atomically(page / "tables.md", tables(benchmarks, comparisons))
-    for drawn in (*drawings.values(), [single.drawing for single in alone]):
+    write_atomically(page / "tables.md", tables(records))
+    for drawn in drawings.values():
         close(drawn)
     pictures = {name: [path for path in paths if path.endswith(PICTURES)] for name, paths in saved.items()}
-    put("benchmark", summary(benchmarks, comparisons, card, pictures))
+    put("benchmark", summary(records, card, pictures))
     put("papers", papers_table(papers, saved))
     print(f"written: {page / 'index.html'}, claims.md, papers.md and tables.md beside it, figures in {figures}")
 
@@ -86,13 +96,13 @@ def read(folder: Path) -> list[Benchmark]:
     return sorted(found, key=lambda b: (TASKS.index(b.name) if b.name in TASKS else len(TASKS), b.name))
 
 
-def tables(benchmarks: list[Benchmark], comparisons: dict[str, list[Comparison]]) -> str:
+def tables(records: Records) -> str:
     """Return results, paired comparisons and sweeps of all benchmarks as Markdown."""
     parts = ["# Results"]
-    for benchmark in benchmarks:
-        parts += [f"## {benchmark.name}", results_markdown(benchmark)]
-        if comparisons[benchmark.name]:
-            parts.append(comparisons_markdown(benchmark, comparisons[benchmark.name]))
+    for name, benchmark in records.benchmarks.items():
+        parts += [f"## {name}", results_markdown(records, name)]
+        if compared := records.comparisons[name]:
+            parts.append(markdown(comparisons_table(benchmark, compared)))
         if benchmark.sweeps:
             parts.append(markdown(sweeps_table(benchmark)))
     return "\n\n".join(parts) + "\n"

@@ -1,40 +1,65 @@
-"""The claims: what soft prompts are said to be good for, and what the records of the three tasks say to it."""
+"""The claims of `claims.yaml`, and what the records of the three tasks say to them.
+
+A verdict follows from records alone. Where one is missing, it names what is missing and says nothing else.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
+from pathlib import Path
+from typing import Any
 
-from benchmarks.report.evidence import Measure, Records, Verdict, by_comparisons, by_seeds, detached, values_of
-from benchmarks.report.measures import (
-    AGREEMENT,
-    ANSWER,
-    DRAWN,
-    ENERGY,
-    FIRST,
-    GENERAL,
-    MEMORY,
-    PARAMETERS,
-    PROCESSOR,
-    PROMPT,
-    SAVED,
-    SECONDS,
-    SPEED,
-    VIRTUAL,
-    WRITTEN_TOKENS,
-    drawn,
+from benchmarks.report.frame import Records, by_method, gaps, kind_of, metrics_of, numbers, recorded, seeds_in_words
+from benchmarks.report.tables import (
+    Measure,
+    is_shown,
+    markdown,
+    measures_table,
     metric,
-    other_tasks,
-    transfers,
+    percent,
+    points,
+    probability,
 )
-from benchmarks.report.tables import NONE, Table, percent, spread
 from softprompts.methods.catalog import METHODS
+from softprompts.metrics.significance import LEVEL, Comparison
+
+import yaml
+from pandas import DataFrame
 
 TASKS = ("sentiment", "home_commands", "docstrings")
-WRITTEN = ("zero_shot", "few_shot")
 # A grid has one task: multitask prompt tuning is in none.
 SOFT = tuple(m.name for m in METHODS.values() if m.what == "soft" and m.name != "multitask_prompt_tuning")
 WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
+AGAINST, OPEN, FOR = WORDS = ("does not hold", "no difference shown", "holds")  # the least flattering first
+RULE = (
+    "A claim is about every pair of methods that it names. It holds where all comparisons are for it, and does not "
+    "hold where one is against it. Scores on test rows are compared in pairs: a difference is shown where p, adjusted "
+    f"for all comparisons of the task, is below {LEVEL}. Of what a run measures beside that (seconds, memory, loss on "
+    "other text) a difference is shown where every seed of one method is below every seed of the other; with three "
+    "seeds each, chance alone does that in one case of ten. No difference shown does not mean that there is none."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records of a task say to a claim. Where some are `missing` there is neither a word nor a finding.
+
+    findings: a row a comparison, all of them text, the least flattering first.
+    """
+
+    task: str
+    word: str | None
+    findings: DataFrame
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """What a reader sees first: the word, and how many findings there are of each kind."""
+        if self.word is None:
+            return f"no verdict; missing: {'; '.join(self.missing)}"
+        count = self.findings["verdict"].tolist().count
+        said = f"{count(AGAINST)} against it, {count(OPEN)} without a difference, {count(FOR)} for it"
+        return f"{self.word} (of {len(self.findings)} comparisons {said})"
 
 
 @dataclass(frozen=True)
@@ -51,167 +76,236 @@ class Section:
 
     title: str
     claims: tuple[Claim, ...]
-    tables: tuple[tuple[str, Table], ...]
+    tables: tuple[tuple[str, DataFrame], ...]
 
 
 def make_card(records: Records) -> list[Section]:
     """Return the sections of the card; it needs the benchmarks named as the tasks, whatever else there is."""
+    sections = []
+    for section in load_card():
+        claims = (Claim(c["statement"], tuple(_judged(records, t, c) for t in c["tasks"])) for c in section["claims"])
+        tables = (
+            (f"{task}, {shown['caption']}", _table(records, task, shown))
+            for shown in section["tables"]
+            for task in shown["tasks"]
+            if task in records.benchmarks
+        )
+        sections.append(Section(section["title"], tuple(claims), tuple(tables)))
+    return sections
+
+
+def load_card() -> list[dict[str, Any]]:
+    """Return the sections of `claims.yaml`, names of groups and of measures replaced by what they stand for."""
+    card = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
+    groups = {"soft": SOFT, "weights": WEIGHTS, **card["groups"]}
+    known = {key: Measure(**values) for key, values in card["measures"].items()}
+
+    def members(name: str) -> list[str]:
+        return [m for part in groups[name] for m in members(part)] if name in groups else [name]
+
+    for said in (said for section in card["sections"] for said in section["claims"] + section["tables"]):
+        said.setdefault("tasks", TASKS)
+        said["measures"] = [known[key] for key in said.get("measures", ())]
+        for methods in {"better", "worse", "methods"} & said.keys():
+            said[methods] = members(said[methods])
+    return card["sections"]
+
+
+def _judged(records: Records, task: str, claim: Mapping[str, Any]) -> Verdict:
+    if claim.get("unchanged"):
+        return detached(records, task, claim["better"])
+    pairs = claim["better"], claim["worse"]
+    if "scores" in claim:
+        return by_comparisons(records, task, claim["scores"], *pairs)
+    return by_seeds(records, task, _measures(records, task, claim), *pairs)
+
+
+def _table(records: Records, task: str, shown: Mapping[str, Any]) -> DataFrame:
+    runs = records.of(task)
+    if "methods" in shown:
+        runs = runs[runs.index.isin(shown["methods"], level="method")]
+    return measures_table(runs, [*map(metric, shown.get("scores", ())), *_measures(records, task, shown)])
+
+
+def _measures(records: Records, task: str, said: Mapping[str, Any]) -> list[Measure]:
+    """Return measures; one that stands for several is kept as it is, and missing, if the task has none of them."""
+    several = {"other_tasks": other_tasks, "transfer": transfers}
+    expanded = [(m, several[m.column](records, task) if m.column in several else []) for m in said["measures"]]
+    return [one for measure, found in expanded for one in found or [measure]]
+
+
+def other_tasks(records: Records, task: str) -> list[Measure]:
+    """Return the change of the score on each other task that runs of a task were scored on while attached."""
+    if task not in records.benchmarks:
+        return []
+    cells = [cell for runs in records.benchmarks[task].cells.values() for cell in runs.values()]
+    kinds: dict[str, str] = {}
+    for cell in cells:
+        for name, measured in cell.probes.get("forgetting", {}).get("tasks", {}).items():
+            kinds.setdefault(name, measured["metric"])
+    shown = {True: ("signed", " nats a token"), False: ("points", " points")}
     return [
-        _structured(records),
-        _style(records),
-        _training(records),
-        _risk(records),
-        _transfer(records),
-        _inference(records),
+        Measure(f"change of {kind} on {name}, attached", f"attached.{name}", *shown[kind == "loss"], kind == "loss")
+        for name, kind in kinds.items()
     ]
 
 
-def _structured(records: Records) -> Section:
-    task = "home_commands"
-    everyone = (*SOFT, *WEIGHTS)
-    valid = by_comparisons(records, task, ["valid_json", "valid_schema"], SOFT, WRITTEN)
-    claims = (
-        Claim(
-            "Soft prompts give valid JSON, and JSON valid by the schema, more often than a written prompt.", (valid,)
-        ),
-        Claim(
-            "Soft prompts give the exact command more often than a written prompt.",
-            (by_comparisons(records, task, ["exact_match"], SOFT, WRITTEN),),
-        ),
-        Claim(
-            "Soft prompts give the exact command more often than LoRA and full fine-tuning.",
-            (by_comparisons(records, task, ["exact_match"], SOFT, WEIGHTS),),
-        ),
-        Claim(
-            "Drawn at random, answers of trained methods agree more, and are more often right, than those of a written "
-            "prompt.",
-            (by_seeds(records, task, [AGREEMENT, DRAWN], everyone, WRITTEN),),
-        ),
-    )
-    metrics = [metric(name) for name in ("valid_json", "valid_schema", "exact_match", "slot_f1")]
-    sampled = [Measure(f"{name}, drawn", drawn("metrics", name), percent) for name in ("valid_json", "exact_match")]
-    measures = [*metrics, *sampled, Measure("agreement of draws", AGREEMENT.read, percent)]
-    return Section("Structured output", claims, _tables(records, (task,), measures, "in per cent"))
+def transfer_metric(records: Records, name: str) -> str | None:
+    """Return the metric that rows of other kinds are judged by: the task's main one, or slot F1 where it reports that.
+
+    Far from what was trained, whole commands are hardly ever right: that nobody gets any tells nobody apart.
+    """
+    metrics = metrics_of(records.benchmarks[name])
+    return "slot_f1" if "slot_f1" in metrics else next(iter(metrics), None)
 
 
-def _style(records: Records) -> Section:
-    task = "docstrings"
-    claims = (
-        Claim(
-            "Soft prompts keep to the house style more often than a written prompt.",
-            (by_comparisons(records, task, ["style_rate"], SOFT, WRITTEN),),
-        ),
-        Claim(
-            "Soft prompts overlap more with the summaries that people wrote than a written prompt.",
-            (by_comparisons(records, task, ["rouge_l", "chrf"], SOFT, WRITTEN),),
-        ),
-        Claim(
-            "Soft prompts keep to the house style, and overlap, more than LoRA and full fine-tuning.",
-            (by_comparisons(records, task, ["style_rate", "rouge_l", "chrf"], SOFT, WEIGHTS),),
-        ),
-    )
-    metrics = [metric(name) for name in ("style_rate", "rouge_l", "chrf")]
-    return Section("Style of a domain", claims, _tables(records, (task,), metrics, "in per cent"))
+def transfers(records: Records, name: str) -> list[Measure]:
+    """Return `transfer_metric` on each kind of rows that a grid scores and does not train on."""
+    judged = transfer_metric(records, name) if name in records.benchmarks else None
+    kinds = [kind_of(where) for where in records.benchmarks[name].grid.get("transfer", [])] if judged else []
+    return [Measure(f"{judged} on {kind}", f"transfer.{kind}.{judged}", "percent", " %", less=False) for kind in kinds]
 
 
-def _training(records: Records) -> Section:
-    def claim(statement: str, *measures: Measure) -> Claim:
-        return Claim(statement, tuple(by_seeds(records, task, measures, SOFT, WEIGHTS) for task in TASKS))
+def judge(task: str, findings: Sequence[Mapping[str, Any]], missing: Sequence[str] = ()) -> Verdict:
+    """Return the verdict on a claim about every pair of methods.
 
-    claims = (
-        claim("Soft prompts train fewer parameters than LoRA and full fine-tuning.", PARAMETERS),
-        claim("Soft prompts save fewer bytes a task than LoRA and full fine-tuning.", SAVED),
-        claim("Soft prompts train in fewer seconds than LoRA and full fine-tuning.", SECONDS),
-        claim("Soft prompts train in less memory than LoRA and full fine-tuning.", MEMORY),
-    )
-    measures = [PARAMETERS, SAVED, SECONDS, PROCESSOR, SPEED, MEMORY, ENERGY]
-    return Section("Cost of training", claims, _tables(records, TASKS, measures, "mean over seeds", (*SOFT, *WEIGHTS)))
-
-
-def _risk(records: Records) -> Section:
-    others = {task: other_tasks(records.benchmarks.get(task)) for task in TASKS}
-    claims = (
-        Claim(
-            "Attached, soft prompts raise the loss on general text less than LoRA and full fine-tuning.",
-            tuple(by_seeds(records, task, [GENERAL], SOFT, WEIGHTS) for task in TASKS),
-        ),
-        Claim(
-            "Attached, soft prompts keep more of the score on other tasks than LoRA and full fine-tuning.",
-            tuple(by_seeds(records, task, others[task], SOFT, WEIGHTS) for task in TASKS),
-        ),
-        Claim(
-            "Detached, an adapter leaves the base model as it was, to the last bit (full fine-tuning has no detached "
-            "state: what it changes stays).",
-            tuple(detached(records, task, (*SOFT, "lora")) for task in TASKS),
-        ),
-    )
-    tables = (
-        table
-        for task in TASKS
-        for table in _tables(records, (task,), [GENERAL, *others[task]], "after training on it", (*SOFT, *WEIGHTS))
-    )
-    return Section("Risk to what the base model does elsewhere", claims, tuple(tables))
+    One finding against it is enough that it does not hold; it holds where all findings are for it. Where a record is
+    missing nothing is said. A finding has a `verdict`, a `margin` that is the larger the more it speaks for the claim,
+    and text.
+    """
+    if missing:
+        return Verdict(task, None, DataFrame(), tuple(missing))
+    ranked = sorted(findings, key=lambda f: (WORDS.index(f["verdict"]), f["margin"]))
+    return Verdict(task, ranked[0]["verdict"], DataFrame(ranked).drop(columns="margin"))
 
 
-def _transfer(records: Records) -> Section:
-    kinds = {"sentiment": "domains", "home_commands": "languages"}
-    measures = {
-        task: transfers(records.benchmarks.get(task)) or [Measure(f"score on other {kind}", lambda _: None, str)]
-        for task, kind in kinds.items()
+def missing_runs(records: Records, task: str, methods: Sequence[str], measures: Sequence[Measure] = ()) -> list[str]:
+    """Return what the records of a task lack: the benchmark, methods, runs, or numbers that runs should have."""
+    if task not in records.benchmarks:
+        return [f"every record of {task}"]
+    runs = by_method(records.of(task))
+    present = [m for m in methods if m in runs]
+    absent = [f"{m.replace('_', ' ')} (not in the grid)" for m in methods if m not in present]
+    absent += [gap for method in present for gap in gaps(runs[method])]
+    for method in present:
+        own = recorded(runs[method])
+        for measure in measures:
+            lacking = own.index.difference(numbers(own, measure.column).index)
+            if len(lacking):
+                seeds = seeds_in_words([seed for _, seed in lacking])
+                absent.append(f"{measure.name} of {records.label(task, method)}, {seeds}")
+    return absent
+
+
+def by_comparisons(
+    records: Records, task: str, metrics: Sequence[str], better: Sequence[str], worse: Sequence[str]
+) -> Verdict:
+    """Judge by paired comparisons on the test rows: each of `better` is to be higher than each of `worse`."""
+    missing = missing_runs(records, task, [*better, *worse])
+    findings = []
+    for name, second, first in [(n, w, b) for n in metrics for w in worse for b in better] if not missing else ():
+        compared, pair = records.compared(task, name, first, second), records.of(task).loc[[first, second]]
+        values = numbers(pair, f"metric.{name}")
+        labels = {m: records.label(task, m) for m in (first, second)}
+        if compared is None or len(values) < len(pair):
+            missing.append(f"a paired comparison of {labels[first]} with {labels[second]} by {name}")
+        else:
+            findings.append(paired_finding(compared, labels, values.groupby(level="method").mean().to_dict()))
+    return judge(task, findings, missing)
+
+
+def paired_finding(
+    comparison: Comparison, labels: Mapping[str, str], values: Mapping[str, float]
+) -> dict[str, str | float]:
+    """Return what a paired comparison says to the claim that its first is higher; `values` has the number of each."""
+    c = comparison
+    word = OPEN
+    if is_shown(c):
+        word = FOR if c.difference > 0 else AGAINST
+    return {
+        "measure": c.metric,
+        "method": f"{labels[c.first]}: {percent(values[c.first])} %",
+        "against": f"{labels[c.second]}: {percent(values[c.second])} %",
+        "difference": f"{points(c.difference)} points",
+        "95 % interval": f"{points(c.low)} to {points(c.high)}",
+        "adjusted p": probability(c.adjusted),
+        "verdict": word,
+        "margin": c.difference,
     }
-    claims = (
-        Claim(
-            "Trained on one domain, soft prompts score higher on others than LoRA and full fine-tuning (Lester et al. "
-            "2021, section 5).",
-            (by_seeds(records, "sentiment", measures["sentiment"], SOFT, WEIGHTS),),
-        ),
-        Claim(
-            "Trained on one language, soft prompts score higher on others than LoRA and full fine-tuning (Li and Liang "
-            "2021, section 6.4, of other topics).",
-            (by_seeds(records, "home_commands", measures["home_commands"], SOFT, WEIGHTS),),
-        ),
-    )
-    tables = (
-        *_tables(records, ("sentiment",), measures["sentiment"], "trained on movies"),
-        *_tables(records, ("home_commands",), measures["home_commands"], "trained on English"),
-    )
-    return Section("Domains and languages that it was not trained on", claims, tables)
 
 
-def _inference(records: Records) -> Section:
-    claims = (
-        Claim(
-            "With a soft prompt the model reads fewer tokens for a request than with solved examples in its prompt.",
-            tuple(by_seeds(records, task, [PROMPT], SOFT, ["few_shot"]) for task in TASKS),
-        ),
-        Claim(
-            "With a soft prompt a single request is answered sooner than with solved examples in its prompt.",
-            tuple(by_seeds(records, task, [FIRST, ANSWER], SOFT, ["few_shot"]) for task in TASKS),
-        ),
-    )
-    measures = [WRITTEN_TOKENS, VIRTUAL, FIRST, ANSWER]
-    return Section("Cost of a request", claims, _tables(records, TASKS, measures, "mean over seeds"))
+def by_seeds(
+    records: Records, task: str, measures: Sequence[Measure], better: Sequence[str], worse: Sequence[str]
+) -> Verdict:
+    """Judge by what each run measured: every seed of `better` is to be better than every seed of `worse`."""
+    missing = missing_runs(records, task, [*better, *worse], measures)
+    if missing:
+        return judge(task, [], missing)
+    runs = by_method(records.of(task))
+    pairs = [(measure, [runs[first], runs[second]]) for measure in measures for second in worse for first in better]
+    return judge(task, [_by_seeds(measure, both) for measure, both in pairs])
 
 
-def _tables(
-    records: Records, tasks: tuple[str, ...], measures: list[Measure], what: str, methods: tuple[str, ...] | None = None
-) -> tuple[tuple[str, Table], ...]:
-    """Return a table for each task that has records: a row a method, a column a measure."""
-    found = []
-    for task in tasks:
-        if benchmark := records.benchmarks.get(task):
-            rows = [
-                (benchmark.label(m), *(_cell(values_of(benchmark, m, measure), measure) for measure in measures))
-                for m in benchmark.grid["methods"]
-                if methods is None or m in methods
-            ]
-            head = ("method", *(measure.name for measure in measures))
-            found.append((f"{task}, {what}", Table(head, tuple(rows))))
-    return tuple(found)
+def _by_seeds(measure: Measure, both: Sequence[DataFrame]) -> dict[str, str | float]:
+    ours, theirs = (numbers(own, measure.column) for own in both)
+    lower, higher = ours.max() < theirs.min(), ours.min() > theirs.max()
+    word = OPEN
+    if not measure.exact and min(len(ours), len(theirs)) == 1:
+        remark = "one seed shows no difference"
+    elif lower or higher:
+        word = FOR if lower == measure.less else AGAINST
+        remark = ("lower" if lower else "higher") + ("" if measure.exact else " in every seed")
+    else:
+        remark = "the same" if set(ours) == set(theirs) else "the seeds overlap"
+    method, against = (f"{own['label'].iloc[0]}: {measure.between(own)}" for own in both)
+    # Relative, so that measures of other units are ranked with it.
+    apart = (theirs.mean() - ours.mean()) / (abs(theirs.mean()) + abs(ours.mean()) or 1)
+    margin = apart if measure.less else -apart
+    said = {"measure": measure.name, "method": method, "against": against, "difference": remark}
+    return {**said, "verdict": word, "margin": margin}
 
 
-def _cell(values: list[float], measure: Measure) -> str:
-    if not values:
-        return NONE
-    same = measure.exact or len({measure.show(v) for v in values}) == 1
-    return (measure.show(mean(values)) if same else spread(values, measure.show)) + measure.unit
+def detached(records: Records, task: str, methods: Sequence[str]) -> Verdict:
+    """Judge whether the base model gives what it gave before, to the last bit, once each method is detached.
+
+    It needs the loss on general text and the scores on other tasks, both before and detached.
+    """
+    general = Measure("loss on general text, detached", "detached.general", "signed")
+    missing = missing_runs(records, task, methods, [general])
+    findings = []
+    for method in methods if not missing else ():
+        changes = records.of(task).loc[[method]].filter(like="detached.").stack().dropna().abs()
+        largest = changes.max()
+        change = "exactly zero" if largest == 0 else f"up to {largest:.3g}"
+        said = {"method": records.label(task, method), "change": change, "measurements": str(len(changes))}
+        findings.append({**said, "verdict": FOR if largest == 0 else AGAINST, "margin": -largest})
+    return judge(task, findings, missing)
+
+
+def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        sections: of the card.
+        notes: what a reader must know of the records before any verdict.
+    """
+    lines = ["# Claims", RULE, *notes]
+    for section in sections:
+        lines.append(f"## {section.title}")
+        for claim in section.claims:
+            lines.append(f"### {claim.statement}")
+            for verdict in claim.verdicts:
+                lines.append(f"**{verdict.task}**: {verdict}.")
+                lines += [markdown(verdict.findings)] if verdict.word else []
+        lines += [f"{caption}:\n\n{markdown(shown)}" for caption, shown in section.tables]
+    return "\n\n".join(lines) + "\n"
+
+
+def words_table(card: Sequence[Section]) -> DataFrame:
+    """Return a row a claim: the word of each task on it; empty where it does not ask that task."""
+    rows = [
+        {"claim": claim.statement, **{v.task: v.word or "no verdict" for v in claim.verdicts}}
+        for section in card
+        for claim in section.claims
+    ]
+    return DataFrame(rows, columns=["claim", *TASKS]).fillna("")

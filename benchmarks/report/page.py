@@ -1,33 +1,23 @@
-"""The report: one page of all benchmarks, from the claims down to single answers, that needs nothing beside itself."""
+"""The report as one page, from the claims down to single answers: what the template `page.html.j2` shows."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
+from benchmarks import text
 from benchmarks.grid.settings import Benchmark, Cell
-from benchmarks.report.claims import Section
-from benchmarks.report.claims_card import card_html
-from benchmarks.report.html import details, document, table, text, values
-from benchmarks.report.papers import Answer, paragraph, paragraph_html
-from benchmarks.report.singles import Single
+from benchmarks.report import tables
+from benchmarks.report.claims import AGAINST, FOR, OPEN, RULE, Section
+from benchmarks.report.frame import Records, gaps, metrics_of
+from benchmarks.report.papers import Answer
 from benchmarks.report.style import Drawing, svg
-from benchmarks.report.tables import (
-    Table,
-    comparisons_table,
-    gaps,
-    is_shown,
-    metrics_of,
-    notes,
-    outdated,
-    percent,
-    results_table,
-    size,
-    sweeps_table,
-)
 
-if TYPE_CHECKING:
-    from softprompts.metrics.significance import Comparison
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pandas import DataFrame
 
 TITLE = "Soft Prompt Recipes: what the records say"
 LONGEST = 600  # characters of a prompt that are shown: a page has to load on a phone
@@ -35,53 +25,73 @@ UNITS = {"gib": " GiB", "kwh": " kWh"}
 
 
 def render_page(
-    benchmarks: Sequence[Benchmark],
-    comparisons: Mapping[str, Sequence[Comparison]],
+    records: Records,
     drawings: Mapping[str, Sequence[Drawing]],
     card: Sequence[Section],
-    papers: Sequence[Answer] = (),
-    alone: Sequence[Single] = (),
+    answers: Sequence[Answer] = (),
     shown: int = 10,
 ) -> str:
     """Return the page.
 
     Args:
-        benchmarks: in the order of their sections.
-        comparisons: of each benchmark, by its name.
-        drawings: the figures of each benchmark, by its name.
+        records: with the benchmarks in the order of their sections.
+        drawings: the figures of each benchmark, and of each experiment without a grid, by its name.
         card: sections of the claims card.
-        papers: what the papers' experiments say, shown in the sections of their grids.
-        alone: those that take no grid, with a section each.
+        answers: what the papers' experiments say, in the sections of their grids; without a grid, in one of their own.
         shown: answers of each run.
     """
-    names = [*(b.name for b in benchmarks), *(s.answer.experiment.grid for s in alone)]
-    links = [("claims", "claims"), *((name, name.replace("_", " ")) for name in names)]
-    items = "".join(f'<li><a href="#{text(target)}">{text(name)}</a></li>' for target, name in links)
-    parts = [
-        f"<header><h1>{text(TITLE)}</h1>{_origin(benchmarks)}</header>",
-        f'<nav aria-label="Sections"><ul>{items}</ul></nav>',
-        "<main>",
-        card_html(card, notes(benchmarks)),
-        *(_benchmark(b, comparisons.get(b.name, ()), drawings.get(b.name, ()), papers, shown) for b in benchmarks),
-        *map(_single, alone),
-        "</main>",
-    ]
-    return document(TITLE, "\n".join(parts))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"pretty": _pretty, "svg": _svg}
+    environment.tests["shown"] = tables.is_shown
+    environment.globals |= {
+        "costs": _costs,
+        "gaps": gaps,
+        "main_score": _main_score,
+        "scores": _scores,
+        "tables": tables,
+    }
+    alone = [a.experiment.name for a in answers if a.experiment.name not in records.benchmarks]
+    return environment.get_template("page.html.j2").render(
+        title=TITLE,
+        origin=_origin(records),
+        rule=RULE,
+        classes={FOR: "holds", AGAINST: "fails", OPEN: "open"},
+        notes=tables.notes(records),
+        records=records,
+        first_answers=lambda benchmark, cell: _answers(benchmark, cell, shown),
+        card=card,
+        drawings=drawings,
+        answers={a.experiment.name: a for a in answers},
+        alone=alone,
+        names=[*records.benchmarks, *alone],
+    )
 
 
-def _origin(benchmarks: Sequence[Benchmark]) -> str:
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def _svg(drawing: Drawing) -> Markup:
+    named = Markup('<svg aria-label="{}" ').format(drawing.caption)
+    return Markup(svg(drawing).replace("<svg ", named, 1))
+
+
+def _origin(records: Records) -> str:
     """Say how many runs there are, of which base model, and on what they ran."""
-    cells = [cell for b in benchmarks for runs in b.cells.values() for cell in runs.values()]
-    planned = sum(len(b.grid["methods"]) * len(b.grid["seeds"]) for b in benchmarks)
+    cells = [cell for b in records.benchmarks.values() for runs in b.cells.values() for cell in runs.values()]
     models = sorted({str(cell.result.settings["model"]["name_or_path"]) for cell in cells})
     machines = sorted({_machine(cell) for cell in cells})
     commits = sorted({str(cell.result.environment.get("commit", "unknown"))[:12] for cell in cells})
-    said = (
-        f"{len(cells)} of {planned} planned runs are recorded. Base model: {', '.join(models)}. "
+    return (
+        f"{len(cells)} of {len(records.runs)} planned runs are recorded. Base model: {', '.join(models)}. "
         f"Machines: {'; '.join(machines)}. Commits: {', '.join(commits)}. Settings were chosen on validation rows; "
         "each run was scored once on test rows."
     )
-    return f'<p class="faint">{text(said)}</p>'
 
 
 def _machine(cell: Cell) -> str:
@@ -90,103 +100,21 @@ def _machine(cell: Cell) -> str:
     return f"{' and '.join(names)}, {hardware.get('cores', '?')} cores"
 
 
-def _benchmark(
-    benchmark: Benchmark,
-    comparisons: Sequence[Comparison],
-    drawings: Sequence[Drawing],
-    papers: Sequence[Answer],
-    shown: int,
-) -> str:
-    name = benchmark.name
-    parts = [
-        f'<section id="{text(name)}"><h2>{text(name.replace("_", " "))}</h2>',
-        paragraph_html(papers, name),
-        table(results_table(benchmark), f"Results of {name}"),
-        '<p class="faint">Metrics in per cent, mean ± standard deviation over seeds; cost is the mean over seeds.</p>',
-        *_missing(benchmark),
-        f'<div class="figures">{"".join(_figure(d) for d in drawings)}</div>' if drawings else "",
-        _comparisons(benchmark, comparisons),
-        _sweeps(benchmark),
-        "<h3>Runs</h3>",
-        *(_run(benchmark, cell, shown) for runs in benchmark.cells.values() for _, cell in sorted(runs.items())),
-        "</section>",
-    ]
-    return "\n".join(part for part in parts if part)
+def _main_score(benchmark: Benchmark, cell: Cell) -> str:
+    metrics = cell.result.metrics
+    return "".join(f": {m} {tables.percent(metrics[m].value)} %" for m in metrics_of(benchmark)[:1] if m in metrics)
 
 
-def _single(single: Single) -> str:
-    name = single.answer.experiment.grid
-    return (
-        f'<section id="{text(name)}"><h2>{text(name.replace("_", " "))}</h2><p>{text(paragraph(single.answer))}</p>'
-        f'<div class="figures">{_figure(single.drawing)}</div></section>'
-    )
+def _scores(cell: Cell) -> DataFrame:
+    percent = tables.percent
+    rows = [(m, percent(x.value), f"{percent(x.low)} to {percent(x.high)}") for m, x in cell.result.metrics.items()]
+    return DataFrame(rows, columns=["metric", "test, %", "95 % interval over rows"])
 
 
-def _missing(benchmark: Benchmark) -> list[str]:
-    said = []
-    if missing := gaps(benchmark):
-        items = "".join(f"<li>{text(item)}</li>" for item in missing)
-        said.append(f'<div class="verdict fails"><p><b>Missing runs</b></p><ul>{items}</ul></div>')
-    if benchmark.outdated:
-        said.append(f'<div class="verdict fails"><p>{text(outdated(benchmark))}</p></div>')
-    return said
-
-
-def _figure(drawing: Drawing) -> str:
-    drawn = svg(drawing).replace("<svg ", f'<svg aria-label="{text(drawing.caption)}" ', 1)
-    return f"<figure>{drawn}<figcaption>{text(drawing.caption)}</figcaption></figure>"
-
-
-def _comparisons(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> str:
-    if not comparisons:
-        return '<p class="faint">No paired comparisons were made.</p>'
-    differ = sum(is_shown(c) for c in comparisons)
-    note = (
-        "Of the same test rows, the first method less the second, in points of per cent. The interval stands for one "
-        "comparison alone; p is adjusted for all of them (Holm), and decides."
-    )
-    shown = table(comparisons_table(benchmark, comparisons), f"Paired comparisons of {benchmark.name}")
-    title = f"Paired comparisons: {len(comparisons)}, of which {differ} show a difference"
-    return details(title, f'<p class="faint">{note}</p>{shown}')
-
-
-def _sweeps(benchmark: Benchmark) -> str:
-    points = sweeps_table(benchmark)
-    if not points.rows:
-        return '<p class="faint">No sweep is recorded.</p>'
-    title = f"Sweeps: {len(points.rows)} points, and what validation chose"
-    return details(title, table(points, f"Sweeps of {benchmark.name}"))
-
-
-def _run(benchmark: Benchmark, cell: Cell, shown: int) -> str:
-    """Return what is recorded of a run: scores, cost, settings, environment, probes and its first answers."""
-    result = cell.result
-    label = f"{benchmark.label(cell.method)}, seed {cell.seed}"
-    main = metrics_of(benchmark)[:1]
-    score = "".join(f": {m} {percent(result.metrics[m].value)} %" for m in main)
-    scores = [(m, percent(x.value), f"{percent(x.low)} to {percent(x.high)}") for m, x in result.metrics.items()]
-    costs = [(_cost_name(key), _cost_value(key, value)) for key, value in result.cost.items()]
-    costs += [(f"parameters, {key}", f"{count:,}") for key, count in result.parameters.items()]
-    pairs = list(zip(benchmark.rows, cell.answers, strict=True))[:shown]
-    answers = [(row["place"], _cut(row["prompt"]), row["target"], answer) for row, answer in pairs]
-    parts = [
-        table(Table(("metric", "test, %", "95 % interval over rows"), tuple(scores)), f"Scores of {label}"),
-        table(Table(("cost", ""), tuple(costs)), f"Cost of {label}"),
-        details(
-            f"First {len(answers)} of {len(cell.answers)} answers",
-            table(Table(("row", "prompt", "target", "answer"), tuple(answers)), f"Answers of {label}", "texts"),
-        ),
-        values("Settings", result.settings),
-        values("Environment and data", {"environment": result.environment, "data": result.data}),
-        *([values("Notes", result.notes)] if result.notes else []),
-        *([values("Probes", cell.probes)] if cell.probes else []),
-        f'<p class="faint">Finished {text(result.finished)}</p>',
-    ]
-    return details(label + score, "\n".join(parts))
-
-
-def _cut(prompt: str) -> str:
-    return prompt if len(prompt) <= LONGEST else f"{prompt[:LONGEST]} … ({len(prompt) - LONGEST} characters more)"
+def _costs(cell: Cell) -> DataFrame:
+    rows = [(_cost_name(key), _cost_value(key, value)) for key, value in cell.result.cost.items()]
+    rows += [(f"parameters, {key}", f"{count:,}") for key, count in cell.result.parameters.items()]
+    return DataFrame(rows, columns=["cost", ""])
 
 
 def _cost_name(key: str) -> str:
@@ -195,6 +123,16 @@ def _cost_name(key: str) -> str:
 
 def _cost_value(key: str, value: float) -> str:
     if key.endswith("bytes"):
-        return f"{size(value)} ({value:,.0f} bytes)"
+        return f"{text.size(value)} ({value:,.0f} bytes)"
     unit = UNITS.get(key.rpartition("_")[2], "")
     return f"{value:,.0f}{unit}" if value >= 1000 else f"{value:.4g}{unit}"
+
+
+def _answers(benchmark: Benchmark, cell: Cell, shown: int) -> DataFrame:
+    pairs = zip(benchmark.rows[:shown], cell.answers[:shown], strict=True)
+    rows = [(row["place"], _cut(row["prompt"]), row["target"], answer) for row, answer in pairs]
+    return DataFrame(rows, columns=["row", "prompt", "target", "answer"])
+
+
+def _cut(prompt: str) -> str:
+    return prompt if len(prompt) <= LONGEST else f"{prompt[:LONGEST]} … ({len(prompt) - LONGEST} characters more)"

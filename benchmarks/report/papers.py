@@ -1,162 +1,155 @@
-"""The papers' experiments: what each found, and whether the records of its grid, on a small model, agree."""
+"""The experiments of `papers.yaml`: what each paper found, and whether records of a small model agree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
 
-from benchmarks.report.evidence import Records, Verdict, by_comparisons
-from benchmarks.report.html import text
-from benchmarks.report.tables import Table, markdown, metrics_of
+from benchmarks.report.claims import AGAINST, FOR, OPEN, Verdict, by_comparisons, judge, paired_finding
+from benchmarks.report.frame import Records, metrics_of
+from benchmarks.report.tables import markdown, probability
+from softprompts.evaluation.ensemble import CHOSEN, SINGLE, VOTE
+from softprompts.metrics.significance import LEVEL, Comparison
+from softprompts.runs.record import Result
 
-LESTER = "Lester et al. (2021)"
-LI = "Li and Liang (2021)"
+import yaml
+from pandas import DataFrame, concat
+from scipy.stats import ttest_ind
+
+AGREES, DIFFERS, UNDECIDED, NO_GAIN = "we agree", "we do not", "no difference is shown", "no gain is shown"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Expected:
     """What a paper found: each of `better` scores above each of `worse`; or gains little over it, if not `apart`."""
 
     statement: str
-    better: tuple[str, ...]
-    worse: tuple[str, ...]
+    better: Sequence[str] = ()
+    worse: Sequence[str] = ()
     apart: bool = True
+
+    def held_against(self, verdict: Verdict) -> str:
+        """Return a word of agreement."""
+        if verdict.word is None:
+            return "records are missing"
+        if self.apart:
+            return {FOR: AGREES, AGAINST: DIFFERS, OPEN: UNDECIDED}[verdict.word]
+        # That none is shown does not prove that there is little: few rows and seeds show few gains.
+        return DIFFERS if FOR in set(verdict.findings["verdict"]) else NO_GAIN
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of a paper, and the findings that the grid of the same name can be held against."""
+    """An experiment of a paper, and what the records of that name can be held against."""
 
-    grid: str
+    name: str
     question: str
     source: str
-    findings: tuple[Finding, ...]
-
-
-def _examples(better: str, worse: str) -> tuple[Finding, ...]:
-    said = "With {} examples a prefix scores above full fine-tuning."
-    return tuple(Finding(said.format(n), (f"{better}_{n}",), (f"{worse}_{n}",)) for n in (50, 100, 200, 500))
-
-
-EXPERIMENTS = (
-    Experiment(
-        "lester_length",
-        "How long should a soft prompt be?",
-        f"{LESTER}, section 3.2",
-        (
-            Finding("A single token falls behind longer prompts.", ("length_20",), ("length_1",)),
-            Finding("More than 20 tokens gain little.", ("length_50", "length_100"), ("length_20",), apart=False),
-        ),
-    ),
-    Experiment(
-        "lester_init",
-        "What should a soft prompt begin with?",
-        f"{LESTER}, section 3.2",
-        (
-            Finding("Class labels and frequent tokens beat uniform values.", ("labels", "frequent"), ("uniform",)),
-            Finding("Class labels beat frequent tokens.", ("labels",), ("frequent",)),
-        ),
-    ),
-    Experiment(
-        "li_length",
-        "How long should a prefix be?",
-        f"{LI}, section 7.1",
-        (
-            Finding("Scores rise with length, up to a threshold.", ("length_20",), ("length_1",)),
-            Finding("Beyond the threshold they do not.", ("length_50", "length_100"), ("length_20",), apart=False),
-        ),
-    ),
-    Experiment(
-        "li_init",
-        "What should a prefix begin with?",
-        f"{LI}, section 7.4",
-        (Finding("Keys and values of real words beat random values.", ("text",), ("random",)),),
-    ),
-    Experiment("li_low_data", "What learns from few examples?", f"{LI}, section 6.3", _examples("prefix", "full")),
-    Experiment(
-        "li_placement",
-        "Virtual tokens below the first layer, or keys and values at every layer?",
-        f"{LI}, section 7.2",
-        tuple(
-            Finding(f"At length {n} every layer beats embeddings alone.", (f"layers_{n}",), (f"embeddings_{n}",))
-            for n in (1, 20)
-        ),
-    ),
-    Experiment(
-        "scale",
-        "Does prompt tuning catch up with full fine-tuning as the model grows?",
-        f"{LESTER}, section 3.1",
-        (
-            Finding("Of a small model full fine-tuning scores higher.", ("full_135m",), ("prompt_135m",)),
-            Finding("Of a larger one it gains little.", ("full_1700m",), ("prompt_1700m",), apart=False),
-        ),
-    ),
-)
-GRIDS = tuple(experiment.grid for experiment in EXPERIMENTS)
-AGREES, DIFFERS, OPEN, NO_GAIN = "we agree", "we do not", "no difference is shown", "no gain is shown"
+    findings: tuple[Expected, ...]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An experiment, and for each of its findings a word of agreement (None where records miss) and the reason."""
+    """What the records say to each finding of an experiment."""
 
     experiment: Experiment
-    verdicts: tuple[tuple[Finding, str | None, str], ...]
+    verdicts: tuple[Verdict, ...]
+
+    def table(self) -> DataFrame:
+        """Return a row a comparison: the finding, a word of agreement, and the numbers."""
+        rows: list[dict[str, Any]] = []
+        for expected, verdict in zip(self.experiment.findings, self.verdicts, strict=True):
+            said = {"finding of the paper": expected.statement, "here": expected.held_against(verdict)}
+            found = verdict.findings.drop(columns="verdict", errors="ignore").to_dict("records")
+            rows += [{**said, **comparison} for comparison in found or [{"measure": "; ".join(verdict.missing)}]]
+        return DataFrame(rows).fillna("")
 
 
-def answers(records: Records) -> list[Answer]:
-    """Hold every experiment whose grid has records against what its paper found."""
+def load_experiments() -> dict[str, Any]:
+    """Return the experiments: a list of `grids`, and by their names those with a record of their own."""
+    said = yaml.safe_load(Path(__file__).with_name("papers.yaml").read_text(encoding="utf-8"))
+    grids = [_experiment(values) for values in said.pop("grids")]
+    return {"grids": grids, **{key: _experiment(values) for key, values in said.items()}}
+
+
+def _experiment(values: Mapping[str, Any]) -> Experiment:
+    return Experiment(**{**values, "findings": tuple(Expected(**finding) for finding in values["findings"])})
+
+
+def answers(records: Records, experiments: Sequence[Experiment]) -> list[Answer]:
+    """Hold every experiment whose grid has records against what its paper found, by the grid's first metric."""
     found = []
-    for experiment in EXPERIMENTS:
-        if benchmark := records.benchmarks.get(experiment.grid):
+    for e in experiments:
+        if benchmark := records.benchmarks.get(e.name):
             metric = metrics_of(benchmark)[:1]
-            verdicts = [
-                (f, *agreement(f, by_comparisons(records, experiment.grid, metric, f.better, f.worse)))
-                for f in experiment.findings
-            ]
-            found.append(Answer(experiment, tuple(verdicts)))
+            verdicts = tuple(by_comparisons(records, e.name, metric, x.better, x.worse) for x in e.findings)
+            found.append(Answer(e, verdicts))
     return found
 
 
-def agreement(finding: Finding, verdict: Verdict) -> tuple[str | None, str]:
-    """Return a word of agreement with a finding, None where records miss, and the reason."""
-    if verdict.word is None:
-        return None, verdict.sentence
-    shown = [f for f in verdict.findings if f.word == "holds"]
-    if finding.apart:
-        words = {"holds": AGREES, "does not hold": DIFFERS, "no difference shown": OPEN}
-        return words[verdict.word], "; ".join(f.sentence for f in verdict.findings)
-    # That none is shown does not prove that there is little: few rows and seeds show few gains.
-    return (DIFFERS if shown else NO_GAIN), "; ".join(f.sentence for f in shown or verdict.findings)
+def of_ensemble(experiment: Experiment, result: Result) -> Answer:
+    """Hold a vote against its members, by the task's first metric, as the record of the ensemble compares them."""
+    metric, notes = next(iter(result.metrics)), result.notes
+    values = {VOTE: result.metrics[metric].value}
+    values |= {SINGLE: notes["mean"][metric]["value"], CHOSEN: notes["chosen"]["metrics"][metric]["value"]}
+    made = [Comparison(**c) for c in notes["comparisons"] if c["metric"] == metric]
+    verdicts = []
+    for expected in experiment.findings:
+        pair = (expected.better[0], expected.worse[0])
+        found = [paired_finding(c, {name: name for name in pair}, values) for c in made if (c.first, c.second) == pair]
+        verdicts.append(judge(result.task, found))
+    return Answer(experiment, tuple(verdicts))
 
 
-def paragraph(answer: Answer) -> str:
-    """Return what an experiment asks, what its paper found, and where the records agree."""
-    said = [f"{answer.experiment.question} {answer.experiment.source}:"]
-    for finding, word, reason in answer.verdicts:
-        said.append(f"{finding.statement} {f'Here {word}: {reason}.' if word else reason}")
-    return " ".join(said)
+def of_neighbours(experiment: Experiment, record: Mapping[str, Any]) -> Answer:
+    """Hold the neighbours of learned tokens against those of random vectors: how near are they to each other?
+
+    By Welch's t-test over the virtual tokens. Those of one prompt are not independent: a rough p.
+    """
+    learned, chance = clusters(record["learned"]), clusters(record["random"])
+    test = ttest_ind(learned, chance, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    difference = mean(learned) - mean(chance)
+    word = OPEN
+    if test.pvalue < LEVEL:
+        word = FOR if difference > 0 else AGAINST
+    nearest = mean(one["similarities"][0] for one in record["learned"])
+    finding = {
+        "measure": f"mean cosine, from the vocabulary's mean, between the {record['k']} nearest words "
+        f"(the nearest is at {nearest:.2f})",
+        "method": f"{len(learned)} learned tokens: {mean(learned):.2f}",
+        "against": f"random vectors: {mean(chance):.2f}",
+        "difference": f"{difference:+.2f}",
+        "95 % interval": f"{interval.low:+.2f} to {interval.high:+.2f}",
+        "adjusted p": f"{probability(float(test.pvalue))} (not adjusted)",
+    }
+    said = {key: value.replace("-", "−") for key, value in finding.items()}
+    return Answer(experiment, (judge("sentiment", [{**said, "verdict": word, "margin": difference}]),))
+
+
+def clusters(found: Sequence[dict[str, Any]]) -> list[float]:
+    """Return how near the words of each token are to each other."""
+    return [float(one["cluster"]) for one in found]
 
 
 def papers_markdown(found: Sequence[Answer]) -> str:
-    """Return a paragraph an experiment as Markdown; where no grid is recorded it says so."""
+    """Return a section an experiment as Markdown; where no grid is recorded it says so."""
     lines = ["# The papers' experiments, on a small model"]
-    lines += [f"## {a.experiment.grid}\n\n{paragraph(a)}" for a in found] or ["No grid of them is recorded."]
-    return "\n\n".join(lines) + "\n"
+    for a in found:
+        e = a.experiment
+        lines += [f"## {e.name}", f"{e.question} {e.source}:", markdown(a.table())]
+    return "\n\n".join(lines if found else [*lines, "No grid of them is recorded."]) + "\n"
 
 
 def papers_table(found: Sequence[Answer], figures: Mapping[str, Sequence[str]]) -> str:
-    """Return a row a finding as Markdown, each experiment with a link to its figure, for the README."""
-    rows = []
+    """Return a row a comparison as Markdown, each experiment with a link to its figure, for the README."""
+    tables = []
     for answer in found:
-        grid, source = answer.experiment.grid, answer.experiment.source
-        name = f"[{grid}]({figures[grid][0]})" if figures.get(grid) else grid
-        for finding, word, reason in answer.verdicts:
-            said = f"{source}: {finding.statement}"
-            rows.append((name, said, word, reason) if word else (name, said, "records are missing", ""))
-    return markdown(Table(("experiment", "finding of the paper", "here", "by"), tuple(rows)))
-
-
-def paragraph_html(found: Sequence[Answer], grid: str) -> str:
-    """Return the paragraph of a grid for its section of a page; empty for a grid of no paper."""
-    return "".join(f"<p>{text(paragraph(a))}</p>" for a in found if a.experiment.grid == grid)
+        e, table = answer.experiment, answer.table()
+        table.insert(0, "experiment", f"[{e.name}]({figures[e.name][0]})" if figures.get(e.name) else e.name)
+        table["finding of the paper"] = e.source + ": " + table["finding of the paper"]
+        tables.append(table)
+    return markdown(concat(tables).fillna("")) if tables else ""

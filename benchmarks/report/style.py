@@ -36,6 +36,7 @@ STYLES = {
     },
 }
 OTHER = ("#CC79A7", "h")
+SERIES = tuple(STYLES[name] for name in ("few_shot", "prompt_tuning", "lora", "p_tuning", "full_finetuning"))
 # Of a mark, so that a pale one is seen on white.
 EDGE: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.6}
 # On a phone a figure is about as many pixels wide as it is points here, so that text is 13 pixels high there.

@@ -4,82 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.grid.settings import Benchmark, Cell, in_words
+from benchmarks import text
+from benchmarks.grid.settings import Benchmark, in_words
+from benchmarks.report.frame import Records, by_method, gaps, metrics_of, numbers, recorded
+from softprompts.metrics.significance import LEVEL, Comparison
 
-if TYPE_CHECKING:
-    from softprompts.metrics.significance import Comparison
+from pandas import DataFrame
 
-ALPHA = 0.05  # of the adjusted p, above which no difference is shown
-NONE = "none recorded"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as plain text. The first cell of a row names it; all rows are as long as the head."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def markdown(table: Table) -> str:
-    """Return a table as Markdown."""
-    rows = [table.head, ("---",) * len(table.head), *table.rows]
-    return "\n".join(f"| {' | '.join(' '.join(c.split()).replace('|', chr(92) + '|') for c in row)} |" for row in rows)
-
-
-def metrics_of(benchmark: Benchmark) -> list[str]:
-    """Return the names of the metrics that all finished runs report, the task's main one first."""
-    cells = [cell for runs in benchmark.cells.values() for cell in runs.values()]
-    return [m for m in cells[0].result.metrics if all(m in c.result.metrics for c in cells)] if cells else []
-
-
-def results_markdown(benchmark: Benchmark) -> str:
-    """Return the table of results, and below it a line that names what is missing, where anything is."""
-    lines = [markdown(results_table(benchmark))]
-    if missing := gaps(benchmark):
-        lines.append(f"Missing: {'; '.join(missing)}.")
-    if benchmark.outdated:
-        lines.append(outdated(benchmark))
-    return "\n\n".join(lines)
-
-
-def results_table(benchmark: Benchmark) -> Table:
-    """Return a row a method: metrics in per cent as mean ± standard deviation over seeds, and mean cost.
-
-    The deviation is that of a sample, over the seeds that finished; one seed has none.
-    """
-    metrics = metrics_of(benchmark)
-    head = (f"{benchmark.name}, {len(benchmark.rows)} test rows", *metrics)
-    cost = ("seeds", "trained", "saved", "training", "tokens/s", "memory")
-    rows = [_majority(benchmark, metrics, len(cost))] if metrics else []
-    rows += [_row(benchmark, method, metrics) for method in benchmark.grid["methods"]]
-    return Table((*head, *cost), tuple(row for row in rows if row))
-
-
-def _majority(benchmark: Benchmark, metrics: Sequence[str], costs: int) -> tuple[str, ...]:
-    for runs in benchmark.cells.values():
-        for cell in runs.values():
-            if found := cell.result.baselines.get("majority_class"):
-                values = [percent(found[m].value) if m in found else "" for m in metrics]
-                return ("majority class", *values, *("",) * costs)
-    return ()
-
-
-def _row(benchmark: Benchmark, method: str, metrics: Sequence[str]) -> tuple[str, ...]:
-    values = [spread(benchmark.values(method, m), percent) for m in metrics]
-    parameters, saved, seconds, speed, memory = (over_seeds(benchmark, method, *c) for c in COSTS)
-    trained = parameters not in ("0", NONE)
-    cost = (saved, seconds, speed) if trained else ("", "", "")
-    return (benchmark.label(method), *values, seeds_of(benchmark, method), parameters, *cost, memory)
-
-
-def seeds_of(benchmark: Benchmark, method: str) -> str:
-    """Return how many seeds of a method finished: "3", or "2 of 3"."""
-    finished, planned = len(benchmark.cells[method]), len(benchmark.grid["seeds"])
-    return str(planned) if finished == planned else f"{finished} of {planned}"
+NONE = "–"  # in place of a number that no run has
 
 
 def percent(share: float) -> str:
@@ -87,50 +21,146 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    """Return "mean ± standard deviation", the mean alone of one value, or that there is none."""
-    if not values:
-        return NONE
-    return f"{show(mean(values))} ± {show(stdev(values))}" if len(values) > 1 else show(values[0])
+def points(difference: float) -> str:
+    """Return a difference of shares in points of per cent, with its sign."""
+    return _signed(f"{100 * difference + 0.0:+.1f}")  # + 0.0: none at all is no negative zero
 
 
-def cost(key: str) -> Callable[[Cell], float | None]:
-    """Return what reads a number of a run's cost, None where it was not measured."""
-    return lambda cell: cell.result.cost.get(key)
+def probability(p: float) -> str:
+    """Return a p value."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def trained_parameters(cell: Cell) -> float:
-    """Return how many numbers a run trained."""
-    return float(cell.result.parameters["trainable"])
+def _signed(number: str) -> str:
+    return number.replace("-", "−")
 
 
-def size(count: float) -> str:
-    """Return bytes for people."""
-    if count < 2**20:
-        return f"{count / 1024:.0f} KiB" if count else "0"
-    return f"{count / 2**20:.1f} MiB"
+FORMATS: dict[str, Callable[[float], str]] = {
+    "percent": percent,
+    "points": points,
+    "signed": lambda x: _signed(f"{x:+.3f}"),
+    "whole": lambda x: f"{x:,.0f}",
+    "size": text.size,
+    "tenths": lambda x: f"{x:.1f}",
+    "hundredths": lambda x: f"{x:.2f}",
+    "thousandths": lambda x: f"{1000 * x:.1f}",
+}
 
 
-def over_seeds(
-    benchmark: Benchmark, method: str, read: Callable[[Cell], float | None], show: Callable[[float], str]
-) -> str:
-    """Return the mean of a number over the runs of a method that have it, shown."""
-    values = [v for _, cell in sorted(benchmark.cells[method].items()) if (v := read(cell)) is not None]
-    return show(mean(values)) if values else NONE
+@dataclass(frozen=True)
+class Measure:
+    """A number of a run.
+
+    Args:
+        name: what it is called.
+        column: where `runs_frame` has it.
+        show: name of the format in `FORMATS`.
+        unit: what follows the number, with the space before it.
+        less: whether less of it is better.
+        exact: a count, of which one run says all; else it is measured, and takes several seeds.
+    """
+
+    name: str
+    column: str
+    show: str
+    unit: str = ""
+    less: bool = True
+    exact: bool = False
+
+    def of(self, value: float) -> str:
+        """Return a value without its unit."""
+        return FORMATS[self.show](value)
+
+    def mean(self, runs: DataFrame) -> str:
+        """Return the mean over the runs that have the number."""
+        values = numbers(runs, self.column)
+        return f"{self.of(values.mean())}{self.unit}" if len(values) else NONE
+
+    def spread(self, runs: DataFrame) -> str:
+        """Return "mean ± standard deviation" of a sample, the mean alone of one run or a count.
+
+        If only some of the recorded runs have the number, it says how many.
+        """
+        values, known = numbers(runs, self.column), len(recorded(runs))
+        if len(values) < 2 or self.exact:
+            shown = self.mean(runs)
+        else:
+            shown = f"{self.of(values.mean())} ± {self.of(values.std())}{self.unit}"
+        return f"{shown} ({len(values)} of {known} runs)" if 0 < len(values) < known else shown
+
+    def between(self, runs: DataFrame) -> str:
+        """Return the mean, with the smallest and the largest value if they differ as shown."""
+        values = numbers(runs, self.column)
+        low, high = self.of(values.min()), self.of(values.max())
+        return self.of(values.mean()) + (f" ({low} to {high})" if low != high else "") + self.unit
 
 
-COSTS: tuple[tuple[Callable[[Cell], float | None], Callable[[float], str]], ...] = (
-    (trained_parameters, lambda n: f"{n:,.0f}"),
-    (cost("adapter_bytes"), size),
-    (cost("seconds_training"), lambda s: f"{s:.0f} s"),
-    (cost("training_tokens_per_second"), lambda n: f"{n:.0f}"),
-    (cost("peak_memory_gib"), lambda n: f"{n:.1f} GiB"),
+COSTS = (
+    Measure("trained", "parameters.trainable", "whole"),
+    Measure("saved", "cost.adapter_bytes", "size"),
+    Measure("training", "cost.seconds_training", "whole", " s"),
+    Measure("tokens/s", "cost.training_tokens_per_second", "whole"),
+    Measure("memory", "cost.peak_memory_gib", "tenths", " GiB"),
 )
 
 
-def gaps(benchmark: Benchmark) -> list[str]:
-    """Return each method that lacks runs, with the seeds: "LoRA, seed 1 (failed: out of memory)"."""
-    return [text for method in benchmark.grid["methods"] for text in gaps_of(benchmark, method)]
+def markdown(table: DataFrame) -> str:
+    """Return a table of text as Markdown."""
+    return text.markdown([*table.columns], table.itertuples(index=False))
+
+
+def metric(name: str) -> Measure:
+    """Return the measure of a metric of the test rows."""
+    return Measure(name, f"metric.{name}", "percent", less=False)
+
+
+def results_table(records: Records, name: str) -> DataFrame:
+    """Return a row a method: metrics in per cent as mean ± standard deviation over seeds, and mean cost.
+
+    The deviation is that of a sample, over the seeds that finished; one seed has none.
+    """
+    benchmark, runs = records.benchmarks[name], records.of(name)
+    metrics = [metric(m) for m in metrics_of(benchmark)]
+    head = f"{name}, {len(benchmark.rows)} test rows"
+    baseline = {m.name: numbers(runs, f"majority.{m.name}") for m in metrics}
+    rows = []
+    if any(len(values) for values in baseline.values()):
+        shown = {m: percent(values.iloc[0]) if len(values) else NONE for m, values in baseline.items()}
+        rows.append({head: "majority class", **shown})
+    for own in by_method(runs).values():
+        cost = {m.name: m.mean(own) for m in COSTS}
+        if cost["trained"] in ("0", NONE):
+            cost |= dict.fromkeys(("saved", "training", "tokens/s"), "")
+        rows.append(
+            {head: own["label"].iloc[0], **{m.name: m.spread(own) for m in metrics}, "seeds": seeds_of(own), **cost}
+        )
+    columns = [head, *(m.name for m in metrics), "seeds", *(m.name for m in COSTS)]
+    return DataFrame(rows, columns=columns).fillna("")
+
+
+def measures_table(runs: DataFrame, measures: Sequence[Measure]) -> DataFrame:
+    """Return a row a method, a column a measure."""
+    rows = [
+        {"method": own["label"].iloc[0], **{m.name: m.spread(own) for m in measures}}
+        for own in by_method(runs).values()
+    ]
+    return DataFrame(rows)
+
+
+def seeds_of(runs: DataFrame) -> str:
+    """Return how many of a method's runs have a record: "3", or "2 of 3"."""
+    finished, planned = len(recorded(runs)), len(runs)
+    return str(planned) if finished == planned else f"{finished} of {planned}"
+
+
+def results_markdown(records: Records, name: str) -> str:
+    """Return the table of results, and below it a line that names what is missing, if anything is."""
+    lines = [markdown(results_table(records, name))]
+    if missing := gaps(records.of(name)):
+        lines.append(f"Missing: {'; '.join(missing)}.")
+    if records.benchmarks[name].outdated:
+        lines.append(outdated(records.benchmarks[name]))
+    return "\n\n".join(lines)
 
 
 def outdated(benchmark: Benchmark) -> str:
@@ -139,46 +169,28 @@ def outdated(benchmark: Benchmark) -> str:
     return f"Sweeps have gone on since these runs were made, and validation chooses otherwise now: {better}."
 
 
-def notes(benchmarks: Sequence[Benchmark]) -> list[str]:
+def notes(records: Records) -> list[str]:
     """Return a line for each benchmark that has runs older than its sweep's choice."""
-    return [f"{b.name}: {outdated(b)}" for b in benchmarks if b.outdated]
+    return [f"{b.name}: {outdated(b)}" for b in records.benchmarks.values() if b.outdated]
 
 
-def gaps_of(benchmark: Benchmark, method: str) -> list[str]:
-    """Return the runs that a method lacks: those that were not made together, each that failed with its reason."""
-    seeds = [seed for name, seed in benchmark.missing if name == method]
-    failed = benchmark.failed[method]
-    absent = [str(seed) for seed in seeds if seed not in failed]
-    lines = []
-    if absent:
-        lines.append(f"{benchmark.label(method)}, seed{'s' * (len(absent) > 1)} {', '.join(absent)} (no record)")
-    return lines + [f"{benchmark.label(method)}, seed {s} (failed: {failed[s]})" for s in seeds if s in failed]
-
-
-def comparisons_markdown(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> str:
-    """Return the paired comparisons as a Markdown table."""
-    return markdown(comparisons_table(benchmark, comparisons))
-
-
-def comparisons_table(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> Table:
+def comparisons_table(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> DataFrame:
     """Return a row a comparison: the first method's metric less the second's, in points of per cent."""
     rows = [
-        (
-            f"{benchmark.label(c.first)} − {benchmark.label(c.second)}",
-            c.metric,
-            points(c.difference),
-            f"{points(c.low)} to {points(c.high)}",
-            probability(c.adjusted),
-            outcome(benchmark, c),
-        )
+        {
+            "comparison": f"{benchmark.label(c.first)} − {benchmark.label(c.second)}",
+            "metric": c.metric,
+            "difference": points(c.difference),
+            "95 % interval": f"{points(c.low)} to {points(c.high)}",
+            "adjusted p": probability(c.adjusted),
+            "shown": _higher(benchmark, c),
+        }
         for c in comparisons
     ]
-    head = ("comparison", "metric", "difference", "95 % interval", "adjusted p", "shown")
-    return Table(head, tuple(rows))
+    return DataFrame(rows)
 
 
-def outcome(benchmark: Benchmark, comparison: Comparison) -> str:
-    """Return which method is higher, or that no difference is shown."""
+def _higher(benchmark: Benchmark, comparison: Comparison) -> str:
     if not is_shown(comparison):
         return "no difference shown"
     higher = comparison.first if comparison.difference > 0 else comparison.second
@@ -187,37 +199,26 @@ def outcome(benchmark: Benchmark, comparison: Comparison) -> str:
 
 def is_shown(comparison: Comparison) -> bool:
     """Say whether a comparison shows a difference: by the p that is adjusted for all comparisons made with it."""
-    return comparison.adjusted < ALPHA and comparison.difference != 0
+    return comparison.adjusted < LEVEL and comparison.difference != 0
 
 
-def points(difference: float) -> str:
-    """Return a difference of shares in points of per cent, with its sign."""
-    return f"{100 * difference + 0.0:+.1f}".replace("-", "−")  # + 0.0: none at all is no negative zero
-
-
-def probability(p: float) -> str:
-    """Return a p value."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def sweeps_table(benchmark: Benchmark) -> Table:
+def sweeps_table(benchmark: Benchmark) -> DataFrame:
     """Return a row a point of a sweep: the values, its best validation, and which one was chosen."""
-    rows = []
-    for method, sweep in benchmark.sweeps.items():
-        by = sweep.get("by") or "validation"
-        for point in sweep["points"]:
-            value = point.get("best_value")
-            # A loss chooses as its negative; people read it as it is.
-            best = f"failed: {point.get('failure', 'no reason given')}" if value is None else _best(value, by)
-            mark = "chosen" if point["values"] == sweep["chosen"] else ""
-            rows.append((benchmark.label(method), values_of(point["values"]), best, mark))
-    return Table(("method", "values", "best on validation", "choice"), tuple(rows))
+    rows = [
+        {
+            "method": benchmark.label(method),
+            "values": in_words(point["values"]),
+            "best on validation": _best(point, sweep.get("by") or "validation"),
+            "choice": "chosen" if point["values"] == sweep["chosen"] else "",
+        }
+        for method, sweep in benchmark.sweeps.items()
+        for point in sweep["points"]
+    ]
+    return DataFrame(rows)
 
 
-def _best(value: float, by: str) -> str:
-    return f"{by} {-value if by == 'loss' else value:.4f}"
-
-
-def values_of(settings: dict[str, Any]) -> str:
-    """Return the settings of a point: "learning_rate 0.01, num_virtual_tokens 20"."""
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings.items())
+def _best(point: dict[str, Any], by: str) -> str:
+    value = point.get("best_value")
+    if value is None:
+        return f"failed: {point.get('failure', 'no reason given')}"
+    return f"{by} {-value if by == 'loss' else value:.4f}"  # a loss chooses as its negative; people read it as it is

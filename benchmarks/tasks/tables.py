@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.text import markdown, size
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval
 from softprompts.runs.record import Result
@@ -33,12 +34,10 @@ def _table(results: Sequence[Result]) -> str:
         "tokens/s",
         "memory",
     ]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    if "majority_class" in single[0].baselines:
-        cells = [_interval(single[0].baselines["majority_class"][m]) for m in metrics]
-        lines.append(f"| majority class | {' | '.join(cells)} | 0 | | | | |")
-    lines += [f"| {' | '.join([_name(r), *_metrics(r, metrics, chosen), *_cost(r)])} |" for r in results]
-    return "\n".join(lines)
+    lines = [[_name(r), *_metrics(r, metrics, chosen), *_cost(r)] for r in results]
+    if majority := single[0].baselines.get("majority_class"):
+        lines.insert(0, ["majority class", *(_interval(majority[m]) for m in metrics), "0", "", "", "", ""])
+    return markdown(header, lines)
 
 
 def _name(result: Result) -> str:
@@ -66,10 +65,9 @@ def _cost(result: Result) -> list[str]:
     cost = result.cost
     if not result.training:
         return ["0", "", "", "", f"{cost['peak_memory_gib']:.1f} GiB"]
-    size = cost["adapter_bytes"]
     return [
         f"{result.parameters['trainable']:,}",
-        f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 1024:.0f} KiB",
+        size(cost["adapter_bytes"]),
         f"{result.cost['seconds_training']:.0f} s ({result.environment['hardware']['threads']})",
         f"{cost['training_tokens_per_second']:.0f}",
         f"{cost['peak_memory_gib']:.1f} GiB",
@@ -90,11 +88,8 @@ def table(hard: Result, soft: Result) -> str:
             soft,
         ),
     ]
-    lines = [
-        f"| {_tested(soft)} | accuracy | 95 % interval | trained parameters | adapter | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
-    return "\n".join(lines + [_row(*row) for row in rows])
+    head = [_tested(soft), "accuracy", "95 % interval", "trained parameters", "adapter", "seconds"]
+    return markdown(head, [_row(*row) for row in rows])
 
 
 def _tested(result: Result) -> str:
@@ -104,14 +99,14 @@ def _tested(result: Result) -> str:
     return f"{result.task}{f' ({where})' if where else ''}, {rows} test rows"
 
 
-def _row(name: str, accuracy: Interval, result: Result | None) -> str:
+def _row(name: str, accuracy: Interval, result: Result | None) -> list[str]:
     cells = [name, f"{100 * accuracy.value:.1f} %", f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"]
     if result is None:
-        return f"| {' | '.join([*cells, '0', 'none', '0'])} |"
-    size = result.cost["adapter_bytes"]
-    cells += [
+        return [*cells, "0", "none", "0"]
+    saved = result.cost["adapter_bytes"]
+    return [
+        *cells,
         f"{result.parameters['trainable']:,}" if result.parameters["saved"] else "0",
-        f"{size / 1024:.0f} KiB" if size else "none",
+        size(saved) if saved else "none",
         f"{result.cost['seconds_total']:.0f}",
     ]
-    return f"| {' | '.join(cells)} |"

@@ -26,53 +26,33 @@ def test_all_that_is_written(
     monkeypatch.chdir(tmp_path)
     Path("README.md").write_text(MARKS, encoding="utf-8")
     make_benchmark(Path("results/benchmarks"))
+    token = {"tokens": [" a", " b"], "similarities": [0.5, 0.4]}
+    clusters = {"learned": (0.5, 0.6), "random": (0.1, 0.2)}
+    record = {"k": 2} | {key: [token | {"cluster": c} for c in values] for key, values in clusters.items()}
+    Path("results/neighbours").mkdir()
+    Path("results/neighbours/sentiment.json").write_text(json.dumps(record), encoding="utf-8")
     main(ReportConfig())
     readme = Path("README.md").read_text(encoding="utf-8")
     assert "| prompt tuning | 70.0 ± 1.0 |" in readme
     assert "![sentiment: seconds](docs/figures/sentiment_seconds.png)" in readme
     assert "**docstrings**: no run is recorded" in readme
-    assert sorted(str(p) for p in Path("results/report").iterdir()) == [
-        "results/report/claims.md",
-        "results/report/index.html",
-        "results/report/papers.md",
-        "results/report/tables.md",
-    ]
-    assert sorted(p.name for p in Path("docs/figures").iterdir()) == [
-        "sentiment_curves.png",
-        "sentiment_forgetting.png",
-        "sentiment_parameters.png",
-        "sentiment_seconds.png",
-        "sentiment_transfer.png",
-    ]
-    tables = Path("results/report/tables.md").read_text(encoding="utf-8")
-    assert "| LoRA | 80.0 ± 1.0 |" in tables
-    assert "| prompt tuning − LoRA | accuracy | −10.0 |" in tables
-    assert "| LoRA | learning_rate 0.03 | loss 0.2500 | chosen |" in tables
-    assert "every record of docstrings" in Path("results/report/claims.md").read_text(encoding="utf-8")
-    page = Path("results/report/index.html")
-    before = page.read_text(encoding="utf-8")
+    assert "| [lester_neighbours](docs/figures/lester_neighbours.png) |" in readme
+    pages = {path.name: path.read_text(encoding="utf-8") for path in Path("results/report").iterdir()}
+    assert sorted(pages) == ["claims.md", "index.html", "papers.md", "tables.md"]
+    kinds = ("curves", "forgetting", "parameters", "seconds", "transfer")
+    drawn = ["lester_neighbours.png", *(f"sentiment_{kind}.png" for kind in kinds)]
+    assert sorted(p.name for p in Path("docs/figures").iterdir()) == drawn
+    assert "| LoRA | 80.0 ± 1.0 |" in pages["tables.md"]
+    assert "| prompt tuning − LoRA | accuracy | −10.0 |" in pages["tables.md"]
+    assert "| LoRA | learning_rate 0.03 | loss 0.2500 | chosen |" in pages["tables.md"]
+    assert "every record of docstrings" in pages["claims.md"]
+    assert "## lester_neighbours" in pages["papers.md"]
+    assert '<section id="lester_neighbours">' in pages["index.html"]
     assert "results/report/index.html" in capsys.readouterr().out
     main(ReportConfig())
-    assert page.read_text(encoding="utf-8") == before  # the same records give the same page
-
-
-def test_experiments_without_a_grid_are_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "compare_methods", lambda benchmark: make_comparisons(benchmark.name))
-    monkeypatch.chdir(tmp_path)
-    Path("README.md").write_text(MARKS, encoding="utf-8")
-    make_benchmark(Path("results/benchmarks"))
-    token = {"tokens": [" a", " b"], "similarities": [0.5, 0.4]}
-    record = {"k": 2, "learned": [token | {"cluster": c} for c in (0.5, 0.6)]}
-    record["random"] = [token | {"cluster": c} for c in (0.1, 0.2)]
-    Path("results/neighbours").mkdir()
-    Path("results/neighbours/sentiment.json").write_text(json.dumps(record), encoding="utf-8")
-    main(ReportConfig())
-    assert "| [lester_neighbours](docs/figures/lester_neighbours.png) |" in Path("README.md").read_text(
-        encoding="utf-8"
-    )
-    assert Path("docs/figures/lester_neighbours.png").is_file()
-    assert "## lester_neighbours" in Path("results/report/papers.md").read_text(encoding="utf-8")
-    assert '<section id="lester_neighbours">' in Path("results/report/index.html").read_text(encoding="utf-8")
+    for name, before in pages.items():
+        after = Path("results/report", name).read_text(encoding="utf-8")
+        assert after == before, "the same records give the same pages"
 
 
 def test_the_tasks_come_in_their_order(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's figures: the Pareto front by hand, what is drawn is what is recorded, and both files of a drawing."""
+"""The benchmark's figures: the Pareto front by hand, what is drawn is what is recorded, both files of a drawing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.grid.settings import Benchmark
+from benchmarks.report.claims import transfers
 from benchmarks.report.figures import draw, pareto_front
 from benchmarks.report.style import INK, OTHER, STYLES, Drawing, close, save_png, svg
-from made_benchmark import METHODS, make_benchmark
+from made_benchmark import METHODS, make_benchmark, records_of
 
 import pytest
 from matplotlib import image, pyplot
@@ -20,7 +21,7 @@ from matplotlib.container import ErrorbarContainer
 def drawn(tmp_path: Path) -> Iterator[tuple[Benchmark, dict[str, Drawing]]]:
     """Yield a benchmark in which LoRA lacks a seed, and its figures by name."""
     benchmark = make_benchmark(tmp_path, without=["lora/seed2"])
-    drawings = draw(benchmark)
+    drawings = draw(records_of(benchmark), "sentiment")
     yield benchmark, {d.name: d for d in drawings}
     close(drawings)
     assert pyplot.get_fignums() == []  # nothing is kept in memory
@@ -43,7 +44,8 @@ def test_pareto_front(points: list[tuple[float, float]], front: list[int]) -> No
 
 
 def test_there_is_a_figure_of_each_kind(drawn: tuple[Benchmark, dict[str, Drawing]]) -> None:
-    assert list(drawn[1]) == ["sentiment_parameters", "sentiment_seconds", "sentiment_curves", "sentiment_forgetting"]
+    kinds = ("parameters", "seconds", "curves", "forgetting", "transfer")
+    assert list(drawn[1]) == [f"sentiment_{kind}" for kind in kinds]
 
 
 def test_scores_against_cost(drawn: tuple[Benchmark, dict[str, Drawing]]) -> None:
@@ -82,7 +84,7 @@ def test_curves_are_means_and_a_band(drawn: tuple[Benchmark, dict[str, Drawing]]
 def test_a_run_that_stopped_early_ends_the_mean(tmp_path: Path) -> None:
     benchmark = make_benchmark(tmp_path)
     del benchmark.cells["lora"][1].result.training["history"][-1]
-    drawings = draw(benchmark)
+    drawings = draw(records_of(benchmark), "sentiment")
     (curves,) = [d for d in drawings if d.name == "sentiment_curves"]
     (line,) = [x for x in curves.figure.axes[0].lines if x.get_label() == "LoRA"]
     assert list(line.get_xdata()) == [0, 20]
@@ -103,9 +105,9 @@ def test_each_method_has_a_colour_and_a_marker_of_its_own() -> None:
 
 def test_what_is_not_recorded_is_not_drawn(tmp_path: Path) -> None:
     trained = [m for m in METHODS if METHODS[m][1]]
-    untrained = draw(make_benchmark(tmp_path, seeds=1, without=[f"{m}/seed0" for m in trained]))
-    assert untrained == []
-    drawings = draw(make_benchmark(tmp_path / "more", seeds=1, probes=False))
+    without = [f"{m}/seed0" for m in trained]
+    assert draw(records_of(make_benchmark(tmp_path, seeds=1, without=without, probes=False)), "sentiment") == []
+    drawings = draw(records_of(make_benchmark(tmp_path / "more", seeds=1, probes=False)), "sentiment")
     assert [d.name.rpartition("_")[2] for d in drawings] == ["parameters", "seconds", "curves"]
     close(drawings)
 
@@ -134,7 +136,7 @@ def test_png(drawn: tuple[Benchmark, dict[str, Drawing]], tmp_path: Path) -> Non
 
 
 def test_a_long_name_makes_a_picture_wider_and_is_not_cut(tmp_path: Path) -> None:
-    drawings = draw(make_benchmark(tmp_path, without=["full_finetuning/seed2"]))
+    drawings = draw(records_of(make_benchmark(tmp_path, without=["full_finetuning/seed2"])), "sentiment")
     for drawing in drawings:
         figure = drawing.figure
         figure.canvas.draw()
@@ -143,3 +145,35 @@ def test_a_long_name_makes_a_picture_wider_and_is_not_cut(tmp_path: Path) -> Non
         assert float(re.findall(r'width="([0-9.]+)pt"', svg(drawing))[0]) >= 72 * needed, drawing.name
     assert any(d.figure.get_tightbbox().width > d.figure.get_figwidth() for d in drawings), "one is too long"
     close(drawings)
+
+
+def test_a_paper_s_grid_has_a_mark_a_seed_and_a_line_at_their_mean(tmp_path: Path) -> None:
+    benchmark = make_benchmark(tmp_path, without=["lora/seed2"])
+    del benchmark.cells["zero_shot"][0].result.metrics["accuracy"]
+    (drawing,) = draw(records_of(benchmark), "sentiment", paper=True)
+    axis = drawing.figure.axes[0]
+    marks = [[round(float(x), 6) for x in line.get_xdata()] for line in axis.lines]
+    assert marks[0] == [30, 31], "what an older run lacks is not drawn"
+    row = 2 * list(METHODS).index("lora")
+    assert marks[row] == [79, 80]
+    assert marks[row + 1] == [79.5, 79.5]
+    assert [label.get_text() for label in axis.get_yticklabels()][-2:] == ["LoRA", "full fine-tuning"]
+    assert drawing.name == "sentiment_variants"
+    close([drawing])
+
+
+def test_transfer_is_a_mark_a_domain(tmp_path: Path) -> None:
+    kinds = [{"domain": ["tweets"]}, {"domain": ["editorials"]}]
+    *others, drawing = draw(records_of(make_benchmark(tmp_path, transfer=kinds)), "sentiment")
+    marks = {line.get_label(): [round(float(x), 6) for x in line.get_xdata()] for line in drawing.figure.axes[0].lines}
+    lora = list(METHODS).index("lora")
+    assert {name: values[lora] for name, values in marks.items()} == {"as trained": 80, "tweets": 70, "editorials": 60}
+    close([*others, drawing])
+
+
+def test_requests_in_other_languages_are_judged_by_their_slots(tmp_path: Path) -> None:
+    records = records_of(make_benchmark(tmp_path, "home_commands", transfer=[{"language": ["de"]}]))
+    assert [measure.name for measure in transfers(records, "home_commands")] == ["slot_f1 on de"]
+    *others, drawing = draw(records, "home_commands")
+    assert drawing.figure.axes[0].get_xlabel() == "slot_f1, %"
+    close([*others, drawing])

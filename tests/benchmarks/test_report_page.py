@@ -9,13 +9,14 @@ from typing import Any
 
 from benchmarks.grid.settings import Benchmark
 from benchmarks.report.claims import make_card
-from benchmarks.report.evidence import Records
 from benchmarks.report.figures import draw
-from benchmarks.report.html import STYLE, document, table, text
+from benchmarks.report.frame import make_records
 from benchmarks.report.page import LONGEST, render_page
+from benchmarks.report.papers import load_experiments, of_neighbours
 from benchmarks.report.style import close
-from benchmarks.report.tables import Table, results_table
-from made_benchmark import make_benchmark, make_comparisons
+from benchmarks.report.tables import results_table
+from helpers import ROOT
+from made_benchmark import make_benchmark, records_of
 
 import pytest
 
@@ -56,10 +57,9 @@ class Reader(HTMLParser):
 
 
 def rendered(*benchmarks: Benchmark, **more: Any) -> str:
-    comparisons = {b.name: make_comparisons(b.name) for b in benchmarks}
-    card = make_card(Records({b.name: b for b in benchmarks}, comparisons))
-    drawings = {b.name: draw(b) for b in benchmarks}
-    page = render_page(benchmarks, comparisons, drawings, card, **more)
+    records = records_of(*benchmarks)
+    drawings = {b.name: draw(records, b.name) for b in benchmarks}
+    page = render_page(records, drawings, make_card(records), **more)
     for drawn in drawings.values():
         close(drawn)
     return page
@@ -107,8 +107,8 @@ def test_what_a_model_or_a_row_says_stays_text(tmp_path: Path, evil: str) -> Non
 def test_tables_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     benchmark = make_benchmark(tmp_path)
     tables = read(rendered(benchmark)).tables
-    shown = results_table(benchmark)
-    assert tables["Results of sentiment"] == [list(shown.head), *map(list, shown.rows)]
+    shown = results_table(records_of(benchmark), "sentiment")
+    assert tables["Results of sentiment"] == [list(shown.columns), *shown.to_numpy().tolist()]
     assert len(tables["Paired comparisons of sentiment"]) == 1 + 2 * 21
     assert len(tables["Sweeps of sentiment"]) == 1 + 5 * 3
     assert tables["Scores of LoRA, seed 2"][1] == ["accuracy", "81.0", "78.0 to 84.0"]
@@ -135,7 +135,8 @@ def test_each_run_opens_to_its_settings_environment_and_first_answers(tmp_path: 
 def test_missing_runs_and_the_lack_of_comparisons_and_sweeps_are_said(tmp_path: Path) -> None:
     benchmark = make_benchmark(tmp_path, failed={"lora/seed1": "out of memory"}, without=["p_tuning/seed0"])
     benchmark.sweeps.clear()
-    page = render_page([benchmark], {}, {}, make_card(Records({"sentiment": benchmark}, {})))
+    records = make_records([benchmark], {})
+    page = render_page(records, {}, make_card(records))
     assert "<li>LoRA, seed 1 (failed: out of memory)</li>" in page
     assert "<li>P-tuning, seed 0 (no record)</li>" in page
     assert "19 of 21 planned runs are recorded" in page
@@ -147,7 +148,7 @@ def test_missing_runs_and_the_lack_of_comparisons_and_sweeps_are_said(tmp_path: 
 def test_figures_have_a_name_for_who_does_not_see_them(tmp_path: Path) -> None:
     reader = read(rendered(make_benchmark(tmp_path)))
     names = [values for tag, values in reader.seen if tag == "svg"]
-    assert len(names) == 4
+    assert len(names) == 5
     assert all(v["role"] == "img" and v["aria-label"] for v in names)
 
 
@@ -159,7 +160,8 @@ def luminance(colour: str) -> float:
 
 
 def test_text_has_contrast_in_both_schemes() -> None:
-    schemes = re.findall(r":root\{([^}]*)\}", STYLE)
+    css = (ROOT / "benchmarks" / "report" / "page.css").read_text(encoding="utf-8")
+    schemes = re.findall(r":root\{([^}]*)\}", css)
     assert len(schemes) == 2
     for scheme in schemes:
         colours = dict(re.findall(r"--(\w+):(#\w+)", scheme))
@@ -169,7 +171,10 @@ def test_text_has_contrast_in_both_schemes() -> None:
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
 
 
-def test_pieces() -> None:
-    assert text('<a href="x">&') == "&lt;a href=&quot;x&quot;&gt;&amp;"
-    assert "<title>a &amp; b</title>" in document("a & b", "")
-    assert "<td>1 &lt; 2</td>" in table(Table(("a", "b"), (("x", "1 < 2"),)), "it")
+def test_an_experiment_without_a_grid_has_a_section_of_its_own() -> None:
+    tokens = [{"similarities": [0.5], "cluster": cluster} for cluster in (0.3, 0.4)]
+    found = of_neighbours(load_experiments()["neighbours"], {"k": 1, "learned": tokens, "random": tokens})
+    page = rendered(answers=[found])
+    assert '<a href="#lester_neighbours">lester neighbours</a>' in page
+    assert '<section id="lester_neighbours"><h2>lester neighbours</h2>' in page
+    assert read(page).tables["Findings of lester_neighbours"][1][1] == "no difference is shown"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.grid.settings import Benchmark, Cell
-from benchmarks.report.comparisons import compare_methods, recorded_metrics
+from benchmarks.report.frame import compare_methods, recorded_metrics
 from made_result import make_result
 from softprompts.metrics.scoring import Metric, compute_metrics, intervals, load_metrics
 from softprompts.metrics.significance import Comparison, compare, holm, p_value, verdict
@@ -181,10 +181,13 @@ def test_a_benchmark_is_compared_by_the_metrics_of_its_records() -> None:
 
 def test_metrics_are_those_of_the_record() -> None:
     task = {"metrics": ["json_object"], "schema": "embedded:home_commands/schema.json"}
-    metrics = recorded_metrics(make_result(settings={"task": task}))
+    metrics = recorded_metrics([make_result(settings={"task": task})])
     assert "valid_schema" in compute_metrics(metrics, ["{}"], ["{}"])
-    metrics = recorded_metrics(make_result(settings={"task": {"metrics": ["accuracy"], "schema": None}}))
-    assert list(metrics) == ["accuracy"]
+    newer, older = (
+        make_result(settings={"task": {"metrics": names, "schema": None}})
+        for names in (["accuracy", "macro_f1"], ["accuracy"])
+    )
+    assert list(recorded_metrics([older, newer])) == ["accuracy", "macro_f1"], "an older run drops no metric"
 
 
 FOUND = Comparison("lora", "prompt_tuning", "accuracy", 0.026, 0.008, 0.044, 0.004, 0.012, 500, (3, 3))

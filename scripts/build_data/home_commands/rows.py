@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -12,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from scripts.build_data.home_commands.schema import number
-from scripts.build_data.home_commands.sentences import Household, Sampler, marked_slots, plain, reads_well
+from scripts.build_data.home_commands.sentences import Sampler, load_household, marked_slots, plain, reads_well
 from scripts.build_data.text import digest, normalise
 
 from hassil.expression import Expression
@@ -110,7 +109,7 @@ class Language:
         source = get_intents(name)
         assert source is not None
         self.intents = Intents.from_dict(source)
-        self.home: Household = importlib.import_module(f"scripts.build_data.home_commands.households.{name}").HOUSEHOLD
+        self.home = load_household(name)
         self.sampler = Sampler(self.intents, self.home)
         self.lists: dict[str, SlotList] = {
             name: TextSlotList.from_tuples([(v.text, v.text) for v in self.home.open[name]], allow_template=False)

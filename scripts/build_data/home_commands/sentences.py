@@ -11,10 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from scripts.build_data.text import digest
 
+import yaml
 from hassil.expression import Alternative, Expression, Group, ListReference, Permutation, RuleReference, TextChunk
 from hassil.intents import Intents, RangeSlotList, TextSlotList
 from hassil.parse_expression import parse_sentence
@@ -50,13 +52,13 @@ class Household:
     """What a language needs besides the source.
 
     `values` has the values of each open list ("area", "floor", the wildcards) and of each domain of names
-    ("name/light"): {class: "comma, separated"}. `before` has the words that may stand before a value of each
+    ("name/light"): {class: [value, ...]}. `before` has the words that may stand before a value of each
     class, as a regular expression over `functions` (words that belong to the value that follows). `rules` and
     `lists` are narrower forms of the source's, for sampling only; `repairs` (pattern, replacement) mend grammar
     that the templates leave open, such as "1 hours"; `unreal` finds what nobody would say.
     """
 
-    values: Mapping[str, Mapping[str, str]]
+    values: Mapping[str, Mapping[str, Sequence[str]]]
     functions: str
     before: Mapping[str, str]
     rules: Mapping[str, str] = field(default_factory=dict)
@@ -69,9 +71,9 @@ class Household:
         """The values of every open list, in the order in which they are written."""
         return {
             name: [
-                Value(text.strip().rstrip(HELD_OUT), kind, text.strip().endswith(HELD_OUT))
+                Value(text.rstrip(HELD_OUT), kind, text.endswith(HELD_OUT))
                 for kind, texts in kinds.items()
-                for text in texts.split(",")
+                for text in texts
             ]
             for name, kinds in self.values.items()
         }
@@ -81,6 +83,22 @@ class Household:
         """The words before a marked value with the value, and what nobody would say."""
         words = re.compile(rf"((?:\b(?:{self.functions})(?: |(?<=')))*){MARK.pattern}", re.IGNORECASE)
         return words, re.compile("|".join(self.unreal) or r"(?!)", re.IGNORECASE)
+
+
+def load_household(language: str) -> Household:
+    """Read `households/LANGUAGE.yaml`: the fields of a `Household`, and `parts` that its texts hold as <NAME>."""
+    file = Path(__file__).parent / "households" / f"{language}.yaml"
+    said = yaml.safe_load(file.read_text(encoding="utf-8"))
+    parts: dict[str, str] = {}
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return re.sub(r"<([A-Z]+)>", lambda found: parts[found[1]], value)
+        return [fill(v) for v in value] if isinstance(value, list) else {k: fill(v) for k, v in value.items()}
+
+    for name, part in said.pop("parts", {}).items():  # a part may hold those before it
+        parts[name] = fill(part)
+    return Household(**fill(said))
 
 
 class Draw:

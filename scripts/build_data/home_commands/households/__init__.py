@@ -1,1 +1,0 @@
-"""Rooms, devices and phrases of each language."""
