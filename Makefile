@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick bench-gpu test fuzz check data precommit clean
+.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick bench-gpu test test-all coverage fuzz check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -75,8 +75,16 @@ bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a reco
 bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
 	@$(BIN)/python -m benchmarks.throughput.gpu_attention
 
-test: $(STAMP) ## run all tests, offline, a process of one thread on each core
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+test: $(STAMP) ## the tests that a change needs at once, offline, a process of one thread on each core
+	@$(PYTEST) -m "not slow"
+
+test-all: $(STAMP) ## all tests: processes, kills, architectures, every config, the bundled model, data built anew
+	@$(PYTEST)
+
+coverage: $(STAMP) ## all tests, and the lines and branches of the library that none of them reaches: fails below 95 %
+	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
 	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid.settings import Benchmark, GridConfig, MethodConfig, load_benchmark
+from benchmarks.grid.settings import Benchmark, GridConfig, load_benchmark
 from helpers import ROOT, recipe_environment
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 MakeGrid = Callable[..., GridConfig]
 
@@ -52,23 +54,24 @@ def numbers(found: Benchmark) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def grid(make_grid: MakeGrid, tmp_path: Path) -> Path:
-    file = tmp_path / "grid.yaml"
-    training = make_grid().training | {"steps": 20, "eval_every": 1}
-    made = make_grid(seeds=[0], training=training, probes=["forgetting", "latency", "transfer"], name="tiny")
-    made.transfer = [{"label": ["positive"]}, {"label": ["negative"]}]
-    made.methods["lora"] = MethodConfig("lora", settings={"lora.r": 2})
+def write_grid(file: Path, made: GridConfig) -> Path:
+    """Write a grid's config."""
     file.write_text(json.dumps({"grid": asdict(made)}), encoding="utf-8")
     return file
 
 
-def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(grid: Path, tmp_path: Path) -> None:
+def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    made = make_grid(seeds=[0], name="tiny")
+    made.training |= {"steps": 20, "eval_every": 1}
+    del made.methods["written"]
+    grid = write_grid(tmp_path / "grid.yaml", made)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     straight = start(grid, whole)
     said = straight.communicate(timeout=900)[0]
     assert straight.returncode == 0, said
-    assert "[8/8] lora, seed 0, probes: kept; 0 s left" in said
+    assert "[3/3] prompt_tuning, seed 0: kept; 0 s left" in said
 
     process = start(grid, stopped)
     wait_for(stopped, "records/tiny/prompt_tuning/sweep.json", process)
@@ -85,28 +88,31 @@ def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(grid
     assert not list(stopped.glob("records/tiny/prompt_tuning/seed0*"))
 
     process = start(grid, stopped)
-    wait_for(stopped, "runs/tiny/lora/seed0/checkpoints/step-*", process)
-    process.kill()
-    process.communicate(timeout=300)
-
-    process = start(grid, stopped)
     said = process.communicate(timeout=900)[0]
     assert process.returncode == 0, said
     one, other = (load_benchmark(folder / "records" / "tiny") for folder in (whole, stopped))
     assert numbers(one) == numbers(other)
     assert one.missing == other.missing == []
+    assert not list((whole / "runs").glob("*/*/seed*/checkpoints")), "recorded runs keep no checkpoints"
 
+
+def test_the_probes_of_a_grid_measure_what_they_say(make_grid: MakeGrid, tmp_path: Path) -> None:
+    made = make_grid(seeds=[0], probes=["forgetting", "latency", "transfer"], name="tiny")
+    made.transfer = [{"label": ["positive"]}, {"label": ["negative"]}]
+    made.methods["prompt_tuning"] = replace(made.methods["prompt_tuning"], sweep={})
+    process = start(write_grid(tmp_path / "grid.yaml", made), tmp_path)
+    said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    one = load_benchmark(tmp_path / "records" / "tiny")
     probes = {method: cells[0].probes for method, cells in one.cells.items()}
     assert "forgetting" not in probes["written"], "nothing is trained"
-    for method in ("prompt_tuning", "lora"):
-        general = probes[method]["forgetting"]["general"]
-        assert general["detached"] == general["base"], "to the last bit"
-        assert general["attached"] != general["base"]
-        assert set(probes[method]["forgetting"]["tasks"]) == {"sentiment", "home_commands", "docstrings"}
+    general = probes["prompt_tuning"]["forgetting"]["general"]
+    assert general["detached"] == general["base"], "to the last bit"
+    assert general["attached"] != general["base"]
+    assert set(probes["prompt_tuning"]["forgetting"]["tasks"]) == {"sentiment", "home_commands", "docstrings"}
     assert probes["prompt_tuning"]["latency"]["virtual_tokens"] == 4
     for method, found in probes.items():  # the two halves of the rows that the run was tested on
         halves, accuracy = found["transfer"], one.cells[method][0].result.metrics["accuracy"].value
         assert [half["where"] for half in halves] == [{"label": ["positive"]}, {"label": ["negative"]}]
         right = sum(half["rows"] * half["metrics"]["accuracy"] for half in halves)
         assert right == pytest.approx(accuracy * sum(half["rows"] for half in halves))
-    assert not list((whole / "runs").glob("*/*/seed*/checkpoints")), "recorded runs keep no checkpoints"

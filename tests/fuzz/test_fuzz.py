@@ -1,4 +1,4 @@
-"""200 cases of the two fuzzers; `make fuzz` runs 2,000, of any seed."""
+"""Cases of the two fuzzers: 20 in `make test`, 100 in `make test-all`; `make fuzz` runs 2,000, of any seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", names_of(200))
+QUICK = 20
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] if i >= QUICK else []) for i, n in enumerate(names_of(100))]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_crashes_and_no_result_is_wrong(name: str, folder: Path) -> None:
     (found,) = run_cases([name], SEED, folder)
     assert found.faults == []
