@@ -24,7 +24,7 @@ def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig
         data = sp.encode(task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)), needs_end=False)
     examples = sp.behind(data, adapter.task_id).test
 
-    engine = sp.make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=partial(print, file=sys.stderr))
     answers = {}
     if not untrained and sp.has_base(tuned):
         with sp.without_adapter(tuned):

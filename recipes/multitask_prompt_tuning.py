@@ -44,7 +44,7 @@ def main(
     data, tasks = sp.by_task(data, prompt.column)
     tuned = sp.add_multitask_prompt(base, tokenizer, prompt, tasks, this.seed, rows)
 
-    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)
     if prompt.factor_steps:
         factors = replace(training, steps=prompt.factor_steps)

@@ -27,7 +27,7 @@ def made(tiny_model: Path, mode: Any, choices: tuple[str, ...] | None = None) ->
     model, tokenizer = load_tuned(tiny_model)
     data = encode(make_task(ROWS, choices), tokenizer, input_spec(load_base(tiny_model)[0], 5))
     said: list[str] = []
-    return make_engine(model, tokenizer, ModelConfig(engine=mode), data, said.append), said
+    return make_engine(model, tokenizer, config=ModelConfig(engine=mode), data=data, say=said.append), said
 
 
 def one_token_off(*arguments: Any) -> list[list[int]]:

@@ -8,6 +8,7 @@ from typing import Any
 from helpers import load_base, make_task
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import (
     Prediction,
@@ -91,7 +92,7 @@ def test_answers_keep_their_order_whatever_the_batches(
             assert prediction.prediction == choices[int(numpy.argmax(scores))]
         else:
             assert prediction.scores is None
-            assert prediction.prediction == engine.generate([example.document.prompt_ids], 3)[0]
+            assert prediction.prediction == generate(engine, [example.document.prompt_ids], 3)[0]
 
 
 @pytest.mark.parametrize("choices", [CHOICES, None])

@@ -42,7 +42,7 @@ def in_the_base(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def engine_of(model: Any) -> Engine:
-    return make_engine(model, None, ModelConfig(), DATA, print)  # type: ignore[arg-type]
+    return make_engine(model, None, config=ModelConfig(), data=DATA, say=print)  # type: ignore[arg-type]
 
 
 def step(engine: Engine, folder: Path, seed: int = 0, at: int = 0, **training: Any) -> float:

@@ -12,6 +12,7 @@ from softprompts.config.methods import MultitaskConfig
 from softprompts.config.sections import ModelConfig, TrainingConfig
 from softprompts.engine.build import disagreement, make_engine
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.methods.attach import initial_values
 from softprompts.methods.multitask_prompt_tuning import add_multitask_prompt, by_task, factors_alone
@@ -234,9 +235,9 @@ def test_each_row_is_continued_behind_its_task(tuned: Tuned) -> None:
     model, tokenizer = tuned
     engine = Engine(model, tokenizer)
     prompts, tasks = [SHORT.prompt_ids, MIDDLE.prompt_ids, MIDDLE.prompt_ids], [2, 0, 1]
-    alone = [engine.generate([p], 6, [k])[0] for p, k in zip(prompts, tasks, strict=True)]
+    alone = [generate(engine, [p], 6, soft_prompts=[k])[0] for p, k in zip(prompts, tasks, strict=True)]
     assert alone[1] != alone[2], "the task makes a difference"
-    assert engine.generate(prompts, 6, tasks) == alone
+    assert generate(engine, prompts, 6, soft_prompts=tasks) == alone
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -255,7 +256,7 @@ def test_the_loss_of_an_update_is_the_mean_over_the_targets_of_all_tasks(
 ) -> None:
     model, tokenizer = tune(tiny_model)
     data, _ = by_task(data_of(tokenizer, TASKS), "domain")
-    engine = make_engine(model, tokenizer, ModelConfig(), data, print)
+    engine = make_engine(model, tokenizer, config=ModelConfig(), data=data, say=print)
     assert engine.packed
     assert engine.device == CPU
     expected = scores(engine, MIXED, packed=False).nll()

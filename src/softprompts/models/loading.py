@@ -12,6 +12,7 @@ from softprompts.errors import UserError, warn
 from softprompts.models.bundled import resolve
 from softprompts.models.identity import identity_of
 from softprompts.models.outputs import outputs_of, two_or_more
+from softprompts.models.peft_compat import attention_name, has_bfloat16_instructions, keep_four_bit_weights
 from softprompts.models.reading import (
     CONFIG,
     check_ends,
@@ -97,9 +98,9 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
     path = model_path(config)
     found = read_config(path, config.revision)
     for part in (found, found.get_text_config()):
-        if "/" in str(part._attn_implementation):  # whose code transformers would fetch from the Hub
+        if "/" in attention_name(part):  # whose code transformers would fetch from the Hub
             raise UserError(
-                f"model.name_or_path: {path} asks for code of others ({part._attn_implementation}, in its config), and "
+                f"model.name_or_path: {path} asks for code of others ({attention_name(part)}, in its config), and "
                 "this project runs none; take attn_implementation out of its config.json"
             )
     return found
@@ -117,7 +118,7 @@ def dtype_of(config: ModelConfig, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        fast = device.type == "cpu" and has_bfloat16_instructions()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -192,10 +193,7 @@ def load_base_model(
         if isinstance(settings := getattr(module, "config", None), PretrainedConfig):  # an encoder's may be a copy
             # All else here reads outputs by their names, and neither attention nor hidden states.
             settings.return_dict, settings.output_attentions, settings.output_hidden_states = True, False, False
-        # On processors with AVX512-BF16 the first forward pass without a gradient, a validation say, would repack the
-        # 4-bit weights into a form whose product has no backward pass.
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
+    keep_four_bit_weights(model)
     if quantization is None:
         nn.Module.to(model, device)  # bitsandbytes has placed its own
     return model, tokenizer
