@@ -11,7 +11,7 @@ from helpers import load_base, make_task
 from made_tokenizers import unigram
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
-from softprompts.engine.generation import answers
+from softprompts.engine.generation import answers, own_settings
 from softprompts.evaluation.predict import predict
 from softprompts.models.loading import InputSpec, input_spec, own_ends
 from softprompts.tasks.documents import EncodedTask
@@ -22,7 +22,6 @@ from stock_peft import adapted, by_stock
 import pytest
 import torch
 from accelerate import Accelerator
-from softprompts.engine.decoding import own_settings
 
 PROMPTS = [(5, 6), tuple(range(20, 33)), tuple(range(100, 140))]
 HOSTILE: dict[str, dict[str, Any]] = {

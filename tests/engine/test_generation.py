@@ -195,7 +195,7 @@ def test_rows_that_are_generated_apart_each_end_in_front_of_a_stop(
     whole = generate(engine, PROMPTS, 12)
     stops = [text.lstrip()[4:6] for text in whole]
     monkeypatch.setattr(
-        "softprompts.engine.forward.window_of", lambda _: 4
+        "softprompts.engine.generation.window_of", lambda _: 4
     )  # a short window: rows of one length at a time
     assert generate(engine, PROMPTS, 12, stop=stops) == [before(text, stops) for text in whole]
 
