@@ -19,7 +19,7 @@ def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig
     with sp.own_flags():
         base, tokenizer = sp.load_base_model(model, sp.default_device(), task.choices)
         # Then its classifier comes with the adapter.
-        untrained = sp.kind_of(base.config) == "encoder" and bool(base.new_parts)
+        untrained = sp.kind_of(base.config) == "encoder" and bool(sp.facts_of(base).new_parts)
         tuned = sp.load_adapter(base, adapter)
         data = sp.encode(task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)), needs_end=False)
     examples = sp.behind(data, adapter.task_id).test

@@ -38,7 +38,7 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base))
 
     # The method: the only part that differs between recipes.
-    tuned = sp.add_lora(base, lora, this.seed)
+    tuned = sp.add_lora(base, lora, seed=this.seed)
 
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)

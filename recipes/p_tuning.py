@@ -36,7 +36,7 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base, prompt.num_virtual_tokens))
 
     # The method: the only part that differs between recipes.
-    tuned = sp.add_prompt_encoder(base, prompt, this.seed)
+    tuned = sp.add_prompt_encoder(base, prompt, seed=this.seed)
 
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)

@@ -43,7 +43,7 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base, longest))
 
     # The method: the only part that differs between recipes.
-    bank = [sp.add_soft_prompt(base, tokenizer, point.prompt, point.seed, rows) for point in grid]
+    bank = [sp.add_soft_prompt(base, tokenizer, point.prompt, seed=point.seed, task=rows) for point in grid]
 
     engine = sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
     best, standings = sp.run_sweep(engine, grid, data, evaluation, this)

@@ -10,7 +10,14 @@ from typing import Any
 from helpers import CPU, documents, gradient_of, load_base, loss_and_gradient, method_engine, scores
 from made_models import make_base
 from softprompts.engine import attention
-from softprompts.engine.attention import PREFIX, attend, checkpoint_layers, follow_layouts, unfollow_layouts
+from softprompts.engine.attention import (
+    PREFIX,
+    LayoutError,
+    attend,
+    checkpoint_layers,
+    follow_layouts,
+    unfollow_layouts,
+)
 from softprompts.engine.batches import PackedBatch, pack
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
@@ -227,13 +234,18 @@ def test_c1_6_the_attention_is_set_once_and_given_back(tiny_model: Path, monkeyp
 
 def test_c1_6_an_attention_that_takes_no_layout_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base("bloom")
-    assert follow_layouts(base) == "the model's attention is not one that can be replaced"
+    with pytest.raises(LayoutError, match=r"^the model's attention is not one that can be replaced$"):
+        follow_layouts(base)
     assert attention_name(base) == "eager"
+    dropping = Engine(make_base("stablelm"), None, packed=True)  # type: ignore[arg-type]
+    with pytest.raises(LayoutError, match=r"^the model's layers do not hand further arguments on"):
+        dropping(BRANCHED)
     engine = method_engine(tiny_model, "base")
     monkeypatch.setattr(type(engine.base), "forward", lambda self, inputs_embeds=None: None)
-    assert follow_layouts(engine.base) == "the model's forward pass hands no further arguments on to its attention"
+    with pytest.raises(LayoutError, match=r"^the model's forward pass hands no further arguments on"):
+        follow_layouts(engine.base)
     engine.base.config._attn_implementation = "flex_attention"
-    with pytest.raises(ValueError, match="it does not know the attention flex_attention"):
+    with pytest.raises(LayoutError, match="it does not know the attention flex_attention"):
         scores(engine, BRANCHED, packed=True)
 
 

@@ -49,7 +49,7 @@ Tuned = tuple[PeftModel, PreTrainedTokenizerBase]
 
 def tune(folder: Path, tasks: Sequence[str] = TASKS, seed: int | None = 0, **changes: Any) -> Tuned:
     base, tokenizer = load_base(folder)
-    return add_multitask_prompt(base, tokenizer, replace(SETTINGS, **changes), tasks, seed), tokenizer
+    return add_multitask_prompt(base, tokenizer, replace(SETTINGS, **changes), tasks=tasks, seed=seed), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_each_task_starts_as_the_shared_prompt_does(tiny_model: Path, ranks: int
     encoder = model.prompt_encoder["default"]
     assert encoder.prefix_task_cols.shape == (3, 5, ranks)
     assert encoder.prefix_task_rows.shape == (3, ranks, 32)
-    shared = initial_values(model.get_base_model(), tokenizer, 5, "TEXT", TEXT)
+    shared = initial_values(model.get_base_model(), tokenizer, 5, start="TEXT", text=TEXT)
     assert shared is not None
     assert torch.equal(encoder.embedding.weight, shared)
     # PEFT draws both factors from N(0, 0.02): of their product, the sum over the ranks, that leaves so much noise.
@@ -222,7 +222,7 @@ def test_behind_different_tasks_packed_and_stock_give_what_peft_gives(tuned: Tun
 
 def test_tasks_stand_in_a_bank_behind_those_of_the_models_before(tuned: Tuned, tiny_model: Path) -> None:
     model, tokenizer = tuned
-    other = add_multitask_prompt(model.get_base_model(), tokenizer, SETTINGS, TASKS[:2], seed=9)
+    other = add_multitask_prompt(model.get_base_model(), tokenizer, SETTINGS, tasks=TASKS[:2], seed=9)
     engine = Engine(model, tokenizer, bank=[other])
     assert engine.owners == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     documents = [replace(MIDDLE, soft_prompt=k) for k in (4, 1, 3)]

@@ -34,24 +34,31 @@ PREFIX = "softprompts_packed_"  # and then the name of the attention that the mo
 OWN = ("sdpa", "eager")
 
 
-def follow_layouts(base: Any) -> str | None:
-    """Let the attention layers of a base model follow the layout of a forward pass; return why they cannot, or None.
+class LayoutError(ValueError):
+    """The attention of a base model does not follow the layout of a packed row."""
+
+
+def follow_layouts(base: Any) -> None:
+    """Let the attention layers of a base model follow the layout of a forward pass.
 
     Without a layout they attend as before: PEFT's own forward pass, generation, and whoever else has the model, go on
     as they did. What is set is not saved with the model, nor with an adapter.
+
+    Raises:
+        LayoutError: an attention that is none of transformers' own, or that cannot be replaced; a model that takes no
+            further arguments.
     """
     own = attention_name(base)
     if own.startswith(PREFIX):
-        return None
+        return
     if own not in OWN:
-        return f"it does not know the attention {own}"
+        raise LayoutError(f"it does not know the attention {own}")
     if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base.forward).parameters.values()):
-        return "the model's forward pass hands no further arguments on to its attention"
+        raise LayoutError("the model's forward pass hands no further arguments on to its attention")
     with silent_transformers():  # which warns if the model has an attention of its own, and leaves it
         base.set_attn_implementation(PREFIX + own)
     if not attention_name(base).startswith(PREFIX):
-        return "the model's attention is not one that can be replaced"
-    return None
+        raise LayoutError("the model's attention is not one that can be replaced")
 
 
 def unfollow_layouts(base: Any) -> None:
@@ -79,6 +86,7 @@ def attend(
         forward = eager_attention(module) if own == "eager" else AttentionInterface()[own]
         found: tuple[torch.Tensor, torch.Tensor | None] = forward(module, query, key, value, attention_mask, **settings)
         return found
+    layout.reached = True
     return _by_layout(layout, query, key, value, **settings), None
 
 

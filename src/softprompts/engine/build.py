@@ -16,7 +16,7 @@ from traceback import walk_tb
 from typing import Any
 
 from softprompts.config.sections import ModelConfig
-from softprompts.engine.attention import checkpoint_layers, follow_layouts, unfollow_layouts
+from softprompts.engine.attention import LayoutError, checkpoint_layers, unfollow_layouts
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import answers
 from softprompts.errors import UserError
@@ -212,12 +212,12 @@ def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
         unfollow_layouts(engine.base)
         reference = Reference(*_loss_and_gradient(engine, documents))
         engine.packed = True
-        if reason := follow_layouts(engine.base):
-            return reason
         for differs in (_in_training, _in_evaluation):  # in the order of what they cost
             difference = differs(engine, documents, reference, *TOLERANCE[dtype])
             if difference:
                 return difference
+    except LayoutError as reason:
+        return str(reason)
     except Exception as error:
         return _of_model(error, engine, "it raises")
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from softprompts.engine.attention import follow_layouts
+from softprompts.engine.attention import LayoutError, follow_layouts
 from softprompts.engine.batches import pack
 from softprompts.engine.kv_cache import States, one_behind_the_other, positions_of, states_in
 from softprompts.engine.layout import lay_out
@@ -54,7 +54,8 @@ class Engine(nn.Module):
         """Return the logits at the targets of all documents, in their order.
 
         Raises:
-            ValueError: no documents; a packed forward pass of a model whose attention follows no layout.
+            ValueError: no documents.
+            LayoutError: a packed forward pass of a model whose attention follows no layout.
             RuntimeError: a packed forward pass with a gradient within `prompts_cached`.
         """
         return self._packed(documents) if self.packed else self._stock(documents)
@@ -63,8 +64,7 @@ class Engine(nn.Module):
         """Each soft prompt once, its texts behind it end to end; a text sees its soft prompt and itself, causally."""
         if self._cached is not None and torch.is_grad_enabled():
             raise RuntimeError("prompts_cached() keeps no gradient: train outside of it, or evaluate under no_grad()")
-        if reason := follow_layouts(self.base):
-            raise ValueError(reason)
+        follow_layouts(self.base)
         batch = pack(documents)
         used = dict.fromkeys(text.soft_prompt for text in batch.texts)
         prompts = {k: self.cached_states(k) or self.soft_prompt(k) for k in used}
@@ -86,6 +86,8 @@ class Engine(nn.Module):
                 use_cache=False,
                 layout=layout,
             )
+        if not layout.reached:  # transformers hands an argument on as far as the model's own code does
+            raise LayoutError("the model's layers do not hand further arguments on to their attention")
         return Scores(output.logits[0].float(), inputs.targets, inputs.document)
 
     def _stock(self, documents: Sequence[Document]) -> Scores:
@@ -128,7 +130,7 @@ class Engine(nn.Module):
     def soft_prompt(self, index: int) -> torch.Tensor | States | None:
         """Return the virtual tokens' embeddings (P, H), a prefix's keys and values, or None where there is neither."""
         number, task = self.owners[index]
-        model = self.bank[number]
+        model: Any = self.bank[number]
         if not has_soft_prompt(model):
             return None
         prompt = model.get_prompt(1, None if task is None else torch.full((1,), task, device=self.device))
@@ -138,7 +140,7 @@ class Engine(nn.Module):
 
     def virtual_tokens(self, index: int) -> int:
         """Return the positions that a soft prompt takes, (P,); 0 without one, or with one that is switched off."""
-        model = self.bank[self.owners[index][0]]
+        model: Any = self.bank[self.owners[index][0]]
         return int(model.active_peft_config.num_virtual_tokens) if has_soft_prompt(model) else 0
 
     @contextmanager

@@ -45,13 +45,14 @@ class Layout:
 
     prompts: positions of each soft prompt; prompt_queries: whether they are among the queries, too (prompt tuning), or
     come as keys and values only (prefix tuning); masks: who sees whom in each part and sliding window, filled in when
-    the first layer asks, so that all layers share them.
+    the first layer asks, so that all layers share them; reached: whether any layer has asked.
     """
 
     prompts: tuple[int, ...]
     prompt_queries: bool
     groups: tuple[Group, ...]
     masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    reached: bool = False
 
     def mask(self, index: int, window: int | None) -> torch.Tensor:
         """Return (b, 1, L, P + L): who sees whom in a group, where a layer looks back fewer than `window` positions."""

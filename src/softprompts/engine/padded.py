@@ -9,6 +9,7 @@ from typing import Any
 from softprompts.engine.batches import pad
 from softprompts.engine.scores import Scores
 from softprompts.errors import UserError
+from softprompts.models.facts import facts_of
 from softprompts.models.loading import kind_of
 from softprompts.tasks.documents import Document
 
@@ -39,7 +40,7 @@ def stock_forward(model: Any, documents: Sequence[Document], device: torch.devic
         # Not use_cache=False: BERT would then leave out a prefix without a word.
         output = model(input_ids=read.input_ids, attention_mask=read.attention_mask, **arguments)
         # A classifier has its outputs in an order of its own; a target is the number of a choice.
-        outputs = getattr(model, "choice_outputs", slice(None))
+        outputs = list(facts_of(model).choice_outputs) or slice(None)
         return Scores(output.logits[:, outputs].float(), batch.targets, batch.document)
     written = pad([Document((decoder_start(model),), d.target_ids) for d in documents], device)
     with logits_at(model, written.predictors, written.input_ids.shape):

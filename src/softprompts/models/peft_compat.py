@@ -7,14 +7,16 @@ an upgrade breaks this file and that one alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import nn
+from transformers import PreTrainedModel
 
 
 def attention_name(model: Any) -> str:
@@ -28,7 +30,7 @@ def attention_name(model: Any) -> str:
 
 def eager_attention(module: nn.Module) -> Callable[..., Any]:
     """Return the plain attention of the model that an attention layer belongs to: transformers registers none."""
-    found: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    found: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
     return found
 
 
@@ -48,7 +50,8 @@ def keep_four_bit_weights(model: nn.Module) -> None:
     On processors with AVX512-BF16 the first forward pass without a gradient, a validation say, would repack them into
     a form whose product has no backward pass.
     """
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False
 
@@ -61,7 +64,20 @@ def changes_of(parameters: Iterable[torch.Tensor]) -> int:
     return sum(p._version for p in parameters if not p.is_inference())
 
 
-def prompt_module(model: PeftModel) -> Any:
+def peft_model(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Return a PEFT model over a base model: `get_peft_model` may return another kind, if it is asked for."""
+    return cast(PeftModel, get_peft_model(base, config))
+
+
+def as_loaded(model: PeftModel, tensors: Mapping[str, torch.Tensor], adapter: str) -> dict[str, torch.Tensor]:
+    """Return an adapter's tensors by the names that PEFT gives them in a model, whatever version they come from."""
+    found: dict[str, torch.Tensor] = convert_peft_adapter_state_dict_for_transformers(
+        model, model.peft_config[adapter], dict(tensors), adapter
+    )
+    return found
+
+
+def encoder_of(model: PeftModel) -> Any:
     """Return the module of PEFT's that holds, or computes, a model's soft prompt."""
     return model.prompt_encoder[model.active_adapter]
 
