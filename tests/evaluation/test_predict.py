@@ -105,7 +105,7 @@ def test_loss_is_the_mean_over_all_target_tokens(engine: Engine, choices: tuple[
 
 
 def test_open_answers_can_be_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "generate", None)
+    monkeypatch.setattr("softprompts.evaluation.predict.generate", None)
     outcome = predict(
         engine, examples(engine, None), EvaluationConfig(), Accelerator(cpu=True), "testing", answer_open=False
     )
