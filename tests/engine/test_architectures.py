@@ -210,7 +210,7 @@ whether the code works, not how well a model learns.
 - `no`: PEFT's own forward fails with its default settings, gives no gradient, or is not what the method needs; the
   footnote says how. The recipes say so before they load anything; so does
   `python -m softprompts.methods.preflight NAME_OR_PATH`.
-- `{GENERATE}`: behind a soft prompt, `engine.generation.generate` writes the same greedy tokens, from the same logits, for a row
+- `{GENERATE}`: behind a soft prompt, `engine.generation` writes the same greedy tokens, from the same logits, for a row
   alone and in a batch with longer ones, also where some of these end before it does, and the same as PEFT's own
   `generate` for the row alone.
 
