@@ -38,7 +38,7 @@ def main(
         data = sp.encode(side.task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)))
         data = sp.behind(data, side.adapter.task_id)
 
-        engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+        engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
         outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
         outcomes.append(outcome)
         # The other gets a base model anew: nothing of this one, LoRA's layers say, is left in it.

@@ -29,7 +29,7 @@ def main(
     bank = sp.load_members(base, folders, ensemble)
     data = sp.encode(rows, tokenizer, sp.input_spec(base, max(map(sp.virtual_tokens, bank))))
 
-    engine = sp.make_engine(bank[0], tokenizer, model, data, this.say, bank[1:])
+    engine = sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
     data = sp.behind_each(data, len(bank))
     validation = sp.predict(engine, data.validation, evaluation, this.accelerator, "validating")
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)

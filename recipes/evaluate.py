@@ -28,7 +28,7 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)))
     data = sp.behind(data, adapter.task_id)
 
-    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
     sp.save_run(this, rows, tuned, outcome, notes={"split": evaluation.split})
 

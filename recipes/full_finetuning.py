@@ -36,7 +36,7 @@ def main(
     # The method: the only part that differs between recipes.
     tuned = sp.train_everything(base)
 
-    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)
     adapter = sp.save_model(tuned, tokenizer, this)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)

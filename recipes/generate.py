@@ -19,12 +19,12 @@ def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig
     with sp.own_flags():
         base, tokenizer = sp.load_base_model(model, sp.default_device(), task.choices)
         # Then its classifier comes with the adapter.
-        untrained = sp.kind_of(base.config) == "encoder" and bool(base.new_parts)
+        untrained = sp.kind_of(base.config) == "encoder" and bool(sp.facts_of(base).new_parts)
         tuned = sp.load_adapter(base, adapter)
         data = sp.encode(task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)), needs_end=False)
     examples = sp.behind(data, adapter.task_id).test
 
-    engine = sp.make_engine(tuned, tokenizer, model, data, partial(print, file=sys.stderr))
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=partial(print, file=sys.stderr))
     answers = {}
     if not untrained and sp.has_base(tuned):
         with sp.without_adapter(tuned):

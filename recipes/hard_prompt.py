@@ -32,7 +32,7 @@ def main(
         sp.encode(t, tokenizer, spec, needs_end=not evaluation.stop) for t in sp.written_tasks(rows, hard, this.seed)
     ]
 
-    engine = sp.make_engine(base, tokenizer, model, candidates[0], this.say)
+    engine = sp.make_engine(base, tokenizer, config=model, data=candidates[0], say=this.say)
     best, wordings = sp.choose_wording(engine, candidates, hard, evaluation, this.accelerator)
     data = candidates[best]
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)

@@ -42,9 +42,9 @@ def main(
 
     # The method: the only part that differs between recipes.
     data, tasks = sp.by_task(data, prompt.column)
-    tuned = sp.add_multitask_prompt(base, tokenizer, prompt, tasks, this.seed, rows)
+    tuned = sp.add_multitask_prompt(base, tokenizer, prompt, tasks=tasks, seed=this.seed, task=rows)
 
-    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)
     if prompt.factor_steps:
         factors = replace(training, steps=prompt.factor_steps)

@@ -36,9 +36,9 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base, prefix.num_virtual_tokens))
 
     # The method: the only part that differs between recipes.
-    tuned = sp.add_prefix(base, tokenizer, prefix, this.seed)
+    tuned = sp.add_prefix(base, tokenizer, prefix, seed=this.seed)
 
-    engine = sp.make_engine(tuned, tokenizer, model, data, this.say)
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)
     adapter = sp.save_adapter(tuned, this)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)

@@ -43,9 +43,9 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base, longest))
 
     # The method: the only part that differs between recipes.
-    bank = [sp.add_soft_prompt(base, tokenizer, point.prompt, point.seed, rows) for point in grid]
+    bank = [sp.add_soft_prompt(base, tokenizer, point.prompt, seed=point.seed, task=rows) for point in grid]
 
-    engine = sp.make_engine(bank[0], tokenizer, model, data, this.say, bank[1:])
+    engine = sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
     best, standings = sp.run_sweep(engine, grid, data, evaluation, this)
     data, tuned = best.data, best.model
     adapter = sp.save_adapter(tuned, this)

@@ -134,7 +134,7 @@ def scores(engine: Engine, docs: Sequence[Document], packed: bool) -> Scores:
     """Run the engine one way or the other; afterwards it is as it was."""
     before, engine.packed = engine.packed, packed
     try:
-        return Scores(*engine(docs))
+        return engine(docs)
     finally:
         engine.packed = before
 
@@ -209,7 +209,12 @@ def build(model: Path, task: Path, output: Path, resume: bool = False, mode: str
         base, tokenizer, prompt_config(model, prompt_tuning_init="TEXT", prompt_tuning_init_text=TEXT)
     )
     return Parts(
-        tuned, make_engine(tuned, tokenizer, ModelConfig(engine=mode), data, run.say), data, config, evaluation, run
+        tuned,
+        make_engine(tuned, tokenizer, config=ModelConfig(engine=mode), data=data, say=run.say),
+        data,
+        config,
+        evaluation,
+        run,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.evaluation.predict import answers_and_targets, document_losses, predict
 from softprompts.metrics.scoring import Metric, compute_metrics
 from softprompts.tasks.documents import Document, Example
@@ -44,8 +45,13 @@ def sampled(
             for start in range(0, len(prompts), rows):
                 part = slice(start, start + rows)
                 how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-                texts += engine.generate(
-                    prompts[part], evaluation.max_new_tokens, soft_prompts[part], evaluation.stop, **how
+                texts += generate(
+                    engine,
+                    prompts[part],
+                    evaluation.max_new_tokens,
+                    soft_prompts=soft_prompts[part],
+                    stop=evaluation.stop,
+                    **how,
                 )
             drawn.append([text.strip() for text in texts])
     numbers = [compute_metrics(metrics, texts, targets) for texts in drawn]
@@ -104,11 +110,11 @@ def latency(engine: Engine, examples: Sequence[Example], new_tokens: int = 32) -
         Medians over the rows: prompt_tokens read as text, first_token_ms, answer_ms of `new_tokens` tokens.
     """
     prompts = [e.document.prompt_ids for e in examples]
-    engine.generate(prompts[:1], 2)  # the first call of all sets PyTorch up
+    generate(engine, prompts[:1], 2)  # the first call of all sets PyTorch up
 
     def milliseconds(prompt: Sequence[int], tokens: int) -> float:
         started = time.perf_counter()
-        engine.generate([prompt], tokens, min_new_tokens=tokens)
+        generate(engine, [prompt], tokens, min_new_tokens=tokens)
         return 1000 * (time.perf_counter() - started)
 
     return {

@@ -101,12 +101,12 @@ def main(probe: ProbeConfig) -> None:
     forgets = "forgetting" in probe.what and trained
     data = encode(task, tokenizer, input_spec(base))
     # Before anything is put on the base model: what is measured detached has to be this, to the last bit.
-    before = unlearnt(make_engine(base, tokenizer, config, data, print)) if forgets else {}
+    before = unlearnt(make_engine(base, tokenizer, config=config, data=data, say=print)) if forgets else {}
     if whole:
         tuned: Any = load_base_model(replace(config, name_or_path=str(folder / MODEL)), device, task.choices)[0]
     else:
         tuned = load_adapter(base, AdapterConfig(str(folder), any_base=True)) if trained else base
-    engine = make_engine(tuned, tokenizer, config, data, print)
+    engine = make_engine(tuned, tokenizer, config=config, data=data, say=print)
     if forgets:
         attached, detached = unlearnt(engine), None
         if not whole:

@@ -84,7 +84,7 @@ def padded_whole(documents: Sequence[Document]) -> torch.Tensor:
 
 def positions(method: Method, documents: Sequence[Document]) -> dict[str, int]:
     """Return how many positions of a batch go through the linear layers, packed and in the stock layout."""
-    row = pack(documents, torch.device("cpu")).input_ids
+    row = torch.from_numpy(pack(documents).input_ids)
     rows = padded_whole(documents)
     return {"engine": len(row) + method.queries, "stock": rows.numel() + method.queries * len(documents)}
 

@@ -23,7 +23,7 @@ from benchmarks.throughput.flops import (
     useful_flops,
 )
 from softprompts.config.sections import ModelConfig, TaskConfig
-from softprompts.engine.forward import Engine, Scores
+from softprompts.engine.forward import Engine
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import count_parameters, load_base_model
 from softprompts.runs.environment import peak_memory_gib
@@ -96,7 +96,7 @@ def with_engine(
     seconds, losses = [], []
     for update in range(updates):
         started = time.perf_counter()
-        loss = Scores(*engine(rows[update * BATCH_SIZE : (update + 1) * BATCH_SIZE])).nll().mean()
+        loss = engine(rows[update * BATCH_SIZE : (update + 1) * BATCH_SIZE]).nll().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

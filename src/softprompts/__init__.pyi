@@ -75,6 +75,7 @@ from .methods.p_tuning import add_prompt_encoder as add_prompt_encoder
 from .methods.prefix_tuning import add_prefix as add_prefix
 from .methods.preflight import check_method as check_method
 from .methods.prompt_tuning import add_soft_prompt as add_soft_prompt
+from .models.facts import facts_of as facts_of
 from .models.loading import (
     default_device as default_device,
     input_spec as input_spec,

@@ -65,7 +65,7 @@ def attach(folder: Path, kind: str, base: Any = None) -> PeftModel:
     elif kind == "lora":
         model = add_lora(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False), seed=0)
     elif kind == "multitask":
-        model = add_multitask_prompt(base, tokenizer, MultitaskConfig("c", 5, 1, "RANDOM"), TASKS, seed=0)
+        model = add_multitask_prompt(base, tokenizer, MultitaskConfig("c", 5, 1, "RANDOM"), tasks=TASKS, seed=0)
     else:
         network: Any = kind.removeprefix("P-tuning ")
         config = PromptEncoderConfig(num_virtual_tokens=5, encoder_reparameterization_type=network)
@@ -299,9 +299,9 @@ def test_the_width_of_a_prefix_is_not_the_models(tiny_model: Path, run: Run) -> 
 def test_a_task_that_an_adapter_does_not_have_is_refused(tiny_model: Path, task: int) -> None:
     base = load_base(tiny_model)[0]
     settings = MultitaskPromptTuningConfig(num_tasks=2, base_model_name_or_path=str(tiny_model))
-    check_base(base, settings, Path("it"), AdapterConfig("it", task_id=1), Record())
+    check_base(base, settings, folder=Path("it"), config=AdapterConfig("it", task_id=1), record=Record())
     with pytest.raises(UserError, match=rf"^adapter\.task_id: {task} is not between 0 and 1$"):
-        check_base(base, settings, Path("it"), AdapterConfig("it", task_id=task), Record())
+        check_base(base, settings, folder=Path("it"), config=AdapterConfig("it", task_id=task), record=Record())
 
 
 def test_the_settings_of_the_run_that_wrote_an_adapter(saved: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from helpers import ROOT
 from made_models import ARCHITECTURES, STATES, VOCABULARY, WINDOW, make_base, make_config
 from softprompts.engine.build import disagreement
-from softprompts.engine.forward import Engine, Scores
+from softprompts.engine.forward import Engine
+from softprompts.engine.generation import answers
 from softprompts.methods.attach import TASK_TYPES
 from softprompts.methods.catalog import METHODS as CATALOG
 from softprompts.models.loading import kind_of
@@ -112,7 +113,7 @@ def support(model_type: str, method: str) -> Cell:
     try:
         model = attach(model_type, method)
         engine = Engine(model, TOKENIZER)
-        if reason := why_not_trained(model, Scores(*engine(documents)).nll().mean()):
+        if reason := why_not_trained(model, engine(documents).nll().mean()):
             return "no", reason
     except Exception as error:  # whatever a model raises, the table says it
         return "no", short(error)
@@ -168,7 +169,7 @@ def generates(model_type: str) -> Cell:
 
 def written_by(engine: Engine) -> Callable[[list[tuple[int, ...]]], list[list[int]]]:
     """Return what continues prompts with an engine, as token ids."""
-    return lambda prompts: engine.answers(prompts, [0] * len(prompts), (), {"max_new_tokens": NEW_TOKENS})
+    return lambda prompts: answers(engine, prompts, {"max_new_tokens": NEW_TOKENS})
 
 
 def go_on_alike(engine: Engine, prompts: list[tuple[int, ...]]) -> bool:
@@ -209,7 +210,7 @@ whether the code works, not how well a model learns.
 - `no`: PEFT's own forward fails with its default settings, gives no gradient, or is not what the method needs; the
   footnote says how. The recipes say so before they load anything; so does
   `python -m softprompts.methods.preflight NAME_OR_PATH`.
-- `{GENERATE}`: behind a soft prompt, `Engine.generate` writes the same greedy tokens, from the same logits, for a row
+- `{GENERATE}`: behind a soft prompt, `engine.generation` writes the same greedy tokens, from the same logits, for a row
   alone and in a batch with longer ones, also where some of these end before it does, and the same as PEFT's own
   `generate` for the row alone.
 

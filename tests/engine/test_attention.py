@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from helpers import CPU, documents, gradient_of, load_base, loss_and_gradient, method_engine, scores
+from made_models import make_base
 from softprompts.engine import attention
-from softprompts.engine.attention import NAME, Group, attend, checkpoint_layers, make_layout, packed
+from softprompts.engine.attention import (
+    PREFIX,
+    LayoutError,
+    attend,
+    checkpoint_layers,
+    follow_layouts,
+    unfollow_layouts,
+)
 from softprompts.engine.batches import PackedBatch, pack
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
+from softprompts.engine.layout import SHORTEST_OF_GROUP, Group, Layout, lay_out
+from softprompts.models.peft_compat import attention_name
 from softprompts.tasks.documents import Document
 
 import pytest
@@ -44,6 +55,10 @@ NARROW = """
 """
 
 
+def laid_out(batch: PackedBatch, prompts: dict[int, int], prompt_queries: bool) -> Layout:
+    return lay_out(batch, prompts, prompt_queries=prompt_queries, device=CPU)[1]
+
+
 def by_hand(picture: str) -> list[list[list[bool]]]:
     """Read a picture: for each text, row by row, which keys a token sees."""
     lines = [line.split() for line in picture.strip().splitlines()[1:]]
@@ -57,8 +72,8 @@ def rows_of(mask: torch.Tensor, lengths: tuple[int, ...]) -> list[list[list[bool
 
 @pytest.mark.parametrize(("window", "picture"), [(None, WIDE), (100, WIDE), (3, NARROW)])
 def test_a_text_sees_its_prompt_and_itself_branch_by_branch(window: int | None, picture: str) -> None:
-    batch = pack(BRANCHED, CPU)
-    layout = make_layout(batch, {0: 2}, prompt_queries=True)
+    batch = pack(BRANCHED)
+    layout = laid_out(batch, {0: 2}, prompt_queries=True)
     lengths = tuple(text.length for text in batch.texts)
     assert lengths == (6, 3)
     assert len(layout.groups) == 1
@@ -69,11 +84,11 @@ def test_a_text_sees_its_prompt_and_itself_branch_by_branch(window: int | None, 
 
 
 def test_without_a_soft_prompt_only_its_columns_are_missing() -> None:
-    batch = pack(BRANCHED, CPU)
-    bare, behind = (make_layout(batch, {0: virtual}, prompt_queries=False).groups[0] for virtual in (0, 2))
+    batch = pack(BRANCHED)
+    bare, behind = (laid_out(batch, {0: virtual}, prompt_queries=False).groups[0] for virtual in (0, 2))
     assert torch.equal(bare.sees, behind.sees[..., 2:])
-    assert torch.equal(bare.position, behind.position[:, 2:] - 2)
-    assert behind.position[0].tolist() == [0, 1, 2, 3, 4, 5, 5, 6]
+    assert torch.equal(bare.position, behind.position - 2)
+    assert behind.position[0].tolist() == [2, 3, 4, 5, 5, 6]
 
 
 def put_back(group: Group, row: torch.Tensor) -> torch.Tensor:
@@ -83,9 +98,9 @@ def put_back(group: Group, row: torch.Tensor) -> torch.Tensor:
 @given(docs=documents(300, most=9, bank=3), virtual=strategies.lists(strategies.integers(0, 4), min_size=3, max_size=3))
 @settings(max_examples=15, deadline=None)
 def test_groups_hold_every_token_once_behind_its_own_soft_prompt(docs: list[Document], virtual: list[int]) -> None:
-    batch = pack(docs, CPU)
+    batch = pack(docs)
     used = list(dict.fromkeys(text.soft_prompt for text in batch.texts))
-    layout = make_layout(batch, {k: virtual[k] for k in used}, prompt_queries=True)
+    layout = laid_out(batch, {k: virtual[k] for k in used}, prompt_queries=True)
     assert layout.prompts == tuple(virtual[k] for k in used)
     assert sum(group.tokens for group in layout.groups) == len(batch.input_ids)
     texts = iter(batch.texts)
@@ -98,11 +113,11 @@ def test_groups_hold_every_token_once_behind_its_own_soft_prompt(docs: list[Docu
         assert used[group.front[0]] == soft_prompt
         lengths = [text.length for text in members]
         assert lengths[0] == max(lengths) == group.places.shape[1]
-        assert min(lengths) >= attention.SHORTEST_OF_GROUP * lengths[0], "little is padded"
+        assert min(lengths) >= SHORTEST_OF_GROUP * lengths[0], "little is padded"
         assert sum(lengths) == group.tokens
         before = virtual[soft_prompt] + (0 if members[0].head else heads.get(soft_prompt, 0))
         assert group.sees.shape == (len(members), 1, lengths[0], before + lengths[0])
-        assert group.position.shape == (len(members), before + lengths[0])
+        assert group.position.shape == (len(members), lengths[0])
         if len(group.front) == 2:
             assert layout.groups[group.front[1] - len(used)].tokens == heads[soft_prompt], "the head is in front"
     assert next(texts, None) is None
@@ -110,8 +125,8 @@ def test_groups_hold_every_token_once_behind_its_own_soft_prompt(docs: list[Docu
 
 def test_long_and_short_texts_are_not_padded_to_each_other() -> None:
     lengths = (40, 21, 20, 19, 10, 4)
-    batch = pack([Document(tuple(range(n, 2 * n)), (1,)) for n in lengths], CPU)
-    groups = make_layout(batch, {0: 3}, prompt_queries=False).groups
+    batch = pack([Document(tuple(range(n, 2 * n)), (1,)) for n in lengths])
+    groups = laid_out(batch, {0: 3}, prompt_queries=False).groups
     assert [(len(g.places), g.places.shape[1], g.tokens) for g in groups] == [(3, 40, 81), (2, 19, 29), (1, 4, 4)]
 
 
@@ -137,23 +152,23 @@ def row_by_row(
 @pytest.mark.parametrize("softcap", [None, 1e4])
 def test_attend_is_attention_text_by_text(softcap: float | None, head: tuple[int, ...]) -> None:
     texts = [replace(d, prompt_ids=head + d.prompt_ids) for d in [*BRANCHED, Document((13,), (14,))]]
-    batch, virtual = pack(texts, CPU), 2
+    batch, virtual = pack(texts), 2
     assert batch.texts[0].head == bool(head)
     total, generator = len(batch.input_ids), torch.Generator().manual_seed(0)
     query = torch.randn(1, 4, total, 8, generator=generator)
     key, value = (torch.randn(1, 2, virtual + total, 8, generator=generator) for _ in range(2))
-    layout = make_layout(batch, {0: virtual}, prompt_queries=False)
-    base = nn.Module()
-    with packed(base, layout):
-        ours, weights = attend(base, query, key, value, None, softcap=softcap)
+    layout = laid_out(batch, {0: virtual}, prompt_queries=False)
+    ours, weights = attend("sdpa", nn.Module(), query, key, value, None, layout=layout, softcap=softcap)
     assert weights is None
     expected = row_by_row(batch, virtual, query[0], *(x[0].repeat_interleave(2, dim=0) for x in (key, value)))
     torch.testing.assert_close(ours[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_attend_outside_of_a_packed_forward_is_our_mistake() -> None:
-    with pytest.raises(AssertionError, match="outside of packed"):
-        attend(nn.Module(), *[torch.zeros(1, 1, 1, 8)] * 3, None)
+def test_positions_are_copied_with_the_rest_those_of_soft_prompts_first() -> None:
+    inputs, _ = lay_out(pack(BRANCHED), {0: 2}, prompt_queries=True, device=CPU)
+    assert inputs.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 5, 6, 2, 3, 4]
+    assert inputs.input_ids.tolist() == [1, 2, 3, 4, 6, 7, 9, 10, 11]
+    assert inputs.targets.tolist() == [4, 5, 6, 7, 8, 11, 12]
 
 
 def implementations(engine: Engine) -> set[str]:
@@ -162,27 +177,85 @@ def implementations(engine: Engine) -> set[str]:
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning", "lora"])
-def test_a_packed_forward_leaves_the_attention_as_it_was(
-    tiny_model: Path, method: str, implementation: str, monkeypatch: pytest.MonkeyPatch
+def test_c1_6_after_a_packed_forward_everything_else_is_what_it_was(
+    tiny_model: Path, method: str, implementation: str, tmp_path: Path
 ) -> None:
-    engine = method_engine(tiny_model, method)
-    engine.base.set_attn_implementation(implementation)
-    during: list[set[str]] = []
-    engine.base.get_output_embeddings().register_forward_hook(lambda *_: during.append(implementations(engine)))
-    loss_and_gradient(engine, BRANCHED, packed=True)
-    assert during == [{NAME}]
-    assert implementations(engine) == {implementation}
-    assert attention._layout.get() is None
+    """PEFT's own forward pass and generation, the base model alone, and what is saved."""
+    found = []
+    for packed in (False, True):
+        engine = method_engine(tiny_model, method)
+        engine.base.set_attn_implementation(implementation)
+        if packed:
+            scores(engine, BRANCHED, packed=True)
+            assert implementations(engine) == {PREFIX + implementation}
+        ids = torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10]])
+        mask = (ids > 0).long()
+        model = engine.model
+        own = model(input_ids=ids, attention_mask=mask).logits
+        written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        with model.disable_adapter():
+            alone = model(input_ids=ids, attention_mask=mask).logits
+        folder = tmp_path / str(packed)
+        model.save_pretrained(folder)
+        engine.base.config.save_pretrained(folder)
+        saved = {file.name: file.read_bytes() for file in folder.iterdir()}
+        found.append((own, scores(engine, BRANCHED, packed=False).logits, written, alone, saved))
+    for before, after in zip(*(row[:4] for row in found), strict=True):
+        assert torch.equal(before, after)
+    assert found[0][4] == found[1][4]
+    assert not any(PREFIX.encode() in content for content in found[1][4].values())
 
-    def fails(*_: Any, **__: Any) -> None:
-        raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(attention, "_attention", fails)
-    with pytest.raises(RuntimeError, match="out of memory"):
+def test_c1_6_a_model_is_saved_and_loaded_again(tiny_model: Path, tmp_path: Path) -> None:
+    engine = method_engine(tiny_model, "full fine-tuning")
+    expected = scores(engine, BRANCHED, packed=True).logits
+    engine.base.save_pretrained(tmp_path)
+    engine.tokenizer.save_pretrained(tmp_path)
+    again = Engine(*load_base(tmp_path))
+    assert implementations(again) == {"sdpa"}
+    assert torch.equal(scores(again, BRANCHED, packed=True).logits, expected)
+
+
+def test_c1_6_the_attention_is_set_once_and_given_back(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = method_engine(tiny_model, "prompt tuning")
+    names: list[str] = []
+    original = type(engine.base).set_attn_implementation
+    monkeypatch.setattr(
+        type(engine.base), "set_attn_implementation", lambda base, name: (names.append(name), original(base, name))
+    )
+    for _ in range(3):
+        loss_and_gradient(engine, BRANCHED, packed=True)
+    assert names == [PREFIX + "sdpa"]
+    unfollow_layouts(engine.base)
+    unfollow_layouts(engine.base)
+    assert names == [PREFIX + "sdpa", "sdpa"]
+    assert implementations(engine) == {"sdpa"}
+
+
+def test_c1_6_an_attention_that_takes_no_layout_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("bloom")
+    with pytest.raises(LayoutError, match=r"^the model's attention is not one that can be replaced$"):
+        follow_layouts(base)
+    assert attention_name(base) == "eager"
+    dropping = Engine(make_base("stablelm"), None, packed=True)  # type: ignore[arg-type]
+    with pytest.raises(LayoutError, match=r"^the model's layers do not hand further arguments on"):
+        dropping(BRANCHED)
+    engine = method_engine(tiny_model, "base")
+    monkeypatch.setattr(type(engine.base), "forward", lambda self, inputs_embeds=None: None)
+    with pytest.raises(LayoutError, match=r"^the model's forward pass hands no further arguments on"):
+        follow_layouts(engine.base)
+    engine.base.config._attn_implementation = "flex_attention"
+    with pytest.raises(LayoutError, match="it does not know the attention flex_attention"):
         scores(engine, BRANCHED, packed=True)
-    assert implementations(engine) == {implementation}
-    assert attention._layout.get() is None
-    scores(engine, BRANCHED, packed=False)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_layers_share_what_a_soft_prompt_and_a_group_see(window: int | None) -> None:
+    layout = laid_out(pack(BRANCHED), {0: 5}, prompt_queries=True)
+    seen = layout.prompt_mask(0, window, CPU)
+    assert seen.sum(1).tolist() == [min(k, window or 5) for k in range(1, 6)]
+    assert layout.prompt_mask(0, window, CPU) is seen
+    assert layout.mask(0, window) is layout.mask(0, window)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -203,8 +276,6 @@ def test_checkpointed_layers_are_computed_twice_and_give_the_same(tiny_model: Pa
     assert len(entered) == 4, "and once more in the backward pass"
     assert again.item() == loss
     torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
-    assert implementations(engine) == {"sdpa"}
-    assert attention._layout.get() is None
 
 
 def test_recomputing_follows_the_layout_of_its_own_forward(tiny_model: Path) -> None:
@@ -219,9 +290,9 @@ def test_recomputing_follows_the_layout_of_its_own_forward(tiny_model: Path) -> 
 
 def test_checkpointed_layers_still_generate(tiny_model: Path) -> None:
     base, tokenizer = load_base(tiny_model)
-    expected = Engine(base, tokenizer).generate([(5, 6), tuple(range(20, 33))], 8)
+    expected = generate(Engine(base, tokenizer), [(5, 6), tuple(range(20, 33))], 8)
     checkpoint_layers(base)
-    assert Engine(base, tokenizer).generate([(5, 6), tuple(range(20, 33))], 8) == expected
+    assert generate(Engine(base, tokenizer), [(5, 6), tuple(range(20, 33))], 8) == expected
 
 
 Shapes = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

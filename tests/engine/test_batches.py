@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from helpers import CPU, documents
@@ -37,7 +38,7 @@ def test_pad_keeps_every_document_and_points_at_its_targets(docs: list[Document]
 @given(documents(300, most=9, bank=3))
 @settings(max_examples=60, deadline=None)
 def test_in_a_pack_every_predictor_sees_its_document_so_far_and_nothing_else(docs: list[Document]) -> None:
-    batch = pack(docs, CPU)
+    batch = pack(docs)
     ids, position, branch = (row.tolist() for row in (batch.input_ids, batch.position, batch.branch))
     starts = list(itertools.accumulate((text.length for text in batch.texts), initial=0))
     placed = zip(batch.texts, starts, strict=False)
@@ -61,7 +62,7 @@ def test_in_a_pack_every_predictor_sees_its_document_so_far_and_nothing_else(doc
 @given(documents(300, most=9, bank=3))
 @settings(max_examples=60, deadline=None)
 def test_a_pack_reads_each_prompt_and_each_target_behind_it_once(docs: list[Document]) -> None:
-    batch = pack(docs, CPU)
+    batch = pack(docs)
     texts = {(d.soft_prompt, d.prompt_ids) for d in docs}
     ends = {(d.soft_prompt, d.prompt_ids, d.target_ids[:-1]) for d in docs}
     heads = {text.soft_prompt: text.length for text in batch.texts if text.head}
@@ -81,7 +82,7 @@ def test_a_pack_reads_each_prompt_and_each_target_behind_it_once(docs: list[Docu
 
 def test_choices_branch_off_their_common_prompt() -> None:
     row = (3, 4, 5)
-    batch = pack([Document(row, (6, 7)), Document(row, (6, 8)), Document(row, (9,)), Document(row, (10, 11, 12))], CPU)
+    batch = pack([Document(row, (6, 7)), Document(row, (6, 8)), Document(row, (9,)), Document(row, (10, 11, 12))])
     assert batch.input_ids.tolist() == [3, 4, 5, 6, 10, 11], "the last token of a target is never read"
     assert batch.position.tolist() == [0, 1, 2, 3, 3, 4]
     assert batch.branch[:4].tolist() == [0, 0, 0, 1]
@@ -92,7 +93,7 @@ def test_choices_branch_off_their_common_prompt() -> None:
 
 
 def test_the_same_text_behind_two_soft_prompts_is_two_texts() -> None:
-    batch = pack([Document((3, 4), (6,), 1), Document((3, 4), (6,), 0), Document((5,), (6,), 1)], CPU)
+    batch = pack([Document((3, 4), (6,), 1), Document((3, 4), (6,), 0), Document((5,), (6,), 1)])
     assert batch.texts == (Text(0, 2), Text(1, 2), Text(1, 1))
     assert batch.predictors.tolist() == [3, 1, 4]
 
@@ -104,17 +105,17 @@ def test_what_all_texts_begin_with_is_read_once() -> None:
         Document((3, 4, 9, 9), (6,)),
         Document((3, 5), (6,), 1),
     ]
-    batch = pack(rows, CPU)
+    batch = pack(rows)
     assert batch.texts == (Text(0, 1, head=True), Text(0, 3), Text(0, 2), Text(0, 2), Text(1, 2))
     assert batch.input_ids.tolist() == [3, 4, 9, 9, 4, 5, 4, 7, 3, 5]
     assert batch.position.tolist() == [0, 1, 2, 3, 1, 2, 1, 2, 0, 1]
     assert batch.predictors.tolist() == [5, 6, 7, 3, 9]
 
 
-@pytest.mark.parametrize("lay", [pad, pack])
+@pytest.mark.parametrize("lay", [partial(pad, device=CPU), pack])
 def test_an_empty_batch_is_refused(lay: Any) -> None:
     with pytest.raises(ValueError, match="empty batch"):
-        lay([], CPU)
+        lay([])
 
 
 def tokens_of(share: Sequence[Document]) -> int:

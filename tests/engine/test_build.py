@@ -11,23 +11,24 @@ from typing import Any
 
 from helpers import METHODS, bank_engine, load_base, load_tuned, make_task
 from softprompts.config.sections import ModelConfig
-from softprompts.engine import attention, build as agreement
-from softprompts.engine.attention import Layout
+from softprompts.engine import build as agreement, layout
 from softprompts.engine.batches import PackedBatch, pack
 from softprompts.engine.build import checked_documents, disagreement, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.engine.kv_cache import States
+from softprompts.engine.layout import Group, Layout
 from softprompts.errors import UserError
 from softprompts.models.windows import bounds_of, unknown_layers, window_of
 from softprompts.tasks.documents import Document, EncodedTask, Example
 from softprompts.tasks.task import Row
 from softprompts.tasks.tokenization import encode
 
+import numpy
 import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, Llama4ForCausalLM, Llama4TextConfig, LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 # Nothing in common, not even a first token, and no target that is like another's.
 APART = [Document(tuple(range(20 * k, 20 * k + 3 + 2 * k)), (200 + k, 210 + k)) for k in range(1, 6)]
@@ -51,20 +52,22 @@ def made(tiny_model: Path, data: EncodedTask, mode: Any = "auto", bank: int = 0)
     else:
         model, tokenizer = load_tuned(tiny_model)
         models = [model]
-    return make_engine(models[0], tokenizer, ModelConfig(engine=mode), data, said.append, models[1:]), said
+    return make_engine(
+        models[0], tokenizer, config=ModelConfig(engine=mode), data=data, say=said.append, bank=models[1:]
+    ), said
 
 
-group_of, attention_of = attention._group, attention._attention
+group_of = layout._group
 
 
-def blind_to_branches(*arguments: Any) -> attention.Group:
+def blind_to_branches(*arguments: Any) -> Group:
     return group_of(*arguments[:-1], torch.zeros_like(arguments[-1]))
 
 
-def heads_out_of_place(documents: Sequence[Document], device: torch.device) -> PackedBatch:
-    batch = pack(documents, device)
+def heads_out_of_place(documents: Sequence[Document]) -> PackedBatch:
+    batch = pack(documents)
     if batch.texts[0].head:
-        behind = torch.arange(len(batch.position)) >= batch.texts[0].length
+        behind = numpy.arange(len(batch.position)) >= batch.texts[0].length
         return replace(batch, position=batch.position + behind)
     return batch
 
@@ -72,7 +75,7 @@ def heads_out_of_place(documents: Sequence[Document], device: torch.device) -> P
 @pytest.mark.falls_back
 @pytest.mark.parametrize("choices", [(), CHOICES])
 @pytest.mark.parametrize(
-    ("target", "wrong"), [("engine.attention._group", blind_to_branches), ("engine.forward.pack", heads_out_of_place)]
+    ("target", "wrong"), [("engine.layout._group", blind_to_branches), ("engine.forward.pack", heads_out_of_place)]
 )
 def test_c1_3_choices_and_common_beginnings_are_compared(
     tiny_model: Path, target: str, wrong: Any, choices: Any, monkeypatch: pytest.MonkeyPatch
@@ -123,12 +126,12 @@ def test_checked_documents_branch_begin_alike_and_are_no_longer_than_the_rows(
     assert first == APART[:count]
     longest = max(len(d.prompt_ids) + len(d.target_ids) for e in data.train for d in (e.document, *e.choices))
     assert max(len(d.prompt_ids) + len(d.target_ids) for d in branched) <= longest
-    batch = pack(branched, engine.device)
+    batch = pack(branched)
     assert (batch.branch > 1).any() == (count > 1 or bool(choices)), "several targets behind a prompt"
     assert batch.texts[0].head == (count > 1)
 
 
-@pytest.mark.parametrize("target", ["engine.forward.make_layout", "engine.attention._attention", "engine.padded.pad"])
+@pytest.mark.parametrize("target", ["engine.forward.lay_out", "engine.attention._attention", "engine.padded.pad"])
 def test_c1_4_a_bug_of_ours_is_no_disagreement(tiny_model: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: Any, **__: Any) -> Any:
         raise TypeError("a bug")
@@ -145,13 +148,13 @@ def test_c1_4_the_traceback_of_a_model_that_raises_is_logged(
 ) -> None:
     """As Falcon and MPT do, whose own code takes no layout."""
 
-    def norm(module: Any, states: torch.Tensor) -> torch.Tensor:
-        if attention._layout.get() is not None:
+    def attends(module: Any, *arguments: Any, **more: Any) -> Any:
+        if "layout" in more:
             raise AttributeError("'NoneType' object has no attribute 'to'")
-        return original(module, states)
+        return original(module, *arguments, **more)
 
-    original = LlamaRMSNorm.forward
-    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+    original = LlamaAttention.forward
+    monkeypatch.setattr(LlamaAttention, "forward", attends)
     with caplog.at_level(logging.DEBUG, "softprompts.engine.build"):
         said = made(tiny_model, data_of(APART))[1]
     assert said[0].endswith("it raises AttributeError: 'NoneType' object has no attribute 'to'")
@@ -189,7 +192,7 @@ def test_c1_4_full_memory_at_a_single_row_is_an_error(
     model, tokenizer = load_tuned(tiny_model)
     model.requires_grad_(trains)
     with pytest.raises(UserError, match=rf"^out of memory at a single row, of \d+ tokens, which {key} cannot part"):
-        make_engine(model, tokenizer, ModelConfig(), data_of(APART), print)
+        make_engine(model, tokenizer, config=ModelConfig(), data=data_of(APART), say=print)
 
 
 def test_a_base_in_float64_is_packed_and_an_unknown_type_is_not(
@@ -234,12 +237,12 @@ def test_layers_that_look_back_in_chunks_are_not_packed(tiny_model: Path) -> Non
     )
     model, tokenizer = tuned_base(Llama4ForCausalLM(config)), load_base(tiny_model)[1]
     said: list[str] = []
-    engine = make_engine(model, tokenizer, ModelConfig(), data_of(APART), said.append)
+    engine = make_engine(model, tokenizer, config=ModelConfig(), data=data_of(APART), say=said.append)
     assert not engine.packed
     assert "it does not know layers of chunked_attention, attention_chunk_size 32" in said[0]
     assert window_of(engine.base) == 32
     with pytest.raises(UserError, match=r"^model.engine: packed .*layers of chunked_attention"):
-        make_engine(model, tokenizer, ModelConfig(engine="packed"), data_of(APART), said.append)
+        make_engine(model, tokenizer, config=ModelConfig(engine="packed"), data=data_of(APART), say=said.append)
 
 
 class Described:
@@ -281,10 +284,12 @@ def test_the_longest_row_is_compared_where_windows_are_shorter(
     model, tokenizer = tuned_base(base), load_base(tiny_model)[1]
     short = [Document((10 + k, 20 + k, 30 + k), (40 + k,)) for k in range(9)]
     data = data_of([*short, Document(tuple(range(60, 120)), (7, 8))])
-    monkeypatch.setattr(Layout, "mask", lambda layout, index, window: layout.groups[index].sees)
+    monkeypatch.setattr(Layout, "mask", lambda found, index, window: found.groups[index].sees)
     said: list[str] = []
-    assert make_engine(model, tokenizer, ModelConfig(), data_of(short), said.append).packed, "nothing to see"
-    assert not make_engine(model, tokenizer, ModelConfig(), data, said.append).packed
+    assert make_engine(model, tokenizer, config=ModelConfig(), data=data_of(short), say=said.append).packed, (
+        "nothing to see"
+    )
+    assert not make_engine(model, tokenizer, config=ModelConfig(), data=data, say=said.append).packed
     assert len(said) == 1
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import METHODS, load_base, load_tuned, make_task, method_engine
 from softprompts.config.sections import ModelConfig
-from softprompts.engine import build as agreement, forward as engine
+from softprompts.engine import build as agreement, generation
 from softprompts.engine.build import different_answers, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
@@ -20,14 +20,14 @@ import pytest
 
 ROWS = [("the film was", " good"), ("a very dull plot and a poor cast", " bad"), ("the cast", " good")]
 DOCUMENTS = [Document(tuple(range(20 * k, 20 * k + 3 + 5 * k)), (200,)) for k in range(1, 5)]
-decode = engine.decode
+decode = generation.decode
 
 
 def made(tiny_model: Path, mode: Any, choices: tuple[str, ...] | None = None) -> tuple[Engine, list[str]]:
     model, tokenizer = load_tuned(tiny_model)
     data = encode(make_task(ROWS, choices), tokenizer, input_spec(load_base(tiny_model)[0], 5))
     said: list[str] = []
-    return make_engine(model, tokenizer, ModelConfig(engine=mode), data, said.append), said
+    return make_engine(model, tokenizer, config=ModelConfig(engine=mode), data=data, say=said.append), said
 
 
 def one_token_off(*arguments: Any) -> list[list[int]]:
@@ -41,7 +41,7 @@ def test_c1_4_what_both_ways_write_is_the_same(tiny_model: Path, method: str) ->
 
 @pytest.mark.falls_back
 def test_c1_4_written_answers_that_differ_are_a_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "decode", one_token_off)
+    monkeypatch.setattr(generation, "decode", one_token_off)
     made_engine, said = made(tiny_model, "auto")
     assert not made_engine.packed
     assert "after 3 written tokens token" in said[0]
@@ -50,7 +50,7 @@ def test_c1_4_written_answers_that_differ_are_a_difference(tiny_model: Path, mon
 
 
 def test_c1_4_choices_are_not_written(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "decode", one_token_off)
+    monkeypatch.setattr(generation, "decode", one_token_off)
     made_engine, said = made(tiny_model, "auto", (" good", " bad"))
     assert (made_engine.packed, said) == (True, [])
 
@@ -59,13 +59,13 @@ def test_c1_4_choices_are_not_written(tiny_model: Path, monkeypatch: pytest.Monk
 def test_c1_4_an_answer_that_ends_elsewhere_is_a_difference(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ended: int
 ) -> None:
-    monkeypatch.setattr(engine, "decode", lambda *arguments: [answer[:ended] for answer in decode(*arguments)])
+    monkeypatch.setattr(generation, "decode", lambda *arguments: [answer[:ended] for answer in decode(*arguments)])
     said = different_answers(method_engine(tiny_model, "prompt tuning"), DOCUMENTS)
     assert f"after {ended} written tokens the end follows instead of token" in (said or "")
 
 
 def test_c1_4_tokens_that_are_as_likely_are_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "decode", one_token_off)
+    monkeypatch.setattr(generation, "decode", one_token_off)
     monkeypatch.setitem(agreement.TOLERANCE, next(iter(load_base(tiny_model)[0].parameters())).dtype, (1e3, 1e3))
     assert different_answers(method_engine(tiny_model, "prompt tuning"), DOCUMENTS) is None
 
@@ -74,6 +74,6 @@ def test_c1_4_a_bug_of_ours_in_writing_is_raised(tiny_model: Path, monkeypatch: 
     def bug(*_: Any) -> Callable[[], None]:
         raise AttributeError("ours")
 
-    monkeypatch.setattr(engine, "decode", bug)
+    monkeypatch.setattr(generation, "decode", bug)
     with pytest.raises(AttributeError, match="ours"):
         different_answers(method_engine(tiny_model, "prompt tuning"), DOCUMENTS)

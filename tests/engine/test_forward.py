@@ -21,9 +21,9 @@ from helpers import (
 )
 from softprompts.config.sections import ModelConfig
 from softprompts.engine import attention
-from softprompts.engine.attention import Layout, make_layout
 from softprompts.engine.build import TOLERANCE, disagreement, make_engine
 from softprompts.engine.forward import Engine
+from softprompts.engine.layout import Inputs, Layout, lay_out
 from softprompts.engine.padded import logits_at
 from softprompts.errors import UserError
 from softprompts.methods.prompt_tuning import add_soft_prompt
@@ -35,7 +35,7 @@ import torch
 from hypothesis import given, settings
 from peft import PrefixTuningConfig, get_peft_model
 from torch import nn
-from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 VOCABULARY = 300
@@ -206,22 +206,22 @@ def data(tiny_model: Path) -> EncodedTask:
 def build(tiny_model: Path, data: EncodedTask, mode: Any, **settings: Any) -> tuple[Engine, list[str]]:
     said: list[str] = []
     model, tokenizer = load_tuned(tiny_model)
-    return make_engine(model, tokenizer, ModelConfig(engine=mode, **settings), data, said.append), said
+    return make_engine(model, tokenizer, config=ModelConfig(engine=mode, **settings), data=data, say=said.append), said
 
 
-def sees_everything(*arguments: Any, **more: Any) -> Layout:
-    layout = make_layout(*arguments, **more)
-    return replace(layout, groups=tuple(replace(g, sees=torch.ones_like(g.sees)) for g in layout.groups))
+def sees_everything(*arguments: Any, **more: Any) -> tuple[Inputs, Layout]:
+    inputs, layout = lay_out(*arguments, **more)
+    return inputs, replace(layout, groups=tuple(replace(g, sees=torch.ones_like(g.sees)) for g in layout.groups))
 
 
-def raises(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def raises(module: nn.Module, *arguments: Any, **more: Any) -> Any:
     """Stand for a model whose own code does not take a packed row."""
-    if attention._layout.get() is not None:
+    if "layout" in more:
         raise TypeError("no such mask\nsecond line")
-    return mlp_of(module, states)
+    return layer_of(module, *arguments, **more)
 
 
-mlp_of = LlamaMLP.forward
+layer_of = LlamaAttention.forward
 
 
 def half_the_gradient(engine: Engine, index: int) -> torch.Tensor:
@@ -231,8 +231,8 @@ def half_the_gradient(engine: Engine, index: int) -> torch.Tensor:
 
 attention_of = attention._attention
 DISAGREEMENTS: list[tuple[str, Callable[..., Any], str]] = [
-    ("softprompts.engine.forward.make_layout", sees_everything, "the loss is "),
-    ("transformers.models.llama.modeling_llama.LlamaMLP.forward", raises, "it raises TypeError: no such mask"),
+    ("softprompts.engine.forward.lay_out", sees_everything, "the loss is "),
+    ("transformers.models.llama.modeling_llama.LlamaAttention.forward", raises, "it raises TypeError: no such mask"),
     (
         "softprompts.engine.attention._attention",
         lambda *a, **more: attention_of(*a, **more) * float("nan"),
@@ -273,10 +273,10 @@ def test_the_check_covers_every_soft_prompt_of_a_bank(
     models = [engine.model for engine in bank_engine(tiny_model)[1]]
     tokenizer, said = load_base(tiny_model)[1], list[str]()
     config = ModelConfig(engine="auto")
-    assert make_engine(models[0], tokenizer, config, data, said.append, bank=models[1:]).packed
+    assert make_engine(models[0], tokenizer, config=config, data=data, say=said.append, bank=models[1:]).packed
     assert said == []
     monkeypatch.setattr(Engine, "soft_prompt", lambda e, k: original(e, k) * (0.5 if e.bank[k] is models[wrong] else 1))
-    assert not make_engine(models[0], tokenizer, config, data, said.append, bank=models[1:]).packed
+    assert not make_engine(models[0], tokenizer, config=config, data=data, say=said.append, bank=models[1:]).packed
     assert len(said) == 1
 
 
@@ -300,7 +300,13 @@ def test_gradient_checkpointing_of_a_prefix_is_refused(tiny_model: Path, data: E
     base, tokenizer = load_base(tiny_model)
     model = get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
     with pytest.raises(UserError, match=r"^model.gradient_checkpointing: not with prefix tuning.*micro_batch_tokens"):
-        make_engine(model, tokenizer, ModelConfig(engine=mode, gradient_checkpointing=True), data, lambda _: None)
+        make_engine(
+            model,
+            tokenizer,
+            config=ModelConfig(engine=mode, gradient_checkpointing=True),
+            data=data,
+            say=lambda _: None,
+        )
 
 
 @pytest.mark.parametrize("tuned", [True, False])
@@ -310,7 +316,7 @@ def test_half_precision_bases_are_packed_too(tiny_model: Path, data: EncodedTask
     torch.manual_seed(0)
     model = add_soft_prompt(base, tokenizer, prompt_config(tiny_model)) if tuned else base
     said: list[str] = []
-    engine = make_engine(model, tokenizer, ModelConfig(engine="packed"), data, said.append)
+    engine = make_engine(model, tokenizer, config=ModelConfig(engine="packed"), data=data, say=said.append)
     assert engine.packed
     assert said == []
     assert disagreement(engine, [SHORT, MIDDLE, LONG]) is None

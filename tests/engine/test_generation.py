@@ -6,6 +6,7 @@ from pathlib import Path
 
 from helpers import METHODS, bank_engine, by_hand, load_base, load_tuned, make_task, method_engine, scores
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import answers, generate
 from softprompts.tasks.documents import Document
 from softprompts.tasks.endings import before
 from softprompts.tasks.tokenization import encode
@@ -26,8 +27,8 @@ def engines(tiny_model: Path) -> dict[str, Engine]:
 def test_cached_generation_equals_uncached_alone_and_in_a_padded_batch(engines: dict[str, Engine], method: str) -> None:
     engine = engines[method]
     expected = [by_hand(engine, prompt, 8) for prompt in PROMPTS]
-    assert [engine.generate([prompt], 8)[0] for prompt in PROMPTS] == expected
-    assert engine.generate(PROMPTS, 8) == expected
+    assert [generate(engine, [prompt], 8)[0] for prompt in PROMPTS] == expected
+    assert generate(engine, PROMPTS, 8) == expected
     assert all(expected)
     assert len(set(expected)) == len(PROMPTS)
 
@@ -42,13 +43,13 @@ def test_what_all_texts_begin_with_is_read_once_and_changes_nothing(engines: dic
         with_kwargs=True,
     )
     with engine.prompts_cached():
-        answers = engine.generate(headed, 1)
+        written = generate(engine, headed, 1)
         assert sum(read) <= len(head) + 5 + len(PROMPTS) * max(map(len, PROMPTS))
         read.clear()
-        assert engine.generate(headed, 1) == answers
+        assert generate(engine, headed, 1) == written
         assert sum(read) <= len(PROMPTS) * max(map(len, PROMPTS)), "a second batch reads the rest only"
     hook.remove()
-    assert engine.generate(headed, 8) == [by_hand(engine, prompt, 8) for prompt in headed]
+    assert generate(engine, headed, 8) == [by_hand(engine, prompt, 8) for prompt in headed]
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -58,7 +59,7 @@ def test_texts_behind_different_soft_prompts_share_no_head(tiny_model: Path, pre
     heads = {0: tuple(range(40, 52)), 1: (), 2: tuple(range(70, 95))}
     prompts = [heads[owner] + PROMPTS[i] for owner, i in zip(owners, (0, 1, 2, 0, 2, 1), strict=True)]
     expected = [by_hand(alone[owner], prompt, 8) for owner, prompt in zip(owners, prompts, strict=True)]
-    assert together.generate(prompts, 8, owners) == expected
+    assert generate(together, prompts, 8, soft_prompts=owners) == expected
 
 
 @pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning", "P-tuning MLP"])
@@ -75,7 +76,7 @@ def test_on_one_row_it_says_what_pefts_own_generate_says(engines: dict[str, Engi
                 pad_token_id=engine.tokenizer.pad_token_id,
             )
         text = engine.tokenizer.decode(theirs[0, len(prompt) :]).removesuffix(engine.tokenizer.eos_token)
-        assert engine.generate([prompt], 8) == [text]
+        assert generate(engine, [prompt], 8) == [text]
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -84,9 +85,9 @@ def test_rows_behind_soft_prompts_of_different_lengths_generate_as_each_alone(ti
     owners = [2, 0, 1, 1, 0, 2]
     prompts = [PROMPTS[i] for i in (0, 1, 2, 0, 2, 1)]
     expected = [by_hand(alone[owner], prompt, 8) for owner, prompt in zip(owners, prompts, strict=True)]
-    assert together.generate(prompts, 8, owners) == expected
+    assert generate(together, prompts, 8, soft_prompts=owners) == expected
     assert len(set(expected)) == len(expected), "each soft prompt says something else"
-    assert together.generate(prompts[1:2], 8) == expected[1:2], "by default behind the first"
+    assert generate(together, prompts[1:2], 8) == expected[1:2], "by default behind the first"
 
 
 def test_rows_without_a_soft_prompt_stand_beside_rows_with_one(tiny_model: Path) -> None:
@@ -94,7 +95,7 @@ def test_rows_without_a_soft_prompt_stand_beside_rows_with_one(tiny_model: Path)
     base = tuned.get_base_model()
     together = Engine(tuned, tokenizer, packed=True, bank=[base])
     expected = [by_hand(Engine(model, tokenizer), prompt, 8) for model in (tuned, base) for prompt in PROMPTS]
-    assert together.generate(PROMPTS * 2, 8, [0, 0, 0, 1, 1, 1]) == expected
+    assert generate(together, PROMPTS * 2, 8, soft_prompts=[0, 0, 0, 1, 1, 1]) == expected
 
 
 def test_a_batch_runs_the_encoder_of_its_soft_prompt_once(
@@ -105,30 +106,30 @@ def test_a_batch_runs_the_encoder_of_its_soft_prompt_once(
     monkeypatch.setattr(
         PeftModel, "get_prompt", lambda model, *a, **more: calls.append(1) or original(model, *a, **more)
     )
-    engines["P-tuning MLP"].generate(PROMPTS, 8)
+    generate(engines["P-tuning MLP"], PROMPTS, 8)
     assert len(calls) == 1
 
 
 def test_sampling_is_passed_on(engines: dict[str, Engine]) -> None:
     engine = engines["prompt tuning"]
     torch.manual_seed(0)
-    drawn = {engine.generate(PROMPTS[:1], 8, do_sample=True, temperature=5.0)[0] for _ in range(4)}
+    drawn = {generate(engine, PROMPTS[:1], 8, do_sample=True, temperature=5.0)[0] for _ in range(4)}
     assert len(drawn) > 1
-    assert {engine.generate(PROMPTS[:1], 8)[0] for _ in range(2)} == {by_hand(engine, PROMPTS[0], 8)}
+    assert {generate(engine, PROMPTS[:1], 8)[0] for _ in range(2)} == {by_hand(engine, PROMPTS[0], 8)}
 
 
 def test_an_answer_ends_in_front_of_a_stop(engines: dict[str, Engine]) -> None:
     engine = engines["prompt tuning"]
-    whole = engine.generate(PROMPTS, 12)
+    whole = generate(engine, PROMPTS, 12)
     stop = whole[0].lstrip()[2:4]
     assert stop.strip()
     expected = [before(text, [stop]) for text in whole]
     assert expected[0] != whole[0]
     read: list[int] = []
     hook = engine.base.register_forward_pre_hook(lambda *_: read.append(1))
-    assert engine.generate(PROMPTS, 12, stop=[stop]) == expected
+    assert generate(engine, PROMPTS, 12, stop=[stop]) == expected
     read.clear()
-    assert engine.generate(PROMPTS[:1], 12, stop=[stop]) == expected[:1]
+    assert generate(engine, PROMPTS[:1], 12, stop=[stop]) == expected[:1]
     assert len(read) < 12, "it does not go on behind it"
     hook.remove()
 
@@ -137,7 +138,7 @@ def test_an_answer_ends_in_front_of_a_stop(engines: dict[str, Engine]) -> None:
 def test_rows_that_have_ended_are_not_computed_any_more(engines: dict[str, Engine], method: str) -> None:
     engine = engines[method]
     prompts = [tuple(range(start, start + 3 + start % 5)) for start in range(20, 150, 13)]
-    whole = engine.generate(prompts, 16)
+    whole = generate(engine, prompts, 16)
     stops = [text.lstrip()[2 * k + 1 : 2 * k + 5] for k, text in enumerate(whole)]
     stops = [stop for stop in stops if stop]
     expected = [before(text, stops) for text in whole]
@@ -148,7 +149,7 @@ def test_rows_that_have_ended_are_not_computed_any_more(engines: dict[str, Engin
         with_kwargs=True,
     )
     try:
-        assert engine.generate(prompts, 16, stop=stops) == expected
+        assert generate(engine, prompts, 16, stop=stops) == expected
     finally:
         hook.remove()
     assert rows[-1] <= len(prompts) // 2
@@ -157,7 +158,7 @@ def test_rows_that_have_ended_are_not_computed_any_more(engines: dict[str, Engin
 
 def tokens_of(engine: Engine, new: int) -> list[list[int]]:
     """Return the tokens that each prompt is continued with: read again from the text they would be others."""
-    return [engine.answers([prompt], [0], (), {"max_new_tokens": new})[0] for prompt in PROMPTS]
+    return [answers(engine, [prompt], {"max_new_tokens": new})[0] for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("end_tokens", ["one", "several"])
@@ -165,13 +166,13 @@ def test_an_end_token_ends_a_row_and_the_others_go_on(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, end_tokens: str
 ) -> None:
     engine = engines["prompt tuning"]
-    whole = engine.generate(PROMPTS, 12)
+    whole = generate(engine, PROMPTS, 12)
     ids = tokens_of(engine, 12)
     ends = [ids[0][2]] if end_tokens == "one" else [row[k + 2] for k, row in enumerate(ids)]
     monkeypatch.setattr(engine, "ends", tuple(ends))
-    alone = [engine.generate([prompt], 12)[0] for prompt in PROMPTS]
+    alone = [generate(engine, [prompt], 12)[0] for prompt in PROMPTS]
     assert sum(text != answer for text, answer in zip(whole, alone, strict=True)) == len(ends)
-    assert engine.generate(PROMPTS, 12) == alone
+    assert generate(engine, PROMPTS, 12) == alone
 
 
 def test_the_fewest_new_tokens_count_over_all_rounds(
@@ -183,20 +184,20 @@ def test_the_fewest_new_tokens_count_over_all_rounds(
     ends = [ids[0][3], ids[1][3], ids[2][5]]
     assert [next(i for i, token in enumerate(row) if token in ends) for row in ids] == [3, 3, 5]
     monkeypatch.setattr(engine, "ends", tuple(ends))
-    fewest = [engine.generate([prompt], 12, min_new_tokens=2)[0] for prompt in PROMPTS]
-    assert engine.generate(PROMPTS, 12, min_new_tokens=2) == fewest
+    fewest = [generate(engine, [prompt], 12, min_new_tokens=2)[0] for prompt in PROMPTS]
+    assert generate(engine, PROMPTS, 12, min_new_tokens=2) == fewest
 
 
 def test_rows_that_are_generated_apart_each_end_in_front_of_a_stop(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engines["prompt tuning"]
-    whole = engine.generate(PROMPTS, 12)
+    whole = generate(engine, PROMPTS, 12)
     stops = [text.lstrip()[4:6] for text in whole]
     monkeypatch.setattr(
-        "softprompts.engine.forward.window_of", lambda _: 4
+        "softprompts.engine.generation.window_of", lambda _: 4
     )  # a short window: rows of one length at a time
-    assert engine.generate(PROMPTS, 12, stop=stops) == [before(text, stops) for text in whole]
+    assert generate(engine, PROMPTS, 12, stop=stops) == [before(text, stops) for text in whole]
 
 
 @pytest.mark.parametrize(
@@ -215,13 +216,13 @@ def test_before_a_stop(answer: str, texts: list[str], expected: str) -> None:
 
 def test_generating_nothing_is_refused(engines: dict[str, Engine]) -> None:
     with pytest.raises(ValueError, match="empty batch"):
-        engines["prompt tuning"].generate([], 8)
+        generate(engines["prompt tuning"], [], 8)
 
 
 @pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning", "P-tuning LSTM", "lora"])
 def test_generation_and_logits_with_an_adapter_differ_from_the_base(engines: dict[str, Engine], method: str) -> None:
     # The canary for a soft prompt that is silently ignored (peft#2123, #2134, #2043).
-    assert engines[method].generate(PROMPTS, 8) != engines["base"].generate(PROMPTS, 8)
+    assert generate(engines[method], PROMPTS, 8) != generate(engines["base"], PROMPTS, 8)
     for packed in (True, False):
         ours, base = (scores(engines[m], [Document(PROMPTS[1], (40,))], packed).logits for m in (method, "base"))
         assert (ours - base).abs().max() > 0.1
@@ -232,9 +233,9 @@ def test_generation_and_logits_with_an_adapter_differ_from_the_base(engines: dic
 def test_a_disabled_adapter_leaves_the_base(engines: dict[str, Engine], method: str, packed: bool) -> None:
     engine, documents = engines[method], [Document(PROMPTS[1], (40, 41))]
     with engine.model.disable_adapter():
-        ours, text = scores(engine, documents, packed).logits, engine.generate(PROMPTS, 8)
+        ours, text = scores(engine, documents, packed).logits, generate(engine, PROMPTS, 8)
     torch.testing.assert_close(ours, scores(engines["base"], documents, packed).logits)
-    assert text == engines["base"].generate(PROMPTS, 8)
+    assert text == generate(engines["base"], PROMPTS, 8)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -246,6 +247,6 @@ def test_the_side_that_the_tokenizer_pads_on_does_not_matter(tiny_model: Path, p
         model, tokenizer = load_tuned(tiny_model)
         tokenizer.padding_side = side
         engine = Engine(model, tokenizer, packed)
-        results.append((engine(docs)[0], engine.generate([d.prompt_ids for d in docs], 6)))
+        results.append((engine(docs)[0], generate(engine, [d.prompt_ids for d in docs], 6)))
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]

@@ -10,6 +10,7 @@ from typing import Any
 
 from helpers import METHODS, bank_engine, method_engine, scores
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.engine.kv_cache import States, one_behind_the_other, positions_of, side_by_side, states_in
 from softprompts.tasks.documents import Document
 
@@ -133,7 +134,7 @@ def test_cached_soft_prompts_give_the_same_logits_and_are_computed_once(
     calls.clear()
     with engine.prompts_cached(), torch.no_grad():
         inside = [scores(engine, docs, packed=True).logits for docs in (*batches, *batches)]
-        engine.generate([SHORT.prompt_ids], 4)
+        generate(engine, [SHORT.prompt_ids], 4)
     assert calls == ({} if method == "base" else {id(engine.model): 1})
     for found, expected in zip(inside, outside * 2, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

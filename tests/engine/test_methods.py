@@ -16,9 +16,10 @@ from helpers import (
     prompt_config,
     scores,
 )
-from softprompts.engine.attention import Layout
 from softprompts.engine.build import disagreement
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
+from softprompts.engine.layout import Layout
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.tasks.documents import Document
 
@@ -214,8 +215,8 @@ def test_generation_with_a_sliding_window_does_not_depend_on_the_batch(
     engine = sliding_engine(tiny_model, kind, method)
     prompts = [d.prompt_ids for d in (SHORT, MIDDLE, LONG)]
     expected = [by_hand(engine, prompt, 8) for prompt in prompts]
-    assert [engine.generate([prompt], 8)[0] for prompt in prompts] == expected
-    assert engine.generate(prompts, 8) == expected
+    assert [generate(engine, [prompt], 8)[0] for prompt in prompts] == expected
+    assert generate(engine, prompts, 8) == expected
 
 
 @pytest.mark.parametrize("method", ["prompt tuning", "prefix tuning"])
@@ -225,7 +226,7 @@ def test_generation_behind_a_soft_prompt_longer_than_the_sliding_window(
 ) -> None:
     engine = sliding_engine(tiny_model, kind, method, tokens=20)
     for document in (SHORT, MIDDLE, LONG):
-        assert engine.generate([document.prompt_ids], 8) == [by_hand(engine, document.prompt_ids, 8)]
+        assert generate(engine, [document.prompt_ids], 8) == [by_hand(engine, document.prompt_ids, 8)]
 
 
 @pytest.mark.parametrize("kind", SLIDING)
@@ -238,4 +239,4 @@ def test_generation_with_a_sliding_window_behind_a_bank_is_that_of_each_alone(ti
         by_hand(Engine(models[owner], engine.tokenizer), prompt, 8)
         for owner, prompt in zip(owners, prompts, strict=True)
     ]
-    assert Engine(models[0], engine.tokenizer, bank=models[1:]).generate(prompts, 8, owners) == expected
+    assert generate(Engine(models[0], engine.tokenizer, bank=models[1:]), prompts, 8, soft_prompts=owners) == expected

@@ -11,7 +11,8 @@ from helpers import CPU, load_base, make_task, prompt_config
 from softprompts.config.methods import PrefixConfig
 from softprompts.config.sections import ModelConfig
 from softprompts.engine.build import make_engine
-from softprompts.engine.forward import Engine, Scores
+from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError
 from softprompts.methods.prefix_tuning import add_prefix
@@ -117,7 +118,7 @@ def test_a_soft_prompt_of_an_encoder_decoder_has_one_half_and_all_of_it_receives
     model, tokenizer = tuned_t5
     (prompt,) = [p for p in model.parameters() if p.requires_grad]
     assert prompt.shape == (VIRTUAL, 32), "PEFT's default has a second half, for the decoder, which nothing reads"
-    loss = Scores(*Engine(model, tokenizer)(TEXTS)).nll().mean()
+    loss = Engine(model, tokenizer)(TEXTS).nll().mean()
     (gradient,) = torch.autograd.grad(loss, [prompt])
     assert gradient.abs().sum(1).min() > 0
 
@@ -132,7 +133,7 @@ def test_an_encoder_gives_what_a_plain_call_gives(encoder: Loaded) -> None:
 
 def test_the_loss_of_an_encoder_is_that_of_its_own_head(encoder: Loaded) -> None:
     model, tokenizer = encoder
-    losses = Scores(*Engine(model, tokenizer)(LABELLED)).nll()
+    losses = Engine(model, tokenizer)(LABELLED).nll()
     for loss, d in zip(losses, LABELLED, strict=True):
         theirs = model(input_ids=torch.tensor([d.prompt_ids]), labels=torch.tensor(d.target_ids)).loss
         torch.testing.assert_close(loss, theirs, rtol=1e-4, atol=1e-4)
@@ -153,7 +154,7 @@ def test_a_prefix_of_an_encoder_receives_a_gradient_in_every_layer(prefixed: Loa
     # BERT left a prefix out without a word when it was called with use_cache=False: it would train to no effect.
     model, tokenizer = prefixed
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = Scores(*Engine(model, tokenizer)(LABELLED)).nll().mean()
+    loss = Engine(model, tokenizer)(LABELLED).nll().mean()
     gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
     (prefix,) = (gradient for name, gradient in gradients.items() if "prompt_encoder" in name)
     layers = prefix.reshape(4, model.config.num_hidden_layers, 2, -1)  # tokens, layers, keys and values, width
@@ -180,10 +181,10 @@ def test_an_encoder_decoder_writes_what_it_writes_alone(tuned_t5: Loaded, disabl
     assert ids[0] != ids[1], "the soft prompt makes a difference"
     expected = [tokenizer.decode(row, skip_special_tokens=True) for row in ids[disabled]]
     with model.disable_adapter() if disabled else nullcontext():
-        assert [engine.generate([p], 6)[0] for p in prompts] == expected
-        assert engine.generate(prompts, 6) == expected
+        assert [generate(engine, [p], 6)[0] for p in prompts] == expected
+        assert generate(engine, prompts, 6) == expected
     base_engine = Engine(base, tokenizer)
-    assert base_engine.generate(prompts, 6) == [tokenizer.decode(row, skip_special_tokens=True) for row in ids[1]]
+    assert generate(base_engine, prompts, 6) == [tokenizer.decode(row, skip_special_tokens=True) for row in ids[1]]
 
 
 def test_an_encoder_decoder_writes_behind_the_soft_prompt_that_is_asked_for(tuned_t5: Loaded, tiny_t5: Path) -> None:
@@ -192,8 +193,8 @@ def test_an_encoder_decoder_writes_behind_the_soft_prompt_that_is_asked_for(tune
     prompts = [d.prompt_ids for d in (*TEXTS, TEXTS[1])]
     owners = [1, 0, 1, 1]
     alone = [Engine(m, tokenizer) for m in (model, other)]
-    expected = [alone[k].generate([p], 5)[0] for k, p in zip(owners, prompts, strict=True)]
-    assert Engine(model, tokenizer, bank=[other]).generate(prompts, 5, owners) == expected
+    expected = [generate(alone[k], [p], 5)[0] for k, p in zip(owners, prompts, strict=True)]
+    assert generate(Engine(model, tokenizer, bank=[other]), prompts, 5, soft_prompts=owners) == expected
 
 
 def made(loaded: Loaded, kind: Any) -> EncodedTask:
@@ -207,9 +208,9 @@ def test_packed_is_for_decoders(request: pytest.FixtureRequest, kind: Any) -> No
     data = made(loaded, kind)
     said: list[str] = []
     with pytest.raises(UserError, match=rf"^model\.engine: packed is for decoders: an {kind} .*; take auto or stock$"):
-        make_engine(model, tokenizer, ModelConfig(engine="packed"), data, said.append)
+        make_engine(model, tokenizer, config=ModelConfig(engine="packed"), data=data, say=said.append)
     for engine in ("auto", "stock"):
-        assert not make_engine(model, tokenizer, ModelConfig(engine=engine), data, said.append).packed  # type: ignore[arg-type]
+        assert not make_engine(model, tokenizer, config=ModelConfig(engine=engine), data=data, say=said.append).packed  # type: ignore[arg-type]
     assert said == [], "nothing to warn of"
 
 
@@ -248,11 +249,11 @@ def test_a_row_is_answered_as_it_is_alone_even_by_models_that_read_padding(
     base, tokenizer = load_base_model(ModelConfig(str(tmp_path)), CPU, CHOICES)
     rows = [("the film was good and the plot was fine", "yes"), ("a film", "no"), ("the plot was dull", "both")]
     data = encode(make_task(rows, CHOICES), tokenizer, InputSpec("encoder"))
-    engine = make_engine(base, tokenizer, ModelConfig(), data, print)
+    engine = make_engine(base, tokenizer, config=ModelConfig(), data=data, say=print)
     assert engine.reads_padding is reads
     documents = [example.document for example in data.train]
     with torch.no_grad():
-        together = Scores(*engine(documents))
+        together = engine(documents)
         alone = [engine([document])[0][0] for document in documents]
     assert together.document.tolist() == [0, 1, 2]
     torch.testing.assert_close(together.logits, torch.stack(alone), atol=1e-4, rtol=1e-4)

@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers import METHODS, Build, method_engine, scores
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.engine.prompt_cache import PromptCache
 from softprompts.evaluation.predict import predict
 from softprompts.tasks.documents import Document
@@ -36,7 +37,7 @@ def fresh(engine: Engine) -> torch.Tensor:
 
 
 def continued(engine: Engine) -> list[str]:
-    return engine.generate(HEADED, 6)
+    return generate(engine, HEADED, 6)
 
 
 def assert_not_stale(engine: Engine, change: Callable[[], Any]) -> None:
@@ -112,13 +113,13 @@ def test_c1_12_training_within_the_context_is_an_error(tiny_model: Path) -> None
 def test_c1_12_generation_after_an_update_is_the_updated_models(make: Build) -> None:
     parts = make(mode="packed")
     engine = parts.engine
-    before = engine.generate(HEADED, 6)
+    before = generate(engine, HEADED, 6)
     with torch.no_grad():
         next(parts.model.prompt_encoder.parameters()).mul_(-1).add_(0.5)
-    after = engine.generate(HEADED, 6)
+    after = generate(engine, HEADED, 6)
     with torch.no_grad():
         next(parts.model.prompt_encoder.parameters()).sub_(0.5).mul_(-1)
-    assert engine.generate(HEADED, 6) == before != after
+    assert generate(engine, HEADED, 6) == before != after
     predict(engine, parts.data.validation, parts.evaluation, parts.run.accelerator, "a test")
     assert engine._cached is None, "nothing is kept behind it"
 

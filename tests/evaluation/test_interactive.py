@@ -11,6 +11,7 @@ from helpers import load_base, load_tuned
 from made_tokenizers import words
 from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.evaluation.interactive import answer, own_flags, task_of_texts
 from softprompts.evaluation.predict import choice_scores
@@ -169,7 +170,7 @@ def test_the_likeliest_choice_with_its_probability(engine: Engine) -> None:
 def test_an_answer_is_the_likeliest_unless_it_is_drawn(engine: Engine) -> None:
     tried = examples(engine, InputConfig(TEXTS))
     greedy = answer(engine, tried, SamplingConfig(max_new_tokens=5))
-    assert greedy == engine.generate([e.document.prompt_ids for e in tried], 5)
+    assert greedy == generate(engine, [e.document.prompt_ids for e in tried], 5)
     assert answer(engine, tried, SamplingConfig(max_new_tokens=5, top_p=0.5, seed=3)) == greedy, "at temperature 0"
     drawn = [answer(engine, tried, SamplingConfig(5, 2.0, 1.0, seed)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]

@@ -8,6 +8,7 @@ from typing import Any
 from helpers import load_base, make_task
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import (
     Prediction,
@@ -91,7 +92,7 @@ def test_answers_keep_their_order_whatever_the_batches(
             assert prediction.prediction == choices[int(numpy.argmax(scores))]
         else:
             assert prediction.scores is None
-            assert prediction.prediction == engine.generate([example.document.prompt_ids], 3)[0]
+            assert prediction.prediction == generate(engine, [example.document.prompt_ids], 3)[0]
 
 
 @pytest.mark.parametrize("choices", [CHOICES, None])
@@ -104,7 +105,7 @@ def test_loss_is_the_mean_over_all_target_tokens(engine: Engine, choices: tuple[
 
 
 def test_open_answers_can_be_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "generate", None)
+    monkeypatch.setattr("softprompts.evaluation.predict.generate", None)
     outcome = predict(
         engine, examples(engine, None), EvaluationConfig(), Accelerator(cpu=True), "testing", answer_open=False
     )

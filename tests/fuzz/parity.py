@@ -154,7 +154,7 @@ def _ours(drawn: Drawn, base: Path, adapter: Path | None, file: Path) -> tuple[E
     )
     tuned = load_adapter(loaded, config)
     data = behind(encode(rows, tokenizer, input_spec(loaded, virtual_tokens(tuned))), config.task_id)
-    engine = make_engine(tuned, tokenizer, model, data, drawn.said.append)
+    engine = make_engine(tuned, tokenizer, config=model, data=data, say=drawn.said.append)
     evaluation = EvaluationConfig(batch_size=drawn.batch, max_new_tokens=NEW_TOKENS)
     return data, engine, predict(engine, data.test, evaluation, Accelerator(cpu=True), "testing")
 

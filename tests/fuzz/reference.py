@@ -16,6 +16,7 @@ from typing import Any
 
 from drawn import Drawn
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.evaluation.predict import Outcome
 from softprompts.models.loading import Kind
 from softprompts.tasks.documents import EncodedTask, Example
@@ -164,7 +165,7 @@ class Reference:
             document = example.document
             with _writing(engine.base, document.target_ids):
                 tokens = len(document.target_ids) + 2
-                text = engine.generate([document.prompt_ids], tokens, [document.soft_prompt])[0]
+                text = generate(engine, [document.prompt_ids], tokens, soft_prompts=[document.soft_prompt])[0]
             if text.strip() != example.row.target.strip():
                 lost.append(f"{text!r} instead of {example.row.target!r}")
         warning = re.search(r"cannot give back (\d+) of", said)

@@ -187,7 +187,7 @@ def begin(folder: Path, start: str, tokens: int, seed: int = 0, choices: Any = C
     base, tokenizer = load_base(folder)
     config = PromptConfig(num_virtual_tokens=tokens, init_from=start, **settings)
     task = make_task([("a film", choice) for choice in choices], choices) if choices else None
-    return add_soft_prompt(base, tokenizer, config, seed, task)
+    return add_soft_prompt(base, tokenizer, config, seed=seed, task=task)
 
 
 def label_means(folder: Path, labels: tuple[str, ...]) -> torch.Tensor:
@@ -273,7 +273,7 @@ def test_without_a_start_of_ours_all_is_as_with_peft_s_config(tiny_model: Path) 
     base, tokenizer = load_base(tiny_model)
     for settings in (text(TEXT), {"prompt_tuning_init": "SAMPLE_VOCAB"}, {"prompt_tuning_init": "RANDOM"}):
         ours = PromptConfig(num_virtual_tokens=5, **settings)
-        models = [add_soft_prompt(base, tokenizer, c, 0) for c in (ours, prompt_config(tiny_model, 5, **settings))]
+        models = [add_soft_prompt(base, tokenizer, c, seed=0) for c in (ours, prompt_config(tiny_model, 5, **settings))]
         assert torch.equal(*map(values, models))
         assert models[0].active_peft_config == models[1].active_peft_config
 

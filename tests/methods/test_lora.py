@@ -32,7 +32,7 @@ DATA = EncodedTask(make_task([("", "")]), ROWS, ROWS, ROWS)
 
 def attach(folder: Path, seed: int | None = 0, **settings: Any) -> PeftModel:
     config = LoraConfig(**{"r": 4, "target_modules": "all-linear"} | settings)
-    return add_lora(load_base(folder)[0], config, seed)
+    return add_lora(load_base(folder)[0], config, seed=seed)
 
 
 def in_the_base(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -42,7 +42,7 @@ def in_the_base(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def engine_of(model: Any) -> Engine:
-    return make_engine(model, None, ModelConfig(), DATA, print)  # type: ignore[arg-type]
+    return make_engine(model, None, config=ModelConfig(), data=DATA, say=print)  # type: ignore[arg-type]
 
 
 def step(engine: Engine, folder: Path, seed: int = 0, at: int = 0, **training: Any) -> float:
@@ -86,7 +86,9 @@ def test_lora_trains_its_own_matrices_and_moves_nothing_else(tiny_model: Path, t
 def test_lora_is_float32_and_follows_the_seed(tiny_model: Path) -> None:
     def draw(seed: int, state: int) -> torch.Tensor:
         torch.manual_seed(state)
-        model = add_lora(load_base(tiny_model, dtype="bfloat16")[0], LoraConfig(r=4, target_modules="all-linear"), seed)
+        model = add_lora(
+            load_base(tiny_model, dtype="bfloat16")[0], LoraConfig(r=4, target_modules="all-linear"), seed=seed
+        )
         tensors = trainable_tensors(model).values()
         assert {t.dtype for t in tensors} == {torch.float32}
         return torch.cat([t.flatten() for t in tensors])
@@ -97,7 +99,7 @@ def test_lora_is_float32_and_follows_the_seed(tiny_model: Path) -> None:
 
 def test_an_encoders_classifier_trains_with_lora(tiny_encoder: Path) -> None:
     base = load_base_model(ModelConfig(str(tiny_encoder)), torch.device("cpu"), ["a", "b"])[0]
-    model = add_lora(base, LoraConfig(r=2, target_modules=["query"]), 0)
+    model = add_lora(base, LoraConfig(r=2, target_modules=["query"]), seed=0)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert any("classifier" in name for name in names)
     assert all("classifier" in name or "lora_" in name for name in names)
@@ -134,7 +136,7 @@ def with_dropout(folder: Path, method: str) -> Any:
         return model
     kind = {"encoder_reparameterization_type": "LSTM", "encoder_dropout": 0.5}
     config = PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=16, **kind)
-    return add_prompt_encoder(load_base(folder)[0], config, 0)
+    return add_prompt_encoder(load_base(folder)[0], config, seed=0)
 
 
 @pytest.mark.parametrize("method", ["lora", "P-tuning"])

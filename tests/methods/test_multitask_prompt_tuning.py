@@ -12,6 +12,7 @@ from softprompts.config.methods import MultitaskConfig
 from softprompts.config.sections import ModelConfig, TrainingConfig
 from softprompts.engine.build import disagreement, make_engine
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.methods.attach import initial_values
 from softprompts.methods.multitask_prompt_tuning import add_multitask_prompt, by_task, factors_alone
@@ -48,7 +49,7 @@ Tuned = tuple[PeftModel, PreTrainedTokenizerBase]
 
 def tune(folder: Path, tasks: Sequence[str] = TASKS, seed: int | None = 0, **changes: Any) -> Tuned:
     base, tokenizer = load_base(folder)
-    return add_multitask_prompt(base, tokenizer, replace(SETTINGS, **changes), tasks, seed), tokenizer
+    return add_multitask_prompt(base, tokenizer, replace(SETTINGS, **changes), tasks=tasks, seed=seed), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_each_task_starts_as_the_shared_prompt_does(tiny_model: Path, ranks: int
     encoder = model.prompt_encoder["default"]
     assert encoder.prefix_task_cols.shape == (3, 5, ranks)
     assert encoder.prefix_task_rows.shape == (3, ranks, 32)
-    shared = initial_values(model.get_base_model(), tokenizer, 5, "TEXT", TEXT)
+    shared = initial_values(model.get_base_model(), tokenizer, 5, start="TEXT", text=TEXT)
     assert shared is not None
     assert torch.equal(encoder.embedding.weight, shared)
     # PEFT draws both factors from N(0, 0.02): of their product, the sum over the ranks, that leaves so much noise.
@@ -221,7 +222,7 @@ def test_behind_different_tasks_packed_and_stock_give_what_peft_gives(tuned: Tun
 
 def test_tasks_stand_in_a_bank_behind_those_of_the_models_before(tuned: Tuned, tiny_model: Path) -> None:
     model, tokenizer = tuned
-    other = add_multitask_prompt(model.get_base_model(), tokenizer, SETTINGS, TASKS[:2], seed=9)
+    other = add_multitask_prompt(model.get_base_model(), tokenizer, SETTINGS, tasks=TASKS[:2], seed=9)
     engine = Engine(model, tokenizer, bank=[other])
     assert engine.owners == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     documents = [replace(MIDDLE, soft_prompt=k) for k in (4, 1, 3)]
@@ -234,9 +235,9 @@ def test_each_row_is_continued_behind_its_task(tuned: Tuned) -> None:
     model, tokenizer = tuned
     engine = Engine(model, tokenizer)
     prompts, tasks = [SHORT.prompt_ids, MIDDLE.prompt_ids, MIDDLE.prompt_ids], [2, 0, 1]
-    alone = [engine.generate([p], 6, [k])[0] for p, k in zip(prompts, tasks, strict=True)]
+    alone = [generate(engine, [p], 6, soft_prompts=[k])[0] for p, k in zip(prompts, tasks, strict=True)]
     assert alone[1] != alone[2], "the task makes a difference"
-    assert engine.generate(prompts, 6, tasks) == alone
+    assert generate(engine, prompts, 6, soft_prompts=tasks) == alone
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -255,7 +256,7 @@ def test_the_loss_of_an_update_is_the_mean_over_the_targets_of_all_tasks(
 ) -> None:
     model, tokenizer = tune(tiny_model)
     data, _ = by_task(data_of(tokenizer, TASKS), "domain")
-    engine = make_engine(model, tokenizer, ModelConfig(), data, print)
+    engine = make_engine(model, tokenizer, config=ModelConfig(), data=data, say=print)
     assert engine.packed
     assert engine.device == CPU
     expected = scores(engine, MIXED, packed=False).nll()

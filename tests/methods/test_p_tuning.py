@@ -25,7 +25,7 @@ LSTM = {"encoder_reparameterization_type": "LSTM"}
 
 def attach(folder: Path, seed: int | None = 0, **settings: Any) -> PeftModel:
     config = PromptEncoderConfig(**{"num_virtual_tokens": 5, "encoder_hidden_size": 16} | settings)
-    return add_prompt_encoder(load_base(folder)[0], config, seed).eval()
+    return add_prompt_encoder(load_base(folder)[0], config, seed=seed).eval()
 
 
 def mlp(hidden: int) -> int:

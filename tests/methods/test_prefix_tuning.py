@@ -29,7 +29,7 @@ DOCUMENTS = [Document((0, 5, 6), (7,)), Document((0, *range(20, 33)), (40, 41, 4
 
 def attach(folder: Path, seed: int | None = 0, **settings: Any) -> PeftModel:
     base, tokenizer = load_base(folder)
-    return add_prefix(base, tokenizer, PrefixConfig(**{"num_virtual_tokens": 6} | settings), seed).eval()
+    return add_prefix(base, tokenizer, PrefixConfig(**{"num_virtual_tokens": 6} | settings), seed=seed).eval()
 
 
 def values(model: Any) -> torch.Tensor:

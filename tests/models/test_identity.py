@@ -18,6 +18,7 @@ from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
 from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.models.facts import facts_of
 from softprompts.models.identity import RECORD, Identity, Record, identity_of, read_record, same_name, same_weights
 from softprompts.models.loading import load_base_model
 from softprompts.models.settings import tokenizer_digests
@@ -281,7 +282,8 @@ def test_a18_what_names_do_not_tell_is_said(
 def test_stock_peft_loads_what_has_a_record_beside_it(tiny_model: Path, tmp_path: Path) -> None:
     adapter = trained(tiny_model, tmp_path / "run")
     record = read_record(adapter)
-    assert record.base == load_base(tiny_model)[0].identity
+    base, _ = load_base(tiny_model)
+    assert record.base == facts_of(base).identity
     assert record.choices is None
     assert RECORD not in (adapter / "adapter_config.json").read_text(encoding="utf-8")
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(adapter))

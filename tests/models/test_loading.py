@@ -10,6 +10,7 @@ from typing import Any
 
 from softprompts.config.sections import ModelConfig
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.models.loading import (
     count_parameters,
@@ -289,7 +290,7 @@ def test_the_form_of_outputs_is_not_the_configs_to_say(
         engine = Engine(*load_base_model(ModelConfig(str(place)), CPU, ["a", "b"]), packed=kind == "decoder")
         with torch.no_grad():
             logits = engine(documents)[0].tolist()
-        found.append((logits, None if kind == "encoder" else engine.generate([(5, 6, 7)], 4)))
+        found.append((logits, None if kind == "encoder" else generate(engine, [(5, 6, 7)], 4)))
         ids = torch.tensor([[5]])
         output = engine.base(input_ids=ids, **({"decoder_input_ids": ids} if kind == "encoder-decoder" else {}))
         assert output.keys().isdisjoint({"attentions", "hidden_states", "encoder_attentions"})

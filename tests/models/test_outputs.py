@@ -16,6 +16,7 @@ from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
 from softprompts.methods.prefix_tuning import add_prefix
+from softprompts.models.facts import facts_of
 from softprompts.models.identity import RECORD
 from softprompts.models.loading import load_base_model
 from softprompts.models.outputs import outputs_of
@@ -113,7 +114,8 @@ def test_a5_a_trained_classifier_without_names_is_refused(tiny_encoder: Path, tm
     with pytest.raises(UserError, match=rf"^task\.choices: {message}"):
         load(folder, NAMES)
     choices = ["LABEL_2", "LABEL_0", "LABEL_1"]
-    assert load(folder, choices)[0].choice_outputs == [2, 0, 1]
+    model, _ = load(folder, choices)
+    assert facts_of(model).choice_outputs == (2, 0, 1)
 
 
 def test_a5_what_is_saved_says_what_its_outputs_are(tiny_encoder: Path, run: Run, tmp_path: Path) -> None:
@@ -138,7 +140,9 @@ def adapted(encoder: Path, method: str, run: Run) -> tuple[Path, dict[str, float
     model = (
         add_lora(base, LoraConfig(r=4, target_modules=["query"], init_lora_weights=False), seed=0)
         if method == "lora"
-        else add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=5, prefix_projection=method != "prefix"), 0)
+        else add_prefix(
+            base, tokenizer, PrefixConfig(num_virtual_tokens=5, prefix_projection=method != "prefix"), seed=0
+        )
     ).eval()
     return save_adapter(model, run), by_choice(model, NAMES)
 
@@ -185,11 +189,11 @@ def test_an_adapter_on_a_trained_classifier_can_be_switched_off(
     folder = trained(tiny_encoder, tmp_path / "model")
     base, tokenizer = load(folder, NAMES)
     expected = by_choice(base, NAMES)
-    base.new_parts = ["classifier"] if own else []  # the adapter brings one, or trains what is there
+    facts_of(base).new_parts = ("classifier",) if own else ()  # the adapter brings one, or trains what is there
     model = (
         add_lora(base, LoraConfig(r=4, target_modules=["query"], init_lora_weights=False), seed=0)
         if method == "lora"
-        else add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=5), 0)
+        else add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=5), seed=0)
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():

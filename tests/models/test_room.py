@@ -8,6 +8,7 @@ from helpers import CPU, load_base, make_task
 from made_tokenizers import metaspace_bytes, wordpiece, words
 from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import answers, generate
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import predict
 from softprompts.methods.attach import sampled_ids
@@ -54,9 +55,9 @@ def test_more_virtual_tokens_than_positions_are_named(tiny_model: Path) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_b1_rows_without_padding_and_end_tokens_are_written(tiny_model: Path, packed: bool) -> None:
     base, tokenizer = load_base(tiny_model)
-    expected = Engine(base, tokenizer, packed).generate(PROMPTS, 6)
+    expected = generate(Engine(base, tokenizer, packed), PROMPTS, 6)
     tokenizer.pad_token = tokenizer.eos_token = None
-    assert Engine(base, tokenizer, packed).generate(PROMPTS, 6) == expected
+    assert generate(Engine(base, tokenizer, packed), PROMPTS, 6) == expected
 
 
 def test_b1_a_separator_is_an_end_where_there_is_no_other() -> None:
@@ -117,12 +118,12 @@ def test_b4_answers_stop_at_the_last_learned_position(short_gpt2: Path, method: 
     engine.ends = (1,)
     virtual = 5 if method in ("prompt tuning", "prefix tuning") else 0
     prompts = [(5, 6), tuple(range(20, 30)), tuple(range(40, 59 - virtual))]
-    answers = engine.answers(prompts, [0] * 3, (), {"max_new_tokens": 100})
+    written = answers(engine, prompts, {"max_new_tokens": 100})
     room = [24 - virtual - len(prompt) + 1 for prompt in prompts]
-    assert all(len(answer) <= most for answer, most in zip(answers, room, strict=True))
-    for prompt, answer, most in zip(prompts, answers, room, strict=True):
+    assert all(len(answer) <= most for answer, most in zip(written, room, strict=True))
+    for prompt, answer, most in zip(prompts, written, room, strict=True):
         assert [answer] == by_stock(engine.model, most, [prompt]), "neither cut short by the others, nor other words"
-    assert any(len(answer) == most for answer, most in zip(answers, room, strict=True))
+    assert any(len(answer) == most for answer, most in zip(written, room, strict=True))
 
 
 def test_b4_an_encoder_decoder_stops_at_its_last_learned_position(tiny_model: Path, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_b4_an_encoder_decoder_stops_at_its_last_learned_position(tiny_model: Pa
     torch.manual_seed(0)
     BartForConditionalGeneration(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
-    (answer,) = Engine(*load_base(tmp_path)).answers([(5, 6)], [0], (), {"max_new_tokens": 60})
+    (answer,) = answers(Engine(*load_base(tmp_path)), [(5, 6)], {"max_new_tokens": 60})
     assert len(answer) <= 16
 
 

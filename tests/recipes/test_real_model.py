@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import CPU, losses, read_result, recipe_command, run_recipe
-from softprompts.engine.forward import Engine, Scores
+from softprompts.engine.forward import Engine
 from softprompts.models.bundled import resolve
 from softprompts.tasks.documents import Document
 
@@ -83,7 +83,7 @@ def test_packed_equals_stock(run: Path, tuned: tuple[PeftModel, Any]) -> None:
     prompt = next(model.prompt_encoder.parameters()).requires_grad_(True)
     results = []
     for packed in (True, False):
-        scores = Scores(*Engine(model, tokenizer, packed)(documents))
+        scores = Engine(model, tokenizer, packed)(documents)
         (gradient,) = torch.autograd.grad(scores.nll().mean(), prompt)
         results.append((scores.logits.detach(), gradient))
     (packed_logits, packed_gradient), (logits, gradient) = results

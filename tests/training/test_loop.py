@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import Build, load_base, losses, run_training
-from softprompts.engine.forward import Engine, Scores
+from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import Outcome, predict
 from softprompts.tasks.documents import Document
@@ -86,7 +86,7 @@ def test_a_loss_is_the_mean_over_the_target_tokens_of_its_rows(make: Build) -> N
     parts = make(steps=1, eval_every=1)
     rows = [parts.data.train[i].document for i in next(batch_order(40, 8, parts.run.seed))]
     with torch.inference_mode():
-        expected = Scores(*parts.engine(rows)).nll().mean().item()
+        expected = parts.engine(rows).nll().mean().item()
     progress = run_training(parts)
     assert losses(progress.history) == pytest.approx([expected], rel=1e-5)
     assert progress.tokens == sum(len(d.input_ids) for d in rows)

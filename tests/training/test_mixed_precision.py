@@ -78,7 +78,9 @@ def train_bank(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Bank:
         bank = [add_soft_prompt(base, tokenizer, prompt_config(tiny_model, 3 + k), seed=k) for k in numbers]
         data = encode(load_task(task_config(tiny_task)), tokenizer, InputSpec(room=200))
         run = start_run("test", run=RunConfig(str(tmp_path / name), trackers=[]))
-        engine = make_engine(bank[0], tokenizer, ModelConfig(engine="packed"), data, run.say, bank[1:])
+        engine = make_engine(
+            bank[0], tokenizer, config=ModelConfig(engine="packed"), data=data, say=run.say, bank=bank[1:]
+        )
         candidates = [
             make_candidate(engine, i, behind(data, i), TRAINING[k], k, run.checkpoints / str(i), f"candidate {k}")
             for i, k in enumerate(numbers)

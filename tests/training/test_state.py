@@ -86,7 +86,9 @@ def train_bank(tiny_model: Path, tiny_task: Path) -> Train:
             else:
                 bank.append(add_soft_prompt(base, tokenizer, prompt_config(tiny_model, **PROMPTS[k]), seed=k))
         run = start_run("test", run=RunConfig(str(folder), numbers[0] if alone else 0, resume, []))
-        engine = make_engine(bank[0], tokenizer, ModelConfig(engine=mode), data[numbers[0]], run.say, bank[1:])
+        engine = make_engine(
+            bank[0], tokenizer, config=ModelConfig(engine=mode), data=data[numbers[0]], say=run.say, bank=bank[1:]
+        )
         if alone:
             (k,) = numbers
             progress = train(engine, data[k], training[k], EVALUATION, run)

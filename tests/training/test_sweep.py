@@ -151,7 +151,7 @@ def test_a_bad_grid_is_one_line(grid: str, message: str) -> None:
 
 def sweep(parts: Parts, grid: list[Point]) -> Engine:
     """Return an engine over a soft prompt for each point, on the base model of `parts`."""
-    bank = [add_soft_prompt(parts.model.get_base_model(), parts.engine.tokenizer, p.prompt, p.seed) for p in grid]
+    bank = [add_soft_prompt(parts.model.get_base_model(), parts.engine.tokenizer, p.prompt, seed=p.seed) for p in grid]
     return Engine(bank[0], parts.engine.tokenizer, bank=bank[1:])
 
 

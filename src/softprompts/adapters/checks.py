@@ -11,15 +11,15 @@ from softprompts.adapters.configs import first_line
 from softprompts.adapters.switch import without_adapter
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError, warn
+from softprompts.models.facts import facts_of
 from softprompts.models.identity import base_name, sample_of
 from softprompts.models.loading import max_positions
+from softprompts.models.peft_compat import as_loaded
 from softprompts.tasks.documents import Document
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftConfig, PeftModel, PeftType
-from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict
-from peft.utils.other import AuxiliaryTrainingWrapper
-from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -73,9 +73,7 @@ def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder:
         UserError: tensors of the file that the model has no place for; parts of the adapter that the file lacks; values
             that did not arrive.
     """
-    settings, base = model.peft_config[NAME], cast(PreTrainedModel, model.get_base_model())
-    # As PEFT itself renames what older versions of transformers called otherwise.
-    sent = convert_peft_adapter_state_dict_for_transformers(model, settings, dict(tensors), NAME)
+    base, sent = cast(PreTrainedModel, model.get_base_model()), as_loaded(model, tensors, NAME)
     own = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     places = model.state_dict() | own
     unknown = [name for name in sent if name not in places]
@@ -111,7 +109,7 @@ def check_classifier(base: Any, folder: Path) -> None:
         UserError: it does not.
     """
     wrapped = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
-    for part in getattr(base, "new_parts", []):
+    for part in facts_of(base).new_parts:
         if part not in wrapped:
             raise UserError(
                 f"adapter.path: {folder} brings no {part}, and {base.name_or_path} has none either: "
@@ -143,7 +141,7 @@ def answer_to_probe(model: Any, settings: PeftConfig, task_id: int) -> torch.Ten
     return stock_forward(model, [Document(tuple(ids), (0,))], base.device, **arguments)[0]
 
 
-def check_effect(model: PeftModel, before: torch.Tensor | None, task_id: int, folder: Path) -> None:
+def check_effect(model: PeftModel, before: torch.Tensor | None, *, task_id: int, folder: Path) -> None:
     """Check that a model reads its adapter, and warn if it answers the same without.
 
     Args:
@@ -188,7 +186,7 @@ def samples_of(base: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def keeps_base(
-    model: PeftModel, before: torch.Tensor | None, samples: Mapping[str, torch.Tensor], task_id: int, folder: Path
+    model: PeftModel, *, before: torch.Tensor | None, samples: Mapping[str, torch.Tensor], task_id: int, folder: Path
 ) -> bool:
     """Say, and warn if not, whether a model whose adapter is switched off is the base model that it was before.
 

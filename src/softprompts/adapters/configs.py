@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError, nearest, warn
 from softprompts.methods.attach import TASK_TYPES
+from softprompts.models.facts import facts_of
 from softprompts.models.identity import (
     SIZES,
     Identity,
@@ -26,6 +27,7 @@ from softprompts.models.loading import Kind, kind_of
 from softprompts.models.settings import differences, other_parts
 
 from peft import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
     CartridgeConfig,
     MultitaskPromptTuningConfig,
     MultitaskPromptTuningInit,
@@ -33,7 +35,6 @@ from peft import (
     PrefixTuningConfig,
     TaskType,
 )
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import PretrainedConfig, PreTrainedModel
 
 CONFIG = "adapter_config.json"
@@ -66,22 +67,9 @@ def read_config(folder: Path) -> PeftConfig:
             that does not load as what was saved, or that is at work behind certain tokens only.
     """
     file = folder / CONFIG
-    try:
-        read: Any = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"adapter.path: cannot read {file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"adapter.path: {file} is malformed JSON: {str(error).splitlines()[0]}") from None
-    if not isinstance(read, dict):
-        raise UserError(f"adapter.path: {file}: expected a JSON object, found {type(read).__name__}")
-    for key, known in (("peft_type", list(TYPES)), ("task_type", [kind.value for kind in TaskType])):
-        value = read.get(key)
-        if value is None and key == "peft_type":
-            raise UserError(f"adapter.path: {file} has no peft_type, which says what kind of adapter it is")
-        if value is not None and value not in known:
-            raise UserError(f'adapter.path: {file}: {key}: PEFT knows no "{value}"{nearest(str(value), known)}')
-    kind = TYPES[read["peft_type"]]
-    _check_values(file, read, kind)
+    read = _read_object(file)
+    _check_types(file, read)
+    _check_values(file, read, TYPES[read["peft_type"]])
     for key, what in REACHES_OUT.items():
         if read.get(key):
             raise UserError(f"adapter.path: {file}: {key}: such an adapter {what}; it is not taken")
@@ -96,6 +84,27 @@ def read_config(folder: Path) -> PeftConfig:
         # Else PEFT would first read the file that training began with, and then overwrite all of it.
         config.prompt_tuning_init = MultitaskPromptTuningInit.RANDOM
     return config
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        read: Any = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"adapter.path: cannot read {file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"adapter.path: {file} is malformed JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(read, dict):
+        raise UserError(f"adapter.path: {file}: expected a JSON object, found {type(read).__name__}")
+    return read
+
+
+def _check_types(file: Path, read: Mapping[str, Any]) -> None:
+    for key, known in (("peft_type", list(TYPES)), ("task_type", [kind.value for kind in TaskType])):
+        value = read.get(key)
+        if value is None and key == "peft_type":
+            raise UserError(f"adapter.path: {file} has no peft_type, which says what kind of adapter it is")
+        if value is not None and value not in known:
+            raise UserError(f'adapter.path: {file}: {key}: PEFT knows no "{value}"{nearest(str(value), known)}')
 
 
 def unknown_keys(settings: PeftConfig, folder: Path) -> list[str]:
@@ -157,7 +166,7 @@ def fit_task(settings: PeftConfig, base: PretrainedConfig, folder: Path) -> None
         )
 
 
-def check_base(base: Any, settings: Any, folder: Path, config: AdapterConfig, record: Record) -> None:
+def check_base(base: Any, settings: Any, *, folder: Path, config: AdapterConfig, record: Record) -> None:
     """Refuse an adapter of another base model by what the base's config and name say: no weights are needed.
 
     Raises:
@@ -196,7 +205,9 @@ def _same_name(ours: str, trained_on: str | None, folder: Path) -> bool:
     return bool(same)
 
 
-def check_identity(base: PreTrainedModel, folder: Path, settings: Any, config: AdapterConfig, record: Record) -> None:
+def check_identity(
+    base: PreTrainedModel, settings: Any, *, folder: Path, config: AdapterConfig, record: Record
+) -> None:
     """Refuse an adapter of a base model of the same sizes that is another one; warn if nothing tells which it was.
 
     Raises:
@@ -206,7 +217,8 @@ def check_identity(base: PreTrainedModel, folder: Path, settings: Any, config: A
         return
     trained_on, same = settings.base_model_name_or_path, None
     if record.base:
-        identity = getattr(base, "identity", None) or identity_of(base, getattr(base, "new_parts", []))
+        facts = facts_of(base)
+        identity = facts.identity or identity_of(base, facts.new_parts)
         trained_on, same = record.base.name, same_weights(record.base, identity)
         others = ["other weights"] if same is False else _others(record.base, identity)
         if others:

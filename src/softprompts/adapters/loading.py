@@ -31,14 +31,13 @@ from softprompts.adapters.configs import (
 )
 from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError, listed, nearest, warn
+from softprompts.models.facts import facts_of, name_outputs
 from softprompts.models.identity import RECORD, Record, read_record
-from softprompts.models.loading import kind_of, name_outputs
+from softprompts.models.loading import kind_of
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from peft import (
-    PeftModel,
-)
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 
@@ -55,7 +54,7 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
             random weights, or one whose outputs have other names than the choices.
     """
     if config.path is None:
-        if parts := getattr(base, "new_parts", []):
+        if parts := facts_of(base).new_parts:
             raise UserError(
                 f"model.name_or_path: {base.name_or_path} comes without a trained {parts[0]}: its answers would be "
                 "random; name the adapter that brings one, or a model that full fine-tuning left"
@@ -63,8 +62,8 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
         return base
     folder = find_adapter(config.path)
     settings, record = read_config(folder), read_record(folder)
-    check_base(base, settings, folder, config, record)
-    check_identity(base, folder, settings, config, record)
+    check_base(base, settings, folder=folder, config=config, record=record)
+    check_identity(base, settings, folder=folder, config=config, record=record)
     if kind_of(base.config) == "encoder":
         _name_outputs(base, folder, record)
     tensors = read_weights(folder)
@@ -77,8 +76,8 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
         model.eval().requires_grad_(False)
         check_classifier(base, folder)
         check_arrived(model, tensors, folder)
-        check_effect(model, before, config.task_id, folder)
-        model.keeps_base = keeps_base(model, before, samples, config.task_id, folder)
+        check_effect(model, before, task_id=config.task_id, folder=folder)
+        facts_of(base).kept = keeps_base(model, before=before, samples=samples, task_id=config.task_id, folder=folder)
     except UserError:
         raise
     except Exception as error:  # whatever PEFT and the model make of a stranger's adapter
@@ -133,14 +132,15 @@ def find_model(path: str) -> Path | None:
 
 def _name_outputs(base: Any, folder: Path, record: Record) -> None:
     """Bind the outputs of an encoder's classifier, which an adapter may bring, to the task's choices by their names."""
-    names = record.choices or _choices_of_run(folder, base.choices)
-    if set(base.new_parts) - {"pooler"} and names is None:
+    facts = facts_of(base)
+    names = record.choices or _choices_of_run(folder, facts.choices)
+    if facts.new_classifier and names is None:
         raise UserError(
             f"adapter.path: {folder} does not say which output of its classifier is which choice; write their names "
             f'into {folder / RECORD}, in the order of the outputs: {{"choices": ["...", "..."]}}'
         )
     if names is not None:
-        name_outputs(base, base.choices, names, str(folder))
+        name_outputs(base, facts.choices, names, str(folder))
 
 
 def _choices_of_run(folder: Path, choices: Sequence[str]) -> list[str] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from softprompts.methods.attach import encoder_of
+from softprompts.models.facts import facts_of
 from softprompts.models.identity import write_record
 from softprompts.models.loading import kind_of
+from softprompts.models.peft_compat import encoder_of, peft_model
 
 import torch
 from peft import (
@@ -17,9 +18,9 @@ from peft import (
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
-    get_peft_model,
 )
 from safetensors import safe_open
+from transformers import PreTrainedModel
 
 
 def folded(model: PeftModel, task: int | None = None) -> PeftModel:
@@ -33,7 +34,7 @@ def folded(model: PeftModel, task: int | None = None) -> PeftModel:
         model: what has been trained.
         task: number of the task, for multitask prompt tuning.
     """
-    config = model.active_peft_config
+    config, base = model.active_peft_config, cast(PreTrainedModel, model.get_base_model())
     common: dict[str, Any] = {
         "task_type": config.task_type,
         "num_virtual_tokens": getattr(config, "num_virtual_tokens", None),
@@ -42,14 +43,13 @@ def folded(model: PeftModel, task: int | None = None) -> PeftModel:
     with torch.no_grad():
         if isinstance(config, (PromptEncoderConfig, MultitaskPromptTuningConfig)):
             values = model.get_prompt(1, None if task is None else torch.tensor([task], device=model.device))[0]
-            plain = get_peft_model(model.get_base_model(), PromptTuningConfig(**common))
+            plain = peft_model(base, PromptTuningConfig(**common))
         elif isinstance(config, PrefixTuningConfig) and config.prefix_projection:
             encoder = encoder_of(model)
             values = encoder(model.prompt_tokens[model.active_adapter].to(encoder.embedding.weight.device))
-            plain = get_peft_model(model.get_base_model(), PrefixTuningConfig(**common))
+            plain = peft_model(base, PrefixTuningConfig(**common))
         else:
             return model
-        assert isinstance(plain, PeftModel)
         encoder_of(plain).embedding.weight.copy_(values)
     return plain
 
@@ -70,7 +70,7 @@ def _write(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(str(folder), safe_serialization=True)
     base: Any = model.get_base_model()
     names = base.config.id2label if kind_of(base.config) == "encoder" else {}
-    write_record(folder, getattr(base, "identity", None), [names[number] for number in sorted(names)])
+    write_record(folder, facts_of(base).identity, [names[number] for number in sorted(names)])
 
 
 def saved_parameters(files: Sequence[Path]) -> int:

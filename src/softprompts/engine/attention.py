@@ -4,196 +4,129 @@ The linear layers of a decoder work token by token, so texts can lie end to end 
 alone needs to know where one ends: it takes the texts out of the row, puts the keys and values of their soft prompt in
 front, attends, and puts the results back. A mask over the whole row would compute all pairs of tokens and throw most
 of them away.
+
+The layout of the row goes through the model as a keyword argument of its forward pass. Transformers hands it on to the
+attention that `follow_layouts` has set; without a layout that attention is the model's own.
+
+The letters in shapes are those of `layout`, and H heads of queries, G groups of heads that share keys and values, D
+numbers of a head, K keys: of the whole row, or of a text with what is in front of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
 from typing import Any
 
-from softprompts.engine.batches import PackedBatch
+from softprompts.engine.layout import Layout
+from softprompts.models.peft_compat import attention_name, eager_attention
+from softprompts.models.reading import silent_transformers
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-NAME = "softprompts_packed"
-
-# Texts are padded to the longest of their group inside attention. Attention is the small part of the work, so that a
-# few groups are enough: a text joins a group whose longest is at most twice as long.
-SHORTEST_OF_GROUP = 0.5
+PREFIX = "softprompts_packed_"  # and then the name of the attention that the model has without a layout
+OWN = ("sdpa", "eager")
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """A stretch of the row: b texts of at most L tokens each, behind the same P positions.
+class LayoutError(ValueError):
+    """The attention of a base model does not follow the layout of a packed row."""
 
-    front: the parts of the row of keys that make up these positions; tokens: length of the stretch; places (b, L):
-    where in the stretch a text's tokens are, 0 for padding; back (tokens,): where in the flattened (b * L) a token of
-    the stretch is; position (b, P + L): positions of the keys; sees (b, 1, L, P + L): who sees whom.
+
+def follow_layouts(base: Any) -> None:
+    """Let the attention layers of a base model follow the layout of a forward pass.
+
+    Without a layout they attend as before: PEFT's own forward pass, generation, and whoever else has the model, go on
+    as they did. What is set is not saved with the model, nor with an adapter.
+
+    Raises:
+        LayoutError: an attention that is none of transformers' own, or that cannot be replaced; a model that takes no
+            further arguments.
     """
-
-    front: tuple[int, ...]
-    tokens: int
-    places: torch.Tensor
-    back: torch.Tensor
-    position: torch.Tensor
-    sees: torch.Tensor
-
-
-@dataclass(eq=False)
-class Layout:
-    """A row of keys in parts: `[soft prompt 1]..[soft prompt K][group 1]..[group G]`.
-
-    prompts: positions of each soft prompt; prompt_queries: whether they are among the queries, too (prompt tuning), or
-    come as keys and values only (prefix tuning); masks: what each group sees, by group and sliding window, filled in by
-    `mask` so that the layers share them.
-    """
-
-    prompts: tuple[int, ...]
-    prompt_queries: bool
-    groups: tuple[Group, ...]
-    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-
-    def mask(self, index: int, window: int | None) -> torch.Tensor:
-        """Return (b, 1, L, P + L): who sees whom in a group, where a layer looks back fewer than `window` positions."""
-        group = self.groups[index]
-        length, keys = group.sees.shape[-2:]
-        if window is None or window >= int(keys):
-            return group.sees
-        if (index, window) not in self.masks:
-            key, query = group.position[:, None, None, :], group.position[:, None, -length:, None]
-            self.masks[index, window] = group.sees & (query - key < window)
-        return self.masks[index, window]
+    own = attention_name(base)
+    if own.startswith(PREFIX):
+        return
+    if own not in OWN:
+        raise LayoutError(f"it does not know the attention {own}")
+    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base.forward).parameters.values()):
+        raise LayoutError("the model's forward pass hands no further arguments on to its attention")
+    with silent_transformers():  # which warns if the model has an attention of its own, and leaves it
+        base.set_attn_implementation(PREFIX + own)
+    if not attention_name(base).startswith(PREFIX):
+        raise LayoutError("the model's attention is not one that can be replaced")
 
 
-def make_layout(batch: PackedBatch, prompts: dict[int, int], prompt_queries: bool) -> Layout:
-    """Lay out the texts of a batch.
-
-    Args:
-        batch: the row.
-        prompts: positions of each soft prompt that the batch uses, in the order of its texts; 0 where there is none.
-        prompt_queries: see `Layout`.
-    """
-    order = {prompt: index for index, prompt in enumerate(prompts)}
-    groups: list[Group] = []
-    start = 0
-    for soft_prompt, texts in groupby(batch.texts, key=lambda text: text.soft_prompt):
-        front: tuple[int, ...] = (order[soft_prompt],)
-        positions = prompts[soft_prompt]
-        rest = list(texts)
-        while rest:
-            count = 1 if rest[0].head else sum(t.length >= SHORTEST_OF_GROUP * rest[0].length for t in rest)
-            stretch = slice(start, start + sum(t.length for t in rest[:count]))
-            lengths = [t.length for t in rest[:count]]
-            first = prompts[soft_prompt]
-            groups.append(_group(front, positions, first, lengths, batch.position[stretch], batch.branch[stretch]))
-            if rest[0].head:
-                front, positions = (*front, len(prompts) + len(groups) - 1), positions + rest[0].length
-            start, rest = stretch.stop, rest[count:]
-    return Layout(tuple(prompts.values()), prompt_queries, tuple(groups))
-
-
-def _group(
-    front: tuple[int, ...],
-    positions: int,
-    first: int,
-    lengths: list[int],
-    position: torch.Tensor,
-    branch: torch.Tensor,
-) -> Group:
-    """Lay out texts of these lengths behind `positions`; their own count on from `first`."""
-    device = position.device
-    sizes = torch.tensor(lengths, device=device)
-    offset = torch.arange(lengths[0], device=device)
-    inside = offset < sizes[:, None]
-    places = torch.where(inside, (sizes.cumsum(0) - sizes)[:, None] + offset, 0)
-    branches = branch[places]
-    causal = offset[:, None] >= offset
-    same = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
-    # Padding, which is thrown away, sees the first token: a row of the softmax that sees nothing would be NaN.
-    sees = (causal & same & inside[:, None, :]) | (offset == 0)
-    before = torch.arange(positions, device=device).expand(len(lengths), -1)
-    return Group(
-        front=front,
-        tokens=sum(lengths),
-        places=places,
-        back=inside.flatten().nonzero()[:, 0],
-        position=torch.cat([before, position[places] + first], dim=1),
-        sees=functional.pad(sees, (positions, 0), value=True)[:, None],
-    )
-
-
-_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
-
-
-@contextmanager
-def packed(base: nn.Module, layout: Layout) -> Iterator[None]:
-    """Within this context the attention layers of `base` follow `layout`."""
-    with_config: list[Any] = [m for m in base.modules() if hasattr(m, "config")]
-    configs = {id(m.config): m.config for m in with_config}.values()
-    before = [config._attn_implementation for config in configs]
-    token = _layout.set(layout)
-    for config in configs:
-        config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
-        _layout.reset(token)
+def unfollow_layouts(base: Any) -> None:
+    """Give a base model back the attention that it had before `follow_layouts`."""
+    if attention_name(base).startswith(PREFIX):
+        base.set_attn_implementation(attention_name(base).removeprefix(PREFIX))
 
 
 def attend(
+    own: str,
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    *,
+    layout: Layout | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend by the layout, or as the attention `own` does; called by transformers for every layer.
+
+    query (1, H, Q, D), key and value (1, G, K, D) -> (1, Q, H, D); without a layout for any number of rows.
+    """
+    if layout is None:
+        forward = eager_attention(module) if own == "eager" else AttentionInterface()[own]
+        found: tuple[torch.Tensor, torch.Tensor | None] = forward(module, query, key, value, attention_mask, **settings)
+        return found
+    layout.reached = True
+    return _by_layout(layout, query, key, value, **settings), None
+
+
+for _own in OWN:
+    AttentionInterface.register(PREFIX + _own, partial(attend, _own))
+    AttentionMaskInterface.register(PREFIX + _own, AttentionMaskInterface()[_own])
+
+
+def _by_layout(
+    layout: Layout,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend by the layout, called by transformers: query (1, H, Q, D), key and value (1, G, K, D) -> (1, Q, H, D)."""
-    layout = _layout.get()
-    assert layout is not None, "attend() outside of packed()"
+) -> torch.Tensor:
     compute = partial(_attention, scaling=scaling, dropout=dropout, softcap=softcap, sinks=s_aux)
     tokens = [group.tokens for group in layout.groups]
     front = layout.prompts if layout.prompt_queries else ()
     queries = query.split([*front, *tokens], dim=2)
     keys, values = (row.split([*layout.prompts, *tokens], dim=2) for row in (key, value))
     results = []
-    for index, virtual in enumerate(front):
-        position = torch.arange(virtual, device=query.device)
-        behind = position[:, None] - position
-        sees = (behind >= 0) if sliding_window is None else (behind >= 0) & (behind < sliding_window)
+    for index in range(len(front)):
+        sees = layout.prompt_mask(index, sliding_window, query.device)
         results.append(compute(queries[index], keys[index], values[index], sees).transpose(1, 2))
     for index, group in enumerate(layout.groups):
-        mine = len(layout.prompts) + index
+        part = len(layout.prompts) + index
         attended = compute(
             _take(queries[len(front) + index], group.places),
-            _behind([keys[part] for part in group.front], _take(keys[mine], group.places)),
-            _behind([values[part] for part in group.front], _take(values[mine], group.places)),
+            _behind([keys[i] for i in group.front], _take(keys[part], group.places)),
+            _behind([values[i] for i in group.front], _take(values[part], group.places)),
             layout.mask(index, sliding_window),
-        )
-        flat = attended.transpose(1, 2).flatten(0, 1)
+        )  # (b, H, L, D)
+        flat = attended.transpose(1, 2).flatten(0, 1)  # (b * L, H, D)
         results.append(functional.embedding(group.back, flat.flatten(1)).view(1, -1, *flat.shape[1:]))
-    return torch.cat(results, dim=1), None
-
-
-AttentionInterface.register(NAME, attend)
+    return torch.cat(results, dim=1)
 
 
 def takes_groups(device_type: str) -> bool:
@@ -210,6 +143,7 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     sees: torch.Tensor,
+    *,
     scaling: float | None,
     dropout: float,
     softcap: float | None,
@@ -226,12 +160,12 @@ def _attention(
             query, key, value = query.float(), key.float(), value.float()
         grouped = query.shape[1] != key.shape[1] and takes_groups(query.device.type)
         if not grouped:
-            key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
+            key, value = (_repeated(x, query.shape[1]) for x in (key, value))
         attended = functional.scaled_dot_product_attention(
             query, key, value, sees, dropout, scale=scaling, enable_gqa=grouped
         )
         return attended.to(dtype)
-    key, value = (repeat_kv(x, query.shape[1] // x.shape[1]) for x in (key, value))
+    key, value = (_repeated(x, query.shape[1]) for x in (key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -240,6 +174,11 @@ def _attention(
         scores = torch.cat([scores, sinks.view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], dim=3)
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)[..., : key.shape[2]]
     return functional.dropout(weights, dropout) @ value
+
+
+def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Repeat the heads of keys or values (b, G, K, D) for the queries that share them: (b, H, K, D)."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 def _take(row: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -258,15 +197,12 @@ def _behind(front: Sequence[torch.Tensor], texts: torch.Tensor) -> torch.Tensor:
 def checkpoint_layers(base: nn.Module) -> None:
     """Keep only the inputs of decoder layers for the backward pass, which computes the rest again.
 
-    Not transformers' own switch: that one works in training mode only, where the base's dropout would be active.
+    A layer's inputs are its arguments, the layout among them. Not transformers' own switch: that one works in training
+    mode only, where the base's dropout would be active.
     """
 
-    def again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        layout = _layout.get()
-        return nullcontext(), nullcontext() if layout is None else packed(base, layout)
-
     def recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=again, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     for layer in base.modules():
         if isinstance(layer, GradientCheckpointingLayer):

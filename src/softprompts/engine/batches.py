@@ -1,19 +1,26 @@
-"""Documents of token ids, and batches of them: padded, or packed into one row."""
+"""Documents of token ids, and batches of them: padded, or packed into one row.
+
+Index tensors are built on the host with numpy, and go to the device in one copy for each batch. The letters in shapes:
+B documents, S tokens of the longest, N tokens of a packed row, T target tokens.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from softprompts.tasks.documents import Document
 
+import numpy
 import torch
+
+Array = numpy.ndarray  # of int64, on the host
 
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Documents side by side, padded on the right. B documents, S tokens of the longest, T target tokens.
+    """Documents side by side, padded on the right.
 
     input_ids (B, S), attention_mask (B, S); `predictors` (T,) are places in the flattened (B * S) hidden states
     whose logits predict `targets` (T,); `document` (T,) says which document a target belongs to.
@@ -31,29 +38,30 @@ def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
 
     Right padding keeps every token's position behind the prompt what it is alone, whatever `padding_side` the
     tokenizer has: PEFT ignores `position_ids`, so left padding would move the text away from the soft prompt.
+
+    Raises:
+        ValueError: no documents.
     """
     if not documents:
         raise ValueError("empty batch")
-    width = max(len(d.input_ids) for d in documents)
-    input_ids = torch.zeros(len(documents), width, dtype=torch.long)
-    attention_mask = torch.zeros(len(documents), width, dtype=torch.long)
-    predictors: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    for index, document in enumerate(documents):
-        ids = document.input_ids
-        input_ids[index, : len(ids)] = torch.tensor(ids)
-        attention_mask[index, : len(ids)] = 1
-        first = index * width + len(document.prompt_ids) - 1
-        predictors.extend(range(first, first + len(document.target_ids)))
-        targets.extend(document.target_ids)
-        owners.extend([index] * len(document.target_ids))
+    prompts, counts = _lengths(d.prompt_ids for d in documents), _lengths(d.target_ids for d in documents)
+    lengths = prompts + counts - 1  # (B,): the last target token is not read
+    width = int(lengths.max())
+    attention_mask = (numpy.arange(width) < lengths[:, None]).astype(numpy.int64)
+    input_ids = numpy.zeros((len(documents), width), dtype=numpy.int64)
+    input_ids[attention_mask > 0] = _flat([d.input_ids for d in documents])
+    first = numpy.arange(len(documents)) * width + prompts - 1
     return PaddedBatch(
-        input_ids.to(device),
-        attention_mask.to(device),
-        torch.tensor(predictors, device=device),
-        torch.tensor(targets, device=device),
-        torch.tensor(owners, device=device),
+        *to_device(
+            [
+                input_ids,
+                attention_mask,
+                numpy.repeat(first, counts) + _within(counts),
+                _flat([d.target_ids for d in documents]),
+                numpy.repeat(numpy.arange(len(documents)), counts),
+            ],
+            device,
+        )
     )
 
 
@@ -71,27 +79,54 @@ class Text:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Texts end to end in one row of N tokens: nothing is padded, and nothing is read twice.
+    """Texts end to end in one row of N tokens, on the host: nothing is padded, and nothing is read twice.
 
     What all texts of a soft prompt begin with stands in front of them once, as their head. Documents with the same
     prompt are one text: their targets branch off it, so that two choices cost little more than one.
 
     input_ids (N,); `position` (N,) counts from 0 in each document; `branch` (N,) is 0 in a prompt and numbers the
     targets of a text from 1; `texts` in the order of the row: those of a soft prompt side by side, its head first, then
-    the longest first. `predictors`, `targets`, `document` (T,) as in `PaddedBatch`.
+    the longest first. `predictors` (T,) are places in the row, `targets` and `document` (T,) as in `PaddedBatch`.
     """
 
-    input_ids: torch.Tensor
-    position: torch.Tensor
-    branch: torch.Tensor
+    input_ids: Array
+    position: Array
+    branch: Array
     texts: tuple[Text, ...]
-    predictors: torch.Tensor
-    targets: torch.Tensor
-    document: torch.Tensor
+    predictors: Array
+    targets: Array
+    document: Array
 
 
-def pack(documents: Sequence[Document], device: torch.device) -> PackedBatch:
-    """Lay documents end to end."""
+class _Row:
+    """A packed row while it is built: pieces of token ids, each at consecutive positions of one branch."""
+
+    def __init__(self) -> None:
+        self.ids: list[tuple[int, ...]] = []
+        self.first: list[int] = []  # position of a piece's first token
+        self.branch: list[int] = []
+        self.length = 0
+
+    def add(self, ids: tuple[int, ...], first: int, branch: int) -> int:
+        """Append a piece, and return the place where it starts."""
+        self.ids.append(ids)
+        self.first.append(first)
+        self.branch.append(branch)
+        self.length += len(ids)
+        return self.length - len(ids)
+
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """Return input_ids, position and branch, (N,) each."""
+        lengths = _lengths(self.ids)
+        return _flat(self.ids), numpy.repeat(self.first, lengths) + _within(lengths), numpy.repeat(self.branch, lengths)
+
+
+def pack(documents: Sequence[Document]) -> PackedBatch:
+    """Lay documents end to end.
+
+    Raises:
+        ValueError: no documents.
+    """
     if not documents:
         raise ValueError("empty batch")
     # For every text: which tokens branch off its prompt, and the documents that end in them.
@@ -99,40 +134,29 @@ def pack(documents: Sequence[Document], device: torch.device) -> PackedBatch:
     for index, d in enumerate(documents):
         found.setdefault((d.soft_prompt, d.prompt_ids), {}).setdefault(d.target_ids[:-1], []).append(index)
     ordered = sorted(found.items(), key=lambda text: (text[0][0], -len(text[0][1]) - sum(map(len, text[1]))))
-    input_ids: list[int] = []
-    position: list[int] = []
-    branch: list[int] = []
-    texts: list[Text] = []
-    predictors: list[list[int]] = [[] for _ in documents]
-
-    def add(ids: Sequence[int], first: int, number: int) -> None:
-        input_ids.extend(ids)
-        position.extend(range(first, first + len(ids)))
-        branch.extend([number] * len(ids))
-
+    row, texts = _Row(), list[Text]()
+    # Of each document the place of its prompt's last token, and of the first token that branches off.
+    last, branched = (numpy.zeros(len(documents), dtype=numpy.int64) for _ in range(2))
     for soft_prompt, group in itertools.groupby(ordered, key=lambda text: text[0][0]):
         members = [(prompt_ids, branches) for (_, prompt_ids), branches in group]
         head = common_head([prompt_ids for prompt_ids, _ in members])
         if head:
             texts.append(Text(soft_prompt, head, head=True))
-            add(members[0][0][:head], 0, 0)
+            row.add(members[0][0][:head], first=0, branch=0)
         for prompt_ids, branches in members:
-            start = len(input_ids)
-            add(prompt_ids[head:], head, 0)
-            last = len(input_ids) - 1
-            for number, (ids, owners) in enumerate(branches.items(), 1):
-                for index in owners:
-                    predictors[index] = [last, *range(len(input_ids), len(input_ids) + len(ids))]
-                add(ids, len(prompt_ids), number)
-            texts.append(Text(soft_prompt, len(input_ids) - start))
+            start = row.add(prompt_ids[head:], first=head, branch=0)
+            end = row.length - 1
+            for number, (ids, ending) in enumerate(branches.items(), 1):
+                last[ending], branched[ending] = end, row.add(ids, first=len(prompt_ids), branch=number)
+            texts.append(Text(soft_prompt, row.length - start))
+    counts = _lengths(d.target_ids for d in documents)
+    within = _within(counts)  # (T,)
     return PackedBatch(
-        torch.tensor(input_ids, device=device),
-        torch.tensor(position, device=device),
-        torch.tensor(branch, device=device),
+        *row.arrays(),
         tuple(texts),
-        torch.tensor([place for places in predictors for place in places], device=device),
-        torch.tensor([target for d in documents for target in d.target_ids], device=device),
-        torch.tensor([i for i, d in enumerate(documents) for _ in d.target_ids], device=device),
+        numpy.where(within == 0, numpy.repeat(last, counts), numpy.repeat(branched, counts) + within - 1),
+        _flat([d.target_ids for d in documents]),
+        numpy.repeat(numpy.arange(len(documents)), counts),
     )
 
 
@@ -143,3 +167,28 @@ def common_head(prompts: Sequence[tuple[int, ...]]) -> int:
     first, last = min(prompts), max(prompts)  # what these share, all share that lie between them
     most = min(len(prompt) for prompt in prompts) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
+
+
+def to_device(arrays: Sequence[Array], device: torch.device) -> list[torch.Tensor]:
+    """Copy integers to a device as tensors of the same shapes: all in one piece, from pinned memory to a GPU.
+
+    The copy does not make the host wait for the device.
+    """
+    flat = torch.from_numpy(numpy.concatenate([array.ravel() for array in arrays]))
+    if device.type == "cuda":
+        flat = flat.pin_memory()
+    parts = flat.to(device, non_blocking=True).split([array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def _flat(pieces: Sequence[Sequence[int]]) -> Array:
+    return numpy.fromiter(itertools.chain.from_iterable(pieces), numpy.int64, sum(map(len, pieces)))
+
+
+def _lengths(pieces: Iterable[Sequence[int]]) -> Array:
+    return numpy.array([len(piece) for piece in pieces])
+
+
+def _within(lengths: Array) -> Array:
+    """Return for each element of pieces of these lengths its place in its own piece."""
+    return numpy.arange(lengths.sum()) - numpy.repeat(lengths.cumsum() - lengths, lengths)

@@ -16,8 +16,9 @@ from traceback import walk_tb
 from typing import Any
 
 from softprompts.config.sections import ModelConfig
-from softprompts.engine.attention import checkpoint_layers
-from softprompts.engine.forward import Engine, Scores
+from softprompts.engine.attention import LayoutError, checkpoint_layers, unfollow_layouts
+from softprompts.engine.forward import Engine
+from softprompts.engine.generation import answers
 from softprompts.errors import UserError
 from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
 from softprompts.models.loading import kind_of
@@ -47,12 +48,21 @@ WRITTEN_TOKENS = 8
 def make_engine(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     config: ModelConfig,
     data: EncodedTask,
     say: Callable[[str], None],
     bank: Sequence[Any] = (),
 ) -> Engine:
     """Return the engine that `config.engine` asks for, checked on rows of the task.
+
+    Args:
+        model: a base model, or a PEFT model over one.
+        tokenizer: its tokenizer.
+        config: the base model's settings.
+        data: the task, tokenized.
+        say: takes a line of warning.
+        bank: further PEFT models over the same base.
 
     Raises:
         UserError: `packed` is asked for and disagrees with the stock forward; gradient checkpointing of a prefix; a
@@ -85,6 +95,7 @@ def make_engine(
     if difference:
         logger.debug("taking stock: %s", difference)
         say(f"warning: model.engine: taking stock, because packed does not give what PEFT gives: {difference}")
+        unfollow_layouts(engine.base)
     engine.packed = difference is None
     return engine
 
@@ -101,8 +112,10 @@ def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
     if len(short.prompt_ids) == len(long.prompt_ids):
         return False
     with one_line_if_memory_is_full("in the longest row", "lower task.max_length, or take a smaller base model"):
-        alone = engine([short])[0]
-        beside = engine([short, long])[0][: len(alone)]
+        alone = engine([short]).logits
+        beside = engine([short, long]).logits[: len(alone)]
+    if engine.base.dtype not in TOLERANCE:
+        return True  # rows of one length are right in any case
     allowed = 10 * TOLERANCE[engine.base.dtype][0]
     return bool((alone - beside).abs().max() > allowed * alone.abs().max())
 
@@ -196,12 +209,15 @@ def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
     before = engine.packed
     try:
         engine.packed = False
+        unfollow_layouts(engine.base)
         reference = Reference(*_loss_and_gradient(engine, documents))
         engine.packed = True
         for differs in (_in_training, _in_evaluation):  # in the order of what they cost
             difference = differs(engine, documents, reference, *TOLERANCE[dtype])
             if difference:
                 return difference
+    except LayoutError as reason:
+        return str(reason)
     except Exception as error:
         return _of_model(error, engine, "it raises")
     finally:
@@ -225,7 +241,7 @@ def _in_evaluation(
 ) -> str | None:
     """Evaluation keeps the keys and values of the soft prompts, which training computes with the texts."""
     with torch.no_grad(), engine.prompts_cached():
-        loss = Scores(*engine(documents)).nll().mean().item()
+        loss = engine(documents).nll().mean().item()
     if abs(loss - reference.loss) <= loss_bound * max(abs(reference.loss), 1.0):
         return None
     return f"with the soft prompt's keys and values kept, the loss is {loss:.6g} instead of {reference.loss:.6g}"
@@ -240,18 +256,13 @@ def different_answers(engine: Engine, documents: Sequence[Document]) -> str | No
     """
     by_length = sorted(documents, key=lambda d: len(d.prompt_ids))
     rows = [by_length[0], by_length[-1]]
-    arguments: Any = (
-        [d.prompt_ids for d in rows],
-        [d.soft_prompt for d in rows],
-        (),
-        {"max_new_tokens": WRITTEN_TOKENS},
-    )
+    prompts, numbers = [d.prompt_ids for d in rows], [d.soft_prompt for d in rows]
     before = engine.packed
     try:
         engine.packed = False
-        expected = engine.answers(*arguments)
+        expected = answers(engine, prompts, {"max_new_tokens": WRITTEN_TOKENS}, soft_prompts=numbers)
         engine.packed = True
-        found = engine.answers(*arguments)
+        found = answers(engine, prompts, {"max_new_tokens": WRITTEN_TOKENS}, soft_prompts=numbers)
         engine.packed = False
         differences = (_written_otherwise(engine, *row) for row in zip(rows, expected, found, strict=True))
         return next(filter(None, differences), None)
@@ -272,7 +283,7 @@ def _written_otherwise(engine: Engine, row: Document, expected: list[int], found
     def surprise(answer: list[int]) -> float:
         following = answer[common : common + 1] or list(engine.ends)
         documents = [replace(row, target_ids=(*expected[:common], token)) for token in following]
-        scores = Scores(*engine(documents))
+        scores = engine(documents)
         last = [int((scores.document == i).nonzero()[-1]) for i in range(len(documents))]
         return min(scores.nll()[last].tolist())
 
@@ -289,7 +300,7 @@ def _written_otherwise(engine: Engine, row: Document, expected: list[int], found
 def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[float, torch.Tensor]:
     trainable = [p for p in engine.parameters() if p.requires_grad]
     with torch.set_grad_enabled(bool(trainable)):
-        loss = Scores(*engine(documents)).nll().mean()
+        loss = engine(documents).nll().mean()
     # A parameter that the loss does not reach is the training loop's to report: it can name it.
     reached = trainable if loss.requires_grad else []
     gradients = torch.autograd.grad(loss, reached, allow_unused=True) if reached else ()

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from softprompts.engine.batches import pad
+from softprompts.engine.scores import Scores
 from softprompts.errors import UserError
+from softprompts.models.facts import facts_of
 from softprompts.models.loading import kind_of
 from softprompts.tasks.documents import Document
 
@@ -15,12 +17,8 @@ import torch
 from torch import nn
 
 
-def stock_forward(
-    model: Any, documents: Sequence[Document], device: torch.device, **arguments: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return logits at the targets (T, V), targets (T,) and the document (T,) that each belongs to.
-
-    The logits of an encoder, which has one target a document, are those of its choices (T, choices).
+def stock_forward(model: Any, documents: Sequence[Document], device: torch.device, **arguments: Any) -> Scores:
+    """Return the logits at the targets of padded documents.
 
     Args:
         model: the base model, or a PEFT model over one.
@@ -36,14 +34,14 @@ def stock_forward(
     if kind == "decoder":
         with logits_at(model, batch.predictors, batch.input_ids.shape):
             output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **arguments)
-        return output.logits[0].float(), batch.targets, batch.document
+        return Scores(output.logits[0].float(), batch.targets, batch.document)
     read = pad([Document(d.prompt_ids, (0,)) for d in documents], device)
     if kind == "encoder":
         # Not use_cache=False: BERT would then leave out a prefix without a word.
         output = model(input_ids=read.input_ids, attention_mask=read.attention_mask, **arguments)
         # A classifier has its outputs in an order of its own; a target is the number of a choice.
-        outputs = getattr(model, "choice_outputs", slice(None))
-        return output.logits[:, outputs].float(), batch.targets, batch.document
+        outputs = list(facts_of(model).choice_outputs) or slice(None)
+        return Scores(output.logits[:, outputs].float(), batch.targets, batch.document)
     written = pad([Document((decoder_start(model),), d.target_ids) for d in documents], device)
     with logits_at(model, written.predictors, written.input_ids.shape):
         output = model(
@@ -53,7 +51,7 @@ def stock_forward(
             use_cache=False,
             **arguments,
         )
-    return output.logits[0].float(), written.targets, written.document
+    return Scores(output.logits[0].float(), written.targets, written.document)
 
 
 def decoder_start(model: Any) -> int:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from softprompts.engine.kv_cache import States
+from softprompts.models.peft_compat import changes_of
 
 import torch
 from peft import PeftModel
@@ -58,8 +59,6 @@ class PromptCache:
         model = self._models[number]
         active = (model.active_adapters, model.has_active_enabled_adapter) if isinstance(model, PeftModel) else None
         layers = [(layer.disable_adapters, list(layer.active_adapters), layer.merged) for layer in self._layers[number]]
-        # PyTorch counts the changes of a tensor in place, unless it was made in inference mode.
-        versions = sum(p._version for p in self._parameters[number] if not p.is_inference())
         device = self._parameters[number][0].device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return versions, active, layers, precision
+        return changes_of(self._parameters[number]), active, layers, precision

@@ -127,7 +127,7 @@ def _check_adapter(model: ModelConfig, adapter: AdapterConfig) -> None:
     """Refuse an adapter for another base by the base's config alone: its weights may come after minutes of scoring."""
     folder = Path(adapter.path or "")
     base: Any = SimpleNamespace(config=load_model_config(model), name_or_path=model_path(model))
-    check_base(base, read_config(folder), folder, adapter, read_record(folder))
+    check_base(base, read_config(folder), folder=folder, config=adapter, record=read_record(folder))
 
 
 def _what(side: Contestant) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record
 from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import choice_scores
 from softprompts.system.streams import lines_of_input
@@ -35,10 +36,11 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
     drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
     torch.manual_seed(sampling.seed)
     documents = [e.document for e in examples]
-    return engine.generate(
+    return generate(
+        engine,
         [d.prompt_ids for d in documents],
         sampling.max_new_tokens,
-        [d.soft_prompt for d in documents],
+        soft_prompts=[d.soft_prompt for d in documents],
         **(drawn if sampling.temperature else {}),
     )
 

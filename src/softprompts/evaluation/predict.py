@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from softprompts.config.sections import EvaluationConfig
-from softprompts.engine.forward import Engine, Scores
+from softprompts.engine.forward import Engine
+from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
 from softprompts.system.memory import one_line_if_memory_is_full
@@ -148,15 +149,19 @@ def _answer(
     losses = document_losses(engine, documents).tolist()
     texts = [""] * len(batch)
     if answer_open:
-        texts = engine.generate(
-            [d.prompt_ids for d in documents], config.max_new_tokens, [d.soft_prompt for d in documents], config.stop
+        texts = generate(
+            engine,
+            [d.prompt_ids for d in documents],
+            config.max_new_tokens,
+            soft_prompts=[d.soft_prompt for d in documents],
+            stop=config.stop,
         )
     return texts, [None] * len(batch), losses, counts
 
 
 def document_losses(engine: Engine, documents: Sequence[Document]) -> torch.Tensor:
     """Return the summed negative log-likelihood of each document's target, (documents,), in nats."""
-    scores = Scores(*engine(documents))
+    scores = engine(documents)
     return torch.zeros(len(documents), device=scores.logits.device).index_add_(0, scores.document, scores.nll())
 
 

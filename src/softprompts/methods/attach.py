@@ -8,10 +8,12 @@ from dataclasses import fields
 from typing import Any
 
 from softprompts.errors import UserError
+from softprompts.models.facts import facts_of
 from softprompts.models.loading import Kind, kind_of, max_positions
+from softprompts.models.peft_compat import encoder_of, peft_model
 
 import torch
-from peft import PeftConfig, PeftModel, PromptLearningConfig, TaskType, get_peft_model
+from peft import PeftConfig, PeftModel, PromptLearningConfig, TaskType
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -25,7 +27,7 @@ TASK_TYPES: dict[Kind, TaskType] = {
 FREQUENT = 5000  # tokens that `frequent` draws from: Lester et al. (2021), section 3.2
 
 
-def attach(base: PreTrainedModel, config: PromptLearningConfig, section: str, seed: int | None) -> PeftModel:
+def attach(base: PreTrainedModel, config: PromptLearningConfig, *, section: str, seed: int | None) -> PeftModel:
     """Return a PEFT model over `base` with the soft prompt that `config` describes; `section` holds it in the YAML.
 
     Raises:
@@ -44,11 +46,9 @@ def attach(base: PreTrainedModel, config: PromptLearningConfig, section: str, se
     if seed is not None:
         torch.manual_seed(seed)
     try:
-        model = get_peft_model(base, plain)
+        return peft_model(base, plain)
     except ValueError as error:
         raise UserError(f"{section}: {' '.join(str(error).split())}") from None
-    assert isinstance(model, PeftModel)
-    return model
 
 
 def as_peft(config: Any, kind: type[PeftConfig], **changes: Any) -> Any:
@@ -61,7 +61,7 @@ def for_base(config: Any, base: PreTrainedModel) -> Any:
     """Return a copy of a PEFT config with the kind of model, whose new classifier trains and is saved as well."""
     made = copy.copy(config)
     made.task_type = TASK_TYPES[kind_of(base.config)]
-    if parts := getattr(base, "new_parts", []):
+    if parts := facts_of(base).new_parts:
         made.modules_to_save = [*(made.modules_to_save or []), *parts]
     return made
 
@@ -73,15 +73,11 @@ def set_start(model: PeftModel, values: torch.Tensor | None) -> None:
             encoder_of(model).embedding.weight.copy_(values)
 
 
-def encoder_of(model: PeftModel) -> Any:
-    """Return the module of PEFT's that holds, or computes, a model's soft prompt."""
-    return model.prompt_encoder[model.active_adapter]
-
-
 def initial_values(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     count: int,
+    *,
     start: str,
     text: str | None,
     labels: Sequence[str] | None = None,

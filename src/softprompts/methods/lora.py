@@ -7,6 +7,7 @@ from typing import Any
 from softprompts.config.methods import LoraConfig
 from softprompts.errors import UserError
 from softprompts.methods.attach import as_peft, for_base
+from softprompts.models.peft_compat import peft_model
 
 import peft
 import torch
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 INITS = (True, False, "gaussian", "orthogonal")
 
 
-def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, seed: int | None = None) -> PeftModel:
+def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, *, seed: int | None = None) -> PeftModel:
     """Put trainable low-rank matrices, float32, beside the weights that `target_modules` names (Hu et al. 2021).
 
     They stand inside the layers of `base`, which may be quantised (QLoRA, Dettmers et al. 2023). An encoder's
@@ -39,11 +40,9 @@ def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, seed: 
     if seed is not None:
         torch.manual_seed(seed)
     try:
-        model = peft.get_peft_model(base, for_base(wanted, base))
+        return peft_model(base, for_base(wanted, base))
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"lora: {' '.join(str(error).split())}") from None
-    assert isinstance(model, PeftModel)
-    return model
 
 
 def smallest(base: Any, settings: LoraConfig | None) -> Any:

@@ -10,14 +10,14 @@ from typing import Any
 from softprompts.config.methods import MultitaskConfig
 from softprompts.data.values import trouble
 from softprompts.errors import UserError, listed, short
-from softprompts.methods.attach import attach, encoder_of, initial_values, set_start
+from softprompts.methods.attach import attach, initial_values, set_start
+from softprompts.models.peft_compat import encoder_of
 from softprompts.tasks.documents import EncodedTask, Example
 from softprompts.tasks.task import Task, in_words
 from softprompts.tasks.tokenization import moved_behind
 
 import torch
-from peft import MultitaskPromptTuningConfig, PeftModel
-from peft.tuners.multitask_prompt_tuning import MultitaskPromptTuningInit
+from peft import MultitaskPromptTuningConfig, MultitaskPromptTuningInit, PeftModel
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -82,6 +82,7 @@ def add_multitask_prompt(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: MultitaskConfig,
+    *,
     tasks: Sequence[str],
     seed: int | None = None,
     task: Task | None = None,
@@ -105,11 +106,13 @@ def add_multitask_prompt(
         num_tasks=len(tasks),
         prompt_tuning_init=MultitaskPromptTuningInit.RANDOM,
     )
-    model = attach(base, peft_config, "prompt", seed)
+    model = attach(base, peft_config, section="prompt", seed=seed)
     text = config.prompt_tuning_init_text
     if text is None and task is not None:
         text = in_words(task)
-    set_start(model, initial_values(base, tokenizer, config.num_virtual_tokens, config.prompt_tuning_init, text))
+    set_start(
+        model, initial_values(base, tokenizer, config.num_virtual_tokens, start=config.prompt_tuning_init, text=text)
+    )
     encoder = encoder_of(model)
     with torch.no_grad():
         encoder.prefix_task_cols.add_(1 / config.num_ranks)
@@ -129,4 +132,4 @@ def factors_alone(model: PeftModel) -> Iterator[None]:
 
 def smallest(base: Any, _: Any) -> Any:
     """Put the prompts of two tasks on a base model, as small as it goes: for `preflight`."""
-    return attach(base, MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2), "prompt", None)
+    return attach(base, MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2), section="prompt", seed=None)

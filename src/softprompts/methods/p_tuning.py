@@ -8,13 +8,12 @@ from softprompts.config.methods import EncoderConfig
 from softprompts.errors import UserError
 from softprompts.methods.attach import as_peft, attach
 
-from peft import PeftModel, PromptEncoderConfig
-from peft.tuners.p_tuning import PromptEncoderReparameterizationType
+from peft import PeftModel, PromptEncoderConfig, PromptEncoderReparameterizationType
 from transformers import PreTrainedModel
 
 
 def add_prompt_encoder(
-    base: PreTrainedModel, config: EncoderConfig | PromptEncoderConfig, seed: int | None = None
+    base: PreTrainedModel, config: EncoderConfig | PromptEncoderConfig, *, seed: int | None = None
 ) -> PeftModel:
     """Put a trainable prompt encoder on a frozen base model: an MLP, or an LSTM with an MLP behind it.
 
@@ -30,7 +29,7 @@ def add_prompt_encoder(
             default = PromptEncoderConfig.__dataclass_fields__[name].default
             if getattr(config, name) != default:
                 raise UserError(f"prompt.{name}: an MLP has none to set; it is the LSTM's")
-    return attach(base, as_peft(config, PromptEncoderConfig), "prompt", seed)
+    return attach(base, as_peft(config, PromptEncoderConfig), section="prompt", seed=seed)
 
 
 def smallest(base: Any, _: Any) -> Any:

@@ -10,14 +10,13 @@ from softprompts.methods.attach import as_peft, attach, text_ids
 from softprompts.models.loading import kind_of
 
 import torch
-from peft import PeftModel, PrefixTuningConfig
-from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
+from peft import PeftModel, PrefixTuningConfig, initialize_kv_prefix_from_past_key_values
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 def add_prefix(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PrefixConfig, seed: int | None = None
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PrefixConfig, *, seed: int | None = None
 ) -> PeftModel:
     """Put a trainable prefix, float32 (num_virtual_tokens, layers * 2 * groups * head size), on a frozen base model.
 
@@ -29,7 +28,7 @@ def add_prefix(
     """
     if config.init_text is not None and kind_of(base.config) != "decoder":
         raise UserError("prefix.init_text: needs a decoder, whose keys and values of a text stand for that text")
-    model = attach(base, as_peft(config, PrefixTuningConfig), "prefix", seed)
+    model = attach(base, as_peft(config, PrefixTuningConfig), section="prefix", seed=seed)
     if config.init_text is not None:
         count = model.active_peft_config.num_virtual_tokens
         ids = text_ids(tokenizer, config.init_text, count, "prefix.init_text")
@@ -44,4 +43,4 @@ def add_prefix(
 
 def smallest(base: Any, _: Any) -> Any:
     """Put a prefix on a base model, as small as it goes: for `preflight`."""
-    return attach(base, PrefixTuningConfig(num_virtual_tokens=2), "prefix", None)
+    return attach(base, PrefixTuningConfig(num_virtual_tokens=2), section="prefix", seed=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from softprompts.config.methods import PromptConfig
 from softprompts.methods.attach import as_peft, attach, initial_values, set_start
@@ -17,6 +17,7 @@ def add_soft_prompt(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: PromptConfig | PromptTuningConfig,
+    *,
     seed: int | None = None,
     task: Task | None = None,
 ) -> PeftModel:
@@ -41,7 +42,10 @@ def add_soft_prompt(
     """
     # PEFT fills the text in by itself, special tokens included; so it draws at random, and the values are written over.
     model = attach(
-        base, as_peft(config, PromptTuningConfig, prompt_tuning_init=PromptTuningInit.RANDOM), "prompt", seed
+        base,
+        as_peft(config, PromptTuningConfig, prompt_tuning_init=PromptTuningInit.RANDOM),
+        section="prompt",
+        seed=seed,
     )
     known_to_peft, text, labels = config.prompt_tuning_init or "TEXT", config.prompt_tuning_init_text, None
     start: str = known_to_peft
@@ -50,9 +54,10 @@ def add_soft_prompt(
         labels = config.init_labels or (task.choices if task else None)
     if start == "TEXT" and text is None and task is not None:
         text = in_words(task)
-    set_start(model, initial_values(base, tokenizer, config.num_virtual_tokens or 0, start, text, labels))
-    attached = model.active_peft_config
-    assert isinstance(attached, PromptTuningConfig)
+    set_start(
+        model, initial_values(base, tokenizer, config.num_virtual_tokens or 0, start=start, text=text, labels=labels)
+    )
+    attached = cast(PromptTuningConfig, model.active_peft_config)
     attached.prompt_tuning_init = PromptTuningInit(known_to_peft)
     attached.prompt_tuning_init_text = text
     # Where the tokenizer really is: a `bundled:` name would mean nothing to PEFT elsewhere.
@@ -62,4 +67,4 @@ def add_soft_prompt(
 
 def smallest(base: Any, _: Any) -> Any:
     """Put a soft prompt on a base model, as small as it goes: for `preflight`."""
-    return attach(base, PromptTuningConfig(num_virtual_tokens=2), "prompt", None)
+    return attach(base, PromptTuningConfig(num_virtual_tokens=2), section="prompt", seed=None)

@@ -201,6 +201,8 @@ def _write_manifest(model: BundledModel, folder: Path) -> None:
 
 def convert(model: BundledModel, gguf: Path, folder: Path) -> None:
     """Write config, weights, tokenizer, chat template, README and LICENSE of `gguf` into empty `folder`."""
+    from softprompts.models.peft_compat import forget_gguf
+
     import torch
     from safetensors.torch import save_file
     from tokenizers import pre_tokenizers
@@ -215,7 +217,7 @@ def convert(model: BundledModel, gguf: Path, folder: Path) -> None:
     state = {k: v.contiguous() for k, v in lm.state_dict().items() if k != "lm_head.weight"}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = lm.config
-    del config.quantization_config, config._model_name_or_path
+    forget_gguf(config)
     config.architectures = [type(lm).__name__]
     config.save_pretrained(folder)
     # Transformers 4 (which vLLM may bring) reads this key and not rope_parameters; its default is 10000.

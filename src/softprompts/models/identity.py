@@ -70,13 +70,14 @@ def sizes_of(config: PretrainedConfig) -> dict[str, int]:
     return {key: value for key, value in values.items() if isinstance(value, int)}
 
 
-def identity_of(model: Any, new_parts: Sequence[str] = (), tokenizer: Any = None) -> Identity:
+def identity_of(model: Any, new_parts: Sequence[str] = (), tokenizer: Any = None, *, labels: bool = False) -> Identity:
     """Return a base model's identity, as it was loaded.
 
     Args:
         model: without an adapter in its layers.
         new_parts: modules with random weights, which belong to no base model.
         tokenizer: the model's own, as it was loaded.
+        labels: whether it came with a classifier, see `config_fields`.
     """
     return Identity(
         str(model.name_or_path),
@@ -84,7 +85,7 @@ def identity_of(model: Any, new_parts: Sequence[str] = (), tokenizer: Any = None
         sizes_of(model.config),
         # The same weights are quantised otherwise by another version, or on another device.
         {} if getattr(model, "is_quantized", False) else weights_digests(model, new_parts),
-        config_fields(model),
+        config_fields(model.config, labels=labels),
         {} if tokenizer is None else tokenizer_digests(tokenizer),
     )
 

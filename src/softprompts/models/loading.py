@@ -10,8 +10,10 @@ from typing import Any, Literal
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError, warn
 from softprompts.models.bundled import resolve
+from softprompts.models.facts import facts_of, name_outputs, output_names
 from softprompts.models.identity import identity_of
 from softprompts.models.outputs import outputs_of, two_or_more
+from softprompts.models.peft_compat import attention_name, has_bfloat16_instructions, keep_four_bit_weights
 from softprompts.models.reading import (
     CONFIG,
     check_ends,
@@ -97,9 +99,9 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
     path = model_path(config)
     found = read_config(path, config.revision)
     for part in (found, found.get_text_config()):
-        if "/" in str(part._attn_implementation):  # whose code transformers would fetch from the Hub
+        if "/" in attention_name(part):  # whose code transformers would fetch from the Hub
             raise UserError(
-                f"model.name_or_path: {path} asks for code of others ({part._attn_implementation}, in its config), and "
+                f"model.name_or_path: {path} asks for code of others ({attention_name(part)}, in its config), and "
                 "this project runs none; take attn_implementation out of its config.json"
             )
     return found
@@ -117,7 +119,7 @@ def dtype_of(config: ModelConfig, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        fast = device.type == "cpu" and has_bfloat16_instructions()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -126,79 +128,102 @@ def load_base_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the frozen base model, in evaluation mode on `device`, and its tokenizer.
 
-    `identity` of the model says what was loaded. An encoder without a classifier gets one with an output for each of
-    `choices`, with random weights: `new_parts` of the model names the modules that have to be trained. For an encoder
-    `choice_outputs` says which output each choice has, by the names in its config.
+    `facts_of` the model says what was loaded. An encoder without a classifier gets one with an output for each of
+    `choices`, with random weights.
 
     Raises:
         UserError: unknown bundled name; a folder that holds no model; a Hub id that cannot be had; weights that are
             missing; no bitsandbytes for this device; a model that brings code of its own; a decoder that was made to
             classify; an encoder without two choices, or whose classifier has outputs of other names.
     """
-    path = model_path(config)
-    dtype = dtype_of(config, device)
-    quantization = None
-    if config.quantization == "nf4":
-        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    elif config.quantization == "int8":
-        quantization = BitsAndBytesConfig(load_in_8bit=True)
-    own = load_model_config(config)
+    path, own = model_path(config), load_model_config(config)
     kind = kind_of(own)
     made_for = (own.architectures or [""])[0]
     if kind != "encoder" and made_for.endswith(HEADS):
         raise UserError(f"model.name_or_path: {path} is a {made_for}: it classifies and has no words to answer with")
     names = two_or_more(choices, path) if kind == "encoder" else []
-    labels = {"num_labels": len(names)} if names else {}
     with silent_transformers():
         check_generation(path)
-        with reading(path, lambda place: _build(place, kind), [CONFIG]):
-            try:
-                loaded: Any = AUTO[kind].from_pretrained(
-                    path,
-                    revision=config.revision,
-                    dtype=dtype,
-                    quantization_config=quantization,
-                    device_map={"": device} if quantization else None,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                    **labels,
-                )
-            except RuntimeError as error:
-                if names and own.num_labels != len(names) and "ignore_mismatched_sizes" in str(error):
-                    outputs_of(names, _output_names(own), path)  # says what they are called
-                raise
-        model, loading = loaded
+        model, loading = _load_weights(path, config, device, own, names)
         check_ends(path, model)
         tokenizer = read_tokenizer(path, config.revision)
-    # Transformers would go on with random numbers in their place; those of a new classifier are meant to be.
-    new = {_part_of(k, model) for k in loading["missing_keys"]} if names else set()
-    missing = sorted(k for k in loading["missing_keys"] if not names or _part_of(k, model) is None)
-    if missing:
+    facts = facts_of(model)
+    facts.new_parts = _new_parts(path, model, loading, kind)
+    if names:
+        name_outputs(model, names)
+    facts.identity = identity_of(model, facts.new_parts, tokenizer, labels=facts.own_labels)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    _freeze(model)
+    if config.quantization == "none":
+        nn.Module.to(model, device)  # bitsandbytes has placed its own
+    return model, tokenizer
+
+
+def _load_weights(
+    path: str, config: ModelConfig, device: torch.device, own: PretrainedConfig, names: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the model, on the device if it is quantised, and what transformers says of its weights' names.
+
+    Args:
+        path: folder or Hub id.
+        config: the base model's settings.
+        device: where it is to compute.
+        own: the config that it came with.
+        names: of the outputs of an encoder's classifier; none for other kinds of model.
+    """
+    dtype, kind = dtype_of(config, device), kind_of(own)
+    quantization = _quantization(config, dtype)
+    with reading(path, lambda place: _build(place, kind), [CONFIG]):
+        try:
+            loaded: tuple[Any, dict[str, Any]] = AUTO[kind].from_pretrained(
+                path,
+                revision=config.revision,
+                dtype=dtype,
+                quantization_config=quantization,
+                device_map={"": device} if quantization else None,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **({"num_labels": len(names)} if names else {}),
+            )
+        except RuntimeError as error:
+            if names and own.num_labels != len(names) and "ignore_mismatched_sizes" in str(error):
+                outputs_of(names, output_names(own), path)  # says what they are called
+            raise
+    return loaded
+
+
+def _quantization(config: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if config.quantization == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return BitsAndBytesConfig(load_in_8bit=True) if config.quantization == "int8" else None
+
+
+def _new_parts(path: str, model: PreTrainedModel, loading: dict[str, Any], kind: Kind) -> tuple[str, ...]:
+    """Return the parts of an encoder's classifier that its folder lacks; warn of weights that nothing reads.
+
+    Raises:
+        UserError: other weights are missing: transformers would go on with random numbers in their place.
+    """
+    parts = {key: _part_of(key, model) if kind == "encoder" else None for key in loading["missing_keys"]}
+    if missing := sorted(key for key, part in parts.items() if part is None):
         raise UserError(f"model.name_or_path: {path} lacks {len(missing)} weights, the first: {missing[0]}")
     if idle := idle_weights(loading["unexpected_keys"], kind == "encoder"):
         warn(
             f"model.name_or_path: {path} holds {len(idle)} weights that its config.json has no place for, and nothing "
             f"reads, the first: {idle[0]}"
         )
-    model.new_parts = sorted(new)
-    if names:
-        name_outputs(model, names)
-    model.identity = identity_of(model, model.new_parts, tokenizer)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    return tuple(sorted({part for part in parts.values() if part is not None}))
+
+
+def _freeze(model: PreTrainedModel) -> None:
     # With dropout active, or weights that still ask for a gradient, "frozen" would be a word only.
     model.eval().requires_grad_(False)
     for module in model.modules():
         if isinstance(settings := getattr(module, "config", None), PretrainedConfig):  # an encoder's may be a copy
             # All else here reads outputs by their names, and neither attention nor hidden states.
             settings.return_dict, settings.output_attentions, settings.output_hidden_states = True, False, False
-        # On processors with AVX512-BF16 the first forward pass without a gradient, a validation say, would repack the
-        # 4-bit weights into a form whose product has no backward pass.
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
-    if quantization is None:
-        nn.Module.to(model, device)  # bitsandbytes has placed its own
-    return model, tokenizer
+    keep_four_bit_weights(model)
 
 
 def _build(place: str, kind: Kind) -> None:
@@ -212,34 +237,6 @@ def _part_of(key: str, model: PreTrainedModel) -> str | None:
     if ".pooler." in key:
         return "pooler"
     return None if key.startswith(f"{model.base_model_prefix}.") else key.split(".")[0]
-
-
-def name_outputs(
-    model: Any, choices: Sequence[str], names: Sequence[str] | None = None, whose: str | None = None
-) -> None:
-    """Bind the outputs of an encoder's classifier to the choices: `choice_outputs` of the model is the order to read.
-
-    Args:
-        model: the encoder. A classifier that it came with has its outputs' names in the config; those of a new one are
-            named here.
-        choices: the task's, in the order of the targets' numbers.
-        names: what the outputs of a classifier mean that an adapter brings; by default the choices.
-        whose: what brings it, for the message; by default the model.
-
-    Raises:
-        UserError: the outputs have other names than the choices.
-    """
-    if set(model.new_parts) - {"pooler"}:
-        own = [name.strip() for name in names or choices]
-        model.config.id2label = dict(enumerate(own))
-        model.config.label2id = {name: number for number, name in enumerate(own)}
-    model.choices = list(choices)
-    model.choice_outputs = outputs_of(choices, names or _output_names(model.config), whose or str(model.name_or_path))
-
-
-def _output_names(config: PretrainedConfig) -> list[str]:
-    labels: Any = config.id2label
-    return [str(labels.get(number, f"LABEL_{number}")) for number in range(len(labels))]
 
 
 def default_device() -> torch.device:

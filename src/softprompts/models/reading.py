@@ -27,6 +27,9 @@ TEMPLATE = "chat_template.jinja"
 # What older versions of transformers saved beside the weights and newer ones compute.
 BUFFERS = re.compile(r"(inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$")
 
+# Errors that say in their first line what is wrong.
+PLAIN = (OSError, SafetensorError, ImportError)
+
 Load = Callable[[str], Any]  # reads a folder, and raises what a library raises
 
 
@@ -183,29 +186,39 @@ def _cannot_load(path: str, error: Exception, load: Load | None, files: Sequence
         return UserError(f"{what}: its weights have other shapes than its config.json, or than the choices, ask for")
     if lines and "backend tokenizer" in lines[0]:
         return UserError(f"{what}: no tokenizer files that can be read, such as {TOKENIZER}")
-    plain = isinstance(error, OSError | SafetensorError | ImportError)
-    said = lines[0] if plain and lines else " ".join(" ".join(lines).split())
-    said = re.sub(r"^(Class v|V)alidation error for .*?: (\w+: )?", "", said)  # huggingface_hub's
-    named = plain or type(error) in (Exception, ValueError, RuntimeError) or "Validation" in type(error).__name__
-    why = short(said if named and said else f"{type(error).__name__}: {said}".rstrip(": "), 300)
+    plain, why = isinstance(error, PLAIN), _why(error)
     if isinstance(error, SafetensorError):
         damaged = (file for file in sorted(Path(path).glob("*.safetensors")) if not _reads(_open, str(file)))
         if file := next(damaged, None):
             return UserError(f"{what}: {file.name}: {why}")
-    if load is not None and not plain and Path(path).is_dir() and not _reads(load, path):
-        for name in files:
-            file = Path(path) / name
-            if name == TOKENIZER and file.is_file():
-                _object(file)
-                if not _reads(Tokenizer.from_file, str(file)):
-                    return UserError(f"model.name_or_path: {file}: {why}")
-            elif file.is_file() and (key := _to_blame(Path(path), name, load)):
-                return UserError(f"model.name_or_path: {file}: {key}: {why}")
-        if files:
-            there = [name for name in files if (Path(path) / name).is_file()]
-            return UserError(f"{what}: {' or '.join(there)}: {why}")
+    if load is not None and files and not plain and Path(path).is_dir() and not _reads(load, path):
+        return _settings_to_blame(Path(path), files, load, why) or UserError(
+            f"{what}: {' or '.join(name for name in files if (Path(path) / name).is_file())}: {why}"
+        )
     hint = f'; bundled models: "{PREFIX}{next(iter(BUNDLED))}"' if not Path(path).exists() else ""
     return UserError(f"{what}: {why}{hint}")
+
+
+def _why(error: Exception) -> str:
+    """Return what an error says in one line, with its type's name if that says more than the text."""
+    lines = str(error).strip().splitlines()
+    said = lines[0] if isinstance(error, PLAIN) and lines else " ".join(" ".join(lines).split())
+    said = re.sub(r"^(Class v|V)alidation error for .*?: (\w+: )?", "", said)  # huggingface_hub's
+    named = type(error) in (Exception, ValueError, RuntimeError) or "Validation" in type(error).__name__
+    named = named or isinstance(error, PLAIN)
+    return short(said if named and said else f"{type(error).__name__}: {said}".rstrip(": "), 300)
+
+
+def _settings_to_blame(folder: Path, files: Sequence[str], load: Load, why: str) -> UserError | None:
+    """Return the error that names the file of settings, and its key, without which a folder can be read."""
+    for file in (folder / name for name in files if (folder / name).is_file()):
+        if file.name == TOKENIZER:
+            _object(file)
+            if not _reads(Tokenizer.from_file, str(file)):
+                return UserError(f"model.name_or_path: {file}: {why}")
+        elif key := _to_blame(folder, file.name, load):
+            return UserError(f"model.name_or_path: {file}: {key}: {why}")
+    return None
 
 
 def _open(file: str) -> None:

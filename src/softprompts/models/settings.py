@@ -34,14 +34,15 @@ PARTS = {
 }
 
 
-def config_fields(model: Any) -> dict[str, Any]:
+def config_fields(config: Any, *, labels: bool) -> dict[str, Any]:
     """Return the fields of a base model's config that decide its answers, as JSON values.
 
-    What the outputs of a classifier mean is among them if the base model came with it; a new one means what the task
-    says.
+    Args:
+        config: the base model's.
+        labels: whether what the outputs of a classifier mean is among them: the base model came with it. A new one
+            means what the task says.
     """
-    new = not hasattr(model, "choice_outputs") or set(model.new_parts) - {"pooler"}
-    fields = _without(model.config.to_dict(), LOADING | ({"id2label"} if new else set()))
+    fields = _without(config.to_dict(), LOADING | (set() if labels else {"id2label"}))
     made: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     return made
 

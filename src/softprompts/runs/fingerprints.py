@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.data.sources import SPLITS
-from softprompts.models.identity import Identity, weights_digests
+from softprompts.models.facts import facts_of
+from softprompts.models.identity import weights_digests
 from softprompts.models.settings import config_fields, differences, other_parts
 from softprompts.runs.environment import commit
 from softprompts.system.files import read_bytes
@@ -31,17 +32,17 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
     for split in SPLITS:
         splits[split]["tokens"] = _tokens_fingerprint(getattr(data, split))
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    identity: Identity | None = getattr(base, "identity", None)
+    facts = facts_of(base)
     return {
         "data": splits,
         "schema": hashlib.sha256(json.dumps(data.task.schema, sort_keys=True).encode()).hexdigest(),
         "metrics": {name: digest for name in data.task.metrics if (digest := _source_fingerprint(name))},
         "base": {
             "name": str(base.name_or_path),
-            "weights": weights_digests(model, getattr(base, "new_parts", ())),
+            "weights": weights_digests(model, facts.new_parts),
             "dtype": str(base.dtype).removeprefix("torch."),
-            "config": config_fields(base),
-            "tokenizer": identity.tokenizer if identity else {},
+            "config": config_fields(base.config, labels=facts.own_labels),
+            "tokenizer": facts.identity.tokenizer if facts.identity else {},
         },
         "ends": list(data.ends) if data.task.choices is None else None,  # nothing is written where there are choices
         "code": {"commit": commit()} | {p: version(p) for p in ("softprompts", "torch", "transformers", "peft")},

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from softprompts.config.sections import TrainingConfig
-from softprompts.engine.forward import Scores
 from softprompts.errors import UserError
 from softprompts.system.memory import one_line_if_memory_is_full
 from softprompts.tasks.documents import Document
@@ -56,7 +55,7 @@ def update(
             nullcontext() if last else accelerator.no_sync(wrapped),
             training_mode(dropouts),
         ):
-            scores = Scores(*wrapped(documents))
+            scores = wrapped(documents)
             owners = torch.tensor([number[d.soft_prompt] for d in documents], device=accelerator.device)
             owner = owners[scores.document]
             losses = torch.zeros_like(targets).index_add(0, owner, scores.nll() / targets[owner])

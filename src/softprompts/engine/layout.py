@@ -1,0 +1,171 @@
+"""Where the texts of a packed row are, and who sees whom in it: worked out once for each batch, for all layers.
+
+The letters in shapes: N tokens of the row, T target tokens; b texts of a group, L tokens of its longest, P positions in
+front of them; Q queries of the row, which are N, and as many more as there are positions of soft prompts among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+from softprompts.engine.batches import Array, PackedBatch, Text, to_device
+
+import numpy
+import torch
+from torch.nn import functional
+
+# Texts are padded to the longest of their group inside attention. Attention is the small part of the work, so that a
+# few groups are enough: a text joins a group whose longest is at most twice as long.
+SHORTEST_OF_GROUP = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """A stretch of the row: b texts of at most L tokens each, behind the same P positions.
+
+    front: the parts of the row of keys that make up these positions; tokens: length of the stretch; places (b, L):
+    where in the stretch a text's tokens are, 0 for padding; back (tokens,): where in the flattened (b * L) a token of
+    the stretch is; position (b, L): positions of the texts' tokens; sees (b, 1, L, P + L): who sees whom.
+    """
+
+    front: tuple[int, ...]
+    tokens: int
+    places: torch.Tensor
+    back: torch.Tensor
+    position: torch.Tensor
+    sees: torch.Tensor
+
+
+@dataclass(eq=False)
+class Layout:
+    """A row of keys in parts: `[soft prompt 1]..[soft prompt K][group 1]..[group G]`.
+
+    prompts: positions of each soft prompt; prompt_queries: whether they are among the queries, too (prompt tuning), or
+    come as keys and values only (prefix tuning); masks: who sees whom in each part and sliding window, filled in when
+    the first layer asks, so that all layers share them; reached: whether any layer has asked.
+    """
+
+    prompts: tuple[int, ...]
+    prompt_queries: bool
+    groups: tuple[Group, ...]
+    masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    reached: bool = False
+
+    def mask(self, index: int, window: int | None) -> torch.Tensor:
+        """Return (b, 1, L, P + L): who sees whom in a group, where a layer looks back fewer than `window` positions."""
+        group = self.groups[index]
+        length, keys = group.sees.shape[-2:]
+        if window is None or window >= int(keys):
+            return group.sees
+        part = len(self.prompts) + index
+        if (part, window) not in self.masks:
+            front = torch.arange(keys - length, device=group.position.device).expand(len(group.position), -1)
+            position = torch.cat([front, group.position], dim=1)  # (b, P + L)
+            behind = group.position[:, None, :, None] - position[:, None, None, :]
+            self.masks[part, window] = group.sees & (behind < window)
+        return self.masks[part, window]
+
+    def prompt_mask(self, index: int, window: int | None, device: torch.device) -> torch.Tensor:
+        """Return (P, P): who sees whom in a soft prompt that is among the queries."""
+        if (index, window) not in self.masks:
+            position = torch.arange(self.prompts[index], device=device)
+            behind = position[:, None] - position
+            self.masks[index, window] = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
+        return self.masks[index, window]
+
+
+class Inputs(NamedTuple):
+    """What a packed forward pass reads beside the layout, on the device.
+
+    input_ids (N,); position_ids (Q,), those of soft prompts among the queries first; predictors, targets, document
+    (T,), as in `PackedBatch`.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    predictors: torch.Tensor
+    targets: torch.Tensor
+    document: torch.Tensor
+
+
+class _Stretch(NamedTuple):
+    """A group before it is on the device: where it starts in the row, and the lengths of its texts (b,)."""
+
+    front: tuple[int, ...]
+    before: int
+    start: int
+    lengths: Array
+
+
+def lay_out(
+    batch: PackedBatch, prompts: Mapping[int, int], *, prompt_queries: bool, device: torch.device
+) -> tuple[Inputs, Layout]:
+    """Lay out the texts of a batch behind their soft prompts, and copy all of it to the device.
+
+    Args:
+        batch: the row.
+        prompts: positions of each soft prompt that the batch uses, in the order of its texts; 0 where there is none.
+        prompt_queries: see `Layout`.
+        device: where the model computes.
+    """
+    lengths = [text.length for text in batch.texts]
+    position = batch.position + numpy.repeat([prompts[text.soft_prompt] for text in batch.texts], lengths)  # (N,)
+    queries = [numpy.arange(length) for length in prompts.values()] if prompt_queries else []
+    stretches = list(_stretches(batch.texts, prompts))
+    arrays = [
+        batch.input_ids,
+        numpy.concatenate([*queries, position]),
+        batch.predictors,
+        batch.targets,
+        batch.document,
+        *(array for stretch in stretches for array in _indices(stretch, position, batch.branch)),
+    ]
+    tensors = iter(to_device(arrays, device))
+    inputs = Inputs(*(next(tensors) for _ in Inputs._fields))
+    groups = tuple(_group(stretch, *(next(tensors) for _ in range(4))) for stretch in stretches)
+    return inputs, Layout(tuple(prompts.values()), prompt_queries, groups)
+
+
+def _stretches(texts: Sequence[Text], prompts: Mapping[int, int]) -> Iterator[_Stretch]:
+    """Part the texts into groups: those of a soft prompt, of about one length; a head is alone, and before others."""
+    part, start = len(prompts), 0  # of the row of keys, in which the soft prompts come first
+    for index, (soft_prompt, members) in enumerate(groupby(texts, key=lambda text: text.soft_prompt)):
+        front: tuple[int, ...] = (index,)
+        before, rest = prompts[soft_prompt], list(members)
+        while rest:
+            longest = rest[0].length
+            count = 1 if rest[0].head else sum(text.length >= SHORTEST_OF_GROUP * longest for text in rest)
+            lengths = numpy.array([text.length for text in rest[:count]])
+            yield _Stretch(front, before, start, lengths)
+            if rest[0].head:
+                front, before = (*front, part), before + longest
+            part, start, rest = part + 1, start + int(lengths.sum()), rest[count:]
+
+
+def _indices(stretch: _Stretch, position: Array, branch: Array) -> tuple[Array, Array, Array, Array]:
+    """Return places (b, L), back (tokens,), and of the tokens in these places position and branch, (b, L) both."""
+    starts, offset = stretch.lengths.cumsum() - stretch.lengths, numpy.arange(stretch.lengths.max())
+    inside = offset < stretch.lengths[:, None]
+    places = numpy.where(inside, starts[:, None] + offset, 0)
+    row = places + stretch.start
+    # Padding is a branch of its own, which no text sees.
+    return places, inside.ravel().nonzero()[0], position[row], numpy.where(inside, branch[row], -1)
+
+
+def _group(
+    stretch: _Stretch, places: torch.Tensor, back: torch.Tensor, position: torch.Tensor, branch: torch.Tensor
+) -> Group:
+    offset = torch.arange(places.shape[1], device=places.device)
+    causal = offset[:, None] >= offset
+    same = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    return Group(
+        front=stretch.front,
+        tokens=len(back),
+        places=places,
+        back=back,
+        position=position,
+        sees=functional.pad(causal & same, (stretch.before, 0), value=True)[:, None],
+    )
