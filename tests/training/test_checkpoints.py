@@ -174,5 +174,7 @@ def test_trainable_tensors_are_copies_that_can_be_put_back() -> None:
 
 def test_state_is_strict_json(tmp_path: Path) -> None:
     part = Part()
-    folder = save_checkpoint(tmp_path, part.model, part.optimizer, part.scheduler, Progress())
+    folder = save_checkpoint(
+        tmp_path, model=part.model, optimizer=part.optimizer, scheduler=part.scheduler, progress=Progress()
+    )
     assert json.loads((folder / "state.json").read_text())["progress"]["best_value"] is None

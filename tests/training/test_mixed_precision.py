@@ -82,7 +82,15 @@ def train_bank(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Bank:
             bank[0], tokenizer, config=ModelConfig(engine="packed"), data=data, say=run.say, bank=bank[1:]
         )
         candidates = [
-            make_candidate(engine, i, behind(data, i), TRAINING[k], k, run.checkpoints / str(i), f"candidate {k}")
+            make_candidate(
+                engine,
+                i,
+                data=behind(data, i),
+                training=TRAINING[k],
+                seed=k,
+                folder=run.checkpoints / str(i),
+                name=f"candidate {k}",
+            )
             for i, k in enumerate(numbers)
         ]
         for candidate, k in zip(candidates, numbers, strict=True):
@@ -134,7 +142,7 @@ def test_c1_2_a_second_stage_divides_by_the_scale_once(make: Build, norms: dict[
     run_training(parts)
     start = trainable_tensors(parts.model)
     norms.clear()
-    train(*parts.arguments, "second")
+    train(*parts.arguments, stage="second")
     (second,) = norms.values()
     fresh = make("fresh", steps=2, eval_every=2, max_grad_norm=1e9)
     for name, parameter in fresh.model.named_parameters():

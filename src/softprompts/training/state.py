@@ -17,7 +17,7 @@ from softprompts.errors import UserError, nearest
 from softprompts.runs.record import Progress
 from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.training.checkpoint_folders import checkpoint_folders
-from softprompts.training.checkpoints import Restored, load_best, load_checkpoint, save_checkpoint
+from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
 
 import torch
 from accelerate import Accelerator
@@ -32,7 +32,7 @@ from transformers import get_scheduler
 EPOCHS = 100
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Candidate:
     """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
 
@@ -132,7 +132,14 @@ class Candidate:
 
     def save(self) -> None:
         """Save a checkpoint."""
-        save_checkpoint(self.folder, self.model, self.optimizer, self.scheduler, self.progress, self.inputs)
+        save_checkpoint(
+            self.folder,
+            model=self.model,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            progress=self.progress,
+            inputs=self.inputs,
+        )
 
     def take_best(self) -> None:
         """Put the best checkpoint's values in place. If no validation was finite there is none: set `failure`."""
@@ -153,6 +160,7 @@ class Candidate:
 def make_candidate(
     engine: Engine,
     index: int,
+    *,
     data: EncodedTask,
     training: TrainingConfig,
     seed: int,
@@ -162,7 +170,7 @@ def make_candidate(
 ) -> Candidate:
     """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
 
-    `data` stands behind its soft prompt; `inputs` are the fingerprints of `fingerprints.inputs_of`.
+    `data` has its soft prompt's number; `folder` gets its checkpoints; `inputs` are those of `fingerprints.inputs_of`.
 
     Raises:
         UserError: nothing requires a gradient; as `load_checkpoint`.
@@ -171,19 +179,19 @@ def make_candidate(
     optimizer = make_optimizer(model, training)
     # Accelerate would step the schedule once a process; it stays outside.
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
-    restored = load_checkpoint(folder, model, optimizer, scheduler, inputs) or Restored(Progress(), [])
+    restored = load_checkpoint(folder, model=model, optimizer=optimizer, scheduler=scheduler, inputs=inputs)
     return Candidate(
-        name,
-        model,
-        data,
-        training,
-        seed,
-        folder,
-        optimizer,
-        scheduler,
-        restored.progress,
+        name=name,
+        model=model,
+        data=data,
+        training=training,
+        seed=seed,
+        folder=folder,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        progress=restored.progress if restored else Progress(),
         inputs=inputs,
-        notes=restored.notes,
+        notes=restored.notes if restored else [],
     )
 
 
