@@ -34,6 +34,7 @@ TEXTS = {
     "macro_f1": ["a", "b", "c"],
     "exact_match": ["a", "b", "c"],
     "label_f1": ["a", "a, b", "b; c", "none", "a, d"],
+    "docstring_style": ["Return the x.", "Returns the x.", "Compute y.", ""],
     "final_number": ["it is 1", "2.0", "1, so 2", "none"],
     "json_object": ['{"intent": "x", "slots": {"a": 1}}', '{"slots": {"a": 1, "b": [1, 2]}}', '{"intent": "x"}', "no"],
     "rouge_l": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
