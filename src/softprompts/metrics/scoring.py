@@ -39,7 +39,7 @@ class Metric:
 
     @property
     def additive(self) -> bool:
-        return hasattr(self.module, "row_statistics") and hasattr(self.module, "from_sums")
+        return _is_additive(self.module)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Interval:
 def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> dict[str, Metric]:
     """Load `evaluate` modules: those of `src/softprompts/metrics/modules` by name, others by path or Hub name.
 
-    `schema` goes to those whose `_compute` takes one.
+    `schema` goes to those whose `row_statistics`, or else `_compute`, takes one.
 
     Raises:
         UserError: no such metric, or one that cannot be loaded; two of one name.
@@ -75,9 +75,22 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
             if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
                 raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
             raise _cannot_load(name, error) from error
-        takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
+        takes_schema = schema is not None and "schema" in inspect.signature(_scored_by(module)).parameters
         metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
     return metrics
+
+
+def _is_additive(module: evaluate.Metric) -> bool:
+    return hasattr(module, "row_statistics") and hasattr(module, "from_sums")
+
+
+def _scored_by(module: evaluate.Metric) -> Callable[..., Any]:
+    """Return what scores answers and targets in memory: the public `compute` of `evaluate` writes them to disk first.
+
+    `_compute` is what every module defines, as the documentation of `evaluate` asks for.
+    """
+    scored_by: Callable[..., Any] = module.row_statistics if _is_additive(module) else module._compute
+    return scored_by
 
 
 def _cannot_load(name: str, error: Exception) -> UserError:
@@ -260,10 +273,10 @@ def mean_intervals(
 
 def sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:
     """Return what gives a metric's numbers for a sample of the rows, (rows of the sample,) indices."""
-    module, settings = metric.module, metric.settings
+    module, settings, scored_by = metric.module, metric.settings, _scored_by(metric.module)
     if metric.additive:
-        statistics = module.row_statistics(answers, targets, **settings)
+        statistics = scored_by(answers, targets, **settings)
         return lambda rows: module.from_sums(numpy.bincount(rows, minlength=len(statistics)) @ statistics)
-    return lambda rows: module._compute(
+    return lambda rows: scored_by(
         predictions=[answers[i] for i in rows], references=[targets[i] for i in rows], **settings
     )
