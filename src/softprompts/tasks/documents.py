@@ -7,6 +7,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from softprompts.data.tables import BATCH, Lazy, Tables, Writer, columns_of
@@ -163,6 +164,11 @@ def _packed(ids: Sequence[int]) -> bytes:
     return array("q", [len(ids), *ids]).tobytes()
 
 
+@lru_cache(maxsize=1024)
+def _packed_targets(targets: Targets) -> list[bytes]:
+    return [_packed(ids) for ids in targets]
+
+
 class ChoiceWriter:
     """Writes the token ids of choices, once for all rows in which they are the same."""
 
@@ -193,11 +199,13 @@ class ExampleWriter:
             answers: which choice is the target; None if there are no choices.
         """
         columns: list[list[Any]] = [list(prompts), [], [], list(answers)]
+        content = []
         for prompt_ids, documents, answer in zip(prompts, targets, answers, strict=True):
-            columns[1].append(documents[0] if answer is None else None)
             number = None if answer is None else self.choices.numbers.setdefault(documents, len(self.choices.numbers))
+            columns[1].append(documents[0] if answer is None else None)
             columns[2].append(number)
             head = bytes(8) + _packed(prompt_ids)  # behind soft prompt 0
-            for target_ids in documents if answer is None else (documents[answer], *documents):
-                self.digest.update(head + _packed(target_ids))
+            packed = _packed_targets(documents)
+            content += [head + ids for ids in (packed if answer is None else (packed[answer], *packed))]
+        self.digest.update(b"".join(content))
         self.writer.write(*columns)

@@ -227,8 +227,10 @@ class _Reader:
                 if not answer:
                     raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
             ending = self._behind_solved(text, ids, dict(zip(targets, answers, strict=True)))
-            self._check_known(row, [*chain(*answers), *ending])
-            read.append((ids, tuple((*answer, *ending) for answer in answers)))
+            target_ids = tuple((*answer, *ending) for answer in answers)
+            for answer in target_ids:
+                self._check_known(row, answer)
+            read.append((ids, target_ids))
         return read
 
     def _behind_solved(self, text: str, prompt_ids: list[int], answers: dict[str, list[int]]) -> Sequence[int]:
@@ -272,12 +274,22 @@ class _Reader:
             return self._own_ids(list(chain(*targets)))
         # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own in front
         # of a text that stands alone. Where the two fuse into other tokens, they are tokenized apart.
-        whole = self._prompt_ids([text + t for text, row in zip(texts, targets, strict=True) for t in row])
-        prompts = [ids for ids, row in zip(prompt_ids, targets, strict=True) for _ in row]
+        if self.encoder.is_in_pieces:  # the last piece of a prompt decides alone, and many prompts end alike
+            pairs = [(self.encoder.tail(text), t) for text, row in zip(texts, targets, strict=True) for t in row]
+            distinct = list(dict.fromkeys(pairs))
+            prompts = self.encoder.ids([tail for tail, _ in distinct], special=False)
+            whole = self.encoder.ids([tail + t for tail, t in distinct], special=False)
+        else:
+            pairs = distinct = [(text, t) for text, row in zip(texts, targets, strict=True) for t in row]
+            prompts = [ids for ids, row in zip(prompt_ids, targets, strict=True) for _ in row]
+            whole = self._prompt_ids([text + t for text, t in pairs])
         found = [w[len(ids) :] if w[: len(ids)] == ids else None for w, ids in zip(whole, prompts, strict=True)]
-        fused = [t for t, ids in zip(chain(*targets), found, strict=True) if ids is None]
-        apart = iter(self._own_ids(fused))
-        return [next(apart) if ids is None else ids for ids in found]
+        apart = iter(self._own_ids([t for (_, t), ids in zip(distinct, found, strict=True) if ids is None]))
+        found = [next(apart) if ids is None else ids for ids in found]
+        if distinct is pairs:
+            return found
+        known = dict(zip(distinct, found, strict=True))
+        return [known[pair] for pair in pairs]
 
     def _own_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts that stand alone; many may be the same."""
