@@ -118,9 +118,7 @@ def test_a15_max_rows_of_a_sorted_file(tmp_path: Path, capsys: pytest.CaptureFix
         ("abcd", "abcdefgh", False),  # written answers, each of its own
     ],
 )
-def test_a15_first_rows_that_are_no_sample(
-    taken: str, whole: str, warned: bool
-) -> None:
+def test_a15_first_rows_that_are_no_sample(taken: str, whole: str, warned: bool) -> None:
     lines = list(first_rows_warning("key", "validation", list(taken), list(whole)))
     assert [line.startswith("key: the first ") for line in lines] == [True] * warned
 

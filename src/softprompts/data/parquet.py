@@ -76,7 +76,9 @@ def _one_line(path: Path, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path}: not readable as {kind}: {short(str(error).strip() or type(error).__name__)}") from None
+        raise UserError(
+            f"{path}: not readable as {kind}: {short(str(error).strip() or type(error).__name__)}"
+        ) from None
 
 
 def _check_size(path: Path, metadata: Any) -> None:

@@ -171,7 +171,11 @@ def _open_hub(key: str, path: str, subset: str | None, split: str, revision: str
             f"{key}: cannot load {path}: {short(str(error).strip().partition(chr(10))[0]) or type(error).__name__}"
         ) from error
 
-    return Source(lambda: numbered(f"{path} {split}", batches_of(table)), lambda: f"{path} {split} {table._fingerprint}", table.data.nbytes)
+    return Source(
+        lambda: numbered(f"{path} {split}", batches_of(table)),
+        lambda: f"{path} {split} {table._fingerprint}",
+        table.data.nbytes,
+    )
 
 
 def _share(record: Record, split: str) -> float:

@@ -68,7 +68,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object)  # makes no new one a row
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object
+)  # makes no new one a row
 
 
 def _depth(text: str) -> int:

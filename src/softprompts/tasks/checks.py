@@ -50,7 +50,7 @@ def check_distinct(choices: Sequence[str]) -> None:
 
 
 def look_alikes(choices: Sequence[str]) -> Iterator[str]:
-    """Yield warnings of labels found in train that a reader would take for one: 1 and 1.0, "Yes" and "yes", true and True."""
+    """Yield warnings of labels that a reader would take for one: 1 and 1.0, "Yes" and "yes", true and True."""
     seen: dict[object, str] = {}
     for choice in choices:
         text = choice.strip().casefold()

@@ -106,7 +106,7 @@ class StoredExamples(Lazy[Example]):
 
     def answers(self) -> Iterator[Answer]:
         """Yield the targets of the rows, without all else, which takes most of the time."""
-        texts = texts_of(self.rows[self.span.start : self.span.stop : self.span.step])
+        texts = texts_of(self.rows if self.span == self.whole else [self.rows[n] for n in self.span])
         for start in range(0, len(self.span), BATCH):
             numbers = self.span[start : start + BATCH]
             for found in columns_of(self._table, SCHEMA.names[1:], numbers):
@@ -114,15 +114,15 @@ class StoredExamples(Lazy[Example]):
                 text = next(texts)
                 yield Answer(text.place, text.target, tuple(ids) if choices is None else self._choices[choices][answer])
 
-    def lengths(self) -> list[int]:
-        """Return how many tokens of each document go through the model."""
-        prompts, targets = (pyarrow.compute.list_value_length(self._table[name]) for name in SCHEMA.names[:2])
-        if not self.choice_texts:
-            found = pyarrow.compute.add(prompts, targets).to_numpy() - 1
-        else:
-            of_targets = numpy.array([[len(t) - 1 for t in targets] for targets in self._choices])
-            found = prompts.to_numpy() + of_targets[self._table["choices"].to_numpy(), self._table["answer"].to_numpy()]
-        return found[self.span.start : self.span.stop : self.span.step].tolist()
+    def lengths(self, prompts_only: bool) -> list[int]:
+        """Return `lengths_of` these examples."""
+        found = pyarrow.compute.list_value_length(self._table["prompt_ids"]).to_numpy()
+        if not prompts_only and not self.choice_texts:
+            found = found + pyarrow.compute.list_value_length(self._table["target_ids"]).to_numpy() - 1
+        elif not prompts_only:
+            of_targets = numpy.array([[len(ids) - 1 for ids in targets] for targets in self._choices])
+            found = found + of_targets[self._table["choices"].to_numpy(), self._table["answer"].to_numpy()]
+        return [int(found[n]) for n in self.span]
 
     def moved(self, soft_prompts: Sequence[int]) -> StoredExamples:
         """Return the examples behind other soft prompts, one for each row of the whole."""
@@ -143,9 +143,11 @@ def answers_of(examples: Sequence[Example]) -> Iterator[Answer]:
     return (Answer(e.row.place, e.row.target, e.document.target_ids) for e in examples)
 
 
-def lengths_of(examples: Sequence[Example]) -> list[int]:
-    """Return how many tokens of each example's document go through the model."""
-    return examples.lengths() if isinstance(examples, StoredExamples) else [len(e.document.input_ids) for e in examples]
+def lengths_of(examples: Sequence[Example], prompts_only: bool = False) -> list[int]:
+    """Return how many tokens of each example's document go through the model, or those of its prompt only."""
+    if isinstance(examples, StoredExamples):
+        return examples.lengths(prompts_only)
+    return [len(e.document.prompt_ids if prompts_only else e.document.input_ids) for e in examples]
 
 
 def digest_of_tokens(examples: Sequence[Example]) -> str:
@@ -190,7 +192,9 @@ class ExampleWriter:
         self.writer, self.choices = writer, choices
         self.digest = hashlib.sha256()
 
-    def write(self, prompts: Sequence[Sequence[int]], targets: Sequence[Targets], answers: Sequence[int | None]) -> None:
+    def write(
+        self, prompts: Sequence[Sequence[int]], targets: Sequence[Targets], answers: Sequence[int | None]
+    ) -> None:
         """Append rows.
 
         Args:

@@ -12,7 +12,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 # Between a sign that is no white space and a space. `\w` and ASCII are white space to no tokenizer.
 BOUNDARY = re.compile(r"(?<=[\w!-~])(?= )")
 GOOD = r"[\w!-~]\Z"  # a word behind which a space is a boundary
-END = re.compile(rf"{BOUNDARY.pattern}|(?<=[^\W_])(?=\n)")  # some patterns join a line break to a sign, none to a letter
+# Some patterns join a line break to a sign such as a full stop, none to a letter.
+END = re.compile(rf"{BOUNDARY.pattern}|(?<=[^\W_])(?=\n)")
 # How GPT-4 and Llama 3, and how Qwen part a text before they look for tokens. GPT-2's is `ByteLevel` itself.
 KNOWN_PATTERNS = tuple(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -94,7 +95,7 @@ class Encoder:
         return [front + ids + closing for ids in own] if front or closing else own
 
     def open_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts that go on: without what some tokenizers put behind every text, an end or a separator.
+        """Return the ids of texts that go on: without the end or separator that some tokenizers put behind every text.
 
         A text that begins with the tokens that are put in front of it, or is empty, has its own rule: see `_added`.
         """

@@ -190,7 +190,7 @@ class _Reader:
                         raise _NestedError(pair)
                     targets.numbers[ids] = len(targets.numbers)
                 answers = [numbers[text.target] if choices else None for text in batch]
-                examples.write(*zip(*read, strict=True), answers)
+                examples.write([ids for ids, _ in read], [ids for _, ids in read], answers)
             digests[name] = examples.digest.hexdigest()
         targets.close()
         return {"sha256": digests}
@@ -228,8 +228,8 @@ class _Reader:
                     raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
             ending = self._behind_solved(text, ids, dict(zip(targets, answers, strict=True)))
             target_ids = tuple((*answer, *ending) for answer in answers)
-            for answer in target_ids:
-                self._check_known(row, answer)
+            for each in target_ids:
+                self._check_known(row, each)
             read.append((ids, target_ids))
         return read
 
@@ -283,9 +283,9 @@ class _Reader:
             pairs = distinct = [(text, t) for text, row in zip(texts, targets, strict=True) for t in row]
             prompts = [ids for ids, row in zip(prompt_ids, targets, strict=True) for _ in row]
             whole = self._prompt_ids([text + t for text, t in pairs])
-        found = [w[len(ids) :] if w[: len(ids)] == ids else None for w, ids in zip(whole, prompts, strict=True)]
-        apart = iter(self._own_ids([t for (_, t), ids in zip(distinct, found, strict=True) if ids is None]))
-        found = [next(apart) if ids is None else ids for ids in found]
+        joint = [w[len(ids) :] if w[: len(ids)] == ids else None for w, ids in zip(whole, prompts, strict=True)]
+        apart = iter(self._own_ids([t for (_, t), ids in zip(distinct, joint, strict=True) if ids is None]))
+        found = [next(apart) if ids is None else ids for ids in joint]
         if distinct is pairs:
             return found
         known = dict(zip(distinct, found, strict=True))
