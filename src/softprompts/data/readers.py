@@ -258,8 +258,11 @@ def _jsonl(path: Path, blocks: Iterator[tuple[int, str]]) -> Iterator[Rows]:
                 raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
             check_columns(f"{path}:{number}", row)
             rows.append((f"{path}:{number}", row))
+            if len(rows) == BATCH:
+                yield rows
+                rows = []
         last += len(lines) - 1
-        yield from _in_batches(rows)
+        yield rows
 
 
 def _in_batches(rows: Rows) -> Iterator[Rows]:

@@ -73,9 +73,7 @@ def load_task(config: TaskConfig) -> Task:
         note(text)
     # Last: the library of the metrics takes seconds to import, which a missing file or column should not.
     check_metrics(config.metrics, config.choices is not None)
-    scored = [(row.place, row.target) for name in SPLITS[1:] for row in texts_of(splits[name])]
-    check_reach(config.metrics, schema, scored)
-    for text in made.notes["warnings"]:
+    for text in [*_reach(config, schema, splits), *made.notes["warnings"]]:
         warn(text)
     choices = made.notes["choices"]
     source = config.dataset or config.other_datasets.get("train") or Path(config.train or "").stem
@@ -88,6 +86,20 @@ def load_task(config: TaskConfig) -> Task:
         config=config,
         schema=schema,
     )
+
+
+def _reach(config: TaskConfig, schema: dict[str, Any] | None, splits: dict[str, Sequence[Row]]) -> list[str]:
+    """Return what `check_reach` says of the rows that are scored: of many, it takes seconds."""
+    scored = [splits[name] for name in SPLITS[1:]]
+    keys = [key_of_rows(rows) for rows in scored]
+    ours = not any(Path(name).exists() for name in config.metrics)  # what a user's own module does is not in the key
+    key = tables.key_of("reach", keys, config.metrics, schema) if ours and all(keys) else None
+
+    def check(_: dict[str, tables.Writer]) -> list[str]:
+        return check_reach(config.metrics, schema, [(r.place, r.target) for rows in scored for r in texts_of(rows)])
+
+    said: list[str] = tables.make_tables(key, {}, check).notes
+    return said
 
 
 def in_words(task: Task) -> str:
