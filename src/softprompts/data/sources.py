@@ -70,7 +70,8 @@ class Reading:
                 record = self._renamed(place, row) if self.config.rename else row
                 if where and not self._is_wanted(place, record, where):
                     continue
-                split = next((s for s in held if _share(record, s) < HELD_OUT), given)
+                content = _content(record) if held else ""
+                split = next((s for s in held if _share(content, s) < HELD_OUT), given)
                 counts[split] += 1
                 found.append((split, place, record))
             yield found
@@ -178,12 +179,18 @@ def _open_hub(key: str, path: str, subset: str | None, split: str, revision: str
     )
 
 
-def _share(record: Record, split: str) -> float:
+def _content(record: Record) -> str:
+    """Return what decides to which split a row belongs: the `repr` of its columns and values, sorted.
+
+    Equal rows are on one side; the order of rows and of columns does not count; a column added, a renamed one, or a
+    number of another type (1 and 1.0) does.
+    """
+    return str(sorted(record.items(), key=str))
+
+
+def _share(content: str, split: str) -> float:
     """Return a number from 0 to 1 that rows are held out by: below `HELD_OUT` a row belongs to the split.
 
-    It comes from the content of the row and no seed, so that no seed sees a test row of another in train. The content
-    is the `repr` of the row's columns and values, sorted. Equal rows are on one side; the order of rows and of columns
-    does not count; a column added, a renamed one, or a number of another type (1 and 1.0) does.
+    It comes from the content of the row and no seed, so that no seed sees a test row of another in train.
     """
-    digest = hashlib.sha256(f"{split}{sorted(record.items(), key=str)}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return int.from_bytes(hashlib.sha256(f"{split}{content}".encode()).digest()[:8]) / 2**64

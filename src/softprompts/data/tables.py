@@ -47,6 +47,26 @@ class Tables:
     notes: Any
     key: str | None
 
+    def batches(self, name: str, columns: Sequence[str]) -> Iterator[pyarrow.Table]:
+        """Yield some columns of a table from its first row to its last, a batch of rows at a time.
+
+        A file is read and not mapped then: mapped pages stay in the memory of the process until others need it.
+        """
+        if self.key is None:
+            yield from (self.tables[name].select(columns).slice(n, BATCH) for n in self._starts(name))
+            return
+        with pyarrow.OSFile(str(cache_folder() / self.key / f"{name}.arrow")) as file:
+            reader = pyarrow.ipc.open_file(file, options=_only(self.tables[name].schema, columns))
+            for n in range(reader.num_record_batches):
+                yield pyarrow.Table.from_batches([reader.get_batch(n)]).select(columns)
+
+    def _starts(self, name: str) -> range:
+        return range(0, self.tables[name].num_rows, BATCH)
+
+
+def _only(schema: pyarrow.Schema, columns: Sequence[str]) -> pyarrow.ipc.IpcReadOptions:
+    return pyarrow.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in columns])
+
 
 class Writer:
     """Takes the rows of one table, a batch of columns at a time."""
@@ -59,9 +79,12 @@ class Writer:
         with _failing():
             self._writer = pyarrow.ipc.new_file(str(file), schema) if file else None
 
-    def write(self, *columns: Sequence[Any]) -> None:
-        """Append rows, given as one sequence for each column of the schema."""
-        arrays = [pyarrow.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)]
+    def write(self, *columns: Any) -> None:
+        """Append rows, given as one sequence or array for each column of the schema."""
+        arrays = [
+            column if isinstance(column, pyarrow.Array) else pyarrow.array(column, field.type)
+            for column, field in zip(columns, self.schema, strict=True)
+        ]
         batch = pyarrow.record_batch(arrays, schema=self.schema)
         if self._writer is None:
             self.batches.append(batch)

@@ -178,6 +178,9 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
 
 def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
     """Return a metric's first number for each row by itself; none if it is not made for single rows."""
+    if metric.additive:  # a sampler counts all rows for each
+        statistics = metric.module.row_statistics(answers, targets, **metric.settings)
+        return [next(iter(metric.module.from_sums(row).values())) for row in statistics]
     numbers = sampler(metric, answers, targets)
     try:
         return [next(iter(numbers(numpy.array([n])).values())) for n in range(len(targets))]

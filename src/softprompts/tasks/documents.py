@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from softprompts.data.tables import BATCH, Lazy, Tables, Writer, columns_of
@@ -202,7 +203,9 @@ class ExampleWriter:
             targets: those of each choice, or of the only target.
             answers: which choice is the target; None if there are no choices.
         """
-        columns: list[list[Any]] = [list(prompts), [], [], list(answers)]
+        flat = pyarrow.array(numpy.fromiter(chain.from_iterable(prompts), "i4"))
+        ends = numpy.cumsum([0, *map(len, prompts)], dtype="i4")
+        columns: list[Any] = [pyarrow.ListArray.from_arrays(ends, flat), [], [], list(answers)]
         content = []
         for prompt_ids, documents, answer in zip(prompts, targets, answers, strict=True):
             number = None if answer is None else self.choices.numbers.setdefault(documents, len(self.choices.numbers))

@@ -32,6 +32,7 @@ class StoredRows(Lazy[Row]):
     def __init__(self, tables: Tables, split: str) -> None:
         """Take the rows that a `RowWriter` has written to one of the tables."""
         self.table = tables.tables[split]
+        self._tables, self._split = tables, split
         notes = tables.notes[split]
         self.sha256: str = notes["sha256"]
         self._odd: dict[int, Record] = notes["odd"]
@@ -45,6 +46,10 @@ class StoredRows(Lazy[Row]):
 
     def texts(self) -> Iterator[Text]:
         """Yield the rows without their records, which take most of the time."""
+        if self.span == self.whole:
+            for batch in self._tables.batches(self._split, Text._fields):
+                yield from map(Text._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+            return
         for start in range(0, len(self.span), BATCH):
             yield from map(Text._make, columns_of(self.table, Text._fields, self.span[start : start + BATCH]))
 

@@ -216,8 +216,31 @@ class _Reader:
             self._check_known(row, ids)
         if self.spec.kind == "encoder":
             return [(ids, tuple((n,) for n in range(len(t)))) for ids, t in zip(prompt_ids, given, strict=True)]
+        if not self.encoder.is_in_pieces or self.separator or not self.task.choices:
+            return list(zip(prompt_ids, self._targets(rows, texts, prompt_ids, given), strict=True))
+        # The last piece of a prompt decides alone on the tokens of the choices, and many prompts end alike.
+        tails = [self.encoder.tail(text) for text in texts]
+        first = {tail: n for n, tail in reversed(list(enumerate(tails)))}
+        numbers = sorted(first.values())
+        behind = self._targets(
+            [rows[n] for n in numbers],
+            [texts[n] for n in numbers],
+            [prompt_ids[n] for n in numbers],
+            [given[n] for n in numbers],
+        )
+        known = dict(zip([tails[n] for n in numbers], behind, strict=True))
+        return [(ids, known[tail]) for ids, tail in zip(prompt_ids, tails, strict=True)]
+
+    def _targets(
+        self,
+        rows: Sequence[Text],
+        texts: Sequence[str],
+        prompt_ids: Sequence[list[int]],
+        given: Sequence[Sequence[str]],
+    ) -> list[Targets]:
+        """Return for each row the ids of its targets behind its prompt, with what ends them."""
         behind = iter(self._target_ids(texts, prompt_ids, given))
-        read = []
+        found = []
         for row, text, ids, targets in zip(rows, texts, prompt_ids, given, strict=True):
             answers = list(islice(behind, len(targets)))
             if not self.task.choices and not targets[0]:
@@ -230,8 +253,8 @@ class _Reader:
             target_ids = tuple((*answer, *ending) for answer in answers)
             for each in target_ids:
                 self._check_known(row, each)
-            read.append((ids, target_ids))
-        return read
+            found.append(target_ids)
+        return found
 
     def _behind_solved(self, text: str, prompt_ids: list[int], answers: dict[str, list[int]]) -> Sequence[int]:
         """Return what ends a row's targets: behind solved examples, the token that would follow if it were one of them.
@@ -275,7 +298,8 @@ class _Reader:
         # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own in front
         # of a text that stands alone. Where the two fuse into other tokens, they are tokenized apart.
         if self.encoder.is_in_pieces:  # the last piece of a prompt decides alone, and many prompts end alike
-            pairs = [(self.encoder.tail(text), t) for text, row in zip(texts, targets, strict=True) for t in row]
+            tails = map(self.encoder.tail, texts)
+            pairs = [(tail, t) for tail, row in zip(tails, targets, strict=True) for t in row]
             distinct = list(dict.fromkeys(pairs))
             prompts = self.encoder.ids([tail for tail, _ in distinct], special=False)
             whole = self.encoder.ids([tail + t for tail, t in distinct], special=False)
