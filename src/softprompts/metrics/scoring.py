@@ -12,7 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompts.errors import UserError, nearest, short, warn
+from softprompts.errors import UserError, nearest, short
 
 import numpy
 
@@ -140,7 +140,7 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
 
 
-def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> None:
+def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> list[str]:
     """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
 
     A metric's first number is looked at. Of a metric of ours it must be 1; a row shorter than `LONG` may fall short if
@@ -148,9 +148,13 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
     unknown: if it reports one number, that must differ from the one of an empty answer; if it reports several, nothing
     is checked. One that says by `reference_free` that it does not look at the targets is left out, too.
 
+    Returns:
+        Warnings of targets that are not right, or of numbers that cannot be reached.
+
     Raises:
         UserError: no target is right as an answer to itself; a metric fails on them, or reports what is no number.
     """
+    said = []
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
     for name, metric in load_metrics(names, schema).items():
         values = _numbers(name, metric, targets, targets)
@@ -177,14 +181,19 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
             )
         if 0 < len(wrong) < len(targets):
             some = f"{len(wrong):,} of {len(targets):,} targets of validation and test {of}, e.g. {places[wrong[0]]}"
-            warn(f'task.metrics: "{name}": {some}: it cannot score such texts')
+            said.append(f'task.metrics: "{name}": {some}: it cannot score such texts')
         for key, number in list(values.items())[1:]:
             if number < REACHED:
-                warn(f'task.metrics: "{name}": no answer reaches 1 in {key}: the targets themselves get {number:.3f}')
+                reached_at_most = f"no answer reaches 1 in {key}: the targets themselves get {number:.3f}"
+                said.append(f'task.metrics: "{name}": {reached_at_most}')
+    return said
 
 
 def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
     """Return a metric's first number for each row by itself; none if it is not made for single rows."""
+    if metric.additive:  # a sampler counts all rows for each
+        statistics = metric.module.row_statistics(answers, targets, **metric.settings)
+        return [next(iter(metric.module.from_sums(row).values())) for row in statistics]
     numbers = sampler(metric, answers, targets)
     try:
         return [next(iter(numbers(numpy.array([n])).values())) for n in range(len(targets))]
