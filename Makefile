@@ -7,7 +7,9 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick bench-gpu test test-all coverage fuzz check data precommit clean
+# One target a word: none of them is a file.
+.PHONY: help setup demo tasks record report sweep ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
+.PHONY: bench-gpu bench-data test test-all coverage fuzz check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -71,6 +73,9 @@ bench-throughput: $(STAMP) ## time an update against PEFT under Trainer and agai
 
 bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a record
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.throughput --quick
+
+bench-data: $(STAMP) ## how long a million rows take until they are ready, the first time and from the cache: results/bench_data.json
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.data
 
 bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
 	@$(BIN)/python -m benchmarks.throughput.gpu_attention

@@ -43,10 +43,14 @@ class Part:
 
     def save(self, folder: Path, step: int, best: int = 0) -> Path:
         progress = Progress(step=step, best_step=best, best_value=-0.1, history=[{"step": 1, "loss": 1 / 3}])
-        return save_checkpoint(folder, self.model, self.optimizer, self.scheduler, progress)
+        return save_checkpoint(
+            folder, model=self.model, optimizer=self.optimizer, scheduler=self.scheduler, progress=progress
+        )
 
     def load(self, folder: Path, inputs: dict[str, Any] | None = None) -> Restored | None:
-        return load_checkpoint(folder, self.model, self.optimizer, self.scheduler, inputs)
+        return load_checkpoint(
+            folder, model=self.model, optimizer=self.optimizer, scheduler=self.scheduler, inputs=inputs
+        )
 
     def put_back(self, tensors: dict[str, torch.Tensor]) -> None:
         set_trainable(self.model, tensors)

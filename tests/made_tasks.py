@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import TaskConfig
+from softprompts.data.readers import Rows, open_file
 from softprompts.errors import UserError
 from softprompts.tasks.task import Task, load_task
 
@@ -19,6 +20,11 @@ Load = Callable[..., Task]
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return str(path)
+
+
+def read_file(path: str | Path) -> Rows:
+    """Return all rows of a file, or of several."""
+    return [row for batch in open_file(path).batches() for row in batch]
 
 
 def rows_of(count: int, **more: Any) -> list[dict[str, Any]]:

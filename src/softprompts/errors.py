@@ -19,9 +19,14 @@ class UserError(ValueError):
 
 
 def warn(text: str) -> None:
+    """Print a warning of one line on standard error, once for all processes of a launch on one machine."""
+    note(f"warning: {text}")
+
+
+def note(text: str) -> None:
     """Print one line on standard error, once for all processes of a launch on one machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 def short(text: object, most: int = LONGEST) -> str:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from made_tasks import read_file
 from softprompts.data import readers
-from softprompts.data.readers import read_file
 from softprompts.errors import UserError
 
 import datasets

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from made_tasks import read_file
 from softprompts.data import parquet
-from softprompts.data.readers import read_file
 from softprompts.errors import UserError
 from softprompts.tasks.templates import render
 

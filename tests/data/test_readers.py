@@ -12,8 +12,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from made_tasks import read_file
 from softprompts.data.parquet import rows_of
-from softprompts.data.readers import read_file
 from softprompts.data.values import plain
 from softprompts.errors import UserError
 

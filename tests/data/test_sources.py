@@ -9,8 +9,9 @@ from typing import Any
 
 from softprompts.config.sections import TaskConfig
 from softprompts.data import sources as splits
-from softprompts.data.sources import Rows, first_rows, read_splits
-from softprompts.errors import UserError
+from softprompts.data.readers import Rows
+from softprompts.data.sources import Reading, open_sources
+from softprompts.errors import UserError, note
 
 import datasets
 import pytest
@@ -27,7 +28,16 @@ def rows_of(count: int, **more: Any) -> list[dict[str, Any]]:
 
 def read(**settings: Any) -> dict[str, Rows]:
     config = TaskConfig(prompt="", target="", **settings)
-    return first_rows(config, read_splits(config))
+    reading = Reading(config, open_sources(config))
+    found: dict[str, Rows] = {split: [] for split in splits.SPLITS}
+    for given in reading.sources:
+        for batch in reading.rows(given):
+            for split, place, record in batch:
+                found[split].append((place, record))
+    reading.check()
+    for text in reading.held_out:
+        note(text)
+    return found
 
 
 def refusal(**settings: Any) -> str:
@@ -71,11 +81,11 @@ def test_mistakes_are_one_line(files: dict[str, str], settings: dict[str, Any], 
     assert message in refusal(**files | settings)
 
 
-def test_where_and_max_rows(files: dict[str, str], tmp_path: Path) -> None:
+def test_where_keeps_the_rows_that_read_so(files: dict[str, str], tmp_path: Path) -> None:
     years = write(tmp_path / "years.jsonl", [*rows_of(3, year=2020), *rows_of(3, year=2021)])
-    found = read(train=years, validation=years, test=years, where={"year": ["2021"]}, max_rows={"train": 2})
-    assert column(found["train"], "year") == [2021, 2021]
-    assert column(found["train"], "text") == ["text 0", "text 1"]
+    found = read(train=years, validation=years, test=years, where={"year": ["2021"]})
+    assert column(found["train"], "year") == [2021, 2021, 2021]
+    assert column(found["train"], "text") == ["text 0", "text 1", "text 2"]
     assert (len(found["validation"]), len(found["test"])) == (3, 3)
 
 

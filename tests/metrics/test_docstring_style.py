@@ -6,7 +6,6 @@ import importlib
 
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 
-import numpy as np
 import pytest
 
 style = importlib.import_module("softprompts.metrics.modules.docstring_style")
@@ -74,12 +73,3 @@ def test_verbs_are_base_forms() -> None:
 def test_style_rate() -> None:
     answers = ["Return the x.", "Returns the x.", "", "Compute the y."]
     assert compute_metrics(load_metrics(["docstring_style"]), answers, ["Return the z."] * 4) == {"style_rate": 0.5}
-
-
-def test_statistics_add_up() -> None:
-    metric = load_metrics(["docstring_style"])["docstring_style"].module
-    statistics = metric.row_statistics(["Return the x.", "The x."], ["", ""])
-    assert statistics.dtype == np.float64
-    assert statistics.tolist() == [[1, 1], [0, 1]]
-    assert metric.from_sums(np.array([2, 1]) @ statistics) == {"style_rate": 2 / 3}
-    assert metric.open_only is True

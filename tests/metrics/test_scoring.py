@@ -21,6 +21,7 @@ from softprompts.metrics.scoring import (
     reported,
 )
 
+import evaluate
 import nltk
 import numpy
 import pytest
@@ -33,6 +34,7 @@ TEXTS = {
     "macro_f1": ["a", "b", "c"],
     "exact_match": ["a", "b", "c"],
     "label_f1": ["a", "a, b", "b; c", "none", "a, d"],
+    "docstring_style": ["Return the x.", "Returns the x.", "Compute y.", ""],
     "final_number": ["it is 1", "2.0", "1, so 2", "none"],
     "json_object": ['{"intent": "x", "slots": {"a": 1}}', '{"slots": {"a": 1, "b": [1, 2]}}', '{"intent": "x"}', "no"],
     "rouge_l": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
@@ -121,6 +123,15 @@ def test_own_metric_by_path(tmp_path: Path, given: str) -> None:
     assert reported(metrics, " yes") == ["accuracy", "length"]
     interval = intervals(metrics, ["bb", "a"], ["a", "a"], 50)["length"]
     assert (interval.low, interval.value, interval.high) == (1.0, 1.5, 2.0)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_metric_of_ours_is_a_module_that_evaluate_loads(name: str, tmp_path: Path) -> None:
+    (answers, targets), metrics = drawn(name, 20), loaded(name)
+    module = evaluate.load(str(MODULES / f"{name}.py"), cache_dir=str(tmp_path))
+    numbers = module.compute(predictions=answers, references=targets, **metrics[name].settings)
+    assert numbers == compute_metrics(metrics, answers, targets)
+    assert len(module.description) > 30
 
 
 def test_the_schema_goes_to_the_metrics_that_take_one(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from helpers import load_base, load_tuned
 from made_result import make_result
 from softprompts.adapters.saving import saved_parameters
+from softprompts.errors import UserError
 from softprompts.runs import environment as results
 from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.outputs import save_adapter
@@ -110,5 +111,19 @@ def test_a_loss_that_is_no_number_is_null_in_the_record(tmp_path: Path) -> None:
 
 def test_a_field_that_this_version_does_not_know_is_left_out(tmp_path: Path) -> None:
     record = json.loads(as_json(make_result())) | {"energy_of_tomorrow": 1}
+    record["metrics"]["accuracy"]["level_of_tomorrow"] = 0.95
     (tmp_path / "result.json").write_text(json.dumps(record), encoding="utf-8")
     assert load_result(tmp_path / "result.json") == make_result()
+
+
+def test_a_record_without_a_schema_version_has_the_first_one(tmp_path: Path) -> None:
+    record = json.loads(as_json(make_result()))
+    del record["schema_version"]
+    (tmp_path / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    assert load_result(tmp_path / "result.json").schema_version == 1
+
+
+def test_a_record_of_an_unknown_schema_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(as_json(make_result(schema_version=99)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"result\.json: this record has schema version 99, and 1 is known$"):
+        load_result(tmp_path / "result.json")

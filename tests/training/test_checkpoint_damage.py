@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,16 @@ def test_c2_every_trainable_tensor_must_be_in_the_file(tmp_path: Path) -> None:
             part.put_back(tensors | change)
     with pytest.raises(UserError, match=r"1\.bias is missing there and \(3,\) here"):
         part.put_back({k: v for k, v in tensors.items() if k != "1.bias"})
+
+
+def test_c2_a_parameter_that_was_renamed_since_is_one_line(tmp_path: Path) -> None:
+    Part().save(tmp_path, 1, best=1)
+    part = Part(seed=1)
+    part.model = torch.nn.Sequential(OrderedDict(zip("xyz", part.model, strict=True)))
+    before = part.state()
+    with pytest.raises(UserError, match=r"^the checkpoint does not fit the model: 1\.bias is \(3,\) there and missing"):
+        part.load(tmp_path)
+    assert_equal(part.state(), before)
 
 
 def test_a_kill_while_a_checkpoint_is_deleted_leaves_nothing_for_ever(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 
 from helpers import Build, run_training
 from softprompts.config.grid import points
@@ -11,23 +10,9 @@ from softprompts.config.methods import SweepConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError
 from softprompts.runs.record import Progress
-from softprompts.training.energy import energy_meter
 
 import pytest
 from peft import PromptTuningConfig
-
-
-def test_a_meter_measures_what_it_is_asked_to() -> None:
-    with energy_meter(True) as meter:
-        assert meter.kwh is None
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
-            sum(range(1000))
-    assert meter.kwh is not None
-    assert 0 < meter.kwh < 0.001, "half a second of anything less than seven kilowatts"
-    with energy_meter(False) as nothing:
-        pass
-    assert nothing.kwh is None
 
 
 def test_a_run_records_its_energy_if_it_was_not_stopped(make: Build) -> None:

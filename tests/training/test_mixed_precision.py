@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers import CPU, Build, load_base, losses, prompt_config, run_training, task_config
+from helpers import Build, load_base, losses, prompt_config, run_training, task_config
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from softprompts.engine.build import make_engine
 from softprompts.errors import UserError
@@ -82,7 +82,15 @@ def train_bank(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Bank:
             bank[0], tokenizer, config=ModelConfig(engine="packed"), data=data, say=run.say, bank=bank[1:]
         )
         candidates = [
-            make_candidate(engine, i, behind(data, i), TRAINING[k], k, run.checkpoints / str(i), f"candidate {k}")
+            make_candidate(
+                engine,
+                i,
+                data=behind(data, i),
+                training=TRAINING[k],
+                seed=k,
+                folder=run.checkpoints / str(i),
+                name=f"candidate {k}",
+            )
             for i, k in enumerate(numbers)
         ]
         for candidate, k in zip(candidates, numbers, strict=True):
@@ -134,7 +142,7 @@ def test_c1_2_a_second_stage_divides_by_the_scale_once(make: Build, norms: dict[
     run_training(parts)
     start = trainable_tensors(parts.model)
     norms.clear()
-    train(*parts.arguments, "second")
+    train(*parts.arguments, stage="second")
     (second,) = norms.values()
     fresh = make("fresh", steps=2, eval_every=2, max_grad_norm=1e9)
     for name, parameter in fresh.model.named_parameters():
@@ -183,6 +191,5 @@ def test_c1_2_float16_is_refused_where_accelerate_would_compute_in_float32(monke
 
 
 def test_c1_2_accumulation_by_accelerate_is_refused() -> None:
-    assert Accelerator(cpu=True).device == CPU
     with pytest.raises(UserError, match=r"^accelerate's gradient_accumulation_steps: 4; .*set it to 1$"):
         check_training(TrainingConfig(), Accelerator(cpu=True, gradient_accumulation_steps=4), ["accuracy"], 40)

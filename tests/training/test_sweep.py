@@ -210,19 +210,10 @@ def test_a_seed_decides_the_initial_values_and_the_rows(make: Build, prompt: Pro
     assert len({round(loss, 4) for loss in second}) == 4, "the rate and the rows make the difference"
 
 
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [
-        ({"training.steps": [2, 0]}, r"^training.steps: expected a number above 0, found 0$"),
-        ({"training.learning_rate": [0.1, -1]}, r"^training.learning_rate: expected a number above 0, found -1"),
-    ],
-)
-def test_a_value_without_sense_is_refused_before_anything_trains(
-    make: Build, prompt: PromptConfig, grid: dict[str, list[Any]], message: str
-) -> None:
+def test_a_value_without_sense_is_refused_before_anything_trains(make: Build, prompt: PromptConfig) -> None:
     parts = make()
-    made = points(SweepConfig(grid), prompt, parts.training, RUN)
-    with pytest.raises(UserError, match=message):
+    made = points(SweepConfig({"training.steps": [2, 0]}), prompt, parts.training, RUN)
+    with pytest.raises(UserError, match=r"^training.steps: expected a number above 0, found 0$"):
         run_sweep(sweep(parts, made), made, parts.data, parts.evaluation, parts.run)
     assert not parts.run.checkpoints.exists()
 

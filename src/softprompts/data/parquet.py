@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +16,69 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
+BATCH = 1000  # rows
 CELL = 50  # bytes that one value takes as a Python object, roughly
 
 
-def read_parquet(path: Path, data: bytes) -> list[Record]:
-    """Return the rows of a Parquet file with these bytes; a value that cannot be read is an `Unread`.
+def parquet_batches(path: Path, data: bytes) -> Iterator[list[Record]]:
+    """Yield the rows of a Parquet file with these bytes; a value that cannot be read is an `Unread`.
 
     Raises:
         UserError: not readable, or damaged; a column that stands twice; more values than the memory holds.
     """
-    try:
-        with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), page_checksum_verification=True) as file:
-            check_columns(str(path), file.schema_arrow.names)
-            _check_size(path, file.metadata)
-            return _rows(file.read())
-    except UserError:
-        raise
-    except Exception as error:  # damaged bytes make its decoders raise nearly anything
-        raise UserError(
-            f"{path}: not readable as parquet: {short(str(error).strip() or type(error).__name__)}"
-        ) from None
+    with (
+        _one_line(path, "parquet"),
+        pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), page_checksum_verification=True) as file,
+    ):
+        check_columns(str(path), file.schema_arrow.names)
+        _check_size(path, file.metadata)
+        for batch in file.iter_batches(BATCH):
+            yield _rows(pyarrow.Table.from_batches([batch]))
 
 
-def read_arrow(path: Path, data: bytes) -> list[Record]:
-    """Return the rows of an Arrow file with these bytes, of either kind: a file, or a stream as `datasets` writes it.
+def arrow_batches(path: Path, data: bytes) -> Iterator[list[Record]]:
+    """Yield the rows of an Arrow file with these bytes, of either kind: a file, or a stream as `datasets` writes it.
 
     Raises:
         UserError: not readable, or damaged; a column that stands twice.
     """
-    try:
-        opened = pyarrow.ipc.open_file if data.startswith(b"ARROW1") else pyarrow.ipc.open_stream
+    opened = pyarrow.ipc.open_file if data.startswith(b"ARROW1") else pyarrow.ipc.open_stream
+    with _one_line(path, "arrow"):
         with opened(pyarrow.BufferReader(data)) as file:
             check_columns(str(path), file.schema.names)
             table = file.read_all()
         table.validate(full=True)  # its values would be read wherever their damaged offsets point
-        return _rows(table)
-    except UserError:
-        raise
-    except Exception as error:  # damaged bytes make its decoders raise nearly anything
-        raise UserError(f"{path}: not readable as arrow: {short(str(error).strip() or type(error).__name__)}") from None
+        for start in range(0, table.num_rows, BATCH):
+            yield _rows(table.slice(start, BATCH))
 
 
-def read_saved(folder: Path) -> list[Record]:
-    """Return the rows of a table that `datasets` has saved to disk.
+def saved_batches(folder: Path) -> Iterator[list[Record]]:
+    """Yield the rows of a table that `datasets` has saved to disk.
 
     Raises:
         UserError: it cannot be loaded.
     """
+    with _one_line(folder, "a saved dataset"):
+        yield from batches_of(datasets.load_from_disk(str(folder)))
+
+
+def batches_of(table: datasets.Dataset) -> Iterator[list[Record]]:
+    """Yield the rows of a `datasets` table as plain dicts, as `rows_of` makes them."""
+    for start in range(0, len(table), BATCH):
+        yield rows_of(table.select(range(start, min(start + BATCH, len(table)))))
+
+
+@contextmanager
+def _one_line(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a library makes of damaged bytes, which is nearly anything, into one line."""
     try:
-        return rows_of(datasets.load_from_disk(str(folder)))
-    except Exception as error:  # whatever it makes of a folder that is damaged
-        raise UserError(f"{folder}: not readable as a saved dataset: {short(str(error).strip())}") from None
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path}: not readable as {kind}: {short(str(error).strip() or type(error).__name__)}"
+        ) from None
 
 
 def _check_size(path: Path, metadata: Any) -> None:

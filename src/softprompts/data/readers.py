@@ -6,24 +6,32 @@ import bz2
 import csv
 import glob
 import gzip
+import hashlib
 import io
 import lzma
 import re
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.data.values import Record, check_columns
 from softprompts.errors import UserError, nearest, short
-from softprompts.system.files import is_file, is_folder, read_bytes
+from softprompts.system.files import is_file, is_folder, one_line, read_bytes
 
 import psutil
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 WILD = re.compile(r"[*?\[]")
-CHUNK = 2**24  # bytes
+CHUNK = 2**20  # bytes of a text that are in memory at a time
+BATCH = 1000  # rows
+LONGEST_CELL = 2**31 - 1
 
 # How files begin that are no text in UTF-8, and what to do with them.
 MAGIC = {
@@ -37,63 +45,108 @@ MAGIC = {
     b"\xfe\xff": "UTF-16: save it as UTF-8",
 }
 
+Rows = list[tuple[str, Record]]  # each with the place that it came from
 
-def read_file(path: str | Path) -> list[tuple[str, Record]]:
-    """Return `(place, row)` pairs of a file, of all files of a folder, or of those that a pattern such as *.jsonl fits.
 
-    Files may be packed (.gz, .bz2, .xz, .zst). A folder may also be what `datasets` saves to disk. `place` is
-    "FILE:LINE"; "FILE row N", from 1, for Parquet and Arrow, and "FILE item N" for an array in JSON.
+@dataclass(frozen=True)
+class Source:
+    """Rows that can be read again and again, a batch at a time.
+
+    batches: reads them, in order; content: returns a digest of what is read; size: bytes of it, packed if it is packed.
+    """
+
+    batches: Callable[[], Iterator[Rows]]
+    content: Callable[[], str]
+    size: int
+
+
+def open_file(path: str | Path) -> Source:
+    """Return the rows of a file, of all files of a folder, or of those that a pattern such as *.jsonl fits.
+
+    Files may be packed (.gz, .bz2, .xz, .zst). A folder may also be what `datasets` saves to disk. The place of a row
+    is "FILE:LINE"; "FILE row N", from 1, for Parquet and Arrow, and "FILE item N" for an array in JSON.
 
     Raises:
-        UserError: no such file, unknown suffix, empty file, not UTF-8, malformed line, two columns of one name; a file
-            that may not be read, or is damaged; a folder without such files, or a pattern that fits none.
+        UserError: no such file; unknown suffix; a folder without such files, or a pattern that fits none. When it is
+            read: empty file, not UTF-8, malformed line, two columns of one name; a file that may not be read, or is
+            damaged.
     """
     path = Path(path)
     if is_folder(path) and (path / "state.json").is_file():
-        from softprompts.data.parquet import read_saved
+        from softprompts.data.parquet import saved_batches
 
-        return [(f"{path} row {n}", row) for n, row in enumerate(read_saved(path), start=1)]
+        files = sorted(p for p in path.iterdir() if p.is_file())
+        return _source(files, lambda: numbered(str(path), saved_batches(path)))
     if is_folder(path):
         shards = sorted(p for p in path.iterdir() if _kind(p) in SUFFIXES and is_file(p))
         if not shards:
             raise UserError(f"{path}: the folder holds no file whose name ends in {', '.join(SUFFIXES)}")
-        return [row for shard in shards for row in _read_one(shard)]
-    if WILD.search(str(path)) and not is_file(path):
+    elif WILD.search(str(path)) and not is_file(path):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         shards = sorted(Path(name) for name in found if is_file(Path(name)))
         if not shards:
             raise UserError(f"{path}: no file fits this pattern")
-        return [row for shard in shards for row in _read_one(shard)]
-    if not is_file(path):
-        raise UserError(f"no such file: {path}{nearest(str(path), _beside(path))}")
-    return _read_one(path)
-
-
-def _read_one(path: Path) -> list[tuple[str, Record]]:
-    kind = _kind(path)
-    if kind not in SUFFIXES:
-        raise UserError(f"{path}: unknown kind of file{nearest(kind, SUFFIXES)}")
-    data = read_bytes(path)
-    if not data:
-        raise UserError(f"{path}: is empty")
-    if path.suffix in PACKED:
-        data = _unpacked(path, data)
-    if kind in (".parquet", ".arrow"):
-        from softprompts.data.parquet import read_arrow, read_parquet  # takes a second, and few need it
-
-        read = read_parquet if kind == ".parquet" else read_arrow
-        rows = [(f"{path} row {n}", row) for n, row in enumerate(read(path, data), start=1)]
+    elif is_file(path):
+        shards = [path]
     else:
-        text = _decode(path, data)
-        if kind in (".csv", ".tsv"):
-            rows = _parse_csv(path, text, "\t" if kind == ".tsv" else ",")
-        elif kind == ".json" and text.lstrip("\ufeff \t\r\n").startswith("["):
-            rows = _parse_json_array(path, text)
-        else:
-            rows = _parse_jsonl(path, text)
-    if not rows:
+        raise UserError(f"no such file: {path}{nearest(str(path), _beside(path))}")
+    for shard in shards:
+        if _kind(shard) not in SUFFIXES:
+            raise UserError(f"{shard}: unknown kind of file{nearest(_kind(shard), SUFFIXES)}")
+    return _source(shards, lambda: (batch for shard in shards for batch in _read_one(shard)))
+
+
+def _source(files: list[Path], batches: Callable[[], Iterator[Rows]]) -> Source:
+    return Source(batches, partial(_digest, files), sum(file.stat().st_size for file in files))
+
+
+def _digest(files: list[Path]) -> str:
+    """Return a digest of the names and bytes of files: places name the files, and neither size nor time says enough."""
+    whole = hashlib.sha256()
+    for file in files:
+        with one_line(file), file.open("rb") as stream:
+            whole.update(f"{file}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+    return whole.hexdigest()
+
+
+def _read_one(path: Path) -> Iterator[Rows]:
+    kind = _kind(path)
+    if not path.stat().st_size:
+        raise UserError(f"{path}: is empty")
+    count = 0
+    for batch in _table(path, kind) if kind in (".parquet", ".arrow") else _text(path, kind):
+        count += len(batch)
+        yield batch
+    if not count:
         raise UserError(f"{path}: has no rows")
-    return rows
+
+
+def _table(path: Path, kind: str) -> Iterator[Rows]:
+    from softprompts.data.parquet import arrow_batches, parquet_batches  # takes a second, and few need it
+
+    data = b"".join(_unpacked(path)) if path.suffix in PACKED else read_bytes(path)
+    return numbered(str(path), (parquet_batches if kind == ".parquet" else arrow_batches)(path, data))
+
+
+def numbered(name: str, batches: Iterator[list[Record]]) -> Iterator[Rows]:
+    """Yield rows with their places, "NAME row N"."""
+    number = 0
+    for records in batches:
+        yield [(f"{name} row {n}", record) for n, record in enumerate(records, start=number + 1)]
+        number += len(records)
+
+
+def _text(path: Path, kind: str) -> Iterator[Rows]:
+    blocks = _blocks(path)
+    if kind in (".csv", ".tsv"):
+        return _csv(path, blocks, "\t" if kind == ".tsv" else ",")
+    if kind == ".json":
+        first = next(blocks, (1, ""))
+        rest = blocks
+        blocks = (block for part in ([first], rest) for block in part)
+        if first[1].lstrip("\ufeff \t\r\n").startswith("["):
+            return _json_array(path, "".join(text for _, text in blocks))
+    return _jsonl(path, blocks)
 
 
 def _kind(path: Path) -> str:
@@ -101,24 +154,29 @@ def _kind(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
 
 
-def _unpacked(path: Path, data: bytes) -> bytes:
-    """Return what was packed.
+def _parts(path: Path) -> Iterator[bytes]:
+    with one_line(path), path.open("rb") as stream:
+        while part := stream.read(CHUNK):
+            yield part
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """Yield what was packed, in parts.
 
     Raises:
         UserError: it is damaged, or larger than the memory that is free: a few bytes can stand for very many.
     """
-    source = io.BytesIO(data)
-    free, size, parts = psutil.virtual_memory().available, 0, []
+    source = io.BytesIO(read_bytes(path))
+    free, size = psutil.virtual_memory().available, 0
     try:
         with _opened(path.suffix, source) as stream:
             while part := stream.read(CHUNK):
-                parts.append(part)
                 size += len(part)
                 if 2 * size > free:
                     raise UserError(f"{path}: unpacked it takes more than half of the free memory; split the file")
+                yield part
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: damaged, or not {path.suffix[1:]}: {short(error)}") from None
-    return b"".join(parts)
 
 
 def _opened(suffix: str, source: io.BytesIO) -> Any:
@@ -146,41 +204,73 @@ def _beside(path: Path) -> list[str]:
         return []
 
 
-def _decode(path: Path, data: bytes) -> str:
+def _blocks(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the text of a file in UTF-8 as blocks of whole lines, each with the number of its first line.
+
+    A block ends in a line feed, which is never part of another character, nor of a line end that goes on.
+    """
+    first, rest = 1, []
+    for part in _unpacked(path) if path.suffix in PACKED else _parts(path):
+        cut = part.rfind(b"\n") + 1
+        rest.append(part[:cut])
+        if cut:
+            data = b"".join(rest)
+            yield first, _decode(path, data, first)
+            first += data.count(b"\n")
+            rest = []
+        rest.append(part[cut:])
+    if data := b"".join(rest):
+        yield first, _decode(path, data, first)
+
+
+def _decode(path: Path, data: bytes, first: int = 1) -> str:
+    """Return a text whose first line has this number."""
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig" if first == 1 else "utf-8")
         at = data.find(b"\0")
         what = "holds a NUL byte, as UTF-16 does, and no text in UTF-8"
     except UnicodeDecodeError as error:
         # The codec counts from behind a byte order mark.
-        at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        at = error.start + (3 if first == 1 and data.startswith(b"\xef\xbb\xbf") else 0)
         what = f"not UTF-8 (byte 0x{data[at]:02x})"
     if at < 0:
         return text
-    hint = next((f"; it is {what}" for magic, what in MAGIC.items() if data.startswith(magic)), "")
-    line = data.count(b"\n", 0, at) + 1
+    hint = next((f"; it is {what}" for magic, what in MAGIC.items() if first == 1 and data.startswith(magic)), "")
+    line = data.count(b"\n", 0, at) + first
     raise UserError(f"{path}:{line}: {what}{hint}")
 
 
-def _parse_jsonl(path: Path, text: str) -> list[tuple[str, Record]]:
-    rows = []
-    # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for line ends.
-    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
-        line = line.removeprefix("\ufeff")  # files that were joined keep the byte order mark of each
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except JsonError as error:
-            raise UserError(f"{path}:{number}: malformed JSON: {short(error)}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        check_columns(f"{path}:{number}", row)
-        rows.append((f"{path}:{number}", row))
-    return rows
+def _jsonl(path: Path, blocks: Iterator[tuple[int, str]]) -> Iterator[Rows]:
+    last = 0
+    for _, text in blocks:
+        # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for line ends.
+        lines = re.split(r"\r\n|\n|\r", text)
+        rows = []
+        for number, line in enumerate(lines, start=last + 1):
+            line = line.removeprefix("\ufeff")  # files that were joined keep the byte order mark of each
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+            except JsonError as error:
+                raise UserError(f"{path}:{number}: malformed JSON: {short(error)}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+            check_columns(f"{path}:{number}", row)
+            rows.append((f"{path}:{number}", row))
+            if len(rows) == BATCH:
+                yield rows
+                rows = []
+        last += len(lines) - 1
+        yield rows
 
 
-def _parse_json_array(path: Path, text: str) -> list[tuple[str, Record]]:
+def _in_batches(rows: Rows) -> Iterator[Rows]:
+    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+
+
+def _json_array(path: Path, text: str) -> Iterator[Rows]:
+    """Read an array, all of it at once: whoever has very many rows had better write lines."""
     try:
         items = parse_json(text.lstrip("\ufeff"))
     except JsonError as error:
@@ -192,39 +282,58 @@ def _parse_json_array(path: Path, text: str) -> list[tuple[str, Record]]:
             raise UserError(f"{place}: expected a JSON object, found {type(item).__name__}")
         check_columns(place, item)
         rows.append((place, item))
-    return rows
+    return _in_batches(rows)
 
 
-def _parse_csv(path: Path, text: str, delimiter: str) -> list[tuple[str, Record]]:
+def _csv(path: Path, blocks: Iterator[tuple[int, str]], delimiter: str) -> Iterator[Rows]:
     """Read every field as text: guessing types would turn "NA" into nothing, "007" into 7 and "true" into "True".
 
     A column without a name, as pandas writes its index, is left out: no setting could name it.
     """
-    before = csv.field_size_limit(max(len(text), csv.field_size_limit()))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = []
+    lines = (line for _, text in blocks for line in io.StringIO(text, newline=""))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     line = 1
     try:
-        header = next(reader, [])
-        if len(header) == 1 and (other := re.search(r"[,\t;|]", header[0])):
-            named = {"\t": "tabs", ",": "commas"}.get(other[0], f'"{other[0]}"')
-            advice = {"\t": "name it .tsv", ",": "name it .csv"}.get(other[0], "write them with commas")
-            raise UserError(f"{path}:1: fields are parted by {named}; {advice}")
-        kept = [n for n, name in enumerate(header) if name.strip()]
-        check_columns(f"{path}:1", (name if name.strip() else f"#{n}" for n, name in enumerate(header)))
-        if not kept:
-            raise UserError(f"{path}:1: the header names no column")
+        with _long_cells():
+            header = next(reader, [])
+        kept = _named_columns(path, header)
         line = reader.line_num + 1
-        for values in reader:
-            if values and len(values) != len(header):
-                raise UserError(f"{path}:{line}: {len(values)} fields, but the header names {len(header)}")
-            if values and [v.removeprefix("\ufeff") for v in values] == header:
-                raise UserError(f"{path}:{line}: the header stands here once more")
-            if values:
-                rows.append((f"{path}:{line}", {header[n]: values[n] for n in kept}))
-            line = reader.line_num + 1
+        while True:
+            rows, read = [], 0
+            with _long_cells():
+                for read, values in enumerate(islice(reader, BATCH), start=1):  # noqa: B007
+                    if values and len(values) != len(header):
+                        raise UserError(f"{path}:{line}: {len(values)} fields, but the header names {len(header)}")
+                    if values and [v.removeprefix("\ufeff") for v in values] == header:
+                        raise UserError(f"{path}:{line}: the header stands here once more")
+                    if values:
+                        rows.append((f"{path}:{line}", {header[n]: values[n] for n in kept}))
+                    line = reader.line_num + 1
+            if not read:
+                return
+            yield rows
     except csv.Error as error:
         raise UserError(f"{path}:{line}: malformed CSV: {error}") from None
+
+
+def _named_columns(path: Path, header: list[str]) -> list[int]:
+    """Return the numbers of the columns that have a name."""
+    if len(header) == 1 and (other := re.search(r"[,\t;|]", header[0])):
+        named = {"\t": "tabs", ",": "commas"}.get(other[0], f'"{other[0]}"')
+        advice = {"\t": "name it .tsv", ",": "name it .csv"}.get(other[0], "write them with commas")
+        raise UserError(f"{path}:1: fields are parted by {named}; {advice}")
+    kept = [n for n, name in enumerate(header) if name.strip()]
+    check_columns(f"{path}:1", (name if name.strip() else f"#{n}" for n, name in enumerate(header)))
+    if not kept:
+        raise UserError(f"{path}:1: the header names no column")
+    return kept
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let cells be of any length within this context only: others read CSV, too."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
     finally:
         csv.field_size_limit(before)
-    return rows

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
 from softprompts.config.sections import TaskConfig
-from softprompts.data.readers import read_file
+from softprompts.data.readers import Source, numbered, open_file
 from softprompts.data.values import Record, Unread, plain
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.system.files import IS_CLONE, PROJECT
@@ -19,14 +19,12 @@ EMBEDDED_PREFIX = "embedded:"
 SPLITS = ("train", "validation", "test")
 HELD_OUT = 0.1  # share of train held out for a split that the user does not give
 
-Rows = list[tuple[str, Record]]  # each with the place that it came from
 
-
-def read_splits(config: TaskConfig) -> dict[str, Rows]:
-    """Return the rows of train, validation and test, all of them: `first_rows` keeps to `task.max_rows`.
+def open_sources(config: TaskConfig) -> dict[str, Source]:
+    """Return where the rows of each split that is given come from.
 
     Raises:
-        UserError: missing file, dataset, split or column; too few rows to hold some out.
+        UserError: missing file or dataset; a split that there is none of; a number of rows below 1.
     """
     for key, given in (("max_rows", config.max_rows), ("other_datasets", config.other_datasets)):
         for split in given:
@@ -35,56 +33,135 @@ def read_splits(config: TaskConfig) -> dict[str, Rows]:
     for split, count in config.max_rows.items():
         if count < 1:
             raise UserError(f"task.max_rows: {split}: expected a number above 0, found {count}")
-    raw = _rename(config, {split: _read(config, split) for split in SPLITS if not is_held_out(config, split)})
-    raw = {split: _where(config, rows, split) for split, rows in raw.items()}
-    for split in SPLITS[1:]:
-        if split not in raw:
-            raw["train"], raw[split] = _hold_out(raw["train"], split)
-            print(f"task: no {split} given; held out {len(raw[split])} rows of train", file=sys.stderr)
-    return {split: raw[split] for split in SPLITS}
+    return {split: _open(config, split) for split in SPLITS if not _is_held_out(config, split)}
 
 
-def first_rows(config: TaskConfig, raw: dict[str, Rows]) -> dict[str, Rows]:
-    """Return the first `task.max_rows` rows of each split that it names, and all of the others."""
-    return {split: rows[: config.max_rows.get(split)] for split, rows in raw.items()}
+class Reading:
+    """One pass over the rows of a task: `rows` of each of `sources`, in order, and then `check`.
+
+    Rows of train may belong to a split that is not given: they are held out. `held_out` says so in words, once train
+    has been read.
+    """
+
+    def __init__(self, config: TaskConfig, sources: dict[str, Source]) -> None:
+        """Begin to read `open_sources(config)`."""
+        self.config = config
+        self.sources = sources
+        self.held_out: list[str] = []
+        self._columns: set[str] = set()
+
+    def fed_by(self, given: str) -> list[str]:
+        """Return the splits that the rows of a source go to: train's to those that are held out, too."""
+        return [given, *(split for split in SPLITS if split not in self.sources)] if given == "train" else [given]
+
+    def rows(self, given: str, enough: Callable[[], bool] = lambda: False) -> Iterator[list[tuple[str, str, Record]]]:
+        """Yield the rows of a source, (split, place, record), a batch at a time, until the caller has enough.
+
+        Raises:
+            UserError: damaged data; a missing column; too few rows to hold some out.
+        """
+        where = {column: set[str]() for column in self.config.where}
+        held = self.fed_by(given)[1:]
+        counts = dict.fromkeys(self.fed_by(given), 0)
+        whole = True
+        for batch in self.sources[given].batches():
+            found = []
+            for place, row in batch:
+                record = self._renamed(place, row) if self.config.rename else row
+                if where and not self._is_wanted(place, record, where):
+                    continue
+                content = _content(record) if held else ""
+                split = next((s for s in held if _share(content, s) < HELD_OUT), given)
+                counts[split] += 1
+                found.append((split, place, record))
+            yield found
+            settled = self._columns.issuperset(self.config.rename) and all(
+                where[column].issuperset(wanted) for column, wanted in self.config.where.items()
+            )
+            if settled and enough():
+                whole = False
+                break
+        for column, wanted in self.config.where.items():
+            for value in wanted:
+                if value not in where[column]:
+                    near = nearest(value, where[column])
+                    raise UserError(f'task.where: no {given} row has {column} "{value}"{near}')
+        self._check_held_out(counts, held, whole)
+
+    def check(self) -> None:
+        """Raise `UserError` if no split has had a column that is to be renamed."""
+        for old in self.config.rename:
+            if old not in self._columns:
+                raise UserError(f'task.rename: no split has a column "{old}"{nearest(old, self._columns)}')
+
+    def _renamed(self, place: str, record: Record) -> Record:
+        renamed: Record = {}
+        for column, value in record.items():
+            self._columns.add(column)
+            new = self.config.rename.get(column, column)
+            if new in renamed:
+                there = listed(record)
+                raise UserError(f'{place}: task.rename: there would be two columns "{new}"; columns are: {there}')
+            renamed[new] = value
+        return renamed
+
+    def _is_wanted(self, place: str, record: Record, where: dict[str, set[str]]) -> bool:
+        """Say whether a row reads as `task.where` asks; `where` collects what the columns hold."""
+        for column, wanted in self.config.where.items():
+            if not where[column] and column not in record:
+                raise UserError(f'task.where: no column "{column}"; columns are: {listed(record)}')
+            value = record.get(column)
+            if isinstance(value, Unread):
+                raise UserError(f'{place}: task.where: column "{column}" holds {value.kind}')
+            text = str(plain(value))
+            where[column].add(text)
+            if text not in wanted:
+                return False
+        return True
+
+    def _check_held_out(self, counts: dict[str, int], held: list[str], whole: bool) -> None:
+        total = sum(counts.values())
+        for split in held:
+            if whole and (not counts[split] or counts[split] == total):
+                raise UserError(
+                    f"task.{split}: too few rows ({total}) to hold some out of train; give a file of its own"
+                )
+            total -= counts[split]
+            of = "train" if whole else f"the first {sum(counts.values()):,} rows of train"
+            self.held_out.append(f"task: no {split} given; held out {counts[split]} rows of {of}")
 
 
-def is_held_out(config: TaskConfig, split: str) -> bool:
+def _is_held_out(config: TaskConfig, split: str) -> bool:
     """Say whether nothing is given for a split, so that a part of train is held out for it."""
     embedded = (config.dataset or "").startswith(EMBEDDED_PREFIX)
     return split != "train" and not getattr(config, split) and split not in config.other_datasets and not embedded
 
 
-def given_as_train(config: TaskConfig, raw: dict[str, Rows]) -> Rows:
-    """Return all rows that the user gave as train: those that are held out for other splits, too."""
-    return [row for split in SPLITS if split == "train" or is_held_out(config, split) for row in raw[split]]
-
-
-def _read(config: TaskConfig, split: str) -> Rows:
+def _open(config: TaskConfig, split: str) -> Source:
     name: str | None = getattr(config, split)
     if split in config.other_datasets:
         path, _, subset = config.other_datasets[split].partition(":")
-        return _read_hub("task.other_datasets", path, subset or None, name or split, None)
+        return _open_hub("task.other_datasets", path, subset or None, name or split, None)
     if config.dataset is None:
         if not name:
             raise UserError("task: give dataset, or a file as train")
-        return read_file(name)
+        return open_file(name)
     if config.dataset.startswith(EMBEDDED_PREFIX):
         folder = DATA_DIR / config.dataset.removeprefix(EMBEDDED_PREFIX)
         if not (folder / "train.jsonl").is_file():
             embedded = [f"{EMBEDDED_PREFIX}{p.parent.name}" for p in DATA_DIR.glob("*/train.jsonl")]
             near = nearest(config.dataset, embedded)
             raise UserError(f"task.dataset: unknown embedded task {config.dataset}{near}")
-        return read_file(folder / f"{name or split}.jsonl")
+        return open_file(folder / f"{name or split}.jsonl")
     if not name:
         raise UserError(f"task.train: name the split of {config.dataset} to train on, e.g. train")
-    return _read_hub("task.dataset", config.dataset, config.subset, name, config.revision)
+    return _open_hub("task.dataset", config.dataset, config.subset, name, config.revision)
 
 
-def _read_hub(key: str, path: str, subset: str | None, split: str, revision: str | None) -> Rows:
+def _open_hub(key: str, path: str, subset: str | None, split: str, revision: str | None) -> Source:
     if not path.strip():
         raise UserError(f"{key}: expected the id of a dataset, found an empty text")
-    from softprompts.data.parquet import rows_of
+    from softprompts.data.parquet import batches_of
 
     import datasets  # takes a second, and few need it
 
@@ -94,57 +171,26 @@ def _read_hub(key: str, path: str, subset: str | None, split: str, revision: str
         raise UserError(
             f"{key}: cannot load {path}: {short(str(error).strip().partition(chr(10))[0]) or type(error).__name__}"
         ) from error
-    return [(f"{path} {split} row {n}", row) for n, row in enumerate(rows_of(table), start=1)]
+
+    return Source(
+        lambda: numbered(f"{path} {split}", batches_of(table)),
+        lambda: f"{path} {split} {table._fingerprint}",
+        table.data.nbytes,
+    )
 
 
-def _rename(config: TaskConfig, raw: dict[str, Rows]) -> dict[str, Rows]:
-    if not config.rename:
-        return raw
-    columns = {column for rows in raw.values() for _, record in rows for column in record}
-    for old in config.rename:
-        if old not in columns:
-            raise UserError(f'task.rename: no split has a column "{old}"{nearest(old, columns)}')
-    return {split: [(p, _renamed(config.rename, p, record)) for p, record in rows] for split, rows in raw.items()}
+def _content(record: Record) -> str:
+    """Return what decides to which split a row belongs: the `repr` of its columns and values, sorted.
 
-
-def _renamed(names: dict[str, str], place: str, record: Record) -> Record:
-    renamed: Record = {}
-    for column, value in record.items():
-        new = names.get(column, column)
-        if new in renamed:
-            raise UserError(f'{place}: task.rename: there would be two columns "{new}"; columns are: {listed(record)}')
-        renamed[new] = value
-    return renamed
-
-
-def _where(config: TaskConfig, rows: Rows, split: str) -> Rows:
-    for column, wanted in config.where.items():
-        if rows and column not in rows[0][1]:
-            raise UserError(f'task.where: no column "{column}"; columns are: {listed(rows[0][1])}')
-        for place, record in rows:
-            if isinstance(record.get(column), Unread):
-                raise UserError(f'{place}: task.where: column "{column}" holds {record[column].kind}')
-        values = [str(plain(record.get(column))) for _, record in rows]
-        for value in wanted:
-            if value not in values:
-                raise UserError(f'task.where: no {split} row has {column} "{value}"{nearest(value, set(values))}')
-        rows = [row for row, value in zip(rows, values, strict=True) if value in wanted]
-    return rows
-
-
-def _hold_out(rows: Rows, split: str) -> tuple[Rows, Rows]:
-    """Split off every row whose content hashes low: the same rows whatever the seed, so that seeds never leak.
-
-    The content is the `repr` of the row's columns and values, sorted. Equal rows are on one side; the order of rows and
-    of columns does not count; a column added, a renamed one, or a number of another type (1 and 1.0) does.
+    Equal rows are on one side; the order of rows and of columns does not count; a column added, a renamed one, or a
+    number of another type (1 and 1.0) does.
     """
+    return str(sorted(record.items(), key=str))
 
-    def share(record: Record) -> float:
-        digest = hashlib.sha256(f"{split}{sorted(record.items(), key=str)}".encode()).digest()
-        return int.from_bytes(digest[:8]) / 2**64
 
-    held = [r for r in rows if share(r[1]) < HELD_OUT]
-    kept = [r for r in rows if share(r[1]) >= HELD_OUT]
-    if not held or not kept:
-        raise UserError(f"task.{split}: too few rows ({len(rows)}) to hold some out of train; give a file of its own")
-    return kept, held
+def _share(content: str, split: str) -> float:
+    """Return a number from 0 to 1 that rows are held out by: below `HELD_OUT` a row belongs to the split.
+
+    It comes from the content of the row and no seed, so that no seed sees a test row of another in train.
+    """
+    return int.from_bytes(hashlib.sha256(f"{split}{content}".encode()).digest()[:8]) / 2**64

@@ -25,7 +25,9 @@ def parse_json(text: str) -> Any:
             character; more than `DEEPEST` levels. The message ends in the column, and has the line if there are many.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object)
+        if text.startswith("\ufeff"):
+            raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise JsonError(f"{error.msg.removesuffix(' at')} {_place(text, error.pos)}") from None
     except _ConstantError as error:
@@ -64,6 +66,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise JsonError(f'key "{next(n for i, n in enumerate(names) if n in names[:i])}" stands twice in one object')
     return made
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object
+)  # makes no new one a row
 
 
 def _depth(text: str) -> int:

@@ -24,7 +24,7 @@ from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
 from softprompts.models.loading import kind_of
 from softprompts.models.windows import unknown_layers, window_of
 from softprompts.system.memory import is_out_of_memory, one_line_if_memory_is_full
-from softprompts.tasks.documents import Document, EncodedTask, Example
+from softprompts.tasks.documents import Document, EncodedTask, Example, lengths_of
 
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -107,8 +107,11 @@ def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
     FNet's Fourier transform, the landmarks of a Nyströmformer and the convolutions of a ConvBERT do, whatever the
     attention mask says. A decoder cannot see what stands behind a text.
     """
-    rows = [e.document for e in (*data.train, *data.validation, *data.test)]
-    short, long = (choose(rows, key=lambda d: len(d.prompt_ids)) for choose in (min, max))
+    splits = (data.train, data.validation, data.test)
+    found = [(n, split, i) for split in splits for i, n in enumerate(lengths_of(split, prompts_only=True))]
+    short, long = (
+        split[i].document for _, split, i in (choose(found, key=lambda each: each[0]) for choose in (min, max))
+    )
     if len(short.prompt_ids) == len(long.prompt_ids):
         return False
     with one_line_if_memory_is_full("in the longest row", "lower task.max_length, or take a smaller base model"):
@@ -135,7 +138,9 @@ def checked_documents(engine: Engine, data: EncodedTask) -> list[list[Document]]
         for k in range(min(count, BRANCHED_PROMPTS))
         for document in _branching([train[(2 * k + i) % len(train)] for i in range(2)], train)
     ]
-    longest = max((e.document for e in [*train, *data.validation, *data.test]), key=lambda d: len(d.input_ids))
+    found = ((n, split, i) for split in (train, data.validation, data.test) for i, n in enumerate(lengths_of(split)))
+    _, split, i = max(found, key=lambda each: each[0])
+    longest = split[i].document
     batches = [first, branched]
     reach = min(window_of(engine.base), _original_positions(engine.base))
     if len(longest.input_ids) > reach and max(len(d.input_ids) for d in first) < len(longest.input_ids):

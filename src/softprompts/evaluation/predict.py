@@ -14,7 +14,7 @@ from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
 from softprompts.system.memory import one_line_if_memory_is_full
-from softprompts.tasks.documents import Document, EncodedTask, Example
+from softprompts.tasks.documents import Document, EncodedTask, Example, answers_of, lengths_of
 from softprompts.tasks.targets import warn_of_cut_targets
 
 import numpy
@@ -52,7 +52,7 @@ class TestOutcome:
     examples: the rows that were scored, those of `evaluation.split`; predictions: the answers to them.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     predictions: list[Prediction]
     loss: float
     metrics: dict[str, Interval]
@@ -66,7 +66,7 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     Raises:
         UserError: a loss that is not finite; full memory.
     """
-    rows: list[Example] = getattr(data, config.split)
+    rows: Sequence[Example] = getattr(data, config.split)
     started = time.perf_counter()
     if not any(p.requires_grad for p in engine.parameters()):  # else it was said before training
         warn_of_cut_targets(data, engine.tokenizer, config.max_new_tokens, config.stop)
@@ -111,7 +111,8 @@ def predict(
         UserError: full memory.
     """
     # Longest first: rows of like length share a batch, and the largest batch, if it does not fit, fails at once.
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].document.input_ids))
+    lengths = lengths_of(examples)
+    order = sorted(range(len(examples)), key=lambda i: -lengths[i])
     batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     answers: list[tuple[int, str, list[float] | None, float, int]] = []
@@ -196,7 +197,7 @@ def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str
 
 def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:
     """Return the answers of a model that always says the most frequent target of train."""
-    majority = Counter(e.row.target for e in train).most_common(1)[0][0]
+    majority = Counter(answer.target for answer in answers_of(train)).most_common(1)[0][0]
     return [Prediction(e.row.place, e.row.prompt, e.row.target, majority, None) for e in test]
 
 

@@ -12,7 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompts.errors import UserError, nearest, short, warn
+from softprompts.errors import UserError, nearest, short
 
 import numpy
 
@@ -39,7 +39,7 @@ class Metric:
 
     @property
     def additive(self) -> bool:
-        return hasattr(self.module, "row_statistics") and hasattr(self.module, "from_sums")
+        return _is_additive(self.module)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Interval:
 def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> dict[str, Metric]:
     """Load `evaluate` modules: those of `src/softprompts/metrics/modules` by name, others by path or Hub name.
 
-    `schema` goes to those whose `_compute` takes one.
+    `schema` goes to those whose `row_statistics`, or else `_compute`, takes one.
 
     Raises:
         UserError: no such metric, or one that cannot be loaded; two of one name.
@@ -75,9 +75,22 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
             if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
                 raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
             raise _cannot_load(name, error) from error
-        takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
+        takes_schema = schema is not None and "schema" in inspect.signature(_scored_by(module)).parameters
         metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
     return metrics
+
+
+def _is_additive(module: evaluate.Metric) -> bool:
+    return hasattr(module, "row_statistics") and hasattr(module, "from_sums")
+
+
+def _scored_by(module: evaluate.Metric) -> Callable[..., Any]:
+    """Return what scores answers and targets in memory: the public `compute` of `evaluate` writes them to disk first.
+
+    `_compute` is what every module defines, as the documentation of `evaluate` asks for.
+    """
+    scored_by: Callable[..., Any] = module.row_statistics if _is_additive(module) else module._compute
+    return scored_by
 
 
 def _cannot_load(name: str, error: Exception) -> UserError:
@@ -127,7 +140,7 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
 
 
-def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> None:
+def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> list[str]:
     """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
 
     A metric's first number is looked at. Of a metric of ours it must be 1; a row shorter than `LONG` may fall short if
@@ -135,9 +148,13 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
     unknown: if it reports one number, that must differ from the one of an empty answer; if it reports several, nothing
     is checked. One that says by `reference_free` that it does not look at the targets is left out, too.
 
+    Returns:
+        Warnings of targets that are not right, or of numbers that cannot be reached.
+
     Raises:
         UserError: no target is right as an answer to itself; a metric fails on them, or reports what is no number.
     """
+    said = []
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
     for name, metric in load_metrics(names, schema).items():
         values = _numbers(name, metric, targets, targets)
@@ -164,14 +181,19 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
             )
         if 0 < len(wrong) < len(targets):
             some = f"{len(wrong):,} of {len(targets):,} targets of validation and test {of}, e.g. {places[wrong[0]]}"
-            warn(f'task.metrics: "{name}": {some}: it cannot score such texts')
+            said.append(f'task.metrics: "{name}": {some}: it cannot score such texts')
         for key, number in list(values.items())[1:]:
             if number < REACHED:
-                warn(f'task.metrics: "{name}": no answer reaches 1 in {key}: the targets themselves get {number:.3f}')
+                reached_at_most = f"no answer reaches 1 in {key}: the targets themselves get {number:.3f}"
+                said.append(f'task.metrics: "{name}": {reached_at_most}')
+    return said
 
 
 def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
     """Return a metric's first number for each row by itself; none if it is not made for single rows."""
+    if metric.additive:  # a sampler counts all rows for each
+        statistics = metric.module.row_statistics(answers, targets, **metric.settings)
+        return [next(iter(metric.module.from_sums(row).values())) for row in statistics]
     numbers = sampler(metric, answers, targets)
     try:
         return [next(iter(numbers(numpy.array([n])).values())) for n in range(len(targets))]
@@ -260,10 +282,10 @@ def mean_intervals(
 
 def sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:
     """Return what gives a metric's numbers for a sample of the rows, (rows of the sample,) indices."""
-    module, settings = metric.module, metric.settings
+    module, settings, scored_by = metric.module, metric.settings, _scored_by(metric.module)
     if metric.additive:
-        statistics = module.row_statistics(answers, targets, **settings)
+        statistics = scored_by(answers, targets, **settings)
         return lambda rows: module.from_sums(numpy.bincount(rows, minlength=len(statistics)) @ statistics)
-    return lambda rows: module._compute(
+    return lambda rows: scored_by(
         predictions=[answers[i] for i in rows], references=[targets[i] for i in rows], **settings
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from softprompts.models.identity import weights_digests
 from softprompts.models.settings import config_fields, differences, other_parts
 from softprompts.runs.environment import commit
 from softprompts.system.files import read_bytes
-from softprompts.tasks.documents import EncodedTask, Example
+from softprompts.tasks.documents import EncodedTask, digest_of_tokens
 
 from peft import PeftModel
 
@@ -30,7 +28,7 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
     """
     splits = data.task.fingerprint()
     for split in SPLITS:
-        splits[split]["tokens"] = _tokens_fingerprint(getattr(data, split))
+        splits[split]["tokens"] = digest_of_tokens(getattr(data, split))
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     facts = facts_of(base)
     return {
@@ -47,16 +45,6 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
         "ends": list(data.ends) if data.task.choices is None else None,  # nothing is written where there are choices
         "code": {"commit": commit()} | {p: version(p) for p in ("softprompts", "torch", "transformers", "peft")},
     }
-
-
-def _tokens_fingerprint(examples: Sequence[Example]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        for document in (example.document, *example.choices):
-            digest.update(array("q", [document.soft_prompt]).tobytes())  # of several tasks, its own
-            for ids in (document.prompt_ids, document.target_ids):
-                digest.update(array("q", [len(ids), *ids]).tobytes())
-    return digest.hexdigest()
 
 
 def _source_fingerprint(metric: str) -> str | None:

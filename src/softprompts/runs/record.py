@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval
 
+SCHEMA_VERSION = 1  # of a record; another one for a field that goes or changes its meaning, not for one that is added
 
-@dataclass
+
+@dataclass(kw_only=True)
 class Result:
     """The record of a run, as `result.json` holds it. Seconds are wall time, memory GiB, tokens real ones."""
 
+    schema_version: int = SCHEMA_VERSION
     recipe: str
     task: str
     settings: dict[str, Any]
@@ -45,14 +49,23 @@ def _finite(value: Any) -> Any:
 
 
 def load_result(path: Path) -> Result:
-    """Read a record back; fields that another version of the library has written besides are left out."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    data = {name: data[name] for name in Result.__dataclass_fields__}
-    data["metrics"] = {k: Interval(**v) for k, v in data["metrics"].items()}
-    data["baselines"] = {
-        name: {k: Interval(**v) for k, v in metrics.items()} for name, metrics in data["baselines"].items()
-    }
-    return Result(**data)
+    """Read a record back; fields that another version of the library has written besides are left out.
+
+    Raises:
+        UserError: the record has a schema version that this version of the library does not know.
+    """
+    data = {"schema_version": 1} | json.loads(path.read_text(encoding="utf-8"))  # the first records do not name it
+    if data["schema_version"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: this record has schema version {data['schema_version']}, and {SCHEMA_VERSION} is known"
+        )
+    data["metrics"] = _intervals(data["metrics"])
+    data["baselines"] = {name: _intervals(metrics) for name, metrics in data["baselines"].items()}
+    return Result(**{name: data[name] for name in Result.__dataclass_fields__})
+
+
+def _intervals(metrics: dict[str, dict[str, Any]]) -> dict[str, Interval]:
+    return {name: Interval(**{k: v[k] for k in Interval.__dataclass_fields__}) for name, v in metrics.items()}
 
 
 @dataclass

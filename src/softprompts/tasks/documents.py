@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any, NamedTuple
 
+from softprompts.data.tables import BATCH, Lazy, Tables, Writer, columns_of
+from softprompts.tasks.rows import texts_of
 from softprompts.tasks.task import Row, Task
+
+import numpy
+import pyarrow
+import pyarrow.compute
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,162 @@ class EncodedTask:
     """
 
     task: Task
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     ends: tuple[int, ...] = ()
+
+
+Targets = tuple[tuple[int, ...], ...]
+_IDS = pyarrow.list_(pyarrow.int32())
+# Written answers have targets of their own. Choices have those of a set, by its number, which many rows share.
+SCHEMA = pyarrow.schema(
+    [("prompt_ids", _IDS), ("target_ids", _IDS), ("choices", pyarrow.int32()), ("answer", pyarrow.int32())]
+)
+CHOICES_SCHEMA = pyarrow.schema([("target_ids", pyarrow.list_(_IDS))])
+
+
+class Answer(NamedTuple):
+    """Where a row came from, its target, and the token ids of that."""
+
+    place: str
+    target: str
+    target_ids: tuple[int, ...]
+
+
+class StoredExamples(Lazy[Example]):
+    """The examples of a split: rows, and a table of their token ids."""
+
+    def __init__(self, rows: Sequence[Row], tables: Tables, split: str, choice_texts: tuple[str, ...]) -> None:
+        """Take the examples that an `ExampleWriter` has written to one of the tables."""
+        super().__init__(len(rows))
+        self.rows = rows
+        self.choice_texts = choice_texts
+        self.soft_prompts: Sequence[int] | None = None  # of each row of the whole; None: all behind the first
+        self._table = tables.tables[split]
+        self._sha256: str = tables.notes["sha256"][split]
+        (column,) = tables.tables["choices"].to_pydict().values()
+        self._choices: list[Targets] = [tuple(map(tuple, targets)) for targets in column]
+
+    def _items(self, numbers: range) -> Iterator[Example]:
+        rows = self.rows[numbers.start : numbers.stop] if numbers.step == 1 else (self.rows[n] for n in numbers)
+        for number, row, found in zip(numbers, rows, columns_of(self._table, SCHEMA.names, numbers), strict=True):
+            ids, target_ids, choices, answer = found
+            prompt_ids, k = tuple(ids), 0 if self.soft_prompts is None else self.soft_prompts[number]
+            if choices is None:
+                yield Example(row, Document(prompt_ids, tuple(target_ids), k), (), ())
+                continue
+            documents = tuple(Document(prompt_ids, target, k) for target in self._choices[choices])
+            yield Example(row, documents[answer], documents, self.choice_texts)
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield the targets of the rows, without all else, which takes most of the time."""
+        texts = texts_of(self.rows if self.span == self.whole else [self.rows[n] for n in self.span])
+        for start in range(0, len(self.span), BATCH):
+            numbers = self.span[start : start + BATCH]
+            for found in columns_of(self._table, SCHEMA.names[1:], numbers):
+                ids, choices, answer = found
+                text = next(texts)
+                yield Answer(text.place, text.target, tuple(ids) if choices is None else self._choices[choices][answer])
+
+    def lengths(self, prompts_only: bool) -> list[int]:
+        """Return `lengths_of` these examples."""
+        found = pyarrow.compute.list_value_length(self._table["prompt_ids"]).to_numpy()
+        if not prompts_only and not self.choice_texts:
+            found = found + pyarrow.compute.list_value_length(self._table["target_ids"]).to_numpy() - 1
+        elif not prompts_only:
+            of_targets = numpy.array([[len(ids) - 1 for ids in targets] for targets in self._choices])
+            found = found + of_targets[self._table["choices"].to_numpy(), self._table["answer"].to_numpy()]
+        return [int(found[n]) for n in self.span]
+
+    def moved(self, soft_prompts: Sequence[int]) -> StoredExamples:
+        """Return the examples behind other soft prompts, one for each row of the whole."""
+        other = copy.copy(self)
+        other.soft_prompts = soft_prompts
+        return other
+
+    @property
+    def sha256(self) -> str | None:
+        """Digest of the tokens, as `digest_of_tokens`; None if it has to be computed."""
+        return self._sha256 if self.soft_prompts is None and self.span == self.whole else None
+
+
+def answers_of(examples: Sequence[Example]) -> Iterator[Answer]:
+    """Yield place, target and its token ids of each example."""
+    if isinstance(examples, StoredExamples):
+        return examples.answers()
+    return (Answer(e.row.place, e.row.target, e.document.target_ids) for e in examples)
+
+
+def lengths_of(examples: Sequence[Example], prompts_only: bool = False) -> list[int]:
+    """Return how many tokens of each example's document go through the model, or those of its prompt only."""
+    if isinstance(examples, StoredExamples):
+        return examples.lengths(prompts_only)
+    return [len(e.document.prompt_ids if prompts_only else e.document.input_ids) for e in examples]
+
+
+def digest_of_tokens(examples: Sequence[Example]) -> str:
+    """Return the SHA-256 of all token ids, and of the soft prompts that they are behind."""
+    if isinstance(examples, StoredExamples) and examples.sha256:
+        return examples.sha256
+    digest = hashlib.sha256()
+    for example in examples:
+        for document in (example.document, *example.choices):
+            digest.update(array("q", [document.soft_prompt]).tobytes())  # of several tasks, its own
+            digest.update(_packed(document.prompt_ids) + _packed(document.target_ids))
+    return digest.hexdigest()
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return array("q", [len(ids), *ids]).tobytes()
+
+
+@lru_cache(maxsize=1024)
+def _packed_targets(targets: Targets) -> list[bytes]:
+    return [_packed(ids) for ids in targets]
+
+
+class ChoiceWriter:
+    """Writes the token ids of choices, once for all rows in which they are the same."""
+
+    def __init__(self, writer: Writer) -> None:
+        """Write to a table of `CHOICES_SCHEMA`."""
+        self.writer = writer
+        self.numbers: dict[Targets, int] = {}
+
+    def close(self) -> None:
+        """Write them."""
+        self.writer.write([list(map(list, targets)) for targets in self.numbers])
+
+
+class ExampleWriter:
+    """Writes the token ids of one split."""
+
+    def __init__(self, writer: Writer, choices: ChoiceWriter) -> None:
+        """Write to a table of `SCHEMA`, and the choices to another."""
+        self.writer, self.choices = writer, choices
+        self.digest = hashlib.sha256()
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], targets: Sequence[Targets], answers: Sequence[int | None]
+    ) -> None:
+        """Append rows.
+
+        Args:
+            prompts: token ids.
+            targets: those of each choice, or of the only target.
+            answers: which choice is the target; None if there are no choices.
+        """
+        flat = pyarrow.array(numpy.fromiter(chain.from_iterable(prompts), "i4"))
+        ends = numpy.cumsum([0, *map(len, prompts)], dtype="i4")
+        columns: list[Any] = [pyarrow.ListArray.from_arrays(ends, flat), [], [], list(answers)]
+        content = []
+        for prompt_ids, documents, answer in zip(prompts, targets, answers, strict=True):
+            number = None if answer is None else self.choices.numbers.setdefault(documents, len(self.choices.numbers))
+            columns[1].append(documents[0] if answer is None else None)
+            columns[2].append(number)
+            head = bytes(8) + _packed(prompt_ids)  # behind soft prompt 0
+            packed = _packed_targets(documents)
+            content += [head + ids for ids in (packed if answer is None else (packed[answer], *packed))]
+        self.digest.update(b"".join(content))
+        self.writer.write(*columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX
 from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.errors import UserError, nearest, short
 from softprompts.system.files import is_file
-from softprompts.tasks.templates import Row
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError, best_match
@@ -63,21 +62,25 @@ def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None
         _check_references(inner, resolver.in_subresource(inner), name)
 
 
-def check_targets(schema: dict[str, Any], splits: dict[str, list[Row]]) -> None:
-    """Raise `UserError` for a target that is no JSON, or that breaks the schema."""
+def target_check(schema: dict[str, Any]) -> Callable[[str, str], None]:
+    """Return a function that takes place and target of a row.
+
+    It raises `UserError` if the target is no JSON, or breaks the schema.
+    """
     # A registry of its own: without one jsonschema would fetch what a schema refers to.
     validator = Draft202012Validator(schema, registry=Registry())
-    for row in chain(*splits.values()):
+
+    def check(place: str, target: str) -> None:
         try:
-            error = best_match(validator.iter_errors(parse_json(row.target.strip())))
+            error = best_match(validator.iter_errors(parse_json(target.strip())))
         except JsonError as malformed:
-            what = short(malformed)
-            raise UserError(f"{row.place}: the target is no JSON, as task.schema asks: {what}") from None
+            raise UserError(f"{place}: the target is no JSON, as task.schema asks: {short(malformed)}") from None
         except (RecursionError, ArithmeticError) as failed:  # a schema that leads back to itself, a number too large
-            why = short(failed)
-            raise UserError(f"{row.place}: the target cannot be checked against task.schema: {why}") from None
+            raise UserError(f"{place}: the target cannot be checked against task.schema: {short(failed)}") from None
         if error is not None:
-            raise UserError(f"{row.place}: the target breaks task.schema{_where_and_what(error)}")
+            raise UserError(f"{place}: the target breaks task.schema{_where_and_what(error)}")
+
+    return check
 
 
 def _where_and_what(error: ValidationError | SchemaError) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 
 from softprompts.errors import short, warn
-from softprompts.tasks.documents import EncodedTask, Example
+from softprompts.tasks.documents import EncodedTask, answers_of
 from softprompts.tasks.endings import before, read_answer, until_end
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+REMEMBERED = 2**16  # texts of targets: many rows have the same
 
-def warn_of_lost_targets(data: EncodedTask, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn of targets that would not read as they are written, even if the model wrote them token by token."""
 
-    def given_back(example: Example) -> str:
-        return read_answer(tokenizer, example.document.target_ids, data.ends)
+def lost_targets(data: EncodedTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return a warning if targets would not read as they are written, even if the model wrote them token by token."""
 
-    _warn(data, given_back, "the tokenizer cannot give back")
+    def given_back(ids: tuple[int, ...]) -> str:
+        return read_answer(tokenizer, ids, data.ends)
+
+    return _changed(data, given_back, "the tokenizer cannot give back")
 
 
 def warn_of_cut_targets(
@@ -35,29 +38,28 @@ def warn_of_cut_targets(
     if data.task.choices is not None:
         return
 
-    def stopped(example: Example) -> str:
-        return before(read_answer(tokenizer, example.document.target_ids, data.ends), stop)
+    def stopped(ids: tuple[int, ...]) -> str:
+        return before(read_answer(tokenizer, ids, data.ends), stop)
 
-    def shortened(example: Example) -> str:
-        written: Collection[int] = until_end(example.document.target_ids, data.ends)[:max_new_tokens]
-        return read_answer(tokenizer, list(written), data.ends)
+    def shortened(ids: tuple[int, ...]) -> str:
+        return read_answer(tokenizer, until_end(ids, data.ends)[:max_new_tokens], data.ends)
 
-    if stop:
-        _warn(data, stopped, "evaluation.stop cuts off the end of")
-    _warn(data, shortened, f"evaluation.max_new_tokens: {max_new_tokens} tokens are too few for")
+    said = _changed(data, stopped, "evaluation.stop cuts off the end of") if stop else []
+    said += _changed(data, shortened, f"evaluation.max_new_tokens: {max_new_tokens} tokens are too few for")
+    for text in said:
+        warn(text)
 
 
-def _warn(data: EncodedTask, written: Callable[[Example], str], what: str) -> None:
-    """Warn of targets of which `written` leaves another text."""
-    lost = []
-    for example in chain(data.train, data.validation, data.test):
-        text, target = written(example).strip(), example.row.target.strip()
-        if target and text != target:  # a text of one's own has none
-            lost.append((example.row.place, target, text))
-    if lost:
-        place, target, text = lost[0]
-        count = sum(len(split) for split in (data.train, data.validation, data.test))
-        warn(
-            f"{what} {len(lost)} of {count} targets, so that no answer to these rows can be right: "
-            f"{place}: {short(target)!r} comes back as {short(text)!r}"
-        )
+def _changed(data: EncodedTask, written: Callable[[tuple[int, ...]], str], what: str) -> list[str]:
+    """Return a warning if `written` makes another text of the token ids of some targets."""
+    read = lru_cache(maxsize=REMEMBERED)(written)
+    lost, first = 0, ""
+    for place, given, ids in chain.from_iterable(map(answers_of, (data.train, data.validation, data.test))):
+        target = given.strip()
+        if target and (text := read(ids).strip()) != target:  # a text of one's own has none
+            first = first or f"{place}: {short(target)!r} comes back as {short(text)!r}"
+            lost += 1
+    if not lost:
+        return []
+    count = sum(len(split) for split in (data.train, data.validation, data.test))
+    return [f"{what} {lost} of {count} targets, so that no answer to these rows can be right: {first}"]

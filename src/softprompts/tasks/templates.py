@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import string
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from softprompts.data.values import Record, Unread, plain, trouble
 from softprompts.errors import UserError, listed, short
 
+FORMATTER = string.Formatter()
 WIDEST = 10_000  # most characters that a template may pad a value to
 
 
@@ -30,7 +32,7 @@ def check_template(prompt: str, target: str) -> None:
     """Raise `UserError` for malformed templates, absurd widths, or a space that is lost or doubled between the two."""
     for key, template in (("task.prompt", prompt), ("task.target", target)):
         try:
-            fields = list(string.Formatter().parse(template))
+            fields = list(FORMATTER.parse(template))
         except ValueError as error:
             raise UserError(f"{key}: {short(error)}; write {{{{ and }}}} for literal braces") from None
         for _, _, specification, _ in fields:
@@ -52,19 +54,23 @@ def render(template: str, record: Record, place: str) -> str:
         UserError: a column or key that the record lacks, the message lists those there are; a value that is no text,
             as `values.trouble` says: null, NaN, infinite, bytes, of a type that cannot be read; half a character.
     """
-    formatter = string.Formatter()
     parts = []
-    for literal, field, specification, conversion in formatter.parse(template):
+    for literal, field, specification, conversion in _pieces(template):
         parts.append(literal)
         if field is not None:
             value = plain(_look_up(record, field, place))
             try:
-                parts.append(format(formatter.convert_field(value, conversion), specification or ""))
+                parts.append(format(FORMATTER.convert_field(value, conversion), specification or ""))
             except (ValueError, TypeError, ArithmeticError) as error:
                 raise UserError(f"{place}: cannot fill the template {short(repr(template))}: {short(error)}") from None
     text = "".join(parts)
     check_characters(place, text)
     return text
+
+
+@lru_cache(maxsize=16)
+def _pieces(template: str) -> tuple[tuple[str, str | None, str | None, Any], ...]:
+    return tuple(FORMATTER.parse(template))
 
 
 def check_characters(place: str, text: str) -> None:

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice, pairwise
+from typing import Any
 
-from softprompts.errors import UserError
+from softprompts.data.tables import BATCH, Writer, key_of, make_tables
+from softprompts.errors import UserError, warn
 from softprompts.models.loading import InputSpec
+from softprompts.models.settings import tokenizer_digests
 from softprompts.tasks.chats import in_chat
-from softprompts.tasks.documents import Document, EncodedTask, Example
-from softprompts.tasks.targets import warn_of_lost_targets
-from softprompts.tasks.task import Row, Task
+from softprompts.tasks.documents import (
+    CHOICES_SCHEMA,
+    SCHEMA,
+    ChoiceWriter,
+    EncodedTask,
+    Example,
+    ExampleWriter,
+    StoredExamples,
+    Targets,
+)
+from softprompts.tasks.encoder import Encoder
+from softprompts.tasks.rows import Text, key_of_rows, texts_of
+from softprompts.tasks.targets import lost_targets
+from softprompts.tasks.task import Task
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+SAMPLED = 8  # rows of each split that show whether a tokenizer gives the same ids for many texts at a time
+_Ids = tuple[list[int], Targets]  # of a prompt, and of each target
 
 
 def encode(
@@ -43,17 +61,36 @@ def encode(
     written = task.choices is None and spec.kind != "encoder"
     if written and end is None and needs_end:
         raise _endless(tokenizer, "a written answer would never end")
-    reader = _Reader(task, tokenizer, spec, (end,) if written and end is not None else ())
-    splits = reader.splits()
-    if task.choices and spec.kind != "encoder" and (pair := _nested(splits)):
+    encoder = Encoder(tokenizer, _sample(task))
+    ends = tuple(dict.fromkeys([*([] if end is None else [end]), *spec.ends]))
+    reader = _Reader(task, tokenizer, encoder, spec, (end,) if written and end is not None else ())
+    keys = [key_of_rows(rows) for rows in task.splits.values()]
+    key = None
+    if encoder.is_batched and all(keys):
+        settings = {name: getattr(task.config, name) for name in ("chat", "system", "max_length", "long_rows")}
+        kind = [type(tokenizer).__qualname__, tokenizer_digests(tokenizer)]
+        key = key_of("tokens", keys, kind, asdict(spec), needs_end, task.choices, task.separator, settings)
+    schemas = dict.fromkeys(task.splits, SCHEMA) | {"choices": CHOICES_SCHEMA}
+    try:
+        tables = make_tables(key, schemas, reader.write)
+    except _NestedError as nested:
+        first, second = nested.pair
         if end is None:
-            raise _endless(tokenizer, f"choice {pair[0]!r} begins choice {pair[1]!r}, and needs an end")
-        splits = replace(reader, ending=(end,), separator=_separator(task, spec)).splits()
-        if pair := _nested(splits):
-            raise UserError(f"task.choices: {pair[1]!r} holds what ends {pair[0]!r}; the two cannot be told apart")
-    data = EncodedTask(task, **splits, ends=tuple(dict.fromkeys([*([] if end is None else [end]), *spec.ends])))
+            raise _endless(tokenizer, f"choice {first!r} begins choice {second!r}, and needs an end") from None
+        reader = replace(reader, ending=(end,), separator=_separator(task, spec))
+        try:
+            tables = make_tables(key and f"{key}-ended", schemas, reader.write)
+        except _NestedError as still:
+            first, second = still.pair
+            raise UserError(
+                f"task.choices: {second!r} holds what ends {first!r}; the two cannot be told apart"
+            ) from None
+    splits = {name: StoredExamples(rows, tables, name, task.choices or ()) for name, rows in task.splits.items()}
+    data = EncodedTask(task, **splits, ends=ends)
     if written:
-        warn_of_lost_targets(data, tokenizer)
+        lost = make_tables(key and key_of("lost", key, ends), {}, lambda _: lost_targets(data, tokenizer))
+        for text in lost.notes:
+            warn(text)
     return data
 
 
@@ -65,28 +102,39 @@ def _endless(tokenizer: PreTrainedTokenizerBase, why: str) -> UserError:
     )
 
 
-def _nested(splits: dict[str, list[Example]]) -> tuple[str, str] | None:
-    """Return two choices of which one's tokens begin the other's, in any row; None if there are none.
+class _NestedError(Exception):
+    """The tokens of one choice begin those of another."""
+
+    def __init__(self, pair: tuple[str, str]) -> None:
+        super().__init__(pair)
+        self.pair = pair
+
+
+def _nested(choices: Sequence[str], ids: Targets, place: str) -> tuple[str, str] | None:
+    """Return two choices of which one's tokens begin the other's; None if there are none.
 
     Raises:
         UserError: two choices are the same tokens.
     """
     found = None
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    for example in chain(*splits.values()):
-        ids = tuple(document.target_ids for document in example.choices)
-        if ids in seen:
-            continue
-        seen.add(ids)
-        # Sorted, a sequence comes right before those that it begins.
-        for (first, a), (second, b) in pairwise(sorted(zip(ids, example.choice_texts, strict=True))):
-            if first == second:
-                raise UserError(
-                    f"task.choices: {a!r} and {b!r} are the same tokens to this tokenizer ({example.row.place}): "
-                    "nothing can tell them apart; give one of them other words"
-                )
-            found = found or ((a, b) if second[: len(first)] == first else None)
+    # Sorted, a sequence comes right before those that it begins.
+    for (first, a), (second, b) in pairwise(sorted(zip(ids, choices, strict=True))):
+        if first == second:
+            raise UserError(
+                f"task.choices: {a!r} and {b!r} are the same tokens to this tokenizer ({place}): "
+                "nothing can tell them apart; give one of them other words"
+            )
+        found = found or ((a, b) if second[: len(first)] == first else None)
     return found
+
+
+def _sample(task: Task) -> list[str]:
+    """Return texts of some rows, evenly spread over each split: prompts, and prompts with their targets."""
+    texts = []
+    for rows in task.splits.values():
+        for n in range(0, len(rows), max(1, len(rows) // SAMPLED)):
+            texts += [rows[n].prompt, rows[n].prompt + rows[n].target]
+    return texts
 
 
 def _end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -112,50 +160,103 @@ def _separator(task: Task, spec: InputSpec) -> str:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Makes examples of rows. `ending` holds the tokens behind each target: one, or none.
+    """Makes token ids of rows. `ending` holds the tokens behind each target: one, or none.
 
     If the prompts hold solved examples, `separator` ends a target instead, as it ends those of the examples.
     """
 
     task: Task
     tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
     spec: InputSpec
     ending: tuple[int, ...]
     separator: str = ""
 
-    def splits(self) -> dict[str, list[Example]]:
-        return {name: [self.example(r) for r in rows] for name, rows in self.task.splits.items()}
-
-    def example(self, row: Row) -> Example:
+    def write(self, writers: dict[str, Writer]) -> dict[str, Any]:
+        """Write the tokens of all rows, and return the digest of each split."""
         choices = self.task.choices
-        documents = self._fit(row, choices or (row.target,))
-        if choices is None:
-            return Example(row, documents[0], (), ())
-        return Example(row, documents[choices.index(row.target)], tuple(documents), choices)
+        numbers = {choice: number for number, choice in enumerate(choices or ())}
+        targets = ChoiceWriter(writers["choices"])
+        digests = {}
+        for name, rows in self.task.splits.items():
+            examples = ExampleWriter(writers[name], targets)
+            texts = texts_of(rows)
+            while batch := list(islice(texts, BATCH)):
+                read = self._read(batch)
+                for text, (_, ids) in zip(batch, read, strict=True):
+                    if choices is None or self.spec.kind == "encoder" or ids in targets.numbers:
+                        continue
+                    if pair := _nested(choices, ids, text.place):
+                        raise _NestedError(pair)
+                    targets.numbers[ids] = len(targets.numbers)
+                answers = [numbers[text.target] if choices else None for text in batch]
+                examples.write([ids for ids, _ in read], [ids for _, ids in read], answers)
+            digests[name] = examples.digest.hexdigest()
+        targets.close()
+        return {"sha256": digests}
 
-    def _documents(self, row: Row, prompt: str, targets: Sequence[str]) -> list[Document]:
-        """Return the prompt with each of the targets behind it."""
-        text = in_chat(self.task, self.tokenizer, prompt) if self.task.config.chat else prompt
-        prompt_ids = tuple(self._prompt_ids(text))
-        if not prompt_ids:
-            raise UserError(f"{row.place}: the prompt tokenizes to nothing")
-        self._check_known(row, prompt_ids)
+    def _read(self, rows: Sequence[Text]) -> list[_Ids]:
+        """Return the token ids of rows; of several that are refused, the first is named."""
+        try:
+            given = [self.task.choices or (row.target,) for row in rows]
+            read = self._tokens(rows, [row.prompt for row in rows], given)
+            return [self._fit(*each) for each in zip(rows, given, read, strict=True)]
+        except UserError:
+            for row in rows if len(rows) > 1 else ():
+                self._read([row])
+            raise
+
+    def _tokens(self, rows: Sequence[Text], prompts: Sequence[str], given: Sequence[Sequence[str]]) -> list[_Ids]:
+        """Return for each row the ids of a prompt, and those of each of the given targets behind it."""
+        texts = [in_chat(self.task, self.tokenizer, p) for p in prompts] if self.task.config.chat else prompts
+        prompt_ids = self._prompt_ids(texts)
+        for row, ids in zip(rows, prompt_ids, strict=True):
+            if not ids:
+                raise UserError(f"{row.place}: the prompt tokenizes to nothing")
+            self._check_known(row, ids)
         if self.spec.kind == "encoder":
-            return [Document(prompt_ids, (number,)) for number in range(len(targets))]
-        answers = []
-        for target in targets:
-            # A text of one's own has no target to read: a token that the model knows stands for it.
-            known = target or self.task.choices
-            answers.append(tuple(self._target_ids(text, prompt_ids, target)) if known else prompt_ids[-1:])
-            if not answers[-1]:
-                raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
-        ending = self._behind_solved(text, prompt_ids, dict(zip(targets, answers, strict=True)))
-        self._check_known(row, [*chain(*answers), *ending])
-        return [Document(prompt_ids, answer + ending) for answer in answers]
+            return [(ids, tuple((n,) for n in range(len(t)))) for ids, t in zip(prompt_ids, given, strict=True)]
+        if not self.encoder.is_in_pieces or self.separator or not self.task.choices:
+            return list(zip(prompt_ids, self._targets(rows, texts, prompt_ids, given), strict=True))
+        # The last piece of a prompt decides alone on the tokens of the choices, and many prompts end alike.
+        tails = [self.encoder.tail(text) for text in texts]
+        first = {tail: n for n, tail in reversed(list(enumerate(tails)))}
+        numbers = sorted(first.values())
+        behind = self._targets(
+            [rows[n] for n in numbers],
+            [texts[n] for n in numbers],
+            [prompt_ids[n] for n in numbers],
+            [given[n] for n in numbers],
+        )
+        known = dict(zip([tails[n] for n in numbers], behind, strict=True))
+        return [(ids, known[tail]) for ids, tail in zip(prompt_ids, tails, strict=True)]
 
-    def _behind_solved(
-        self, text: str, prompt_ids: tuple[int, ...], answers: dict[str, tuple[int, ...]]
-    ) -> tuple[int, ...]:
+    def _targets(
+        self,
+        rows: Sequence[Text],
+        texts: Sequence[str],
+        prompt_ids: Sequence[list[int]],
+        given: Sequence[Sequence[str]],
+    ) -> list[Targets]:
+        """Return for each row the ids of its targets behind its prompt, with what ends them."""
+        behind = iter(self._target_ids(texts, prompt_ids, given))
+        found = []
+        for row, text, ids, targets in zip(rows, texts, prompt_ids, given, strict=True):
+            answers = list(islice(behind, len(targets)))
+            if not self.task.choices and not targets[0]:
+                # A text of one's own has no target to read: a token that the model knows stands for it.
+                answers = [ids[-1:]]
+            for target, answer in zip(targets, answers, strict=True):
+                if not answer:
+                    raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
+            ending = self._behind_solved(text, ids, dict(zip(targets, answers, strict=True)))
+            target_ids = tuple((*answer, *ending) for answer in answers)
+            for each in target_ids:
+                self._check_known(row, each)
+            found.append(target_ids)
+        return found
+
+    def _behind_solved(self, text: str, prompt_ids: list[int], answers: dict[str, list[int]]) -> Sequence[int]:
         """Return what ends a row's targets: behind solved examples, the token that would follow if it were one of them.
 
         What stands behind a separator decides on its tokens, too: of two line breaks at the end of a text, many
@@ -165,13 +266,13 @@ class _Reader:
             return self.ending
         for target, answer in answers.items():
             ids = prompt_ids + answer
-            whole = tuple(self._prompt_ids(text + target + self.separator + text))
+            (whole,) = self._prompt_ids([text + target + self.separator + text])
             if whole[: len(ids)] == ids:
                 return whole[len(ids) : len(ids) + 1]
-        apart: list[int] = self.tokenizer(self.separator, add_special_tokens=False).input_ids
-        return tuple(apart[:1]) or self.ending
+        (apart,) = self.encoder.ids([self.separator], special=False)
+        return apart[:1] or self.ending
 
-    def _check_known(self, row: Row, ids: Sequence[int]) -> None:
+    def _check_known(self, row: Text, ids: Sequence[int]) -> None:
         vocabulary = self.spec.vocabulary
         if vocabulary is not None and max(ids) >= vocabulary:
             raise UserError(
@@ -180,61 +281,82 @@ class _Reader:
                 "or resize the model"
             )
 
-    def _prompt_ids(self, text: str) -> list[int]:
+    def _prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
         if self.task.config.chat:  # the template has written its special tokens out
-            return self.tokenizer(text, add_special_tokens=False).input_ids
-        return _open_ids(text, self.tokenizer) if self.spec.kind == "decoder" else self.tokenizer(text).input_ids
+            return self.encoder.ids(texts, special=False)
+        return self.encoder.open_ids(texts) if self.spec.kind == "decoder" else self.encoder.ids(texts, special=True)
 
-    def _target_ids(self, text: str, prompt_ids: tuple[int, ...], target: str) -> Sequence[int]:
+    def _target_ids(
+        self, texts: Sequence[str], prompt_ids: Sequence[list[int]], given: Sequence[Sequence[str]]
+    ) -> list[list[int]]:
+        """Return the ids of each row's targets, one row's after the other's."""
         # An answer that stands alone, in a decoder of its own or in a message, does not begin with a space.
         alone = self.spec.kind == "encoder-decoder" or self.task.config.chat
-        own: list[int] = self.tokenizer(target.strip() if alone else target, add_special_tokens=False).input_ids
+        targets = [[t.strip() if alone else t for t in row] for row in given]
         if self.spec.kind == "encoder-decoder":
-            return own
+            return self._own_ids(list(chain(*targets)))
         # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own in front
         # of a text that stands alone. Where the two fuse into other tokens, they are tokenized apart.
-        whole = self._prompt_ids(text + (target.strip() if alone else target))
-        return own if tuple(whole[: len(prompt_ids)]) != prompt_ids else whole[len(prompt_ids) :]
+        if self.encoder.is_in_pieces:  # the last piece of a prompt decides alone, and many prompts end alike
+            tails = map(self.encoder.tail, texts)
+            pairs = [(tail, t) for tail, row in zip(tails, targets, strict=True) for t in row]
+            distinct = list(dict.fromkeys(pairs))
+            prompts = self.encoder.ids([tail for tail, _ in distinct], special=False)
+            whole = self.encoder.ids([tail + t for tail, t in distinct], special=False)
+        else:
+            pairs = distinct = [(text, t) for text, row in zip(texts, targets, strict=True) for t in row]
+            prompts = [ids for ids, row in zip(prompt_ids, targets, strict=True) for _ in row]
+            whole = self._prompt_ids([text + t for text, t in pairs])
+        joint = [w[len(ids) :] if w[: len(ids)] == ids else None for w, ids in zip(whole, prompts, strict=True)]
+        apart = iter(self._own_ids([t for (_, t), ids in zip(distinct, joint, strict=True) if ids is None]))
+        found = [next(apart) if ids is None else ids for ids in joint]
+        if distinct is pairs:
+            return found
+        known = dict(zip(distinct, found, strict=True))
+        return [known[pair] for pair in pairs]
 
-    def _fit(self, row: Row, targets: Sequence[str]) -> list[Document]:
-        """Return the documents of one row, their common prompt cut alike if they are too long and may be cut."""
-        documents = self._documents(row, row.prompt, targets)
+    def _own_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts that stand alone; many may be the same."""
+        distinct = list(dict.fromkeys(texts))
+        ids = dict(zip(distinct, self.encoder.ids(distinct, special=False), strict=True))
+        return [ids[text] for text in texts]
+
+    def _fit(self, row: Text, targets: Sequence[str], read: _Ids) -> _Ids:
+        """Return the ids of one row, its prompt cut if it is too long and may be cut."""
         config = self.task.config
         limit = config.max_length if self.spec.room is None else min(config.max_length, self.spec.room)
-        longest = max(documents, key=self._length)
-        excess = self._length(longest) - limit
+        prompt_ids, target_ids = read
+        length = self._length(read)
+        excess = length - limit
         if excess <= 0:
-            return documents
+            return read
         # Whatever stands in front of a text is there in every one: the model has never read one without.
         first = (self.tokenizer.bos_token_id, self.tokenizer.cls_token_id)
-        kept = 1 if longest.prompt_ids[0] in first else 0
+        kept = 1 if prompt_ids[0] in first else 0
         # What a tokenizer puts behind every text of an encoder stays as well.
-        closing = self._closing(row.prompt)
-        own = len(longest.prompt_ids) - kept - closing
+        closing = 0 if self.spec.kind == "decoder" else self.encoder.closing(row.prompt)
+        own = len(prompt_ids) - kept - closing
         if config.chat:
-            own = len(self.tokenizer(row.prompt, add_special_tokens=False).input_ids)
+            own = len(self.encoder.ids([row.prompt], special=False)[0])
         possible = own - excess >= 1
         if not possible or config.long_rows != "cut_prompt":
             advice = "raise task.max_length" if limit == config.max_length else "the base model takes no more"
-            target = "" if self.spec.kind == "encoder" else f" ({len(longest.target_ids)} of them target)"
+            target = "" if self.spec.kind == "encoder" else f" ({max(map(len, target_ids))} of them target)"
             raise UserError(
-                f"{row.place}: {self._length(longest)} tokens{target} do not fit into {limit}; "
+                f"{row.place}: {length} tokens{target} do not fit into {limit}; "
                 f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else "")
             )
         if config.chat:  # the template stays whole, the message loses its beginning
             return self._cut_message(row, targets, excess, limit)
-        return [replace(d, prompt_ids=d.prompt_ids[:kept] + d.prompt_ids[kept + excess :]) for d in documents]
+        return prompt_ids[:kept] + prompt_ids[kept + excess :], target_ids
 
-    def _length(self, document: Document) -> int:
+    def _length(self, read: _Ids) -> int:
+        prompt_ids, target_ids = read
         # The target of an encoder is the number of an output.
-        return len(document.prompt_ids) + (0 if self.spec.kind == "encoder" else len(document.target_ids))
+        return len(prompt_ids) + (0 if self.spec.kind == "encoder" else max(map(len, target_ids)))
 
-    def _closing(self, text: str) -> int:
-        """Return how many tokens the tokenizer puts behind a text that stands alone."""
-        return 0 if self.spec.kind == "decoder" else _added(text, self.tokenizer)[1]
-
-    def _cut_message(self, row: Row, targets: Sequence[str], excess: int, limit: int) -> list[Document]:
-        """Return the documents of a message without its beginning, as short a one as makes them fit.
+    def _cut_message(self, row: Text, targets: Sequence[str], excess: int, limit: int) -> _Ids:
+        """Return the ids of a message without its beginning, as short a one as makes them fit.
 
         Cut text makes other tokens than those that were left of it, at times as many as before. Every turn takes a
         character off at least.
@@ -242,11 +364,11 @@ class _Reader:
         message = row.prompt
         while message and excess > 0:
             message = message[self._end_of_tokens(message, excess) :]
-            documents = self._documents(row, message, targets)
-            excess = max(map(self._length, documents)) - limit
+            (read,) = self._tokens([row], [message], [targets])
+            excess = self._length(read) - limit
         if not message.strip():
             raise UserError(f"{row.place}: nothing of the prompt would be left of {limit} tokens; shorten the row")
-        return documents
+        return read
 
     def _end_of_tokens(self, text: str, count: int) -> int:
         """Return where in a text its first `count` tokens end, in characters; at least 1."""
@@ -257,19 +379,6 @@ class _Reader:
         return max(1, offsets[count][0] if count < len(offsets) else len(text))
 
 
-def _added(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Return how many tokens the tokenizer puts in front of and behind a text of its own."""
-    ids, own = tokenizer(text).input_ids, tokenizer(text, add_special_tokens=False).input_ids
-    front = next((i for i in range(len(ids) - len(own) + 1) if ids[i : i + len(own)] == own), None)
-    return (0, 0) if front is None else (front, len(ids) - front - len(own))
-
-
-def _open_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokenize a text that goes on: without what some tokenizers put behind every text, an end or a separator."""
-    ids: list[int] = tokenizer(text).input_ids
-    return ids[: len(ids) - _added(text, tokenizer)[1]]
-
-
 def behind(data: EncodedTask, soft_prompt: int) -> EncodedTask:
     """Return the task with its documents behind another soft prompt of the bank."""
     return moved_behind(data, lambda _: soft_prompt)
@@ -278,10 +387,14 @@ def behind(data: EncodedTask, soft_prompt: int) -> EncodedTask:
 def moved_behind(data: EncodedTask, number: Callable[[Example], int]) -> EncodedTask:
     """Return the task with the documents of each example behind the soft prompt of that number."""
 
-    def moved(example: Example) -> Example:
-        k = number(example)
-        document = replace(example.document, soft_prompt=k)
-        return replace(example, document=document, choices=tuple(replace(d, soft_prompt=k) for d in example.choices))
+    def moved(examples: Sequence[Example]) -> Sequence[Example]:
+        if isinstance(examples, StoredExamples) and examples.span == examples.whole:
+            return examples.moved(array("H", map(number, examples)))
+        return [_moved(example, number(example)) for example in examples]
 
-    train, validation, test = ([moved(e) for e in split] for split in (data.train, data.validation, data.test))
-    return EncodedTask(data.task, train, validation, test, data.ends)
+    return EncodedTask(data.task, moved(data.train), moved(data.validation), moved(data.test), data.ends)
+
+
+def _moved(example: Example, k: int) -> Example:
+    document = replace(example.document, soft_prompt=k)
+    return replace(example, document=document, choices=tuple(replace(d, soft_prompt=k) for d in example.choices))

@@ -60,6 +60,22 @@ def remove(place: Path) -> None:
         place.rmdir()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete checkpoints that a run was killed over while it wrote them."""
+    for place in folder.glob(".step-*.tmp"):
+        if LEFTOVER.fullmatch(place.name) and place.is_dir():
+            remove(place)
+
+
+def write_sums(place: Path) -> None:
+    """Write the checksums of a new checkpoint, and wait until all of its files are on the disk."""
+    sums = [f"{sha256_of(place / name)}  {name}\n" for name in (STATE, TRAINABLE, OPTIMIZER)]
+    (place / SUMS).write_text("".join(sums), encoding="utf-8")
+    for file in place.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
 def make_room(target: Path) -> None:
     """Take an earlier checkpoint of the same step away; what is not one stays, under another name."""
     if is_ours(target):

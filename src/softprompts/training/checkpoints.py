@@ -19,10 +19,8 @@ from softprompts.runs.record import Progress
 from softprompts.system.files import one_line
 from softprompts.training.checkpoint_folders import (
     FORMAT,
-    LEFTOVER,
     OPTIMIZER,
     STATE,
-    SUMS,
     TRAINABLE,
     DamagedError,
     checked_state,
@@ -30,8 +28,9 @@ from softprompts.training.checkpoint_folders import (
     is_ours,
     make_room,
     remove,
-    sha256_of,
+    remove_leftovers,
     state_of,
+    write_sums,
 )
 
 import torch
@@ -73,6 +72,7 @@ class Restored:
 
 def save_checkpoint(
     folder: Path,
+    *,
     model: nn.Module,
     optimizer: Optimizer,
     scheduler: LRScheduler,
@@ -96,29 +96,23 @@ def save_checkpoint(
     """
     target = folder / f"step-{progress.step:06d}"
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    state = optimizer.state_dict()
+    numbers, tensors = _split(state["state"])
+    record = {
+        "format": FORMAT,
+        "progress": asdict(progress),
+        "scheduler": {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas"},
+        "optimizer": {"param_groups": state["param_groups"], "numbers": numbers},
+        "inputs": inputs,
+    }
     with one_line(target):
+        remove_leftovers(folder)
         try:
-            for place in folder.glob(".step-*.tmp"):  # left by a run that was killed while it wrote
-                if LEFTOVER.fullmatch(place.name) and place.is_dir():
-                    remove(place)
             temporary.mkdir(parents=True)
-            state = optimizer.state_dict()
-            numbers, tensors = _split(state["state"])
             save_file(trainable_tensors(model), temporary / TRAINABLE)
             save_file(tensors, temporary / OPTIMIZER)
-            record = {
-                "format": FORMAT,
-                "progress": asdict(progress),
-                "scheduler": {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas"},
-                "optimizer": {"param_groups": state["param_groups"], "numbers": numbers},
-                "inputs": inputs,
-            }
             (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
-            sums = [f"{sha256_of(temporary / name)}  {name}\n" for name in (STATE, TRAINABLE, OPTIMIZER)]
-            (temporary / SUMS).write_text("".join(sums), encoding="utf-8")
-            for file in temporary.iterdir():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+            write_sums(temporary)
             make_room(target)
             temporary.rename(target)
         finally:
@@ -141,6 +135,7 @@ def _prune(folder: Path, progress: Progress) -> None:
 
 def load_checkpoint(
     folder: Path,
+    *,
     model: nn.Module,
     optimizer: Optimizer,
     scheduler: LRScheduler,
@@ -163,13 +158,7 @@ def load_checkpoint(
     damage: list[str] = []
     for step in sorted(found, reverse=True):
         try:
-            record = checked_state(found, step)
-            best = record["progress"]["best_step"]
-            if best != step and record["progress"]["best_value"] is not None:
-                checked_state(found, best)
-            tensors = _tensors(found[step] / TRAINABLE)
-            state = _join(record["optimizer"]["numbers"], _tensors(found[step] / OPTIMIZER))
-            _check_groups(found[step], record["optimizer"]["param_groups"], optimizer)
+            record, tensors, state = _read(found, step, optimizer)
         except DamagedError as error:
             damage.append(str(error))
             continue
@@ -177,7 +166,7 @@ def load_checkpoint(
         if damage:
             notes.append(f"going on from {found[step].name}, an earlier checkpoint: {'; '.join(damage)}")
         set_trainable(model, tensors)
-        optimizer.load_state_dict({"state": state, "param_groups": record["optimizer"]["param_groups"]})
+        optimizer.load_state_dict(state)
         scheduler.load_state_dict(record["scheduler"] | {"lr_lambdas": [None] * len(optimizer.param_groups)})
         # Fields that another version has more or less of: those without a value keep their default.
         known = {f.name for f in fields(Progress)}
@@ -185,6 +174,24 @@ def load_checkpoint(
     if damage:
         raise UserError(f"--resume: no checkpoint in {folder} is whole: {'; '.join(damage)}; nothing was deleted")
     return None
+
+
+def _read(
+    found: dict[int, Path], step: int, optimizer: Optimizer
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the JSON, the parameters and the optimizer's state of a checkpoint.
+
+    Raises:
+        DamagedError: it, or the best one that it names, is not whole; UserError: as `state_of`.
+    """
+    place, record = found[step], checked_state(found, step)
+    best = record["progress"]["best_step"]
+    if best != step and record["progress"]["best_value"] is not None:
+        checked_state(found, best)
+    numbers, groups = record["optimizer"]["numbers"], record["optimizer"]["param_groups"]
+    state = {"state": _join(numbers, _tensors(place / OPTIMIZER)), "param_groups": groups}
+    _check_groups(place, groups, optimizer)
+    return record, _tensors(place / TRAINABLE), state
 
 
 def load_best(folder: Path, model: nn.Module, step: int) -> None:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import math
 import signal
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from softprompts.config.sections import EvaluationConfig, TrainingConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import answers_and_targets, predict
-from softprompts.metrics.scoring import compute_metrics, load_metrics, reported
+from softprompts.metrics.scoring import Metric, compute_metrics, load_metrics, reported
 from softprompts.runs.fingerprints import inputs_of
 from softprompts.runs.record import Progress
 from softprompts.runs.run import Run
+from softprompts.system.signals import collected_signals
 from softprompts.tasks.checks import warn_of_scored_rows
 from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.targets import warn_of_cut_targets
 from softprompts.training.energy import energy_meter
+from softprompts.training.log import training_log
 from softprompts.training.state import Candidate, check_training, loss_scaler, make_candidate
 from softprompts.training.step import update
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from tqdm.auto import tqdm
 
 
 def train(
@@ -37,6 +35,7 @@ def train(
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     run: Run,
+    *,
     stage: str = "",
 ) -> Progress:
     """Train what requires a gradient in `engine.model` and leave it at its best checkpoint.
@@ -54,7 +53,16 @@ def train(
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
     inputs = inputs_of(data, engine.model)
-    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage, inputs)
+    candidate = make_candidate(
+        engine,
+        0,
+        data=data,
+        training=training,
+        seed=run.seed,
+        folder=run.checkpoints / stage,
+        name=stage,
+        inputs=inputs,
+    )
     begun = candidate.progress.step
     if not stage:
         warn_of_scored_rows("training.eval_rows", data.validation, training.eval_rows)
@@ -81,141 +89,97 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
     # for each of them, those of an earlier stage included.
     wrapped = accelerator.prepare(engine)
+    say_start(candidates, run)
     for candidate in candidates:
         candidate.scaler = loss_scaler(accelerator, candidate.progress)
-    begun = max(c.progress.step for c in candidates)
-    for text in dict.fromkeys(note for c in candidates for note in c.notes):
-        run.say(text)
-    if begun:
-        run.say(f"resuming at step {begun} of {max(c.training.steps for c in candidates)}")
-    bar = tqdm(
-        total=sum(c.training.steps for c in candidates),
-        initial=sum(c.progress.step for c in candidates),
-        desc="training",
-        unit="step",
-        disable=not accelerator.is_local_main_process,
-    )
-
-    def note(candidate: Candidate, text: str) -> None:
-        """Write a line above the bar: a disabled bar of another process would write it again."""
-        if accelerator.is_local_main_process:
-            bar.write(f"{candidate.name}  {text}" if candidate.name else text)
-
-    def log(candidate: Candidate, values: dict[str, float]) -> None:
-        prefix = f"{candidate.name}/" if candidate.name else ""
-        accelerator.log({f"{prefix}{k}": v for k, v in values.items()}, step=candidate.progress.step)
-
-    def validate(candidate: Candidate) -> None:
-        """Validate, remember the best, save a checkpoint."""
-        by, progress = candidate.training.best_by, candidate.progress
-        rows = candidate.data.validation[: candidate.training.eval_rows]
-        outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
-        values = {"validation_loss": outcome.loss}
-        if rows[0].choices or by != "loss":
-            numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))
-            values |= {f"validation_{k}": v for k, v in numbers.items()}
-        # Scores that are not numbers make the answers meaningless, too, whatever metric they are given.
-        chosen_by = values[f"validation_{by}"] if by != "loss" else -outcome.loss
-        candidate.record({"step": progress.step, **values}, chosen_by if math.isfinite(outcome.loss) else math.nan)
-        log(candidate, values)
-        note(candidate, "  ".join([f"step {progress.step:4d}"] + [f"{k} {v:.4f}" for k, v in values.items()]))
-        save(candidate)
-
-    def save(candidate: Candidate) -> None:
-        error: list[Exception | None] = [None]
-        if accelerator.is_main_process:
-            try:
-                candidate.save()
-            except UserError as full:
-                error[0] = full
-        broadcast_object_list(error)  # one that went on alone would wait for the others for ever
-        if error[0]:
-            raise error[0]
-
-    def keep(candidate: Candidate, loss: float) -> None:
-        """Write an update down, or give the candidate up."""
-        progress = candidate.progress
-        if not math.isfinite(loss):
-            candidate.failure = (
-                f"the loss or its gradient became {loss} at step {progress.step + 1}; the state of step "
-                f"{candidate.last_saved} is kept in {candidate.folder}. "
-                f"Lower training.learning_rate ({candidate.training.learning_rate})"
-            )
-            if all(c.failure for c in candidates):
-                raise UserError(candidate.failure)
-            note(candidate, f"given up: {candidate.failure}")
-            return
-        progress.step += 1
-        progress.seconds = time.perf_counter() - started[id(candidate)]
-        progress.cpu_seconds = time.process_time() - cpu_started[id(candidate)]
-        values = {"loss": loss, "lr": float(candidate.scheduler.get_last_lr()[0])}
-        progress.history.append({"step": progress.step, **values})
-        log(candidate, values)
-        bar.update()
-
-    def stop() -> NoReturn:
-        number = received[0] if received else signal.SIGTERM
-        step = max(c.progress.step for c in candidates)
-        run.say(f"\nstopped by {signal.Signals(number).name} at step {step}; go on with --resume")
-        raise SystemExit(128 + number)
-
-    with stop_signal() as received, bar:  # closes the bar's line before an error is printed
-        started = {id(c): time.perf_counter() - c.progress.seconds for c in candidates}
-        cpu_started = {id(c): time.process_time() - c.progress.cpu_seconds for c in candidates}
-        for candidate in candidates:
-            if candidate.validation_due:
-                validate(candidate)
-        while active := [c for c in candidates if not c.finished]:
+        candidate.start_clock()
+    with collected_signals() as received, training_log(candidates, accelerator) as log:
+        while True:
+            for candidate in [c for c in candidates if c.validation_due]:
+                validate(candidate, engine, metrics, evaluation, accelerator)
+                log.validation(candidate)
+                save(candidate, accelerator)
+            active = [c for c in candidates if not c.finished]
+            if not active:
+                break
             batches = [(candidate, candidate.rows()) for candidate in active]
             losses = update(wrapped, batches, accelerator)
             for (candidate, rows), loss in zip(batches, losses, strict=True):
-                keep(candidate, loss)
-                candidate.progress.tokens += 0 if candidate.failure else sum(len(d.input_ids) for d in rows)
-            bar.set_postfix(loss=f"{min(filter(math.isfinite, losses), default=math.nan):.4f}")
-            going = [c for c in active if not c.failure]
-            if _any_process(bool(received), accelerator):
-                for candidate in going:
-                    save(candidate)
-                stop()
-            for candidate in going:
-                if candidate.validation_due:
-                    validate(candidate)
-                    if candidate.patience_spent and candidate.progress.step < candidate.training.steps:
-                        note(candidate, f"stopped early: no gain in {candidate.training.patience} validations")
-        if _any_process(bool(received), accelerator):  # during the last validation, which has saved
-            stop()
-    for candidate in candidates:
-        if not candidate.failure and candidate.progress.best_value is None:
-            candidate.failure = (
-                f"no validation gave a finite number, so that no checkpoint in {candidate.folder} is the best; "
-                "look at the validation losses, and at model.dtype"
-            )
-            note(candidate, f"given up: {candidate.failure}")
+                candidate.record_update(loss, rows)
+            check_one_is_left(candidates, active[-1])
+            log.update(active)
+            if any_process(bool(received), accelerator):
+                for candidate in [c for c in active if not c.failure]:
+                    save(candidate, accelerator)
+                break
+        if any_process(bool(received), accelerator):  # all are saved, be it by the last validation
+            stop(received, candidates, run)
+    for candidate in [c for c in candidates if not c.failure]:
+        candidate.take_best()
+        log.failure(candidate)
+    check_one_is_left(candidates, candidates[-1])
+
+
+def say_start(candidates: Sequence[Candidate], run: Run) -> None:
+    """Say what there is to say of the checkpoints, and at which step training goes on."""
+    for text in dict.fromkeys(note for c in candidates for note in c.notes):
+        run.say(text)
+    if begun := max(c.progress.step for c in candidates):
+        run.say(f"resuming at step {begun} of {max(c.training.steps for c in candidates)}")
+
+
+def validate(
+    candidate: Candidate,
+    engine: Engine,
+    metrics: dict[str, Metric],
+    evaluation: EvaluationConfig,
+    accelerator: Accelerator,
+) -> None:
+    """Score a candidate on its validation rows, and record the numbers under `validation_...`."""
+    by = candidate.training.best_by
+    rows = candidate.data.validation[: candidate.training.eval_rows]
+    outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
+    values = {"validation_loss": outcome.loss}
+    if rows[0].choices or by != "loss":
+        numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))
+        values |= {f"validation_{k}": v for k, v in numbers.items()}
+    score = values[f"validation_{by}"] if by != "loss" else -outcome.loss
+    # Scores that are not numbers make the answers meaningless, too, whatever metric they are given.
+    candidate.record_validation(values, score if math.isfinite(outcome.loss) else math.nan)
+
+
+def save(candidate: Candidate, accelerator: Accelerator) -> None:
+    """Save a checkpoint in the main process; all processes raise what that raises.
+
+    Raises:
+        UserError: as `save_checkpoint`.
+    """
+    error: list[Exception | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            candidate.save()
+        except UserError as full:
+            error[0] = full
+    broadcast_object_list(error)  # one that went on alone would wait for the others for ever
+    if error[0]:
+        raise error[0]
+
+
+def check_one_is_left(candidates: Sequence[Candidate], last: Candidate) -> None:
+    """Raise `UserError`, the failure of the last one, if all candidates are given up."""
     if all(c.failure for c in candidates):
-        raise UserError(str(candidates[-1].failure))
-    for candidate in candidates:
-        if not candidate.failure:
-            candidate.take_best()
+        raise UserError(str(last.failure))
 
 
-@contextmanager
-def stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying; a second signal kills as usual."""
-    received: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    previous: dict[signal.Signals, Any] = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def stop(received: Sequence[int], candidates: Sequence[Candidate], run: Run) -> NoReturn:
+    """End after a signal, which another process may have received."""
+    number = received[0] if received else signal.SIGTERM
+    step = max(c.progress.step for c in candidates)
+    run.say(f"\nstopped by {signal.Signals(number).name} at step {step}; go on with --resume")
+    raise SystemExit(128 + number)
 
 
-def _any_process(flag: bool, accelerator: Accelerator) -> bool:
+def any_process(flag: bool, accelerator: Accelerator) -> bool:
     """Agree: processes that do not stop together would wait for each other for ever."""
     if accelerator.num_processes == 1:
         return flag

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from softprompts.errors import UserError, nearest
 from softprompts.runs.record import Progress
 from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.training.checkpoint_folders import checkpoint_folders
-from softprompts.training.checkpoints import Restored, load_best, load_checkpoint, save_checkpoint
+from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
 
 import torch
 from accelerate import Accelerator
@@ -31,13 +32,13 @@ from transformers import get_scheduler
 EPOCHS = 100
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Candidate:
     """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
 
     `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
     `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
-    said of the checkpoint that it goes on from.
+    said of the checkpoint that it goes on from; `started` is set by `start_clock`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Candidate:
     order: Iterator[list[int]] | None = None
     inputs: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    started: tuple[float, float] = (0.0, 0.0)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -86,7 +88,12 @@ class Candidate:
         """Whether this step is still to be validated: a run may have been stopped between step and validation."""
         progress, training = self.progress, self.training
         at = progress.step % training.eval_every == 0 or progress.step == training.steps
-        return at and not (progress.history and "validation_loss" in progress.history[-1])
+        return at and not self.failure and not (progress.history and "validation_loss" in progress.history[-1])
+
+    def start_clock(self) -> None:
+        """Count the seconds of training from now on, in addition to those before a resume."""
+        progress = self.progress
+        self.started = time.perf_counter() - progress.seconds, time.process_time() - progress.cpu_seconds
 
     def rows(self) -> list[Document]:
         """Return the documents of the next update."""
@@ -96,23 +103,53 @@ class Candidate:
                 next(self.order)
         return [self.data.train[i].document for i in next(self.order)]
 
-    def record(self, entry: dict[str, float], value: float) -> None:
-        """Keep a validation; `value` is what chooses the best, the larger the better, and never what is not finite."""
+    def record_update(self, loss: float, rows: Sequence[Document]) -> None:
+        """Keep an update on these rows. If its loss, or the norm of its gradient, is not finite, set `failure`."""
+        progress = self.progress
+        if not math.isfinite(loss):
+            self.failure = (
+                f"the loss or its gradient became {loss} at step {progress.step + 1}; the state of step "
+                f"{self.last_saved} is kept in {self.folder}. "
+                f"Lower training.learning_rate ({self.training.learning_rate})"
+            )
+            return
+        progress.step += 1
+        progress.seconds = time.perf_counter() - self.started[0]
+        progress.cpu_seconds = time.process_time() - self.started[1]
+        progress.tokens += sum(len(d.input_ids) for d in rows)
+        rate = float(self.scheduler.get_last_lr()[0])
+        progress.history.append({"step": progress.step, "loss": loss, "lr": rate})
+
+    def record_validation(self, values: dict[str, float], score: float) -> None:
+        """Keep a validation; `score` chooses the best: the larger the better, and never one that is not finite."""
         progress = self.progress
         best = progress.best_value
-        if math.isfinite(value) and (best is None or not math.isfinite(best) or value > best):
-            progress.best_value, progress.best_step, progress.validations_without_gain = value, progress.step, 0
+        if math.isfinite(score) and (best is None or not math.isfinite(best) or score > best):
+            progress.best_value, progress.best_step, progress.validations_without_gain = score, progress.step, 0
         else:
             progress.validations_without_gain += 1
-        progress.history.append(entry)
+        progress.history.append({"step": progress.step, **values})
 
     def save(self) -> None:
         """Save a checkpoint."""
-        save_checkpoint(self.folder, self.model, self.optimizer, self.scheduler, self.progress, self.inputs)
+        save_checkpoint(
+            self.folder,
+            model=self.model,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            progress=self.progress,
+            inputs=self.inputs,
+        )
 
     def take_best(self) -> None:
-        """Put the best checkpoint's values in place."""
-        load_best(self.folder, self.model, self.progress.best_step)
+        """Put the best checkpoint's values in place. If no validation was finite there is none: set `failure`."""
+        if self.progress.best_value is not None:
+            load_best(self.folder, self.model, self.progress.best_step)
+            return
+        self.failure = (
+            f"no validation gave a finite number, so that no checkpoint in {self.folder} is the best; "
+            "look at the validation losses, and at model.dtype"
+        )
 
     @property
     def last_saved(self) -> int:
@@ -123,6 +160,7 @@ class Candidate:
 def make_candidate(
     engine: Engine,
     index: int,
+    *,
     data: EncodedTask,
     training: TrainingConfig,
     seed: int,
@@ -132,7 +170,7 @@ def make_candidate(
 ) -> Candidate:
     """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
 
-    `data` stands behind its soft prompt; `inputs` are the fingerprints of `fingerprints.inputs_of`.
+    `data` has its soft prompt's number; `folder` gets its checkpoints; `inputs` are those of `fingerprints.inputs_of`.
 
     Raises:
         UserError: nothing requires a gradient; as `load_checkpoint`.
@@ -141,19 +179,19 @@ def make_candidate(
     optimizer = make_optimizer(model, training)
     # Accelerate would step the schedule once a process; it stays outside.
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
-    restored = load_checkpoint(folder, model, optimizer, scheduler, inputs) or Restored(Progress(), [])
+    restored = load_checkpoint(folder, model=model, optimizer=optimizer, scheduler=scheduler, inputs=inputs)
     return Candidate(
-        name,
-        model,
-        data,
-        training,
-        seed,
-        folder,
-        optimizer,
-        scheduler,
-        restored.progress,
+        name=name,
+        model=model,
+        data=data,
+        training=training,
+        seed=seed,
+        folder=folder,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        progress=restored.progress if restored else Progress(),
         inputs=inputs,
-        notes=restored.notes,
+        notes=restored.notes if restored else [],
     )
 
 
@@ -200,6 +238,10 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
         raise UserError(
             "training.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false"
         )
+    _check_launch(accelerator, training.batch_size)
+
+
+def _check_launch(accelerator: Accelerator, batch_size: int) -> None:
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would compute in float32
         raise UserError("--mixed_precision fp16: not on this device; launch with bf16 or no, or set model.dtype")
     if accelerator.gradient_accumulation_steps != 1:
@@ -208,8 +250,8 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
             "training.batch_size rows, and training.micro_batch_tokens parts them: set it to 1"
         )
     processes = accelerator.num_processes
-    if training.batch_size % processes:
-        raise UserError(f"training.batch_size: {training.batch_size} rows cannot be shared by {processes} processes")
+    if batch_size % processes:
+        raise UserError(f"training.batch_size: {batch_size} rows cannot be shared by {processes} processes")
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise UserError(
             f"{accelerator.distributed_type.value}: a sharded base model is not supported yet; "

@@ -39,7 +39,14 @@ def run_sweep(
     inputs = inputs_of(data, engine.model)
     candidates = [
         make_candidate(
-            engine, i, behind(data, i), point.training, point.seed, run.checkpoints / f"{i:03d}", point.name, inputs
+            engine,
+            i,
+            data=behind(data, i),
+            training=point.training,
+            seed=point.seed,
+            folder=run.checkpoints / f"{i:03d}",
+            name=point.name,
+            inputs=inputs,
         )
         for i, point in enumerate(grid)
     ]

@@ -1,0 +1,60 @@
+"""What the metric modules share: features, description, and numbers that follow from sums over rows.
+
+A module imports this file (`from softprompts.metrics import base`), and no class of it: `evaluate.load` takes the first
+metric class among the names of a module.
+"""
+
+import sys
+from collections.abc import Callable
+
+import datasets
+import evaluate
+import numpy
+
+
+class RowMetric(evaluate.Metric):
+    """A metric of predictions and references, both strings, whose numbers follow from sums of statistics over rows.
+
+    row_statistics: of predictions, references and the metric's own settings, (rows, K) float64 numbers.
+    from_sums: of their sums over the rows of a sample, (K,), the metric's numbers by name, floats.
+    open_only: it scores written answers, and no choices.
+    """
+
+    open_only = True
+    row_statistics: Callable[..., numpy.ndarray]
+    from_sums: Callable[..., dict[str, float]]
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=sys.modules[type(self).__module__].__doc__ or "",
+            citation="",
+            inputs_description="predictions, references: strings",
+            features=datasets.Features({"predictions": text, "references": text}),
+        )
+
+    def _compute(self, predictions: list[str], references: list[str], **settings: object) -> dict[str, float]:
+        return self.from_sums(self.row_statistics(predictions, references, **settings).sum(axis=0))
+
+
+class MeanMetric(RowMetric):
+    """A metric that is the mean over rows of `score`, under the name `number`."""
+
+    number: str
+    score: Callable[[str, str], float]
+
+    def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
+        """Return each row's score, and 1 for its count, (rows, 2)."""
+        return numpy.array([[self.score(p, r), 1] for p, r in zip(predictions, references, strict=True)], dtype=float)
+
+    def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
+        return {self.number: float(sums[0] / sums[1])}
+
+
+class Equality(MeanMetric):
+    """The share of predictions that equal their reference, letter by letter but for surrounding space."""
+
+    open_only = False
+
+    def score(self, prediction: str, reference: str) -> float:
+        return prediction.strip() == reference.strip()

@@ -1,0 +1,32 @@
+"""SIGINT and SIGTERM: collected, so that what is under way ends in good order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+@contextmanager
+def collected_signals(forward: Callable[[int], object] | None = None) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying.
+
+    Each signal goes to `forward`. Without it, the second signal of a kind acts as if nothing were collected: it kills.
+    """
+    received: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if forward is None:
+            signal.signal(number, previous[signal.Signals(number)])
+        else:
+            forward(number)
+
+    previous: dict[signal.Signals, Any] = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

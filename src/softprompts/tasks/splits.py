@@ -1,0 +1,180 @@
+"""One pass over the rows of a task: each is rendered, checked and written down; what there is to say is collected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from softprompts.config.sections import TaskConfig
+from softprompts.data.readers import Source
+from softprompts.data.sources import SPLITS, Reading
+from softprompts.data.tables import Writer
+from softprompts.data.values import Record
+from softprompts.errors import UserError, nearest, short
+from softprompts.tasks.checks import (
+    Seen,
+    check_distinct,
+    check_labels,
+    first_rows_warning,
+    is_sorted,
+    look_alikes,
+    row_warnings,
+)
+from softprompts.tasks.rows import RowWriter
+from softprompts.tasks.schemas import target_check
+from softprompts.tasks.templates import check_characters, render
+
+
+class _Choices:
+    """What the targets of a task may be, as far as that is known: those of train once train has been read."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+        self.mapping: dict[str, str] | None = None
+        self.words: tuple[str, ...] | None = None
+        self.in_train: Counter[str] = Counter()
+        if isinstance(config.choices, dict):
+            self.mapping = _mapping(config.choices)
+            self._take(tuple(dict.fromkeys(self.mapping.values())))  # two labels may share a word
+        elif isinstance(config.choices, list):
+            self._take(tuple(config.choices))
+
+    @property
+    def from_train(self) -> bool:
+        return self.config.choices == "from_train"
+
+    def _take(self, words: tuple[str, ...]) -> None:
+        check_distinct(words)
+        for text in words:
+            check_characters("task.choices", text)
+        self.words = words
+
+    def end_of_train(self) -> list[str]:
+        """Take the labels that train had, and return warnings of them."""
+        if not self.from_train:
+            return []
+        check_labels(self.in_train)
+        self._take(tuple(sorted(self.in_train)))
+        return list(look_alikes(self.words or ()))
+
+    @property
+    def valid(self) -> Any:
+        """What a label may be: all choices, or the labels that stand for them; None if that may be anything."""
+        return self.words if self.mapping is None else self.mapping
+
+    def target(self, place: str, label: str) -> str:
+        """Return the target of a row with this label."""
+        if self.valid is not None and label not in self.valid:
+            near = nearest(label, self.valid)
+            advice = _advice(self.config)
+            raise UserError(f'{place}: label "{short(label)}" is outside task.choices{near}{advice}')
+        target = label if self.mapping is None else self.mapping[label]
+        if not target.strip():
+            raise UserError(f"{place}: the target is empty")
+        return target
+
+
+class _Split:
+    """The rows of one split: those that are taken are written; of the others, the labels count."""
+
+    def __init__(self, name: str, config: TaskConfig, choices: _Choices, check: Any, writer: Writer) -> None:
+        self.name, self.config, self.choices, self.check = name, config, choices, check
+        self.limit = config.max_rows.get(name)
+        self.writer = RowWriter(writer)
+        self.seen = Seen(name, config.prompt, config.choices is not None)
+        self.taken: list[str] = []  # labels of the first rows, if they may be no sample of all
+        self.labels: set[str] = set()
+
+    @property
+    def is_full(self) -> bool:
+        return self.writer.count == self.limit
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the rows that are left have no say any more."""
+        if not self.is_full:
+            return False
+        return self.choices.valid is None or not is_sorted(self.taken) or self.labels.issuperset(self.choices.valid)
+
+    def add(self, place: str, record: Record) -> None:
+        if self.is_full:
+            if self.config.choices is not None:
+                with suppress(UserError):  # rows that nothing else reads may lack a label
+                    self.labels.add(render(self.config.target, record, place))
+            return
+        label = render(self.config.target, record, place)
+        target = self.choices.target(place, label)
+        if self.check:
+            self.check(place, target)
+        prompt = render(self.config.prompt, record, place)
+        self.writer.add(place, prompt, target, record)
+        self.seen.add(place, prompt, target, record)
+        if self.limit is not None and self.config.choices is not None:
+            self.taken.append(label)
+            self.labels.add(label)
+
+
+def write_splits(
+    config: TaskConfig, schema: dict[str, Any] | None, sources: dict[str, Source], writers: dict[str, Writer]
+) -> dict[str, Any]:
+    """Write the rows of a task and return the rest, JSON values: what `StoredRows` needs, choices, and what to say.
+
+    Rows are read until there are enough: with `task.max_rows`, not the whole of a file, unless labels have to be
+    found in it.
+
+    Raises:
+        UserError: as `load_task`.
+    """
+    reading = Reading(config, sources)
+    choices = _Choices(config)
+    check = None if schema is None else target_check(schema)
+    splits = {name: _Split(name, config, choices, check, writers[name]) for name in SPLITS}
+    wrong: UserError | None = None
+    warnings = []
+    for given in reading.sources:
+        fed = [splits[name] for name in reading.fed_by(given)]
+        collects = choices.from_train and given == "train"
+        for batch in reading.rows(given, lambda: not collects and all(split.is_settled for split in fed)):  # noqa: B023
+            try:
+                for name, place, record in batch if wrong is None else ():
+                    if collects:
+                        choices.in_train[render(config.target, record, place)] += 1
+                    splits[name].add(place, record)
+            except UserError as error:
+                # A column that is misspelt in task.rename or task.where is what is wrong, not what follows from it.
+                if not (config.rename or config.where):
+                    raise
+                wrong = error
+        if given == "train" and wrong is None:
+            warnings += choices.end_of_train()
+    reading.check()
+    if wrong is not None:
+        raise wrong
+    for name, split in splits.items():
+        if not split.writer.count:
+            raise UserError(f"task.{name}: no rows")
+    warnings += row_warnings({name: split.seen for name, split in splits.items()}, choices.words)
+    for name in config.max_rows:
+        split = splits[name]
+        warnings += first_rows_warning("task.max_rows", name, split.taken, split.labels)
+    rows = {name: split.writer.close() for name, split in splits.items()}
+    return rows | {"choices": choices.words, "held_out": reading.held_out, "warnings": warnings}
+
+
+def _mapping(choices: dict[str, str]) -> dict[str, str]:
+    mapping: dict[str, str] = {}
+    for label, word in choices.items():
+        if str(label) in mapping:
+            raise UserError(
+                f'task.choices: "{short(label)}" stands twice, once as a text and once as what YAML reads as none: '
+                "keep one of them, quoted"
+            )
+        mapping[str(label)] = word
+    return mapping
+
+
+def _advice(config: TaskConfig) -> str:
+    """Return what to do about labels that YAML has read as something else: yes and no as truth values, 007 as 7."""
+    changed = isinstance(config.choices, dict) and not all(isinstance(key, str) for key in config.choices)
+    return "; YAML reads some keys of task.choices as no text, such as yes as true: quote them" if changed else ""

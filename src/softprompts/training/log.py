@@ -1,0 +1,70 @@
+"""What training shows: a progress bar, lines above it, and the numbers that trackers get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from softprompts.training.state import Candidate
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+
+@dataclass
+class TrainingLog:
+    """Shows the newest entry of a candidate's history, once it is there."""
+
+    bar: tqdm
+    accelerator: Accelerator
+
+    def update(self, candidates: Sequence[Candidate]) -> None:
+        """Show the update that these candidates have just made, or why they are given up."""
+        losses = []
+        for candidate in candidates:
+            if candidate.failure:
+                self.failure(candidate)
+                continue
+            losses.append(self._track(candidate)["loss"])
+            self.bar.update()
+        self.bar.set_postfix(loss=f"{min(losses, default=math.nan):.4f}")
+
+    def validation(self, candidate: Candidate) -> None:
+        """Show the validation that was just recorded, and whether it ends the training early."""
+        progress, training = candidate.progress, candidate.training
+        values = self._track(candidate)
+        self._note(candidate, "  ".join([f"step {progress.step:4d}"] + [f"{k} {v:.4f}" for k, v in values.items()]))
+        if candidate.patience_spent and progress.step < training.steps:
+            self._note(candidate, f"stopped early: no gain in {training.patience} validations")
+
+    def failure(self, candidate: Candidate) -> None:
+        """Say why a candidate is given up, if it is."""
+        if candidate.failure:
+            self._note(candidate, f"given up: {candidate.failure}")
+
+    def _track(self, candidate: Candidate) -> dict[str, float]:
+        """Give the newest entry to the trackers; return it without its step."""
+        values = {key: value for key, value in candidate.progress.history[-1].items() if key != "step"}
+        prefix = f"{candidate.name}/" if candidate.name else ""
+        self.accelerator.log({f"{prefix}{k}": v for k, v in values.items()}, step=candidate.progress.step)
+        return values
+
+    def _note(self, candidate: Candidate, text: str) -> None:
+        """Write a line above the bar: a disabled bar of another process would write it again."""
+        if self.accelerator.is_local_main_process:
+            self.bar.write(f"{candidate.name}  {text}" if candidate.name else text)
+
+
+@contextmanager
+def training_log(candidates: Sequence[Candidate], accelerator: Accelerator) -> Iterator[TrainingLog]:
+    """Within this context the bar is open: its line ends before an error is printed."""
+    with tqdm(
+        total=sum(c.training.steps for c in candidates),
+        initial=sum(c.progress.step for c in candidates),
+        desc="training",
+        unit="step",
+        disable=not accelerator.is_local_main_process,
+    ) as bar:
+        yield TrainingLog(bar, accelerator)
