@@ -19,6 +19,7 @@ import pytest
 MARKS = "".join(f"<!-- {mark}:begin -->\n<!-- {mark}:end -->\n" for mark in ("benchmark", "papers"))
 
 
+@pytest.mark.slow
 def test_all_that_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_grid_without_a_run_is_no_record(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.slow
 def test_without_records_it_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     script = [sys.executable, "-m", "benchmarks.report"]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])

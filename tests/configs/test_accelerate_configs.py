@@ -80,6 +80,7 @@ def test_head_quotes_the_line_that_refuses_it(name: str) -> None:
     assert str(refusal.value).partition(";")[0] in head(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RUN_HERE))
 def test_starts_as_many_processes_as_it_says(name: str, tmp_path: Path) -> None:
     config = ROOT / "configs" / "accelerate" / name

@@ -62,6 +62,7 @@ def test_every_key_is_one_of_its_recipes(path: Path) -> None:
         assert [key for key in settings if not known(key, valid) or "." not in key] == [], name
 
 
+@pytest.mark.slow
 @each_grid
 def test_every_command_is_one_that_its_recipe_takes(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

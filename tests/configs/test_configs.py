@@ -21,6 +21,7 @@ APART = ("accelerate", "benchmarks")
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in APART)
 # What needs a network runs in test_hub_tasks.py, on local data.
 OFFLINE = [p for p in CONFIGS if p.parent.name != "hub"]
+QUICK = ("demo", "own_data")  # run in `make test`
 
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 
@@ -80,7 +81,11 @@ def test_output_goes_to_a_folder_of_its_own(config: Path) -> None:
     assert folder == f"runs/{config.relative_to(ROOT / 'configs').with_suffix('')}"
 
 
-@pytest.mark.parametrize("config", OFFLINE, ids=lambda p: f"{p.parent.name}-{p.stem}")
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(p, marks=[] if p.parent.name in QUICK else [pytest.mark.slow]) for p in OFFLINE],
+    ids=lambda p: f"{p.parent.name}-{p.stem}",
+)
 def test_it_runs_a_step_on_the_tiny_model(
     config: Path, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 PAGE = ROOT / "docs" / "architectures.md"
 AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/engine/test_architectures.py"

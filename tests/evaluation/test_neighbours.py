@@ -206,6 +206,7 @@ def test_a_record_holds_the_neighbours_and_those_of_chance_and_is_not_written_ov
     assert json.loads(file.read_text(encoding="utf-8")) == record
 
 
+@pytest.mark.slow
 def test_the_recipe_as_a_process_of_its_own_shows_five_and_writes_nothing(adapter: Path, tiny_model: Path) -> None:
     before = {p: p.read_bytes() for p in adapter.iterdir()}
     done = run_recipe(command(tiny_model, adapter))

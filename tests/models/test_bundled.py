@@ -149,6 +149,7 @@ def test_unexpected_weights_are_refused(calls: list[Path], monkeypatch: pytest.M
     assert not (bundled.cache_root() / STUB.name).exists()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_convert_once(calls: list[Path], tmp_path: Path) -> None:
     script = tmp_path / "one.py"
     script.write_text(
@@ -220,6 +221,7 @@ def model(real: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(real)
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_real_folder_matches_its_checksums(real: Path) -> None:
     known = bundled.lookup(NAME)

@@ -15,6 +15,8 @@ from method_runs import read_predictions, short_command
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 Fail = Callable[[Path], str]
 RECIPES = ["evaluate", "compare", "ensemble", "generate", "neighbours"]
 

@@ -49,6 +49,22 @@ def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd
     ("more", "message"),
     [
         (["--training.lerning_rate", "1"], '"--training.lerning_rate" (did you mean "training.learning_rate"?)'),
+        (["--task.prompt", "{txt}"], 'no column "txt"; columns are: text, label'),
+        (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "smollm2-135m-instruct"?)'),
+        (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 leave no room in the 256 positions"),
+        (["--training.learning_rate", "1e30"], "the loss or its gradient became"),
+    ],
+    ids=["command line", "data", "base model", "method", "training"],
+)  # fmt: skip
+def test_each_part_of_a_run_fails_with_one_line(fail: Fail, more: list[str], message: str) -> None:
+    assert message in fail(*more, **{"training.steps": 4})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--training.lerning_rate", "1"], '"--training.lerning_rate" (did you mean "training.learning_rate"?)'),
         (["--training.steps", "many"], "training.steps: expected whole number, found many"),
         (["--model.dtype", "float23"], "model.dtype: expected auto | float32 | bfloat16 | float16, found float23"),
         (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "smollm2-135m-instruct"?)'),
@@ -67,6 +83,7 @@ def test_settings(fail: Fail, more: list[str], message: str) -> None:
     assert message in fail(*more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -94,6 +111,7 @@ def test_config_file(
     assert message in errors[0]
 
 
+@pytest.mark.slow
 def test_missing_config_file(capfd: pytest.CaptureFixture[str]) -> None:
     command = ["recipes/prompt_tuning.py", "--config", "configs/sentiment/prompt_tunig.yaml"]
     expected = "error: no such config file: configs/sentiment/prompt_tunig.yaml (did you mean "
@@ -108,6 +126,7 @@ def edit(file: Path, number: int, line: bytes) -> None:
     file.write_bytes(b"\n".join(lines))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -125,6 +144,7 @@ def test_a_bad_line_is_named(fail: Fail, flags: dict[str, Any], split: str, line
     assert f"{file}{message}" in fail()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -139,6 +159,7 @@ def test_a_bad_file_is_named(fail: Fail, flags: dict[str, Any], spoil: Callable[
     assert fail().startswith(message.format(file=file))
 
 
+@pytest.mark.slow
 def test_a_row_too_long_is_named(fail: Fail, flags: dict[str, Any]) -> None:
     long = json.dumps({"text": "the film was good " * 30, "label": "positive"})
     edit(flags["task.train"], 7, long.encode())
@@ -147,6 +168,7 @@ def test_a_row_too_long_is_named(fail: Fail, flags: dict[str, Any]) -> None:
     assert "do not fit into 100; raise task.max_length, shorten the row, or set task.long_rows to cut_prompt" in message
 
 
+@pytest.mark.slow
 def test_a_target_that_tokenizes_to_nothing_is_named(fail: Fail, flags: dict[str, Any], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(flags["model.name_or_path"], model)
@@ -159,6 +181,7 @@ def test_a_target_that_tokenizes_to_nothing_is_named(fail: Fail, flags: dict[str
     assert fail(**changes) == f"{flags['task.train']}:5: the target {NOTHING!r} tokenizes to nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empty folder", "no folder", "a file", "damaged"])
 def test_a_folder_that_is_no_model(fail: Fail, flags: dict[str, Any], kind: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
@@ -175,6 +198,7 @@ def test_a_folder_that_is_no_model(fail: Fail, flags: dict[str, Any], kind: str,
     assert str(model) in message
 
 
+@pytest.mark.slow
 def test_the_same_command_works_once_the_input_is_mended(
     fail: Fail, flags: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +209,7 @@ def test_the_same_command_works_once_the_input_is_mended(
     assert cli_in_process(recipe_command("prompt_tuning", "sentiment", flags), capfd)[0] == 0
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(flags: dict[str, Any]) -> None:
     edit(flags["task.train"], 3, b"{")
     done = run_recipe(recipe_command("prompt_tuning", "sentiment", flags))

@@ -11,6 +11,8 @@ from helpers import cli_in_process, recipe_command, tiny_flags
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Fail = Callable[..., str]
 
 

@@ -12,6 +12,8 @@ from method_runs import OPEN, read_predictions
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MethodRun = Callable[[str], Path]
 FILES = {"compare.json", "compare.md", "config.json", "differences.jsonl"}
 

@@ -12,6 +12,8 @@ from softprompts.evaluation.ensemble import vote
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def command(model: Path, task: Path, output: Path, adapters: list[Path], **flags: Any) -> list[str]:
     settings = tiny_flags(model, task, output) | {"task.prompt": "{text} sentiment"}

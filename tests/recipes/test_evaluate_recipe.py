@@ -22,6 +22,8 @@ from peft import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 MethodRun = Callable[[str], Path]
 Evaluate = Callable[..., Path]
 Fail = Callable[..., str]

@@ -17,6 +17,8 @@ import pytest
 from peft import LoraConfig, PromptTuningConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 Say = Callable[..., str]
 MethodRun = Callable[[str], Path]
 TEXTS = ["the film was good", "a very dull plot and a poor cast"]

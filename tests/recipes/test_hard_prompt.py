@@ -10,6 +10,8 @@ from helpers import cli_in_process, read_result, recipe_command, run_recipe, tin
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WORDINGS = ["{text} sentiment", "the sentiment of {text} was", "{text}"]
 
 

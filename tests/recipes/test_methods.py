@@ -32,6 +32,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 FILES = {"checkpoints", "config.json", "curves.png", "predictions.jsonl", "README.md", "result.json"}
 WIDTH, LAYERS = 32, 2
 # Scalars of what is saved: virtual tokens; a prefix has keys and values of two groups of eight at each layer.

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = ["positive", "negative"]  # in a decoder of its own, and as a class, an answer has no space in front
 T5_METHODS: dict[str, dict[str, Any]] = {
     "prompt_tuning": LENGTH,

@@ -33,6 +33,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 STEPS, EVERY, TOKENS = 120, 4, 5  # so many steps that a test can stop a run long before its end
 FILES = {"adapter", "checkpoints", "config.json", "curves.png", "predictions.jsonl", "README.md", "result.json"}
 Command = Callable[..., list[str]]

@@ -21,6 +21,8 @@ from softprompts.training import loop as training
 import pytest
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.slow
+
 SWEEP = LENGTH | {"sweep.grid": "{run.seed: [0, 1]}"}
 Stop = Callable[..., list[str]]
 

@@ -279,6 +279,7 @@ def test_committed_files_are_sound() -> None:
     assert (COMMITTED / "LICENSE").read_text("utf-8").count("Redistribution") >= 5
 
 
+@pytest.mark.slow
 def test_committed_files_are_what_the_packages_give(tmp_path: Path) -> None:
     docstrings.build(tmp_path)
     assert sorted(p.name for p in (tmp_path / "docstrings").iterdir()) == sorted(p.name for p in COMMITTED.iterdir())

@@ -36,6 +36,7 @@ def slots(row: Row) -> dict[str, Any]:
     return json.loads(row["command"])["slots"]
 
 
+@pytest.mark.slow
 def test_committed_files_are_what_the_source_gives(tmp_path: Path) -> None:
     assert build_data.main(["home_commands", "--out", str(tmp_path)]) == 0
     built = tmp_path / "home_commands"
