@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from benchmarks.grid.estimate import expected, spoken
@@ -42,6 +41,7 @@ from benchmarks.grid.records import (
 from benchmarks.grid.settings import GridConfig
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
+from softprompts.system.signals import signals_caught
 
 PROBE = "-mbenchmarks.grid.probe"  # one word, as the path of a recipe is
 WAIT = 5.0  # seconds between looks at what other launches are doing
@@ -190,7 +190,7 @@ def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no
     # Beside the folder: a recipe takes only one that is new, empty, or its own.
     log = folder.with_name(f"{folder.name}.log.txt")
     with log.open("ab") as said:
-        # In a session of its own: what the terminal sends comes once, through passed_on.
+        # In a session of its own: what the terminal sends comes once, passed on; it saves its checkpoint then.
         process = subprocess.Popen(
             [sys.executable, *run],
             env=os.environ | {"ACCELERATE_MIXED_PRECISION": mixed_precision},
@@ -199,7 +199,7 @@ def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no
             pass_fds=[lock],
             start_new_session=True,
         )
-        with passed_on(process) as received:
+        with signals_caught(process.send_signal) as received:
             code = process.wait()
     if received:  # a run that has ended all the same is kept by the next launch
         print(f"stopped; the same command goes on ({log})", file=sys.stderr)
@@ -208,23 +208,6 @@ def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no
         return code, f"killed by {signal.Signals(-code).name}"
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return code, lines[-1].rpartition("\r")[2].strip()[-500:] if lines else "it said nothing"
-
-
-@contextmanager
-def passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Within this context SIGINT and SIGTERM go to the process, which saves its checkpoint; yields what has come."""
-    received: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    previous: dict[signal.Signals, Any] = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import RunConfig, TrainingConfig
-from softprompts.errors import UserError
+from softprompts.errors import RunFinished, UserError
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.run import Run, leaves, plain, start_run
 from softprompts.system import locks
@@ -139,13 +139,12 @@ def test_a_config_that_is_somebody_elses_is_left_alone(tmp_path: Path, mine: str
     assert (tmp_path / "config.json").read_text(encoding="utf-8") == mine
 
 
-def test_a_finished_run_ends_at_once_with_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_begun_again(tmp_path: Path) -> None:
     start(tmp_path)
     (tmp_path / "result.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(RunFinished) as caught:
         start(tmp_path, resume=True)
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"{tmp_path} holds a finished run; nothing to do\n"
+    assert str(caught.value) == f"{tmp_path} holds a finished run; nothing to do"
 
 
 def test_unknown_tracker_names_the_nearest_and_makes_no_folder(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from softprompts.config.help import short_help
 from softprompts.config.messages import check_values, explain
 from softprompts.config.paths import check_utf8, expand_paths
 from softprompts.config.yaml_files import check_yaml, known, nearest_key
-from softprompts.errors import UserError
+from softprompts.errors import Interrupted, RunFinished, UserError, is_first_process, logger
 from softprompts.system import locks
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
@@ -86,9 +86,9 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
 def cli(main: Callable[..., None]) -> None:
     """Run a recipe's `main` from the command line.
 
-    A `UserError` ends the process with one line on standard error and exit code 2, as does an error of the operating
-    system about a file; an interrupt with code 130, a closed pipe at standard output with code 141.
-    SOFTPROMPTS_LOG=debug in the environment prints the library's log.
+    The process ends with one line and an exit code: a `UserError` on standard error with 2, as does an error of the
+    operating system about a file; `RunFinished` with 0; `Interrupted` with 128 + signal, and an interrupt before
+    training with 130; a closed pipe at standard output with 141. The library's log is printed, as `print_log` says.
     """
     quiet_libraries()
     look_in_the_scripts_folder_last()
@@ -102,6 +102,11 @@ def cli(main: Callable[..., None]) -> None:
             sys.stdout.flush()  # a full disk there is an error, too
         except UserError as error:
             fail(str(error))
+        except RunFinished as finished:
+            _tell(str(finished))
+        except Interrupted as stopped:
+            _tell(str(stopped))
+            sys.exit(128 + stopped.signal)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -114,6 +119,11 @@ def cli(main: Callable[..., None]) -> None:
         finally:
             locks.release()
             close_process_group()
+
+
+def _tell(text: str) -> None:
+    if is_first_process():
+        logger.info(text)
 
 
 def asked_for_help(main: Callable[..., None], argv: list[str]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from softprompts.adapters.loading import find_adapter, load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.data.sources import SPLITS
-from softprompts.errors import UserError
+from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics, mean_intervals
 from softprompts.metrics.significance import Comparison, compare, verdict
@@ -25,6 +24,8 @@ from peft import PeftModel, PeftType, TaskType
 from transformers import PreTrainedModel
 
 VOTE, SINGLE, CHOSEN = "the vote", "a single prompt", "the best by validation"
+# What this section calls the settings of a single adapter.
+OWN_KEYS = {"adapter.path": "ensemble.adapters", "adapter.any_base": "ensemble.any_base"}
 KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
 
@@ -40,7 +41,7 @@ def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
     folders: list[Path] = []
     kinds = []
     for path in config.adapters:
-        with _own_keys():
+        with settings_named(OWN_KEYS):
             folder = find_adapter(path).resolve()
             settings: Any = read_config(folder)
         if folder in folders:
@@ -76,20 +77,11 @@ def load_members(base: PreTrainedModel, folders: Sequence[Path], config: Ensembl
     """
     made = []
     for folder in folders:
-        with _own_keys():
+        with settings_named(OWN_KEYS):
             model = load_adapter(base, AdapterConfig(str(folder), config.any_base))
         assert isinstance(model, PeftModel)
         made.append(model)
     return made
-
-
-@contextmanager
-def _own_keys() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        message = str(error).replace("adapter.path:", "ensemble.adapters:", 1)
-        raise UserError(message.replace("adapter.any_base", "ensemble.any_base")) from None
 
 
 def behind_each(data: EncodedTask, count: int) -> EncodedTask:

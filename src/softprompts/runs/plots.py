@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
-
 from collections.abc import Sequence
+from pathlib import Path
 
 from softprompts.runs.record import Result, Standing
 
-from matplotlib import pyplot
+from matplotlib.figure import Figure  # without pyplot: no screen is needed, and no backend is chosen for the process
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
@@ -26,7 +21,8 @@ def plot_curves(result: Result, path: Path) -> None:
     steps = [h for h in history if h.get("loss") is not None]
     validations = [h for h in history if h.get("validation_loss") is not None]
     metrics = [k for k in validations[0] if k not in ("step", "validation_loss")] if validations else []
-    figure, axes = pyplot.subplots(1, 2 if metrics else 1, figsize=(10 if metrics else 5.5, 3.6), squeeze=False)
+    figure = Figure(figsize=(10 if metrics else 5.5, 3.6))
+    axes = figure.subplots(1, 2 if metrics else 1, squeeze=False)
     left = axes[0][0]
     losses = [h["loss"] for h in steps]
     left.plot([h["step"] for h in steps], losses, color=GREY, linewidth=0.6, label="training, one batch")
@@ -64,14 +60,14 @@ def plot_curves(result: Result, path: Path) -> None:
     figure.suptitle(f"{result.recipe} on {result.task}, seed {result.seed}", fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)
 
 
 def plot_sweep(standings: Sequence[Standing], best_by: str, path: Path) -> None:
     """Draw each candidate's validations over the updates (left) and its best one (right), as PNG."""
     ranked = _ranked(standings)
     height = max(3.6, 0.28 * len(ranked) + 1.2)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, height), gridspec_kw={"width_ratios": [3, 2]})
+    figure = Figure(figsize=(11, height))
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
     column = "validation_loss" if best_by == "loss" else f"validation_{best_by}"
     for place, standing in reversed(list(enumerate(ranked))):
         if standing.validations:
@@ -100,7 +96,6 @@ def plot_sweep(standings: Sequence[Standing], best_by: str, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)
 
 
 def _shown(value: float, best_by: str) -> float:

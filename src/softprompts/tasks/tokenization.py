@@ -17,6 +17,14 @@ from softprompts.tasks.task import Row, Task
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
+class RowTooLongError(UserError):
+    """A row has more tokens than fit. `facts` says so without the advice, which a caller may give in other words."""
+
+    def __init__(self, facts: str, advice: str = "") -> None:
+        super().__init__(f"{facts}; {advice}" if advice else facts)
+        self.facts = facts
+
+
 def encode(
     task: Task, tokenizer: PreTrainedTokenizerBase, spec: InputSpec | None = None, needs_end: bool = True
 ) -> EncodedTask:
@@ -217,9 +225,9 @@ class _Reader:
         if not possible or config.long_rows != "cut_prompt":
             advice = "raise task.max_length" if limit == config.max_length else "the base model takes no more"
             target = "" if self.spec.kind == "encoder" else f" ({len(longest.target_ids)} of them target)"
-            raise UserError(
-                f"{row.place}: {self._length(longest)} tokens{target} do not fit into {limit}; "
-                f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else "")
+            raise RowTooLongError(
+                f"{row.place}: {self._length(longest)} tokens{target} do not fit into {limit}",
+                f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else ""),
             )
         if config.chat:  # the template stays whole, the message loses its beginning
             return self._cut_message(row, targets, excess, limit)

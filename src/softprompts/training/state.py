@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -36,8 +37,8 @@ class Candidate:
     """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
 
     `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
-    `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
-    said of the checkpoint that it goes on from.
+    `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` are lines about
+    the checkpoint that it continues from; `started` and `cpu_started` are readings of the clocks, in seconds.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Candidate:
     order: Iterator[list[int]] | None = None
     inputs: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    started: float = 0.0
+    cpu_started: float = 0.0
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -95,6 +98,27 @@ class Candidate:
             for _ in range(self.progress.step):
                 next(self.order)
         return [self.data.train[i].document for i in next(self.order)]
+
+    def start_clock(self) -> None:
+        """Count time from now on, and add it to what earlier launches took."""
+        self.started = time.perf_counter() - self.progress.seconds
+        self.cpu_started = time.process_time() - self.progress.cpu_seconds
+
+    def count_step(self, loss: float, tokens: int) -> dict[str, float]:
+        """Write an update down; return its loss and learning rate.
+
+        Args:
+            loss: of its rows, a target token, in nats.
+            tokens: of its rows.
+        """
+        progress = self.progress
+        progress.step += 1
+        progress.tokens += tokens
+        progress.seconds = time.perf_counter() - self.started
+        progress.cpu_seconds = time.process_time() - self.cpu_started
+        values = {"loss": loss, "lr": float(self.scheduler.get_last_lr()[0])}
+        progress.history.append({"step": progress.step, **values})
+        return values
 
     def record(self, entry: dict[str, float], value: float) -> None:
         """Keep a validation; `value` is what chooses the best, the larger the better, and never what is not finite."""

@@ -28,7 +28,7 @@ def run_sweep(
     """Train the engine's bank side by side, one model for each point, and return the best on validation, and all.
 
     Raises:
-        UserError, SystemExit: as `training.train`; more than one process.
+        UserError, Interrupted: as `training.train`; more than one process.
     """
     if run.accelerator.num_processes > 1:
         raise UserError("a sweep trains its candidates side by side in one process; launch it with --num_processes 1")
