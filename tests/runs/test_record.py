@@ -14,6 +14,7 @@ from typing import Any
 from helpers import load_base, load_tuned
 from made_result import make_result
 from softprompts.adapters.saving import saved_parameters
+from softprompts.errors import UserError
 from softprompts.runs import environment as results
 from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.outputs import save_adapter
@@ -33,6 +34,19 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps(asdict(result)), encoding="utf-8")
     assert load_result(path) == result
+
+
+def test_a_record_of_another_version_is_read(tmp_path: Path) -> None:
+    """One without a version, as all before it, and one with fields that this version does not know."""
+    result, path = make_result(), tmp_path / "result.json"
+    record = asdict(result) | {"added": {}}
+    del record["schema_version"]
+    record["metrics"] = {name: values | {"added": 1} for name, values in record["metrics"].items()}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert load_result(path) == result
+    path.write_text(json.dumps(record | {"schema_version": 99}), encoding="utf-8")
+    with pytest.raises(UserError, match="a newer version of softprompts wrote this record"):
+        load_result(path)
 
 
 def test_environment() -> None:

@@ -39,7 +39,16 @@ class Metric:
 
     @property
     def additive(self) -> bool:
-        return hasattr(self.module, "row_statistics") and hasattr(self.module, "from_sums")
+        return _is_additive(self.module)
+
+
+def _is_additive(module: evaluate.Metric) -> bool:
+    return hasattr(module, "row_statistics") and hasattr(module, "from_sums")
+
+
+def _computes(module: evaluate.Metric) -> Callable[..., Any]:
+    """Return the method of a module that gets the rows: its `compute` writes all rows to disk before it calls it."""
+    return module.row_statistics if _is_additive(module) else module._compute
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Interval:
 def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> dict[str, Metric]:
     """Load `evaluate` modules: those of `src/softprompts/metrics/modules` by name, others by path or Hub name.
 
-    `schema` goes to those whose `_compute` takes one.
+    `schema` goes to those whose `row_statistics`, or `_compute`, takes one.
 
     Raises:
         UserError: no such metric, or one that cannot be loaded; two of one name.
@@ -75,7 +84,7 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
             if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
                 raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
             raise _cannot_load(name, error) from error
-        takes_schema = schema is not None and "schema" in inspect.signature(module._compute).parameters
+        takes_schema = schema is not None and "schema" in inspect.signature(_computes(module)).parameters
         metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
     return metrics
 
@@ -260,10 +269,10 @@ def mean_intervals(
 
 def sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:
     """Return what gives a metric's numbers for a sample of the rows, (rows of the sample,) indices."""
-    module, settings = metric.module, metric.settings
+    module, settings, compute = metric.module, metric.settings, _computes(metric.module)
     if metric.additive:
-        statistics = module.row_statistics(answers, targets, **settings)
+        statistics = compute(answers, targets, **settings)
         return lambda rows: module.from_sums(numpy.bincount(rows, minlength=len(statistics)) @ statistics)
-    return lambda rows: module._compute(
+    return lambda rows: compute(
         predictions=[answers[i] for i in rows], references=[targets[i] for i in rows], **settings
     )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval
+
+SCHEMA_VERSION = 1  # of `Result`; a field that is added does not change it, one that means something else does
 
 
 @dataclass
 class Result:
-    """The record of a run, as `result.json` holds it. Seconds are wall time, memory GiB, tokens real ones."""
+    """The record of a run, as `result.json` holds it. Seconds are wall time, memory GiB, tokens without padding."""
 
     recipe: str
     task: str
@@ -29,6 +32,7 @@ class Result:
     data: dict[str, Any]
     environment: dict[str, Any]
     finished: str
+    schema_version: int = SCHEMA_VERSION
 
 
 def as_json(result: Result) -> str:
@@ -45,14 +49,27 @@ def _finite(value: Any) -> Any:
 
 
 def load_result(path: Path) -> Result:
-    """Read a record back; fields that another version of the library has written besides are left out."""
+    """Read a record back; fields that another version of the library has added are left out.
+
+    Raises:
+        UserError: a newer version of the library wrote it, in which a field means something else.
+    """
     data = json.loads(path.read_text(encoding="utf-8"))
-    data = {name: data[name] for name in Result.__dataclass_fields__}
-    data["metrics"] = {k: Interval(**v) for k, v in data["metrics"].items()}
-    data["baselines"] = {
-        name: {k: Interval(**v) for k, v in metrics.items()} for name, metrics in data["baselines"].items()
-    }
+    if data.get("schema_version", SCHEMA_VERSION) > SCHEMA_VERSION:
+        raise UserError(f"{path}: a newer version of softprompts wrote this record; update the package")
+    data = _known_fields(Result, data)
+    data["metrics"] = _intervals(data["metrics"])
+    data["baselines"] = {name: _intervals(metrics) for name, metrics in data["baselines"].items()}
     return Result(**data)
+
+
+def _intervals(metrics: dict[str, Any]) -> dict[str, Interval]:
+    return {name: Interval(**_known_fields(Interval, values)) for name, values in metrics.items()}
+
+
+def _known_fields(kind: type, data: dict[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 @dataclass

@@ -1,8 +1,6 @@
 """Docstring style: the share of answers that read like the first line of a good docstring."""
 
-import datasets
-import evaluate
-import numpy
+from softprompts.metrics import base
 
 # PEP 8: lines of code have at most 79 characters. Of the one-line summaries of numpy 2.4.6, scipy 1.17.1, pandas 3.1.1
 # and scikit-learn 1.9.1 that end in a full stop, 99 % keep to it.
@@ -81,7 +79,7 @@ def broken_rule(text: str) -> str | None:
     return None
 
 
-class DocstringStyle(evaluate.Metric):
+class DocstringStyle(base.RowMean):
     """`compute(predictions=[str], references=[str])` -> `{"style_rate": share in 0..1}` of answers that keep all rules.
 
     The references do not count: an answer can keep the rules and say something else. The rules are
@@ -97,24 +95,7 @@ class DocstringStyle(evaluate.Metric):
 
     open_only = True  # says nothing of a choice among given answers
     reference_free = True
+    number = "style_rate"
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of answers that keep the rules of PEP 257 and numpydoc for the summary of a docstring.",
-            citation="",
-            inputs_description="predictions, references: strings",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
-
-    def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
-        """Return (N, 2) float64: 1 where the answer keeps all rules, and 1."""
-        return numpy.array([[broken_rule(answer) is None, 1] for answer in predictions], dtype=numpy.float64)
-
-    def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
-        """Return the share from the (2,) sums over rows."""
-        return {"style_rate": float(sums[0] / sums[1])}
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return self.from_sums(self.row_statistics(predictions, references).sum(axis=0))
+    def row_values(self, predictions: list[str], references: list[str]) -> list[float]:
+        return [broken_rule(answer) is None for answer in predictions]

@@ -4,14 +4,14 @@ import json
 from collections import Counter
 from typing import Any
 
-import datasets
-import evaluate
+from softprompts.metrics import base
+
 import numpy
 from jsonschema import Draft202012Validator
 from referencing import Registry
 
 
-class JsonObject(evaluate.Metric):
+class JsonObject(base.RowMetric):
     """`compute(predictions=[str], references=[str], schema=None)` -> numbers in 0..1:
 
     - `exact_match`: share of answers whose parsed value equals the reference's. Order of keys and white space do not
@@ -26,16 +26,6 @@ class JsonObject(evaluate.Metric):
     """
 
     open_only = True
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Equality, slots and validity of JSON objects.",
-            citation="",
-            inputs_description="predictions, references: strings",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
 
     def row_statistics(
         self, predictions: list[str], references: list[str], schema: dict[str, Any] | None = None
@@ -59,11 +49,6 @@ class JsonObject(evaluate.Metric):
             "valid_json": parsed / rows,
             **({"valid_schema": valid[0] / rows} if valid else {}),
         }
-
-    def _compute(
-        self, predictions: list[str], references: list[str], schema: dict[str, Any] | None = None
-    ) -> dict[str, float]:
-        return self.from_sums(self.row_statistics(predictions, references, schema).sum(axis=0))
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

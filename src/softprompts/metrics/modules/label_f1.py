@@ -2,14 +2,14 @@
 
 import re
 
-import datasets
-import evaluate
+from softprompts.metrics import base
+
 import numpy
 
 SEPARATOR = re.compile(r"[,;](?:\s+|$)")
 
 
-class LabelF1(evaluate.Metric):
+class LabelF1(base.RowMetric):
     """`compute(predictions=[str], references=[str])` -> `{"micro_f1": in 0..1, "macro_label_f1": in 0..1}`.
 
     A text is a set of labels, parted by ", " or "; "; order and repetition do not count, case does. The empty set is
@@ -20,16 +20,6 @@ class LabelF1(evaluate.Metric):
     """
 
     open_only = True
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="F1 of sets of labels.",
-            citation="",
-            inputs_description="predictions, references: strings",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
 
     def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
         """Return what was right, said and meant: each label, then the number of all, (rows, 3 x labels + 3)."""
@@ -47,9 +37,6 @@ class LabelF1(evaluate.Metric):
         seen = meant[:-1] > 0  # a resample may lack a label
         macro = (2 * right[:-1][seen] / (said + meant)[:-1][seen]).mean() if seen.any() else 0.0
         return {"micro_f1": float(micro), "macro_label_f1": float(macro)}
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return self.from_sums(self.row_statistics(predictions, references).sum(axis=0))
 
 
 def _labels(text: str) -> set[str]:

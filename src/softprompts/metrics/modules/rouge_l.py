@@ -2,9 +2,8 @@
 
 import unicodedata
 
-import datasets
-import evaluate
-import numpy
+from softprompts.metrics import base
+
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
@@ -12,7 +11,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
-class RougeL(evaluate.Metric):
+class RougeL(base.RowMean):
     """`compute(predictions=[str], references=[str])` -> `{"rouge_l": mean F-measure in 0..1}`.
 
     Sentence-level F of the longest common subsequence of words, precision and recall weighing the same, averaged over
@@ -25,32 +24,16 @@ class RougeL(evaluate.Metric):
     """
 
     open_only = True
+    number = "rouge_l"
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Mean F-measure of the longest common subsequence of words.",
-            citation="",
-            inputs_description="predictions, references: strings",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
-
-    def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
-        """Return each row's F-measure, and 1 for its count, (rows, 2)."""
+    def row_values(self, predictions: list[str], references: list[str]) -> list[float]:
         latin = RougeScorer(["rougeL"], use_stemmer=True)
         any_script = RougeScorer(["rougeL"], tokenizer=_Words())
-        rows = []
+        values = []
         for answer, reference in zip(predictions, references, strict=True):
             scorer = latin if _is_latin(reference) else any_script
-            rows.append([scorer.score(reference, answer)["rougeL"].fmeasure, 1])
-        return numpy.array(rows, dtype=float)
-
-    def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
-        return {"rouge_l": float(sums[0] / sums[1])}
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return self.from_sums(self.row_statistics(predictions, references).sum(axis=0))
+            values.append(scorer.score(reference, answer)["rougeL"].fmeasure)
+        return values
 
 
 def _is_latin(text: str) -> bool:
