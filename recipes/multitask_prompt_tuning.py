@@ -49,11 +49,11 @@ def main(
     if prompt.factor_steps:
         factors = replace(training, steps=prompt.factor_steps)
         with sp.factors_alone(tuned):
-            progress = progress.followed_by(sp.train(engine, data, factors, evaluation, this, "factors"))
+            progress = progress.followed_by(sp.train(engine, data, factors, evaluation, this, stage="factors"))
     adapter = sp.save_adapter(tuned, this, tasks)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
     notes = {"tasks": sp.metrics_by(outcome, data, prompt.column)}
-    sp.save_run(this, rows, tuned, outcome, progress, adapter, notes)
+    sp.save_run(this, rows, tuned, outcome, progress=progress, adapter=adapter, notes=notes)
 
 
 if __name__ == "__main__":

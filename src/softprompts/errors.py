@@ -63,6 +63,12 @@ def settings_named(names: Mapping[str, str]) -> Iterator[None]:
         raise error.under(names) from None
 
 
+def check_above_zero(key: str, value: float | None) -> None:
+    """Raise `UserError` for the value of a setting that is not above 0, as NaN is not; None passes."""
+    if value is not None and not value > 0:
+        raise UserError(f"expected a number above 0, found {value}", key=key)
+
+
 class RunFinished(Exception):  # noqa: N818 - nothing is wrong
     """The run that was to be resumed has its result already; `cli` prints the text and exits with code 0."""
 

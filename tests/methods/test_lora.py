@@ -48,7 +48,7 @@ def engine_of(model: Any) -> Engine:
 def step(engine: Engine, folder: Path, seed: int = 0, at: int = 0, **training: Any) -> float:
     """Make one update as that of step `at`, and return its loss."""
     settings = TrainingConfig(**{"steps": 9, "learning_rate": 0.01, "schedule": "constant"} | training)
-    candidate = make_candidate(engine, 0, DATA, settings, seed, folder)
+    candidate = make_candidate(engine, 0, DATA, settings, seed=seed, folder=folder)
     candidate.progress.step = at
     return update(engine, [(candidate, DOCUMENTS)], Accelerator(cpu=True))[0]
 

@@ -260,7 +260,7 @@ def test_the_loss_of_an_update_is_the_mean_over_the_targets_of_all_tasks(
     assert engine.device == CPU
     expected = scores(engine, MIXED, packed=False).nll()
     training = TrainingConfig(steps=2, micro_batch_tokens=most)
-    candidate = make_candidate(engine, 0, data, training, 0, tmp_path)
+    candidate = make_candidate(engine, 0, data, training, seed=0, folder=tmp_path)
     before = prompts_of(model).detach().clone()
     (loss,) = update(engine, [(candidate, MIXED)], Accelerator(cpu=True))
     assert len(expected) == sum(len(d.target_ids) for d in MIXED)

@@ -80,7 +80,9 @@ def train_bank(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Bank:
         run = start_run("test", run=RunConfig(str(tmp_path / name), trackers=[]))
         engine = make_engine(bank[0], tokenizer, ModelConfig(engine="packed"), data, run.say, bank[1:])
         candidates = [
-            make_candidate(engine, i, behind(data, i), TRAINING[k], k, run.checkpoints / str(i), f"candidate {k}")
+            make_candidate(
+                engine, i, behind(data, i), TRAINING[k], seed=k, folder=run.checkpoints / str(i), name=f"candidate {k}"
+            )
             for i, k in enumerate(numbers)
         ]
         for candidate, k in zip(candidates, numbers, strict=True):

@@ -90,12 +90,20 @@ def train_bank(tiny_model: Path, tiny_task: Path) -> Train:
         if alone:
             (k,) = numbers
             progress = train(engine, data[k], training[k], EVALUATION, run)
-            last = make_candidate(engine, 0, data[k], training[k], k, run.checkpoints)
+            last = make_candidate(engine, 0, data[k], training[k], seed=k, folder=run.checkpoints)
             assert last.progress.history == progress.history
             last.take_best()
             return [last]
         candidates = [
-            make_candidate(engine, i, behind(data[k], i), training[k], k, run.checkpoints / str(i), f"candidate {k}")
+            make_candidate(
+                engine,
+                i,
+                behind(data[k], i),
+                training[k],
+                seed=k,
+                folder=run.checkpoints / str(i),
+                name=f"candidate {k}",
+            )
             for i, k in enumerate(numbers)
         ]
         for k, step in spoil.items():
@@ -322,6 +330,6 @@ def test_only_what_a_method_adds_drops_values(tiny_model: Path, tmp_path: Path, 
     config.task_type = "CAUSAL_LM"
     engine = Engine(get_peft_model(base, config), tokenizer)
     data = encode(make_task([("the film", " good")]), tokenizer)
-    candidate = make_candidate(engine, 0, data, TrainingConfig(), 0, tmp_path)
+    candidate = make_candidate(engine, 0, data, TrainingConfig(), seed=0, folder=tmp_path)
     found = [name for name, module in candidate.model.named_modules() if module in candidate.dropouts]
     assert [name.endswith(end) for name, end in zip(found, names, strict=True)] == [True] * len(names)

@@ -193,7 +193,7 @@ def test_without_a_finite_validation_there_is_no_best_checkpoint(make: Build, mo
 
 
 def test_a_best_value_of_an_older_checkpoint_that_is_no_number_does_not_block(make: Build) -> None:
-    candidate = make_candidate(make().engine, 0, make("b").data, TrainingConfig(), 0, Path("none"))
+    candidate = make_candidate(make().engine, 0, make("b").data, TrainingConfig(), seed=0, folder=Path("none"))
     candidate.progress = Progress(step=4, best_value=NAN)
     candidate.record({}, 0.25)
     assert (candidate.progress.best_value, candidate.progress.best_step) == (0.25, 4)

@@ -34,6 +34,7 @@ def train(
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     run: Run,
+    *,
     stage: str = "",
 ) -> Progress:
     """Train what requires a gradient in `engine.model` and leave it at its best checkpoint.
@@ -51,7 +52,9 @@ def train(
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
     inputs = inputs_of(data, engine.model)
-    candidate = make_candidate(engine, 0, data, training, run.seed, run.checkpoints / stage, stage, inputs)
+    candidate = make_candidate(
+        engine, 0, data, training, seed=run.seed, folder=run.checkpoints / stage, name=stage, inputs=inputs
+    )
     begun = candidate.progress.step
     if not stage:
         warn_of_scored_rows("training.eval_rows", data.validation, training.eval_rows)

@@ -13,7 +13,7 @@ from typing import Any
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, check_above_zero, nearest
 from softprompts.runs.record import Progress
 from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.training.checkpoint_folders import checkpoint_folders
@@ -149,6 +149,7 @@ def make_candidate(
     index: int,
     data: EncodedTask,
     training: TrainingConfig,
+    *,
     seed: int,
     folder: Path,
     name: str = "",
@@ -204,11 +205,9 @@ def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradS
 
 def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str], rows: int) -> None:
     """Raise `UserError` for settings that contradict each other, this launch, or the number of rows in train."""
-    above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
-    for key in (*above, "learning_rate", "max_grad_norm"):
-        value = getattr(training, key)
-        if value is not None and not value > 0:  # so that NaN fails, too
-            raise UserError(f"training.{key}: expected a number above 0, found {value}")
+    counts = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
+    for key in (*counts, "learning_rate", "max_grad_norm"):
+        check_above_zero(f"training.{key}", getattr(training, key))
     if training.batch_size > EPOCHS * rows:
         raise UserError(
             f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train: an "
@@ -224,6 +223,11 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
         raise UserError(
             "training.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false"
         )
+    _check_launch(training, accelerator)
+
+
+def _check_launch(training: TrainingConfig, accelerator: Accelerator) -> None:
+    """Raise `UserError` for a launch that training does not support, or that cannot share a batch."""
     if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would compute in float32
         raise UserError("--mixed_precision fp16: not on this device; launch with bf16 or no, or set model.dtype")
     if accelerator.gradient_accumulation_steps != 1:
