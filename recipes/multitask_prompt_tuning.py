@@ -53,7 +53,7 @@ def main(
     adapter = sp.save_adapter(tuned, this, tasks)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
     notes = {"tasks": sp.metrics_by(outcome, data, prompt.column)}
-    sp.save_run(this, rows, tuned, outcome, progress, adapter, notes)
+    sp.save_run(this, rows, tuned, outcome, progress=progress, adapter=adapter, notes=notes)
 
 
 if __name__ == "__main__":

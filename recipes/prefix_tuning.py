@@ -42,7 +42,7 @@ def main(
     progress = sp.train(engine, data, training, evaluation, this)
     adapter = sp.save_adapter(tuned, this)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
-    sp.save_run(this, rows, tuned, outcome, progress, adapter)
+    sp.save_run(this, rows, tuned, outcome, progress=progress, adapter=adapter)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main(
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
     sp.save_sweep(this, standings, training.best_by)
     notes = {"chosen": best.name, "candidates": [asdict(s) for s in standings]}
-    sp.save_run(this, rows, tuned, outcome, best.progress, adapter, notes)
+    sp.save_run(this, rows, tuned, outcome, progress=best.progress, adapter=adapter, notes=notes)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from softprompts.system.logs import print_log
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -35,6 +37,13 @@ WORDS = [*GOOD, *BAD, *OTHER]
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _log() -> None:
+    """Print the library's log as a recipe does, also where a test calls the library alone; `caplog` gets it too."""
+    print_log()
+    logging.getLogger("softprompts").propagate = True
 
 
 @pytest.fixture(scope="session", autouse=True)

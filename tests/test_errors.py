@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from softprompts.errors import LONGEST, NAMES, UserError, listed, nearest, short, warn
+import pickle
+import signal
+
+from softprompts.errors import LONGEST, NAMES, Interrupted, Key, UserError, listed, nearest, settings_named, short, warn
 
 import pytest
 
@@ -51,5 +54,35 @@ def test_a_warning_is_said_by_one_process(
     assert capsys.readouterr().err == said
 
 
-def test_user_error_is_a_value_error() -> None:
-    assert issubclass(UserError, ValueError)
+@pytest.mark.parametrize(
+    ("error", "key", "text"),
+    [
+        (UserError("no such folder", key="adapter.path"), "adapter.path", "adapter.path: no such folder"),
+        (UserError("adapter.path: no such folder"), "adapter.path", "adapter.path: no such folder"),
+        (UserError("nothing to train"), "", "nothing to train"),
+        (UserError("a: b.c: d"), "", "a: b.c: d"),
+    ],
+)
+def test_an_error_knows_its_key(error: UserError, key: str, text: str) -> None:
+    assert (error.key, str(error)) == (key, text)
+
+
+def test_an_error_goes_under_the_names_of_another_section() -> None:
+    error = UserError("adapter.path: adapter.path is not it; set ", Key("adapter.any_base"), " to true")
+    assert str(error.under({"adapter": "first"})) == "first.path: adapter.path is not it; set first.any_base to true"
+    assert str(error.under({"adapter.path": "x.y"})) == "x.y: adapter.path is not it; set adapter.any_base to true"
+    assert str(error.under({"hard": "first"})) == str(error)
+    assert str(error.under({"adapter": "a"}).under({"a": "b"})).startswith("b.path: ")
+
+
+def test_an_error_that_another_process_sends_is_the_same() -> None:
+    error = UserError("adapter.path: wrong; set ", Key("adapter.any_base"))
+    sent = pickle.loads(pickle.dumps(error))
+    assert (str(sent), str(sent.under({"adapter": "b"}))) == (str(error), "b.path: wrong; set b.any_base")
+    stopped = pickle.loads(pickle.dumps(Interrupted("stopped", 15)))
+    assert (str(stopped), stopped.signal) == ("stopped", signal.SIGTERM)
+
+
+def test_settings_are_named_within_the_context_only() -> None:
+    with pytest.raises(UserError, match=r"^first\.path: x$"), settings_named({"adapter": "first"}):
+        raise UserError("adapter.path: x")

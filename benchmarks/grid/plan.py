@@ -128,16 +128,7 @@ def check(grid: GridConfig, runs: Path) -> None:
         raise UserError("grid.transfer: the rows to score go together with the probe of that name in grid.probes")
     recipes = [path.stem for path in Path("configs", grid.task).glob("*.yaml")]
     for name, method in grid.methods.items():
-        if method.recipe not in recipes:
-            raise UserError(f'grid.methods: {name}: recipe "{method.recipe}"{nearest(method.recipe, recipes)}')
-        if not all(method.sweep.values()):
-            raise UserError(f"grid.methods: {name}: sweep: a key without values")
-        for values in method.further:
-            if values.keys() != method.sweep.keys():
-                keys = ", ".join(method.sweep) or "none, for it has no sweep"
-                raise UserError(
-                    f"grid.methods: {name}: further: {values}: expected values of its sweep's keys ({keys})"
-                )
+        _check_method(name, method, recipes)
     for job in jobs(grid, runs):
         if job.kind != "probe":
             recipe = grid.methods[job.method].recipe
@@ -145,6 +136,17 @@ def check(grid: GridConfig, runs: Path) -> None:
                 parse(_main_of(recipe), command(grid, job, {})[1:])
             except UserError as error:
                 raise UserError(f"grid.methods: {job.method}: {error}") from None
+
+
+def _check_method(name: str, method: MethodConfig, recipes: list[str]) -> None:
+    if method.recipe not in recipes:
+        raise UserError(f'grid.methods: {name}: recipe "{method.recipe}"{nearest(method.recipe, recipes)}')
+    if not all(method.sweep.values()):
+        raise UserError(f"grid.methods: {name}: sweep: a key without values")
+    for values in method.further:
+        if values.keys() != method.sweep.keys():
+            keys = ", ".join(method.sweep) or "none, for it has no sweep"
+            raise UserError(f"grid.methods: {name}: further: {values}: expected values of its sweep's keys ({keys})")
 
 
 def choose(tried: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -74,11 +74,7 @@ def main(probe: ProbeConfig) -> None:
     """Load what the run has trained, measure, write the record."""
     started = time.perf_counter()
     folder = Path(probe.run)
-    if not (folder / RESULT_FILE).is_file():
-        raise UserError(f"probe.run: {folder} holds no finished run")
-    for name in probe.what:
-        if name not in PROBES:
-            raise UserError(f'probe.what: "{name}"{nearest(name, PROBES)}')
+    check(probe)
     settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     config = ModelConfig(**settings["model"])
     evaluation = EvaluationConfig(**settings["evaluation"])
@@ -121,16 +117,25 @@ def main(probe: ProbeConfig) -> None:
         times = latency(engine, data.test[: probe.requests])
         found["latency"] = times | {"virtual_tokens": float(virtual_tokens(tuned))}
     if "transfer" in probe.what:
-        found["transfer"] = []
-        for where in probe.transfer:
-            other = task_of(settings, folder, where)
-            rows = encode(other, tokenizer, input_spec(base, virtual_tokens(tuned))).test
-            numbers = transferred(engine, rows[: probe.transfer_rows], metrics, evaluation)
-            found["transfer"].append({"where": where} | numbers)
+        spec = input_spec(base, virtual_tokens(tuned))
+        tests = [encode(task_of(settings, folder, where), tokenizer, spec).test for where in probe.transfer]
+        found["transfer"] = [
+            {"where": where} | transferred(engine, rows[: probe.transfer_rows], metrics, evaluation)
+            for where, rows in zip(probe.transfer, tests, strict=True)
+        ]
     found |= {"seconds": time.perf_counter() - started, "environment": environment()}
     record = Path(probe.record)
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def check(probe: ProbeConfig) -> None:
+    """Raise `UserError` for a folder without a finished run, or a measurement that does not exist."""
+    if not (Path(probe.run) / RESULT_FILE).is_file():
+        raise UserError(f"probe.run: {probe.run} holds no finished run")
+    for name in probe.what:
+        if name not in PROBES:
+            raise UserError(f'probe.what: "{name}"{nearest(name, PROBES)}')
 
 
 def task_of(settings: dict[str, Any], folder: Path, where: dict[str, list[Any]] | None = None) -> Task:

@@ -1,32 +1,109 @@
-"""The one exception that reaches a user as a single line, the words that it is made of, and warnings."""
+"""The exceptions that end a run on purpose, the words that their lines are made of, warnings and notices."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
-import sys
-from collections.abc import Iterable
+import re
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 LONGEST = 100  # most characters of one name in a message
 NAMES = 20  # most names of a list in a message
+HEAD = re.compile(r"(\w+\.\w+): ")  # the key that a message begins with
+
+logger = logging.getLogger("softprompts")
+
+
+class Key(str):
+    """The name of a setting within the text of a `UserError`, such as `adapter.any_base`."""
 
 
 class UserError(ValueError):
-    """Something the user can mend: what is wrong, where, and the nearest valid choice.
+    """Something the user can fix: the setting, what is wrong with it, and the nearest valid choice.
 
     `softprompts.config.cli.cli` prints it as one line on standard error and exits with code 2.
+
+    Args:
+        parts: the text in pieces. Those that name other settings are `Key`s, so that `under` can rename them.
+        key: the setting that is wrong; the text is put after it. By default the key that the text begins with, as in
+            "task.schema: no such file"; empty if it begins with none.
     """
+
+    def __init__(self, *parts: str, key: str = "") -> None:
+        head = HEAD.match(parts[0]) if parts and not key else None
+        if head:
+            key, parts = head[1], (parts[0][head.end() :], *parts[1:])
+        self.key, self.parts = key, parts
+        super().__init__("".join([f"{key}: " if key else "", *parts]))
+
+    def under(self, names: Mapping[str, str]) -> UserError:
+        """Return this error with other names of its settings: {"adapter": "first"} makes adapter.path first.path.
+
+        Args:
+            names: new names, of a section or of a whole key.
+        """
+
+        def renamed(key: str) -> str:
+            section, _, name = key.partition(".")
+            return names.get(key) or (f"{names[section]}.{name}" if section in names else key)
+
+        parts = [Key(renamed(part)) if isinstance(part, Key) else part for part in self.parts]
+        return UserError(*parts, key=renamed(self.key))
+
+
+@contextmanager
+def settings_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Within this context a `UserError` names its settings as its `under(names)` does."""
+    try:
+        yield
+    except UserError as error:
+        raise error.under(names) from None
+
+
+def check_above_zero(key: str, value: float | None) -> None:
+    """Raise `UserError` for the value of a setting that is not above 0, as NaN is not; None passes."""
+    if value is not None and not value > 0:
+        raise UserError(f"expected a number above 0, found {value}", key=key)
+
+
+class RunFinished(Exception):  # noqa: N818 - nothing is wrong
+    """The run that was to be resumed has its result already; `cli` prints the text and exits with code 0."""
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing is wrong
+    """A signal has stopped the training, whose checkpoint is saved; `cli` prints the text and exits with 128 + signal.
+
+    Args:
+        text: what was stopped, and how to continue.
+        number: the signal.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text, number)
+        self.text, self.signal = text, signal.Signals(number)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first process of a launch on this machine, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def warn(text: str) -> None:
-    """Print a warning of one line on standard error, once for all processes of a launch on one machine."""
-    note(f"warning: {text}")
+    """Log one line as a warning, once for all processes of a launch on one machine."""
+    if is_first_process():
+        logger.warning(text)
 
 
-def note(text: str) -> None:
-    """Print one line on standard error, once for all processes of a launch on one machine."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+def notice(text: str) -> None:
+    """Log one line about what the library does, likewise; a command line prints it on standard error."""
+    if is_first_process():
+        logger.info(text, extra={"to_stderr": True})
 
 
 def short(text: object, most: int = LONGEST) -> str:

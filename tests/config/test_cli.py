@@ -8,13 +8,14 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from softprompts.config.cli import build_parser, cli, parse
 from softprompts.config.methods import PromptConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
-from softprompts.errors import UserError
+from softprompts.errors import Interrupted, RunFinished, UserError
 
 import pytest
 
@@ -303,6 +304,23 @@ def test_b12_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
 def test_cli_returns_after_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["recipe", "--run.output_dir", "good"])
     cli(one_section)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(RunFinished("a line"), None), (Interrupted("a line", 15), 143), (Interrupted("a line", 2), 130)],
+)
+def test_a_run_that_ends_on_purpose_is_one_line_and_its_code(
+    error: Exception, code: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(run: RunConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--run.output_dir", "x"])
+    with pytest.raises(SystemExit) if code else nullcontext() as stopped:
+        cli(main)
+    assert (stopped.value.code if stopped else None) == code
+    assert tuple(capsys.readouterr()) == ("a line\n", "")
 
 
 def test_cli_speaks_once_for_all_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from softprompts.config.messages import check_values, describe, explain, wrong_value
-from softprompts.config.yaml_files import check_yaml, flatten, known, nearest_key
+from softprompts.config.yaml_files import check_yaml, flatten, is_read, nearest_key
 from softprompts.errors import UserError
 
 import pytest
@@ -81,8 +81,8 @@ def test_nearest_key(key: str, hint: str) -> None:
     ("key", "expected"),
     [("task.where", True), ("task.where.domain", True), ("task.who", False), ("task.who.domain", False), ("x", False)],
 )
-def test_known(key: str, expected: bool) -> None:
-    assert known(key, VALID) is expected
+def test_is_read(key: str, expected: bool) -> None:
+    assert is_read(key, VALID) is expected
 
 
 def test_flatten_yields_inner_keys_before_leaves() -> None:

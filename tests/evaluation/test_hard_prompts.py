@@ -64,8 +64,7 @@ def test_every_wording_gets_the_same_shots_in_front_of_every_row(task: Task) -> 
 def test_braces_in_data_are_not_templates(task: Task, text: str) -> None:
     row = task.splits["train"][0]
     odd = replace(row, record=row.record | {"text": text})
-    task.splits["train"][:] = [odd] * 3
-    task.splits["test"][0] = odd
+    task = replace(task, splits=task.splits | {"train": [odd] * 3, "test": [odd]})
     (written,) = written_tasks(task, HardPromptConfig(wordings=["say {text}:"], shots=1), 0)
     assert written.splits["test"][0].prompt == f"say {text}:{row.target}\n\nsay {text}:"
 

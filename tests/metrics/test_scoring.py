@@ -141,6 +141,16 @@ def test_the_schema_goes_to_the_metrics_that_take_one(tmp_path: Path) -> None:
     assert "valid_schema" not in reported(load_metrics(["json_object"]), "{}")
 
 
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_evaluate_loads_the_file_of_a_metric(name: str) -> None:
+    """The module's own class, and not the base that it shares with others."""
+    answers, targets = drawn(name, 20)
+    module = evaluate.load(str(MODULES / f"{name}.py"))
+    assert type(module).__mro__[1].__module__ == "softprompts.metrics.base"
+    found = module.compute(predictions=answers, references=targets)
+    assert found == pytest.approx(compute_metrics(load_metrics([name]), answers, targets))
+
+
 def test_metrics_need_no_network_and_no_further_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("a metric wants the network")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
-from softprompts.errors import UserError
+from softprompts.errors import RunFinished, UserError
 from softprompts.runs import folders
 from softprompts.runs.run import Run, start_run
 from softprompts.system import locks
@@ -99,7 +99,7 @@ def test_b4_a_finished_run_does_not_ignore_other_settings(tmp_path: Path, name: 
     said = refusal(tmp_path, resume=True, evaluation__split="validation")
     assert "holds a finished run, made with evaluation.split test and not validation; recipes/evaluate.py" in said
     assert "training.steps was 300 and is 5" in refusal(tmp_path, resume=True, training__steps=5)
-    with pytest.raises(SystemExit):
+    with pytest.raises(RunFinished):
         start(tmp_path, resume=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 

@@ -33,10 +33,10 @@ def test_picture(tmp_path: Path, history: list[dict[str, float]], panels: int) -
 def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baselines: dict[str, Any] | None) -> None:
     figures: list[Figure] = []
     with monkeypatch.context() as patch:
-        patch.setattr(pyplot, "close", figures.append)
+        original = Figure.savefig
+        patch.setattr(Figure, "savefig", lambda f, *a, **k: (figures.append(f), original(f, *a, **k)))
         plot_curves(make_result(**({} if baselines is None else {"baselines": baselines})), tmp_path / "curves.png")
-    figure = figures[0]
-    pyplot.close(figure)
+    (figure,) = figures
     lines = [{str(a.get_label()): (list(a.get_xdata()), list(a.get_ydata())) for a in x.lines} for x in figure.axes]
     losses = [2.0 / n for n in range(1, 13)]
     steps, smooth = lines[0]["training, mean of 10 batches"]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers import ROOT, recipe_environment
 from softprompts.config.sections import RunConfig, TrainingConfig
-from softprompts.errors import UserError
+from softprompts.errors import RunFinished, UserError
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.run import Run, leaves, plain, start_run
 from softprompts.system import locks
 
 import pytest
 import torch
-from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import LoggerType
-from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from peft import PromptTuningConfig, PromptTuningInit
 
 
@@ -139,13 +140,12 @@ def test_a_config_that_is_somebody_elses_is_left_alone(tmp_path: Path, mine: str
     assert (tmp_path / "config.json").read_text(encoding="utf-8") == mine
 
 
-def test_a_finished_run_ends_at_once_with_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_begun_again(tmp_path: Path) -> None:
     start(tmp_path)
     (tmp_path / "result.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(RunFinished) as caught:
         start(tmp_path, resume=True)
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"{tmp_path} holds a finished run; nothing to do\n"
+    assert str(caught.value) == f"{tmp_path} holds a finished run; nothing to do"
 
 
 def test_unknown_tracker_names_the_nearest_and_makes_no_folder(tmp_path: Path) -> None:
@@ -183,24 +183,53 @@ def test_leaves() -> None:
     assert list(leaves(tree)) == [("a.b", 1), ("a.c.d", None), ("e", "[1, 'x']")]
 
 
-@pytest.mark.parametrize("launched", [True, False])
-def test_a_process_of_accelerate_takes_all_cores_and_one_of_the_benchmark_what_it_was_given(
-    launched: bool, monkeypatch: pytest.MonkeyPatch
+THREADS = """
+import torch
+from softprompts.runs import environment
+environment.available_cores = lambda: 6
+before = torch.get_num_threads()
+environment.use_all_cores()
+print(before, torch.get_num_threads())
+"""
+
+
+ONE = ("--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+TWO = ("--config_file", str(ROOT / "configs" / "accelerate" / "multi_cpu.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "threads"),
+    [
+        (ONE, {}, "1 6"),
+        (TWO, {}, "1 3"),
+        (ONE, {"OMP_NUM_THREADS": "1"}, "1 1"),
+        ((*ONE, "--num_cpu_threads_per_process=1"), {}, "1 1"),
+    ],
+)
+def test_a_process_of_accelerate_takes_all_cores_unless_a_number_was_given(
+    flags: tuple[str, ...], variables: dict[str, str], threads: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("softprompts.runs.environment.available_cores", lambda: 2)
-    threads = torch.get_num_threads()
-    arguments = launch_command_parser().parse_args(
-        ["--cpu", "--num_processes=1", "--num_machines=1", "--dynamo_backend=no", "r.py"]
+    script = tmp_path / "script.py"
+    script.write_text(THREADS, encoding="utf-8")
+    environment = {name: value for name, value in recipe_environment().items() if name != "OMP_NUM_THREADS"}
+    found = subprocess.run(
+        [str(Path(sys.executable).with_name("accelerate")), "launch", *flags, str(script)],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    arguments.mixed_precision, arguments.num_cpu_threads_per_process = "no", 1
-    given = prepare_simple_launcher_cmd_env(arguments)[1] if launched else {"ACCELERATE_MIXED_PRECISION": "no"}
-    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-        if name in given:
-            monkeypatch.setenv(name, given[name])
+    assert set(found.stdout.splitlines()) == {threads}, found.stderr
+
+
+def test_a_process_that_accelerate_did_not_start_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softprompts.runs.environment.available_cores", lambda: 2)
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND"):
+        monkeypatch.setenv(name, "no")
+    threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         use_all_cores()
-        assert torch.get_num_threads() == (2 if launched else 1)
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)

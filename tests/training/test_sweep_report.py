@@ -40,10 +40,10 @@ def drawn(standings: list[Standing], by: str, path: Path, monkeypatch: pytest.Mo
     """Return the figure that `plot_sweep` saves."""
     figures: list[Figure] = []
     with monkeypatch.context() as patch:
-        patch.setattr(pyplot, "close", figures.append)
+        original = Figure.savefig
+        patch.setattr(Figure, "savefig", lambda f, *a, **k: (figures.append(f), original(f, *a, **k)))
         plot_sweep(standings, by, path)
     (figure,) = figures
-    pyplot.close(figure)
     return figure
 
 

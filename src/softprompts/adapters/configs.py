@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from softprompts.config.tools import AdapterConfig
-from softprompts.errors import UserError, nearest, warn
+from softprompts.errors import Key, UserError, nearest, warn
 from softprompts.methods.attach import TASK_TYPES
 from softprompts.models.facts import facts_of
 from softprompts.models.identity import (
@@ -199,8 +199,9 @@ def _same_name(ours: str, trained_on: str | None, folder: Path) -> bool:
     same = same_name(trained_on, here) if trained_on else None
     if same is False:
         raise UserError(
-            f"adapter.path: {folder} was trained on {trained_on}, not on {ours}; "
-            "if they are the same model, set adapter.any_base to true"
+            f"adapter.path: {folder} was trained on {trained_on}, not on {ours}; if they are the same model, set ",
+            Key("adapter.any_base"),
+            " to true",
         )
     return bool(same)
 
@@ -224,7 +225,9 @@ def check_identity(
         if others:
             raise UserError(
                 f"adapter.path: {folder} was trained on {trained_on}, and {base.name_or_path} has {others[0]}; "
-                "if it is to be put on it all the same, set adapter.any_base to true"
+                "if it is to be put on it all the same, set ",
+                Key("adapter.any_base"),
+                " to true",
             )
         if "chat template" in other_parts(record.base.tokenizer, identity.tokenizer):
             warn(

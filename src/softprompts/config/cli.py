@@ -17,8 +17,8 @@ from typing import Any, get_type_hints
 from softprompts.config.help import short_help
 from softprompts.config.messages import check_values, explain
 from softprompts.config.paths import check_utf8, expand_paths
-from softprompts.config.yaml_files import check_yaml, known, nearest_key
-from softprompts.errors import UserError
+from softprompts.config.yaml_files import check_yaml, is_read, nearest_key
+from softprompts.errors import Interrupted, RunFinished, UserError, is_first_process, logger
 from softprompts.system import locks
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
@@ -54,22 +54,9 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     """
     for argument in argv:
         check_utf8("argument", argument)
-    argv = [a for b in argv for a in (("--run.resume", "true") if b == "--resume" else (b,))]
     parser, valid = build_parser(main)
-    words, read = iter(argv), []
-    for word in words:
-        flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", word, re.DOTALL)
-        if flag and flag[1] == "config":
-            path = word.partition("=")[2] or next(words, "")
-            if path:
-                path = expanded("--config", path)
-                check_yaml(path, valid)
-                word = f"--config={path}"
-        elif flag and flag[1] not in ("help", "print_config", "print_completion") and not known(flag[1], valid):
-            raise UserError(f'unknown flag "--{flag[1]}"{nearest_key(flag[1], valid)}')
-        read.append(word)
     try:
-        settings = parser.parse_args(read)
+        settings = parser.parse_args(_checked_words(argv, valid))
         if isinstance(settings.get("config"), list):
             del settings["config"]
         expand_paths(settings)
@@ -83,12 +70,37 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
         raise UserError(explain(str(error), get_type_hints(main))) from None
 
 
+def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
+    """Return the words of a command line, `--resume` written out and paths of config files expanded.
+
+    Raises:
+        UserError: an unknown flag; a config file that is missing or not valid.
+    """
+    words, checked = iter(argv), []
+    for word in words:
+        flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", word, re.DOTALL)
+        name = flag[1] if flag else ""
+        if word == "--resume":
+            checked += ["--run.resume", "true"]
+            continue
+        if name == "config":
+            path = word.partition("=")[2] or next(words, "")
+            if path:
+                path = expanded("--config", path)
+                check_yaml(path, valid)
+                word = f"--config={path}"
+        elif name not in ("", "help", "print_config", "print_completion") and not is_read(name, valid):
+            raise UserError(f'unknown flag "--{name}"{nearest_key(name, valid)}')
+        checked.append(word)
+    return checked
+
+
 def cli(main: Callable[..., None]) -> None:
     """Run a recipe's `main` from the command line.
 
-    A `UserError` ends the process with one line on standard error and exit code 2, as does an error of the operating
-    system about a file; an interrupt with code 130, a closed pipe at standard output with code 141.
-    SOFTPROMPTS_LOG=debug in the environment prints the library's log.
+    The process ends with one line and an exit code: a `UserError` on standard error with 2, as does an error of the
+    operating system about a file; `RunFinished` with 0; `Interrupted` with 128 + signal, and an interrupt before
+    training with 130; a closed pipe at standard output with 141. The library's log is printed, as `print_log` says.
     """
     quiet_libraries()
     look_in_the_scripts_folder_last()
@@ -102,6 +114,11 @@ def cli(main: Callable[..., None]) -> None:
             sys.stdout.flush()  # a full disk there is an error, too
         except UserError as error:
             fail(str(error))
+        except RunFinished as finished:
+            _tell(str(finished))
+        except Interrupted as stopped:
+            _tell(str(stopped))
+            sys.exit(128 + stopped.signal)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -114,6 +131,11 @@ def cli(main: Callable[..., None]) -> None:
         finally:
             locks.release()
             close_process_group()
+
+
+def _tell(text: str) -> None:
+    if is_first_process():
+        logger.info(text)
 
 
 def asked_for_help(main: Callable[..., None], argv: list[str]) -> str:

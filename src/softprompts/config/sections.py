@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, check_above_zero
 
 
 @dataclass
@@ -149,9 +149,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         # Now, and not after hours of training.
         for key in ("batch_size", "max_new_tokens", "bootstrap_resamples"):
-            value = getattr(self, key)
-            if not value or value < 1:
-                raise UserError(f"evaluation.{key}: expected a number above 0, found {value}")
+            check_above_zero(f"evaluation.{key}", getattr(self, key))
         if not all(text.strip(" ") for text in self.stop):
             raise UserError(f"evaluation.stop: an empty text, or spaces alone, would end every answer: {self.stop}")
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, check_above_zero
 
 
 @dataclass
@@ -45,8 +45,7 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UserError(f"sampling.max_new_tokens: expected a number above 0, found {self.max_new_tokens}")
+        check_above_zero("sampling.max_new_tokens", self.max_new_tokens)
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"sampling.temperature: expected 0 or more, found {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -108,8 +107,7 @@ class NeighboursConfig:
     record: str | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"neighbours.k: expected a number above 0, found {self.k}")
+        check_above_zero("neighbours.k", self.k)
         if self.record and Path(self.record).exists():
             raise UserError(f"neighbours.record: {self.record} exists; name a new file, or move that one away")
 

@@ -47,8 +47,29 @@ def check_yaml(path: str, valid: set[str]) -> None:
     if not is_file(file):
         others = sorted(str(p) for p in Path("configs").glob("*/*.yaml") if p.parent.name != "accelerate")
         raise UserError(f"no such config file: {path}{nearest(path, others)}")
+    tree = _tree_of(file, path)
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
+    _check_values(path, tree)
+    for key in flatten(tree):
+        if not is_read(key, valid):
+            raise UserError(f'{path}: unknown key "{short(key)}"{nearest_key(key, valid)}')
+    _check_twice(path, tree)
+    for key, value in tree.items():
+        if "." not in key and not isinstance(value, dict):
+            raise UserError(
+                f"{path}: {key}: expected keys below it, found {'nothing' if value is None else short(value)}"
+            )
+
+
+def _tree_of(file: Path, path: str) -> Any:
+    """Return what a YAML file holds.
+
+    Raises:
+        UserError: it is not UTF-8, or not valid YAML.
+    """
     try:
-        tree = yaml.load(read_bytes(file).decode("utf-8-sig"), Loader=_StrictLoader)
+        return yaml.load(read_bytes(file).decode("utf-8-sig"), Loader=_StrictLoader)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
@@ -61,8 +82,10 @@ def check_yaml(path: str, valid: set[str]) -> None:
     # What PyYAML lets through if a tag, such as !!float, does not fit its value.
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise UserError(f"{path}: not valid YAML: a tag does not fit its value: {short(error)}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
+
+
+def _check_values(path: str, tree: dict[Any, Any]) -> None:
+    """Raise `UserError` for keys and values that no settings can be made of."""
     try:
         json.dumps(tree, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
@@ -73,15 +96,6 @@ def check_yaml(path: str, valid: set[str]) -> None:
         raise UserError(f"{path}: holds a value that refers to itself; write it out without & and *") from None
     except TypeError:  # a date, or a list
         raise UserError(f"{path}: holds a key that is no text; quote it") from None
-    for key in flatten(tree):
-        if not known(key, valid):
-            raise UserError(f'{path}: unknown key "{short(key)}"{nearest_key(key, valid)}')
-    _check_twice(path, tree)
-    for key, value in tree.items():
-        if "." not in key and not isinstance(value, dict):
-            raise UserError(
-                f"{path}: {key}: expected keys below it, found {'nothing' if value is None else short(value)}"
-            )
 
 
 def _check_twice(path: str, tree: dict[str, Any]) -> None:
@@ -108,16 +122,16 @@ class _StrictLoader(yaml.SafeLoader):
             # yes and true, or 1 and 1.0, are one value in other words.
             value = key.value if key.tag == MERGE else self.construct_object(key)
             if value in seen:
-                said = "" if seen[value] == key.value else f', first as "{seen[value]}"; quote both'
+                first = "" if seen[value] == key.value else f', first as "{seen[value]}"; quote both'
                 raise yaml.constructor.ConstructorError(
-                    None, None, f'key "{key.value}" stands twice{said}', key.start_mark
+                    None, None, f'key "{key.value}" stands twice{first}', key.start_mark
                 )
             seen[value] = key.value
         return super().construct_mapping(node, deep)
 
 
-def known(key: str, valid: set[str]) -> bool:
-    """Say whether something reads `key`: it is valid, or stands below a field, as `task.where.domain` does."""
+def is_read(key: str, valid: set[str]) -> bool:
+    """Return whether something reads `key`: it is valid, or below a field, as `task.where.domain` is."""
     return key in valid or (key.count(".") > 1 and ".".join(key.split(".")[:2]) in valid)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from softprompts.config.sections import TaskConfig
 from softprompts.data.readers import Source, numbered, open_file
 from softprompts.data.values import Record, Unread, plain
-from softprompts.errors import UserError, listed, nearest, short
+from softprompts.errors import UserError, check_above_zero, listed, nearest, short
 from softprompts.system.files import IS_CLONE, PROJECT
 
 # In a clone `data/`, in an installation what `setup.py` put beside the modules.
@@ -31,8 +31,7 @@ def open_sources(config: TaskConfig) -> dict[str, Source]:
             if split not in SPLITS:
                 raise UserError(f'task.{key}: unknown split "{split}"{nearest(split, SPLITS)}')
     for split, count in config.max_rows.items():
-        if count < 1:
-            raise UserError(f"task.max_rows: {split}: expected a number above 0, found {count}")
+        check_above_zero(f"task.max_rows: {split}", count)
     return {split: _open(config, split) for split in SPLITS if not _is_held_out(config, split)}
 
 

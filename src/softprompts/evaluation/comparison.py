@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +12,7 @@ from softprompts.adapters.configs import read_config
 from softprompts.adapters.loading import check_base, find_adapter, find_model, load_adapter
 from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.config.tools import AdapterConfig, ContestantConfig
-from softprompts.errors import UserError
+from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.evaluation.predict import TestOutcome, answers_and_targets
 from softprompts.methods.preflight import check_method
@@ -104,7 +102,7 @@ def _contestant(
     written = config.wording is not None or config.shots != 0
     name = config.name or config.path or ("written prompt" if written else "base model")
     whole = find_model(config.path) if config.path else None
-    with _named(key):
+    with settings_named(_own_keys(key)):
         if config.path is None:
             check_method("hard_prompt", model)
         elif whole:
@@ -136,14 +134,9 @@ def _what(side: Contestant) -> tuple[Any, ...]:
     return replace(side.model, name_or_path=str(Path(side.model.name_or_path).resolve())), adapter, side.adapter.task_id
 
 
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Let errors name a contestant's settings as its section does: the path is `first.path`, not `adapter.path`."""
-    try:
-        yield
-    except UserError as error:
-        text = re.sub(r"\b(?:adapter|hard)\.(?=(?:path|any_base|task_id|shots)\b)", f"{key}.", str(error))
-        raise UserError(re.sub(r"^task\.prompt:", f"{key}.wording:", text)) from None
+def _own_keys(key: str) -> dict[str, str]:
+    """Return what a contestant's section calls the settings of other sections: `first.path` is `adapter.path`."""
+    return {"adapter": key, "hard": key, "task.prompt": f"{key}.wording"}
 
 
 def load_contestant(base: PreTrainedModel, side: Contestant) -> PreTrainedModel | PeftModel:
@@ -152,7 +145,7 @@ def load_contestant(base: PreTrainedModel, side: Contestant) -> PreTrainedModel 
     Raises:
         UserError: as `load_adapter`.
     """
-    with _named(side.key):
+    with settings_named(_own_keys(side.key)):
         return load_adapter(base, side.adapter)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from softprompts.adapters.loading import find_adapter, load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.data.sources import SPLITS
-from softprompts.errors import UserError
+from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
-from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics, mean_intervals
+from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics, mean_intervals
 from softprompts.metrics.significance import Comparison, compare, verdict
 from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.tokenization import behind
@@ -25,6 +24,8 @@ from peft import PeftModel, PeftType, TaskType
 from transformers import PreTrainedModel
 
 VOTE, SINGLE, CHOSEN = "the vote", "a single prompt", "the best by validation"
+# What this section calls the settings of a single adapter.
+OWN_KEYS = {"adapter.path": "ensemble.adapters", "adapter.any_base": "ensemble.any_base"}
 KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
 
@@ -40,7 +41,7 @@ def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
     folders: list[Path] = []
     kinds = []
     for path in config.adapters:
-        with _own_keys():
+        with settings_named(OWN_KEYS):
             folder = find_adapter(path).resolve()
             settings: Any = read_config(folder)
         if folder in folders:
@@ -76,20 +77,11 @@ def load_members(base: PreTrainedModel, folders: Sequence[Path], config: Ensembl
     """
     made = []
     for folder in folders:
-        with _own_keys():
+        with settings_named(OWN_KEYS):
             model = load_adapter(base, AdapterConfig(str(folder), config.any_base))
         assert isinstance(model, PeftModel)
         made.append(model)
     return made
-
-
-@contextmanager
-def _own_keys() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        message = str(error).replace("adapter.path:", "ensemble.adapters:", 1)
-        raise UserError(message.replace("adapter.any_base", "ensemble.any_base")) from None
 
 
 def behind_each(data: EncodedTask, count: int) -> EncodedTask:
@@ -146,26 +138,13 @@ def outcome_of_vote(
         config: names the adapters, in the order of the bank.
         evaluation: how many resamples.
     """
-    count, choices, resamples = len(config.adapters), data.task.choices, evaluation.bootstrap_resamples
-    assert choices
+    count, resamples = len(config.adapters), evaluation.bootstrap_resamples
+    assert data.task.choices
     metrics = load_metrics(data.task.metrics, data.task.schema)
-    predictions = voted(outcome.predictions, choices, count)
+    predictions = voted(outcome.predictions, data.task.choices, count)
     answers, targets = answers_and_targets(predictions)
     single = [answers_and_targets(outcome.predictions[number::count])[0] for number in range(count)]
     examples = outcome.examples[::count]
-    notes: list[dict[str, Any]] = []
-    ranks = []
-    for number, (adapter, said) in enumerate(zip(config.adapters, single, strict=True)):
-        on_validation = validation.predictions[number::count]
-        chosen_by = compute_metrics(metrics, *answers_and_targets(on_validation))
-        likelihood = sum(p.scores[choices.index(p.target)] for p in on_validation if p.scores)
-        ranks.append((next(iter(chosen_by.values())), likelihood))
-        numbers = intervals(metrics, said, targets, resamples)
-        notes.append({"adapter": adapter, "validation": chosen_by, "metrics": _plain(numbers)})
-    first = next(iter(notes[0]["validation"]))
-    best = max(range(count), key=lambda number: ranks[number])
-    afterwards = max(range(count), key=lambda number: notes[number]["metrics"][first]["value"])
-    sides = {VOTE: [answers], SINGLE: single, CHOSEN: [single[best]]}
     majority = majority_predictions(data.train, examples)
     changed = replace(
         outcome,
@@ -174,6 +153,15 @@ def outcome_of_vote(
         metrics=intervals(metrics, answers, targets, resamples),
         baselines={"majority_class": intervals(metrics, *answers_and_targets(majority), resamples)},
     )
+    notes = [
+        {"adapter": adapter} | _note(metrics, validation.predictions[number::count], said, targets, resamples)
+        for number, (adapter, said) in enumerate(zip(config.adapters, single, strict=True))
+    ]
+    likelihoods = [_likelihood(validation.predictions[number::count], data.task.choices) for number in range(count)]
+    first = next(iter(notes[0]["validation"]))
+    best = max(range(count), key=lambda number: (notes[number]["validation"][first], likelihoods[number]))
+    afterwards = max(range(count), key=lambda number: notes[number]["metrics"][first]["value"])
+    sides = {VOTE: [answers], SINGLE: single, CHOSEN: [single[best]]}
     return changed, {
         "members": notes,
         "mean": _plain(mean_intervals(metrics, single, targets, resamples)),
@@ -181,6 +169,21 @@ def outcome_of_vote(
         "best_afterwards": {"by": f"{evaluation.split} {first}, so not to be reported as chosen", **notes[afterwards]},
         "comparisons": [asdict(c) for c in compare(sides, targets, metrics, resamples)],
     }
+
+
+def _note(
+    metrics: dict[str, Metric], validation: Sequence[Prediction], answers: list[str], targets: list[str], resamples: int
+) -> dict[str, Any]:
+    """Return a member's metrics on validation, and those of its answers to the scored rows with intervals."""
+    return {
+        "validation": compute_metrics(metrics, *answers_and_targets(validation)),
+        "metrics": _plain(intervals(metrics, answers, targets, resamples)),
+    }
+
+
+def _likelihood(predictions: Sequence[Prediction], choices: Sequence[str]) -> float:
+    """Return the log-likelihood of the targets, summed over rows, in nats."""
+    return sum(p.scores[choices.index(p.target)] for p in predictions if p.scores)
 
 
 def _plain(numbers: dict[str, Interval]) -> dict[str, dict[str, Any]]:

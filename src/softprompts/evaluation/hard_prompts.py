@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError
+from softprompts.errors import UserError, check_above_zero
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.tasks.checks import warn_of_scored_rows
@@ -36,8 +36,7 @@ def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]
     """
     if not config.wordings:
         raise UserError("hard.wordings: give at least one")
-    if config.validation_rows is not None and config.validation_rows < 1:
-        raise UserError(f"hard.validation_rows: expected a number above 0, found {config.validation_rows}")
+    check_above_zero("hard.validation_rows", config.validation_rows)
     return [with_prompt(task, w, draw_shots(task, config.shots, seed), config.separator) for w in config.wordings]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,13 +14,16 @@ from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
-from softprompts.errors import UserError
+from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.predict import choice_scores
 from softprompts.system.streams import lines_of_input
 from softprompts.tasks.documents import Example
 from softprompts.tasks.task import Row, Task, check_characters, check_template, render
+from softprompts.tasks.tokenization import RowTooLongError
 
 import torch
+
+OWN_KEYS = {"task.choices": "input.choices", "task.chat": "input.chat", "task.prompt": "input.template"}
 
 
 def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig) -> list[str]:
@@ -48,12 +50,11 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
 @contextmanager
 def own_flags() -> Iterator[None]:
     """Let errors name the settings that a text of one's own has: a task's choices are `input.choices` here."""
-    try:
-        yield
-    except UserError as error:
-        text = re.sub(r"\btask\.(?=(?:choices|chat)\b)", "input.", str(error))
-        text = re.sub(r"\btask\.prompt\b", "input.template", text)
-        raise UserError(re.sub(r"shorten the row(, or set task\.long_rows to \w+)?", "shorten it", text)) from None
+    with settings_named(OWN_KEYS):
+        try:
+            yield
+        except RowTooLongError as error:
+            raise UserError(f"{error.facts}; the base model takes no more, shorten it") from None
 
 
 def _record(field: str, text: str) -> Record:
@@ -107,6 +108,6 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
         target=target,
         chat=before.get("chat", False) if config.chat is None else config.chat,
         system=before.get("system"),
-        max_length=sys.maxsize,  # what the base model takes is enough: nothing is trained
+        max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
     )
     return Task("tryout", dict.fromkeys(SPLITS, rows), tuple(choices) if choices else None, (), "yours", task)

@@ -100,6 +100,7 @@ def predict(
     config: EvaluationConfig,
     accelerator: Accelerator,
     label: str,
+    *,
     answer_open: bool = True,
 ) -> Outcome:
     """Answer every example: the likeliest choice, or a greedily generated text.

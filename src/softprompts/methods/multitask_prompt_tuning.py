@@ -9,7 +9,7 @@ from typing import Any
 
 from softprompts.config.methods import MultitaskConfig
 from softprompts.data.values import trouble
-from softprompts.errors import UserError, listed, short
+from softprompts.errors import UserError, check_above_zero, listed, short
 from softprompts.methods.attach import attach, initial_values, set_start
 from softprompts.models.peft_compat import encoder_of
 from softprompts.tasks.documents import EncodedTask, Example
@@ -96,8 +96,7 @@ def add_multitask_prompt(
     Raises:
         UserError: as `attach`; a rank below 1; TEXT without a text.
     """
-    if config.num_ranks < 1:
-        raise UserError(f"prompt.num_ranks: expected a number above 0, found {config.num_ranks}")
+    check_above_zero("prompt.num_ranks", config.num_ranks)
     if config.factor_steps < 0:
         raise UserError(f"prompt.factor_steps: expected 0 or more, found {config.factor_steps}")
     peft_config = MultitaskPromptTuningConfig(

@@ -20,6 +20,7 @@ from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
 from softprompts.methods.full_finetuning import WHOLE_WEIGHTS
 from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config
+from softprompts.system.logs import print_log
 
 import torch
 from peft import MultitaskPromptTuningConfig
@@ -109,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name_or_path", help="bundled:NAME, a folder, or a Hub id")
     name = parser.parse_args(argv).name_or_path
+    print_log()
     try:
         config = load_model_config(ModelConfig(name))
     except UserError as error:

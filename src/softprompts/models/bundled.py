@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, nearest, notice
+from softprompts.system.logs import print_log
 
 from filelock import FileLock
 from safetensors import SafetensorError
@@ -166,7 +167,7 @@ def _build(model: BundledModel, folder: Path) -> None:
         raise UserError(f"{model.gguf} is not the file of {model.package}=={model.version}: run `{command}`")
     for stale in folder.parent.glob(f".{model.name}.tmp-*"):  # left by a killed process: we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
-    print(f"Converting {model.title} once into {folder} ...", file=sys.stderr, flush=True)
+    notice(f"Converting {model.title} once into {folder} ...")
     work = Path(tempfile.mkdtemp(prefix=f".{model.name}.tmp-", dir=folder.parent))
     try:
         new = work / "new"
@@ -277,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="a bundled model: convert it if needed and print its path")
     parser.add_argument("--verify", action="store_true", help="also check every file's sha256")
     args = parser.parse_args(argv)
+    print_log()
     try:
         if args.name:
             print(resolve(PREFIX + lookup(args.name).name, verify=args.verify))

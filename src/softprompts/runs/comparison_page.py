@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from softprompts.config.sections import EvaluationConfig
-from softprompts.evaluation.comparison import Contest, Contestant, Difference, judge
+from softprompts.evaluation.comparison import Contest, Contestant, judge
 from softprompts.evaluation.predict import TestOutcome
 from softprompts.metrics.significance import verdict
 from softprompts.runs.environment import environment
 from softprompts.runs.folders import COMPARE_FILE
 from softprompts.runs.run import Run
+from softprompts.runs.tables import markdown_table
 from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task
 
@@ -110,21 +111,21 @@ def _counts(contest: Contest) -> str:
     return f"rows answered better, by the row's own {contest.row_metric}: {each}; alike {alike}"
 
 
-def page(contest: Contest, rows: str) -> str:
-    """Return the Markdown page of a comparison; `rows` names the task and the split."""
-    first, second = contest.names
+def page(contest: Contest, title: str) -> str:
+    """Return the Markdown page of a comparison; `title` names the task and the split."""
+    rows = []
+    for x in contest.comparisons:
+        sides = (f"{m.value:.4f} ({m.low:.4f} to {m.high:.4f})" for m in (side[x.metric] for side in contest.metrics))
+        rows.append([x.metric, *sides, f"{x.difference:+.4f} ({x.low:+.4f} to {x.high:+.4f})", f"{x.p:.2g}"])
     lines = [
-        f"# {first} and {second} on {rows}",
+        f"# {' and '.join(contest.names)} on {title}",
         "",
         f"Verdict: {verdict(contest.comparisons[0])}. {ONE_RUN}",
         "",
-        f"| metric | {_cell(first)} | {_cell(second)} | difference | p |",
-        "|---|---|---|---|---|",
+        markdown_table(["metric", *map(_cut, contest.names), "difference", "p"], rows),
+        "",
+        f"With 95 % intervals over {contest.rows} rows; {_counts(contest)}.",
     ]
-    for x in contest.comparisons:
-        a, b = (f"{m.value:.4f} ({m.low:.4f} to {m.high:.4f})" for m in (side[x.metric] for side in contest.metrics))
-        lines.append(f"| {x.metric} | {a} | {b} | {x.difference:+.4f} ({x.low:+.4f} to {x.high:+.4f}) | {x.p:.2g} |")
-    lines += ["", f"With 95 % intervals over {contest.rows} rows; {_counts(contest)}."]
     for name in contest.names:
         lines += _won(contest, name)
     return "\n".join(lines) + "\n"
@@ -136,16 +137,10 @@ def _won(contest: Contest, name: str) -> list[str]:
     if not won:
         return []
     shown = f"{len(won)}" if len(won) <= SHOWN else f"{SHOWN} of {len(won)}, the rest in `differences.jsonl`"
-    names = " | ".join(map(_cell, contest.names))
-    head = ["", f"## Better with {name}: {shown}", "", f"| row | prompt | target | {names} |", "|---|---|---|---|---|"]
-    return head + [_line(difference) for difference in won[:SHOWN]]
+    rows = [[*map(_cut, (d.place, d.prompt, d.target, *d.answers))] for d in won[:SHOWN]]
+    table = markdown_table(["row", "prompt", "target", *map(_cut, contest.names)], rows)
+    return ["", f"## Better with {name}: {shown}", "", table]
 
 
-def _line(difference: Difference) -> str:
-    texts = (difference.place, difference.prompt, difference.target, *difference.answers)
-    return f"| {' | '.join(map(_cell, texts))} |"
-
-
-def _cell(text: str) -> str:
-    """Return a text as a cell of a table: on one line, cut where it is long."""
-    return textwrap.shorten(text, 200, placeholder=" ...").replace("|", "\\|")
+def _cut(text: str) -> str:
+    return textwrap.shorten(text, 200, placeholder=" ...")

@@ -90,8 +90,22 @@ def available_cores() -> int:
 
 def use_all_cores() -> None:
     """Undo the single thread that `accelerate launch` gives a process on the CPU when it is told no number."""
-    # Its mixed precision is set by others, too: by the benchmark, whose launches share the cores.
-    launched = "ACCELERATE_DYNAMO_BACKEND" in os.environ
-    if launched and torch.get_num_threads() == 1 and not torch.accelerator.is_available():
+    if torch.get_num_threads() == 1 and not torch.accelerator.is_available() and _launcher_chose_threads():
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, available_cores() // processes))
+
+
+def _launcher_chose_threads() -> bool:
+    """Return whether `accelerate launch` started this process and was itself told no number of threads.
+
+    It sets OMP_NUM_THREADS=1 then, which looks like a user's own choice. Only the launcher's command line and
+    environment show the difference: a variable of accelerate's may be set by anything that starts a process.
+    """
+    try:
+        launcher = psutil.Process(os.getppid())
+        words, variables = launcher.cmdline(), launcher.environ()
+    except (psutil.Error, OSError):
+        return False
+    by_accelerate = any(Path(word).name in ("accelerate", "accelerate-launch") for word in words[:2])
+    told = any(word.startswith("--num_cpu_threads_per_process") for word in words)
+    return by_accelerate and not told and "OMP_NUM_THREADS" not in variables

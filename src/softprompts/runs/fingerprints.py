@@ -55,38 +55,46 @@ def _source_fingerprint(metric: str) -> str | None:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say what of `inputs_of` has changed so that training cannot go on; empty if nothing has."""
-    said = []
-    for split in SPLITS:
-        old, new = before["data"][split], now["data"][split]
-        if old["rows"] != new["rows"]:
-            said.append(f"{split} had {old['rows']} rows and has {new['rows']}")
-        elif old["sha256"] != new["sha256"]:
-            said.append(f"{split} has other rows, {new['rows']} as before")
-        elif old["tokens"] != new["tokens"]:
-            said.append(f"{split} has the same rows, but as other tokens or of other tasks")
+    """Return what of `inputs_of` has changed so that training cannot continue, a clause each; empty if nothing has."""
+    found = [text for split in SPLITS if (text := _change_of_split(split, before["data"][split], now["data"][split]))]
     if before["schema"] != now["schema"]:
-        said.append("the content of task.schema differs")
+        found.append("the content of task.schema differs")
     for name, digest in now["metrics"].items():
         if before["metrics"].get(name) != digest:
-            said.append(f"the metric {name} is another file")
-    old, new = before["base"], now["base"]
+            found.append(f"the metric {name} is another file")
+    found += _changes_of_base(before["base"], now["base"])
+    # Older versions did not keep the ends.
+    if before.get("ends", now["ends"]) != now["ends"]:
+        found.append(f"written answers ended at the tokens {before['ends']} and end at {now['ends']}")
+    return found
+
+
+def _change_of_split(split: str, old: dict[str, Any], new: dict[str, Any]) -> str:
+    if old["rows"] != new["rows"]:
+        return f"{split} had {old['rows']} rows and has {new['rows']}"
+    if old["sha256"] != new["sha256"]:
+        return f"{split} has other rows, {new['rows']} as before"
+    if old["tokens"] != new["tokens"]:
+        return f"{split} has the same rows, but as other tokens or of other tasks"
+    return ""
+
+
+def _changes_of_base(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    found = []
     if old["dtype"] != new["dtype"]:
-        said.append(f"the base model {new['name']} was in {old['dtype']} and is in {new['dtype']}")
+        found.append(f"the base model {new['name']} was in {old['dtype']} and is in {new['dtype']}")
     elif old["weights"] != new["weights"]:
-        said.append(f"the base model {new['name']} has other weights")
+        found.append(f"the base model {new['name']} has other weights")
     for key, was, is_ in differences(old["config"], new["config"]):
-        said.append(f"the base model's {key} was {was} and is {is_}")
-    # What a chat template makes of the rows is in their tokens. Older versions kept neither digests nor ends.
+        found.append(f"the base model's {key} was {was} and is {is_}")
+    # What a chat template makes of the rows is in their tokens. Older versions kept no digests of the tokenizer.
     for part in other_parts(old.get("tokenizer", {}), new["tokenizer"]):
         if part != "chat template":
-            said.append(f"the tokenizer of the base model has another {part}")
-    if before.get("ends", now["ends"]) != now["ends"]:
-        said.append(f"written answers ended at the tokens {before['ends']} and end at {now['ends']}")
-    return said
+            found.append(f"the tokenizer of the base model has another {part}")
+    return found
 
 
 def other_versions(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say which versions of the code have changed."""
+    """Return which versions of the code have changed."""
     old, new = before["code"], now["code"]
     return [f"{key} was {old[key]} and is {new[key]}" for key in new if key in old and old[key] != new[key]]

@@ -20,6 +20,7 @@ from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.plots import plot_curves
 from softprompts.runs.record import Progress, Result, as_json
 from softprompts.runs.run import Run
+from softprompts.runs.tables import markdown_table
 from softprompts.system.files import filling, replacing, write_atomically
 from softprompts.tasks.task import Task
 
@@ -41,6 +42,7 @@ def save_run(
     task: Task,
     model: Any,
     outcome: TestOutcome,
+    *,
     progress: Progress | None = None,
     adapter: Path | None = None,
     notes: dict[str, Any] | None = None,
@@ -181,8 +183,9 @@ def _how_to_load(result: Result) -> str:
 def card(result: Result) -> str:
     """Return the README of an adapter: what it is, how to load it, its scores and its licences."""
     base = "{} ({})".format(*_base_model(result))
-    metrics = "\n".join(
-        f"| {key} | {x.value:.4f} | {x.low:.4f} to {x.high:.4f} | {x.rows} |" for key, x in result.metrics.items()
+    metrics = markdown_table(
+        ["metric", split_of(result), "95 % interval", "rows"],
+        [[key, f"{x.value:.4f}", f"{x.low:.4f} to {x.high:.4f}", str(x.rows)] for key, x in result.metrics.items()],
     )
     return f"""# {result.recipe} on {result.task}
 
@@ -193,8 +196,6 @@ def card(result: Result) -> str:
 - prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
 - seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
 
-| metric | {split_of(result)} | 95 % interval | rows |
-|---|---|---|---|
 {metrics}
 
 The whole record is in `result.json`, the answers to the {split_of(result)} split are in `predictions.jsonl`.

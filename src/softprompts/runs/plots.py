@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
-
 from collections.abc import Sequence
+from pathlib import Path
 
 from softprompts.runs.record import Result, Standing
 
-from matplotlib import pyplot
+from matplotlib.figure import Figure  # without pyplot: no screen is needed, and no backend is chosen for the process
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
@@ -26,7 +21,8 @@ def plot_curves(result: Result, path: Path) -> None:
     steps = [h for h in history if h.get("loss") is not None]
     validations = [h for h in history if h.get("validation_loss") is not None]
     metrics = [k for k in validations[0] if k not in ("step", "validation_loss")] if validations else []
-    figure, axes = pyplot.subplots(1, 2 if metrics else 1, figsize=(10 if metrics else 5.5, 3.6), squeeze=False)
+    figure = Figure(figsize=(10 if metrics else 5.5, 3.6))
+    axes = figure.subplots(1, 2 if metrics else 1, squeeze=False)
     left = axes[0][0]
     losses = [h["loss"] for h in steps]
     left.plot([h["step"] for h in steps], losses, color=GREY, linewidth=0.6, label="training, one batch")
@@ -64,16 +60,16 @@ def plot_curves(result: Result, path: Path) -> None:
     figure.suptitle(f"{result.recipe} on {result.task}, seed {result.seed}", fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)
 
 
 def plot_sweep(standings: Sequence[Standing], best_by: str, path: Path) -> None:
     """Draw each candidate's validations over the updates (left) and its best one (right), as PNG."""
-    ranked = _ranked(standings)
-    height = max(3.6, 0.28 * len(ranked) + 1.2)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, height), gridspec_kw={"width_ratios": [3, 2]})
+    rows = ranked(standings)
+    height = max(3.6, 0.28 * len(rows) + 1.2)
+    figure = Figure(figsize=(11, height))
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
     column = "validation_loss" if best_by == "loss" else f"validation_{best_by}"
-    for place, standing in reversed(list(enumerate(ranked))):
+    for place, standing in reversed(list(enumerate(rows))):
         if standing.validations:
             colour, width, label = (ORANGE, 2.0, "kept") if place == 0 else (GREY, 0.8, None)
             steps = [entry["step"] for entry in standing.validations]
@@ -82,31 +78,31 @@ def plot_sweep(standings: Sequence[Standing], best_by: str, path: Path) -> None:
     left.set_ylabel(f"{best_by} on validation")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(frameon=False, fontsize=8)
-    kept = [s for s in ranked if s.value is not None]
-    values = [_shown(s.value, best_by) for s in kept if s.value is not None]
+    kept = [s for s in rows if s.value is not None]
+    values = [as_read(s.value, best_by) for s in kept if s.value is not None]
     right.plot(values[1:], range(1, len(kept)), "o", color=BLUE)
     right.plot(values[:1], [0], "o", color=ORANGE)
-    right.set_yticks(range(len(ranked)))
-    names = [" ".join(f"{k.rpartition('.')[2]}={v}" for k, v in s.values.items()) for s in ranked]
+    right.set_yticks(range(len(rows)))
+    names = [" ".join(f"{k.rpartition('.')[2]}={v}" for k, v in s.values.items()) for s in rows]
     names = [n if len(n) <= 60 else f"{n[:57]}..." for n in names]
     right.set_yticklabels(
-        [n if s.value is not None else f"{n} (given up)" for n, s in zip(names, ranked, strict=True)], parse_math=False
+        [n if s.value is not None else f"{n} (given up)" for n, s in zip(names, rows, strict=True)], parse_math=False
     )
     right.tick_params(axis="y", labelsize=8)
-    right.set_ylim(len(ranked) - 0.5, -0.5)
+    right.set_ylim(len(rows) - 0.5, -0.5)
     right.set_xlabel(f"best {best_by} on validation")
     right.grid(axis="y", linewidth=0.4)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)
 
 
-def _shown(value: float, best_by: str) -> float:
-    """A loss chooses as its negative, so that larger is better; people read it as it is."""
+def as_read(value: float, best_by: str) -> float:
+    """Return a number that chooses the best as people read it: a loss chooses as its negative."""
     return -value if best_by == "loss" else value
 
 
-def _ranked(standings: Sequence[Standing]) -> list[Standing]:
+def ranked(standings: Sequence[Standing]) -> list[Standing]:
+    """Return standings in order, the best first and those given up last."""
     return sorted(standings, key=lambda s: (s.value is None, -(s.value or 0.0)))

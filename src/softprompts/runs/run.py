@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import RunConfig
-from softprompts.errors import UserError, nearest
+from softprompts.errors import RunFinished, UserError, logger, nearest
 from softprompts.runs.environment import use_all_cores
-from softprompts.runs.folders import CONFIG_FILE, LOGS, OUTPUTS, claim, leaves, not_ours, plain, record_of
+from softprompts.runs.folders import CONFIG_FILE, LOGS, OUTPUTS, Changes, claim, leaves, not_ours, plain, record_of
 from softprompts.system.files import expanded, one_line, write_atomically
 
 import torch
@@ -42,8 +42,9 @@ class Run:
         return self.folder / "checkpoints"
 
     def say(self, text: str) -> None:
-        """Print a line, once over all processes."""
-        self.accelerator.print(text, flush=True)
+        """Log a text, once for all processes of a machine; a command line prints it."""
+        if self.accelerator.is_local_main_process:
+            logger.info(text)
 
     def output(self, name: str, fixed: bool = False) -> Path:
         """Return where the run writes an output: `name` in its folder, or another if something of the user's is there.
@@ -81,28 +82,49 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     Raises:
         UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
             with other settings; another process owns it; it cannot be written; an unknown tracker.
-        SystemExit: with code 0, where a resumed run is already finished.
+        RunFinished: the run to be resumed is already finished.
     """
     config: RunConfig = arguments["run"]
     settings = {name: plain(value) for name, value in arguments.items()}
     if not config.output_dir.strip():
         raise UserError("run.output_dir: expected a folder, found an empty text")
     folder = Path(expanded("run.output_dir", config.output_dir))
-    for tracker in config.trackers:
-        if tracker not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}')
-        if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
-            raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
+    _check_trackers(config.trackers)
     use_all_cores()
     accelerator = Accelerator(
         # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
         cpu=not torch.accelerator.is_available(),
         log_with=list(config.trackers) or None,
         project_dir=str(folder / LOGS),
-        # The base is frozen and the same everywhere: nothing but the gradient of what trains need cross processes.
+        # The base is frozen and the same everywhere: only gradients of trainable parameters need to be exchanged.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    # One process looks at the folder and tells the others: they would see what it has written meanwhile.
+    changes = _claim_once(accelerator, folder, recipe, settings, arguments)
+    if changes is None:
+        raise RunFinished(f"{folder} holds a finished run; nothing to do")
+    changed, resumed = changes
+    run = Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), resumed)
+    for change in changed:
+        run.say(f"going on with {change['key']} {change['is']}, which was {change['was']}")
+    set_seed(config.seed)
+    if config.trackers:
+        with one_line(folder / LOGS):
+            accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
+    return run
+
+
+def _check_trackers(trackers: list[str]) -> None:
+    for tracker in trackers:
+        if tracker not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}')
+        if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
+            raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
+
+
+def _claim_once(
+    accelerator: Accelerator, folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[str, Any]
+) -> Changes | None:
+    """Claim the folder in one process, which tells the others: they would see what it has written meanwhile."""
     verdict: list[Any] = [None]
     if accelerator.is_main_process:
         try:
@@ -113,14 +135,5 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     broadcast_object_list(verdict)
     if isinstance(verdict[0], UserError):
         raise verdict[0]
-    if verdict[0] is None:
-        accelerator.print(f"{folder} holds a finished run; nothing to do")
-        raise SystemExit(0)
-    changed, resumed = verdict[0]
-    for change in changed:
-        accelerator.print(f"going on with {change['key']} {change['is']}, which was {change['was']}")
-    set_seed(config.seed)
-    if config.trackers:
-        with one_line(folder / LOGS):
-            accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
-    return Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), resumed)
+    changes: Changes | None = verdict[0]
+    return changes

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, is_first_process, logger
 
 import torch
 
@@ -37,6 +36,6 @@ def one_line_if_memory_is_full(doing: str, advice: str) -> Iterator[None]:
             raise
         line = f"out of memory {doing}: {advice}"
         # The command line prints the error of the first process only, and it may be another one that has no room left.
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            print(f"error: process {os.environ['LOCAL_RANK']}: {line}", file=sys.stderr, flush=True)
+        if not is_first_process():
+            logger.error("process %s: %s", os.environ["LOCAL_RANK"], line)
         raise UserError(line) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from signal import SIGPIPE
 from typing import NoReturn
 
-from softprompts.errors import UserError, short
+from softprompts.errors import UserError, is_first_process, short
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def fail(reason: str) -> NoReturn:
     # Names of thousands of letters, whatever they name, would hide what is said of them.
     reason = re.sub(r"\S{400,}", lambda name: short(name[0]), reason)
     # Every process of a distributed run fails alike; one line is enough.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process():
         with suppress(OSError):  # nobody reads it
             print(f"error: {reason}", file=sys.stderr, flush=True)
     sys.exit(2)

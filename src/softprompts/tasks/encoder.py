@@ -39,7 +39,7 @@ class Encoder:
         self._own: Callable[[Sequence[str]], list[list[int]]] | None = None  # ids without marks, by another way
         self._marks: tuple[list[int], list[int]] | None = None  # in front of each text and behind it; None if unknown
         self._forget()
-        if not tokenizer.is_fast:
+        if not getattr(tokenizer, "is_fast", False):
             return
         alone = [tokenizer(text, add_special_tokens=False).input_ids for text in sample]
         marked = [tokenizer(text).input_ids for text in sample]  # this sets padding and truncation of the backend, too

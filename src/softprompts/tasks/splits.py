@@ -115,6 +115,25 @@ class _Split:
             self.labels.add(label)
 
 
+def _fill(splits: dict[str, _Split], given: str, reading: Reading, choices: _Choices) -> UserError | None:
+    """Add the rows of one source to the splits that it feeds, until they have enough; return what is wrong with one.
+
+    The rest is read even so: `Reading` checks the columns and values of all rows.
+    """
+    fed = [splits[name] for name in reading.fed_by(given)]
+    collects = choices.from_train and given == "train"
+    wrong: UserError | None = None
+    for batch in reading.rows(given, lambda: not collects and all(split.is_settled for split in fed)):
+        try:
+            for name, place, record in batch if wrong is None else ():
+                if collects:
+                    choices.in_train[render(choices.config.target, record, place)] += 1
+                splits[name].add(place, record)
+        except UserError as error:
+            wrong = error
+    return wrong
+
+
 def write_splits(
     config: TaskConfig, schema: dict[str, Any] | None, sources: dict[str, Source], writers: dict[str, Writer]
 ) -> dict[str, Any]:
@@ -133,19 +152,11 @@ def write_splits(
     wrong: UserError | None = None
     warnings = []
     for given in reading.sources:
-        fed = [splits[name] for name in reading.fed_by(given)]
-        collects = choices.from_train and given == "train"
-        for batch in reading.rows(given, lambda: not collects and all(split.is_settled for split in fed)):  # noqa: B023
-            try:
-                for name, place, record in batch if wrong is None else ():
-                    if collects:
-                        choices.in_train[render(config.target, record, place)] += 1
-                    splits[name].add(place, record)
-            except UserError as error:
-                # A column that is misspelt in task.rename or task.where is what is wrong, not what follows from it.
-                if not (config.rename or config.where):
-                    raise
-                wrong = error
+        found = _fill(splits, given, reading, choices)
+        # A column that is misspelt in task.rename or task.where is what is wrong, not what follows from it.
+        if found and not (config.rename or config.where):
+            raise found
+        wrong = wrong or found
         if given == "train" and wrong is None:
             warnings += choices.end_of_train()
     reading.check()

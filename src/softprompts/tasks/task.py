@@ -11,7 +11,7 @@ from typing import Any
 from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sources
-from softprompts.errors import UserError, note, warn
+from softprompts.errors import UserError, notice, warn
 from softprompts.metrics.scoring import check_metrics, check_reach
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
 from softprompts.tasks.schemas import read_schema
@@ -70,7 +70,7 @@ def load_task(config: TaskConfig) -> Task:
     )
     splits: dict[str, Sequence[Row]] = {name: StoredRows(made, name) for name in SPLITS}
     for text in made.notes["held_out"]:
-        note(text)
+        notice(text)
     # Last: the library of the metrics takes seconds to import, which a missing file or column should not.
     check_metrics(config.metrics, config.choices is not None)
     for text in [*_reach(config, schema, splits), *made.notes["warnings"]]:

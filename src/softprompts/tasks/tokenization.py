@@ -35,6 +35,14 @@ SAMPLED = 8  # rows of each split that show whether a tokenizer gives the same i
 _Ids = tuple[list[int], Targets]  # of a prompt, and of each target
 
 
+class RowTooLongError(UserError):
+    """A row has more tokens than fit. `facts` says so without the advice, which a caller may give in other words."""
+
+    def __init__(self, facts: str, advice: str = "") -> None:
+        super().__init__(f"{facts}; {advice}" if advice else facts)
+        self.facts = facts
+
+
 def encode(
     task: Task, tokenizer: PreTrainedTokenizerBase, spec: InputSpec | None = None, needs_end: bool = True
 ) -> EncodedTask:
@@ -342,9 +350,9 @@ class _Reader:
         if not possible or config.long_rows != "cut_prompt":
             advice = "raise task.max_length" if limit == config.max_length else "the base model takes no more"
             target = "" if self.spec.kind == "encoder" else f" ({max(map(len, target_ids))} of them target)"
-            raise UserError(
-                f"{row.place}: {length} tokens{target} do not fit into {limit}; "
-                f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else "")
+            raise RowTooLongError(
+                f"{row.place}: {length} tokens{target} do not fit into {limit}",
+                f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else ""),
             )
         if config.chat:  # the template stays whole, the message loses its beginning
             return self._cut_message(row, targets, excess, limit)

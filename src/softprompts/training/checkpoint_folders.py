@@ -6,13 +6,12 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from softprompts.data.sources import SPLITS
-from softprompts.errors import UserError
+from softprompts.errors import UserError, warn
 from softprompts.system.files import one_line
 
 FORMAT = 2  # of state.json; 1, which has no such field, had neither checksums nor fingerprints
@@ -84,7 +83,7 @@ def make_room(target: Path) -> None:
         names = (f"{target.name}.kept-{n}" for n in range(1, 1000))
         free = next(name for name in names if not os.path.lexists(target.with_name(name)))
         target.rename(target.with_name(free))
-        print(f"{target} is not a checkpoint of this run: moved to {free}", file=sys.stderr)
+        warn(f"{target} is not a checkpoint of this run: moved to {free}")
 
 
 def checked_state(found: Mapping[int, Path], step: int) -> dict[str, Any]:

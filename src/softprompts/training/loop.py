@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from softprompts.config.sections import EvaluationConfig, TrainingConfig
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError
+from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import Metric, compute_metrics, load_metrics, reported
 from softprompts.runs.fingerprints import inputs_of
@@ -48,7 +48,7 @@ def train(
     Raises:
         UserError: settings that do not fit together; nothing receives a gradient, or the base does; a loss that is
             not finite; a full disk; full memory; a checkpoint of other data or another base model.
-        SystemExit: with code 128 + signal, after SIGINT or SIGTERM, the checkpoint saved.
+        Interrupted: after SIGINT or SIGTERM, the checkpoint saved.
     """
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
@@ -81,7 +81,7 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     `failure`; the others go on.
 
     Raises:
-        UserError, SystemExit: as `train`; a loss that is not finite where no other candidate is left.
+        UserError, Interrupted: as `train`; a loss that is not finite where no other candidate is left.
     """
     accelerator = run.accelerator
     task = candidates[0].data.task
@@ -113,7 +113,7 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
                     save(candidate, accelerator)
                 break
         if any_process(bool(received), accelerator):  # all are saved, be it by the last validation
-            stop(received, candidates, run)
+            stop(received, candidates)
     for candidate in [c for c in candidates if not c.failure]:
         candidate.take_best()
         log.failure(candidate)
@@ -171,12 +171,11 @@ def check_one_is_left(candidates: Sequence[Candidate], last: Candidate) -> None:
         raise UserError(str(last.failure))
 
 
-def stop(received: Sequence[int], candidates: Sequence[Candidate], run: Run) -> NoReturn:
+def stop(received: Sequence[int], candidates: Sequence[Candidate]) -> NoReturn:
     """End after a signal, which another process may have received."""
     number = received[0] if received else signal.SIGTERM
     step = max(c.progress.step for c in candidates)
-    run.say(f"\nstopped by {signal.Signals(number).name} at step {step}; go on with --resume")
-    raise SystemExit(128 + number)
+    raise Interrupted(f"stopped by {signal.Signals(number).name} at step {step}; go on with --resume", number)
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:

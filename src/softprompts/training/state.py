@@ -13,7 +13,7 @@ from typing import Any
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, check_above_zero, nearest
 from softprompts.runs.record import Progress
 from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.training.checkpoint_folders import checkpoint_folders
@@ -220,9 +220,7 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
     """Raise `UserError` for settings that contradict each other, this launch, or the number of rows in train."""
     above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
     for key in (*above, "learning_rate", "max_grad_norm"):
-        value = getattr(training, key)
-        if value is not None and not value > 0:  # so that NaN fails, too
-            raise UserError(f"training.{key}: expected a number above 0, found {value}")
+        check_above_zero(f"training.{key}", getattr(training, key))
     if training.batch_size > EPOCHS * rows:
         raise UserError(
             f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train: an "

@@ -10,9 +10,10 @@ from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import load_metrics, reported
 from softprompts.runs.fingerprints import inputs_of
-from softprompts.runs.plots import _ranked, _shown, plot_sweep
+from softprompts.runs.plots import as_read, plot_sweep, ranked
 from softprompts.runs.record import Standing
 from softprompts.runs.run import Run
+from softprompts.runs.tables import markdown_table
 from softprompts.system.files import replacing, write_atomically
 from softprompts.tasks.checks import warn_of_scored_rows
 from softprompts.tasks.documents import EncodedTask
@@ -28,7 +29,7 @@ def run_sweep(
     """Train the engine's bank side by side, one model for each point, and return the best on validation, and all.
 
     Raises:
-        UserError, SystemExit: as `training.train`; more than one process.
+        UserError, Interrupted: as `training.train`; more than one process.
     """
     if run.accelerator.num_processes > 1:
         raise UserError("a sweep trains its candidates side by side in one process; launch it with --num_processes 1")
@@ -88,9 +89,8 @@ def table(standings: Sequence[Standing], best_by: str) -> str:
     """Return the candidates as a Markdown table, the best on validation first, those given up last."""
     keys = list(standings[0].values)
     head = [*(k.removeprefix("training.").removeprefix("prompt.") for k in keys), f"best validation {best_by}", "step"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for standing in _ranked(standings):
-        value = "given up" if standing.value is None else f"{_shown(standing.value, best_by):.4f}"
-        settings = [" ".join(str(standing.values[k]).split()).replace("|", "\\|") for k in keys]
-        lines.append(f"| {' | '.join([*settings, value, str(standing.best_step)])} |")
-    return "\n".join(lines)
+    rows = []
+    for standing in ranked(standings):
+        value = "given up" if standing.value is None else f"{as_read(standing.value, best_by):.4f}"
+        rows.append([*(str(standing.values[k]) for k in keys), value, str(standing.best_step)])
+    return markdown_table(head, rows)
