@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.grid.settings import GridConfig
 from helpers import ROOT, load_recipe
 from softprompts.config.cli import build_parser, parse
-from softprompts.config.yaml_files import known
+from softprompts.config.yaml_files import is_read
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_every_key_is_one_of_its_recipes(path: Path) -> None:
         if "training" in valid:
             assert [k for k in grid.training | grid.sweep_training if f"training.{k}" not in valid] == [], name
         settings = {**grid.settings, **method.settings, **method.sweep}
-        assert [key for key in settings if not known(key, valid) or "." not in key] == [], name
+        assert [key for key in settings if not is_read(key, valid) or "." not in key] == [], name
 
 
 @pytest.mark.slow

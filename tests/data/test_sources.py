@@ -11,7 +11,7 @@ from softprompts.config.sections import TaskConfig
 from softprompts.data import sources as splits
 from softprompts.data.readers import Rows
 from softprompts.data.sources import Reading, open_sources
-from softprompts.errors import UserError, note
+from softprompts.errors import UserError, notice
 
 import datasets
 import pytest
@@ -36,7 +36,7 @@ def read(**settings: Any) -> dict[str, Rows]:
                 found[split].append((place, record))
     reading.check()
     for text in reading.held_out:
-        note(text)
+        notice(text)
     return found
 
 

@@ -36,19 +36,6 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert load_result(path) == result
 
 
-def test_a_record_of_another_version_is_read(tmp_path: Path) -> None:
-    """One without a version, as all before it, and one with fields that this version does not know."""
-    result, path = make_result(), tmp_path / "result.json"
-    record = asdict(result) | {"added": {}}
-    del record["schema_version"]
-    record["metrics"] = {name: values | {"added": 1} for name, values in record["metrics"].items()}
-    path.write_text(json.dumps(record), encoding="utf-8")
-    assert load_result(path) == result
-    path.write_text(json.dumps(record | {"schema_version": 99}), encoding="utf-8")
-    with pytest.raises(UserError, match="a newer version of softprompts wrote this record"):
-        load_result(path)
-
-
 def test_environment() -> None:
     found = environment()
     assert found["versions"]["torch"] == version("torch")

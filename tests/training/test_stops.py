@@ -13,7 +13,7 @@ from typing import Any
 from helpers import Build, run_training
 from softprompts.config.sections import TrainingConfig
 from softprompts.engine.forward import Scores
-from softprompts.errors import UserError
+from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import Outcome, predict
 from softprompts.runs.record import Progress
 from softprompts.training import checkpoints, loop as training_module
@@ -45,10 +45,10 @@ def test_a_signal_saves_and_a_resumed_run_equals_an_uninterrupted_one(
         return original(*arguments, **more)
 
     monkeypatch.setattr(training_module, "update", interrupted)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(Interrupted) as stopped:
         run_training(parts)
     monkeypatch.setattr(training_module, "update", original)
-    assert stopped.value.code == 128 + number
+    assert stopped.value.signal == number
     assert len(calls) == step, "the step under way is finished, and no other begins"
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     resumed, fresh = make(resume=True, **settings), make("fresh", **settings)
@@ -69,9 +69,9 @@ def test_a_signal_during_the_last_validation_stops_before_the_test(
         return predict(*arguments, **more)
 
     monkeypatch.setattr(training_module, "predict", interrupted)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(Interrupted) as stopped:
         run_training(parts)
-    assert stopped.value.code == 143
+    assert stopped.value.signal == signal.SIGTERM
     assert (parts.run.checkpoints / "step-000002").is_dir()
 
 

@@ -1,1 +1,1 @@
-"""`evaluate` modules kept in the project, intervals around their numbers, and what a difference is worth."""
+"""`evaluate` modules kept in the repo, one folder each, so that no metric needs a download."""

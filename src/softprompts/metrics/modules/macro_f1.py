@@ -11,6 +11,7 @@ class MacroF1(base.RowMetric):
     The classes are those that occur in predictions or references; one that is never predicted counts 0.
     """
 
+    open_only = False
     choices_only = True
 
     def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
