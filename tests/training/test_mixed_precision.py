@@ -134,7 +134,7 @@ def test_c1_2_a_second_stage_divides_by_the_scale_once(make: Build, norms: dict[
     run_training(parts)
     start = trainable_tensors(parts.model)
     norms.clear()
-    train(*parts.arguments, "second")
+    train(*parts.arguments, stage="second")
     (second,) = norms.values()
     fresh = make("fresh", steps=2, eval_every=2, max_grad_norm=1e9)
     for name, parameter in fresh.model.named_parameters():
