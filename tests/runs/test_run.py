@@ -204,6 +204,7 @@ TWO = ("--config_file", str(ROOT / "configs" / "accelerate" / "multi_cpu.yaml"))
         (TWO, {}, "1 3"),
         (ONE, {"OMP_NUM_THREADS": "1"}, "1 1"),
         ((*ONE, "--num_cpu_threads_per_process=1"), {}, "1 1"),
+        ((*ONE, "--num-cpu-threads-per-process=1"), {}, "1 1"),
     ],
 )
 def test_a_process_of_accelerate_takes_all_cores_unless_a_number_was_given(

@@ -60,8 +60,8 @@ def points(sweep: SweepConfig, prompt: PromptConfig, training: TrainingConfig, r
         varied = dict(zip(grid, combination, strict=True))
         changed = {}
         for section, before in sections.items():
-            mine = {k.split(".")[1]: v for k, v in varied.items() if k.startswith(f"{section}.")}
-            changed[section] = replace(before, **mine)
+            own = {k.split(".")[1]: v for k, v in varied.items() if k.startswith(f"{section}.")}
+            changed[section] = replace(before, **own)
             check_values(section, changed[section])
         made.append(Point(varied, changed["prompt"], changed["training"], changed["run"].seed))
     return made

@@ -48,7 +48,7 @@ def short_help(main: Callable[..., None]) -> str:
 
 def _section(name: str, section: type) -> str:
     document = parse(section.__doc__ or "")
-    said = {item.arg_name: item.description or "" for item in document.params}
+    descriptions = {item.arg_name: item.description or "" for item in document.params}
     items = fields(section)
     shown = [f for f in items if f.name in FIRST[name]] if name in FIRST else list(items)[:MOST]
     more = len(items) - len(shown)
@@ -57,7 +57,7 @@ def _section(name: str, section: type) -> str:
     width = min(100, shutil.get_terminal_size().columns) - INDENT
     for item in shown:
         lines.append(f"  --{name}.{item.name} {_kind(hints[item.name])}{_default(item)}")
-        text = " ".join(said.get(item.name, "").split())
+        text = " ".join(descriptions.get(item.name, "").split())
         lines += textwrap.wrap(text, width, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
     return "\n".join([*lines, *([f"  and {more} more"] if more else [])])
 

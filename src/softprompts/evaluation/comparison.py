@@ -67,8 +67,8 @@ class Contest:
 
     def wins(self, name: str) -> list[Difference]:
         """Return the rows that a contestant answers better, the largest difference first."""
-        mine = [d for d in self.differences if d.better == name]
-        return sorted(mine, key=lambda d: -abs(d.scores[0] - d.scores[1]))
+        won = [d for d in self.differences if d.better == name]
+        return sorted(won, key=lambda d: -abs(d.scores[0] - d.scores[1]))
 
 
 def contestants(

@@ -154,8 +154,8 @@ def outcome_of_vote(
         baselines={"majority_class": intervals(metrics, *answers_and_targets(majority), resamples)},
     )
     notes = [
-        {"adapter": adapter} | _note(metrics, validation.predictions[number::count], said, targets, resamples)
-        for number, (adapter, said) in enumerate(zip(config.adapters, single, strict=True))
+        {"adapter": adapter} | _note(metrics, validation.predictions[number::count], answers_of_one, targets, resamples)
+        for number, (adapter, answers_of_one) in enumerate(zip(config.adapters, single, strict=True))
     ]
     likelihoods = [_likelihood(validation.predictions[number::count], data.task.choices) for number in range(count)]
     first = next(iter(notes[0]["validation"]))

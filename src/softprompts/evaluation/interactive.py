@@ -91,9 +91,8 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     (column,) = columns
     listed = before.get("choices")
     # Two labels may share a word.
-    known = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
-    known = known if isinstance(known, list) else None
-    choices = config.choices or known
+    words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
+    choices = config.choices or (words if isinstance(words, list) else None)
     for text in [*(choices or ()), before.get("system") or ""]:
         check_characters(
             "the choices and the system message of the run" if not config.choices else "input.choices", text

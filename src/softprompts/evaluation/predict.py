@@ -115,9 +115,9 @@ def predict(
     lengths = lengths_of(examples)
     order = sorted(range(len(examples)), key=lambda i: -lengths[i])
     batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    own_batches = batches[accelerator.process_index :: accelerator.num_processes]
     answers: list[tuple[int, str, list[float] | None, float, int]] = []
-    bar = tqdm(mine, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
+    bar = tqdm(own_batches, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
     full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
     with torch.inference_mode(), engine.prompts_cached(), full:
         for indices in bar:

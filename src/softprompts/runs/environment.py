@@ -107,5 +107,7 @@ def _launcher_chose_threads() -> bool:
     except (psutil.Error, OSError):
         return False
     by_accelerate = any(Path(word).name in ("accelerate", "accelerate-launch") for word in words[:2])
-    told = any(word.startswith("--num_cpu_threads_per_process") for word in words)
+    # Of `python -m accelerate.commands.launch` the command line keeps the module's name.
+    by_accelerate |= any(word in ("accelerate.commands.launch", "accelerate.commands.accelerate_cli") for word in words)
+    told = any(word.replace("-", "_").startswith("__num_cpu_threads_per_process") for word in words)
     return by_accelerate and not told and "OMP_NUM_THREADS" not in variables

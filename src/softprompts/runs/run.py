@@ -57,14 +57,14 @@ class Run:
         record = record_of(self.folder)
         if not record or OUTPUTS not in record:  # begun by a version that kept no list
             return self.folder / name
-        mine = record[OUTPUTS]
-        taken = [n for n in (name, *(f"run-{i}-{name}" for i in range(1, 100))) if n in mine or not self._has(n)]
+        written = record[OUTPUTS]
+        taken = [n for n in (name, *(f"run-{i}-{name}" for i in range(1, 100))) if n in written or not self._has(n)]
         if taken[0] != name and fixed:
             raise not_ours(self.folder / name)
         if taken[0] != name:
             self.say(f"{self.folder / name} is not of this run and stays as it is; writing {taken[0]} instead")
-        if taken[0] not in mine:
-            mine.append(taken[0])
+        if taken[0] not in written:
+            written.append(taken[0])
             write_atomically(self.folder / CONFIG_FILE, json.dumps(record, indent=2))
         return self.folder / taken[0]
 
