@@ -52,12 +52,12 @@ def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd
         (["--task.prompt", "{txt}"], 'no column "txt"; columns are: text, label'),
         (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "smollm2-135m-instruct"?)'),
         (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 leave no room in the 256 positions"),
-        (["--training.learning_rate", "1e30"], "the loss or its gradient became"),
+        (["--training.batch_size", "99999"], "training.batch_size: 99999 is more than 100 times the 40 rows of train"),
     ],
     ids=["command line", "data", "base model", "method", "training"],
 )  # fmt: skip
 def test_each_part_of_a_run_fails_with_one_line(fail: Fail, more: list[str], message: str) -> None:
-    assert message in fail(*more, **{"training.steps": 4})
+    assert message in fail(*more)
 
 
 @pytest.mark.slow
