@@ -12,6 +12,8 @@ from typing import Any
 
 from benchmarks.tasks.launch import launch
 from benchmarks.tasks.tables import table
+from softprompts.metrics.scoring import load_metrics
+from softprompts.metrics.significance import compare
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
 
@@ -36,6 +38,17 @@ def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def difference(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
+    """Return how much the soft prompt is better on the same rows, with the paired interval."""
+    answers = {name: [[row["prediction"].strip() for row in rows]] for name, rows in (("soft", soft), ("hard", hard))}
+    targets = [row["target"].strip() for row in soft]
+    (found,) = compare(answers, targets, load_metrics(["accuracy"]))
+    return (
+        f"soft prompt less hard prompt: {100 * found.difference:+.1f} points of accuracy "
+        f"(paired 95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    )
+
+
 def report(hard_folder: Path, soft_folder: Path) -> str:
     """Return all that the demo prints at its end."""
     hard, soft = load_result(hard_folder / RESULT_FILE), load_result(soft_folder / RESULT_FILE)
@@ -43,6 +56,8 @@ def report(hard_folder: Path, soft_folder: Path) -> str:
     return "\n".join(
         [
             table(hard, soft),
+            "",
+            difference(*answers),
             "",
             side_by_side(*answers),
             "",

@@ -14,8 +14,8 @@ from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.config.tools import AdapterConfig, ContestantConfig
 from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation
-from softprompts.evaluation.comparison import Contestant, contestants, judge, load_contestant, row_scores
-from softprompts.metrics.scoring import intervals, load_metrics
+from softprompts.evaluation.comparison import Contestant, contestants, judge, load_contestant
+from softprompts.metrics.scoring import intervals, load_metrics, row_scores
 from softprompts.tasks.task import Task, load_task
 
 import pytest

@@ -16,13 +16,12 @@ from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.evaluation.predict import TestOutcome, answers_and_targets
 from softprompts.methods.preflight import check_method
-from softprompts.metrics.scoring import Interval, Metric, load_metrics, sampler
+from softprompts.metrics.scoring import Interval, load_metrics, row_scores
 from softprompts.metrics.significance import Comparison, compare
 from softprompts.models.identity import read_record
 from softprompts.models.loading import load_model_config, model_path
 from softprompts.tasks.task import Task, with_prompt
 
-import numpy
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -180,9 +179,3 @@ def judge(
         differences,
         len(targets),
     )
-
-
-def row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
-    """Return the first number that a metric reports for each row alone: 0 or 1 where answers are right or wrong."""
-    numbers = sampler(metric, answers, targets)
-    return [next(iter(numbers(numpy.array([row])).values())) for row in range(len(targets))]

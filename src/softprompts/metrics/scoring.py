@@ -189,15 +189,20 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
     return said
 
 
-def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
-    """Return a metric's first number for each row by itself; none if it is not made for single rows."""
+def row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
+    """Return the first number that a metric reports for each row alone: 0 or 1 if answers are right or wrong."""
     if metric.additive:  # a sampler counts all rows for each
         statistics = metric.module.row_statistics(answers, targets, **metric.settings)
         return [next(iter(metric.module.from_sums(row).values())) for row in statistics]
     numbers = sampler(metric, answers, targets)
+    return [next(iter(numbers(numpy.array([row])).values())) for row in range(len(targets))]
+
+
+def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
+    """Return `row_scores`; nothing if the metric is not made for single rows, as a correlation is not."""
     try:
-        return [next(iter(numbers(numpy.array([n])).values())) for n in range(len(targets))]
-    except Exception:  # a correlation, say
+        return row_scores(metric, answers, targets)
+    except Exception:
         return []
 
 
