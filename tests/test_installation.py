@@ -45,6 +45,7 @@ def run(installed: Path, code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_nothing_is_missing(installed: Path) -> None:
     here = {
         p.relative_to(ROOT / "src") for p in (ROOT / "src/softprompts").rglob("*.py*") if p.suffix in (".py", ".pyi")
@@ -52,6 +53,7 @@ def test_nothing_is_missing(installed: Path) -> None:
     assert here <= {p.relative_to(installed) for p in installed.rglob("*")}
 
 
+@pytest.mark.slow
 def test_embedded_tasks_metrics_and_schemas_are_found(installed: Path) -> None:
     code = """
 import softprompts as sp
@@ -68,6 +70,7 @@ print(sp.load_task(sp.TaskConfig(prompt="{text}", target="{command}", dataset="e
     assert second == "True"
 
 
+@pytest.mark.slow
 def test_the_commit_of_somebody_elses_repository_is_not_taken(installed: Path) -> None:
     assert run(installed, "from softprompts.runs.environment import commit; print(commit())") == "unknown"
 

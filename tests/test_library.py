@@ -87,6 +87,7 @@ for file in files:
 """
 
 
+@pytest.mark.slow
 def test_an_import_changes_nothing_in_the_process() -> None:
     found = subprocess.run(
         [sys.executable, "-c", IMPORTS, str(SOURCE)],

@@ -108,6 +108,7 @@ def test_a_missing_run_of_a_method_that_a_claim_does_not_name_does_not_silence_i
     assert verdict(card, "fewer bytes", "home_commands").word is None
 
 
+@pytest.mark.slow
 def test_it_refuses_to_speak_without_probes_comparisons_a_metric_a_method_or_a_task(tmp_path: Path) -> None:
     card = make_card(records(tmp_path / "probes", {"docstrings": {"probes": False}}))
     assert verdict(card, "loss on general text", "docstrings").missing[0] == (

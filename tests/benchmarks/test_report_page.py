@@ -20,6 +20,8 @@ from made_benchmark import make_benchmark, records_of
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "br", "hr", "link", "img", "input"}
 
 

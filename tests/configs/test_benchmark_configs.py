@@ -93,6 +93,7 @@ def test_the_head_says_which_experiment_it_is_and_how_it_runs(path: Path) -> Non
     assert f"python -m benchmarks.grid --config configs/benchmarks/{path.stem}.yaml" in head
 
 
+@pytest.mark.slow
 @each_paper
 def test_its_records_have_a_folder_of_their_own(path: Path) -> None:
     assert read(path).name == path.stem

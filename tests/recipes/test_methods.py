@@ -154,10 +154,10 @@ def resumed(
         patch.setattr(training, "update", counted)
         for half in watched:
 
-            def watching(engine: Any, *arguments: Any, half: Watched = half) -> Any:
+            def watching(engine: Any, *arguments: Any, half: Watched = half, **more: Any) -> Any:
                 half.before.append(Watched.copy(engine.model))
                 half.trainable.append({name for name, p in engine.model.named_parameters() if p.requires_grad})
-                progress = original(engine, *arguments)
+                progress = original(engine, *arguments, **more)
                 half.after.append(Watched.copy(engine.model))
                 return progress
 

@@ -197,6 +197,7 @@ ONE = ("--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynam
 TWO = ("--config_file", str(ROOT / "configs" / "accelerate" / "multi_cpu.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "variables", "threads"),
     [
