@@ -64,17 +64,13 @@ def test_each_part_of_a_run_fails_with_one_line(fail: Fail, more: list[str], mes
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--training.lerning_rate", "1"], '"--training.lerning_rate" (did you mean "training.learning_rate"?)'),
         (["--training.steps", "many"], "training.steps: expected whole number, found many"),
         (["--model.dtype", "float23"], "model.dtype: expected auto | float32 | bfloat16 | float16, found float23"),
-        (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "smollm2-135m-instruct"?)'),
         (["--task.dataset", "embedded:sentimnt"], 'embedded:sentimnt (did you mean "embedded:sentiment"?)'),
-        (["--task.prompt", "{txt}"], 'no column "txt"; columns are: text, label'),
         (["--task.max_length", "1", "--task.long_rows", "cut_prompt"], "do not fit into 1; raise task.max_length"),
         (["--task.metrics", "[acuracy]"], 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
         (["--training.best_by", "acuracy"], 'training.best_by: "acuracy" (did you mean "accuracy"?)'),
         (["--training.micro_batch_tokens", "0"], "training.micro_batch_tokens: expected a number above 0, found 0"),
-        (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 leave no room in the 256 positions"),
         (["--prompt.prompt_tuning_init_text", ""], "TEXT needs a text"),
         (["--run.trackers", "[tensorbord]"], 'unknown tracker "tensorbord" (did you mean "tensorboard"?)'),
     ],
