@@ -85,8 +85,8 @@ PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 test: $(STAMP) ## the tests that a change needs at once, offline, a process of one thread on each core
 	@$(PYTEST) -m "not slow"
 
-test-all: $(STAMP) ## all tests: processes, kills, architectures, every config, the bundled model, data built anew
-	@$(PYTEST)
+test-all: test ## all tests: after those of `make test` processes, kills, architectures, every config, data built anew
+	@$(PYTEST) -m slow
 
 coverage: $(STAMP) ## all tests, and the lines and branches of the library that none of them reaches: fails below 95 %
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered

@@ -36,7 +36,7 @@ def main(
         # The method: the only part that differs between recipes.
         tuned = sp.load_contestant(base, side)
         data = sp.encode(side.task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)))
-        data = sp.behind(data, side.adapter.task_id)
+        data = sp.with_soft_prompt(data, side.adapter.task_id)
 
         engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
         outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)

@@ -26,7 +26,7 @@ def main(
     # The method: the only part that differs between recipes.
     tuned = sp.load_adapter(base, adapter)
     data = sp.encode(rows, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)))
-    data = sp.behind(data, adapter.task_id)
+    data = sp.with_soft_prompt(data, adapter.task_id)
 
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)

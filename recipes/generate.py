@@ -22,7 +22,7 @@ def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig
         untrained = sp.kind_of(base.config) == "encoder" and bool(sp.facts_of(base).new_parts)
         tuned = sp.load_adapter(base, adapter)
         data = sp.encode(task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)), needs_end=False)
-    examples = sp.behind(data, adapter.task_id).test
+    examples = sp.with_soft_prompt(data, adapter.task_id).test
 
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=partial(print, file=sys.stderr))
     answers = {}

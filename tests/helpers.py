@@ -17,15 +17,15 @@ from typing import Any
 
 from softprompts.config.cli import cli
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
+from softprompts.encoding.documents import Document, EncodedTask
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine, Scores
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec, load_base_model
 from softprompts.runs.record import Progress
 from softprompts.runs.run import Run, start_run
-from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.tasks.task import Row, Task, load_task
-from softprompts.tasks.tokenization import encode
 from softprompts.training.loop import train
 
 import pytest

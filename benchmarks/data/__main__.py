@@ -49,9 +49,9 @@ def write_rows(path: Path, rows: int) -> None:
 def measure(path: Path, choices: bool) -> dict[str, float]:
     """Load and tokenize a file; return seconds, and the peak of resident memory of this process in GB."""
     from softprompts.config.sections import TaskConfig
+    from softprompts.encoding.tokenization import encode
     from softprompts.models.bundled import resolve
     from softprompts.tasks.task import load_task
-    from softprompts.tasks.tokenization import encode
 
     import datasets  # noqa: F401 - recipes have imported them by then
     import evaluate  # noqa: F401

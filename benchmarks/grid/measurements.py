@@ -9,11 +9,11 @@ from statistics import mean, median
 from typing import Any
 
 from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import Document, Example
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.evaluation.predict import answers_and_targets, document_losses, predict
 from softprompts.metrics.scoring import Metric, compute_metrics
-from softprompts.tasks.documents import Document, Example
 
 import torch
 from accelerate import Accelerator

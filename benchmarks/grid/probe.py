@@ -25,6 +25,7 @@ from softprompts.config.cli import cli
 from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError, nearest
@@ -36,7 +37,6 @@ from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task, load_task
-from softprompts.tasks.tokenization import encode
 
 import yaml
 from accelerate import Accelerator

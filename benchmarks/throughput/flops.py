@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from softprompts.encoding.documents import Document
 from softprompts.engine.batches import pack, pad
-from softprompts.tasks.documents import Document
 
 import torch
 from torch import nn

@@ -23,13 +23,13 @@ from benchmarks.throughput.flops import (
     useful_flops,
 )
 from softprompts.config.sections import ModelConfig, TaskConfig
+from softprompts.encoding.documents import Document
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import count_parameters, load_base_model
 from softprompts.runs.environment import peak_memory_gib
-from softprompts.tasks.documents import Document
 from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import encode
 
 import torch
 from datasets import Dataset

@@ -32,6 +32,8 @@ from .config.tools import (
     NeighboursConfig as NeighboursConfig,
     SamplingConfig as SamplingConfig,
 )
+from .encoding.documents import with_soft_prompt as with_soft_prompt
+from .encoding.tokenization import encode as encode
 from .engine.build import make_engine as make_engine
 from .evaluation.comparison import (
     contestants as contestants,
@@ -95,10 +97,6 @@ from .system.files import (
     write_atomically as write_atomically,
 )
 from .tasks.task import load_task as load_task
-from .tasks.tokenization import (
-    behind as behind,
-    encode as encode,
-)
 from .training.loop import train as train
 from .training.sweep import (
     run_sweep as run_sweep,

@@ -14,6 +14,7 @@ from softprompts.adapters.switch import without_adapter
 from softprompts.config.methods import MultitaskConfig, PrefixConfig
 from softprompts.config.sections import ModelConfig, RunConfig
 from softprompts.config.tools import AdapterConfig
+from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
@@ -25,7 +26,6 @@ from softprompts.models.identity import RECORD, Record
 from softprompts.models.loading import load_base_model
 from softprompts.runs.outputs import save_adapter, save_model
 from softprompts.runs.run import Run, start_run
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

@@ -75,13 +75,13 @@ def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(
     assert re.search(r"\[3/3\] prompt_tuning, seed 0: accuracy .*; 0 s left", said)
 
     process = start(grid, stopped)
-    wait_for(stopped, "records/tiny/prompt_tuning/sweep.json", process)
-    process.kill()  # between two runs, or as the next begins: that one lives on, and holds its lock
+    wait_for(stopped, "runs/tiny/prompt_tuning/sweep00/result.json", process)
+    process.kill()  # between two points, or as the next begins: that one lives on, and holds its lock
     process.communicate(timeout=300)
 
     process = start(grid, stopped)
     wait_for(stopped, "runs/tiny/prompt_tuning/seed0/checkpoints/step-*", process)
-    process.send_signal(signal.SIGTERM)  # within a run
+    process.send_signal(signal.SIGTERM)  # within a run that this launch has begun
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped; the same command goes on" in said

@@ -13,13 +13,13 @@ from typing import Any
 
 from helpers import ROOT
 from made_models import ARCHITECTURES, STATES, VOCABULARY, WINDOW, make_base, make_config
+from softprompts.encoding.documents import Document
 from softprompts.engine.build import disagreement
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import answers
 from softprompts.methods.attach import TASK_TYPES
 from softprompts.methods.catalog import METHODS as CATALOG
 from softprompts.models.loading import kind_of
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

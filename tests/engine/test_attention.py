@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers import CPU, documents, gradient_of, load_base, loss_and_gradient, method_engine, scores
 from made_models import make_base
+from softprompts.encoding.documents import Document
 from softprompts.engine import attention
 from softprompts.engine.attention import (
     PREFIX,
@@ -23,7 +24,6 @@ from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.engine.layout import SHORTEST_OF_GROUP, Group, Layout, lay_out
 from softprompts.models.peft_compat import attention_name
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from helpers import CPU, documents
+from softprompts.encoding.documents import Document
 from softprompts.engine.batches import Text, pack, pad
-from softprompts.tasks.documents import Document
 from softprompts.training.state import batch_order
 from softprompts.training.step import share_out
 

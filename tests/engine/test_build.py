@@ -11,6 +11,8 @@ from typing import Any
 
 from helpers import METHODS, bank_engine, load_base, load_tuned, make_task
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import Document, EncodedTask, Example
+from softprompts.encoding.tokenization import encode
 from softprompts.engine import build as agreement, layout
 from softprompts.engine.batches import PackedBatch, pack
 from softprompts.engine.build import checked_documents, disagreement, make_engine
@@ -19,9 +21,7 @@ from softprompts.engine.kv_cache import States
 from softprompts.engine.layout import Group, Layout
 from softprompts.errors import UserError
 from softprompts.models.windows import bounds_of, unknown_layers, window_of
-from softprompts.tasks.documents import Document, EncodedTask, Example
 from softprompts.tasks.task import Row
-from softprompts.tasks.tokenization import encode
 
 import numpy
 import pytest

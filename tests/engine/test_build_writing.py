@@ -8,13 +8,13 @@ from typing import Any
 
 from helpers import METHODS, load_base, load_tuned, make_task, method_engine
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import Document
+from softprompts.encoding.tokenization import encode
 from softprompts.engine import build as agreement, generation
 from softprompts.engine.build import different_answers, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.models.loading import input_spec
-from softprompts.tasks.documents import Document
-from softprompts.tasks.tokenization import encode
 
 import pytest
 

@@ -10,13 +10,13 @@ from typing import Any
 from helpers import load_base, make_task
 from made_tokenizers import unigram
 from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import EncodedTask
+from softprompts.encoding.endings import read_answer
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import answers, own_settings
 from softprompts.evaluation.predict import predict
 from softprompts.models.loading import InputSpec, input_spec, own_ends
-from softprompts.tasks.documents import EncodedTask
-from softprompts.tasks.endings import read_answer
-from softprompts.tasks.tokenization import encode
 from stock_peft import adapted, by_stock
 
 import pytest

@@ -20,6 +20,8 @@ from helpers import (
     scores,
 )
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import Document, EncodedTask
+from softprompts.encoding.tokenization import encode
 from softprompts.engine import attention
 from softprompts.engine.build import TOLERANCE, disagreement, make_engine
 from softprompts.engine.forward import Engine
@@ -27,8 +29,6 @@ from softprompts.engine.layout import Inputs, Layout, lay_out
 from softprompts.engine.padded import logits_at
 from softprompts.errors import UserError
 from softprompts.methods.prompt_tuning import add_soft_prompt
-from softprompts.tasks.documents import Document, EncodedTask
-from softprompts.tasks.tokenization import encode
 
 import pytest
 import torch

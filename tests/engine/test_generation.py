@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers import METHODS, bank_engine, by_hand, load_base, load_tuned, make_task, method_engine, scores
+from softprompts.encoding.documents import Document
+from softprompts.encoding.endings import before
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import answers, generate
-from softprompts.tasks.documents import Document
-from softprompts.tasks.endings import before
-from softprompts.tasks.tokenization import encode
 
 import pytest
 import torch

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import METHODS, bank_engine, method_engine, scores
+from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.engine.kv_cache import States, one_behind_the_other, positions_of, side_by_side, states_in
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

@@ -16,12 +16,12 @@ from helpers import (
     prompt_config,
     scores,
 )
+from softprompts.encoding.documents import Document
 from softprompts.engine.build import disagreement
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.engine.layout import Layout
 from softprompts.methods.prompt_tuning import add_soft_prompt
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

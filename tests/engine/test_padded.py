@@ -10,6 +10,8 @@ from typing import Any
 from helpers import CPU, load_base, make_task, prompt_config
 from softprompts.config.methods import PrefixConfig
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import Document, EncodedTask
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
@@ -18,8 +20,6 @@ from softprompts.errors import UserError
 from softprompts.methods.prefix_tuning import add_prefix
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec, load_base_model
-from softprompts.tasks.documents import Document, EncodedTask
-from softprompts.tasks.tokenization import encode
 
 import pytest
 import torch

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers import METHODS, Build, method_engine, scores
+from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.engine.prompt_cache import PromptCache
 from softprompts.evaluation.predict import predict
-from softprompts.tasks.documents import Document
 from softprompts.training.checkpoints import set_trainable, trainable_tensors
 
 import pytest

@@ -10,6 +10,7 @@ from helpers import CPU, load_base, make_task
 from softprompts.adapters.loading import load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig, EnsembleConfig
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation
@@ -27,7 +28,6 @@ from softprompts.evaluation.ensemble import (
 )
 from softprompts.evaluation.predict import Outcome, Prediction, evaluate_test, predict
 from softprompts.metrics.scoring import intervals, load_metrics, mean_intervals
-from softprompts.tasks.tokenization import encode
 
 import numpy
 import pytest

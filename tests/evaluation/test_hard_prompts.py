@@ -10,14 +10,14 @@ from typing import Any
 from helpers import load_base, task_config
 from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import EncodedTask, Example
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation import hard_prompts as hard
 from softprompts.evaluation.hard_prompts import choose_wording, draw_shots, written_tasks
 from softprompts.evaluation.predict import Outcome, Prediction, predict
-from softprompts.tasks.documents import EncodedTask, Example
 from softprompts.tasks.task import Task, load_task
-from softprompts.tasks.tokenization import encode
 
 import pytest
 from accelerate import Accelerator

@@ -10,14 +10,14 @@ from typing import Any
 from helpers import load_base, load_tuned
 from made_tokenizers import words
 from softprompts.config.tools import InputConfig, SamplingConfig
+from softprompts.encoding.documents import Example
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.evaluation.interactive import answer, own_flags, task_of_texts
 from softprompts.evaluation.predict import choice_scores
 from softprompts.models.loading import InputSpec
-from softprompts.tasks.documents import Example
-from softprompts.tasks.tokenization import encode
 
 import pytest
 import torch

@@ -7,6 +7,8 @@ from typing import Any
 
 from helpers import load_base, make_task
 from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import Document, Example
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
@@ -20,8 +22,6 @@ from softprompts.evaluation.predict import (
     predict,
 )
 from softprompts.models.loading import InputSpec
-from softprompts.tasks.documents import Document, Example
-from softprompts.tasks.tokenization import encode
 
 import numpy
 import pytest

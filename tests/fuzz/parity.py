@@ -16,14 +16,14 @@ from reference import NEW_TOKENS, Reference
 from softprompts.adapters.loading import load_adapter, virtual_tokens
 from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig
+from softprompts.encoding.documents import EncodedTask, with_soft_prompt
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import Outcome, predict
 from softprompts.models.loading import AUTO, Kind, input_spec, kind_of, load_base_model
-from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import behind, encode
 
 import torch
 from accelerate import Accelerator
@@ -153,7 +153,7 @@ def _ours(drawn: Drawn, base: Path, adapter: Path | None, file: Path) -> tuple[E
         str(adapter) if adapter else None, task_id=drawn.task_id if drawn.method == "multitask" else 0
     )
     tuned = load_adapter(loaded, config)
-    data = behind(encode(rows, tokenizer, input_spec(loaded, virtual_tokens(tuned))), config.task_id)
+    data = with_soft_prompt(encode(rows, tokenizer, input_spec(loaded, virtual_tokens(tuned))), config.task_id)
     engine = make_engine(tuned, tokenizer, config=model, data=data, say=drawn.said.append)
     evaluation = EvaluationConfig(batch_size=drawn.batch, max_new_tokens=NEW_TOKENS)
     return data, engine, predict(engine, data.test, evaluation, Accelerator(cpu=True), "testing")

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from drawn import Drawn
+from softprompts.encoding.documents import EncodedTask, Example
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.evaluation.predict import Outcome
 from softprompts.models.loading import Kind
-from softprompts.tasks.documents import EncodedTask, Example
 
 import torch
 from peft import PeftModel

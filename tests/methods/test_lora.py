@@ -7,6 +7,7 @@ from typing import Any
 
 from helpers import load_base, make_task, scores
 from softprompts.config.sections import ModelConfig, TrainingConfig
+from softprompts.encoding.documents import Document, EncodedTask, Example
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
@@ -14,7 +15,6 @@ from softprompts.methods.full_finetuning import train_everything
 from softprompts.methods.lora import add_lora
 from softprompts.methods.p_tuning import add_prompt_encoder
 from softprompts.models.loading import count_parameters, load_base_model
-from softprompts.tasks.documents import Document, EncodedTask, Example
 from softprompts.tasks.task import Row
 from softprompts.training.checkpoints import trainable_tensors
 from softprompts.training.state import make_candidate

@@ -10,15 +10,15 @@ from typing import Any
 from helpers import CPU, TEXT, load_base, loss_and_gradient, make_task, scores
 from softprompts.config.methods import MultitaskConfig
 from softprompts.config.sections import ModelConfig, TrainingConfig
+from softprompts.encoding.documents import Document, EncodedTask
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import disagreement, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.methods.attach import initial_values
 from softprompts.methods.multitask_prompt_tuning import add_multitask_prompt, by_task, factors_alone
-from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.tasks.task import Row
-from softprompts.tasks.tokenization import encode
 from softprompts.training.state import make_candidate
 from softprompts.training.step import update
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from helpers import load_base, scores
 from softprompts.adapters.saving import folded
+from softprompts.encoding.documents import Document
 from softprompts.engine.build import disagreement
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods.p_tuning import add_prompt_encoder
 from softprompts.models.loading import count_parameters
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

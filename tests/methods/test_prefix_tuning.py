@@ -9,13 +9,13 @@ from typing import Any
 from helpers import TEXT, load_base, scores
 from softprompts.config.methods import PrefixConfig
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import Document
 from softprompts.engine.build import disagreement
 from softprompts.engine.forward import Engine
 from softprompts.engine.kv_cache import States
 from softprompts.errors import UserError
 from softprompts.methods.prefix_tuning import add_prefix
 from softprompts.models.loading import count_parameters, load_base_model
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

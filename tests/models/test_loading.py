@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
@@ -21,7 +22,6 @@ from softprompts.models.loading import (
     max_positions,
 )
 from softprompts.system.quiet import quiet_libraries
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

@@ -12,6 +12,7 @@ from softprompts.adapters.switch import has_base, without_adapter
 from softprompts.config.methods import PrefixConfig
 from softprompts.config.sections import ModelConfig, RunConfig
 from softprompts.config.tools import AdapterConfig
+from softprompts.encoding.documents import Document
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError
 from softprompts.methods.lora import add_lora
@@ -22,7 +23,6 @@ from softprompts.models.loading import load_base_model
 from softprompts.models.outputs import outputs_of
 from softprompts.runs.outputs import save_adapter, save_model
 from softprompts.runs.run import Run, start_run
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

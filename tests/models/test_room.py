@@ -7,13 +7,13 @@ from pathlib import Path
 from helpers import CPU, load_base, make_task
 from made_tokenizers import metaspace_bytes, wordpiece, words
 from softprompts.config.sections import EvaluationConfig, ModelConfig
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import answers, generate
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import predict
 from softprompts.methods.attach import sampled_ids
 from softprompts.models.loading import input_spec, load_base_model, max_positions
-from softprompts.tasks.tokenization import encode
 from stock_peft import adapted, by_stock
 
 import pytest

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers import CPU, losses, read_result, recipe_command, run_recipe
+from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.models.bundled import resolve
-from softprompts.tasks.documents import Document
 
 import pytest
 import torch

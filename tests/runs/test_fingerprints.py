@@ -12,11 +12,12 @@ from typing import Any
 
 from helpers import METHODS, load_base, make_task, method_engine
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import with_soft_prompts
+from softprompts.encoding.tokenization import encode
 from softprompts.models.facts import facts_of
 from softprompts.models.identity import weights_digests
 from softprompts.models.loading import InputSpec, input_spec, load_base_model, own_ends
 from softprompts.runs.fingerprints import changes, inputs_of, other_versions
-from softprompts.tasks.tokenization import encode, moved_behind
 
 import pytest
 import torch
@@ -189,7 +190,7 @@ def test_a9_rows_that_belong_to_other_tasks_are_other_data(tiny_model: Path) -> 
     base, tokenizer = load_base(tiny_model)
     data = encode(make_task(ROWS), tokenizer, InputSpec(room=200))
     numbers = iter((0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1))
-    before, now = (inputs_of(moved_behind(data, lambda _: next(numbers)), base) for _ in range(2))
+    before, now = (inputs_of(with_soft_prompts(data, lambda _: next(numbers)), base) for _ in range(2))
     assert changes(before, now) == ["validation has the same rows, but as other tokens or of other tasks"]
 
 

@@ -12,14 +12,14 @@ from helpers import Parts, load_base, run_training, task_config
 from made_tasks import rows_of, write
 from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig, TaskConfig
+from softprompts.encoding.documents import EncodedTask
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.hard_prompts import choose_wording
 from softprompts.models.loading import InputSpec
 from softprompts.tasks.checks import RARE, check_labels, first_rows_warning, warn_of_scored_rows
-from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.task import Task, load_task
-from softprompts.tasks.tokenization import encode
 
 import pytest
 from accelerate import Accelerator

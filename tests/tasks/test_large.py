@@ -14,20 +14,21 @@ from made_tasks import rows_of, write
 from made_tokenizers import byte_level
 from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
-from softprompts.errors import UserError
-from softprompts.models.loading import InputSpec
-from softprompts.tasks import task as tasks, tokenization
-from softprompts.tasks.documents import (
+from softprompts.encoding.documents import (
     EncodedTask,
     Example,
     StoredExamples,
     answers_of,
     digest_of_tokens,
     lengths_of,
+    with_soft_prompts,
 )
+from softprompts.encoding.tokenization import encode
+from softprompts.errors import UserError
+from softprompts.models.loading import InputSpec
+from softprompts.tasks import task as tasks, tokenization
 from softprompts.tasks.rows import StoredRows
 from softprompts.tasks.task import Task, load_task, with_prompt
-from softprompts.tasks.tokenization import encode, moved_behind
 
 import pyarrow
 import pyarrow.parquet
@@ -168,10 +169,10 @@ def test_a_split_is_a_sequence(config: TaskConfig) -> None:
 @pytest.mark.parametrize("choices", [(" good", " bad"), None])
 def test_moved_examples_have_the_digest_of_their_soft_prompts(choices: Any) -> None:
     data = encode(make_task([("the film", " good"), ("the plot", " bad")], choices), byte_level())
-    moved = moved_behind(data, lambda example: len(example.row.place) - 5)
+    moved = with_soft_prompts(data, lambda example: len(example.row.place) - 5)
     assert isinstance(moved.train, StoredExamples)
     assert {d.soft_prompt for e in moved.train for d in (e.document, *e.choices)} == {0}
-    moved = moved_behind(data, lambda example: int(example.row.place[-1]))
+    moved = with_soft_prompts(data, lambda example: int(example.row.place[-1]))
     assert digest_of_tokens(moved.train) == digest_of_tokens(list(moved.train)) != digest_of_tokens(data.train)
 
 

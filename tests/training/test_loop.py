@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import Build, load_base, losses, run_training
+from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import Outcome, predict
-from softprompts.tasks.documents import Document
 from softprompts.training import loop as training_module
 from softprompts.training.state import batch_order
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from helpers import Build, load_base, losses, prompt_config, run_training, task_config
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from softprompts.encoding.documents import with_soft_prompt
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.errors import UserError
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec
 from softprompts.runs.run import start_run
 from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import behind, encode
 from softprompts.training.checkpoints import trainable_tensors
 from softprompts.training.loop import train, train_side_by_side
 from softprompts.training.state import Candidate, check_training, make_candidate
@@ -85,7 +86,7 @@ def train_bank(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Bank:
             make_candidate(
                 engine,
                 i,
-                data=behind(data, i),
+                data=with_soft_prompt(data, i),
                 training=TRAINING[k],
                 seed=k,
                 folder=run.checkpoints / str(i),

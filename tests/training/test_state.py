@@ -12,15 +12,15 @@ from typing import Any
 
 from helpers import TEXT, load_base, losses, make_task, prompt_config, task_config
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from softprompts.encoding.documents import EncodedTask, with_soft_prompt
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec
 from softprompts.runs.run import start_run
-from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.task import load_task
-from softprompts.tasks.tokenization import behind, encode
 from softprompts.training import loop as training_module
 from softprompts.training.checkpoints import trainable_tensors
 from softprompts.training.loop import train, train_side_by_side
@@ -100,7 +100,7 @@ def train_bank(tiny_model: Path, tiny_task: Path) -> Train:
             make_candidate(
                 engine,
                 i,
-                data=behind(data[k], i),
+                data=with_soft_prompt(data[k], i),
                 training=training[k],
                 seed=k,
                 folder=run.checkpoints / str(i),

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from helpers import Build, losses, run_training
+from softprompts.encoding.documents import Document
 from softprompts.errors import UserError
 from softprompts.runs.record import Progress
-from softprompts.tasks.documents import Document
 from softprompts.training.step import check_gradients, dropout_seed, micro_batches, share_out, training_mode
 
 import pytest

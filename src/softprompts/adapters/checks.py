@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from softprompts.adapters.configs import first_line
 from softprompts.adapters.switch import without_adapter
+from softprompts.encoding.documents import Document
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError, warn
 from softprompts.models.facts import facts_of
 from softprompts.models.identity import base_name, sample_of
 from softprompts.models.loading import max_positions
 from softprompts.models.peft_compat import as_loaded
-from softprompts.tasks.documents import Document
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftConfig, PeftModel, PeftType

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from softprompts.tasks.documents import Document
+from softprompts.encoding.documents import Document
 
 import numpy
 import torch

@@ -16,6 +16,7 @@ from traceback import walk_tb
 from typing import Any
 
 from softprompts.config.sections import ModelConfig
+from softprompts.encoding.documents import Document, EncodedTask, Example, lengths_of
 from softprompts.engine.attention import LayoutError, checkpoint_layers, unfollow_layouts
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import answers
@@ -24,7 +25,6 @@ from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
 from softprompts.models.loading import kind_of
 from softprompts.models.windows import unknown_layers, window_of
 from softprompts.system.memory import is_out_of_memory, one_line_if_memory_is_full
-from softprompts.tasks.documents import Document, EncodedTask, Example, lengths_of
 
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase

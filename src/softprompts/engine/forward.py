@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from softprompts.encoding.documents import Document
 from softprompts.engine.attention import LayoutError, follow_layouts
 from softprompts.engine.batches import pack
 from softprompts.engine.kv_cache import States, one_behind_the_other, positions_of, states_in
@@ -14,7 +15,6 @@ from softprompts.engine.padded import logits_at, stock_forward
 from softprompts.engine.prompt_cache import PromptCache
 from softprompts.engine.scores import Scores
 from softprompts.models.loading import own_ends
-from softprompts.tasks.documents import Document
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel

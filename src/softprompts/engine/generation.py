@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from softprompts.encoding.documents import Document
+from softprompts.encoding.endings import StopAt, before, read_answer, until_end
 from softprompts.engine.batches import common_head, pad
 from softprompts.engine.forward import Engine
 from softprompts.engine.kv_cache import States, positions_of, side_by_side
 from softprompts.engine.padded import decoder_start, hidden_states_in_one_piece
 from softprompts.models.loading import kind_of, max_positions, position_table
 from softprompts.models.windows import window_of
-from softprompts.tasks.documents import Document
-from softprompts.tasks.endings import StopAt, before, read_answer, until_end
 
 import torch
 from peft import PeftModel

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from softprompts.encoding.documents import Document
 from softprompts.engine.batches import pad
 from softprompts.engine.scores import Scores
 from softprompts.errors import UserError
 from softprompts.models.facts import facts_of
 from softprompts.models.loading import kind_of
-from softprompts.tasks.documents import Document
 
 import torch
 from torch import nn

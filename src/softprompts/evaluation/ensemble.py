@@ -13,12 +13,11 @@ from softprompts.adapters.loading import find_adapter, load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.data.sources import SPLITS
+from softprompts.encoding.documents import EncodedTask, with_soft_prompt
 from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics, mean_intervals
 from softprompts.metrics.significance import Comparison, compare, verdict
-from softprompts.tasks.documents import EncodedTask
-from softprompts.tasks.tokenization import behind
 
 from peft import PeftModel, PeftType, TaskType
 from transformers import PreTrainedModel
@@ -86,7 +85,7 @@ def load_members(base: PreTrainedModel, folders: Sequence[Path], config: Ensembl
 
 def behind_each(data: EncodedTask, count: int) -> EncodedTask:
     """Return the task with every row once behind each of `count` soft prompts, the copies of a row side by side."""
-    placed = [behind(data, number) for number in range(count)]
+    placed = [with_soft_prompt(data, number) for number in range(count)]
     train, validation, test = (
         [e for copies in zip(*(getattr(one, name) for one in placed), strict=True) for e in copies] for name in SPLITS
     )

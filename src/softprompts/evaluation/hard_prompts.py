@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import EncodedTask
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError, check_above_zero
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.tasks.checks import warn_of_scored_rows
-from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.task import Row, Task, with_prompt
 
 from accelerate import Accelerator

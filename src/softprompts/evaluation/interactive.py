@@ -12,14 +12,14 @@ from softprompts.config.sections import TaskConfig
 from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record
+from softprompts.encoding.documents import Example
+from softprompts.encoding.row_tokens import RowTooLongError
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.predict import choice_scores
 from softprompts.system.streams import lines_of_input
-from softprompts.tasks.documents import Example
 from softprompts.tasks.task import Row, Task, check_characters, check_template, render
-from softprompts.tasks.tokenization import RowTooLongError
 
 import torch
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import Document, EncodedTask, Example, answers_of, lengths_of
+from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
 from softprompts.system.memory import one_line_if_memory_is_full
-from softprompts.tasks.documents import Document, EncodedTask, Example, answers_of, lengths_of
-from softprompts.tasks.targets import warn_of_cut_targets
 
 import numpy
 import torch

@@ -9,12 +9,11 @@ from typing import Any
 
 from softprompts.config.methods import MultitaskConfig
 from softprompts.data.values import trouble
+from softprompts.encoding.documents import EncodedTask, Example, with_soft_prompts
 from softprompts.errors import UserError, check_above_zero, listed, short
 from softprompts.methods.attach import attach, initial_values, set_start
 from softprompts.models.peft_compat import encoder_of
-from softprompts.tasks.documents import EncodedTask, Example
 from softprompts.tasks.task import Task, in_words
-from softprompts.tasks.tokenization import moved_behind
 
 import torch
 from peft import MultitaskPromptTuningConfig, MultitaskPromptTuningInit, PeftModel
@@ -48,7 +47,7 @@ def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
             raise UserError(f'{example.row.place}: train has no row with {column} "{short(name)}", only {valid}')
         return names.index(name)
 
-    return moved_behind(data, place), names
+    return with_soft_prompts(data, place), names
 
 
 def _name(example: Example, column: str) -> str:

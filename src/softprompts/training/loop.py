@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from softprompts.config.sections import EvaluationConfig, TrainingConfig
+from softprompts.encoding.documents import EncodedTask
+from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import answers_and_targets, predict
@@ -17,8 +19,6 @@ from softprompts.runs.record import Progress
 from softprompts.runs.run import Run
 from softprompts.system.signals import collected_signals
 from softprompts.tasks.checks import warn_of_scored_rows
-from softprompts.tasks.documents import EncodedTask
-from softprompts.tasks.targets import warn_of_cut_targets
 from softprompts.training.energy import energy_meter
 from softprompts.training.log import training_log
 from softprompts.training.state import Candidate, check_training, loss_scaler, make_candidate

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import TrainingConfig
+from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError, check_above_zero, nearest
 from softprompts.runs.record import Progress
-from softprompts.tasks.documents import Document, EncodedTask
 from softprompts.training.checkpoint_folders import checkpoint_folders
 from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
 

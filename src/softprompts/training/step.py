@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from softprompts.config.sections import TrainingConfig
+from softprompts.encoding.documents import Document
 from softprompts.errors import UserError
 from softprompts.system.memory import one_line_if_memory_is_full
-from softprompts.tasks.documents import Document
 from softprompts.training.state import Candidate
 
 import numpy

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from softprompts.config.grid import Point
 from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import EncodedTask, with_soft_prompt
+from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import load_metrics, reported
@@ -16,9 +18,6 @@ from softprompts.runs.run import Run
 from softprompts.runs.tables import markdown_table
 from softprompts.system.files import replacing, write_atomically
 from softprompts.tasks.checks import warn_of_scored_rows
-from softprompts.tasks.documents import EncodedTask
-from softprompts.tasks.targets import warn_of_cut_targets
-from softprompts.tasks.tokenization import behind
 from softprompts.training.loop import train_side_by_side
 from softprompts.training.state import Candidate, check_training, make_candidate
 
@@ -42,7 +41,7 @@ def run_sweep(
         make_candidate(
             engine,
             i,
-            data=behind(data, i),
+            data=with_soft_prompt(data, i),
             training=point.training,
             seed=point.seed,
             folder=run.checkpoints / f"{i:03d}",

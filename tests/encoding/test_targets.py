@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers import build, load_base, make_task, run_training
+from softprompts.encoding.targets import warn_of_cut_targets
+from softprompts.encoding.tokenization import encode
 from softprompts.evaluation.predict import evaluate_test
 from softprompts.tasks.checks import look_alikes
-from softprompts.tasks.targets import warn_of_cut_targets
-from softprompts.tasks.tokenization import encode
 
 import pytest
 

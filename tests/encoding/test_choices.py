@@ -18,12 +18,12 @@ from helpers import (
     tiny_flags,
 )
 from made_tokenizers import byte_level, metaspace_bytes, unigram, wordpiece
+from softprompts.encoding.documents import EncodedTask
+from softprompts.encoding.tokenization import encode
 from softprompts.errors import UserError
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.models.loading import InputSpec
-from softprompts.tasks.documents import EncodedTask
 from softprompts.tasks.task import load_task, with_prompt
-from softprompts.tasks.tokenization import encode
 
 import pytest
 from tokenizers import AddedToken

@@ -1,37 +1,24 @@
-"""Turn rows into token ids, as the kind of base model reads them: a target is never truncated."""
+"""The token ids of single rows: prompts, targets as they continue them, and rows that are too long."""
 
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from typing import Any
 
-from softprompts.data.tables import BATCH, Writer, key_of, make_tables
-from softprompts.errors import UserError, warn
+from softprompts.data.tables import BATCH, Writer
+from softprompts.encoding.chats import in_chat
+from softprompts.encoding.documents import ChoiceWriter, ExampleWriter, Targets
+from softprompts.encoding.encoder import Encoder
+from softprompts.errors import UserError
 from softprompts.models.loading import InputSpec
-from softprompts.models.settings import tokenizer_digests
-from softprompts.tasks.chats import in_chat
-from softprompts.tasks.documents import (
-    CHOICES_SCHEMA,
-    SCHEMA,
-    ChoiceWriter,
-    EncodedTask,
-    Example,
-    ExampleWriter,
-    StoredExamples,
-    Targets,
-)
-from softprompts.tasks.encoder import Encoder
-from softprompts.tasks.rows import Text, key_of_rows, texts_of
-from softprompts.tasks.targets import lost_targets
+from softprompts.tasks.rows import Text, texts_of
 from softprompts.tasks.task import Task
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-SAMPLED = 8  # rows of each split that show whether a tokenizer gives the same ids for many texts at a time
 _Ids = tuple[list[int], Targets]  # of a prompt, and of each target
 
 
@@ -43,74 +30,7 @@ class RowTooLongError(UserError):
         self.facts = facts
 
 
-def encode(
-    task: Task, tokenizer: PreTrainedTokenizerBase, spec: InputSpec | None = None, needs_end: bool = True
-) -> EncodedTask:
-    """Tokenize a task.
-
-    A choice is scored by the likelihood of its tokens. If the tokens of one begin with those of another, as "Java" and
-    "JavaScript" do, the shorter would always be as likely or likelier: then every choice gets the token that ends an
-    answer, in training and in scoring. Other choices get none: nothing is gained by it (docs/lab-log.md).
-
-    Args:
-        task: the rows; `task.config` says what becomes of long ones, and whether they are chats.
-        tokenizer: the base model's. Written targets get the token that ends an answer, so that generation learns to
-            stop.
-        spec: what the base model can read; by default a decoder without limits.
-        needs_end: whether written targets have to have an end; without it, answers run to their greatest length.
-
-    Raises:
-        UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or the model's room; a chat
-            whose template `in_chat` refuses; token ids that the base model
-            has no embedding of; choices that are the same tokens; a tokenizer without an end that is needed.
-    """
-    spec = spec or InputSpec()
-    end = _end_of_answer(task, tokenizer)
-    written = task.choices is None and spec.kind != "encoder"
-    if written and end is None and needs_end:
-        raise _endless(tokenizer, "a written answer would never end")
-    encoder = Encoder(tokenizer, _sample(task))
-    ends = tuple(dict.fromkeys([*([] if end is None else [end]), *spec.ends]))
-    reader = _Reader(task, tokenizer, encoder, spec, (end,) if written and end is not None else ())
-    keys = [key_of_rows(rows) for rows in task.splits.values()]
-    key = None
-    if encoder.is_batched and all(keys):
-        settings = {name: getattr(task.config, name) for name in ("chat", "system", "max_length", "long_rows")}
-        kind = [type(tokenizer).__qualname__, tokenizer_digests(tokenizer)]
-        key = key_of("tokens", keys, kind, asdict(spec), needs_end, task.choices, task.separator, settings)
-    schemas = dict.fromkeys(task.splits, SCHEMA) | {"choices": CHOICES_SCHEMA}
-    try:
-        tables = make_tables(key, schemas, reader.write)
-    except _NestedError as nested:
-        first, second = nested.pair
-        if end is None:
-            raise _endless(tokenizer, f"choice {first!r} begins choice {second!r}, and needs an end") from None
-        reader = replace(reader, ending=(end,), separator=_separator(task, spec))
-        try:
-            tables = make_tables(key and f"{key}-ended", schemas, reader.write)
-        except _NestedError as still:
-            first, second = still.pair
-            raise UserError(
-                f"task.choices: {second!r} holds what ends {first!r}; the two cannot be told apart"
-            ) from None
-    splits = {name: StoredExamples(rows, tables, name, task.choices or ()) for name, rows in task.splits.items()}
-    data = EncodedTask(task, **splits, ends=ends)
-    if written:
-        lost = make_tables(key and key_of("lost", key, ends), {}, lambda _: lost_targets(data, tokenizer))
-        for text in lost.notes:
-            warn(text)
-    return data
-
-
-def _endless(tokenizer: PreTrainedTokenizerBase, why: str) -> UserError:
-    name = tokenizer.name_or_path
-    return UserError(
-        f"model.name_or_path: the tokenizer of {name} has no end-of-sequence token (eos_token): {why}; "
-        "name one in its tokenizer_config.json"
-    )
-
-
-class _NestedError(Exception):
+class NestedError(Exception):
     """The tokens of one choice begin those of another."""
 
     def __init__(self, pair: tuple[str, str]) -> None:
@@ -136,38 +56,8 @@ def _nested(choices: Sequence[str], ids: Targets, place: str) -> tuple[str, str]
     return found
 
 
-def _sample(task: Task) -> list[str]:
-    """Return texts of some rows, evenly spread over each split: prompts, and prompts with their targets."""
-    texts = []
-    for rows in task.splits.values():
-        for n in range(0, len(rows), max(1, len(rows) // SAMPLED)):
-            texts += [rows[n].prompt, rows[n].prompt + rows[n].target]
-    return texts
-
-
-def _end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token that ends an answer: what a chat template puts there, else the end of the sequence.
-
-    BERT's tokenizers call theirs a separator. None if there is neither.
-    """
-    usual = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    if task.config.chat:
-        after = in_chat(task, tokenizer, "?", "ANSWER").rpartition("ANSWER")[2]
-        ids = tokenizer(after, add_special_tokens=False).input_ids
-        # Some are special without a name among the tokenizer's own: Gemma's <end_of_turn>, say.
-        added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        marks = added.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # which may stand for any text
-        return next((i for i in ids if i in marks), usual)
-    return usual
-
-
-def _separator(task: Task, spec: InputSpec) -> str:
-    """Return what ends the choices of solved examples in the prompt; none if an answer stands apart from its prompt."""
-    return "" if task.config.chat or spec.kind == "encoder-decoder" else task.separator
-
-
 @dataclass(frozen=True)
-class _Reader:
+class RowTokenizer:
     """Makes token ids of rows. `ending` holds the tokens behind each target: one, or none.
 
     If the prompts hold solved examples, `separator` ends a target instead, as it ends those of the examples.
@@ -195,7 +85,7 @@ class _Reader:
                     if choices is None or self.spec.kind == "encoder" or ids in targets.numbers:
                         continue
                     if pair := _nested(choices, ids, text.place):
-                        raise _NestedError(pair)
+                        raise NestedError(pair)
                     targets.numbers[ids] = len(targets.numbers)
                 answers = [numbers[text.target] if choices else None for text in batch]
                 examples.write([ids for ids, _ in read], [ids for _, ids in read], answers)
@@ -385,24 +275,3 @@ class _Reader:
             return max(1, math.floor(len(text) * share))
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
         return max(1, offsets[count][0] if count < len(offsets) else len(text))
-
-
-def behind(data: EncodedTask, soft_prompt: int) -> EncodedTask:
-    """Return the task with its documents behind another soft prompt of the bank."""
-    return moved_behind(data, lambda _: soft_prompt)
-
-
-def moved_behind(data: EncodedTask, number: Callable[[Example], int]) -> EncodedTask:
-    """Return the task with the documents of each example behind the soft prompt of that number."""
-
-    def moved(examples: Sequence[Example]) -> Sequence[Example]:
-        if isinstance(examples, StoredExamples) and examples.span == examples.whole:
-            return examples.moved(array("H", map(number, examples)))
-        return [_moved(example, number(example)) for example in examples]
-
-    return EncodedTask(data.task, moved(data.train), moved(data.validation), moved(data.test), data.ends)
-
-
-def _moved(example: Example, k: int) -> Example:
-    document = replace(example.document, soft_prompt=k)
-    return replace(example, document=document, choices=tuple(replace(d, soft_prompt=k) for d in example.choices))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, make_task
+from softprompts.encoding.documents import Document, EncodedTask, Example, with_soft_prompt, with_soft_prompts
+from softprompts.encoding.tokenization import encode
 from softprompts.errors import UserError
 from softprompts.models.loading import InputSpec
-from softprompts.tasks.documents import Document, EncodedTask, Example
-from softprompts.tasks.tokenization import behind, encode, moved_behind
 
 import pytest
 from transformers import AutoTokenizer
@@ -190,12 +190,12 @@ def numbers(data: EncodedTask) -> list[list[int]]:
 def test_documents_and_choices_go_behind_the_soft_prompt_that_is_asked_for(tokenizer: PreTrainedTokenizerBase) -> None:
     task = make_task([("the film", " good"), ("the plot", " bad")], choices=(" good", " bad"))
     data = encode(task, tokenizer)
-    assert numbers(behind(data, 4)) == [[4] * 3] * 6
+    assert numbers(with_soft_prompt(data, 4)) == [[4] * 3] * 6
     assert numbers(data) == [[0] * 3] * 6, "what went in stays as it is"
 
     def place(example: Example) -> int:
         return int(example.row.place.removeprefix("row "))
 
-    moved = moved_behind(data, place)
+    moved = with_soft_prompts(data, place)
     assert numbers(moved) == [[1] * 3, [2] * 3] * 3
     assert [e.document.prompt_ids for e in moved.test] == [e.document.prompt_ids for e in data.test]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -216,3 +216,24 @@ class ExampleWriter:
             content += [head + ids for ids in (packed if answer is None else (packed[answer], *packed))]
         self.digest.update(b"".join(content))
         self.writer.write(*columns)
+
+
+def with_soft_prompt(data: EncodedTask, soft_prompt: int) -> EncodedTask:
+    """Return the task with its documents behind another soft prompt of the bank."""
+    return with_soft_prompts(data, lambda _: soft_prompt)
+
+
+def with_soft_prompts(data: EncodedTask, number: Callable[[Example], int]) -> EncodedTask:
+    """Return the task with the documents of each example behind the soft prompt of that number."""
+
+    def moved(examples: Sequence[Example]) -> Sequence[Example]:
+        if isinstance(examples, StoredExamples) and examples.span == examples.whole:
+            return examples.moved(array("H", map(number, examples)))
+        return [_moved(example, number(example)) for example in examples]
+
+    return EncodedTask(data.task, moved(data.train), moved(data.validation), moved(data.test), data.ends)
+
+
+def _moved(example: Example, k: int) -> Example:
+    document = replace(example.document, soft_prompt=k)
+    return replace(example, document=document, choices=tuple(replace(d, soft_prompt=k) for d in example.choices))

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, make_task, prompt_config, scores
+from softprompts.encoding.chats import in_chat
+from softprompts.encoding.documents import Document
+from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods.prompt_tuning import add_soft_prompt
 from softprompts.models.bundled import resolve
 from softprompts.models.loading import InputSpec
-from softprompts.tasks.chats import in_chat
-from softprompts.tasks.documents import Document
-from softprompts.tasks.tokenization import encode
 
 import pytest
 import torch

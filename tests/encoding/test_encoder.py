@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from made_tokenizers import byte_level, metaspace_bytes, unigram, wordpiece, words
-from softprompts.tasks.encoder import BOUNDARY, KNOWN_PATTERNS, Encoder
+from softprompts.encoding.encoder import BOUNDARY, KNOWN_PATTERNS, Encoder
 
 import pytest
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors

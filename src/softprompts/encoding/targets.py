@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
 
+from softprompts.encoding.documents import EncodedTask, answers_of
+from softprompts.encoding.endings import before, read_answer, until_end
 from softprompts.errors import short, warn
-from softprompts.tasks.documents import EncodedTask, answers_of
-from softprompts.tasks.endings import before, read_answer, until_end
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 

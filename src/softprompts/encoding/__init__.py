@@ -1,0 +1,1 @@
+"""Rows as token ids: chats, documents, targets and what ends them."""
