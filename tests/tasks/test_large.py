@@ -14,6 +14,7 @@ from made_tasks import rows_of, write
 from made_tokenizers import byte_level
 from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
+from softprompts.encoding import row_tokens
 from softprompts.encoding.documents import (
     EncodedTask,
     Example,
@@ -26,7 +27,7 @@ from softprompts.encoding.documents import (
 from softprompts.encoding.tokenization import encode
 from softprompts.errors import UserError
 from softprompts.models.loading import InputSpec
-from softprompts.tasks import task as tasks, tokenization
+from softprompts.tasks import task as tasks
 from softprompts.tasks.rows import StoredRows
 from softprompts.tasks.task import Task, load_task, with_prompt
 
@@ -59,7 +60,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("read or tokenized once more")
 
     monkeypatch.setattr(tasks, "write_splits", fail)
-    monkeypatch.setattr(tokenization._Reader, "write", fail)
+    monkeypatch.setattr(row_tokens.RowTokenizer, "write", fail)
 
 
 @pytest.mark.parametrize("choices", [[" bad", " good"], None, [" bad", " good", " good one"], "from_train"])
