@@ -25,7 +25,7 @@ class Document:
     """Token ids that a decoder reads as one text: prompt, then target. Both are non-empty.
 
     An encoder-decoder reads the prompt and writes the target; for an encoder the target is the number of a choice.
-    `soft_prompt` says behind which soft prompt of the engine's bank it stands.
+    `soft_prompt` is the number of the soft prompt, of the engine's bank, that it is read after.
     """
 
     prompt_ids: tuple[int, ...]
@@ -88,7 +88,7 @@ class StoredExamples(Lazy[Example]):
         super().__init__(len(rows))
         self.rows = rows
         self.choice_texts = choice_texts
-        self.soft_prompts: Sequence[int] | None = None  # of each row of the whole; None: all behind the first
+        self.soft_prompts: Sequence[int] | None = None  # of each row of the whole; None: the first for all
         self._table = tables.tables[split]
         self._sha256: str = tables.notes["sha256"][split]
         (column,) = tables.tables["choices"].to_pydict().values()
@@ -126,7 +126,7 @@ class StoredExamples(Lazy[Example]):
         return [int(found[n]) for n in self.span]
 
     def moved(self, soft_prompts: Sequence[int]) -> StoredExamples:
-        """Return the examples behind other soft prompts, one for each row of the whole."""
+        """Return the examples with other soft prompts, by number, one for each row of the whole."""
         other = copy.copy(self)
         other.soft_prompts = soft_prompts
         return other
@@ -152,7 +152,7 @@ def lengths_of(examples: Sequence[Example], prompts_only: bool = False) -> list[
 
 
 def digest_of_tokens(examples: Sequence[Example]) -> str:
-    """Return the SHA-256 of all token ids, and of the soft prompts that they are behind."""
+    """Return the SHA-256 of all token ids, and of the numbers of their soft prompts."""
     if isinstance(examples, StoredExamples) and examples.sha256:
         return examples.sha256
     digest = hashlib.sha256()
@@ -211,7 +211,7 @@ class ExampleWriter:
             number = None if answer is None else self.choices.numbers.setdefault(documents, len(self.choices.numbers))
             columns[1].append(documents[0] if answer is None else None)
             columns[2].append(number)
-            head = bytes(8) + _packed(prompt_ids)  # behind soft prompt 0
+            head = bytes(8) + _packed(prompt_ids)  # of soft prompt 0
             packed = _packed_targets(documents)
             content += [head + ids for ids in (packed if answer is None else (packed[answer], *packed))]
         self.digest.update(b"".join(content))
@@ -219,12 +219,12 @@ class ExampleWriter:
 
 
 def with_soft_prompt(data: EncodedTask, soft_prompt: int) -> EncodedTask:
-    """Return the task with its documents behind another soft prompt of the bank."""
+    """Return the task with every document read after soft prompt number `soft_prompt` of the bank."""
     return with_soft_prompts(data, lambda _: soft_prompt)
 
 
 def with_soft_prompts(data: EncodedTask, number: Callable[[Example], int]) -> EncodedTask:
-    """Return the task with the documents of each example behind the soft prompt of that number."""
+    """Return the task with each example's documents read after soft prompt `number(example)` of the bank."""
 
     def moved(examples: Sequence[Example]) -> Sequence[Example]:
         if isinstance(examples, StoredExamples) and examples.span == examples.whole:

@@ -11,7 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 # Between a sign that is no white space and a space. `\w` and ASCII are white space to no tokenizer.
 BOUNDARY = re.compile(r"(?<=[\w!-~])(?= )")
-GOOD = r"[\w!-~]\Z"  # a word behind which a space is a boundary
+GOOD = r"[\w!-~]\Z"  # the end of a word: a space after it is a boundary
 # Some patterns join a line break to a sign such as a full stop, none to a letter.
 END = re.compile(rf"{BOUNDARY.pattern}|(?<=[^\W_])(?=\n)")
 # How GPT-4 and Llama 3, and how Qwen part a text before they look for tokens. GPT-2's is `ByteLevel` itself.
@@ -28,7 +28,7 @@ class Encoder:
     """Tokenizes texts, in one of three ways of which each gives the same ids.
 
     `is_batched` says whether it goes past what `transformers` does around each text, which takes most of the time: with
-    the tokenizer's backend, or in pieces. Many tokenizers part a text in front of a space, whatever there is on either
+    the tokenizer's backend, or in pieces. Many tokenizers part a text before a space, whatever there is on either
     side, and look for tokens in each part alone. Their pieces are words, which come again and again: their ids are
     remembered.
     """
@@ -37,7 +37,7 @@ class Encoder:
         """Look at a sample of texts: another way is gone only if it gives the very ids of the tokenizer for them."""
         self.tokenizer = tokenizer
         self._own: Callable[[Sequence[str]], list[list[int]]] | None = None  # ids without marks, by another way
-        self._marks: tuple[list[int], list[int]] | None = None  # in front of each text and behind it; None if unknown
+        self._marks: tuple[list[int], list[int]] | None = None  # before each text and after it; None if unknown
         self._forget()
         if not getattr(tokenizer, "is_fast", False):
             return
@@ -57,7 +57,7 @@ class Encoder:
 
     @property
     def is_in_pieces(self) -> bool:
-        """Whether ids are made in pieces, so that `tail` says what a text behind another depends on."""
+        """Whether ids are made in pieces, so that `tail` says what the ids of a text that follows another depend on."""
         return self._own == self._in_pieces
 
     def _backend(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
@@ -95,9 +95,9 @@ class Encoder:
         return [front + ids + closing for ids in own] if front or closing else own
 
     def open_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts that go on: without the end or separator that some tokenizers put behind every text.
+        """Return the ids of texts that go on: without the end or separator that some tokenizers put after every text.
 
-        A text that begins with the tokens that are put in front of it, or is empty, has its own rule: see `_added`.
+        A text that begins with the tokens that are put before it, or is empty, has its own rule: see `_added`.
         """
         whole = self.ids(texts, special=True)
         unsure = list(range(len(texts)))
@@ -111,12 +111,12 @@ class Encoder:
         return opened
 
     def closing(self, text: str) -> int:
-        """Return how many tokens the tokenizer puts behind a text that stands alone."""
+        """Return how many tokens the tokenizer puts after a text by itself."""
         (whole,), (own,) = (self.ids([text], special) for special in (True, False))
         return _added(whole, own)[1]
 
     def tail(self, text: str) -> str:
-        """Return the end of a text: what is in front of it decides on no token of what follows."""
+        """Return the end of a text, the only part of it that decides on the tokens of what follows."""
         at = len(text)
         while (at := max(text.rfind(" ", 0, at), text.rfind("\n", 0, at))) > 0:
             if END.match(text, at):
@@ -125,7 +125,7 @@ class Encoder:
 
 
 class _Known(dict[str, tuple[int, ...]]):
-    """Ids of texts behind a prefix, made when they are first asked for. A text that does not fit is a `KeyError`."""
+    """Ids of texts after a prefix, made when they are first asked for. A text that does not fit is a `KeyError`."""
 
     def __init__(self, ids: Callable[[list[str]], list[list[int]]], prefix: str = "", fits: str = "") -> None:
         super().__init__()
@@ -139,13 +139,13 @@ class _Known(dict[str, tuple[int, ...]]):
 
 
 def _added(ids: list[int], own: list[int]) -> tuple[int, int]:
-    """Return how many of the ids of a text are put in front of its own and behind them."""
+    """Return how many of the ids of a text are put before its own and after them."""
     front = next((i for i in range(len(ids) - len(own) + 1) if ids[i : i + len(own)] == own), None)
     return (0, 0) if front is None else (front, len(ids) - front - len(own))
 
 
 def _marks(count: int, marked: list[list[int]], alone: list[list[int]]) -> tuple[list[int], list[int]] | None:
-    """Return the ids in front of every text and behind it, `count` in all; None if they are not the same for all."""
+    """Return the ids before every text and after it, `count` in all; None if they are not the same for all."""
     pairs = list(zip(marked, alone, strict=True))
     found = []
     for front in range(count + 1):

@@ -12,10 +12,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 class StopAt(StoppingCriteria):
-    """Ends a row's answer once one of the texts stands in it, behind something else than white space."""
+    """Ends a row's answer once it contains one of the texts, after something else than white space."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], start: int) -> None:
-        """Look at what stands behind the first `start` tokens of each row."""
+        """Look at each row from token number `start` on."""
         self.tokenizer, self.texts, self.start = tokenizer, texts, start
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -25,7 +25,7 @@ class StopAt(StoppingCriteria):
 
 
 def until_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
-    """Return the token ids in front of the first that ends an answer."""
+    """Return the token ids before the first that ends an answer."""
     return list(itertools.takewhile(lambda token: token not in ends, ids))
 
 
@@ -35,7 +35,7 @@ def read_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Co
 
 
 def before(answer: str, texts: Sequence[str]) -> str:
-    """Return what stands in front of the first of the texts; white space that an answer begins with ends nothing."""
+    """Return the answer up to the first of the texts; white space that an answer begins with ends nothing."""
     begin = len(answer) - len(answer.lstrip())
     ends = [end for text in texts if (end := answer.find(text, begin)) >= 0]
     return answer[: min(ends)] if ends else answer

@@ -58,7 +58,7 @@ def _nested(choices: Sequence[str], ids: Targets, place: str) -> tuple[str, str]
 
 @dataclass(frozen=True)
 class RowTokenizer:
-    """Makes token ids of rows. `ending` holds the tokens behind each target: one, or none.
+    """Makes token ids of rows. `ending` holds the tokens that follow each target: one, or none.
 
     If the prompts hold solved examples, `separator` ends a target instead, as it ends those of the examples.
     """
@@ -105,7 +105,7 @@ class RowTokenizer:
             raise
 
     def _tokens(self, rows: Sequence[Text], prompts: Sequence[str], given: Sequence[Sequence[str]]) -> list[_Ids]:
-        """Return for each row the ids of a prompt, and those of each of the given targets behind it."""
+        """Return for each row the ids of a prompt, and those of each of the given targets after it."""
         texts = [in_chat(self.task, self.tokenizer, p) for p in prompts] if self.task.config.chat else prompts
         prompt_ids = self._prompt_ids(texts)
         for row, ids in zip(rows, prompt_ids, strict=True):
@@ -120,13 +120,13 @@ class RowTokenizer:
         tails = [self.encoder.tail(text) for text in texts]
         first = {tail: n for n, tail in reversed(list(enumerate(tails)))}
         numbers = sorted(first.values())
-        behind = self._targets(
+        after_tails = self._targets(
             [rows[n] for n in numbers],
             [texts[n] for n in numbers],
             [prompt_ids[n] for n in numbers],
             [given[n] for n in numbers],
         )
-        known = dict(zip([tails[n] for n in numbers], behind, strict=True))
+        known = dict(zip([tails[n] for n in numbers], after_tails, strict=True))
         return [(ids, known[tail]) for ids, tail in zip(prompt_ids, tails, strict=True)]
 
     def _targets(
@@ -136,28 +136,28 @@ class RowTokenizer:
         prompt_ids: Sequence[list[int]],
         given: Sequence[Sequence[str]],
     ) -> list[Targets]:
-        """Return for each row the ids of its targets behind its prompt, with what ends them."""
-        behind = iter(self._target_ids(texts, prompt_ids, given))
+        """Return for each row the ids of its targets after its prompt, each with its ending."""
+        answers_left = iter(self._target_ids(texts, prompt_ids, given))
         found = []
         for row, text, ids, targets in zip(rows, texts, prompt_ids, given, strict=True):
-            answers = list(islice(behind, len(targets)))
+            answers = list(islice(answers_left, len(targets)))
             if not self.task.choices and not targets[0]:
-                # A text of one's own has no target to read: a token that the model knows stands for it.
+                # A text of one's own has no target to read: a token that the model knows takes its place.
                 answers = [ids[-1:]]
             for target, answer in zip(targets, answers, strict=True):
                 if not answer:
                     raise UserError(f"{row.place}: the target {target!r} tokenizes to nothing")
-            ending = self._behind_solved(text, ids, dict(zip(targets, answers, strict=True)))
+            ending = self._ending_after(text, ids, dict(zip(targets, answers, strict=True)))
             target_ids = tuple((*answer, *ending) for answer in answers)
             for each in target_ids:
                 self._check_known(row, each)
             found.append(target_ids)
         return found
 
-    def _behind_solved(self, text: str, prompt_ids: list[int], answers: dict[str, list[int]]) -> Sequence[int]:
-        """Return what ends a row's targets: behind solved examples, the token that would follow if it were one of them.
+    def _ending_after(self, text: str, prompt_ids: list[int], answers: dict[str, list[int]]) -> Sequence[int]:
+        """Return what ends a row's targets: after solved examples, the token that would follow if it were one of them.
 
-        What stands behind a separator decides on its tokens, too: of two line breaks at the end of a text, many
+        The text after a separator decides on its tokens, too: of two line breaks at the end of a text, many
         tokenizers make one token, and two of those between texts.
         """
         if not self.separator:
@@ -188,13 +188,13 @@ class RowTokenizer:
         self, texts: Sequence[str], prompt_ids: Sequence[list[int]], given: Sequence[Sequence[str]]
     ) -> list[list[int]]:
         """Return the ids of each row's targets, one row's after the other's."""
-        # An answer that stands alone, in a decoder of its own or in a message, does not begin with a space.
+        # An answer by itself, in a decoder of its own or in a message, does not begin with a space.
         alone = self.spec.kind == "encoder-decoder" or self.task.config.chat
         targets = [[t.strip() if alone else t for t in row] for row in given]
         if self.spec.kind == "encoder-decoder":
             return self._own_ids(list(chain(*targets)))
-        # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own in front
-        # of a text that stands alone. Where the two fuse into other tokens, they are tokenized apart.
+        # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own before
+        # a text by itself. If the two fuse into other tokens, they are tokenized apart.
         if self.encoder.is_in_pieces:  # the last piece of a prompt decides alone, and many prompts end alike
             tails = map(self.encoder.tail, texts)
             pairs = [(tail, t) for tail, row in zip(tails, targets, strict=True) for t in row]
@@ -214,7 +214,7 @@ class RowTokenizer:
         return [known[pair] for pair in pairs]
 
     def _own_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts that stand alone; many may be the same."""
+        """Return the ids of texts by themselves; many may be the same."""
         distinct = list(dict.fromkeys(texts))
         ids = dict(zip(distinct, self.encoder.ids(distinct, special=False), strict=True))
         return [ids[text] for text in texts]
@@ -228,10 +228,10 @@ class RowTokenizer:
         excess = length - limit
         if excess <= 0:
             return read
-        # Whatever stands in front of a text is there in every one: the model has never read one without.
+        # A token that a tokenizer puts before every text stays: the model has never read a text without it.
         first = (self.tokenizer.bos_token_id, self.tokenizer.cls_token_id)
         kept = 1 if prompt_ids[0] in first else 0
-        # What a tokenizer puts behind every text of an encoder stays as well.
+        # A token that it puts after every text of an encoder stays as well.
         closing = 0 if self.spec.kind == "decoder" else self.encoder.closing(row.prompt)
         own = len(prompt_ids) - kept - closing
         if config.chat:

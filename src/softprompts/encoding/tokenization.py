@@ -39,8 +39,8 @@ def encode(
 
     Raises:
         UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or the model's room; a chat
-            whose template `in_chat` refuses; token ids that the base model
-            has no embedding of; choices that are the same tokens; a tokenizer without an end that is needed.
+            whose template `in_chat` refuses; token ids that the base model has no embedding of; choices that are the
+            same tokens; a tokenizer without an end that is needed.
     """
     spec = spec or InputSpec()
     end = _end_of_answer(task, tokenizer)
