@@ -80,7 +80,7 @@ bench-data: $(STAMP) ## how long a million rows take until they are ready, the f
 bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
 	@$(BIN)/python -m benchmarks.throughput.gpu_attention
 
-PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test: $(STAMP) ## the tests that a change needs at once, offline, a process of one thread on each core
 	@$(PYTEST) -m "not slow"
