@@ -52,6 +52,8 @@ class LowRank(nn.Module):
     out. Here the start is frozen, and what is learnt is added to it; Z starts at zero.
     """
 
+    projection: torch.Tensor
+
     def __init__(self, tokens: int, width: int, rank: int) -> None:
         super().__init__()
         self.codes = nn.Parameter(torch.zeros(tokens, rank))
@@ -69,6 +71,8 @@ class Superposition(nn.Module):
     The embeddings are the soft prompt's start (tokens, width) and those sampled from the vocabulary (count, width), all
     frozen. The mixture (tokens, tokens + count) trains; at first each virtual token is its own start.
     """
+
+    sampled: torch.Tensor
 
     def __init__(self, tokens: int, sampled: torch.Tensor) -> None:
         super().__init__()
@@ -99,6 +103,9 @@ class Parts(nn.Module):
         rates: a factor on the learning rate for each virtual token's keys or values of a layer, (tokens, layers * 2).
             Cells of one rate make a part, (cells, groups * head size).
     """
+
+    part: torch.Tensor
+    place: torch.Tensor
 
     def __init__(self, rates: torch.Tensor) -> None:
         super().__init__()
@@ -184,7 +191,7 @@ def _register(model: PeftModel, module: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-    """Return what trains in a model as an optimizer's groups, one a rate; that of `learning_rate` itself comes first."""
+    """Return what trains in a model as an optimizer's groups, one a rate; that of `learning_rate` comes first."""
     factors: dict[nn.Parameter, float] = {}
     for module in model.modules():
         if isinstance(module, ParametrizationList) and isinstance(module[0], Parts):
