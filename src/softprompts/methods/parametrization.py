@@ -27,7 +27,7 @@ WIDEST = 16  # most times that a bottleneck may be as wide as the embeddings: mo
 
 
 class ResidualMLP(nn.Module):
-    """P + MLP(P), one network for all virtual tokens: residual prompt tuning (Razdaibiedina et al. 2023, section 3).
+    """P + MLP(P), one network for all virtual tokens: residual prompt tuning (Razdaibiedina et al. 2023).
 
     The network is linear, ReLU, linear, LayerNorm, and all of it trains, P (tokens, width) included. The LayerNorm's
     gain and bias start at zero, so that at first nothing is added.
@@ -45,11 +45,11 @@ class ResidualMLP(nn.Module):
 
 
 class LowRank(nn.Module):
-    """start + scale * (Z R) + shift: ultra-low-dimensional prompt tuning (ULPT, Wu et al. 2025, section 3).
+    """start + scale * (Z R) + shift: ultra-low-dimensional prompt tuning (ULPT, Wu et al. 2025).
 
     Z (tokens, rank), scale and shift (width,) train; R (rank, width), drawn from N(0, 1 / rank), is frozen. ULPT has no
-    start: a random R of low rank cannot express given embeddings, and least squares would leave nearly all of them
-    out. Here the start is frozen, and what is learnt is added to it; Z starts at zero.
+    start: a random R of low rank cannot express given embeddings, and least squares would keep about rank / width of
+    them. Here the start is frozen, and what is learnt is added to it; Z starts at zero.
     """
 
     projection: torch.Tensor
