@@ -9,7 +9,7 @@ from typing import Any
 from helpers import TEXT, load_base, make_task, scores
 from softprompts.adapters.saving import write_adapter
 from softprompts.config.methods import PrefixConfig, PromptConfig
-from softprompts.config.sections import EvaluationConfig
+from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.encoding.documents import Document
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import disagreement
@@ -19,7 +19,7 @@ from softprompts.evaluation.predict import predict
 from softprompts.methods.parametrization import Superposition, parameter_groups
 from softprompts.methods.prefix_tuning import add_prefix
 from softprompts.methods.prompt_tuning import add_soft_prompt
-from softprompts.models.loading import InputSpec, count_parameters
+from softprompts.models.loading import InputSpec, count_parameters, load_base_model
 
 import pytest
 import torch
@@ -365,3 +365,26 @@ def test_sizes_without_sense_are_refused(tiny_model: Path, settings: dict[str, A
 def test_rates_without_sense_are_refused(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"^prefix\.{message}"):
         attach(tiny_model, **({"init_text": TEXT} | settings))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("tiny_t5", "residual MLP"), ("tiny_encoder", "rates")])
+def test_other_kinds_of_base_models_take_them(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, name: str
+) -> None:
+    config, choices = ModelConfig(str(request.getfixturevalue(kind))), ["a", "b"]
+    base, tokenizer = load_base_model(config, torch.device("cpu"), choices)
+    if kind == "tiny_t5":
+        model = add_soft_prompt(
+            base, tokenizer, PromptConfig(TOKENS, prompt_tuning_init_text=TEXT, **ALL[name]), seed=0
+        )
+    else:
+        model = add_prefix(base, tokenizer, PrefixConfig(TOKENS, **ALL[name]), seed=0)
+    moved(model.eval())
+    write_adapter(model, tmp_path)
+    fresh, _ = load_base_model(config, torch.device("cpu"), choices)
+    stock = PeftModel.from_pretrained(fresh, str(tmp_path)).eval()
+    ids = torch.tensor([[5, 6, 20, 21]])
+    more = {"decoder_input_ids": ids} if kind == "tiny_t5" else {}
+    with torch.no_grad():
+        ours, theirs = (m(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits for m in (model, stock))
+    assert torch.equal(ours, theirs)
