@@ -12,7 +12,11 @@ import peft
 import pytest
 
 # Ours: names that PEFT does not have, with what they are for.
-OURS = {"init_from", "init_labels", "init_text", "column", "factor_steps"}
+OURS = {
+    *("init_from", "init_labels", "init_text", "column", "factor_steps"),
+    *("parametrization", "bottleneck", "rank", "sampled_embeddings"),
+    *("key_rate", "value_rate", "layer_rates", "frozen_first"),
+}
 # Defaults that differ on purpose. PEFT's null for a length means that it has to be given.
 OTHER_DEFAULTS = {"num_virtual_tokens", "prompt_tuning_init"}
 LEFT_OUT = {

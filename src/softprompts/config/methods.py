@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, check_above_zero
+
+# The key that says how large a parametrisation of a prompt is, and the size that its paper takes.
+SIZES = {"residual_mlp": ("bottleneck", 800), "low_rank": ("rank", 2), "superposition": ("sampled_embeddings", 128)}
 
 
 @dataclass
@@ -24,9 +27,18 @@ class PromptConfig:
         init_from: in place of RANDOM. `uniform` draws from [-0.5, 0.5]; `frequent` draws embeddings of frequent tokens;
             `labels` takes those of the class labels, and frequent ones if the prompt is longer.
         init_labels: for `labels`, with the space that stands before a word; by default the task's choices.
+        parametrization: what trains. `direct`: the embeddings themselves. `residual_mlp`: the embeddings, and a network
+            whose output is added to them (Razdaibiedina et al. 2023). `low_rank`: a code of few dimensions for each
+            token, and a scale and a shift for all (Wu et al. 2025). `superposition`: the shares of embeddings sampled
+            from the vocabulary (Ali Sadraei Javaheri et al. 2024). All start at the same values, and all are saved as
+            embeddings.
+        bottleneck: width of the network of `residual_mlp`; by default 800.
+        rank: dimensions of a code of `low_rank`; by default 2.
+        sampled_embeddings: number of embeddings that `superposition` samples; by default 128.
 
     Raises:
-        UserError: two ways to start; labels that nothing reads, or none.
+        UserError: two ways to start; labels that nothing reads, or none; a size that is not above 0, or that the
+            parametrisation does not have.
     """
 
     num_virtual_tokens: int = 20
@@ -34,6 +46,10 @@ class PromptConfig:
     prompt_tuning_init_text: str | None = None
     init_from: Literal["uniform", "frequent", "labels"] | None = None
     init_labels: list[str] | None = None
+    parametrization: Literal["direct", "residual_mlp", "low_rank", "superposition"] = "direct"
+    bottleneck: int | None = None
+    rank: int | None = None
+    sampled_embeddings: int | None = None
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
@@ -46,6 +62,18 @@ class PromptConfig:
             raise UserError("prompt.init_labels: are for init_from: labels; set that, or init_labels to null")
         if self.init_labels is not None and not self.init_labels:
             raise UserError("prompt.init_labels: expected at least one label; null takes the task's choices")
+        for name, (key, _) in SIZES.items():
+            value = getattr(self, key)
+            if value is not None and self.parametrization != name:
+                raise UserError(f"prompt.{key}: is for parametrization: {name}; set that, or {key} to null")
+            check_above_zero(f"prompt.{key}", value)
+
+    @property
+    def width(self) -> int:
+        """The size of the parametrisation, given or its paper's; `direct` has none."""
+        key, default = SIZES[self.parametrization]
+        given: int | None = getattr(self, key)
+        return default if given is None else given
 
 
 @dataclass
@@ -59,9 +87,19 @@ class PrefixConfig:
         init_weights: `zero` begins at zero.
         prefix_projection: let a two-layer network write the prefix (Li and Liang 2021, section 4.3).
         encoder_hidden_size: width of that network.
+        parametrization: `scales` learns a factor for the keys, and one for the values, of each layer besides; they are
+            saved as one product. `direct` does not.
+        key_rate: factor on training.learning_rate for keys; 0 keeps them as they begin. Most of what a prefix learns is
+            said to sit in its values ("keys as routers", arXiv 2508.17032).
+        value_rate: likewise for values.
+        layer_rates: factors from the first layer to the last, one for each of as many equal runs of layers: [0, 1]
+            trains the upper half alone. They multiply key_rate and value_rate.
+        frozen_first: so many virtual tokens keep the values that they begin with. Cartridges keep one, which takes the
+            attention that a model gives to a first token (Eyuboglu et al. 2025).
 
     Raises:
-        UserError: a text together with a projection, or with zeros; a projection without a width.
+        UserError: a text together with a projection, or with zeros; rates below 0, or such that nothing trains; rates
+            or scales where a network writes the prefix, or both together.
     """
 
     num_virtual_tokens: int = 20
@@ -69,6 +107,11 @@ class PrefixConfig:
     init_weights: Literal["zero"] | None = None
     prefix_projection: bool = False
     encoder_hidden_size: int | None = None
+    parametrization: Literal["direct", "scales"] = "direct"
+    key_rate: float = 1.0
+    value_rate: float = 1.0
+    layer_rates: list[float] | None = None
+    frozen_first: int = 0
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
@@ -79,6 +122,39 @@ class PrefixConfig:
             )
         if self.init_text is not None and self.init_weights == "zero":
             raise UserError("prefix.init_text: not with init_weights: zero; set one of them to null")
+        self._check_rates()
+        rates = "key_rate, value_rate, layer_rates and frozen_first"
+        if self.prefix_projection and not (self.parametrization == "direct" and self.one_rate):
+            raise UserError(
+                f"prefix.prefix_projection: not with parametrization: scales, nor with {rates}: one network writes all "
+                "keys and values; set it to false, or leave those out"
+            )
+        if self.parametrization == "scales" and not self.one_rate:
+            raise UserError(
+                f"prefix.parametrization: scales not with {rates}: a factor moves all of a layer's keys or values; set "
+                "it to direct, or leave those out"
+            )
+
+    def _check_rates(self) -> None:
+        rates = {"key_rate": [self.key_rate], "value_rate": [self.value_rate], "layer_rates": self.layer_rates}
+        for key, values in rates.items():
+            if values is not None and not (values and all(value >= 0 for value in values)):
+                raise UserError(f"prefix.{key}: expected 0 or more, found {getattr(self, key)}")
+        if not (self.key_rate or self.value_rate) or not any(self.layer_rates or [1]):
+            key = "layer_rates" if self.key_rate or self.value_rate else "value_rate"
+            raise UserError(f"prefix.{key}: every rate is 0, so that nothing would train; set one above 0")
+        if self.frozen_first < 0:
+            raise UserError(f"prefix.frozen_first: expected 0 or more, found {self.frozen_first}")
+        if self.frozen_first and self.frozen_first >= (self.num_virtual_tokens or 0):
+            raise UserError(
+                f"prefix.frozen_first: {self.frozen_first} of {self.num_virtual_tokens} virtual tokens leave none "
+                "to train"
+            )
+
+    @property
+    def one_rate(self) -> bool:
+        """Whether all of the prefix trains at training.learning_rate."""
+        return self.key_rate == self.value_rate == 1 and not self.layer_rates and not self.frozen_first
 
 
 @dataclass

@@ -21,6 +21,7 @@ import numpy
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 CHOICE_TOKENS = 2048  # most target tokens of choices in one forward pass: 0.4 GB of logits at 49,152 words
@@ -119,7 +120,8 @@ def predict(
     answers: list[tuple[int, str, list[float] | None, float, int]] = []
     bar = tqdm(own_batches, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
     full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
-    with torch.inference_mode(), engine.prompts_cached(), full:
+    # Nothing moves meanwhile: a parametrised soft prompt is computed once for PEFT's own forward pass, too.
+    with torch.inference_mode(), engine.prompts_cached(), parametrize.cached(), full:
         for indices in bar:
             batch = [examples[i] for i in indices]
             answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))

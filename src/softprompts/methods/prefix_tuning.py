@@ -7,6 +7,7 @@ from typing import Any
 from softprompts.config.methods import PrefixConfig
 from softprompts.errors import UserError
 from softprompts.methods.attach import as_peft, attach, text_ids
+from softprompts.methods.parametrization import parametrize_prefix
 from softprompts.models.loading import kind_of
 
 import torch
@@ -24,7 +25,8 @@ def add_prefix(
     is needed in training only. An encoder's classifier trains and is saved with it (P-tuning v2, Liu et al. 2022).
 
     Raises:
-        UserError: as `attach`; a text for a model that continues none, or that it keeps no keys and values of.
+        UserError: as `attach` and `parametrize_prefix`; a text for a model that continues none, or that it keeps no
+            keys and values of.
     """
     if config.init_text is not None and kind_of(base.config) != "decoder":
         raise UserError("prefix.init_text: needs a decoder, whose keys and values of a text stand for that text")
@@ -38,6 +40,7 @@ def add_prefix(
             initialize_kv_prefix_from_past_key_values(model, past_key_values=cache)
         except (ValueError, TypeError) as error:  # layers that keep fewer positions, or no keys and values
             raise UserError(f"prefix.init_text: {error}; set it to null to begin at random") from None
+    parametrize_prefix(model, config)
     return model
 
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from softprompts.config.methods import PromptConfig
 from softprompts.methods.attach import as_peft, attach, initial_values, set_start
+from softprompts.methods.parametrization import parametrize_prompt
 from softprompts.tasks.task import Task, in_words
 
 from peft import PeftModel, PromptTuningConfig, PromptTuningInit
@@ -23,6 +24,8 @@ def add_soft_prompt(
 ) -> PeftModel:
     """Put a trainable soft prompt, float32 (num_virtual_tokens, hidden size), on a frozen base model.
 
+    What trains may be another parametrisation of these values: see `parametrization`.
+
     Three ways to start are PEFT's (`prompt_tuning_init`), with PEFT's two traps mended: a text is tokenized
     without special tokens (PEFT would make a begin-of-sequence token part of the prompt), and SAMPLE_VOCAB leaves
     out special tokens. Text that is too short repeats, text that is too long is cut, as in PEFT. The others are those
@@ -38,7 +41,8 @@ def add_soft_prompt(
         task: what it is for: a text to start from, or labels, are made of it if the config names none.
 
     Raises:
-        UserError: no virtual tokens, more than the model has positions, labels of a task that has none.
+        UserError: no virtual tokens, more than the model has positions, labels of a task that has none; as
+            `parametrize_prompt`.
     """
     # PEFT fills the text in by itself, special tokens included; so it draws at random, and the values are written over.
     model = attach(
@@ -57,6 +61,8 @@ def add_soft_prompt(
     set_start(
         model, initial_values(base, tokenizer, config.num_virtual_tokens or 0, start=start, text=text, labels=labels)
     )
+    if isinstance(config, PromptConfig):
+        parametrize_prompt(model, base, tokenizer, config)
     attached = cast(PromptTuningConfig, model.active_peft_config)
     attached.prompt_tuning_init = PromptTuningInit(known_to_peft)
     attached.prompt_tuning_init_text = text

@@ -15,6 +15,7 @@ from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError, check_above_zero, nearest
+from softprompts.methods.parametrization import parameter_groups
 from softprompts.runs.record import Progress
 from softprompts.training.checkpoint_folders import checkpoint_folders
 from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
@@ -196,8 +197,8 @@ def make_candidate(
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
-    """Return the optimizer over the trainable parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """Return the optimizer over the trainable parameters, each at the rate that its method gives it."""
+    parameters = parameter_groups(model, training.learning_rate)
     if not parameters:
         raise UserError("nothing to train: no parameter requires a gradient")
     if training.optimizer == "adafactor":
