@@ -19,6 +19,7 @@ from softprompts.runs.record import Progress
 from softprompts.runs.run import Run
 from softprompts.system.signals import collected_signals
 from softprompts.tasks.checks import warn_of_scored_rows
+from softprompts.training.averaging import averaged
 from softprompts.training.energy import energy_meter
 from softprompts.training.log import training_log
 from softprompts.training.state import Candidate, check_training, loss_scaler, make_candidate
@@ -135,10 +136,11 @@ def validate(
     evaluation: EvaluationConfig,
     accelerator: Accelerator,
 ) -> None:
-    """Score a candidate on its validation rows, and record the numbers under `validation_...`."""
+    """Score a candidate, with its averages if it has any, on validation, and record `validation_...` numbers."""
     by = candidate.training.best_by
     rows = candidate.data.validation[: candidate.training.eval_rows]
-    outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
+    with averaged(candidate.model, candidate.average):
+        outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
     values = {"validation_loss": outcome.loss}
     if rows[0].choices or by != "loss":
         numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))

@@ -16,8 +16,10 @@ from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError, check_above_zero, nearest
 from softprompts.runs.record import Progress
+from softprompts.training.averaging import add_to_average, new_average
 from softprompts.training.checkpoint_folders import checkpoint_folders
 from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
+from softprompts.training.optimizers import muon
 
 import torch
 from accelerate import Accelerator
@@ -38,7 +40,8 @@ class Candidate:
 
     `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
     `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
-    said of the checkpoint that it goes on from; `started` is set by `start_clock`.
+    said of the checkpoint that it goes on from; `average` holds the averages of what trains, by name, and is empty
+    without `training.ema`; `started` is set by `start_clock`.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Candidate:
     order: Iterator[list[int]] | None = None
     inputs: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
     started: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -114,6 +118,7 @@ class Candidate:
             )
             return
         progress.step += 1
+        add_to_average(self.average, self.model, self.training.ema, progress.step)
         progress.seconds = time.perf_counter() - self.started[0]
         progress.cpu_seconds = time.process_time() - self.started[1]
         progress.tokens += sum(len(d.input_ids) for d in rows)
@@ -139,6 +144,7 @@ class Candidate:
             scheduler=self.scheduler,
             progress=self.progress,
             inputs=self.inputs,
+            average=self.average,
         )
 
     def take_best(self) -> None:
@@ -179,7 +185,10 @@ def make_candidate(
     optimizer = make_optimizer(model, training)
     # Accelerate would step the schedule once a process; it stays outside.
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
-    restored = load_checkpoint(folder, model=model, optimizer=optimizer, scheduler=scheduler, inputs=inputs)
+    average = new_average(model) if training.ema else {}
+    restored = load_checkpoint(
+        folder, model=model, optimizer=optimizer, scheduler=scheduler, inputs=inputs, average=average
+    )
     return Candidate(
         name=name,
         model=model,
@@ -192,16 +201,22 @@ def make_candidate(
         progress=restored.progress if restored else Progress(),
         inputs=inputs,
         notes=restored.notes if restored else [],
+        average=average,
     )
 
 
-def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
+def make_optimizer(model: Any, training: TrainingConfig) -> Optimizer:
     """Return the optimizer over the trainable parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UserError("nothing to train: no parameter requires a gradient")
     if training.optimizer == "adafactor":
         return torch.optim.Adafactor(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    if training.optimizer == "muon":
+        tables = [
+            getattr(module, "weight", None) for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        ]
+        return muon(parameters, training.learning_rate, training.weight_decay, tables)
     # Fused: full fine-tuning moves 135 million numbers, one kernel after another takes five times as long.
     return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
 
@@ -230,6 +245,8 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
     for key in ("warmup_steps", "weight_decay"):
         if not getattr(training, key) >= 0:
             raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")
+    if not 0 <= training.ema < 1:
+        raise UserError(f"training.ema: expected 0 or more and less than 1, found {training.ema}")
     if training.best_by not in ("loss", *metrics):
         raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
     if training.energy and find_spec("codecarbon") is None:
