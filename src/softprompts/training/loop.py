@@ -24,6 +24,7 @@ from softprompts.training.energy import energy_meter
 from softprompts.training.log import training_log
 from softprompts.training.state import Candidate, check_training, loss_scaler, make_candidate
 from softprompts.training.step import update
+from softprompts.training.teacher import load_teacher
 
 import torch
 from accelerate import Accelerator
@@ -53,7 +54,8 @@ def train(
     """
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
-    inputs = inputs_of(data, engine.model)
+    teacher = load_teacher(engine, data, training, seed=run.seed, say=run.say)
+    inputs = inputs_of(data, engine.model) | ({"teacher": teacher.fingerprint} if teacher else {})
     candidate = make_candidate(
         engine,
         0,
@@ -63,6 +65,7 @@ def train(
         folder=run.checkpoints / stage,
         name=stage,
         inputs=inputs,
+        teacher=teacher,
     )
     begun = candidate.progress.step
     if not stage:

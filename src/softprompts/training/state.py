@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from softprompts.training.averaging import add_to_average, new_average
 from softprompts.training.checkpoint_folders import checkpoint_folders
 from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
 from softprompts.training.optimizers import muon
+from softprompts.training.teacher import Teacher
 
 import torch
 from accelerate import Accelerator
@@ -41,7 +42,7 @@ class Candidate:
     `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
     `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
     said of the checkpoint that it goes on from; `average` holds the averages of what trains, by name, and is empty
-    without `training.ema`; `started` is set by `start_clock`.
+    without `training.ema`; `teacher` is None without one; `started` is set by `start_clock`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Candidate:
     inputs: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
+    teacher: Teacher | None = None
     started: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -105,7 +107,9 @@ class Candidate:
             self.order = batch_order(len(self.data.train), self.training.batch_size, self.seed)
             for _ in range(self.progress.step):
                 next(self.order)
-        return [self.data.train[i].document for i in next(self.order)]
+        numbers = next(self.order)
+        documents = [self.data.train[i].document for i in numbers]
+        return self.teacher.lessons(documents, numbers) if self.teacher else documents
 
     def record_update(self, loss: float, rows: Sequence[Document]) -> None:
         """Keep an update on these rows. If its loss, or the norm of its gradient, is not finite, set `failure`."""
@@ -173,14 +177,18 @@ def make_candidate(
     folder: Path,
     name: str = "",
     inputs: dict[str, Any] | None = None,
+    teacher: Teacher | None = None,
 ) -> Candidate:
     """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
 
     `data` has its soft prompt's number; `folder` gets its checkpoints; `inputs` are those of `fingerprints.inputs_of`.
 
     Raises:
-        UserError: nothing requires a gradient; as `load_checkpoint`.
+        UserError: nothing requires a gradient; a teacher is asked for and not given; as `load_checkpoint`.
     """
+    if training.taught and teacher is None:
+        key = "teacher" if training.teacher else "teacher_context"
+        raise UserError(f"training.{key}: candidates side by side have no teacher; train one alone, or set it to null")
     model = engine.bank[index]
     optimizer = make_optimizer(model, training)
     # Accelerate would step the schedule once a process; it stays outside.
@@ -202,6 +210,7 @@ def make_candidate(
         inputs=inputs,
         notes=restored.notes if restored else [],
         average=average,
+        teacher=teacher,
     )
 
 
@@ -247,6 +256,7 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
             raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")
     if not 0 <= training.ema < 1:
         raise UserError(f"training.ema: expected 0 or more and less than 1, found {training.ema}")
+    _check_teacher(training)
     if training.best_by not in ("loss", *metrics):
         raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
     if training.energy and find_spec("codecarbon") is None:
@@ -254,6 +264,16 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
             "training.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false"
         )
     _check_launch(accelerator, training.batch_size)
+
+
+def _check_teacher(training: TrainingConfig) -> None:
+    if not 0 <= training.teacher_weight <= 1:
+        raise UserError(f"training.teacher_weight: expected 0 to 1, found {training.teacher_weight}")
+    check_above_zero("training.teacher_temperature", training.teacher_temperature)
+    without = replace(training, teacher=None, teacher_context=None)
+    for key in ("teacher_weight", "teacher_temperature", "teacher_any_base"):
+        if without == training and getattr(training, key) != getattr(TrainingConfig, key):
+            raise UserError(f"training.{key}: there is no teacher; name one in training.teacher, or teacher_context")
 
 
 def _check_launch(accelerator: Accelerator, batch_size: int) -> None:
