@@ -110,11 +110,8 @@ def test_the_recipe_saves_it_as_a_stock_adapter(
     command = recipe_command("ensemble", "sentiment", flags | {"ensemble.adapters": adapters})
     code, said, errors = cli_in_process(command, capfd)
     assert (code, errors) == (0, [])
-    notes = read_result(tmp_path / "run")["notes"]
-    assert (
-        f"soup, the mean of their values as one prompt: accuracy {notes['soup']['metrics']['accuracy']['value']:.4f}"
-        in said
-    )
+    accuracy = read_result(tmp_path / "run")["notes"]["soup"]["metrics"]["accuracy"]["value"]
+    assert f"soup, the mean of their values as one prompt: accuracy {accuracy:.4f} " in said
     card = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert all(str(voters[name]) in card for name in ("one", "three"))
     stock = PeftModel.from_pretrained(
