@@ -2,9 +2,11 @@
 
     accelerate launch recipes/ensemble.py --config configs/sentiment/ensemble.yaml
 
-Prints the mean of the single prompts, the best of them by validation, and the vote. Any key of the YAML file is a flag
-too: `--ensemble.adapters '[runs/a, runs/b]'`. `--print_config` shows them all. Plain `python recipes/ensemble.py ...`
-is one process.
+Prints the mean of the single prompts, the best of them by validation, and the vote. Prompts of one length are also
+averaged into one, a soup (Wortsman et al. 2022), which is scored and saved as a stock PEFT adapter in `adapter/`.
+
+Any key of the YAML file is a flag too: `--ensemble.adapters '[runs/a, runs/b]'`. `--print_config` shows them all.
+Plain `python recipes/ensemble.py ...` is one process.
 
 Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
 """
@@ -30,11 +32,14 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base, max(map(sp.virtual_tokens, bank))))
 
     engine = sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
+    soup = sp.make_soup(engine, data, evaluation, this.accelerator)
     data = sp.behind_each(data, len(bank))
     validation = sp.predict(engine, data.validation, evaluation, this.accelerator, "validating")
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
-    outcome, notes = sp.outcome_of_vote(outcome, validation, data, ensemble, evaluation)
+    outcome, notes = sp.outcome_of_vote(outcome, validation, data, ensemble, evaluation, soup)
     this.say(sp.summary_of_members(notes))
+    if soup:
+        sp.save_soup(soup.model, this, ensemble.adapters)
     sp.save_run(this, rows, engine, outcome, notes=notes)
 
 

@@ -66,6 +66,7 @@ from .evaluation.predict import (
     metrics_by as metrics_by,
     predict as predict,
 )
+from .evaluation.soup import make_soup as make_soup
 from .methods.full_finetuning import train_everything as train_everything
 from .methods.lora import add_lora as add_lora
 from .methods.multitask_prompt_tuning import (
@@ -90,6 +91,7 @@ from .runs.outputs import (
     save_adapter as save_adapter,
     save_model as save_model,
     save_run as save_run,
+    save_soup as save_soup,
 )
 from .runs.run import start_run as start_run
 from .system.files import (

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.errors import UserError
-from softprompts.training.state import check_training
+from softprompts.training.checks import check_training
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file

@@ -26,7 +26,7 @@ def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
 @pytest.mark.parametrize("mode", ["packed", "stock"])
 def test_the_loss_goes_down(make: Build, optimizer: str, mode: str) -> None:
     parts = make(mode=mode, optimizer=optimizer, steps=15, eval_every=15, learning_rate=0.1, schedule="constant")

@@ -19,8 +19,9 @@ from softprompts.models.loading import InputSpec
 from softprompts.runs.run import start_run
 from softprompts.tasks.task import load_task
 from softprompts.training.checkpoints import trainable_tensors
+from softprompts.training.checks import check_training
 from softprompts.training.loop import train, train_side_by_side
-from softprompts.training.state import Candidate, check_training, make_candidate
+from softprompts.training.state import Candidate, make_candidate
 
 import pytest
 import torch

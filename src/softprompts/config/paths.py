@@ -32,6 +32,7 @@ PATHS = (
     "task.test",
     "task.train",
     "task.validation",
+    "training.teacher",
 )
 
 

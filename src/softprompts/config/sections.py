@@ -98,11 +98,24 @@ class TrainingConfig:
         batch_size: rows an update sees, over all processes and accumulated micro-batches together.
         micro_batch_tokens: most tokens of text in one forward pass, as far as rows can be parted; by default the whole
             batch. The update is the same, the memory less.
-        optimizer: AdamW, or Adafactor as in Lester et al. (2021).
+        optimizer: AdamW; Adafactor as in Lester et al. (2021); or Muon (Jordan et al. 2024) for parameters of two
+            dimensions, such as a soft prompt, with AdamW for all others. Muon's updates are scaled to the size of
+            AdamW's (Liu et al. 2025), so that learning rates carry over.
         weight_decay: decoupled weight decay.
         schedule: learning-rate schedule, as transformers names it.
         warmup_steps: updates of linear warm-up.
         max_grad_norm: clip the gradient to this norm.
+        ema: decay of an exponential moving average of the parameters that train, e.g. 0.98; 0 for none. The averaged
+            values are validated, chosen among and saved. They are corrected for their start, as Adam's moments are.
+        teacher: learn what this model says of the target tokens as well (Hinton et al. 2015): the folder of an adapter
+            for the same base model, or of a whole model with the same tokenizer. For decoders.
+        teacher_context: what the teacher reads before each row and the student does not: a text of several words, a
+            text file, or shots:K, K solved rows of train drawn by the run's seed. Without `teacher` the base model
+            itself teaches. A long text at weight 1 is put into a prefix so (Eyuboglu et al. 2025).
+        teacher_weight: of the divergence from the teacher in the loss, from 0 to 1; that of the targets is the rest.
+            At 0 there is no teacher.
+        teacher_temperature: of both distributions; above 1 they are flatter.
+        teacher_any_base: take an adapter as the teacher that was trained on a base model of another name.
         eval_every: validate and save a checkpoint every so many updates.
         eval_rows: rows of the validation split to validate on during training; by default all.
         best_by: what chooses the best checkpoint: `loss` on validation, or one of the task's metrics.
@@ -114,16 +127,27 @@ class TrainingConfig:
     learning_rate: float = 0.02
     batch_size: int = 16
     micro_batch_tokens: int | None = None
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "adafactor", "muon"] = "adamw"
     weight_decay: float = 0.0
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: int = 0
     max_grad_norm: float = 1.0
+    ema: float = 0.0
+    teacher: str | None = None
+    teacher_context: str | None = None
+    teacher_weight: float = 0.5
+    teacher_temperature: float = 1.0
+    teacher_any_base: bool = False
     eval_every: int = 50
     eval_rows: int | None = None
     best_by: str = "loss"
     patience: int | None = None
     energy: bool = False
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher is asked for."""
+        return self.teacher_weight != 0 and (self.teacher is not None or self.teacher_context is not None)
 
 
 @dataclass

@@ -16,13 +16,14 @@ from softprompts.data.sources import SPLITS
 from softprompts.encoding.documents import EncodedTask, with_soft_prompt
 from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
+from softprompts.evaluation.soup import Soup
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics, mean_intervals
 from softprompts.metrics.significance import Comparison, compare, verdict
 
 from peft import PeftModel, PeftType, TaskType
 from transformers import PreTrainedModel
 
-VOTE, SINGLE, CHOSEN = "the vote", "a single prompt", "the best by validation"
+VOTE, SINGLE, CHOSEN, SOUP = "the vote", "a single prompt", "the best by validation", "the soup"
 # What this section calls the settings of a single adapter.
 OWN_KEYS = {"adapter.path": "ensemble.adapters", "adapter.any_base": "ensemble.any_base"}
 KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
@@ -122,13 +123,15 @@ def outcome_of_vote(
     data: EncodedTask,
     config: EnsembleConfig,
     evaluation: EvaluationConfig,
+    soup: Soup | None = None,
 ) -> tuple[TestOutcome, dict[str, Any]]:
     """Return what the vote is worth, and notes on the members.
 
     The notes hold each member's metrics, their `mean`, the member `chosen` on validation by the task's first metric and
     then by likelihood, and the `best_afterwards`, found on the very rows that it is scored on: an upper end, no result.
     Lester et al. (2021), section 6, show mean, best and vote. `comparisons` are paired, as `statistics.compare` makes
-    them: the vote, its members as so many seeds of one method, and the chosen one.
+    them: the vote, its members as so many seeds of one method, and the chosen one. `soup` is there if there is one:
+    its metrics, and comparisons of its own with the vote and the chosen one.
 
     Args:
         outcome: of `evaluate_test` on data that stand behind each soft prompt.
@@ -136,6 +139,7 @@ def outcome_of_vote(
         data: these data.
         config: names the adapters, in the order of the bank.
         evaluation: how many resamples.
+        soup: the mean of the prompts, on the same rows.
     """
     count, resamples = len(config.adapters), evaluation.bootstrap_resamples
     assert data.task.choices
@@ -161,13 +165,21 @@ def outcome_of_vote(
     best = max(range(count), key=lambda number: (notes[number]["validation"][first], likelihoods[number]))
     afterwards = max(range(count), key=lambda number: notes[number]["metrics"][first]["value"])
     sides = {VOTE: [answers], SINGLE: single, CHOSEN: [single[best]]}
-    return changed, {
+    found = {
         "members": notes,
         "mean": _plain(mean_intervals(metrics, single, targets, resamples)),
         "chosen": {"by": f"validation {first}", **notes[best]},
         "best_afterwards": {"by": f"{evaluation.split} {first}, so not to be reported as chosen", **notes[afterwards]},
         "comparisons": [asdict(c) for c in compare(sides, targets, metrics, resamples)],
     }
+    if soup:
+        own, _ = answers_and_targets(soup.outcome.predictions)
+        against = compare({SOUP: [own]} | {name: sides[name] for name in (VOTE, CHOSEN)}, targets, metrics, resamples)
+        found["soup"] = _note(metrics, soup.validation.predictions, own, targets, resamples) | {
+            "loss": soup.outcome.loss,
+            "comparisons": [asdict(c) for c in against if c.first == SOUP],
+        }
+    return changed, found
 
 
 def _note(
@@ -190,9 +202,9 @@ def _plain(numbers: dict[str, Interval]) -> dict[str, dict[str, Any]]:
 
 
 def summary_of_members(notes: dict[str, Any]) -> str:
-    """Return lines to read: mean, the member chosen on validation, the best afterwards; the vote's come behind them.
+    """Return lines to read: mean, the member chosen on validation, the best afterwards, and the soup if there is one.
 
-    Of the comparisons those of the vote by the first metric.
+    Those of the vote come behind them. Of the comparisons those of the vote and the soup by the first metric.
     """
 
     def line(who: str, metrics: dict[str, dict[str, Any]]) -> str:
@@ -203,12 +215,15 @@ def summary_of_members(notes: dict[str, Any]) -> str:
 
     chosen, afterwards = notes["chosen"], notes["best_afterwards"]
     main = next(iter(notes["mean"]))
-    compared = [Comparison(**c) for c in notes["comparisons"] if (c["first"], c["metric"]) == (VOTE, main)]
+    soup = notes.get("soup")
+    comparisons = [*notes["comparisons"], *(soup["comparisons"] if soup else ())]
+    compared = [Comparison(**c) for c in comparisons if c["first"] in (VOTE, SOUP) and c["metric"] == main]
     return "\n".join(
         [
             line(f"mean of {len(notes['members'])} prompts", notes["mean"]),
             line(f"best by {chosen['by']}, {chosen['adapter']}", chosen["metrics"]),
             line(f"best by {afterwards['by']}, {afterwards['adapter']}", afterwards["metrics"]),
+            *([line("soup, the mean of their values as one prompt", soup["metrics"])] if soup else []),
             *map(verdict, compared),
             "their vote:",
         ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from softprompts.config.sections import ModelConfig
 from softprompts.models.identity import Identity
 from softprompts.models.outputs import outputs_of
 
@@ -21,6 +22,7 @@ class Facts:
 
     Args:
         identity: which base model it is.
+        config: the settings that it was loaded by.
         new_parts: modules that have random weights as loaded, and have to be trained: an encoder's new classifier.
         choices: an encoder's, in the order of the targets' numbers.
         choice_outputs: which output of the classifier each choice has.
@@ -28,6 +30,7 @@ class Facts:
     """
 
     identity: Identity | None = None
+    config: ModelConfig | None = None
     new_parts: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     choice_outputs: tuple[int, ...] = ()

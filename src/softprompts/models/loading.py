@@ -148,6 +148,7 @@ def load_base_model(
         check_ends(path, model)
         tokenizer = read_tokenizer(path, config.revision)
     facts = facts_of(model)
+    facts.config = config
     facts.new_parts = _new_parts(path, model, loading, kind)
     if names:
         name_outputs(model, names)

@@ -63,6 +63,8 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if before["metrics"].get(name) != digest:
             found.append(f"the metric {name} is another file")
     found += _changes_of_base(before["base"], now["base"])
+    if before.get("teacher") != now.get("teacher"):
+        found.append("the teacher is another one, or reads other rows")
     # Older versions did not keep the ends.
     if before.get("ends", now["ends"]) != now["ends"]:
         found.append(f"written answers ended at the tokens {before['ends']} and end at {now['ends']}")

@@ -219,6 +219,16 @@ def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
     return folder
 
 
+def save_soup(model: PeftModel, run: Run, adapters: Sequence[str]) -> Path:
+    """Write the mean of adapters as `adapter/`, as `save_adapter` does, with a card that names them."""
+    folder = save_adapter(model, run)
+    if run.accelerator.is_main_process:
+        names = "\n".join(f"- `{path}`" for path in adapters)
+        text = f"# The mean of {len(adapters)} adapters\n\nTheir values, averaged (Wortsman et al. 2022):\n\n{names}\n"
+        write_atomically(folder / "README.md", text)
+    return folder
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Run) -> Path:
     """Write `model/`, all weights and the tokenizer, as `from_pretrained` loads them, and return its folder.
 

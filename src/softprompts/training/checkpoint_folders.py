@@ -16,7 +16,14 @@ from softprompts.system.files import one_line
 
 FORMAT = 2  # of state.json; 1, which has no such field, had neither checksums nor fingerprints
 STATE, TRAINABLE, OPTIMIZER, SUMS = "state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256SUMS"
-FILES = (SUMS, TRAINABLE, OPTIMIZER, STATE)  # as they are deleted: as long as it has a state, it is known as ours
+AVERAGE = "average.safetensors"  # of a training with an average alone
+FILES = (
+    SUMS,
+    TRAINABLE,
+    OPTIMIZER,
+    AVERAGE,
+    STATE,
+)  # as they are deleted: as long as it has a state, it is known as ours
 NAME = re.compile(r"step-(\d{6,})", re.ASCII)
 LEFTOVER = re.compile(r"\.step-\d{6,}\.\d+\.tmp", re.ASCII)
 
@@ -68,7 +75,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_sums(place: Path) -> None:
     """Write the checksums of a new checkpoint, and wait until all of its files are on the disk."""
-    sums = [f"{sha256_of(place / name)}  {name}\n" for name in (STATE, TRAINABLE, OPTIMIZER)]
+    names = [name for name in (STATE, TRAINABLE, OPTIMIZER, AVERAGE) if (place / name).exists()]
+    sums = [f"{sha256_of(place / name)}  {name}\n" for name in names]
     (place / SUMS).write_text("".join(sums), encoding="utf-8")
     for file in place.iterdir():
         with file.open("rb") as handle:
@@ -98,7 +106,7 @@ def checked_state(found: Mapping[int, Path], step: int) -> dict[str, Any]:
     if (place / SUMS).is_file():
         lines = _read(place / SUMS).decode("ascii", "replace").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        for name in (STATE, TRAINABLE, OPTIMIZER):
+        for name in (STATE, TRAINABLE, OPTIMIZER, *([AVERAGE] if AVERAGE in sums else [])):
             if not (place / name).is_file():
                 raise DamagedError(f"{place.name} has no {name}")
             if sums.get(name) != sha256_of(place / name):

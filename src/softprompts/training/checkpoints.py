@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from softprompts.runs.fingerprints import changes, other_versions
 from softprompts.runs.record import Progress
 from softprompts.system.files import one_line
 from softprompts.training.checkpoint_folders import (
+    AVERAGE,
     FORMAT,
     OPTIMIZER,
     STATE,
@@ -46,13 +48,21 @@ def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def set_trainable(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def set_trainable(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put values from `trainable_tensors` back in place.
 
     Raises:
         UserError: they are not of exactly the parameters that train, by name and shape.
     """
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    copy_by_name(tensors, {n: p for n, p in model.named_parameters() if p.requires_grad})
+
+
+def copy_by_name(tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> None:
+    """Copy values into the parameters of the same names.
+
+    Raises:
+        UserError: they do not fit, by name and shape.
+    """
     for name in sorted(parameters.keys() | tensors.keys()):
         shapes = [tuple(t[name].shape) if name in t else "missing" for t in (tensors, parameters)]
         if shapes[0] != shapes[1]:
@@ -78,6 +88,7 @@ def save_checkpoint(
     scheduler: LRScheduler,
     progress: Progress,
     inputs: dict[str, Any] | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write `folder/step-N` and delete older checkpoints, but for the one before it and the best of both.
 
@@ -90,6 +101,7 @@ def save_checkpoint(
         scheduler: likewise.
         progress: where training stands.
         inputs: `fingerprints.inputs_of` the training.
+        average: averages of the trainable parameters, by name, if there are any.
 
     Raises:
         UserError: the disk is full; the place cannot be written.
@@ -111,6 +123,8 @@ def save_checkpoint(
             temporary.mkdir(parents=True)
             save_file(trainable_tensors(model), temporary / TRAINABLE)
             save_file(tensors, temporary / OPTIMIZER)
+            if average:
+                save_file({name: value.cpu() for name, value in average.items()}, temporary / AVERAGE)
             (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
             write_sums(temporary)
             make_room(target)
@@ -140,6 +154,7 @@ def load_checkpoint(
     optimizer: Optimizer,
     scheduler: LRScheduler,
     inputs: dict[str, Any] | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
 ) -> Restored | None:
     """Restore the newest checkpoint in `folder` that is whole, and whose best one is; None if there is no checkpoint.
 
@@ -149,6 +164,7 @@ def load_checkpoint(
         optimizer: gets its state.
         scheduler: likewise.
         inputs: `fingerprints.inputs_of` the training that is to go on.
+        average: tensors that get the averages of the trainable parameters, if the training keeps any.
 
     Raises:
         UserError: none is whole; it was made of other data or another base model; it does not fit the model; a newer
@@ -166,6 +182,8 @@ def load_checkpoint(
         if damage:
             notes.append(f"going on from {found[step].name}, an earlier checkpoint: {'; '.join(damage)}")
         set_trainable(model, tensors)
+        if average:
+            copy_by_name(_tensors(found[step] / AVERAGE), average)
         optimizer.load_state_dict(state)
         scheduler.load_state_dict(record["scheduler"] | {"lr_lambdas": [None] * len(optimizer.param_groups)})
         # Fields that another version has more or less of: those without a value keep their default.
@@ -195,7 +213,7 @@ def _read(
 
 
 def load_best(folder: Path, model: nn.Module, step: int) -> None:
-    """Put the parameters of checkpoint `step` in place.
+    """Put the parameters of checkpoint `step` in place: their averages, if it has any.
 
     Raises:
         UserError: it is not whole any more; it does not fit the model.
@@ -203,7 +221,8 @@ def load_best(folder: Path, model: nn.Module, step: int) -> None:
     try:
         found = checkpoint_folders(folder)
         checked_state(found, step)
-        set_trainable(model, _tensors(found[step] / TRAINABLE))
+        average = found[step] / AVERAGE
+        set_trainable(model, _tensors(average if average.exists() else found[step] / TRAINABLE))
     except DamagedError as error:
         raise UserError(f"{folder}: the best checkpoint is not whole: {error}") from None
 

@@ -19,10 +19,13 @@ from softprompts.runs.record import Progress
 from softprompts.runs.run import Run
 from softprompts.system.signals import collected_signals
 from softprompts.tasks.checks import warn_of_scored_rows
+from softprompts.training.averaging import averaged
+from softprompts.training.checks import check_training
 from softprompts.training.energy import energy_meter
 from softprompts.training.log import training_log
-from softprompts.training.state import Candidate, check_training, loss_scaler, make_candidate
+from softprompts.training.state import Candidate, loss_scaler, make_candidate
 from softprompts.training.step import update
+from softprompts.training.teacher import load_teacher
 
 import torch
 from accelerate import Accelerator
@@ -52,7 +55,8 @@ def train(
     """
     metrics = load_metrics(data.task.metrics, data.task.schema)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
-    inputs = inputs_of(data, engine.model)
+    teacher = load_teacher(engine, data, training, seed=run.seed, say=run.say)
+    inputs = inputs_of(data, engine.model) | ({"teacher": teacher.fingerprint} if teacher else {})
     candidate = make_candidate(
         engine,
         0,
@@ -62,6 +66,7 @@ def train(
         folder=run.checkpoints / stage,
         name=stage,
         inputs=inputs,
+        teacher=teacher,
     )
     begun = candidate.progress.step
     if not stage:
@@ -135,10 +140,11 @@ def validate(
     evaluation: EvaluationConfig,
     accelerator: Accelerator,
 ) -> None:
-    """Score a candidate on its validation rows, and record the numbers under `validation_...`."""
+    """Score a candidate, with its averages if it has any, on validation, and record `validation_...` numbers."""
     by = candidate.training.best_by
     rows = candidate.data.validation[: candidate.training.eval_rows]
-    outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
+    with averaged(candidate.model, candidate.average):
+        outcome = predict(engine, rows, evaluation, accelerator, "validating", answer_open=by != "loss")
     values = {"validation_loss": outcome.loss}
     if rows[0].choices or by != "loss":
         numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))

@@ -7,30 +7,26 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError, check_above_zero, nearest
-from softprompts.methods.parametrization import parameter_groups
+from softprompts.errors import UserError
 from softprompts.runs.record import Progress
+from softprompts.training.averaging import add_to_average, new_average
 from softprompts.training.checkpoint_folders import checkpoint_folders
 from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
+from softprompts.training.optimizers import make_optimizer
+from softprompts.training.teacher import Teacher
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
-
-# Most times that an update may read every row of train. A batch may straddle epochs, and be larger than a handful of
-# rows, as when one config serves several sizes of train.
-EPOCHS = 100
 
 
 @dataclass(kw_only=True)
@@ -39,7 +35,8 @@ class Candidate:
 
     `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
     `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
-    said of the checkpoint that it goes on from; `started` is set by `start_clock`.
+    said of the checkpoint that it goes on from; `average` holds the averages of what trains, by name, and is empty
+    without `training.ema`; `teacher` is None without one; `started` is set by `start_clock`.
     """
 
     name: str
@@ -56,6 +53,8 @@ class Candidate:
     order: Iterator[list[int]] | None = None
     inputs: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    teacher: Teacher | None = None
     started: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -102,7 +101,9 @@ class Candidate:
             self.order = batch_order(len(self.data.train), self.training.batch_size, self.seed)
             for _ in range(self.progress.step):
                 next(self.order)
-        return [self.data.train[i].document for i in next(self.order)]
+        numbers = next(self.order)
+        documents = [self.data.train[i].document for i in numbers]
+        return self.teacher.lessons(documents, numbers) if self.teacher else documents
 
     def record_update(self, loss: float, rows: Sequence[Document]) -> None:
         """Keep an update on these rows. If its loss, or the norm of its gradient, is not finite, set `failure`."""
@@ -115,6 +116,7 @@ class Candidate:
             )
             return
         progress.step += 1
+        add_to_average(self.average, self.model, self.training.ema, progress.step)
         progress.seconds = time.perf_counter() - self.started[0]
         progress.cpu_seconds = time.process_time() - self.started[1]
         progress.tokens += sum(len(d.input_ids) for d in rows)
@@ -140,6 +142,7 @@ class Candidate:
             scheduler=self.scheduler,
             progress=self.progress,
             inputs=self.inputs,
+            average=self.average,
         )
 
     def take_best(self) -> None:
@@ -168,19 +171,26 @@ def make_candidate(
     folder: Path,
     name: str = "",
     inputs: dict[str, Any] | None = None,
+    teacher: Teacher | None = None,
 ) -> Candidate:
     """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
 
     `data` has its soft prompt's number; `folder` gets its checkpoints; `inputs` are those of `fingerprints.inputs_of`.
 
     Raises:
-        UserError: nothing requires a gradient; as `load_checkpoint`.
+        UserError: nothing requires a gradient; a teacher is asked for and not given; as `load_checkpoint`.
     """
+    if training.taught and teacher is None:
+        key = "teacher" if training.teacher else "teacher_context"
+        raise UserError(f"training.{key}: candidates side by side have no teacher; train one alone, or set it to null")
     model = engine.bank[index]
     optimizer = make_optimizer(model, training)
     # Accelerate would step the schedule once a process; it stays outside.
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
-    restored = load_checkpoint(folder, model=model, optimizer=optimizer, scheduler=scheduler, inputs=inputs)
+    average = new_average(model) if training.ema else {}
+    restored = load_checkpoint(
+        folder, model=model, optimizer=optimizer, scheduler=scheduler, inputs=inputs, average=average
+    )
     return Candidate(
         name=name,
         model=model,
@@ -193,18 +203,9 @@ def make_candidate(
         progress=restored.progress if restored else Progress(),
         inputs=inputs,
         notes=restored.notes if restored else [],
+        average=average,
+        teacher=teacher,
     )
-
-
-def make_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
-    """Return the optimizer over the trainable parameters, each at the rate that its method gives it."""
-    parameters = parameter_groups(model, training.learning_rate)
-    if not parameters:
-        raise UserError("nothing to train: no parameter requires a gradient")
-    if training.optimizer == "adafactor":
-        return torch.optim.Adafactor(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    # Fused: full fine-tuning moves 135 million numbers, one kernel after another takes five times as long.
-    return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
 
 
 def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradScaler | None:
@@ -215,47 +216,6 @@ def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradS
     if progress.loss_scale is not None:
         scaler.load_state_dict(progress.loss_scale)
     return scaler
-
-
-def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: Sequence[str], rows: int) -> None:
-    """Raise `UserError` for settings that contradict each other, this launch, or the number of rows in train."""
-    above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
-    for key in (*above, "learning_rate", "max_grad_norm"):
-        check_above_zero(f"training.{key}", getattr(training, key))
-    if training.batch_size > EPOCHS * rows:
-        raise UserError(
-            f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train: an "
-            "update would read each of them again and again, for a gradient that stays the same; take fewer, and more "
-            "training.steps"
-        )
-    for key in ("warmup_steps", "weight_decay"):
-        if not getattr(training, key) >= 0:
-            raise UserError(f"training.{key}: expected 0 or more, found {getattr(training, key)}")
-    if training.best_by not in ("loss", *metrics):
-        raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
-    if training.energy and find_spec("codecarbon") is None:
-        raise UserError(
-            "training.energy: codecarbon is not installed; run `pip install codecarbon`, or set it to false"
-        )
-    _check_launch(accelerator, training.batch_size)
-
-
-def _check_launch(accelerator: Accelerator, batch_size: int) -> None:
-    if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # accelerate would compute in float32
-        raise UserError("--mixed_precision fp16: not on this device; launch with bf16 or no, or set model.dtype")
-    if accelerator.gradient_accumulation_steps != 1:
-        raise UserError(
-            f"accelerate's gradient_accumulation_steps: {accelerator.gradient_accumulation_steps}; an update sees "
-            "training.batch_size rows, and training.micro_batch_tokens parts them: set it to 1"
-        )
-    processes = accelerator.num_processes
-    if batch_size % processes:
-        raise UserError(f"training.batch_size: {batch_size} rows cannot be shared by {processes} processes")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise UserError(
-            f"{accelerator.distributed_type.value}: a sharded base model is not supported yet; "
-            "launch with configs/accelerate/multi_gpu.yaml, which keeps a whole one on each GPU"
-        )
 
 
 def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:

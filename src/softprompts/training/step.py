@@ -8,9 +8,11 @@ from contextlib import contextmanager, nullcontext
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document
+from softprompts.engine.scores import Scores
 from softprompts.errors import UserError
 from softprompts.system.memory import one_line_if_memory_is_full
 from softprompts.training.state import Candidate
+from softprompts.training.teacher import Teacher, distillation
 
 import numpy
 import torch
@@ -58,7 +60,8 @@ def update(
             scores = wrapped(documents)
             owners = torch.tensor([number[d.soft_prompt] for d in documents], device=accelerator.device)
             owner = owners[scores.document]
-            losses = torch.zeros_like(targets).index_add(0, owner, scores.nll() / targets[owner])
+            each = token_losses(scores, documents, batches[0][0].teacher, accelerator)
+            losses = torch.zeros_like(targets).index_add(0, owner, each / targets[owner])
             totals += losses.detach()
             if not losses.requires_grad:
                 raise UserError("nothing receives a gradient at step 0: the loss does not depend on what trains")
@@ -68,6 +71,17 @@ def update(
     totals = accelerator.reduce(totals, "sum")
     losses_now = zip(batches, totals.tolist(), strict=True)
     return [_step(candidate, loss) for (candidate, _), loss in losses_now]
+
+
+def token_losses(
+    scores: Scores, documents: Sequence[Document], teacher: Teacher | None, accelerator: Accelerator
+) -> torch.Tensor:
+    """Return the loss of each target token, (T,), in nats: its NLL, or what it is with a teacher."""
+    if teacher is None:
+        return scores.nll()
+    with accelerator.autocast():  # as accelerate does around the student's forward pass
+        said = teacher.logits(documents)
+    return distillation(scores, said, teacher.weight, teacher.temperature)
 
 
 def dropout_seed(candidates: Sequence[Candidate], process: int) -> int:

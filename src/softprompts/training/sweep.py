@@ -18,8 +18,9 @@ from softprompts.runs.run import Run
 from softprompts.runs.tables import markdown_table
 from softprompts.system.files import replacing, write_atomically
 from softprompts.tasks.checks import warn_of_scored_rows
+from softprompts.training.checks import check_training
 from softprompts.training.loop import train_side_by_side
-from softprompts.training.state import Candidate, check_training, make_candidate
+from softprompts.training.state import Candidate, make_candidate
 
 
 def run_sweep(

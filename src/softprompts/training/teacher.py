@@ -1,0 +1,242 @@
+"""Distillation: a teacher's distribution over the target tokens is learnt, beside the targets or in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from softprompts.adapters.configs import read_config
+from softprompts.adapters.loading import find_adapter, find_model, load_adapter, virtual_tokens
+from softprompts.config.methods import HardPromptConfig
+from softprompts.config.sections import ModelConfig, TrainingConfig
+from softprompts.config.tools import AdapterConfig
+from softprompts.data.sources import SPLITS
+from softprompts.encoding.documents import Document, EncodedTask, Example, digest_of_tokens
+from softprompts.encoding.row_tokens import RowTooLongError
+from softprompts.encoding.tokenization import encode
+from softprompts.engine.build import make_engine
+from softprompts.engine.forward import Engine
+from softprompts.engine.scores import Scores
+from softprompts.errors import UserError, settings_named
+from softprompts.evaluation.hard_prompts import draw_shots
+from softprompts.models.facts import facts_of
+from softprompts.models.identity import sample_of
+from softprompts.models.loading import input_spec, kind_of, load_base_model
+from softprompts.models.settings import other_parts
+from softprompts.system.files import expanded, one_line
+from softprompts.tasks.task import Task, with_prompt
+
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+SHOTS = re.compile(r"shots:(\d+)", re.ASCII)
+SEPARATOR = HardPromptConfig([]).separator  # between a context and the row, as between solved examples
+CHECKED_ROWS = 2
+# What this section calls the settings of other sections.
+OWN_KEYS = {
+    "adapter.path": "training.teacher",
+    "adapter.any_base": "training.teacher_any_base",
+    "model.name_or_path": "training.teacher",
+    "hard.shots": "training.teacher_context",
+}
+
+
+@dataclass(frozen=True)
+class TaughtDocument(Document):
+    """A document of the student's, and the `lesson` that the teacher reads: the same target behind its own prompt."""
+
+    lesson: Document | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Who answers a student's rows, without a gradient.
+
+    engine: runs it; train: the student's rows of train as the teacher reads them, in the same order; weight: of the
+    distillation in the loss, from 0 to 1; temperature: of both distributions; fingerprint: which teacher it is.
+    """
+
+    engine: Engine
+    train: Sequence[Example]
+    weight: float
+    temperature: float
+    fingerprint: dict[str, str]
+
+    def lessons(self, documents: Sequence[Document], rows: Sequence[int]) -> list[Document]:
+        """Return documents of the student's, those of the given rows of train, each with its lesson."""
+        return [
+            TaughtDocument(
+                d.prompt_ids, d.target_ids, d.soft_prompt, Document(self.train[n].document.prompt_ids, d.target_ids)
+            )
+            for d, n in zip(documents, rows, strict=True)
+        ]
+
+    @torch.no_grad()
+    def logits(self, documents: Sequence[Document]) -> torch.Tensor:
+        """Return what the teacher says at the targets of documents that came from `lessons`, (T, V)."""
+        read = [d.lesson for d in documents if isinstance(d, TaughtDocument) and d.lesson]
+        logits: torch.Tensor = self.engine(read).logits
+        return logits
+
+
+def distillation(scores: Scores, teacher: torch.Tensor, weight: float, temperature: float) -> torch.Tensor:
+    """Return the loss of each target token, (T,), in nats: (1 - weight) x NLL + weight x temperature^2 x KL.
+
+    KL is the divergence of the student's distribution from the teacher's, both at the temperature. Its square makes up
+    for gradients that shrink with it (Hinton et al. 2015, section 2).
+
+    Args:
+        scores: the student's.
+        teacher: logits (T, V) at the same target tokens.
+        weight: of the divergence, from 0 to 1.
+        temperature: above 0.
+    """
+    student, taught = ((logits / temperature).log_softmax(-1) for logits in (scores.logits, teacher))
+    divergence = functional.kl_div(student, taught, reduction="none", log_target=True).sum(-1)
+    return (1 - weight) * scores.nll() + weight * temperature**2 * divergence
+
+
+def load_teacher(
+    engine: Engine, data: EncodedTask, training: TrainingConfig, *, seed: int, say: Callable[[str], None]
+) -> Teacher | None:
+    """Return the teacher that `training` asks for; None without one.
+
+    It shares the student's base model if neither of the two changes that; else the base model is loaded again.
+
+    Args:
+        engine: the student's.
+        data: its rows.
+        training: names the teacher.
+        seed: of the examples that are drawn for a context.
+        say: takes a line of warning.
+
+    Raises:
+        UserError: the student is no decoder; no adapter or model there; another tokenizer or vocabulary; a context that
+            is empty, a missing file, or too long; as `load_adapter`, `load_base_model` and `make_engine`.
+    """
+    if not training.taught:
+        return None
+    if (kind := kind_of(engine.base.config)) != "decoder":
+        key = "teacher" if training.teacher else "teacher_context"
+        raise UserError(
+            f"training.{key}: only a decoder can be taught, and the base model is an {kind}; set it to null"
+        )
+    with settings_named(OWN_KEYS):
+        model = _load(engine, training)
+    train = data.train
+    if training.teacher_context is not None:
+        train = _in_context(data.task, model, engine, training.teacher_context, seed)
+    checked = [replace(e, document=replace(e.document, soft_prompt=0)) for e in train[:CHECKED_ROWS]]
+    own = make_engine(
+        model,
+        engine.tokenizer,
+        config=ModelConfig(engine="packed" if engine.packed else "stock"),
+        data=EncodedTask(data.task, checked, [], [], data.ends),
+        say=say,
+    )
+    return Teacher(
+        engine=own,
+        train=train,
+        weight=training.teacher_weight,
+        temperature=training.teacher_temperature,
+        fingerprint={"weights": _digest(model), "rows": digest_of_tokens(train)},
+    )
+
+
+def _load(engine: Engine, training: TrainingConfig) -> PreTrainedModel | PeftModel:
+    """Return the teacher's model, frozen."""
+    path = training.teacher
+    whole = find_model(path) if path else None
+    if whole:
+        return _same_vocabulary(_load_again(engine, str(whole)), engine.base)
+    config = AdapterConfig(path, training.teacher_any_base)
+    alike = all(_keeps_base(m.active_peft_config) for m in engine.bank if isinstance(m, PeftModel))
+    alike = alike and isinstance(engine.model, PeftModel)
+    shared = alike and (path is None or _keeps_base(read_config(find_adapter(path))))
+    return load_adapter(engine.base if shared else _load_again(engine), config)
+
+
+def _keeps_base(config: Any) -> bool:
+    """Say whether an adapter leaves the weights and layers of its base model as they are."""
+    return bool(config.is_prompt_learning)
+
+
+def _load_again(engine: Engine, path: str | None = None) -> PreTrainedModel:
+    """Load the student's base model a second time, or another model as that one was loaded."""
+    config = facts_of(engine.base).config
+    if config is None:
+        raise UserError("training.teacher: the base model has to be loaded twice, with `load_base_model`")
+    if path:
+        config = replace(config, name_or_path=path, revision=None)
+    model, _ = load_base_model(config, engine.device)
+    return model
+
+
+def _same_vocabulary(model: PreTrainedModel, base: Any) -> PreTrainedModel:
+    """Return a whole model; `UserError` if its tokens are not those of the student's base model."""
+    identities = [facts_of(m).identity for m in (base, model)]
+    ours, theirs = (identity.tokenizer if identity else {} for identity in identities)
+    parts = [part for part in other_parts(ours, theirs) if part != "chat template"]
+    sizes = [len(m.get_output_embeddings().weight) for m in (base, model)]
+    if sizes[0] != sizes[1]:
+        parts.append(f"size of the vocabulary ({sizes[1]} tokens and not {sizes[0]})")
+    if parts:
+        raise UserError(
+            f"training.teacher: {model.name_or_path} has another {parts[0]} than {base.name_or_path}; take a teacher "
+            "with the base model's own tokenizer"
+        )
+    return model
+
+
+def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int) -> Sequence[Example]:
+    """Return the rows of train behind a context, as `recipes/hard_prompt.py` would put them behind it."""
+    train = task.splits["train"]
+    config = replace(task.config, max_length=2**31, long_rows="error")  # only the model limits what the teacher reads
+    small = replace(task, splits=dict.fromkeys(SPLITS, train[:1]) | {"train": train}, config=config)
+    if shots := SHOTS.fullmatch(context):
+        if not int(shots[1]):
+            raise UserError(f"training.teacher_context: {context} is no context; take one shot or more, or null")
+        with settings_named(OWN_KEYS):
+            taught = with_prompt(small, config.prompt, draw_shots(task, int(shots[1]), seed), SEPARATOR)
+    else:
+        text = _text_of(context).strip().replace("{", "{{").replace("}", "}}")
+        taught = with_prompt(small, text + SEPARATOR + config.prompt)
+    try:
+        return encode(taught, engine.tokenizer, input_spec(model, virtual_tokens(model))).train
+    except RowTooLongError as error:
+        raise UserError(f"training.teacher_context: {error.facts}; take a shorter text, or fewer shots") from None
+
+
+def _text_of(context: str) -> str:
+    """Return a text as it is, or that of the file which it names: a single word is a path."""
+    if not context.strip():
+        raise UserError("training.teacher_context: the text is empty; null is none")
+    if re.search(r"\s", context.strip()):
+        return context
+    path = Path(expanded("training.teacher_context", context))
+    if not path.is_file():
+        raise UserError(
+            f"training.teacher_context: no such file: {path}; give a file, shots:K, or a text of several words"
+        )
+    with one_line(path):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"training.teacher_context: {path} is not UTF-8") from None
+    if not text.strip():
+        raise UserError(f"training.teacher_context: {path} is empty")
+    return text
+
+
+def _digest(model: torch.nn.Module) -> str:
+    """Return a SHA-256 of evenly spread numbers of all weights, those of an adapter included."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode() + sample_of(parameter).float().numpy().tobytes())
+    return digest.hexdigest()
