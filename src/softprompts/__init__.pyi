@@ -9,6 +9,7 @@ from .adapters.switch import has_base as has_base, without_adapter as without_ad
 from .config.cli import cli as cli
 from .config.grid import points as points
 from .config.methods import (
+    ContextConfig as ContextConfig,
     EncoderConfig as EncoderConfig,
     HardPromptConfig as HardPromptConfig,
     LoraConfig as LoraConfig,
@@ -65,6 +66,10 @@ from .evaluation.predict import (
     evaluate_test as evaluate_test,
     metrics_by as metrics_by,
     predict as predict,
+)
+from .methods.context_tuning import (
+    add_context as add_context,
+    demonstrations as demonstrations,
 )
 from .methods.full_finetuning import train_everything as train_everything
 from .methods.lora import add_lora as add_lora

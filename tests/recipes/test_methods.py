@@ -224,7 +224,9 @@ def test_the_second_stage_of_multitask_moves_the_factors_alone(resumed: Resumed)
     assert all(not torch.equal(before[name], after[name]) for name in second)
 
 
-@pytest.mark.parametrize("method", ["prefix", "projected prefix", "P-tuning MLP", "multitask", "lora", "full"])
+@pytest.mark.parametrize(
+    "method", ["prefix", "projected prefix", "P-tuning MLP", "multitask", "context", "lora", "full"]
+)
 def test_written_answers_are_those_of_stock_generation_and_not_the_base_models(
     tiny_model: Path, domain_task: Path, method: str, tmp_path: Path
 ) -> None:

@@ -82,6 +82,36 @@ class PrefixConfig:
 
 
 @dataclass
+class ContextConfig:
+    """A few rows of train as a prefix that trains on the same rows (context tuning, CT-KV; Lu et al. 2025).
+
+    Args:
+        demonstrations: how many rows of train, drawn by the run's seed as `hard.shots` draws them; it trains on no
+            other.
+        separator: text between two of them, and between the last and a row's own text.
+        leave_one_out: in an update a row does not see the positions of the prefix that come from itself.
+        token_dropout: share of the prefix's positions that a row does not see in an update, drawn anew each time.
+
+    Raises:
+        UserError: no demonstrations, or a single one that would be left out; a share that is none.
+    """
+
+    demonstrations: int = 16
+    separator: str = "\n\n"
+    leave_one_out: bool = True
+    token_dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        # Now, and not after a download.
+        least = 2 if self.leave_one_out else 1
+        if self.demonstrations < least:
+            why = ": each is left out for itself; set leave_one_out to false for a single one" if least == 2 else ""
+            raise UserError(f"context.demonstrations: expected {least} or more, found {self.demonstrations}{why}")
+        if not 0 <= self.token_dropout < 1:
+            raise UserError(f"context.token_dropout: expected 0 or more and below 1, found {self.token_dropout}")
+
+
+@dataclass
 class EncoderConfig:
     """A prompt encoder of P-tuning: PEFT's PromptEncoderConfig.
 

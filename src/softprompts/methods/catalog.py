@@ -24,20 +24,23 @@ class Method:
     Args:
         name: of its recipe and of its configs, and of its module in this folder if it changes the model.
         label: in tables and figures.
-        what: `written`, `soft` for a soft prompt, `weights` for a method that changes the model's weights.
+        what: `written`; `soft` for a soft prompt; `few` for one that is made of a handful of rows, and trained on no
+            other; `weights` for a method that changes the model's weights. The page of results compares those that
+            train on all rows.
         kinds: of base model that it is for.
         section: of the settings that are the method's own.
         peft: name of the class in PEFT that describes it; empty without an adapter.
         trains: the parameters that get a gradient, in words.
         saves: the parameters that an adapter holds, in words.
-        colour: of Okabe and Ito's palette, told apart with any kind of colour vision.
+        colour: of Okabe and Ito's palette, or Paul Tol's where that is used up: told apart with any kind of colour
+            vision.
         marker: of matplotlib, for who sees no colour.
         refusals: the reason for each other kind.
     """
 
     name: str
     label: str
-    what: Literal["written", "soft", "weights"]
+    what: Literal["written", "soft", "few", "weights"]
     kinds: tuple[Kind, ...]
     section: str
     peft: str
@@ -97,6 +100,22 @@ TABLE = (
         colour="#56B4E9",
         marker="s",
         refusals={"encoder-decoder": "PEFT's prefix is not read when an encoder-decoder writes"},
+    ),
+    Method(
+        name="context_tuning",
+        label="context tuning",
+        what="few",
+        kinds=("decoder",),
+        section="context",
+        peft="PrefixTuningConfig",
+        trains="keys and values of a few examples at every layer",
+        saves="the same",
+        colour="#882255",
+        marker=">",
+        refusals={
+            "encoder": "it continues no examples",
+            "encoder-decoder": "PEFT's prefix is not read when an encoder-decoder writes",
+        },
     ),
     Method(
         name="p_tuning",

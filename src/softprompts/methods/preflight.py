@@ -45,7 +45,7 @@ def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None
     """
     if method == "full_finetuning" and model.quantization != "none":
         raise UserError(WHOLE_WEIGHTS)
-    if method == "prefix_tuning" and model.gradient_checkpointing:
+    if method in ("prefix_tuning", "context_tuning") and model.gradient_checkpointing:
         raise UserError(PREFIX_AND_CHECKPOINTS)
     config = load_model_config(model)
     reason = refusal(method, config, lora)
