@@ -32,6 +32,7 @@ import pytest
 import torch
 from hypothesis import strategies
 from peft import (
+    IA3Config,
     LoraConfig,
     PeftConfig,
     PeftModel,
@@ -102,6 +103,7 @@ METHODS: dict[str, PeftConfig | None] = {
         task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=16, encoder_reparameterization_type="LSTM"
     ),
     "lora": LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False),
+    "IA3": IA3Config(task_type="CAUSAL_LM", init_ia3_weights=False),
     "full fine-tuning": None,
 }
 

@@ -12,6 +12,7 @@ from .config.methods import (
     ContextConfig as ContextConfig,
     EncoderConfig as EncoderConfig,
     HardPromptConfig as HardPromptConfig,
+    IA3Config as IA3Config,
     LoraConfig as LoraConfig,
     MultitaskConfig as MultitaskConfig,
     PrefixConfig as PrefixConfig,
@@ -72,6 +73,7 @@ from .methods.context_tuning import (
     demonstrations as demonstrations,
 )
 from .methods.full_finetuning import train_everything as train_everything
+from .methods.ia3 import add_ia3 as add_ia3
 from .methods.lora import add_lora as add_lora
 from .methods.multitask_prompt_tuning import (
     add_multitask_prompt as add_multitask_prompt,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from softprompts.config.methods import EncoderConfig, LoraConfig, MultitaskConfig, PrefixConfig, PromptConfig
+from softprompts.config.methods import EncoderConfig, IA3Config, LoraConfig, MultitaskConfig, PrefixConfig, PromptConfig
 from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS
 
 import peft
@@ -44,6 +44,7 @@ PAIRS = [
     (EncoderConfig, peft.PromptEncoderConfig),
     (MultitaskConfig, peft.MultitaskPromptTuningConfig),
     (LoraConfig, peft.LoraConfig),
+    (IA3Config, peft.IA3Config),
 ]
 
 

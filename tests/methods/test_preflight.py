@@ -106,7 +106,9 @@ def test_a_refusal_says_what_the_model_takes_instead(tmp_path: Path) -> None:
 
 def test_a_method_that_is_not_for_the_kind_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path, BertConfig(**WIDER))
-    message = r"\(bert\) does not take prompt_tuning: virtual tokens .*; it takes prefix_tuning, lora, full_finetuning$"
+    message = (
+        r"\(bert\) does not take prompt_tuning: virtual tokens .*; it takes prefix_tuning, lora, ia3, full_finetuning$"
+    )
     with pytest.raises(UserError, match=message):
         check_method("prompt_tuning", ModelConfig(folder))
 

@@ -204,7 +204,7 @@ def test_what_should_move_moves_and_nothing_else(resumed: Resumed, tiny_model: P
     if resumed.method == "full":
         assert moved == before.keys()
         return
-    assert all("lora_" in name or name.startswith("prompt_encoder.") for name in moved)
+    assert all("lora_" in name or "ia3_" in name or name.startswith("prompt_encoder.") for name in moved)
     base = dict(load_base(tiny_model)[0].named_parameters())
     frozen = {}
     for name in before.keys() - moved:
@@ -225,7 +225,7 @@ def test_the_second_stage_of_multitask_moves_the_factors_alone(resumed: Resumed)
 
 
 @pytest.mark.parametrize(
-    "method", ["prefix", "projected prefix", "P-tuning MLP", "multitask", "context", "lora", "full"]
+    "method", ["prefix", "projected prefix", "P-tuning MLP", "multitask", "context", "lora", "ia3", "full"]
 )
 def test_written_answers_are_those_of_stock_generation_and_not_the_base_models(
     tiny_model: Path, domain_task: Path, method: str, tmp_path: Path

@@ -177,6 +177,26 @@ class LoraConfig:
 
 
 @dataclass
+class IA3Config:
+    """Learned factors of activations: PEFT's IA3Config.
+
+    Args:
+        target_modules: names of the layers that get factors, a regular expression, or `all-linear`; by default what
+            PEFT takes for the architecture, keys, values and the last layer of the feed-forward network.
+        exclude_modules: names, or a regular expression, of layers that get none.
+        feedforward_modules: which of target_modules get factors of their inputs; the others get some of their outputs.
+        fan_in_fan_out: the weights are stored as (in, out), as GPT-2's are.
+        init_ia3_weights: begin at one; else N(0, 1), far from the base model.
+    """
+
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    feedforward_modules: list[str] | str | None = None
+    fan_in_fan_out: bool = False
+    init_ia3_weights: bool = True
+
+
+@dataclass
 class MultitaskConfig:
     """Several tasks that share a source prompt. Names are those of PEFT's MultitaskPromptTuningConfig.
 

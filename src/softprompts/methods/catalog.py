@@ -25,8 +25,8 @@ class Method:
         name: of its recipe and of its configs, and of its module in this folder if it changes the model.
         label: in tables and figures.
         what: `written`; `soft` for a soft prompt; `few` for one that is made of a handful of rows, and trained on no
-            other; `weights` for a method that changes the model's weights. The page of results compares those that
-            train on all rows.
+            other; `weights` for a method that changes the model's weights; `factors` for one that multiplies its
+            activations. The page of results is about written and soft prompts and weights.
         kinds: of base model that it is for.
         section: of the settings that are the method's own.
         peft: name of the class in PEFT that describes it; empty without an adapter.
@@ -40,7 +40,7 @@ class Method:
 
     name: str
     label: str
-    what: Literal["written", "soft", "few", "weights"]
+    what: Literal["written", "soft", "few", "weights", "factors"]
     kinds: tuple[Kind, ...]
     section: str
     peft: str
@@ -157,6 +157,18 @@ TABLE = (
         saves="the same",
         colour="#E69F00",
         marker="D",
+    ),
+    Method(
+        name="ia3",
+        label="IA3",
+        what="factors",
+        kinds=("decoder", "encoder-decoder", "encoder"),
+        section="ia3",
+        peft="IA3Config",
+        trains="factors of keys, values and inner activations",
+        saves="the same",
+        colour="#CC79A7",
+        marker="<",
     ),
     Method(
         name="full_finetuning",
