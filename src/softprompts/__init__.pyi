@@ -9,6 +9,7 @@ from .adapters.switch import has_base as has_base, without_adapter as without_ad
 from .config.cli import cli as cli
 from .config.grid import points as points
 from .config.methods import (
+    CPTConfig as CPTConfig,
     ContextConfig as ContextConfig,
     EncoderConfig as EncoderConfig,
     HardPromptConfig as HardPromptConfig,
@@ -68,6 +69,7 @@ from .evaluation.predict import (
     metrics_by as metrics_by,
     predict as predict,
 )
+from .methods.cpt import add_cpt as add_cpt
 from .methods.context_tuning import (
     add_context as add_context,
     demonstrations as demonstrations,

@@ -112,6 +112,14 @@ class ContextConfig:
 
 
 @dataclass
+class CPTConfig:
+    demonstrations: int = 16
+    separator: str = "\n\n"
+    opt_projection_epsilon: float = 0.1
+    opt_projection_format_epsilon: float = 0.1
+
+
+@dataclass
 class EncoderConfig:
     """A prompt encoder of P-tuning: PEFT's PromptEncoderConfig.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from softprompts.config.methods import ContextConfig
+from softprompts.config.methods import ContextConfig, CPTConfig
 from softprompts.encoding.documents import Document, EncodedTask, lengths_of
 from softprompts.errors import UserError
 from softprompts.methods.attach import attach
@@ -54,7 +54,7 @@ def training_mask_of(model: PeftModel) -> TrainingMask | None:
     return found
 
 
-def demonstrations(task: Task, config: ContextConfig, seed: int) -> Task:
+def demonstrations(task: Task, config: ContextConfig | CPTConfig, seed: int) -> Task:
     """Return the task with the demonstrations as its train split, the rows that `hard.shots` would draw.
 
     Raises:
@@ -90,7 +90,7 @@ def add_context(
         more = document.prompt_ids + document.target_ids + separator
         own.setdefault((document.prompt_ids, document.target_ids), []).extend(range(len(ids), len(ids) + len(more)))
         ids += more
-    _check_room(base, data, len(ids))
+    check_room(base, data, len(ids))
     model = attach(base, PrefixTuningConfig(num_virtual_tokens=len(ids)), section="context", seed=None)
     try:
         begin_as(model, ids)
@@ -102,7 +102,7 @@ def add_context(
     return model
 
 
-def _check_room(base: PreTrainedModel, data: EncodedTask, count: int) -> None:
+def check_room(base: PreTrainedModel, data: EncodedTask, count: int) -> None:
     positions = max_positions(base)
     longest = max(length for split in (data.train, data.validation, data.test) for length in lengths_of(split))
     if positions is not None and count + longest > positions:
