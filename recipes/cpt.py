@@ -1,4 +1,4 @@
-"""Context tuning: a few solved examples as a prefix, trained on these same examples (CT-KV, Lu et al. 2025).
+"""CPT: the embeddings of a few solved examples, moved by little, trained on these same examples (Blau et al. 2024).
 
     accelerate launch recipes/cpt.py --config configs/sentiment/cpt.yaml
 
@@ -23,7 +23,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Train the keys and values of a few examples on them, score on the test split, save a stock PEFT adapter."""
+    """Train the embeddings of a few examples on them, score on the test split, save a stock PEFT adapter."""
     rows = sp.load_task(task)
     this = sp.start_run(
         "cpt",

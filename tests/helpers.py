@@ -32,6 +32,7 @@ import pytest
 import torch
 from hypothesis import strategies
 from peft import (
+    CartridgeConfig,
     IA3Config,
     LoraConfig,
     PeftConfig,
@@ -93,6 +94,7 @@ METHODS: dict[str, PeftConfig | None] = {
     "base": None,
     "prompt tuning": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
     "prefix tuning": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "cartridge": CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
     "projected prefix": PrefixTuningConfig(
         task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=16
     ),

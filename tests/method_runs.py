@@ -19,7 +19,7 @@ STEPS, FACTOR_STEPS, TOKENS = 8, 4, 5
 LENGTH = {"prompt.num_virtual_tokens": TOKENS}
 PREFIX = {"prefix.num_virtual_tokens": TOKENS, "prefix.init_text": "null"}
 ENCODER = LENGTH | {"prompt.encoder_hidden_size": 16}
-# Name: recipe and flags. The first seven are the recipes as they come, and run as processes of their own.
+# Name: recipe and flags. The first eight are the recipes as they come, and run as processes of their own.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix": ("prefix_tuning", PREFIX | {"prefix.init_text": TEXT}),
     "P-tuning LSTM": (
@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         {"model.dtype": "float32", "context.demonstrations": 3, "context.token_dropout": 0.2},
     ),
     "ia3": ("ia3", {}),
+    "CPT": ("cpt", {"model.dtype": "float32", "cpt.demonstrations": 3, "cpt.opt_projection_epsilon": 3.0}),
     "full": ("full_finetuning", {"training.learning_rate": 0.002}),
     "zero prefix": ("prefix_tuning", PREFIX | {"prefix.init_weights": "zero"}),
     "projected prefix": (
@@ -44,7 +45,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "P-tuning MLP": ("p_tuning", ENCODER),
 }
-PROCESSES = list(METHODS)[:7]
+PROCESSES = list(METHODS)[:8]
 # The model writes its answer.
 OPEN = {"task.choices": "null", "task.metrics": "[exact_match]", "evaluation.max_new_tokens": 5}
 

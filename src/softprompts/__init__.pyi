@@ -9,8 +9,8 @@ from .adapters.switch import has_base as has_base, without_adapter as without_ad
 from .config.cli import cli as cli
 from .config.grid import points as points
 from .config.methods import (
-    CPTConfig as CPTConfig,
     ContextConfig as ContextConfig,
+    CPTConfig as CPTConfig,
     EncoderConfig as EncoderConfig,
     HardPromptConfig as HardPromptConfig,
     IA3Config as IA3Config,
@@ -69,11 +69,11 @@ from .evaluation.predict import (
     metrics_by as metrics_by,
     predict as predict,
 )
-from .methods.cpt import add_cpt as add_cpt
 from .methods.context_tuning import (
     add_context as add_context,
     demonstrations as demonstrations,
 )
+from .methods.cpt import add_cpt as add_cpt
 from .methods.full_finetuning import train_everything as train_everything
 from .methods.ia3 import add_ia3 as add_ia3
 from .methods.lora import add_lora as add_lora

@@ -103,8 +103,8 @@ def test_it_runs_a_step_on_the_tiny_model(
         flags |= {"training.steps": 1, "training.warmup_steps": 0}
     if recipe == "compare":
         flags["second.shots"] = 1
-    if recipe == "context_tuning":  # all its examples have to fit in
-        flags |= {"context.demonstrations": 2, "model.name_or_path": wider_model}
+    if recipe in ("context_tuning", "cpt"):  # all examples have to fit in
+        flags |= {f"{recipe.removesuffix('_tuning')}.demonstrations": 2, "model.name_or_path": wider_model}
     if recipe == "multitask_prompt_tuning":
         flags["prompt.factor_steps"] = 0
     if recipe == "ensemble":  # what it names is still to be trained

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, check_above_zero
 
 
 @dataclass
@@ -113,10 +113,30 @@ class ContextConfig:
 
 @dataclass
 class CPTConfig:
+    """The embeddings of a few rows of train, moved by little (context-aware prompt tuning; Blau et al. 2024).
+
+    Names of the bounds are those of PEFT's CPTConfig.
+
+    Args:
+        demonstrations: how many rows of train, drawn by the run's seed as `hard.shots` draws them; it trains on no
+            other.
+        separator: text between two of them, and between the last and a row's own text.
+        opt_projection_epsilon: how far the embedding of a prompt's token may move, at a hidden size of 2048.
+        opt_projection_format_epsilon: likewise for the tokens of the separator.
+
+    Raises:
+        UserError: no demonstrations; a bound that nothing can move within.
+    """
+
     demonstrations: int = 16
     separator: str = "\n\n"
     opt_projection_epsilon: float = 0.1
     opt_projection_format_epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        # Now, and not after a download.
+        for key in ("demonstrations", "opt_projection_epsilon", "opt_projection_format_epsilon"):
+            check_above_zero(f"cpt.{key}", getattr(self, key))
 
 
 @dataclass

@@ -60,7 +60,8 @@ def demonstrations(task: Task, config: ContextConfig | CPTConfig, seed: int) -> 
     Raises:
         UserError: more than train has rows.
     """
-    rows = draw_rows(task, config.demonstrations, seed, "context.demonstrations")
+    section = "cpt" if isinstance(config, CPTConfig) else "context"
+    rows = draw_rows(task, config.demonstrations, seed, f"{section}.demonstrations")
     return replace(task, splits={**task.splits, "train": rows})
 
 
@@ -90,7 +91,7 @@ def add_context(
         more = document.prompt_ids + document.target_ids + separator
         own.setdefault((document.prompt_ids, document.target_ids), []).extend(range(len(ids), len(ids) + len(more)))
         ids += more
-    check_room(base, data, len(ids))
+    check_room(base, data, len(ids), "context")
     model = attach(base, PrefixTuningConfig(num_virtual_tokens=len(ids)), section="context", seed=None)
     try:
         begin_as(model, ids)
@@ -102,11 +103,15 @@ def add_context(
     return model
 
 
-def check_room(base: PreTrainedModel, data: EncodedTask, count: int) -> None:
+def check_room(base: PreTrainedModel, data: EncodedTask, count: int, section: str) -> None:
+    """Raise `UserError` if the demonstrations, `count` tokens, and the longest row need more positions than there are.
+
+    `section` has their number.
+    """
     positions = max_positions(base)
     longest = max(length for split in (data.train, data.validation, data.test) for length in lengths_of(split))
     if positions is not None and count + longest > positions:
         raise UserError(
-            f"context.demonstrations: {len(data.train)} make a prefix of {count} tokens, and the longest row has "
+            f"{section}.demonstrations: {len(data.train)} make {count} virtual tokens, and the longest row has "
             f"{longest}: more than the {positions} positions of the model; take fewer, or lower task.max_length"
         )
