@@ -32,6 +32,8 @@ import pytest
 import torch
 from hypothesis import strategies
 from peft import (
+    CartridgeConfig,
+    IA3Config,
     LoraConfig,
     PeftConfig,
     PeftModel,
@@ -92,6 +94,7 @@ METHODS: dict[str, PeftConfig | None] = {
     "base": None,
     "prompt tuning": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
     "prefix tuning": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "cartridge": CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
     "projected prefix": PrefixTuningConfig(
         task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=16
     ),
@@ -102,6 +105,7 @@ METHODS: dict[str, PeftConfig | None] = {
         task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=16, encoder_reparameterization_type="LSTM"
     ),
     "lora": LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False),
+    "IA3": IA3Config(task_type="CAUSAL_LM", init_ia3_weights=False),
     "full fine-tuning": None,
 }
 

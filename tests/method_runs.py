@@ -19,7 +19,7 @@ STEPS, FACTOR_STEPS, TOKENS = 8, 4, 5
 LENGTH = {"prompt.num_virtual_tokens": TOKENS}
 PREFIX = {"prefix.num_virtual_tokens": TOKENS, "prefix.init_text": "null"}
 ENCODER = LENGTH | {"prompt.encoder_hidden_size": 16}
-# Name: recipe and flags. The first five are the recipes as they come, and run as processes of their own.
+# Name: recipe and flags. The first eight are the recipes as they come, and run as processes of their own.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix": ("prefix_tuning", PREFIX | {"prefix.init_text": TEXT}),
     "P-tuning LSTM": (
@@ -31,6 +31,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         LENGTH | {"prompt.factor_steps": FACTOR_STEPS, "prompt.prompt_tuning_init_text": TEXT},
     ),
     "lora": ("lora", {"lora.r": 4, "lora.lora_dropout": 0.1}),
+    "context": (
+        "context_tuning",
+        {"model.dtype": "float32", "context.demonstrations": 3, "context.token_dropout": 0.2},
+    ),
+    "ia3": ("ia3", {}),
+    "CPT": ("cpt", {"model.dtype": "float32", "cpt.demonstrations": 3, "cpt.opt_projection_epsilon": 3.0}),
     "full": ("full_finetuning", {"training.learning_rate": 0.002}),
     "zero prefix": ("prefix_tuning", PREFIX | {"prefix.init_weights": "zero"}),
     "projected prefix": (
@@ -39,7 +45,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "P-tuning MLP": ("p_tuning", ENCODER),
 }
-PROCESSES = list(METHODS)[:5]
+PROCESSES = list(METHODS)[:8]
 # The model writes its answer.
 OPEN = {"task.choices": "null", "task.metrics": "[exact_match]", "evaluation.max_new_tokens": 5}
 

@@ -9,8 +9,11 @@ from .adapters.switch import has_base as has_base, without_adapter as without_ad
 from .config.cli import cli as cli
 from .config.grid import points as points
 from .config.methods import (
+    ContextConfig as ContextConfig,
+    CPTConfig as CPTConfig,
     EncoderConfig as EncoderConfig,
     HardPromptConfig as HardPromptConfig,
+    IA3Config as IA3Config,
     LoraConfig as LoraConfig,
     MultitaskConfig as MultitaskConfig,
     PrefixConfig as PrefixConfig,
@@ -67,7 +70,13 @@ from .evaluation.predict import (
     predict as predict,
 )
 from .evaluation.soup import make_soup as make_soup
+from .methods.context_tuning import (
+    add_context as add_context,
+    demonstrations as demonstrations,
+)
+from .methods.cpt import add_cpt as add_cpt
 from .methods.full_finetuning import train_everything as train_everything
+from .methods.ia3 import add_ia3 as add_ia3
 from .methods.lora import add_lora as add_lora
 from .methods.multitask_prompt_tuning import (
     add_multitask_prompt as add_multitask_prompt,

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from softprompts.config.methods import EncoderConfig, LoraConfig, MultitaskConfig, PrefixConfig, PromptConfig
+from softprompts.config.methods import (
+    CPTConfig,
+    EncoderConfig,
+    IA3Config,
+    LoraConfig,
+    MultitaskConfig,
+    PrefixConfig,
+    PromptConfig,
+)
 from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS
 
 import peft
@@ -16,6 +24,7 @@ OURS = {
     *("init_from", "init_labels", "init_text", "column", "factor_steps"),
     *("parametrization", "bottleneck", "rank", "sampled_embeddings"),
     *("key_rate", "value_rate", "layer_rates", "frozen_first"),
+    *("demonstrations", "separator"),
 }
 # Defaults that differ on purpose. PEFT's null for a length means that it has to be given.
 OTHER_DEFAULTS = {"num_virtual_tokens", "prompt_tuning_init"}
@@ -24,6 +33,13 @@ LEFT_OUT = {
     "num_tasks": "as many as the data has",
     "prompt_tuning_init_state_dict_path": "a start from another run's weights",
     "prompt_tuning_init_task": "likewise",
+    # CPT: the library makes the tokens of rows, and its loss is that of a row's own target.
+    "num_virtual_tokens": "as many as the demonstrations have",
+    "cpt_token_ids": "of the demonstrations",
+    "cpt_mask": "likewise",
+    "cpt_tokens_type_mask": "likewise",
+    "opt_weighted_loss_type": "of the loss on the soft prompt's own targets",
+    "opt_loss_decay_factor": "likewise",
     # LoRA: what changes the base model's weights or structure, or needs data, GPUs or formats that a recipe has not.
     "megatron_config": "Megatron",
     "megatron_core": "Megatron",
@@ -48,6 +64,8 @@ PAIRS = [
     (EncoderConfig, peft.PromptEncoderConfig),
     (MultitaskConfig, peft.MultitaskPromptTuningConfig),
     (LoraConfig, peft.LoraConfig),
+    (IA3Config, peft.IA3Config),
+    (CPTConfig, peft.CPTConfig),
 ]
 
 

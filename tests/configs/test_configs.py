@@ -87,7 +87,7 @@ def test_output_goes_to_a_folder_of_its_own(config: Path) -> None:
     ids=lambda p: f"{p.parent.name}-{p.stem}",
 )
 def test_it_runs_a_step_on_the_tiny_model(
-    config: Path, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: Path, tiny_model: Path, wider_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = recipe_of(config)
     flags = {
@@ -103,6 +103,8 @@ def test_it_runs_a_step_on_the_tiny_model(
         flags |= {"training.steps": 1, "training.warmup_steps": 0}
     if recipe == "compare":
         flags["second.shots"] = 1
+    if recipe in ("context_tuning", "cpt"):  # all examples have to fit in
+        flags |= {f"{recipe.removesuffix('_tuning')}.demonstrations": 2, "model.name_or_path": wider_model}
     if recipe == "multitask_prompt_tuning":
         flags["prompt.factor_steps"] = 0
     if recipe == "ensemble":  # what it names is still to be trained

@@ -64,8 +64,8 @@ def blind_to_branches(*arguments: Any) -> Group:
     return group_of(*arguments[:-1], torch.zeros_like(arguments[-1]))
 
 
-def heads_out_of_place(documents: Sequence[Document]) -> PackedBatch:
-    batch = pack(documents)
+def heads_out_of_place(documents: Sequence[Document], seen: None) -> PackedBatch:
+    batch = pack(documents, seen)
     if batch.texts[0].head:
         behind = numpy.arange(len(batch.position)) >= batch.texts[0].length
         return replace(batch, position=batch.position + behind)

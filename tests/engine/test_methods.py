@@ -115,7 +115,8 @@ def test_the_three_ways_agree_on_batches_of_a_special_shape(
 def test_training_moves_what_the_method_trains_and_nothing_else(engines: dict[str, Engine], method: str) -> None:
     trainable = {name for name, p in engines[method].named_parameters() if p.requires_grad}
     everything = {name for name, _ in engines[method].named_parameters()}
-    mark = {"base": None, "lora": "lora_", "full fine-tuning": ""}.get(method, "prompt_encoder")
+    marks = {"base": None, "lora": "lora_", "IA3": "ia3_", "cartridge": "trainable_embedding", "full fine-tuning": ""}
+    mark = marks.get(method, "prompt_encoder")
     assert trainable == (set() if mark is None else {name for name in everything if mark in name})
 
 

@@ -100,13 +100,15 @@ def test_a_refusal_says_what_the_model_takes_instead(tmp_path: Path) -> None:
         check_method("prefix_tuning", ModelConfig(folder))
     first, _, others = str(caught.value).rpartition("; ")
     assert first.startswith(f"model.name_or_path: {folder} (falcon) does not take prefix_tuning: Sizes of tensors")
-    assert others == "it takes " + ", ".join(m for m in METHODS if m != "prefix_tuning")
+    assert others == "it takes " + ", ".join(m for m in METHODS if m not in ("prefix_tuning", "context_tuning"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_method_that_is_not_for_the_kind_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path, BertConfig(**WIDER))
-    message = r"\(bert\) does not take prompt_tuning: virtual tokens .*; it takes prefix_tuning, lora, full_finetuning$"
+    message = (
+        r"\(bert\) does not take prompt_tuning: virtual tokens .*; it takes prefix_tuning, lora, ia3, full_finetuning$"
+    )
     with pytest.raises(UserError, match=message):
         check_method("prompt_tuning", ModelConfig(folder))
 
@@ -142,6 +144,7 @@ def test_loras_target_modules_must_be_there(
     [
         ("full_finetuning", {"quantization": "nf4"}, r"^model\.quantization: full fine-tuning needs whole weights"),
         ("prefix_tuning", {"gradient_checkpointing": True}, r"^model\.gradient_checkpointing: not with prefix tuning"),
+        ("context_tuning", {"gradient_checkpointing": True}, r"^model\.gradient_checkpointing: not with prefix tuning"),
     ],
 )
 def test_settings_that_a_method_cannot_have(

@@ -41,8 +41,8 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softprompts.load_base_model", refuse)
 
 
-ENCODER_TAKES = "it takes prefix_tuning, lora, full_finetuning"
-T5_TAKES = "it takes hard_prompt, prompt_tuning, p_tuning, lora, full_finetuning"
+ENCODER_TAKES = "it takes prefix_tuning, lora, ia3, full_finetuning"
+T5_TAKES = "it takes hard_prompt, prompt_tuning, p_tuning, lora, ia3, full_finetuning"
 
 
 @pytest.mark.usefixtures("nothing_loaded")

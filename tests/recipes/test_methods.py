@@ -204,10 +204,12 @@ def test_what_should_move_moves_and_nothing_else(resumed: Resumed, tiny_model: P
     if resumed.method == "full":
         assert moved == before.keys()
         return
-    assert all("lora_" in name or name.startswith("prompt_encoder.") for name in moved)
+    assert all("lora_" in name or "ia3_" in name or name.startswith("prompt_encoder.") for name in moved)
     base = dict(load_base(tiny_model)[0].named_parameters())
     frozen = {}
     for name in before.keys() - moved:
+        if name.startswith("prompt_encoder."):  # what CPT starts from
+            continue
         short = name.removeprefix("base_model.").replace(".base_layer", "")
         frozen[short if short in base else short.removeprefix("model.")] = name  # LoRA has a wrapper more
     assert frozen.keys() == base.keys()
@@ -224,7 +226,9 @@ def test_the_second_stage_of_multitask_moves_the_factors_alone(resumed: Resumed)
     assert all(not torch.equal(before[name], after[name]) for name in second)
 
 
-@pytest.mark.parametrize("method", ["prefix", "projected prefix", "P-tuning MLP", "multitask", "lora", "full"])
+@pytest.mark.parametrize(
+    "method", ["prefix", "projected prefix", "P-tuning MLP", "multitask", "context", "CPT", "lora", "ia3", "full"]
+)
 def test_written_answers_are_those_of_stock_generation_and_not_the_base_models(
     tiny_model: Path, domain_task: Path, method: str, tmp_path: Path
 ) -> None:

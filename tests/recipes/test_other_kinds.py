@@ -20,11 +20,13 @@ T5_METHODS: dict[str, dict[str, Any]] = {
     "prompt_tuning": LENGTH,
     "p_tuning": ENCODER,
     "lora": {"lora.r": 4},
+    "ia3": {"training.learning_rate": 0.05},
     "full_finetuning": {"training.learning_rate": 0.005},
 }
 ENCODER_METHODS: dict[str, dict[str, Any]] = {
     "prefix_tuning": PREFIX | {"prefix.init_weights": "zero"},
     "lora": {"lora.r": 4, "training.learning_rate": 0.003},
+    "ia3": {"training.learning_rate": 0.01},
     "full_finetuning": {"training.learning_rate": 0.005},
 }
 

@@ -13,6 +13,7 @@ from softprompts.models.peft_compat import encoder_of, peft_model
 
 import torch
 from peft import (
+    CPTConfig,
     MultitaskPromptTuningConfig,
     PeftModel,
     PrefixTuningConfig,
@@ -41,7 +42,7 @@ def folded(model: PeftModel, task: int | None = None) -> PeftModel:
         "num_transformer_submodules": getattr(config, "num_transformer_submodules", None),
     }
     with torch.no_grad():
-        if isinstance(config, (PromptEncoderConfig, MultitaskPromptTuningConfig)):
+        if isinstance(config, (PromptEncoderConfig, MultitaskPromptTuningConfig, CPTConfig)):
             values = model.get_prompt(1, None if task is None else torch.tensor([task], device=model.device))[0]
             plain = peft_model(base, PromptTuningConfig(**common))
         elif isinstance(config, PrefixTuningConfig) and config.prefix_projection:

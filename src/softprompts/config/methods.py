@@ -158,6 +158,64 @@ class PrefixConfig:
 
 
 @dataclass
+class ContextConfig:
+    """A few rows of train as a prefix that trains on the same rows (context tuning, CT-KV; Lu et al. 2025).
+
+    Args:
+        demonstrations: how many rows of train, drawn by the run's seed as `hard.shots` draws them; it trains on no
+            other.
+        separator: text between two of them, and between the last and a row's own text.
+        leave_one_out: in an update a row does not see the positions of the prefix that come from itself.
+        token_dropout: share of the prefix's positions that a row does not see in an update, drawn anew each time.
+
+    Raises:
+        UserError: no demonstrations, or a single one that would be left out; a share that is none.
+    """
+
+    demonstrations: int = 16
+    separator: str = "\n\n"
+    leave_one_out: bool = True
+    token_dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        # Now, and not after a download.
+        least = 2 if self.leave_one_out else 1
+        if self.demonstrations < least:
+            why = ": each is left out for itself; set leave_one_out to false for a single one" if least == 2 else ""
+            raise UserError(f"context.demonstrations: expected {least} or more, found {self.demonstrations}{why}")
+        if not 0 <= self.token_dropout < 1:
+            raise UserError(f"context.token_dropout: expected 0 or more and below 1, found {self.token_dropout}")
+
+
+@dataclass
+class CPTConfig:
+    """The embeddings of a few rows of train, moved by little (context-aware prompt tuning; Blau et al. 2024).
+
+    Names of the bounds are those of PEFT's CPTConfig.
+
+    Args:
+        demonstrations: how many rows of train, drawn by the run's seed as `hard.shots` draws them; it trains on no
+            other.
+        separator: text between two of them, and between the last and a row's own text.
+        opt_projection_epsilon: how far the embedding of a prompt's token may move, at a hidden size of 2048.
+        opt_projection_format_epsilon: likewise for the tokens of the separator.
+
+    Raises:
+        UserError: no demonstrations; a bound that nothing can move within.
+    """
+
+    demonstrations: int = 16
+    separator: str = "\n\n"
+    opt_projection_epsilon: float = 0.1
+    opt_projection_format_epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        # Now, and not after a download.
+        for key in ("demonstrations", "opt_projection_epsilon", "opt_projection_format_epsilon"):
+            check_above_zero(f"cpt.{key}", getattr(self, key))
+
+
+@dataclass
 class EncoderConfig:
     """A prompt encoder of P-tuning: PEFT's PromptEncoderConfig.
 
@@ -220,6 +278,26 @@ class LoraConfig:
     target_parameters: list[str] | None = None
     trainable_token_indices: list[int] | None = None
     ensure_weight_tying: bool = False
+
+
+@dataclass
+class IA3Config:
+    """Learned factors of activations: PEFT's IA3Config.
+
+    Args:
+        target_modules: names of the layers that get factors, a regular expression, or `all-linear`; by default what
+            PEFT takes for the architecture, keys, values and the last layer of the feed-forward network.
+        exclude_modules: names, or a regular expression, of layers that get none.
+        feedforward_modules: which of target_modules get factors of their inputs; the others get some of their outputs.
+        fan_in_fan_out: the weights are stored as (in, out), as GPT-2's are.
+        init_ia3_weights: begin at one; else N(0, 1), far from the base model.
+    """
+
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    feedforward_modules: list[str] | str | None = None
+    fan_in_fan_out: bool = False
+    init_ia3_weights: bool = True
 
 
 @dataclass

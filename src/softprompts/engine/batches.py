@@ -69,12 +69,14 @@ def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
 class Text:
     """A stretch of a packed row: `length` tokens behind the soft prompt of that number.
 
-    A `head` is what all texts of its soft prompt begin with, their instruction say; they follow it, and see it.
+    A `head` is what all texts of its soft prompt begin with, their instruction say; they follow it, and see it. `view`
+    says which row of the batch's `seen` holds the positions of the soft prompt that the text sees.
     """
 
     soft_prompt: int
     length: int
     head: bool = False
+    view: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class PackedBatch:
     input_ids (N,); `position` (N,) counts from 0 in each document; `branch` (N,) is 0 in a prompt and numbers the
     targets of a text from 1; `texts` in the order of the row: those of a soft prompt side by side, its head first, then
     the longest first. `predictors` (T,) are places in the row, `targets` and `document` (T,) as in `PaddedBatch`.
+    `seen` (views, P) is 1 for positions of the soft prompt that a text sees; None if each sees all of them.
     """
 
     input_ids: Array
@@ -96,6 +99,7 @@ class PackedBatch:
     predictors: Array
     targets: Array
     document: Array
+    seen: Array | None = None
 
 
 class _Row:
@@ -121,34 +125,41 @@ class _Row:
         return _flat(self.ids), numpy.repeat(self.first, lengths) + _within(lengths), numpy.repeat(self.branch, lengths)
 
 
-def pack(documents: Sequence[Document]) -> PackedBatch:
+def pack(documents: Sequence[Document], seen: Array | None = None) -> PackedBatch:
     """Lay documents end to end.
+
+    Args:
+        documents: B of them.
+        seen: (B, P), 1 for positions of the soft prompt that a document sees: what others are shared with is read
+            apart, since it depends on what is seen.
 
     Raises:
         ValueError: no documents.
     """
     if not documents:
         raise ValueError("empty batch")
+    views, view = (None, [0] * len(documents)) if seen is None else _views(seen)
     # For every text: which tokens branch off its prompt, and the documents that end in them.
-    found: dict[tuple[int, tuple[int, ...]], dict[tuple[int, ...], list[int]]] = {}
+    found: dict[tuple[int, tuple[int, ...], int], dict[tuple[int, ...], list[int]]] = {}
     for index, d in enumerate(documents):
-        found.setdefault((d.soft_prompt, d.prompt_ids), {}).setdefault(d.target_ids[:-1], []).append(index)
+        text = d.soft_prompt, d.prompt_ids, view[index]
+        found.setdefault(text, {}).setdefault(d.target_ids[:-1], []).append(index)
     ordered = sorted(found.items(), key=lambda text: (text[0][0], -len(text[0][1]) - sum(map(len, text[1]))))
     row, texts = _Row(), list[Text]()
     # Of each document the place of its prompt's last token, and of the first token that branches off.
     last, branched = (numpy.zeros(len(documents), dtype=numpy.int64) for _ in range(2))
     for soft_prompt, group in itertools.groupby(ordered, key=lambda text: text[0][0]):
-        members = [(prompt_ids, branches) for (_, prompt_ids), branches in group]
-        head = common_head([prompt_ids for prompt_ids, _ in members])
+        members = [(prompt_ids, number, branches) for (_, prompt_ids, number), branches in group]
+        head = common_head([prompt_ids for prompt_ids, *_ in members]) if seen is None else 0
         if head:
             texts.append(Text(soft_prompt, head, head=True))
             row.add(members[0][0][:head], first=0, branch=0)
-        for prompt_ids, branches in members:
+        for prompt_ids, its_view, branches in members:
             start = row.add(prompt_ids[head:], first=head, branch=0)
             end = row.length - 1
             for number, (ids, ending) in enumerate(branches.items(), 1):
                 last[ending], branched[ending] = end, row.add(ids, first=len(prompt_ids), branch=number)
-            texts.append(Text(soft_prompt, row.length - start))
+            texts.append(Text(soft_prompt, row.length - start, view=its_view))
     counts = _lengths(d.target_ids for d in documents)
     within = _within(counts)  # (T,)
     return PackedBatch(
@@ -157,7 +168,14 @@ def pack(documents: Sequence[Document]) -> PackedBatch:
         numpy.where(within == 0, numpy.repeat(last, counts), numpy.repeat(branched, counts) + within - 1),
         _flat([d.target_ids for d in documents]),
         numpy.repeat(numpy.arange(len(documents)), counts),
+        views,
     )
+
+
+def _views(seen: Array) -> tuple[Array, list[int]]:
+    """Return the distinct rows of `seen` (views, P), and of each document the number of its own."""
+    views, view = numpy.unique(seen, axis=0, return_inverse=True)
+    return views, view.ravel().tolist()
 
 
 def common_head(prompts: Sequence[tuple[int, ...]]) -> int:

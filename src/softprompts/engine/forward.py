@@ -14,6 +14,7 @@ from softprompts.engine.layout import lay_out
 from softprompts.engine.padded import logits_at, stock_forward
 from softprompts.engine.prompt_cache import PromptCache
 from softprompts.engine.scores import Scores
+from softprompts.methods.context_tuning import training_mask_of
 from softprompts.models.loading import own_ends
 
 import torch
@@ -65,7 +66,8 @@ class Engine(nn.Module):
         if self._cached is not None and torch.is_grad_enabled():
             raise RuntimeError("prompts_cached() keeps no gradient: train outside of it, or evaluate under no_grad()")
         follow_layouts(self.base)
-        batch = pack(documents)
+        seen = self.seen(documents)
+        batch = pack(documents, None if seen is None else seen.numpy().astype("int64"))
         used = dict.fromkeys(text.soft_prompt for text in batch.texts)
         prompts = {k: self.cached_states(k) or self.soft_prompt(k) for k in used}
         # Embeddings (P, H) are read with the texts, keys and values need not be.
@@ -95,12 +97,14 @@ class Engine(nn.Module):
         if not documents:
             raise ValueError("empty batch")
         parts: list[Scores] = []
+        seen = self.seen(documents)
         groups = [(d.soft_prompt, self.read_with(d.prompt_ids)) for d in documents]
         for group in dict.fromkeys(groups):
             chosen = [index for index, other in enumerate(groups) if other == group]
             number, task = self.owners[group[0]]
             arguments = {} if task is None else {"task_ids": torch.full((len(chosen),), task, device=self.device)}
-            scores = stock_forward(self.bank[number], [documents[i] for i in chosen], self.device, **arguments)
+            some = None if seen is None else seen[chosen].to(self.device)
+            scores = stock_forward(self.bank[number], [documents[i] for i in chosen], self.device, some, **arguments)
             if len(chosen) == len(documents):
                 return scores
             parts.append(scores._replace(document=torch.tensor(chosen, device=self.device)[scores.document]))
@@ -137,6 +141,11 @@ class Engine(nn.Module):
         if isinstance(prompt, Cache):
             return states_in(prompt, model.active_peft_config.num_virtual_tokens)
         return prompt[0]
+
+    def seen(self, documents: Sequence[Document]) -> torch.Tensor | None:
+        """Return (B, P), which positions of its prefix each document sees in an update; None if all of them."""
+        mask = training_mask_of(self.model) if has_soft_prompt(self.model) else None
+        return mask(documents) if mask is not None and mask.training else None
 
     def virtual_tokens(self, index: int) -> int:
         """Return the positions that a soft prompt takes, (P,); 0 without one, or with one that is switched off."""

@@ -92,12 +92,13 @@ class Inputs(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """A group before it is on the device: where it starts in the row, and the lengths of its texts (b,)."""
+    """A group before it is on the device: where it starts in the row, and of its texts the lengths and views, (b,)."""
 
     front: tuple[int, ...]
     before: int
     start: int
     lengths: Array
+    views: list[int]
 
 
 def lay_out(
@@ -121,11 +122,12 @@ def lay_out(
         batch.predictors,
         batch.targets,
         batch.document,
-        *(array for stretch in stretches for array in _indices(stretch, position, batch.branch)),
+        *(array for stretch in stretches for array in _indices(stretch, position, batch)),
     ]
     tensors = iter(to_device(arrays, device))
     inputs = Inputs(*(next(tensors) for _ in Inputs._fields))
-    groups = tuple(_group(stretch, *(next(tensors) for _ in range(4))) for stretch in stretches)
+    each = 4 if batch.seen is None else 5
+    groups = tuple(_group(stretch, *(next(tensors) for _ in range(each))) for stretch in stretches)
     return inputs, Layout(tuple(prompts.values()), prompt_queries, groups)
 
 
@@ -139,33 +141,46 @@ def _stretches(texts: Sequence[Text], prompts: Mapping[int, int]) -> Iterator[_S
             longest = rest[0].length
             count = 1 if rest[0].head else sum(text.length >= SHORTEST_OF_GROUP * longest for text in rest)
             lengths = numpy.array([text.length for text in rest[:count]])
-            yield _Stretch(front, before, start, lengths)
+            yield _Stretch(front, before, start, lengths, [text.view for text in rest[:count]])
             if rest[0].head:
                 front, before = (*front, part), before + longest
             part, start, rest = part + 1, start + int(lengths.sum()), rest[count:]
 
 
-def _indices(stretch: _Stretch, position: Array, branch: Array) -> tuple[Array, Array, Array, Array]:
-    """Return places (b, L), back (tokens,), and of the tokens in these places position and branch, (b, L) both."""
+def _indices(stretch: _Stretch, position: Array, batch: PackedBatch) -> Iterator[Array]:
+    """Yield places (b, L), back (tokens,), and of the tokens in these places position and branch, (b, L) both.
+
+    Then, if texts do not see all of their soft prompt, which positions each sees, (b, P).
+    """
     starts, offset = stretch.lengths.cumsum() - stretch.lengths, numpy.arange(stretch.lengths.max())
     inside = offset < stretch.lengths[:, None]
     places = numpy.where(inside, starts[:, None] + offset, 0)
     row = places + stretch.start
     # Padding is a branch of its own, which no text sees.
-    return places, inside.ravel().nonzero()[0], position[row], numpy.where(inside, branch[row], -1)
+    yield from (places, inside.ravel().nonzero()[0], position[row], numpy.where(inside, batch.branch[row], -1))
+    if batch.seen is not None:
+        yield batch.seen[stretch.views]
 
 
 def _group(
-    stretch: _Stretch, places: torch.Tensor, back: torch.Tensor, position: torch.Tensor, branch: torch.Tensor
+    stretch: _Stretch,
+    places: torch.Tensor,
+    back: torch.Tensor,
+    position: torch.Tensor,
+    branch: torch.Tensor,
+    seen: torch.Tensor | None = None,
 ) -> Group:
     offset = torch.arange(places.shape[1], device=places.device)
     causal = offset[:, None] >= offset
     same = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    sees = functional.pad(causal & same, (stretch.before, 0), value=True)
+    if seen is not None:
+        sees[:, :, : stretch.before] &= seen[:, None] > 0
     return Group(
         front=stretch.front,
         tokens=len(back),
         places=places,
         back=back,
         position=position,
-        sees=functional.pad(causal & same, (stretch.before, 0), value=True)[:, None],
+        sees=sees[:, None],
     )

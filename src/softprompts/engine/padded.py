@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +18,20 @@ import torch
 from torch import nn
 
 
-def stock_forward(model: Any, documents: Sequence[Document], device: torch.device, **arguments: Any) -> Scores:
+def stock_forward(
+    model: Any,
+    documents: Sequence[Document],
+    device: torch.device,
+    seen: torch.Tensor | None = None,
+    **arguments: Any,
+) -> Scores:
     """Return the logits at the targets of padded documents.
 
     Args:
         model: the base model, or a PEFT model over one.
         documents: B of them.
         device: where the model computes.
+        seen: (B, P), which positions of a decoder's prefix each document sees; by default all.
         arguments: go to the model's forward.
 
     Raises:
@@ -32,7 +40,7 @@ def stock_forward(model: Any, documents: Sequence[Document], device: torch.devic
     kind = kind_of(model.config)
     batch = pad(documents, device)
     if kind == "decoder":
-        with logits_at(model, batch.predictors, batch.input_ids.shape):
+        with logits_at(model, batch.predictors, batch.input_ids.shape), prefix_seen(model, seen):
             output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **arguments)
         return Scores(output.logits[0].float(), batch.targets, batch.document)
     read = pad([Document(d.prompt_ids, (0,)) for d in documents], device)
@@ -101,6 +109,38 @@ def logits_at(model: Any, predictors: torch.Tensor, shape: torch.Size) -> Iterat
         return (hidden.reshape(-1, hidden.shape[-1])[predictors].unsqueeze(0), *inputs[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def prefix_seen(model: Any, seen: torch.Tensor | None) -> Iterator[None]:
+    """Within this context rows do not see some positions of a prefix, and have the positions that they have otherwise.
+
+    PEFT lets each row see all of its prefix. The mask that it hands to the base model is changed on its way.
+
+    Args:
+        model: a PEFT model with a prefix, over a decoder.
+        seen: (B, P), true for what a row sees; None for all of it.
+    """
+    if seen is None:
+        yield
+        return
+    base = model.get_base_model()
+    takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+
+    def hide(_: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = arguments["attention_mask"].clone()
+        count = seen.shape[1]
+        mask[:, :count] = seen
+        changed = {"attention_mask": mask}
+        if takes_positions:  # some models count them in the mask
+            changed["position_ids"] = torch.arange(count, mask.shape[1], device=mask.device)[None]
+        return inputs, arguments | changed
+
+    handle = base.register_forward_pre_hook(hide, with_kwargs=True)
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from softprompts.config.methods import HardPromptConfig
@@ -13,7 +12,7 @@ from softprompts.errors import UserError, check_above_zero
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.tasks.checks import warn_of_scored_rows
-from softprompts.tasks.task import Row, Task, with_prompt
+from softprompts.tasks.task import Row, Task, draw_rows, with_prompt
 
 from accelerate import Accelerator
 
@@ -42,10 +41,7 @@ def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]
 
 def draw_shots(task: Task, shots: int, seed: int) -> list[Row]:
     """Draw rows of train without replacement."""
-    train = task.splits["train"]
-    if not 0 <= shots <= len(train):
-        raise UserError(f"hard.shots: {shots} is not between 0 and the {len(train)} rows of train")
-    return random.Random(seed).sample(train, shots)
+    return draw_rows(task, shots, seed, "hard.shots")
 
 
 def choose_wording(

@@ -24,20 +24,23 @@ class Method:
     Args:
         name: of its recipe and of its configs, and of its module in this folder if it changes the model.
         label: in tables and figures.
-        what: `written`, `soft` for a soft prompt, `weights` for a method that changes the model's weights.
+        what: `written`; `soft` for a soft prompt; `few` for one that is made of a handful of rows, and trained on no
+            other; `weights` for a method that changes the model's weights; `factors` for one that multiplies its
+            activations. The page of results is about written and soft prompts and weights.
         kinds: of base model that it is for.
         section: of the settings that are the method's own.
         peft: name of the class in PEFT that describes it; empty without an adapter.
         trains: the parameters that get a gradient, in words.
         saves: the parameters that an adapter holds, in words.
-        colour: of Okabe and Ito's palette, told apart with any kind of colour vision.
+        colour: of Okabe and Ito's palette, or Paul Tol's where that is used up: told apart with any kind of colour
+            vision.
         marker: of matplotlib, for who sees no colour.
         refusals: the reason for each other kind.
     """
 
     name: str
     label: str
-    what: Literal["written", "soft", "weights"]
+    what: Literal["written", "soft", "few", "weights", "factors"]
     kinds: tuple[Kind, ...]
     section: str
     peft: str
@@ -99,6 +102,35 @@ TABLE = (
         refusals={"encoder-decoder": "PEFT's prefix is not read when an encoder-decoder writes"},
     ),
     Method(
+        name="context_tuning",
+        label="context tuning",
+        what="few",
+        kinds=("decoder",),
+        section="context",
+        peft="PrefixTuningConfig",
+        trains="keys and values of a few examples at every layer",
+        saves="the same",
+        colour="#882255",
+        marker=">",
+        refusals={
+            "encoder": "it continues no examples",
+            "encoder-decoder": "PEFT's prefix is not read when an encoder-decoder writes",
+        },
+    ),
+    Method(
+        name="cpt",
+        label="CPT",
+        what="few",
+        kinds=("decoder",),
+        section="cpt",
+        peft="CPTConfig",
+        trains="the embeddings of a few examples, within a bound",
+        saves="embeddings of virtual tokens",
+        colour="#332288",
+        marker="d",
+        refusals={"encoder": FIRST, "encoder-decoder": "PEFT has it for decoders"},
+    ),
+    Method(
         name="p_tuning",
         label="P-tuning",
         what="soft",
@@ -138,6 +170,18 @@ TABLE = (
         saves="the same",
         colour="#E69F00",
         marker="D",
+    ),
+    Method(
+        name="ia3",
+        label="IA3",
+        what="factors",
+        kinds=("decoder", "encoder-decoder", "encoder"),
+        section="ia3",
+        peft="IA3Config",
+        trains="factors of keys, values and inner activations",
+        saves="the same",
+        colour="#CC79A7",
+        marker="<",
     ),
     Method(
         name="full_finetuning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from softprompts.config.methods import PrefixConfig
@@ -34,14 +35,24 @@ def add_prefix(
     if config.init_text is not None:
         count = model.active_peft_config.num_virtual_tokens
         ids = text_ids(tokenizer, config.init_text, count, "prefix.init_text")
-        with torch.no_grad():
-            cache: Any = base(torch.tensor([ids], device=base.device), use_cache=True).past_key_values
         try:
-            initialize_kv_prefix_from_past_key_values(model, past_key_values=cache)
-        except (ValueError, TypeError) as error:  # layers that keep fewer positions, or no keys and values
+            begin_as(model, ids)
+        except (ValueError, TypeError) as error:
             raise UserError(f"prefix.init_text: {error}; set it to null to begin at random") from None
     parametrize_prefix(model, config)
     return model
+
+
+@torch.no_grad()
+def begin_as(model: PeftModel, ids: Sequence[int]) -> None:
+    """Give a prefix of P positions the keys and values that the base model computes of P tokens.
+
+    Raises:
+        ValueError, TypeError: layers that keep fewer positions, or no keys and values.
+    """
+    base: Any = model.get_base_model()
+    cache = base(torch.tensor([ids], device=base.device), use_cache=True).past_key_values
+    initialize_kv_prefix_from_past_key_values(model, past_key_values=cache)
 
 
 def smallest(base: Any, _: Any) -> Any:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from softprompts.config.methods import LoraConfig
+from softprompts.config.methods import IA3Config, LoraConfig
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
@@ -29,28 +29,29 @@ from transformers.utils import logging as transformers_logging
 
 logger = logging.getLogger(__name__)
 
+Settings = LoraConfig | IA3Config | None
 PREFIX_AND_CHECKPOINTS = (
     "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
     "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
 )
 
 
-def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None) -> None:
+def check_method(method: str, model: ModelConfig, settings: Settings = None) -> None:
     """Raise `UserError` where the base model does not support a method; nothing but its config is read.
 
     Args:
         method: one of METHODS, named like its recipe.
         model: the base model's settings.
-        lora: the settings of LoRA, whose target modules must be there.
+        settings: those of LoRA or IA3, whose target modules must be there.
     """
     if method == "full_finetuning" and model.quantization != "none":
         raise UserError(WHOLE_WEIGHTS)
-    if method == "prefix_tuning" and model.gradient_checkpointing:
+    if method in ("prefix_tuning", "context_tuning") and model.gradient_checkpointing:
         raise UserError(PREFIX_AND_CHECKPOINTS)
     config = load_model_config(model)
-    reason = refusal(method, config, lora)
+    reason = refusal(method, config, settings)
     if reason:
-        if lora and reason.startswith("lora: "):
+        if settings and reason.startswith(f"{METHODS[method].section}: "):
             raise UserError(reason)
         others = [name for name in METHODS if name != method and refusal(name, config) is None]
         raise UserError(
@@ -59,7 +60,7 @@ def check_method(method: str, model: ModelConfig, lora: LoraConfig | None = None
         )
 
 
-def refusal(method: str, config: PretrainedConfig, lora: LoraConfig | None = None) -> str | None:
+def refusal(method: str, config: PretrainedConfig, settings: Settings = None) -> str | None:
     """Return why a model of this config does not take a method, or None where it does."""
     known = METHODS[method]
     kind = kind_of(config)
@@ -69,7 +70,7 @@ def refusal(method: str, config: PretrainedConfig, lora: LoraConfig | None = Non
     if base is None:
         return None
     try:
-        probe(known.smallest()(base, lora))
+        probe(known.smallest()(base, settings))
     except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
         return " ".join(str(error).split())[:200] or type(error).__name__
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -100,6 +101,18 @@ def _reach(config: TaskConfig, schema: dict[str, Any] | None, splits: dict[str, 
 
     said: list[str] = tables.make_tables(key, {}, check).notes
     return said
+
+
+def draw_rows(task: Task, count: int, seed: int, key: str) -> list[Row]:
+    """Draw rows of train without replacement.
+
+    Raises:
+        UserError: fewer than none, or more than train has; `key` is the setting that asked for them.
+    """
+    train = task.splits["train"]
+    if not 0 <= count <= len(train):
+        raise UserError(f"{key}: {count} is not between 0 and the {len(train)} rows of train")
+    return random.Random(seed).sample(train, count)
 
 
 def in_words(task: Task) -> str:

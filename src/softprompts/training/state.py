@@ -14,6 +14,7 @@ from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
+from softprompts.methods.context_tuning import TrainingMask
 from softprompts.runs.record import Progress
 from softprompts.training.averaging import add_to_average, new_average
 from softprompts.training.checkpoint_folders import checkpoint_folders
@@ -64,12 +65,12 @@ class Candidate:
 
     @property
     def dropouts(self) -> list[nn.Module]:
-        """What drops values out of what PEFT has added; the base model's own dropout stays off."""
+        """What drops values out of what PEFT has added, or hides them; the base model's own dropout stays off."""
         return [
             module
             for name, module in self.model.named_modules()
             if ("lora_dropout" in name or "prompt_encoder" in name)
-            and (isinstance(module, nn.Dropout) or (isinstance(module, nn.LSTM) and module.dropout))
+            and (isinstance(module, (nn.Dropout, TrainingMask)) or (isinstance(module, nn.LSTM) and module.dropout))
         ]
 
     @property

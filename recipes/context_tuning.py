@@ -1,0 +1,53 @@
+"""Context tuning: a few solved examples as a prefix, trained on these same examples (CT-KV, Lu et al. 2025).
+
+    accelerate launch recipes/context_tuning.py --config configs/sentiment/context_tuning.yaml
+
+For 8 to 64 examples. It begins as few-shot prompting with them: `recipes/hard_prompt.py` draws the same ones with the
+same `--run.seed`.
+
+Any key of the YAML file is a flag too: `--context.demonstrations 32`. `--print_config` shows them all, `--resume`
+goes on with a run that was stopped. Plain `python recipes/context_tuning.py ...` runs on one process.
+
+Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
+checkpoint saved), 0 when `result.json` is written.
+"""
+
+import softprompts as sp
+
+
+def main(
+    model: sp.ModelConfig,
+    task: sp.TaskConfig,
+    context: sp.ContextConfig,
+    training: sp.TrainingConfig,
+    evaluation: sp.EvaluationConfig,
+    run: sp.RunConfig,
+) -> None:
+    """Train the keys and values of a few examples on them, score on the test split, save a stock PEFT adapter."""
+    rows = sp.load_task(task)
+    this = sp.start_run(
+        "context_tuning",
+        model=model,
+        task=task,
+        context=context,
+        training=training,
+        evaluation=evaluation,
+        run=run,
+    )
+    sp.check_method("context_tuning", model)
+    base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
+
+    # The method: the only part that differs between recipes.
+    few = sp.demonstrations(rows, context, this.seed)
+    data = sp.encode(few, tokenizer, sp.input_spec(base))
+    tuned = sp.add_context(base, tokenizer, data, context)
+
+    engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
+    progress = sp.train(engine, data, training, evaluation, this)
+    adapter = sp.save_adapter(tuned, this)
+    outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
+    sp.save_run(this, few, tuned, outcome, progress=progress, adapter=adapter)
+
+
+if __name__ == "__main__":
+    sp.cli(main)
