@@ -13,72 +13,128 @@ from softprompts.errors import UserError
 
 @dataclass
 class PromptConfig:
-    """A soft prompt: PEFT's PromptTuningConfig, and the ways to start of Lester et al. (2021), section 3.2.
+    """A soft prompt: PEFT's PromptTuningConfig, and further ways to start.
 
     Args:
         num_virtual_tokens: length of the soft prompt.
         prompt_tuning_init: begin with the embeddings of a text, of tokens drawn from the vocabulary, or at random; by
-            default with a text, unless init_from says otherwise.
-        prompt_tuning_init_text: the text, for TEXT; by default made of the task's template and choices. It is cut or
-            repeated to num_virtual_tokens.
+            default with a text, unless init_from or init_adapter says otherwise.
+        prompt_tuning_init_text: the text, for TEXT; by default made of the task's template and choices. A longer one
+            is cut to num_virtual_tokens. With init_from: outputs or demonstrations it goes first.
         init_from: in place of RANDOM. `uniform` draws from [-0.5, 0.5]; `frequent` draws embeddings of frequent tokens;
-            `labels` takes those of the class labels, and frequent ones if the prompt is longer.
+            `labels` takes those of the class labels, and frequent ones if the prompt is longer (Lester et al. 2021,
+            section 3.2). `normal` draws from a normal distribution with the vocabulary's mean and deviation in each
+            dimension, as section 7 there does. `outputs` takes the embeddings of what may be answered: the choices, or
+            the names and values in the task's schema. `demonstrations` takes those of solved rows of train that cover
+            different targets, as many as fit (Lu et al. 2025 start from drawn rows; Levy et al. 2023 choose examples by
+            what their outputs cover).
         init_labels: for `labels`, with the space that stands before a word; by default the task's choices.
+        init_fill: what a text shorter than num_virtual_tokens is filled up with: `repeat` has the text again, `frequent`
+            draws frequent tokens. It follows the text, but precedes demonstrations, whose end a row is to follow.
+        init_adapter: begin with the values of a trained soft prompt of the same length, on the same base model: the
+            folder of an adapter or of its run, or a Hub id (Vu et al. 2022, "SPoT").
+        init_any_base: take that adapter although it was trained on a base model of another name.
 
     Raises:
-        UserError: two ways to start; labels that nothing reads, or none.
+        UserError: two ways to start; labels that nothing reads, or none; a filling without a text.
     """
 
     num_virtual_tokens: int = 20
     prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "RANDOM"] | None = None
     prompt_tuning_init_text: str | None = None
-    init_from: Literal["uniform", "frequent", "labels"] | None = None
+    init_from: Literal["uniform", "frequent", "normal", "labels", "outputs", "demonstrations"] | None = None
     init_labels: list[str] | None = None
+    init_fill: Literal["repeat", "frequent"] = "repeat"
+    init_adapter: str | None = None
+    init_any_base: bool = False
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
-        if self.init_from is not None and self.prompt_tuning_init not in (None, "RANDOM"):
-            raise UserError(
-                f"prompt.init_from: {self.init_from} not with prompt_tuning_init: {self.prompt_tuning_init}; "
-                "set that to RANDOM, or init_from to null"
-            )
+        for key in ("init_from", "init_adapter"):
+            if getattr(self, key) is not None and self.prompt_tuning_init not in (None, "RANDOM"):
+                raise UserError(
+                    f"prompt.{key}: {getattr(self, key)} not with prompt_tuning_init: {self.prompt_tuning_init}; "
+                    f"set that to RANDOM, or {key} to null"
+                )
         if self.init_labels is not None and self.init_from != "labels":
             raise UserError("prompt.init_labels: are for init_from: labels; set that, or init_labels to null")
         if self.init_labels is not None and not self.init_labels:
             raise UserError("prompt.init_labels: expected at least one label; null takes the task's choices")
+        own_text = self.prompt_tuning_init in (None, "TEXT")
+        reads_text = self.init_from in ("outputs", "demonstrations") if self.init_from else own_text
+        _check_start("prompt", self, reads_text)
+
+
+def _check_start(section: str, config: PromptConfig | PrefixConfig, reads_text: bool) -> None:
+    """Check the keys that prompts and prefixes share; `reads_text` says whether a text is begun with."""
+    if config.init_adapter is not None and config.init_from is not None:
+        raise UserError(f"{section}.init_adapter: not with init_from: {config.init_from}; set one of them to null")
+    if config.init_any_base and config.init_adapter is None:
+        raise UserError(f"{section}.init_any_base: is for init_adapter; set that, or init_any_base to false")
+    if config.init_fill != "repeat" and (config.init_adapter is not None or not reads_text):
+        raise UserError(
+            f"{section}.init_fill: {config.init_fill} is for a text, and none is begun with; set it to repeat, or "
+            "init_from to outputs or demonstrations"
+        )
 
 
 @dataclass
 class PrefixConfig:
-    """A prefix: PEFT's PrefixTuningConfig, and a text to start from.
+    """A prefix: PEFT's PrefixTuningConfig, and further ways to start. Those of a text are for decoders.
 
     Args:
         num_virtual_tokens: length of the prefix.
-        init_text: begin with the keys and values that the base model computes of this text; it is cut or repeated to
-            num_virtual_tokens. Without it they begin at random, or at zero with `init_weights: zero`.
-        init_weights: `zero` begins at zero.
+        init_text: begin with the keys and values that the base model computes of this text (Li and Liang 2021, section
+            7.4). A longer one is cut to num_virtual_tokens. With init_from: outputs or demonstrations it goes first.
+            Without any of these they begin at random, from a normal distribution of deviation 1.
+        init_from: `instruction`, `outputs` and `demonstrations` begin with the keys and values of a text as well: the
+            task in words, as prompts begin by default; what may be answered, the choices or the names and values in the
+            task's schema; or solved rows of train that cover different targets, as many as fit (Lu et al. 2025). `zero`
+            begins at zero, as `init_weights: zero` does. `normal` draws from a normal distribution with the mean and
+            deviation that keys and values of rows of train have in each dimension.
+        init_fill: what a text shorter than num_virtual_tokens is filled up with: `repeat` has the text again, `frequent`
+            draws frequent tokens. It follows the text, but precedes demonstrations, whose end a row is to follow.
+        init_adapter: begin with the values of a trained prefix of the same length, on the same base model: the folder
+            of an adapter or of its run, or a Hub id (Vu et al. 2022, "SPoT", of input prompts).
+        init_any_base: take that adapter although it was trained on a base model of another name.
+        init_weights: `zero` begins at zero. It changes what the model answers: a key of zero gets attention as any other
+            of score 0, and a value of zero makes what a layer reads from the text smaller by that share.
         prefix_projection: let a two-layer network write the prefix (Li and Liang 2021, section 4.3).
         encoder_hidden_size: width of that network.
 
     Raises:
-        UserError: a text together with a projection, or with zeros; a projection without a width.
+        UserError: two ways to start; a text or an adapter together with a projection; a filling without a text.
     """
 
     num_virtual_tokens: int = 20
     init_text: str | None = None
+    init_from: Literal["instruction", "outputs", "demonstrations", "zero", "normal"] | None = None
+    init_fill: Literal["repeat", "frequent"] = "repeat"
+    init_adapter: str | None = None
+    init_any_base: bool = False
     init_weights: Literal["zero"] | None = None
     prefix_projection: bool = False
     encoder_hidden_size: int | None = None
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
-        if self.init_text is not None and self.prefix_projection:
-            raise UserError(
-                "prefix.init_text: not with prefix_projection: keys and values cannot be put back through the network; "
-                "set init_text to null, or prefix_projection to false"
-            )
-        if self.init_text is not None and self.init_weights == "zero":
-            raise UserError("prefix.init_text: not with init_weights: zero; set one of them to null")
+        starts = {"init_text": self.init_text, "init_from": self.init_from, "init_adapter": self.init_adapter}
+        for key, value in starts.items():
+            if value is None or (key == "init_from" and value == "zero"):
+                continue
+            if self.prefix_projection:
+                raise UserError(
+                    f"prefix.{key}: not with prefix_projection: keys and values cannot be put back through the network; "
+                    f"set {key} to null, or prefix_projection to false"
+                )
+            if self.init_weights == "zero":
+                raise UserError(f"prefix.{key}: not with init_weights: zero; set one of them to null")
+        if self.init_text is not None and self.init_from not in (None, "outputs", "demonstrations"):
+            raise UserError(f"prefix.init_from: {self.init_from} not with init_text; set one of them to null")
+        if self.init_text is not None and self.init_adapter is not None:
+            raise UserError("prefix.init_adapter: not with init_text; set one of them to null")
+        reads_text = self.init_text is not None or self.init_from in ("instruction", "outputs", "demonstrations")
+        _check_start("prefix", self, reads_text)
 
 
 @dataclass

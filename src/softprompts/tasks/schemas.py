@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,10 @@ from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
+
+# Keywords whose value holds schemas by name, and those whose value is none and holds none.
+NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+NO_SCHEMA = ("enum", "const", "default", "examples")
 
 
 def read_schema(name: str) -> dict[str, Any]:
@@ -60,6 +65,33 @@ def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None
             raise UserError(f"{name} refers to what it does not hold: {short(reference)}") from None
     for inner in resource.subresources():
         _check_references(inner, resolver.in_subresource(inner), name)
+
+
+def names_in(schema: dict[str, Any]) -> list[str]:
+    """Return what an answer to a JSON Schema may hold: names of properties, and the values of `enum` and `const`.
+
+    Each comes once, where it is first met: the names of an object before what its parts hold. A value that is no text
+    comes as JSON.
+    """
+    found: dict[str, None] = {}
+    _add_names(schema, found)
+    return list(found)
+
+
+def _add_names(part: Any, found: dict[str, None]) -> None:
+    if isinstance(part, list):
+        for inner in part:
+            _add_names(inner, found)
+    if not isinstance(part, dict):
+        return
+    found.update(dict.fromkeys(part.get("properties", ())))
+    values = [*part.get("enum", ()), *([part["const"]] if "const" in part else [])]
+    found.update((v if isinstance(v, str) else json.dumps(v, ensure_ascii=False), None) for v in values)
+    for key, inner in part.items():
+        if key in NAMED:
+            _add_names(list(inner.values()), found)
+        elif key not in NO_SCHEMA:
+            _add_names(inner, found)
 
 
 def target_check(schema: dict[str, Any]) -> Callable[[str, str], None]:

@@ -14,7 +14,7 @@ from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sou
 from softprompts.errors import UserError, notice, warn
 from softprompts.metrics.scoring import check_metrics, check_reach
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
-from softprompts.tasks.schemas import read_schema
+from softprompts.tasks.schemas import names_in, read_schema
 from softprompts.tasks.splits import write_splits
 from softprompts.tasks.templates import Row, check_characters, check_template, render
 
@@ -114,6 +114,15 @@ def in_words(task: Task) -> str:
         words = ", ".join(dict.fromkeys(name for _, name, *_ in pieces if name)) + ":"
     asked = [name for _, name, *_ in string.Formatter().parse(task.config.target) if name]
     return f"{words} {' or '.join(choice.strip() for choice in task.choices or asked)}"
+
+
+def outputs_in_words(task: Task) -> str | None:
+    """Return what a task's answers are made of, "positive, negative" say: its choices, or the names in its schema.
+
+    None if it has neither.
+    """
+    names = task.choices or (names_in(task.schema) if task.schema else ())
+    return ", ".join(name.strip() for name in names) or None
 
 
 def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: str = "") -> Task:
