@@ -12,7 +12,7 @@ import peft
 import pytest
 
 # Ours: names that PEFT does not have, with what they are for.
-OURS = {"init_from", "init_labels", "init_text", "column", "factor_steps"}
+OURS = {"init_from", "init_labels", "init_text", "init_fill", "init_adapter", "init_any_base", "column", "factor_steps"}
 # Defaults that differ on purpose. PEFT's null for a length means that it has to be given.
 OTHER_DEFAULTS = {"num_virtual_tokens", "prompt_tuning_init"}
 LEFT_OUT = {

@@ -82,7 +82,7 @@ def test_a_method_of_ones_own_goes_in_by_the_four_steps(
         ('"prompt_tuning"', '"scales"'),
         ("sp.input_spec(base, prompt.num_virtual_tokens)", "sp.input_spec(base)"),
         (
-            "tuned = sp.add_soft_prompt(base, tokenizer, prompt, seed=this.seed, task=rows)",
+            "tuned = sp.add_soft_prompt(base, tokenizer, prompt, seed=this.seed, task=rows, start=start)",
             "tuned = get_peft_model(base, IA3Config(task_type='CAUSAL_LM', feedforward_modules=[], **vars(scales)))",
         ),
     ):

@@ -29,7 +29,7 @@ class PromptConfig:
             different targets, as many as fit (Lu et al. 2025 start from drawn rows; Levy et al. 2023 choose examples by
             what their outputs cover).
         init_labels: for `labels`, with the space that stands before a word; by default the task's choices.
-        init_fill: what a text shorter than num_virtual_tokens is filled up with: `repeat` has the text again, `frequent`
+        init_fill: what fills up a text that is shorter than num_virtual_tokens: `repeat` has the text again, `frequent`
             draws frequent tokens. It follows the text, but precedes demonstrations, whose end a row is to follow.
         init_adapter: begin with the values of a trained soft prompt of the same length, on the same base model: the
             folder of an adapter or of its run, or a Hub id (Vu et al. 2022, "SPoT").
@@ -92,13 +92,13 @@ class PrefixConfig:
             task's schema; or solved rows of train that cover different targets, as many as fit (Lu et al. 2025). `zero`
             begins at zero, as `init_weights: zero` does. `normal` draws from a normal distribution with the mean and
             deviation that keys and values of rows of train have in each dimension.
-        init_fill: what a text shorter than num_virtual_tokens is filled up with: `repeat` has the text again, `frequent`
+        init_fill: what fills up a text that is shorter than num_virtual_tokens: `repeat` has the text again, `frequent`
             draws frequent tokens. It follows the text, but precedes demonstrations, whose end a row is to follow.
         init_adapter: begin with the values of a trained prefix of the same length, on the same base model: the folder
             of an adapter or of its run, or a Hub id (Vu et al. 2022, "SPoT", of input prompts).
         init_any_base: take that adapter although it was trained on a base model of another name.
-        init_weights: `zero` begins at zero. It changes what the model answers: a key of zero gets attention as any other
-            of score 0, and a value of zero makes what a layer reads from the text smaller by that share.
+        init_weights: `zero` begins at zero. The model does not answer as without a prefix: a key of zero has the score
+            0, not none, and its share of the attention is lost to the text.
         prefix_projection: let a two-layer network write the prefix (Li and Liang 2021, section 4.3).
         encoder_hidden_size: width of that network.
 
@@ -124,8 +124,8 @@ class PrefixConfig:
                 continue
             if self.prefix_projection:
                 raise UserError(
-                    f"prefix.{key}: not with prefix_projection: keys and values cannot be put back through the network; "
-                    f"set {key} to null, or prefix_projection to false"
+                    f"prefix.{key}: not with prefix_projection: keys and values cannot be put back through the "
+                    f"network; set {key} to null, or prefix_projection to false"
                 )
             if self.init_weights == "zero":
                 raise UserError(f"prefix.{key}: not with init_weights: zero; set one of them to null")

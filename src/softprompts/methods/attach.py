@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.errors import UserError
 from softprompts.models.facts import facts_of
 from softprompts.models.loading import Kind, kind_of, max_positions
@@ -67,23 +68,27 @@ def for_base(config: Any, base: PreTrainedModel) -> Any:
     return made
 
 
-def take_over(model: PeftModel, values: torch.Tensor, key: str) -> None:
-    """Let a soft prompt begin with the values of a trained one, float32 (num_virtual_tokens, width).
+def check_loaded(config: PromptConfig | PrefixConfig, start: torch.Tensor | None) -> None:
+    """Raise `UserError` if a config names an adapter to begin with, and the recipe has not read it."""
+    if config.init_adapter is not None and start is None:
+        section = "prompt" if isinstance(config, PromptConfig) else "prefix"
+        raise UserError(f"{section}.init_adapter: this recipe begins with no other adapter; set it to null")
+
+
+def set_start(model: PeftModel, values: torch.Tensor | None, key: str = "") -> None:
+    """Put initial values into the embedding of a soft prompt; None leaves what PEFT has drawn.
 
     Raises:
-        UserError: they are of another shape; `key` is what asked for them.
+        UserError: they are of another shape, as only those of an adapter can be; `key` is the setting that named it.
     """
-    shape, own = tuple(values.shape), tuple(encoder_of(model).embedding.weight.shape)
-    if shape != own:
-        raise UserError(f"{key}: holds {shape[0]} x {shape[1]} numbers, and the soft prompt has {own[0]} x {own[1]}")
-    set_start(model, values)
-
-
-def set_start(model: PeftModel, values: torch.Tensor | None) -> None:
-    """Put initial values into the embedding of a soft prompt; None leaves what PEFT has drawn."""
-    if values is not None:
-        with torch.no_grad():
-            encoder_of(model).embedding.weight.copy_(values)
+    if values is None:
+        return
+    weight = encoder_of(model).embedding.weight
+    if values.shape != weight.shape:
+        found, own = (" x ".join(map(str, shape)) for shape in (values.shape, weight.shape))
+        raise UserError(f"{key}: holds {found} numbers, and what is to begin with them has {own}")
+    with torch.no_grad():
+        weight.copy_(values)
 
 
 def initial_values(
@@ -118,9 +123,7 @@ def initial_values(
         return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT, len(weight)))])
     if start in ("TEXT", *FROM_TEXT):
         key = "prompt.prompt_tuning_init_text: TEXT" if start == "TEXT" else f"prompt.init_from: {start}"
-        ids = text_ids(
-            tokenizer, text, count, key, fill=fill, at_end=start == "demonstrations", vocabulary=len(weight)
-        )
+        ids = text_ids(tokenizer, text, count, key, fill=fill, at_end=start == "demonstrations", vocabulary=len(weight))
         return _rows(weight, ids)
     if start in ("SAMPLE_VOCAB", "frequent"):
         return _rows(weight, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None, len(weight)))
@@ -180,7 +183,7 @@ def words_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch
 
 
 def normal_values(like: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw (count, W) values from a normal distribution of the mean and deviation that (N, W) others have in each column.
+    """Draw values (count, W) from a normal distribution with the mean and deviation of each column of others (N, W).
 
     Args:
         like: the others.

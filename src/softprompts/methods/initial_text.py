@@ -28,7 +28,7 @@ def initial_text(
 
     Args:
         source: instruction, outputs or demonstrations.
-        task: what the soft prompt is for.
+        task: what the soft prompt is for: without one there is nothing to take.
         tokenizer: of the base model.
         count: number of virtual tokens, which decides how many demonstrations there are.
         first: a text that goes first.
@@ -38,11 +38,10 @@ def initial_text(
         UserError: no task; outputs of a task without choices and schema; no row of train that fits.
     """
     key = f"{section}.init_from: {source}"
-    if task is None:
-        raise UserError(f"{key} needs a task, whose rows and choices are known; set init_from to null")
+    task = _given(task, key)
     if source == "demonstrations":
         start = f"{first}{SEPARATOR}" if first else ""
-        rows = demonstrations(task, tokenizer, count - _length(tokenizer, start), key)
+        rows = demonstrations(task, tokenizer, count - _length(tokenizer, start), section)
         text = start + "".join(map(_written, rows))
         notice(f"{key}: {len(rows)} rows of train, {_length(tokenizer, text)} of {count} virtual tokens")
         return text
@@ -56,19 +55,19 @@ def initial_text(
     return text
 
 
-def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, key: str) -> list[Text]:
+def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, section: str) -> list[Text]:
     """Choose rows of train for their coverage: each next one adds most to what those before it cover.
 
     Choices are to be covered, or the tokens of written targets. Once nothing is left to cover, it all begins again, so
     that choices come in turn. Levy et al. (2023), "Diverse Demonstrations Improve In-context Compositional
-    Generalization", choose by parts of the output likewise; the best next one each time covers at least 63 % of what the
-    best set does (Nemhauser et al. 1978). Rows that add as much stand in an order that PyTorch's generator decides.
+    Generalization", choose by parts of the output likewise. Rows that add as much come in an order that PyTorch's
+    generator decides.
 
     Args:
         task: whose train split is chosen from, at most `CANDIDATES` drawn rows of it.
         tokenizer: of the base model.
         room: tokens that the rows and the separators that end them may have together.
-        key: the setting that asked for them.
+        section: of the settings, for messages.
 
     Returns:
         As many rows as fit.
@@ -76,9 +75,7 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, ke
     Raises:
         UserError: none fits.
     """
-    train = task.splits["train"]
-    drawn = [train[n] for n in torch.randperm(len(train))[:CANDIDATES].tolist()]
-    rows = [Text(row.place, row.prompt, row.target) for row in drawn]
+    rows = _drawn(task)
     lengths = [len(ids) for ids in _ids(tokenizer, list(map(_written, rows)))]
     targets = [row.target for row in rows]
     parts: list[Collection[object]] = [{t} for t in targets] if task.choices else [*map(set, _ids(tokenizer, targets))]
@@ -94,10 +91,33 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, ke
         room -= lengths[best]
     if not chosen:
         raise UserError(
-            f"{key}: no row of train fits into the {max(room, 0)} virtual tokens that are left for it; the shortest has "
-            f"{min(lengths)}"
+            f"{section}.init_from: demonstrations: no row of train fits into the {max(room, 0)} virtual tokens left: "
+            f"the shortest has {min(lengths)}; set {section}.num_virtual_tokens higher, or init_from to null"
         )
     return [rows[n] for n in chosen]
+
+
+def sampled_text(tokenizer: PreTrainedTokenizerBase, task: Task | None, most: int, key: str) -> list[int]:
+    """Return `most` token ids of drawn rows of train one behind the other, special tokens included.
+
+    Raises:
+        UserError: no task; `key` is the setting that asked for its rows.
+    """
+    text = "".join(map(_written, _drawn(_given(task, key))))
+    ids: list[int] = tokenizer(text).input_ids
+    return (ids * most)[:most]
+
+
+def _given(task: Task | None, key: str) -> Task:
+    if task is None:
+        raise UserError(f"{key} needs a task, whose rows and choices are known; set init_from to null")
+    return task
+
+
+def _drawn(task: Task) -> list[Text]:
+    train = task.splits["train"]
+    rows = [train[n] for n in torch.randperm(len(train))[:CANDIDATES].tolist()]
+    return [Text(row.place, row.prompt, row.target) for row in rows]
 
 
 def _written(row: Text) -> str:

@@ -12,7 +12,6 @@ from softprompts.methods.attach import (
     check_loaded,
     initial_values,
     set_start,
-    take_over,
 )
 from softprompts.methods.initial_text import initial_text
 from softprompts.tasks.task import Task, in_words
@@ -61,26 +60,22 @@ def add_soft_prompt(
         seed=seed,
     )
     count = config.num_virtual_tokens or 0
-    known_to_peft, text, labels, fill = config.prompt_tuning_init or "TEXT", config.prompt_tuning_init_text, None, "repeat"
-    way: str = known_to_peft
+    way: str = config.prompt_tuning_init or "TEXT"
+    text, labels, fill = config.prompt_tuning_init_text, None, "repeat"
     if isinstance(config, PromptConfig):
-        check_loaded(config, start, "prompt")
-        fill = config.init_fill
-        if config.init_from:
-            known_to_peft, way = "RANDOM", config.init_from
-            labels = config.init_labels or (task.choices if task else None)
-        if way in FROM_TEXT:
-            text = initial_text(way, task, tokenizer, count, first=text, section="prompt")
-    if start is not None:
-        known_to_peft = "RANDOM"
-        take_over(model, start, "prompt.init_adapter")
-    else:
-        if way == "TEXT" and text is None and task is not None:
-            text = in_words(task)
-        set_start(model, initial_values(base, tokenizer, count, start=way, text=text, labels=labels, fill=fill))
+        check_loaded(config, start)
+        way, fill = "RANDOM" if config.init_adapter else config.init_from or way, config.init_fill
+        labels = config.init_labels or (task.choices if task else None)
+    if way == "TEXT" and text is None and task is not None:
+        text = in_words(task)
     attached = cast(PromptTuningConfig, model.active_peft_config)
-    attached.prompt_tuning_init = PromptTuningInit(known_to_peft)
-    attached.prompt_tuning_init_text = text
+    attached.prompt_tuning_init = PromptTuningInit(way if way in PromptTuningInit.__members__ else "RANDOM")
+    attached.prompt_tuning_init_text = text  # without rows of train, which are nobody's who gets the adapter
+    if way in FROM_TEXT:
+        text = initial_text(way, task, tokenizer, count, first=text, section="prompt")
+    if start is None:
+        start = initial_values(base, tokenizer, count, start=way, text=text, labels=labels, fill=fill)
+    set_start(model, start, "prompt.init_adapter")
     # Where the tokenizer really is: a `bundled:` name would mean nothing to PEFT elsewhere.
     attached.tokenizer_name_or_path = base.name_or_path
     return model
