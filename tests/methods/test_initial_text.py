@@ -39,7 +39,9 @@ NO_TEXT = (
     "init_fill: frequent is for a text, and none is begun with; set it to repeat, or init_from to outputs or "
     "demonstrations"
 )
-NETWORK = "keys and values cannot be put back through the network"
+NETWORK = (
+    "keys and values cannot be put back through the network; set init_adapter to null, or prefix_projection to false"
+)
 WAYS = {"prompt": ["normal", "outputs", "demonstrations"]}
 WAYS["prefix"] = [*WAYS["prompt"], "instruction", "zero"]
 EACH = [(section, way) for section, ways in WAYS.items() for way in ways]
@@ -159,14 +161,12 @@ def test_demonstrations_take_turns_between_choices(tiny_model: Path) -> None:
 
 def test_demonstrations_of_written_targets_cover_most_tokens_first(tiny_model: Path) -> None:
     tokenizer = load_base(tiny_model)[1]
-    rows = [("a", " good"), ("a", " good bad"), ("a", " film plot cast"), ("a", " film plot"), ("a", " bad good bad")]
-    torch.manual_seed(0)
-    found = demonstrations(task_of(rows, None), tokenizer, 1000, "prompt")
-    # Then all is covered, and it begins again.
-    assert [row.target for row in found[:1]] == [" film plot cast"]
-    assert found[1].target in (" good bad", " bad good bad")
-    assert found[2].target in (" film plot", " good bad", " bad good bad")
-    assert sorted(found) == sorted((row.place, row.prompt, row.target) for row in task_of(rows).splits["train"])
+    rows = [("a", target) for target in (" film plot", " bad film bad film", " film plot cast", " bad dull")]
+    for seed in range(5):
+        torch.manual_seed(seed)
+        found = [row.target for row in demonstrations(task_of(rows, None), tokenizer, 1000, "prompt")]
+        assert found[:2] == [" film plot cast", " bad dull"]
+        assert set(found[2:]) == {" film plot", " bad film bad film"}, "all was covered, and it began again"
 
 
 @pytest.mark.parametrize("room", [8, 20, 33, 60])
@@ -227,8 +227,9 @@ def test_normal_values_of_a_prefix_have_those_of_the_base_s_keys_and_values(
     assert ids[0] == tokenizer.bos_token_id
     ids = (ids * 61)[:61]
     like = of_tokens(tiny_model, "prefix", ids)[1:]
-    assert like.abs().mean() < 0.7, "far from the deviation of 1 that PEFT draws with"
     check_normal(values(begin(tiny_model, "prefix", 250, init_from="normal")), like)
+    with pytest.raises(AssertionError):
+        check_normal(values(begin(tiny_model, "prefix", 250)), like)  # PEFT's own, N(0, 1)
 
 
 def check_normal(found: torch.Tensor, like: torch.Tensor) -> None:
@@ -344,7 +345,7 @@ def test_rows_of_train_do_not_go_into_the_adapter_s_config(tiny_model: Path) -> 
         (
             "prefix",
             {"init_adapter": "a", "prefix_projection": True},
-            f"init_adapter: not with prefix_projection: {NETWORK}; set init_adapter to null, or prefix_projection to false",
+            f"init_adapter: not with prefix_projection: {NETWORK}",
         ),
     ],
 )
