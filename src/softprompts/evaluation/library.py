@@ -108,7 +108,7 @@ def nearest_adapters(adapter: str, library: str) -> list[Near]:
         with settings_named({"adapter.path": "library"}):
             place = find_adapter(str(Path(library).expanduser() / entry.path))
             other, its_base = _mean(place), read_record(place).base
-        strange = bool(base and its_base) and same_weights(base, its_base) is False
+        strange = base is not None and its_base is not None and same_weights(base, its_base) is False
         if entry.type == kind and other.shape == mean.shape and not strange and place.resolve() != own.resolve():
             found.append(Near(entry, torch.cosine_similarity(mean, other, dim=0).item()))
     if not found:
