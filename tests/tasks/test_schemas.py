@@ -127,19 +127,19 @@ def test_names_in_a_schema_are_those_of_properties_and_values_once_each() -> Non
         "title": "not this",
         "properties": {
             "enum": {"type": "string", "default": "nor this", "examples": ["nor that"]},
-            "state": {"enum": ["on", 1, None, "enum"]},
+            "state": {"enum": ["on", 1, None, "enum", True]},
             "more": {"items": {"$ref": "#/$defs/part"}},
         },
         "patternProperties": {"^x": {"const": "x"}},
         "allOf": [{"if": {"properties": {"state": {"const": "on"}}}, "then": {"required": ["state"]}}, True],
-        "$defs": {"part": {"properties": {"area": {"const": {"a": [1]}}}, "dependentRequired": {"area": ["b"]}}},
+        "$defs": {"part": {"properties": {"area": {"const": "hall"}}, "dependentRequired": {"area": ["b"]}}},
     }
-    assert names_in(schema) == ["enum", "state", "more", "on", "1", "null", "x", "area", '{"a": [1]}']
+    assert names_in(schema) == ["enum", "state", "more", "on", "x", "area", "hall"]
     assert names_in({}) == []
 
 
 def test_the_names_of_the_embedded_home_commands() -> None:
     names = names_in(read_schema("embedded:home_commands/schema.json"))
     assert names[:3] == ["intent", "slots", "HassBroadcast"]
-    assert {"HassVacuumStart", "message", "area", "start_hours"} <= set(names)
+    assert names.index("HassVacuumStart") < names.index("message") < names.index("purple"), "slots, then their values"
     assert len(names) == len(set(names)) < 150

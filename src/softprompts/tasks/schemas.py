@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,30 +68,27 @@ def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None
 
 
 def names_in(schema: dict[str, Any]) -> list[str]:
-    """Return what an answer to a JSON Schema may hold: names of properties, and the values of `enum` and `const`.
+    """Return what an answer to a JSON Schema may hold: names of properties, and texts of `enum` and `const`.
 
-    Each comes once, where it is first met: the names of an object before what its parts hold. A value that is no text
-    comes as JSON.
+    Each comes once. What is nearer to the top comes first: an object's names before what its parts hold. Numbers are no
+    names: they bound a range, or sample it.
     """
     found: dict[str, None] = {}
-    _add_names(schema, found)
+    parts: deque[Any] = deque([schema])
+    while parts:
+        part = parts.popleft()
+        if isinstance(part, list):
+            parts.extend(part)
+        if not isinstance(part, dict):
+            continue
+        values = [*part.get("enum", ()), part.get("const")]
+        found.update(dict.fromkeys([*part.get("properties", ()), *(v for v in values if isinstance(v, str))]))
+        for key, inner in part.items():
+            if key in NAMED:
+                parts.extend(inner.values())
+            elif key not in NO_SCHEMA:
+                parts.append(inner)
     return list(found)
-
-
-def _add_names(part: Any, found: dict[str, None]) -> None:
-    if isinstance(part, list):
-        for inner in part:
-            _add_names(inner, found)
-    if not isinstance(part, dict):
-        return
-    found.update(dict.fromkeys(part.get("properties", ())))
-    values = [*part.get("enum", ()), *([part["const"]] if "const" in part else [])]
-    found.update((v if isinstance(v, str) else json.dumps(v, ensure_ascii=False), None) for v in values)
-    for key, inner in part.items():
-        if key in NAMED:
-            _add_names(list(inner.values()), found)
-        elif key not in NO_SCHEMA:
-            _add_names(inner, found)
 
 
 def target_check(schema: dict[str, Any]) -> Callable[[str, str], None]:

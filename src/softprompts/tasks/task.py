@@ -117,12 +117,14 @@ def in_words(task: Task) -> str:
 
 
 def outputs_in_words(task: Task) -> str | None:
-    """Return what a task's answers are made of, "positive, negative" say: its choices, or the names in its schema.
+    """Return what a task's answers are made of: its choices, "positive, negative" say, or the names in its schema.
 
-    None if it has neither.
+    The names have spaces between them alone: with commas those of home_commands would take a third more tokens. None if
+    the task has neither.
     """
-    names = task.choices or (names_in(task.schema) if task.schema else ())
-    return ", ".join(name.strip() for name in names) or None
+    if task.choices:
+        return ", ".join(choice.strip() for choice in task.choices)
+    return " ".join(names_in(task.schema)) or None if task.schema else None
 
 
 def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: str = "") -> Task:
