@@ -36,7 +36,8 @@ def main(
     data = sp.encode(rows, tokenizer, sp.input_spec(base, prefix.num_virtual_tokens))
 
     # The method: the only part that differs between recipes.
-    tuned = sp.add_prefix(base, tokenizer, prefix, seed=this.seed)
+    start = sp.load_start(base, prefix)  # none, unless prefix.init_adapter names a trained one
+    tuned = sp.add_prefix(base, tokenizer, prefix, seed=this.seed, task=rows, start=start)
 
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)

@@ -15,7 +15,7 @@ import pytest
 SOURCE = ROOT / "src" / "softprompts"
 # Programs, and what the command line of a recipe is made of: they may print and exit.
 PROGRAMS = {"__main__.py", "config/cli.py", "system/streams.py"}
-WITH_A_PROGRAM = {"models/bundled.py", "methods/preflight.py"}  # in their main()
+WITH_A_PROGRAM = {"models/bundled.py", "methods/preflight.py", "evaluation/library.py"}  # in their main()
 ENDS = {"print", "SystemExit", "sys.exit", "os._exit", "exit", "quit"}
 
 

@@ -6,6 +6,7 @@ from .adapters.loading import (
     virtual_tokens as virtual_tokens,
 )
 from .adapters.switch import has_base as has_base, without_adapter as without_adapter
+from .adapters.transfer import load_start as load_start
 from .config.cli import cli as cli
 from .config.grid import points as points
 from .config.methods import (
@@ -57,6 +58,10 @@ from .evaluation.interactive import (
     answer as answer,
     own_flags as own_flags,
     task_of_texts as task_of_texts,
+)
+from .evaluation.library import (
+    nearest_adapters as nearest_adapters,
+    write_index as write_index,
 )
 from .evaluation.neighbours import (
     nearest_tokens as nearest_tokens,

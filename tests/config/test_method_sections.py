@@ -21,7 +21,7 @@ import pytest
 
 # Ours: names that PEFT does not have, with what they are for.
 OURS = {
-    *("init_from", "init_labels", "init_text", "column", "factor_steps"),
+    *("init_from", "init_labels", "init_text", "init_fill", "init_adapter", "init_any_base", "column", "factor_steps"),
     *("parametrization", "bottleneck", "rank", "sampled_embeddings"),
     *("key_rate", "value_rate", "layer_rates", "frozen_first"),
     *("demonstrations", "separator"),

@@ -81,8 +81,9 @@ def test_a_method_of_ones_own_goes_in_by_the_four_steps(
         ("        prompt=prompt,", "        scales=scales,"),
         ('"prompt_tuning"', '"scales"'),
         ("sp.input_spec(base, prompt.num_virtual_tokens)", "sp.input_spec(base)"),
+        ("    start = sp.load_start(base, prompt)  # none, unless prompt.init_adapter names a trained one\n", ""),
         (
-            "tuned = sp.add_soft_prompt(base, tokenizer, prompt, seed=this.seed, task=rows)",
+            "tuned = sp.add_soft_prompt(base, tokenizer, prompt, seed=this.seed, task=rows, start=start)",
             "tuned = get_peft_model(base, IA3Config(task_type='CAUSAL_LM', feedforward_modules=[], **vars(scales)))",
         ),
     ):

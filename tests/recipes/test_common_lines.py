@@ -143,7 +143,18 @@ def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
 
 
 # The last part of a key that holds a path, or may hold one.
-PATH_NAMES = {"adapters", "metrics", "name_or_path", "output_dir", "path", "record", "schema", "test", "train"}
+PATH_NAMES = {
+    "adapters",
+    "init_adapter",
+    "metrics",
+    "name_or_path",
+    "output_dir",
+    "path",
+    "record",
+    "schema",
+    "test",
+    "train",
+}
 
 
 @each_script

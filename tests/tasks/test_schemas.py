@@ -9,6 +9,7 @@ from typing import Any
 
 from made_tasks import Load, refusal, write
 from softprompts.tasks import schemas
+from softprompts.tasks.schemas import names_in, read_schema
 from softprompts.tasks.task import Task, load_task
 
 import pytest
@@ -119,3 +120,26 @@ def test_a_target_with_what_json_does_not_have(with_schema: Load) -> None:
     assert 'is no JSON, as task.schema asks: key "intent" stands twice' in refusal(
         with_schema, '{"intent": "on", "intent": "off"}'
     )
+
+
+def test_names_in_a_schema_are_those_of_properties_and_values_once_each() -> None:
+    schema = {
+        "title": "not this",
+        "properties": {
+            "enum": {"type": "string", "default": "nor this", "examples": ["nor that"]},
+            "state": {"enum": ["on", 1, None, "enum", True]},
+            "more": {"items": {"$ref": "#/$defs/part"}},
+        },
+        "patternProperties": {"^x": {"const": "x"}},
+        "allOf": [{"if": {"properties": {"state": {"const": "on"}}}, "then": {"required": ["state"]}}, True],
+        "$defs": {"part": {"properties": {"area": {"const": "hall"}}, "dependentRequired": {"area": ["b"]}}},
+    }
+    assert names_in(schema) == ["enum", "state", "more", "on", "x", "area", "hall"]
+    assert names_in({}) == []
+
+
+def test_the_names_of_the_embedded_home_commands() -> None:
+    names = names_in(read_schema("embedded:home_commands/schema.json"))
+    assert names[:3] == ["intent", "slots", "HassBroadcast"]
+    assert names.index("HassVacuumStart") < names.index("message") < names.index("purple"), "slots, then their values"
+    assert len(names) == len(set(names)) < 150

@@ -16,17 +16,27 @@ SIZES = {"residual_mlp": ("bottleneck", 800), "low_rank": ("rank", 2), "superpos
 
 @dataclass
 class PromptConfig:
-    """A soft prompt: PEFT's PromptTuningConfig, and the ways to start of Lester et al. (2021), section 3.2.
+    """A soft prompt: PEFT's PromptTuningConfig, and further ways to start.
 
     Args:
         num_virtual_tokens: length of the soft prompt.
         prompt_tuning_init: begin with the embeddings of a text, of tokens drawn from the vocabulary, or at random; by
-            default with a text, unless init_from says otherwise.
-        prompt_tuning_init_text: the text, for TEXT; by default made of the task's template and choices. It is cut or
-            repeated to num_virtual_tokens.
+            default with a text, unless init_from or init_adapter says otherwise.
+        prompt_tuning_init_text: the text, for TEXT; by default made of the task's template and choices. A longer one
+            is cut to num_virtual_tokens. With init_from: outputs or demonstrations it goes first.
         init_from: in place of RANDOM. `uniform` draws from [-0.5, 0.5]; `frequent` draws embeddings of frequent tokens;
-            `labels` takes those of the class labels, and frequent ones if the prompt is longer.
+            `labels` takes those of the class labels, and frequent ones if the prompt is longer (Lester et al. 2021,
+            section 3.2). `normal` draws from a normal distribution with the vocabulary's mean and deviation in each
+            dimension, as section 7 there does. `outputs` takes the embeddings of what may be answered: the choices, or
+            the names and values in the task's schema. `demonstrations` takes those of solved rows of train that cover
+            different targets, as many as fit (Lu et al. 2025 start from drawn rows; Levy et al. 2023 choose examples by
+            what their outputs cover).
         init_labels: for `labels`, with the space that stands before a word; by default the task's choices.
+        init_fill: what fills up a text that is shorter than num_virtual_tokens: `repeat` has the text again, `frequent`
+            draws frequent tokens. It follows the text, but precedes demonstrations, whose end a row is to follow.
+        init_adapter: begin with the values of a trained soft prompt of the same length, on the same base model: the
+            folder of an adapter or of its run, or a Hub id (Vu et al. 2022, "SPoT").
+        init_any_base: take that adapter although it was trained on a base model of another name.
         parametrization: what trains. `direct`: the embeddings themselves. `residual_mlp`: the embeddings, and a network
             whose output is added to them (Razdaibiedina et al. 2023). `low_rank`: a code of few dimensions for each
             token, and a scale and a shift for all (Wu et al. 2025). `superposition`: the shares of embeddings sampled
@@ -37,15 +47,18 @@ class PromptConfig:
         sampled_embeddings: number of embeddings that `superposition` samples; by default 128.
 
     Raises:
-        UserError: two ways to start; labels that nothing reads, or none; a size that is not above 0, or that the
-            parametrisation does not have.
+        UserError: two ways to start; labels that nothing reads, or none; a filling without a text; a size that is not
+            above 0, or that the parametrisation does not have.
     """
 
     num_virtual_tokens: int = 20
     prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "RANDOM"] | None = None
     prompt_tuning_init_text: str | None = None
-    init_from: Literal["uniform", "frequent", "labels"] | None = None
+    init_from: Literal["uniform", "frequent", "normal", "labels", "outputs", "demonstrations"] | None = None
     init_labels: list[str] | None = None
+    init_fill: Literal["repeat", "frequent"] = "repeat"
+    init_adapter: str | None = None
+    init_any_base: bool = False
     parametrization: Literal["direct", "residual_mlp", "low_rank", "superposition"] = "direct"
     bottleneck: int | None = None
     rank: int | None = None
@@ -53,11 +66,12 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
-        if self.init_from is not None and self.prompt_tuning_init not in (None, "RANDOM"):
-            raise UserError(
-                f"prompt.init_from: {self.init_from} not with prompt_tuning_init: {self.prompt_tuning_init}; "
-                "set that to RANDOM, or init_from to null"
-            )
+        for key in ("init_from", "init_adapter"):
+            if getattr(self, key) is not None and self.prompt_tuning_init not in (None, "RANDOM"):
+                raise UserError(
+                    f"prompt.{key}: {getattr(self, key)} not with prompt_tuning_init: {self.prompt_tuning_init}; "
+                    f"set that to RANDOM, or {key} to null"
+                )
         if self.init_labels is not None and self.init_from != "labels":
             raise UserError("prompt.init_labels: are for init_from: labels; set that, or init_labels to null")
         if self.init_labels is not None and not self.init_labels:
@@ -67,6 +81,9 @@ class PromptConfig:
             if value is not None and self.parametrization != name:
                 raise UserError(f"prompt.{key}: is for parametrization: {name}; set that, or {key} to null")
             check_above_zero(f"prompt.{key}", value)
+        own_text = self.prompt_tuning_init in (None, "TEXT")
+        reads_text = self.init_from in ("outputs", "demonstrations") if self.init_from else own_text
+        _check_start("prompt", self, reads_text)
 
     @property
     def width(self) -> int:
@@ -76,15 +93,40 @@ class PromptConfig:
         return default if given is None else given
 
 
+def _check_start(section: str, config: PromptConfig | PrefixConfig, reads_text: bool) -> None:
+    """Check the keys that prompts and prefixes share; `reads_text` says whether a text is begun with."""
+    if config.init_adapter is not None and config.init_from is not None:
+        raise UserError(f"{section}.init_adapter: not with init_from: {config.init_from}; set one of them to null")
+    if config.init_any_base and config.init_adapter is None:
+        raise UserError(f"{section}.init_any_base: is for init_adapter; set that, or init_any_base to false")
+    if config.init_fill != "repeat" and (config.init_adapter is not None or not reads_text):
+        raise UserError(
+            f"{section}.init_fill: {config.init_fill} is for a text, and none is begun with; set it to repeat, or "
+            "init_from to outputs or demonstrations"
+        )
+
+
 @dataclass
 class PrefixConfig:
-    """A prefix: PEFT's PrefixTuningConfig, and a text to start from.
+    """A prefix: PEFT's PrefixTuningConfig, and further ways to start. Those of a text are for decoders.
 
     Args:
         num_virtual_tokens: length of the prefix.
-        init_text: begin with the keys and values that the base model computes of this text; it is cut or repeated to
-            num_virtual_tokens. Without it they begin at random, or at zero with `init_weights: zero`.
-        init_weights: `zero` begins at zero.
+        init_text: begin with the keys and values that the base model computes of this text (Li and Liang 2021, section
+            7.4). A longer one is cut to num_virtual_tokens. With init_from: outputs or demonstrations it goes first.
+            Without any of these they begin at random, from a normal distribution of deviation 1.
+        init_from: `instruction`, `outputs` and `demonstrations` begin with the keys and values of a text as well: the
+            task in words, as prompts begin by default; what may be answered, the choices or the names and values in the
+            task's schema; or solved rows of train that cover different targets, as many as fit (Lu et al. 2025). `zero`
+            begins at zero, as `init_weights: zero` does. `normal` draws from a normal distribution with the mean and
+            deviation that keys and values of rows of train have in each dimension.
+        init_fill: what fills up a text that is shorter than num_virtual_tokens: `repeat` has the text again, `frequent`
+            draws frequent tokens. It follows the text, but precedes demonstrations, whose end a row is to follow.
+        init_adapter: begin with the values of a trained prefix of the same length, on the same base model: the folder
+            of an adapter or of its run, or a Hub id (Vu et al. 2022, "SPoT", of input prompts).
+        init_any_base: take that adapter although it was trained on a base model of another name.
+        init_weights: `zero` begins at zero. The model does not answer as without a prefix: a key of zero has the score
+            0, not none, and its share of the attention is lost to the text.
         prefix_projection: let a two-layer network write the prefix (Li and Liang 2021, section 4.3).
         encoder_hidden_size: width of that network.
         parametrization: `scales` learns a factor for the keys, and one for the values, of each layer besides; they are
@@ -98,12 +140,16 @@ class PrefixConfig:
             attention that a model gives to a first token (Eyuboglu et al. 2025).
 
     Raises:
-        UserError: a text together with a projection, or with zeros; rates below 0, or such that nothing trains; rates
-            or scales where a network writes the prefix, or both together.
+        UserError: two ways to start; a text or an adapter together with a projection; a filling without a text; rates
+            below 0, or such that nothing trains; rates or scales where a network writes the prefix, or both together.
     """
 
     num_virtual_tokens: int = 20
     init_text: str | None = None
+    init_from: Literal["instruction", "outputs", "demonstrations", "zero", "normal"] | None = None
+    init_fill: Literal["repeat", "frequent"] = "repeat"
+    init_adapter: str | None = None
+    init_any_base: bool = False
     init_weights: Literal["zero"] | None = None
     prefix_projection: bool = False
     encoder_hidden_size: int | None = None
@@ -115,13 +161,23 @@ class PrefixConfig:
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
-        if self.init_text is not None and self.prefix_projection:
-            raise UserError(
-                "prefix.init_text: not with prefix_projection: keys and values cannot be put back through the network; "
-                "set init_text to null, or prefix_projection to false"
-            )
-        if self.init_text is not None and self.init_weights == "zero":
-            raise UserError("prefix.init_text: not with init_weights: zero; set one of them to null")
+        starts = {"init_text": self.init_text, "init_from": self.init_from, "init_adapter": self.init_adapter}
+        for key, value in starts.items():
+            if value is None or (key == "init_from" and value == "zero"):
+                continue
+            if self.prefix_projection:
+                raise UserError(
+                    f"prefix.{key}: not with prefix_projection: keys and values cannot be put back through the "
+                    f"network; set {key} to null, or prefix_projection to false"
+                )
+            if self.init_weights == "zero":
+                raise UserError(f"prefix.{key}: not with init_weights: zero; set one of them to null")
+        if self.init_text is not None and self.init_from not in (None, "outputs", "demonstrations"):
+            raise UserError(f"prefix.init_from: {self.init_from} not with init_text; set one of them to null")
+        if self.init_text is not None and self.init_adapter is not None:
+            raise UserError("prefix.init_adapter: not with init_text; set one of them to null")
+        reads_text = self.init_text is not None or self.init_from in ("instruction", "outputs", "demonstrations")
+        _check_start("prefix", self, reads_text)
         self._check_rates()
         rates = "key_rate, value_rate, layer_rates and frozen_first"
         if self.prefix_projection and not (self.parametrization == "direct" and self.one_rate):

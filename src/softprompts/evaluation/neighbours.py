@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softprompts.errors import UserError
+from softprompts.methods.attach import normal_values, words_of
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel
@@ -70,17 +71,8 @@ def random_vectors(
     Returns:
         float32 (count, hidden size).
     """
-    words = _words(base, tokenizer)
-    generator = torch.Generator(words.device).manual_seed(seed)
-    drawn = torch.randn(count, words.shape[1], generator=generator, device=words.device)
-    return words.mean(dim=0) + drawn * words.std(dim=0)
-
-
-def _words(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Return the embeddings of a vocabulary, float32 (V, H); those behind the tokenizer's last token are padding."""
-    weight = base.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    return weight[: len(tokenizer)].detach().float()
+    words = words_of(base, tokenizer)
+    return normal_values(words, count, torch.Generator(words.device).manual_seed(seed))
 
 
 def nearest_tokens(
@@ -94,7 +86,7 @@ def nearest_tokens(
         tokenizer: of the base model.
         k: number of neighbours.
     """
-    embeddings = _words(base, tokenizer)
+    embeddings = words_of(base, tokenizer)
     words, middle = functional.normalize(embeddings, dim=1), embeddings.mean(dim=0)
     cosines = functional.normalize(values.to(words.device), dim=1) @ words.T
     near, ids = cosines.topk(min(k, len(words)), dim=1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.errors import UserError
 from softprompts.models.facts import facts_of
 from softprompts.models.loading import Kind, kind_of, max_positions
@@ -24,6 +25,7 @@ TASK_TYPES: dict[Kind, TaskType] = {
 }
 
 
+FROM_TEXT = ("outputs", "demonstrations")  # ways to start from a text that the task gives
 FREQUENT = 5000  # tokens that `frequent` draws from: Lester et al. (2021), section 3.2
 
 
@@ -66,11 +68,27 @@ def for_base(config: Any, base: PreTrainedModel) -> Any:
     return made
 
 
-def set_start(model: PeftModel, values: torch.Tensor | None) -> None:
-    """Put initial values into the embedding of a soft prompt; None leaves what PEFT has drawn."""
-    if values is not None:
-        with torch.no_grad():
-            encoder_of(model).embedding.weight.copy_(values)
+def check_loaded(config: PromptConfig | PrefixConfig, start: torch.Tensor | None) -> None:
+    """Raise `UserError` if a config names an adapter to begin with, and the recipe has not read it."""
+    if config.init_adapter is not None and start is None:
+        section = "prompt" if isinstance(config, PromptConfig) else "prefix"
+        raise UserError(f"{section}.init_adapter: this recipe begins with no other adapter; set it to null")
+
+
+def set_start(model: PeftModel, values: torch.Tensor | None, key: str = "") -> None:
+    """Put initial values into the embedding of a soft prompt; None leaves what PEFT has drawn.
+
+    Raises:
+        UserError: they are of another shape, as only those of an adapter can be; `key` is the setting that named it.
+    """
+    if values is None:
+        return
+    weight = encoder_of(model).embedding.weight
+    if values.shape != weight.shape:
+        found, own = (" x ".join(map(str, shape)) for shape in (values.shape, weight.shape))
+        raise UserError(f"{key}: holds {found} numbers, and what is to begin with them has {own}")
+    with torch.no_grad():
+        weight.copy_(values)
 
 
 def initial_values(
@@ -81,6 +99,7 @@ def initial_values(
     start: str,
     text: str | None,
     labels: Sequence[str] | None = None,
+    fill: str = "repeat",
 ) -> torch.Tensor | None:
     """Return float32 values (count, hidden size), or None for PEFT's own random ones, N(0, 1).
 
@@ -88,19 +107,24 @@ def initial_values(
         base: whose input embeddings they are.
         tokenizer: of the base model.
         count: number of virtual tokens.
-        start: TEXT, SAMPLE_VOCAB or RANDOM, or a way of `PromptConfig`: uniform, frequent or labels.
-        text: for TEXT.
+        start: TEXT, SAMPLE_VOCAB or RANDOM, or a way of `PromptConfig`.
+        text: for TEXT, outputs and demonstrations.
         labels: for labels.
+        fill: see `text_ids`.
     """
     weight = base.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     if start == "uniform":
         return torch.rand(count, weight.shape[1]) - 0.5
+    if start == "normal":
+        return normal_values(words_of(base, tokenizer), count)
     if start == "labels":
         named = label_values(weight, tokenizer, labels or ())[:count]
         return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT, len(weight)))])
-    if start == "TEXT":
-        return _rows(weight, text_ids(tokenizer, text, count, "prompt.prompt_tuning_init_text: TEXT"))
+    if start in ("TEXT", *FROM_TEXT):
+        key = "prompt.prompt_tuning_init_text: TEXT" if start == "TEXT" else f"prompt.init_from: {start}"
+        ids = text_ids(tokenizer, text, count, key, fill=fill, at_end=start == "demonstrations", vocabulary=len(weight))
+        return _rows(weight, ids)
     if start in ("SAMPLE_VOCAB", "frequent"):
         return _rows(weight, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None, len(weight)))
     return None
@@ -151,13 +175,55 @@ def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, label
     return torch.stack(means)
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | None, count: int, key: str) -> list[int]:
-    """Return the token ids of a text without special tokens, cut or repeated to `count`.
+def words_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Return the embeddings of a vocabulary, float32 (V, H); those behind the tokenizer's last token are padding."""
+    weight = base.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight[: len(tokenizer)].detach().float()
+
+
+def normal_values(like: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Draw values (count, W) from a normal distribution with the mean and deviation of each column of others (N, W).
+
+    Args:
+        like: the others.
+        count: how many rows.
+        generator: of the draw, which takes place on its device; by default the one of the CPU.
+    """
+    device = generator.device if generator else torch.device("cpu")
+    drawn = torch.randn(count, like.shape[1], generator=generator, device=device)
+    return like.mean(dim=0) + drawn.to(like.device) * like.std(dim=0)
+
+
+def text_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | None,
+    count: int,
+    key: str,
+    *,
+    fill: str = "repeat",
+    at_end: bool = False,
+    vocabulary: int | None = None,
+) -> list[int]:
+    """Return the token ids of a text without special tokens, cut or filled up to `count`.
+
+    Args:
+        tokenizer: of the base model.
+        text: the text.
+        count: number of virtual tokens.
+        key: the setting that asked for them.
+        fill: `repeat` fills up with the text itself, `frequent` with drawn frequent tokens.
+        at_end: keep the end of the text, and put what fills up before it.
+        vocabulary: tokens that the base model has embeddings of, to draw from.
 
     Raises:
-        UserError: there are none; `key` is what asked for them.
+        UserError: there are none.
     """
     ids = tokenizer(text or "", add_special_tokens=False).input_ids
     if not ids:
         raise UserError(f"{key} needs a text that tokenizes to something")
-    return [ids[i % len(ids)] for i in range(count)]
+    if fill == "repeat":
+        return [ids[i % len(ids)] for i in (range(-count, 0) if at_end else range(count))]
+    kept = ids[-count:] if at_end else ids[:count]
+    drawn = sampled_ids(tokenizer, count - len(kept), FREQUENT, vocabulary)
+    return [*drawn, *kept] if at_end else [*kept, *drawn]

@@ -12,8 +12,8 @@ from typing import Any
 from softprompts.config.methods import ContextConfig, CPTConfig
 from softprompts.encoding.documents import Document, EncodedTask, lengths_of
 from softprompts.errors import UserError
-from softprompts.methods.attach import attach
-from softprompts.methods.prefix_tuning import begin_as, smallest as smallest
+from softprompts.methods.attach import attach, set_start
+from softprompts.methods.prefix_tuning import keys_and_values, smallest as smallest
 from softprompts.models.loading import max_positions
 from softprompts.models.peft_compat import encoder_of
 from softprompts.tasks.task import Task, draw_rows
@@ -94,7 +94,7 @@ def add_context(
     check_room(base, data, len(ids), "context")
     model = attach(base, PrefixTuningConfig(num_virtual_tokens=len(ids)), section="context", seed=None)
     try:
-        begin_as(model, ids)
+        set_start(model, keys_and_values(base, ids), "context.demonstrations")
     except (ValueError, TypeError) as error:
         raise UserError(f"context.demonstrations: {error}") from None
     mask = TrainingMask(len(ids), own if config.leave_one_out else {}, config.token_dropout)

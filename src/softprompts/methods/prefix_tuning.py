@@ -7,52 +7,99 @@ from typing import Any
 
 from softprompts.config.methods import PrefixConfig
 from softprompts.errors import UserError
-from softprompts.methods.attach import as_peft, attach, text_ids
+from softprompts.methods.attach import (
+    FROM_TEXT,
+    as_peft,
+    attach,
+    check_loaded,
+    normal_values,
+    set_start,
+    text_ids,
+)
+from softprompts.methods.initial_text import initial_text, sampled_text
 from softprompts.methods.parametrization import parametrize_prefix
-from softprompts.models.loading import kind_of
+from softprompts.models.loading import kind_of, max_positions
+from softprompts.tasks.task import Task
 
 import torch
-from peft import PeftModel, PrefixTuningConfig, initialize_kv_prefix_from_past_key_values
+from peft import PeftModel, PrefixTuningConfig, prompt_embeddings_from_past_key_values
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+SAMPLE = 256  # tokens of train whose keys and values say how large these are
+TEXTS = ("instruction", *FROM_TEXT)  # ways to start from a text that the task gives
+
 
 def add_prefix(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PrefixConfig, *, seed: int | None = None
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PrefixConfig,
+    *,
+    seed: int | None = None,
+    task: Task | None = None,
+    start: torch.Tensor | None = None,
 ) -> PeftModel:
     """Put a trainable prefix, float32 (num_virtual_tokens, layers * 2 * groups * head size), on a frozen base model.
 
     With `prefix_projection` a two-layer network of `encoder_hidden_size` writes it (Li and Liang, section 4.3), which
     is needed in training only. An encoder's classifier trains and is saved with it (P-tuning v2, Liu et al. 2022).
 
+    Args:
+        base: the base model.
+        tokenizer: its tokenizer.
+        config: the prefix.
+        seed: of what is drawn.
+        task: what it is for: a text to start from is made of it.
+        start: values to begin with, as `load_start` reads them for `init_adapter`.
+
     Raises:
-        UserError: as `attach` and `parametrize_prefix`; a text for a model that continues none, or that it keeps no
-            keys and values of.
+        UserError: as `attach`; a text, or its deviation, of a model that continues none, or that it keeps no keys and
+            values of; what `initial_text` and `parametrize_prefix` raise; values of another shape, or none
+            of the adapter of the config.
     """
-    if config.init_text is not None and kind_of(base.config) != "decoder":
-        raise UserError("prefix.init_text: needs a decoder, whose keys and values of a text stand for that text")
-    model = attach(base, as_peft(config, PrefixTuningConfig), section="prefix", seed=seed)
-    if config.init_text is not None:
-        count = model.active_peft_config.num_virtual_tokens
-        ids = text_ids(tokenizer, config.init_text, count, "prefix.init_text")
-        try:
-            begin_as(model, ids)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"prefix.init_text: {error}; set it to null to begin at random") from None
+    key = "prefix.init_text" if config.init_from is None else f"prefix.init_from: {config.init_from}"
+    reads = config.init_text is not None or config.init_from in (*TEXTS, "normal")
+    if reads and kind_of(base.config) != "decoder":
+        raise UserError(f"{key}: needs a decoder, whose keys and values of a text stand for that text")
+    check_loaded(config, start)
+    zero = {"init_weights": "zero"} if config.init_from == "zero" else {}
+    model = attach(base, as_peft(config, PrefixTuningConfig, **zero), section="prefix", seed=seed)
+    set_start(model, start, "prefix.init_adapter")
+    if reads:
+        set_start(model, _values_of_text(base, tokenizer, config, task, key), key)
     parametrize_prefix(model, config)
     return model
 
 
+def _values_of_text(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PrefixConfig, task: Task | None, key: str
+) -> torch.Tensor:
+    count, source, text = config.num_virtual_tokens, config.init_from, config.init_text
+    if source == "normal":
+        ids = sampled_text(tokenizer, task, 1 + SAMPLE, key)[: max_positions(base)]
+    else:
+        if source is not None:
+            text = initial_text(source, task, tokenizer, count, first=text, section="prefix")
+        weight: Any = base.get_input_embeddings().weight
+        at_end = source == "demonstrations"
+        ids = text_ids(tokenizer, text, count, key, fill=config.init_fill, at_end=at_end, vocabulary=len(weight))
+    try:
+        found = keys_and_values(base, ids)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{key}: {error}; set it to null to begin at random") from None
+    # The first token takes the attention that no other gets, and has keys and values of its own (Xiao et al. 2024).
+    return normal_values(found[1:], count) if source == "normal" else found
+
+
 @torch.no_grad()
-def begin_as(model: PeftModel, ids: Sequence[int]) -> None:
-    """Give a prefix of P positions the keys and values that the base model computes of P tokens.
+def keys_and_values(base: Any, ids: Sequence[int]) -> torch.Tensor:
+    """Return what a base model's layers keep of T tokens, float32 (T, layers * 2 * groups * head size).
 
     Raises:
         ValueError, TypeError: layers that keep fewer positions, or no keys and values.
     """
-    base: Any = model.get_base_model()
     cache = base(torch.tensor([ids], device=base.device), use_cache=True).past_key_values
-    initialize_kv_prefix_from_past_key_values(model, past_key_values=cache)
+    return prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=len(ids)).float()
 
 
 def smallest(base: Any, _: Any) -> Any:

@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Any, cast
 
 from softprompts.config.methods import PromptConfig
-from softprompts.methods.attach import as_peft, attach, initial_values, set_start
+from softprompts.methods.attach import (
+    FROM_TEXT,
+    as_peft,
+    attach,
+    check_loaded,
+    initial_values,
+    set_start,
+)
+from softprompts.methods.initial_text import initial_text
 from softprompts.methods.parametrization import parametrize_prompt
 from softprompts.tasks.task import Task, in_words
 
+import torch
 from peft import PeftModel, PromptTuningConfig, PromptTuningInit
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -21,6 +30,7 @@ def add_soft_prompt(
     *,
     seed: int | None = None,
     task: Task | None = None,
+    start: torch.Tensor | None = None,
 ) -> PeftModel:
     """Put a trainable soft prompt, float32 (num_virtual_tokens, hidden size), on a frozen base model.
 
@@ -39,10 +49,12 @@ def add_soft_prompt(
         config: the soft prompt.
         seed: of what is drawn.
         task: what it is for: a text to start from, or labels, are made of it if the config names none.
+        start: values to begin with, as `load_start` reads them for `init_adapter`.
 
     Raises:
-        UserError: no virtual tokens, more than the model has positions, labels of a task that has none; as
-            `parametrize_prompt`.
+        UserError: no virtual tokens, more than the model has positions, labels of a task that has none; what
+            `initial_text` and `parametrize_prompt` raise; values of another shape, or none
+            of the adapter that the config names.
     """
     # PEFT fills the text in by itself, special tokens included; so it draws at random, and the values are written over.
     model = attach(
@@ -51,21 +63,25 @@ def add_soft_prompt(
         section="prompt",
         seed=seed,
     )
-    known_to_peft, text, labels = config.prompt_tuning_init or "TEXT", config.prompt_tuning_init_text, None
-    start: str = known_to_peft
-    if isinstance(config, PromptConfig) and config.init_from:
-        known_to_peft, start = "RANDOM", config.init_from
+    count = config.num_virtual_tokens or 0
+    way: str = config.prompt_tuning_init or "TEXT"
+    text, labels, fill = config.prompt_tuning_init_text, None, "repeat"
+    if isinstance(config, PromptConfig):
+        check_loaded(config, start)
+        way, fill = "RANDOM" if config.init_adapter else config.init_from or way, config.init_fill
         labels = config.init_labels or (task.choices if task else None)
-    if start == "TEXT" and text is None and task is not None:
+    if way == "TEXT" and text is None and task is not None:
         text = in_words(task)
-    set_start(
-        model, initial_values(base, tokenizer, config.num_virtual_tokens or 0, start=start, text=text, labels=labels)
-    )
+    attached = cast(PromptTuningConfig, model.active_peft_config)
+    attached.prompt_tuning_init = PromptTuningInit(way if way in PromptTuningInit.__members__ else "RANDOM")
+    attached.prompt_tuning_init_text = text  # without rows of train, which are nobody's who gets the adapter
+    if way in FROM_TEXT:
+        text = initial_text(way, task, tokenizer, count, first=text, section="prompt")
+    if start is None:
+        start = initial_values(base, tokenizer, count, start=way, text=text, labels=labels, fill=fill)
+    set_start(model, start, "prompt.init_adapter")
     if isinstance(config, PromptConfig):
         parametrize_prompt(model, base, tokenizer, config)
-    attached = cast(PromptTuningConfig, model.active_peft_config)
-    attached.prompt_tuning_init = PromptTuningInit(known_to_peft)
-    attached.prompt_tuning_init_text = text
     # Where the tokenizer really is: a `bundled:` name would mean nothing to PEFT elsewhere.
     attached.tokenizer_name_or_path = base.name_or_path
     return model

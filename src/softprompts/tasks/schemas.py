@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
+
+# Keywords whose value holds schemas by name, and those whose value is none and holds none.
+NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+NO_SCHEMA = ("enum", "const", "default", "examples")
 
 
 def read_schema(name: str) -> dict[str, Any]:
@@ -60,6 +65,30 @@ def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None
             raise UserError(f"{name} refers to what it does not hold: {short(reference)}") from None
     for inner in resource.subresources():
         _check_references(inner, resolver.in_subresource(inner), name)
+
+
+def names_in(schema: dict[str, Any]) -> list[str]:
+    """Return what an answer to a JSON Schema may hold: names of properties, and texts of `enum` and `const`.
+
+    Each comes once. What is nearer to the top comes first: an object's names before what its parts hold. Numbers are no
+    names: they bound a range, or sample it.
+    """
+    found: dict[str, None] = {}
+    parts: deque[Any] = deque([schema])
+    while parts:
+        part = parts.popleft()
+        if isinstance(part, list):
+            parts.extend(part)
+        if not isinstance(part, dict):
+            continue
+        values = [*part.get("enum", ()), part.get("const")]
+        found.update(dict.fromkeys([*part.get("properties", ()), *(v for v in values if isinstance(v, str))]))
+        for key, inner in part.items():
+            if key in NAMED:
+                parts.extend(inner.values())
+            elif key not in NO_SCHEMA:
+                parts.append(inner)
+    return list(found)
 
 
 def target_check(schema: dict[str, Any]) -> Callable[[str, str], None]:

@@ -15,7 +15,7 @@ from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sou
 from softprompts.errors import UserError, notice, warn
 from softprompts.metrics.scoring import check_metrics, check_reach
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
-from softprompts.tasks.schemas import read_schema
+from softprompts.tasks.schemas import names_in, read_schema
 from softprompts.tasks.splits import write_splits
 from softprompts.tasks.templates import Row, check_characters, check_template, render
 
@@ -127,6 +127,17 @@ def in_words(task: Task) -> str:
         words = ", ".join(dict.fromkeys(name for _, name, *_ in pieces if name)) + ":"
     asked = [name for _, name, *_ in string.Formatter().parse(task.config.target) if name]
     return f"{words} {' or '.join(choice.strip() for choice in task.choices or asked)}"
+
+
+def outputs_in_words(task: Task) -> str | None:
+    """Return what a task's answers are made of: its choices, "positive, negative" say, or the names in its schema.
+
+    The names have spaces between them alone: with commas those of home_commands would take a third more tokens. None if
+    the task has neither.
+    """
+    if task.choices:
+        return ", ".join(choice.strip() for choice in task.choices)
+    return " ".join(names_in(task.schema)) or None if task.schema else None
 
 
 def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: str = "") -> Task:

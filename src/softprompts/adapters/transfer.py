@@ -1,0 +1,55 @@
+"""Transfer: a soft prompt, or a prefix, begins where one of another task has ended (Vu et al. 2022, "SPoT")."""
+
+from __future__ import annotations
+
+from softprompts.adapters.checks import check_sizes, read_weights
+from softprompts.adapters.configs import check_base, check_identity, read_config
+from softprompts.adapters.loading import find_adapter
+from softprompts.config.methods import PrefixConfig, PromptConfig
+from softprompts.config.tools import AdapterConfig
+from softprompts.errors import UserError, settings_named
+from softprompts.models.identity import read_record
+
+import torch
+from peft import PeftType
+from transformers import PreTrainedModel
+
+# Where PEFT saves what stands before the text, whatever has written it.
+VALUES = "prompt_embeddings"
+
+
+def load_start(base: PreTrainedModel, config: PromptConfig | PrefixConfig) -> torch.Tensor | None:
+    """Return the values of the trained adapter to begin with, float32; None if the config names none.
+
+    Those of a soft prompt are (num_virtual_tokens, hidden size); those of a prefix (num_virtual_tokens, layers * 2 *
+    groups * head size). A classifier that came with a prefix stays where it is: the new task has its own.
+
+    Raises:
+        UserError: no adapter there, or a damaged one; one of another type or length; another base model, by what
+            `load_adapter` compares.
+    """
+    if config.init_adapter is None:
+        return None
+    section, kind = "prompt", PeftType.PROMPT_TUNING
+    if isinstance(config, PrefixConfig):
+        section, kind = "prefix", PeftType.PREFIX_TUNING
+    adapter = AdapterConfig(config.init_adapter, any_base=config.init_any_base)
+    with settings_named({"adapter.path": f"{section}.init_adapter", "adapter.any_base": f"{section}.init_any_base"}):
+        folder = find_adapter(config.init_adapter)
+        settings, record = read_config(folder), read_record(folder)
+        if settings.peft_type != kind:
+            found = getattr(settings.peft_type, "value", settings.peft_type)
+            raise UserError(f"adapter.path: {folder} is of type {found}; expected {kind.value}, to begin with")
+        check_base(base, settings, folder=folder, config=adapter, record=record)
+        check_identity(base, settings, folder=folder, config=adapter, record=record)
+        tensors = read_weights(folder)
+        check_sizes(settings, tensors, folder)
+        if VALUES not in tensors or tensors[VALUES].dim() != 2:
+            raise UserError(f"adapter.path: {folder} holds no table of {VALUES}, as PEFT saves it")
+        count = len(tensors[VALUES])
+        if count != config.num_virtual_tokens:
+            raise UserError(
+                f"adapter.path: {folder} has {count} virtual tokens, and {section}.num_virtual_tokens is "
+                f"{config.num_virtual_tokens}; set that to {count}"
+            )
+    return tensors[VALUES].float()
