@@ -1,16 +1,23 @@
-"""Sweep: several soft prompts train side by side over one base model, and validation chooses the best of them.
+"""Sweep: candidates with different settings train on a task, the worse leave early, and validation chooses the best.
 
     accelerate launch recipes/sweep.py --config configs/sentiment/sweep.yaml
 
-The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. They
-share the base model's forward passes and nothing else: each ends where a run of its own would, up to rounding.
+The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. Soft
+prompts train side by side: they share the base model's forward passes and nothing else, so that each ends where a run
+of its own would, up to rounding. LoRA and full fine-tuning, which change the base model, train one after another.
+
+With `sweep.reduction_factor: 2` the better half goes on after 1/8, 1/4 and 1/2 of the updates, say; the last one trains
+as long as a real run. With `sweep.extensions: 3` values beyond the edges are tried, if the best one is an edge.
 
 Any key of the YAML file is a flag too: `--sweep.grid '{training.learning_rate: [0.01, 0.02]}'`. `--print_config` shows
 them all, `--resume` goes on with a sweep that was stopped. Ends with exit code 2 and one line for an error that you can
 mend, 130 or 143 after Ctrl-C or SIGTERM (the checkpoints saved), 0 when `result.json` is written.
 """
 
+import copy
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import softprompts as sp
 
@@ -19,40 +26,71 @@ def main(
     model: sp.ModelConfig,
     task: sp.TaskConfig,
     prompt: sp.PromptConfig,
+    prefix: sp.PrefixConfig,
+    encoder: sp.EncoderConfig,
+    lora: sp.LoraConfig,
     sweep: sp.SweepConfig,
     training: sp.TrainingConfig,
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Train every candidate, score the best on validation on the test split, save it as a stock PEFT adapter."""
-    grid = sp.points(sweep, prompt, training, run)
+    """Train the candidates, score the best on validation on the test split, save it as its recipe would."""
+    sections: dict[str, Any] = {"prompt": prompt, "prefix": prefix, "encoder": encoder, "lora": lora}
+    grid = sp.grid_of(sweep, sections, training, run)
+    points = grid.points()
     rows = sp.load_task(task)
     this = sp.start_run(
         "sweep",
         model=model,
         task=task,
-        prompt=prompt,
+        **sections,
         sweep=sweep,
         training=training,
         evaluation=evaluation,
         run=run,
     )
-    sp.check_method("prompt_tuning", model)
+    sp.check_method(sweep.method, model, *([lora] if sweep.method == "lora" else []))
     base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
-    longest = max(point.prompt.num_virtual_tokens for point in grid)
-    data = sp.encode(rows, tokenizer, sp.input_spec(base, longest))
+    data = sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
+    soft = sweep.method not in ("lora", "full_finetuning")
 
-    # The method: the only part that differs between recipes.
-    bank = [sp.add_soft_prompt(base, tokenizer, point.prompt, seed=point.seed, task=rows) for point in grid]
+    def build(points: Sequence[sp.Point]) -> sp.Engine:
+        # A longer prompt leaves less room for the rows than they were read for.
+        sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
+        own = base if soft else copy.deepcopy(base)  # whose weights change
+        bank = [add(sweep.method, own, tokenizer, point, rows) for point in points]
+        return sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
 
-    engine = sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
-    best, standings = sp.run_sweep(engine, grid, data, evaluation, this)
-    data, tuned = best.data, best.model
-    adapter = sp.save_adapter(tuned, this)
+    engine, best, standings = sp.run_sweep(grid, build, tokenizer, data, evaluation, this, together=soft)
+    tuned = best.model
+    whole = sweep.method == "full_finetuning"
+    saved = sp.save_model(tuned, tokenizer, this) if whole else sp.save_adapter(tuned, this)
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
     sp.save_sweep(this, standings, training.best_by)
     notes = {"chosen": best.name, "candidates": [asdict(s) for s in standings]}
-    sp.save_run(this, rows, tuned, outcome, progress=best.progress, adapter=adapter, notes=notes)
+    sp.save_run(this, rows, tuned, outcome, progress=best.progress, adapter=saved, notes=notes)
+
+
+def add(method: str, base: Any, tokenizer: Any, point: sp.Point, rows: sp.Task) -> Any:
+    """The method: the only part that differs between recipes."""
+    match method:
+        case "prompt_tuning":
+            start = sp.load_start(base, point.method)
+            return sp.add_soft_prompt(base, tokenizer, point.method, seed=point.seed, task=rows, start=start)
+        case "prefix_tuning":
+            start = sp.load_start(base, point.method)
+            return sp.add_prefix(base, tokenizer, point.method, seed=point.seed, task=rows, start=start)
+        case "p_tuning":
+            return sp.add_prompt_encoder(base, point.method, seed=point.seed)
+        case "lora":
+            return sp.add_lora(base, point.method, seed=point.seed)
+        case _:
+            return sp.train_everything(base)
+
+
+def longest(points: Sequence[sp.Point]) -> int:
+    """Return the virtual tokens of the longest soft prompt; 0 without one."""
+    return max(int(getattr(point.method, "num_virtual_tokens", 0)) for point in points)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from .adapters.loading import (
 from .adapters.switch import has_base as has_base, without_adapter as without_adapter
 from .adapters.transfer import load_start as load_start
 from .config.cli import cli as cli
-from .config.grid import points as points
+from .config.grid import Point as Point, grid_of as grid_of
 from .config.methods import (
     ContextConfig as ContextConfig,
     CPTConfig as CPTConfig,
@@ -39,6 +39,7 @@ from .config.tools import (
 from .encoding.documents import with_soft_prompt as with_soft_prompt
 from .encoding.tokenization import encode as encode
 from .engine.build import make_engine as make_engine
+from .engine.forward import Engine as Engine
 from .evaluation.comparison import (
     contestants as contestants,
     load_contestant as load_contestant,
@@ -112,7 +113,7 @@ from .system.files import (
     one_line as one_line,
     write_atomically as write_atomically,
 )
-from .tasks.task import load_task as load_task
+from .tasks.task import Task as Task, load_task as load_task
 from .training.loop import train as train
 from .training.sweep import (
     run_sweep as run_sweep,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 
 from helpers import Build, run_training
-from softprompts.config.grid import points
-from softprompts.config.methods import SweepConfig
+from softprompts.config.grid import grid_of
+from softprompts.config.methods import PromptConfig, SweepConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError
 from softprompts.runs.record import Progress
 
 import pytest
-from peft import PromptTuningConfig
 
 
 def test_a_run_records_its_energy_if_it_was_not_stopped(make: Build) -> None:
@@ -39,6 +38,6 @@ def test_without_codecarbon_it_is_refused(make: Build, monkeypatch: pytest.Monke
 
 
 def test_a_sweep_refuses_it() -> None:
-    training, prompt = TrainingConfig(energy=True), PromptTuningConfig(num_virtual_tokens=2)
+    training = TrainingConfig(energy=True)
     with pytest.raises(UserError, match=r"training\.energy: the candidates of a sweep share their passes"):
-        points(SweepConfig({"run.seed": [0, 1]}), prompt, training, RunConfig("run"))
+        grid_of(SweepConfig({"run.seed": [0, 1]}), {"prompt": PromptConfig()}, training, RunConfig("run"))

@@ -101,6 +101,8 @@ def train_bank(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> Bank:
                     lambda gradient, c=candidate: gradient * (math.inf if c.progress.step == spoil[1] else 1)
                 )
         train_side_by_side(engine, candidates, EvaluationConfig(batch_size=16, bootstrap_resamples=20), run)
+        for candidate in candidates:
+            candidate.take_best()
         return candidates
 
     return go

@@ -114,6 +114,8 @@ def train_bank(tiny_model: Path, tiny_task: Path) -> Train:
                 lambda gradient, c=candidates[k], at=step: gradient * math.inf if c.progress.step == at else gradient
             )
         train_side_by_side(engine, candidates, EVALUATION, run)
+        for candidate in candidates:
+            candidate.take_best()
         return candidates
 
     return go

@@ -25,7 +25,7 @@ def standing(value: float | None, by: str = "accuracy", step: int = 50, **values
     key = "validation_loss" if by == "loss" else f"validation_{by}"
     validations = [{"step": n * step // 2, "validation_loss": 1.0, key: v} for n, v in enumerate(curve)]
     named = {"training.learning_rate": 0.1, "run.seed": 0} | {k.replace("_", ".", 1): v for k, v in values.items()}
-    return Standing(named, value, 0 if value is None else step, validations, None if value else "became nan")
+    return Standing(named, value, 0 if value is None else step, validations, None if value else "became nan", step, 100)
 
 
 STANDINGS = [
@@ -49,12 +49,12 @@ def drawn(standings: list[Standing], by: str, path: Path, monkeypatch: pytest.Mo
 
 def test_the_table_ranks_and_puts_those_given_up_last() -> None:
     assert table(STANDINGS, "accuracy").splitlines() == [
-        "| learning_rate | run.seed | best validation accuracy | step |",
-        "|---|---|---|---|",
-        "| 0.01 | 1 | 0.8750 | 50 |",
-        "| 0.1 | 0 | 0.7500 | 100 |",
-        "| 0.001 | 0 | 0.5000 | 50 |",
-        "| 3.0 | 0 | given up | 0 |",
+        "| learning_rate | run.seed | best validation accuracy | step | updates made |",
+        "|---|---|---|---|---|",
+        "| 0.01 | 1 | 0.8750 | 50 | 50 |",
+        "| 0.1 | 0 | 0.7500 | 100 | 100 |",
+        "| 0.001 | 0 | 0.5000 | 50 | 50 |",
+        "| 3.0 | 0 | given up | 0 | 50 |",
     ]
 
 
@@ -79,7 +79,7 @@ def test_cells_keep_the_table_whole() -> None:
     """Texts may hold what Markdown reads as the end of a cell or of a row."""
     standings = [standing(0.5, prompt_prompt_tuning_init_text="good | bad\nfilm"), standing(0.25)]
     keys = {"prompt.prompt_tuning_init_text": "plain"}
-    standings[1] = Standing(standings[1].values | keys, 0.25, 5, standings[1].validations, None)
+    standings[1] = Standing(standings[1].values | keys, 0.25, 5, standings[1].validations, None, 5, 100)
     lines = table(standings, "accuracy").splitlines()
     assert len(lines) == 4
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1

@@ -1,28 +1,44 @@
-"""The combinations of a sweep: settings of prompt and training, one set a candidate."""
+"""The combinations of a sweep: settings of a method and of training, one set a candidate."""
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from softprompts.config.messages import check_values, wrong_value
-from softprompts.config.methods import PromptConfig, SweepConfig
+from softprompts.config.methods import EncoderConfig, LoraConfig, PrefixConfig, PromptConfig, SweepConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError, nearest
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+# The section of each method that a sweep takes; full fine-tuning has none.
+SECTIONS: dict[str, str | None] = {
+    "prompt_tuning": "prompt",
+    "prefix_tuning": "prefix",
+    "p_tuning": "encoder",
+    "lora": "lora",
+    "full_finetuning": None,
+}
 # What all candidates share: how they are compared, and how the forward passes are cut.
 COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy")
+SEED = "run.seed"
+
+Settings = PromptConfig | PrefixConfig | EncoderConfig | LoraConfig
 
 
 @dataclass(frozen=True)
 class Point:
-    """The settings of one candidate; `values` are those that vary, by dotted key."""
+    """The settings of one candidate; `values` are those that vary, by dotted key.
+
+    `method` is the section of the method, None for full fine-tuning.
+    """
 
     values: dict[str, Any]
-    prompt: PromptConfig
+    method: Any
     training: TrainingConfig
     seed: int
 
@@ -32,39 +48,110 @@ class Point:
         return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items())
 
 
-def points(sweep: SweepConfig, prompt: PromptConfig, training: TrainingConfig, run: RunConfig) -> list[Point]:
-    """Return the settings of every candidate: all combinations of `sweep.grid`, its last key varying fastest.
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep may vary, with its settings: `sections` holds those of the method, of training and of the run."""
 
-    Raises:
-        UserError: a key that there is not, or that may not vary; no values; a value twice or of the wrong type.
-    """
-    if training.energy:
-        raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
-    sections: dict[str, Any] = {"prompt": prompt, "training": training, "run": run}
-    valid = [f"prompt.{f.name}" for f in fields(prompt)]
-    valid += [f"training.{f.name}" for f in fields(training) if f.name not in COMMON]
-    valid += ["run.seed"]
-    if not sweep.grid:
-        raise UserError("sweep.grid: expected at least one key with its values")
-    grid = {}
-    for key, values in sweep.grid.items():
-        if key not in valid:
-            raise UserError(f'sweep.grid: "{key}" cannot vary{nearest(key, valid)}')
-        section, name = key.split(".")
-        hint = get_type_hints(type(sections[section]))[name]
-        grid[key] = [_typed(key, hint, value) for value in values]
-        if not values or any(value in grid[key][:i] for i, value in enumerate(grid[key])):
-            raise UserError(f"sweep.grid: {key}: expected one or more different values, found {values}")
-    made = []
-    for combination in itertools.product(*grid.values()):
-        varied = dict(zip(grid, combination, strict=True))
+    sweep: SweepConfig
+    sections: Mapping[str, Any]
+
+    @property
+    def valid(self) -> list[str]:
+        """The dotted keys that may vary."""
+        keys = [f"{name}.{f.name}" for name, section in self.sections.items() if name != "run" for f in fields(section)]
+        return [key for key in keys if key not in [f"training.{name}" for name in COMMON]] + [SEED]
+
+    def point(self, values: dict[str, Any]) -> Point:
+        """Return the candidate that has these values.
+
+        Raises:
+            UserError: a value that its key does not take, or not together with another.
+        """
         changed = {}
-        for section, before in sections.items():
-            own = {k.split(".")[1]: v for k, v in varied.items() if k.startswith(f"{section}.")}
+        for section, before in self.sections.items():
+            own = {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{section}.")}
             changed[section] = replace(before, **own)
             check_values(section, changed[section])
-        made.append(Point(varied, changed["prompt"], changed["training"], changed["run"].seed))
-    return made
+        method = SECTIONS[self.sweep.method]
+        return Point(values, changed[method] if method else None, changed["training"], changed["run"].seed)
+
+    def points(self) -> list[Point]:
+        """Return every candidate: all combinations of `sweep.grid`, its last key varying fastest.
+
+        Raises:
+            UserError: a key that there is not, or that may not vary; no values; a value twice or of the wrong type.
+        """
+        if not self.sweep.grid:
+            raise UserError("sweep.grid: expected at least one key with its values")
+        typed = {key: self._typed_values(key, values) for key, values in self.sweep.grid.items()}
+        return [self.point(dict(zip(typed, made, strict=True))) for made in itertools.product(*typed.values())]
+
+    def _typed_values(self, key: str, values: Sequence[Any]) -> list[Any]:
+        if key not in self.valid:
+            raise UserError(f'sweep.grid: "{key}" cannot vary{nearest(key, self.valid)}')
+        section, name = key.split(".")
+        hint = get_type_hints(type(self.sections[section]))[name]
+        typed = [_typed(key, hint, value) for value in values]
+        if not values or any(value in typed[:i] for i, value in enumerate(typed)):
+            raise UserError(f"sweep.grid: {key}: expected one or more different values, found {values}")
+        return typed
+
+
+def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: TrainingConfig, run: RunConfig) -> Grid:
+    """Return what a sweep may vary.
+
+    Args:
+        sweep: the sweep.
+        sections: of all methods, by name.
+        training: what the grid does not vary of it.
+        run: likewise.
+
+    Raises:
+        UserError: no such method; settings of another method than the sweep's; energy, which candidates share.
+    """
+    if sweep.method not in SECTIONS:
+        raise UserError(f'sweep.method: "{sweep.method}"{nearest(sweep.method, SECTIONS)}')
+    if training.energy:
+        raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
+    mine = SECTIONS[sweep.method]
+    for name, section in sections.items():
+        if name != mine and section != type(section)():
+            reads = f"reads {mine}" if mine else "has no section of its own"
+            raise UserError(f"{name}: sweep.method is {sweep.method}, which {reads}; take {name} out")
+    method = {mine: sections[mine]} if mine else {}
+    return Grid(sweep, {**method, "training": training, "run": run})
+
+
+def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one candidate's values for each number of the best that is an edge of what was tried.
+
+    A number goes on by the ratio of the last two values, if all are above zero, else by their difference. Seeds have
+    no edge. A number with one value was never varied.
+
+    Args:
+        best: the values of the best candidate, by key.
+        tried: the values of all candidates.
+    """
+    found = []
+    for key, value in best.items():
+        numbers = sorted({v[key] for v in tried if _is_number(v[key])})
+        if key == SEED or not _is_number(value) or len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
+            continue
+        inner = numbers[1] if value == numbers[0] else numbers[-2]
+        further = value * value / inner if numbers[0] > 0 else 2 * value - inner
+        further = round(further) if isinstance(value, int) else _rounded(further)
+        if further not in numbers:
+            found.append({**best, key: further})
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rounded(value: float) -> float:
+    """Return a number of two digits: 0.03 * 0.03 / 0.01 is 0.09 and some dust."""
+    return value if value == 0 else round(value, 1 - math.floor(math.log10(abs(value))))
 
 
 def _typed(key: str, hint: Any, value: Any) -> Any:

@@ -1,12 +1,15 @@
-"""Learning curves of one run as a picture."""
+"""Learning curves of one run, and of a sweep, as pictures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from softprompts.runs.record import Result, Standing
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no screen is needed, and no backend is chosen for the process
 from matplotlib.ticker import MaxNLocator
 
@@ -63,39 +66,86 @@ def plot_curves(result: Result, path: Path) -> None:
 
 
 def plot_sweep(standings: Sequence[Standing], best_by: str, path: Path) -> None:
-    """Draw each candidate's validations over the updates (left) and its best one (right), as PNG."""
+    """Draw a sweep as PNG.
+
+    Above each candidate's validations over the updates (left) and its best one (right); below parallel coordinates:
+    one line a candidate, from each value that it has to its best validation.
+    """
     rows = ranked(standings)
     height = max(3.6, 0.28 * len(rows) + 1.2)
-    figure = Figure(figsize=(11, height))
-    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
+    figure = Figure(figsize=(11, height + 3.2), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[height, 3.2])
+    above, below = parts
+    left, right = above.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
+    _draw_validations(left, rows, best_by)
+    _draw_ranks(right, rows, best_by)
+    _draw_coordinates(below.add_subplot(), rows, best_by)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_validations(axis: Axes, rows: Sequence[Standing], best_by: str) -> None:
     column = "validation_loss" if best_by == "loss" else f"validation_{best_by}"
     for place, standing in reversed(list(enumerate(rows))):
         if standing.validations:
             colour, width, label = (ORANGE, 2.0, "kept") if place == 0 else (GREY, 0.8, None)
             steps = [entry["step"] for entry in standing.validations]
-            left.plot(steps, [e[column] for e in standing.validations], color=colour, linewidth=width, label=label)
-    left.set_xlabel("update")
-    left.set_ylabel(f"{best_by} on validation")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(frameon=False, fontsize=8)
+            axis.plot(steps, [e[column] for e in standing.validations], color=colour, linewidth=width, label=label)
+    axis.set_xlabel("update")
+    axis.set_ylabel(f"{best_by} on validation")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _draw_ranks(axis: Axes, rows: Sequence[Standing], best_by: str) -> None:
     kept = [s for s in rows if s.value is not None]
     values = [as_read(s.value, best_by) for s in kept if s.value is not None]
-    right.plot(values[1:], range(1, len(kept)), "o", color=BLUE)
-    right.plot(values[:1], [0], "o", color=ORANGE)
-    right.set_yticks(range(len(rows)))
+    axis.plot(values[1:], range(1, len(kept)), "o", color=BLUE)
+    axis.plot(values[:1], [0], "o", color=ORANGE)
+    axis.set_yticks(range(len(rows)))
     names = [" ".join(f"{k.rpartition('.')[2]}={v}" for k, v in s.values.items()) for s in rows]
     names = [n if len(n) <= 60 else f"{n[:57]}..." for n in names]
-    right.set_yticklabels(
+    axis.set_yticklabels(
         [n if s.value is not None else f"{n} (given up)" for n, s in zip(names, rows, strict=True)], parse_math=False
     )
-    right.tick_params(axis="y", labelsize=8)
-    right.set_ylim(len(rows) - 0.5, -0.5)
-    right.set_xlabel(f"best {best_by} on validation")
-    right.grid(axis="y", linewidth=0.4)
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlabel(f"best {best_by} on validation")
+    axis.grid(axis="y", linewidth=0.4)
+
+
+def _draw_coordinates(axis: Axes, rows: Sequence[Standing], best_by: str) -> None:
+    """Draw parallel coordinates. Numbers stand in their order, evenly spaced; the last axis is the best validation."""
+    keys = list(rows[0].values)
+    kept = [s for s in rows if s.value is not None]
+    values = [as_read(s.value, best_by) for s in kept if s.value is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    steps: dict[str, list[Any]] = {}
+    for key in keys:
+        found = list(dict.fromkeys(s.values[key] for s in rows))
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in found)
+        steps[key] = sorted(found) if numbers else found
+    for place, (standing, value) in reversed(list(enumerate(zip(kept, values, strict=True)))):
+        heights = [_share(steps[key].index(standing.values[key]), len(steps[key]) - 1) for key in keys]
+        colour, width = (ORANGE, 2.0) if place == 0 else (BLUE, 0.7)
+        axis.plot(range(len(keys) + 1), [*heights, _share(value - low, high - low)], color=colour, linewidth=width)
+    for place, key in enumerate(keys):
+        axis.axvline(place, color="black", linewidth=0.6)
+        for number, value in enumerate(steps[key]):
+            text = str(value) if len(str(value)) <= 24 else f"{str(value)[:21]}..."
+            axis.text(place + 0.02, _share(number, len(steps[key]) - 1), text, fontsize=7, parse_math=False)
+    axis.axvline(len(keys), color="black", linewidth=0.6)
+    for value in dict.fromkeys((low, high)):
+        axis.text(len(keys) + 0.02, _share(value - low, high - low), f"{value:.4g}", fontsize=7)
+    axis.set_xticks(range(len(keys) + 1), [*(k.rpartition(".")[2] for k in keys), f"best {best_by}"])
+    axis.set_yticks([])
+    axis.set_xlim(-0.05, len(keys) + 0.25)
+    axis.spines[:].set_visible(False)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.5
 
 
 def as_read(value: float, best_by: str) -> float:
@@ -104,5 +154,8 @@ def as_read(value: float, best_by: str) -> float:
 
 
 def ranked(standings: Sequence[Standing]) -> list[Standing]:
-    """Return standings in order, the best first and those given up last."""
-    return sorted(standings, key=lambda s: (s.value is None, -(s.value or 0.0)))
+    """Return standings in order: those that came farthest first, the best of them at their head; given up last.
+
+    One that left a sweep early is never above one that did not: it was worse when both had trained as long.
+    """
+    return sorted(standings, key=lambda s: (s.value is None, -s.steps if s.left else -math.inf, -(s.value or 0.0)))

@@ -106,10 +106,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a candidate ended: its best validation (`value`, the larger the better) and the curve of all of them."""
+    """How a candidate ended: its best validation (`value`, the larger the better) and the curve of all of them.
+
+    `steps` are the updates that it made, `planned` those of its whole training; `left` says that it left a sweep early.
+    """
 
     values: dict[str, Any]
     value: float | None
     best_step: int
     validations: list[dict[str, float]]
     failure: str | None
+    steps: int
+    planned: int
+    left: bool = False

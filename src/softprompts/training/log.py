@@ -61,7 +61,7 @@ class TrainingLog:
 def training_log(candidates: Sequence[Candidate], accelerator: Accelerator) -> Iterator[TrainingLog]:
     """Within this context the bar is open: its line ends before an error is printed."""
     with tqdm(
-        total=sum(c.training.steps for c in candidates),
+        total=sum(c.target for c in candidates),
         initial=sum(c.progress.step for c in candidates),
         desc="training",
         unit="step",

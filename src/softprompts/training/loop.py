@@ -69,24 +69,28 @@ def train(
         teacher=teacher,
     )
     begun = candidate.progress.step
+    say_start([candidate], run)
     if not stage:
         warn_of_scored_rows("training.eval_rows", data.validation, training.eval_rows)
         warn_of_cut_targets(data, engine.tokenizer, evaluation.max_new_tokens, evaluation.stop)
     with energy_meter(training.energy) as meter:
         train_side_by_side(engine, [candidate], evaluation, run)
+    candidate.take_best()
+    if candidate.failure:
+        raise UserError(candidate.failure)
     candidate.progress.energy_kwh = None if begun else meter.kwh
     return candidate.progress
 
 
 def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluation: EvaluationConfig, run: Run) -> None:
-    """Train all candidates in the same forward passes and leave each at its best checkpoint.
+    """Train all candidates in the same forward passes, each to its last update or to where it is to pause.
 
     Each has its own rows, loss, optimizer, schedule, loss scale and checkpoints: without dropout it moves as it would
-    alone, up to rounding. One whose loss is not finite any more, or none of whose validations was, is given up with a
-    `failure`; the others go on.
+    alone, up to rounding. One whose loss is not finite any more is given up with a `failure`; the others go on. Each is
+    left at its last update, validated and saved.
 
     Raises:
-        UserError, Interrupted: as `train`; a loss that is not finite where no other candidate is left.
+        UserError, Interrupted: as `train`, but for a loss that is not finite.
     """
     accelerator = run.accelerator
     task = candidates[0].data.task
@@ -94,7 +98,6 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
     # for each of them, those of an earlier stage included.
     wrapped = accelerator.prepare(engine)
-    say_start(candidates, run)
     for candidate in candidates:
         candidate.scaler = loss_scaler(accelerator, candidate.progress)
         candidate.start_clock()
@@ -111,7 +114,6 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
             losses = update(wrapped, batches, accelerator)
             for (candidate, rows), loss in zip(batches, losses, strict=True):
                 candidate.record_update(loss, rows)
-            check_one_is_left(candidates, active[-1])
             log.update(active)
             if any_process(bool(received), accelerator):
                 for candidate in [c for c in active if not c.failure]:
@@ -119,10 +121,6 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
                 break
         if any_process(bool(received), accelerator):  # all are saved, be it by the last validation
             stop(received, candidates)
-    for candidate in [c for c in candidates if not c.failure]:
-        candidate.take_best()
-        log.failure(candidate)
-    check_one_is_left(candidates, candidates[-1])
 
 
 def say_start(candidates: Sequence[Candidate], run: Run) -> None:
@@ -169,12 +167,6 @@ def save(candidate: Candidate, accelerator: Accelerator) -> None:
     broadcast_object_list(error)  # one that went on alone would wait for the others for ever
     if error[0]:
         raise error[0]
-
-
-def check_one_is_left(candidates: Sequence[Candidate], last: Candidate) -> None:
-    """Raise `UserError`, the failure of the last one, if all candidates are given up."""
-    if all(c.failure for c in candidates):
-        raise UserError(str(last.failure))
 
 
 def stop(received: Sequence[int], candidates: Sequence[Candidate]) -> NoReturn:

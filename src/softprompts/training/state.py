@@ -34,10 +34,11 @@ from transformers import get_scheduler
 class Candidate:
     """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
 
-    `name` is empty for the only one; `scaler` scales the loss in float16 mixed precision, and is None without;
-    `failure` says why it was given up; `inputs` are the fingerprints that its checkpoints keep; `notes` is to be
-    said of the checkpoint that it goes on from; `average` holds the averages of what trains, by name, and is empty
-    without `training.ema`; `teacher` is None without one; `started` is set by `start_clock`.
+    `name` is empty for the only one; `pause` is the update to stop after, if it is not the last; `scaler` scales the
+    loss in float16 mixed precision, and is None without; `failure` says why it was given up; `inputs` are the
+    fingerprints that its checkpoints keep; `notes` is to be said of the checkpoint that it goes on from; `average`
+    holds the averages of what trains, by name, and is empty without `training.ema`; `teacher` is None without one;
+    `started` is set by `start_clock`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Candidate:
     optimizer: Optimizer
     scheduler: LRScheduler
     progress: Progress
+    pause: int | None = None
     scaler: torch.amp.GradScaler | None = None
     failure: str | None = None
     order: Iterator[list[int]] | None = None
@@ -75,8 +77,13 @@ class Candidate:
 
     @property
     def finished(self) -> bool:
-        """Whether no update is left to make."""
-        return bool(self.failure) or self.progress.step >= self.training.steps or self.patience_spent
+        """Whether no update is left to make before the next pause, or at all."""
+        return bool(self.failure) or self.progress.step >= self.target or self.patience_spent
+
+    @property
+    def target(self) -> int:
+        """The update to stop after."""
+        return self.training.steps if self.pause is None else min(self.pause, self.training.steps)
 
     @property
     def patience_spent(self) -> bool:
@@ -88,7 +95,7 @@ class Candidate:
     def validation_due(self) -> bool:
         """Whether this step is still to be validated: a run may have been stopped between step and validation."""
         progress, training = self.progress, self.training
-        at = progress.step % training.eval_every == 0 or progress.step == training.steps
+        at = progress.step % training.eval_every == 0 or progress.step in (self.pause, training.steps)
         return at and not self.failure and not (progress.history and "validation_loss" in progress.history[-1])
 
     def start_clock(self) -> None:
@@ -148,6 +155,8 @@ class Candidate:
 
     def take_best(self) -> None:
         """Put the best checkpoint's values in place. If no validation was finite there is none: set `failure`."""
+        if self.failure:
+            return
         if self.progress.best_value is not None:
             load_best(self.folder, self.model, self.progress.best_step)
             return
@@ -171,6 +180,7 @@ def make_candidate(
     seed: int,
     folder: Path,
     name: str = "",
+    pause: int | None = None,
     inputs: dict[str, Any] | None = None,
     teacher: Teacher | None = None,
 ) -> Candidate:
@@ -202,6 +212,7 @@ def make_candidate(
         optimizer=optimizer,
         scheduler=scheduler,
         progress=restored.progress if restored else Progress(),
+        pause=pause,
         inputs=inputs,
         notes=restored.notes if restored else [],
         average=average,
