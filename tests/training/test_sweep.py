@@ -231,7 +231,7 @@ def test_a_seed_decides_the_initial_values_and_the_rows(make: Build, prompt: Pro
     assert starts[0] == pytest.approx(starts[1], rel=1e-6)
     assert abs(starts[0] - starts[2]) > 1e-4
     # All start from the same values.
-    parts = make(steps=1, eval_every=1)
+    parts = make("same start", steps=1, eval_every=1)
     standings = sweep(parts, grid_for(parts, replace(prompt, **TEXT_START), seeds)).standings
     first, second = ([s.validations[step]["validation_loss"] for s in standings] for step in (0, 1))
     assert first == pytest.approx([first[0]] * 4, rel=1e-6)
@@ -296,7 +296,7 @@ def planted(curve: Callable[[dict[str, Any], float], float], advanced: list[tupl
     [
         pytest.param(lambda v, s: (math.log10(v["training.learning_rate"]) + 2) ** 2 + 1 / s, id="order kept"),
         pytest.param(  # large rates are ahead at first
-            lambda v, s: abs(math.log10(v["training.learning_rate"]) + 2) + 0.1 / (s * v["training.learning_rate"]),
+            lambda v, s: abs(math.log10(v["training.learning_rate"]) + 2) + 0.002 / (s * v["training.learning_rate"]),
             id="late bloomer",
         ),
     ],
@@ -312,7 +312,7 @@ def test_halving_keeps_what_the_full_grid_keeps(
     for factor in (None, 2):
         advanced: list[tuple[int, float]] = []
         monkeypatch.setattr(Sweep, "advance", planted(curve, advanced))
-        parts = make(steps=80)
+        parts = make(f"factor {factor}", steps=80)
         grid = grid_for(parts, prompt, {"training.learning_rate": rates}, reduction_factor=factor)
         run = Sweep(grid, lambda _, engine=parts.engine: engine, True, parts.data, parts.evaluation, parts.run)
         run.train(run.add(grid.points()))
@@ -326,13 +326,14 @@ def test_a_sweep_goes_on_outwards_while_the_best_is_an_edge(
     make: Build, prompt: PromptConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def curve(values: dict[str, Any], share: float) -> float:
-        return abs(math.log10(values["training.learning_rate"]) - 1) + 0.1 / share
+        off = math.log10(values["training.learning_rate"]) - 1
+        return max(-off, 4 * off) + 0.1 / share
 
     for most, expected in ((1, [0.1]), (8, [0.1, 1.0, 10.0, 100.0])):
         advanced: list[tuple[int, float]] = []
         monkeypatch.setattr(Sweep, "advance", planted(curve, advanced))
         monkeypatch.setattr(Sweep, "open", lambda self, group, rung: (group[0].number, [Nobody()]))
-        parts = make(steps=80)
+        parts = make(f"{most} extensions", steps=80)
         values: dict[str, list[Any]] = {"training.learning_rate": [0.0001, 0.001, 0.01], "run.seed": [3]}
         grid = grid_for(parts, prompt, values, reduction_factor=2, extensions=most)
         made = sweep(parts, grid)

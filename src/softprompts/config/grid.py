@@ -139,7 +139,10 @@ def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> list[
             continue
         inner = numbers[1] if value == numbers[0] else numbers[-2]
         further = value * value / inner if numbers[0] > 0 else 2 * value - inner
-        further = round(further) if isinstance(value, int) else _rounded(further)
+        if isinstance(value, int):
+            further = max(round(further), 1) if numbers[0] > 0 else round(further)
+        else:
+            further = _rounded(further)
         if further not in numbers:
             found.append({**best, key: further})
     return found
