@@ -367,6 +367,15 @@ def test_what_is_beyond_an_edge(best: dict[str, Any], tried: list[Any], further:
     assert beyond(best, [{"a.x": value} for value in tried]) == further
 
 
+@pytest.mark.parametrize("key", ["teacher", "teacher_context"])
+def test_candidates_have_no_teacher(key: str) -> None:
+    training: Any = replace(TRAINING, **{key: "the film was good"})
+    with pytest.raises(UserError, match=rf"^training.{key}: the candidates of a sweep have no teacher"):
+        grid_of(SweepConfig({"run.seed": [0]}), {"prompt": PROMPT}, training, RUN)
+    with pytest.raises(UserError, match=rf'^sweep.grid: "training.{key}" cannot vary'):
+        points_of(f"{{training.{key}: [a b]}}")
+
+
 def test_seeds_have_no_edge() -> None:
     assert beyond({"run.seed": 2, "a.x": 2.0}, [{"run.seed": s, "a.x": 2.0} for s in (0, 1, 2)]) == []
 

@@ -28,7 +28,7 @@ from softprompts.tasks.task import with_prompt
 from softprompts.training import loop as training_module
 from softprompts.training.checks import check_training
 from softprompts.training.loop import train
-from softprompts.training.state import batch_order, make_candidate
+from softprompts.training.state import batch_order
 from softprompts.training.teacher import distillation, load_teacher
 
 import pytest
@@ -290,14 +290,6 @@ def test_a_teacher_of_another_base_model_is_refused(make: Build, wider_model: Pa
     saved_by_peft(wider_model, copy.deepcopy(KINDS["prompt"]), tmp_path / "teacher")
     with pytest.raises(UserError, match=r"^training.teacher: .* is for another base model: its hidden size is 64"):
         run_training(make(teacher=str(tmp_path / "teacher")))
-
-
-def test_candidates_side_by_side_have_none(make: Build) -> None:
-    parts = make()
-    for settings, key in (({"teacher": "x"}, "teacher"), ({"teacher_context": "x y"}, "teacher_context")):
-        training = replace(parts.training, **settings)
-        with pytest.raises(UserError, match=rf"^training.{key}: candidates side by side have no teacher; train one"):
-            make_candidate(parts.engine, 0, data=parts.data, training=training, seed=0, folder=parts.run.checkpoints)
 
 
 def test_only_decoders_are_taught(tiny_t5: Path, tiny_task: Path, tmp_path: Path, capfd: Any) -> None:

@@ -24,7 +24,7 @@ SECTIONS: dict[str, str | None] = {
     "full_finetuning": None,
 }
 # What all candidates share: how they are compared, and how the forward passes are cut.
-COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy")
+COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy", "teacher", "teacher_context")
 SEED = "run.seed"
 
 Settings = PromptConfig | PrefixConfig | EncoderConfig | LoraConfig
@@ -107,12 +107,18 @@ def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: Trai
         run: likewise.
 
     Raises:
-        UserError: no such method; settings of another method than the sweep's; energy, which candidates share.
+        UserError: no such method; settings of another method than the sweep's; energy, which candidates share; a
+            teacher, which a run has alone.
     """
     if sweep.method not in SECTIONS:
         raise UserError(f'sweep.method: "{sweep.method}"{nearest(sweep.method, SECTIONS)}')
     if training.energy:
         raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
+    if training.taught:
+        key = "teacher" if training.teacher else "teacher_context"
+        raise UserError(
+            f"training.{key}: the candidates of a sweep have no teacher; set it to null, or train one alone"
+        )
     mine = SECTIONS[sweep.method]
     for name, section in sections.items():
         if name != mine and section != type(section)():

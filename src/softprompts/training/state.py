@@ -13,7 +13,6 @@ from typing import Any
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError
 from softprompts.methods.context_tuning import TrainingMask
 from softprompts.runs.record import Progress
 from softprompts.training.averaging import add_to_average, new_average
@@ -189,11 +188,8 @@ def make_candidate(
     `data` has its soft prompt's number; `folder` gets its checkpoints; `inputs` are those of `fingerprints.inputs_of`.
 
     Raises:
-        UserError: nothing requires a gradient; a teacher is asked for and not given; as `load_checkpoint`.
+        UserError: nothing requires a gradient; as `load_checkpoint`.
     """
-    if training.taught and teacher is None:
-        key = "teacher" if training.teacher else "teacher_context"
-        raise UserError(f"training.{key}: candidates side by side have no teacher; train one alone, or set it to null")
     model = engine.bank[index]
     optimizer = make_optimizer(model, training)
     # Accelerate would step the schedule once a process; it stays outside.
