@@ -13,15 +13,9 @@ failed, 0 when every job has its record.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +33,9 @@ from benchmarks.grid.records import (
     keep_sweep,
 )
 from benchmarks.grid.settings import GridConfig
+from benchmarks.processes import claimed, launched
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
-from softprompts.system.signals import collected_signals
 
 PROBE = "-mbenchmarks.grid.probe"  # one word, as the path of a recipe is
 WAIT = 5.0  # seconds between looks at what other launches are doing
@@ -176,52 +170,6 @@ def probe_flags(grid: GridConfig, folder: Path, job: Job) -> list[str]:
     if grid.transfer:
         flags += ["--probe.transfer", json.dumps(grid.transfer), "--probe.transfer_rows", str(grid.transfer_rows)]
     return flags
-
-
-def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
-    """Run a script to its end; return its exit code and the last line that it said of an error.
-
-    The process holds the lock, too: should this launch be killed, others leave the run alone until it has ended.
-
-    Raises:
-        SystemExit: with code 128 + signal, where it, or this process, was stopped by SIGINT or SIGTERM.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    # Beside the folder: a recipe takes only one that is new, empty, or its own.
-    log = folder.with_name(f"{folder.name}.log.txt")
-    with log.open("ab") as said:
-        # In a session of its own: what the terminal sends comes once, through collected_signals.
-        process = subprocess.Popen(
-            [sys.executable, *run],
-            env=os.environ | {"ACCELERATE_MIXED_PRECISION": mixed_precision},
-            stdout=said,
-            stderr=said,
-            pass_fds=[lock],
-            start_new_session=True,
-        )
-        with collected_signals(process.send_signal) as received:  # it saves its checkpoint
-            code = process.wait()
-    if received:  # a run that has ended all the same is kept by the next launch
-        print(f"stopped; the same command goes on ({log})", file=sys.stderr)
-        raise SystemExit(128 + received[0])
-    if code < 0:
-        return code, f"killed by {signal.Signals(-code).name}"
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return code, lines[-1].rpartition("\r")[2].strip()[-500:] if lines else "it said nothing"
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[int | None]:
-    """Within this context a run's folder is ours alone: yields the lock's descriptor, or None where another has it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder.with_name(f"{folder.name}.lock"), os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    except BlockingIOError:
-        yield None
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

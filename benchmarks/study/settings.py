@@ -1,0 +1,132 @@
+"""The screens of the study, and their records in `results/study/TASK/SCREEN.json`.
+
+A screen is a sweep by successive halving, each candidate as long as a real run. It is scored on validation only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError, nearest
+from softprompts.methods.catalog import METHODS
+
+import yaml
+
+# P-tuning's recipe calls its section `prompt`; a sweep has one of that name for prompt tuning.
+RENAMED = {"p_tuning": {"prompt": "encoder"}}
+
+
+@dataclass
+class ScreenConfig:
+    """One sweep.
+
+    Args:
+        recipe: whose shipped config of the task the candidates begin with.
+        grid: values of dotted keys; every combination is a candidate.
+        settings: what differs from the shipped config besides, by dotted key.
+    """
+
+    recipe: str
+    grid: dict[str, list[Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudyConfig:
+    """All screens.
+
+    Args:
+        screens: by task and name, as `sentiment/lora`. One that has the name of its recipe decides the shipped config.
+        settings: of all screens, by dotted key.
+        seed: of the candidates: none of those that runs on test have.
+        reduction_factor: of the halving.
+        extensions: most candidates beyond an edge.
+    """
+
+    screens: dict[str, ScreenConfig]
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 100
+    reduction_factor: int = 3
+    extensions: int = 4
+
+
+def check(study: StudyConfig) -> None:
+    """Raise `UserError` for a screen of no task, of no recipe, or of one without a shipped config."""
+    for name, screen in study.screens.items():
+        task, _, own = name.partition("/")
+        if not own or not Path("configs", task).is_dir():
+            raise UserError(f'study.screens: "{name}": expected TASK/NAME, with a task of configs/')
+        if screen.recipe not in METHODS:
+            raise UserError(f'study.screens: {name}: recipe: "{screen.recipe}"{nearest(screen.recipe, METHODS)}')
+        if not shipped(name, screen).is_file():
+            raise UserError(f"study.screens: {name}: there is no {shipped(name, screen)}")
+
+
+def shipped(name: str, screen: ScreenConfig) -> Path:
+    """Return the config that a screen's candidates begin with."""
+    return Path("configs") / name.split("/")[0] / f"{screen.recipe}.yaml"
+
+
+def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
+    """Return the config of a screen's sweep, complete."""
+    screen = study.screens[name]
+    made: dict[str, Any] = yaml.safe_load(shipped(name, screen).read_text(encoding="utf-8"))
+    for key, value in (study.settings | screen.settings).items():
+        section, _, own = key.partition(".")
+        made.setdefault(section, {})[own] = value
+    other = RENAMED.get(screen.recipe, {})
+    made = {other.get(section, section): values for section, values in made.items()}
+    made["sweep"] = {
+        "method": screen.recipe,
+        "grid": {in_sweep(key, other): values for key, values in screen.grid.items()},
+        "reduction_factor": study.reduction_factor,
+        "extensions": study.extensions,
+    }
+    made["evaluation"]["split"] = "validation"  # test stays unseen
+    made["run"] |= {"output_dir": str(folder), "seed": study.seed, "trackers": []}
+    return made
+
+
+def in_sweep(key: str, renamed: Mapping[str, str]) -> str:
+    """Return a key as the sweep calls it."""
+    section, _, own = key.partition(".")
+    return f"{renamed.get(section, section)}.{own}"
+
+
+def record_of(result: Mapping[str, Any], screen: ScreenConfig) -> dict[str, Any]:
+    """Return what is kept of a finished sweep: its candidates under the names of the recipe's keys."""
+    back = {new: old for old, new in RENAMED.get(screen.recipe, {}).items()}
+    candidates = [
+        c | {"values": {in_sweep(key, back): value for key, value in c["values"].items()}}
+        for c in result["notes"]["candidates"]
+    ]
+    best = max(
+        (c for c in candidates if c["failure"] is None and not c["left"]),
+        key=lambda c: (c["value"], -_loss_at(c, c["best_step"])),
+    )
+    return {
+        "recipe": screen.recipe,
+        "chosen": best["values"],
+        "by": result["settings"]["training"]["best_by"],
+        "seed": result["seed"],
+        "candidates": candidates,
+        "validation_metrics": {name: metric["value"] for name, metric in result["metrics"].items()},
+        "settings": result["settings"],
+        "cost": result["cost"],
+        "environment": result["environment"],
+    }
+
+
+def _loss_at(candidate: Mapping[str, Any], step: int) -> float:
+    loss: float = next(e["validation_loss"] for e in candidate["validations"] if e["step"] == step)
+    return loss
+
+
+def load_screen(file: Path) -> dict[str, Any]:
+    """Read a record."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
