@@ -149,23 +149,24 @@ def arguments(folder: str, method: Method, updates: int) -> dict[str, Any]:
     }
 
 
+def with_labels(documents: list[Document]) -> dict[str, torch.Tensor]:
+    """Return padded rows as `Trainer` passes them on: token ids, mask and labels, each (B, S)."""
+    input_ids = padded_whole(documents)
+    mask, labels = torch.zeros_like(input_ids), torch.full_like(input_ids, -100)
+    for row, document in enumerate(documents):
+        start, end = len(document.prompt_ids), len(document.prompt_ids) + len(document.target_ids)
+        mask[row, :end] = 1
+        labels[row, start:end] = torch.tensor(document.target_ids)
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+
 def with_trainer(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int
 ) -> Run:
     """Train with PEFT's own forward on padded rows with labels."""
-
-    def collate(documents: list[Document]) -> dict[str, torch.Tensor]:
-        input_ids = padded_whole(documents)
-        mask, labels = torch.zeros_like(input_ids), torch.full_like(input_ids, -100)
-        for row, document in enumerate(documents):
-            start, end = len(document.prompt_ids), len(document.prompt_ids) + len(document.target_ids)
-            mask[row, :end] = 1
-            labels[row, start:end] = torch.tensor(document.target_ids)
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
-
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(**arguments(folder, method, updates), remove_unused_columns=False)
-        return run(Trainer(model, settings, train_dataset=rows, data_collator=collate))
+        return run(Trainer(model, settings, train_dataset=rows, data_collator=with_labels))
 
 
 def with_trl(model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int) -> Run:

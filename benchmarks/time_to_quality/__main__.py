@@ -1,0 +1,86 @@
+"""Time to quality: the seconds of updates until validation first reaches a score, against stock PEFT.
+
+    python -m benchmarks.time_to_quality [TASK ...]
+
+Each run is a process of its own, and the sides take turns. Stock PEFT gets ten times the seconds of the slowest run of
+the recipe. Every run is recorded in `results/time_to_quality/TASK.json`; what is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.time_to_quality.sides import GOALS, measure, medians
+from softprompts.errors import nearest
+from softprompts.runs.environment import environment
+from softprompts.system.files import write_atomically
+
+RESULTS = Path("results/time_to_quality")
+SEEDS = (0, 1, 2)
+PATIENCE = 10  # times the recipe's seconds that stock PEFT gets
+
+
+def main(names: list[str]) -> int:
+    """Measure what the names choose, everything by default; return the exit code."""
+    for name in names:
+        if name not in GOALS:
+            print(f'error: no goal of a task "{name}"{nearest(name, GOALS)}', file=sys.stderr)
+            return 2
+    for name in names or GOALS:
+        file = RESULTS / f"{name}.json"
+        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else new_record(name)
+        for side in ("recipe", "stock"):
+            for seed in SEEDS:
+                if any((run["side"], run["seed"]) == (side, seed) for run in record["runs"]):
+                    continue
+                run = in_new_process(name, side, seed, limit(record["runs"], side))
+                record["runs"].append(run)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, json.dumps(record, indent=1) + "\n")
+                print(f"{name}, {side}, seed {seed}: {in_words(run)}", flush=True)
+        print(summary(name, record), flush=True)
+    return 0
+
+
+def new_record(name: str) -> dict[str, Any]:
+    """Return a record without runs."""
+    return {"goal": asdict(GOALS[name]), "environment": environment(), "runs": []}
+
+
+def limit(runs: list[dict[str, Any]], side: str) -> float:
+    """Return after how many seconds a run is ended."""
+    if side == "recipe":
+        return float("inf")  # its own number of updates ends it
+    return PATIENCE * max(run["seconds"] for run in runs if run["side"] == "recipe")
+
+
+def in_new_process(name: str, side: str, seed: int, seconds: float) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(measure, name, side, seed, seconds).result()
+
+
+def in_words(run: dict[str, Any]) -> str:
+    """Return what is printed of a run."""
+    said = "reached" if run["reached"] else f"not reached (last {run['curve'][-1]['score']:.1%})"
+    return f"{said} after {run['updates']} updates, {run['seconds']:.0f} s"
+
+
+def summary(name: str, record: dict[str, Any]) -> str:
+    """Return the ratio of the sides' medians, or that stock PEFT never got there."""
+    goal = record["goal"]
+    sides = {side: medians([r for r in record["runs"] if r["side"] == side]) for side in ("recipe", "stock")}
+    told = "; ".join(f"{s} {m['reached']} of {m['of']} in {m['seconds']:.0f} s" for s, m in sides.items())
+    ratio = sides["stock"]["seconds"] / sides["recipe"]["seconds"]
+    more = "" if sides["stock"]["reached"] == sides["stock"]["of"] else "more than "
+    return f"{name}, {goal['metric']} {goal['score']:.0%}: {told}: {more}{ratio:.1f} times as long (medians)"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

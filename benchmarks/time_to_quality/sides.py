@@ -1,0 +1,232 @@
+"""The two sides: a shipped recipe's training, and stock PEFT under `Trainer` with the settings of PEFT's own guide.
+
+Both have the same base model in the same data type, the same rows of train and the same seeds. Both are validated
+alike, by this project's scoring of the same rows after as many updates. Only the seconds of updates count, on both
+sides: how often to validate is a user's choice.
+
+PEFT's guide "Prompt-based methods" (docs/source/task_guides/prompt_based_methods.md) has a rate of 0.03 that falls to
+zero over 50 epochs, 16 rows an update, AdamW, no warm-up; a prompt as long as its text; a prefix of 20 tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.throughput.sides import with_labels
+from softprompts.config.methods import PrefixConfig, PromptConfig
+from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig, TrainingConfig
+from softprompts.encoding.documents import EncodedTask
+from softprompts.encoding.tokenization import encode
+from softprompts.engine.build import make_engine
+from softprompts.engine.forward import Engine
+from softprompts.evaluation.predict import answers_and_targets, predict
+from softprompts.methods.prefix_tuning import add_prefix
+from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.metrics.scoring import compute_metrics, load_metrics
+from softprompts.models.loading import input_spec, load_base_model
+from softprompts.tasks.task import load_task
+from softprompts.training.state import make_candidate
+from softprompts.training.step import update
+
+import torch
+import yaml
+from accelerate import Accelerator
+from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+EVERY = 10  # updates between validations
+ROWS = 100  # of validation
+EPOCHS = 50  # of PEFT's guide
+STOCK_RATE = 0.03
+STOCK_BATCH = 16
+STOCK_PREFIX = 20
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A score of a task that training is to reach, and the recipe that is to reach it."""
+
+    task: str
+    recipe: str
+    metric: str
+    score: float
+
+
+GOALS = {
+    "sentiment": Goal("sentiment", "prompt_tuning", "accuracy", 0.85),
+    "home_commands": Goal("home_commands", "prefix_tuning", "valid_schema", 0.60),
+}
+
+
+@dataclass
+class Watch:
+    """Validates after every `EVERY` updates, and says when to stop; `seconds` are those of the updates alone.
+
+    `limit` is the number of seconds after which nobody waits any longer.
+    """
+
+    goal: Goal
+    engine: Engine
+    data: EncodedTask
+    evaluation: EvaluationConfig
+    limit: float
+    seconds: float = 0.0
+    updates: int = 0
+
+    def __post_init__(self) -> None:
+        self.curve: list[dict[str, float]] = []
+        self.metrics = load_metrics(self.data.task.metrics, self.data.task.schema)
+
+    def passed(self, seconds: float) -> bool:
+        """Count an update of so many seconds; say whether it was the last."""
+        self.seconds += seconds
+        self.updates += 1
+        if self.updates % EVERY:
+            return False
+        outcome = predict(self.engine, self.data.validation, self.evaluation, Accelerator(), "validating")
+        score = compute_metrics(self.metrics, *answers_and_targets(outcome.predictions))[self.goal.metric]
+        self.curve.append({"update": self.updates, "seconds": self.seconds, "score": score})
+        return self.reached or self.seconds >= self.limit
+
+    @property
+    def reached(self) -> bool:
+        """Whether the last validation has the score."""
+        return bool(self.curve) and self.curve[-1]["score"] >= self.goal.score
+
+
+def measure(name: str, side: str, seed: int, limit: float) -> dict[str, Any]:
+    """Train one side in this process until the goal is reached or `limit` seconds of updates have passed."""
+    goal = GOALS[name]
+    config = yaml.safe_load(Path("configs", goal.task, f"{goal.recipe}.yaml").read_text(encoding="utf-8"))
+    task = TaskConfig(**config["task"])
+    rows = load_task(replace(task, max_rows={**task.max_rows, "validation": ROWS, "test": 1}))
+    model = ModelConfig(**config["model"])
+    base, tokenizer = load_base_model(model, Accelerator().device, rows.choices)
+    evaluation = EvaluationConfig(**config["evaluation"])
+
+    def watch(engine: Engine, data: EncodedTask) -> Watch:
+        return Watch(goal, engine, data, evaluation, limit)
+
+    if side == "recipe":
+        found = with_recipe(goal, config, base, tokenizer, rows, seed, watch)
+    else:
+        found = with_trainer(goal, base, tokenizer, rows, seed, watch)
+    return {
+        "side": side,
+        "seed": seed,
+        "reached": found.reached,
+        "seconds": found.seconds,
+        "updates": found.updates,
+        "curve": found.curve,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+Watching = Callable[[Engine, EncodedTask], Watch]
+
+
+def with_recipe(
+    goal: Goal,
+    config: dict[str, Any],
+    base: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Any,
+    seed: int,
+    watching: Watching,
+) -> Watch:
+    """Train as the shipped recipe does, but for the validations."""
+    training = TrainingConfig(**config["training"])
+    if goal.recipe == "prompt_tuning":
+        tuned = add_soft_prompt(base, tokenizer, PromptConfig(**config["prompt"]), seed=seed, task=rows)
+    else:
+        tuned = add_prefix(base, tokenizer, PrefixConfig(**config["prefix"]), seed=seed, task=rows)
+    data = encode(rows, tokenizer, input_spec(base, tuned.active_peft_config.num_virtual_tokens))
+    engine = make_engine(tuned, tokenizer, config=ModelConfig(**config["model"]), data=data, say=print)
+    accelerator = Accelerator()
+    wrapped = accelerator.prepare(engine)
+    watch = watching(engine, data)
+    with tempfile.TemporaryDirectory() as folder:
+        candidate = make_candidate(engine, 0, data=data, training=training, seed=seed, folder=Path(folder))
+        candidate.start_clock()
+        while candidate.progress.step < training.steps:
+            started = time.perf_counter()
+            documents = candidate.rows()
+            (loss,) = update(wrapped, [(candidate, documents)], accelerator)
+            candidate.record_update(loss, documents)
+            if watch.passed(time.perf_counter() - started):
+                break
+    return watch
+
+
+class Clock(TrainerCallback):
+    """Passes the seconds of each update of a `Trainer` on, those of making its batch included."""
+
+    def __init__(self, watch: Watch, model: Any) -> None:
+        self.watch, self.model = watch, model
+        self.started = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *given: Any, **_: Any) -> None:
+        control = given[2]
+        seconds = time.perf_counter() - self.started
+        self.model.eval()
+        control.should_training_stop = self.watch.passed(seconds)
+        self.model.train()
+        self.started = time.perf_counter()
+
+
+def with_trainer(
+    goal: Goal, base: Any, tokenizer: PreTrainedTokenizerBase, rows: Any, seed: int, watching: Watching
+) -> Watch:
+    """Train as PEFT's guide does."""
+    torch.manual_seed(seed)
+    if goal.recipe == "prompt_tuning":
+        # As in the guide: the task in a sentence, and as many virtual tokens as it has.
+        text = f"Classify if the text is {' or '.join(c.strip() for c in rows.choices)}.\n"
+        count = len(tokenizer(text).input_ids)
+        made: Any = PromptTuningConfig(
+            task_type="CAUSAL_LM",
+            prompt_tuning_init="TEXT",
+            prompt_tuning_init_text=text,
+            num_virtual_tokens=count,
+            tokenizer_name_or_path=base.name_or_path,
+        )
+    else:
+        made = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=STOCK_PREFIX)
+    model: Any = get_peft_model(base, made)
+    data = encode(rows, tokenizer, input_spec(base, made.num_virtual_tokens))
+    documents = [example.document for example in data.train]
+    watch = watching(Engine(model, tokenizer, packed=False), data)
+    watch.engine.ends = data.ends
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=EPOCHS,
+            per_device_train_batch_size=STOCK_BATCH,
+            learning_rate=STOCK_RATE,
+            lr_scheduler_type="linear",
+            seed=seed,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=base.device.type == "cpu",
+            remove_unused_columns=False,
+        )
+        clock = Clock(watch, model)
+        Trainer(model, settings, train_dataset=documents, data_collator=with_labels, callbacks=[clock]).train()
+    return watch
+
+
+def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is told of one side's runs: how many reached the goal, and after how long."""
+    seconds = sorted(run["seconds"] for run in runs)
+    return {"reached": sum(run["reached"] for run in runs), "of": len(runs), "seconds": seconds[len(seconds) // 2]}
