@@ -1,0 +1,127 @@
+"""The study: each screen's sweep is the shipped config with a grid, and its record has the recipe's own keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study import __main__ as runner
+from benchmarks.study.settings import ScreenConfig, StudyConfig, check, config_of, load_screen, record_of
+from helpers import ROOT
+from softprompts.config.yaml_files import flatten
+from softprompts.errors import UserError
+
+import pytest
+import yaml
+
+STUDY = ROOT / "configs" / "benchmarks" / "study.yaml"
+# A sweep of two rates on a tiny model, whose record is fed to `record_of`.
+GRID: dict[str, list[Any]] = {"prompt.num_virtual_tokens": [4, 8], "training.learning_rate": [0.01, 0.1]}
+
+
+def shipped_study() -> StudyConfig:
+    """Return the study that is shipped."""
+    given = yaml.safe_load(STUDY.read_text(encoding="utf-8"))["study"]
+    screens = {name: ScreenConfig(**screen) for name, screen in given.pop("screens").items()}
+    return StudyConfig(screens, **given)
+
+
+def study_of(recipe: str, **settings: Any) -> StudyConfig:
+    return StudyConfig({"sentiment/mine": ScreenConfig(recipe, GRID, settings)}, {"model.dtype": "float32"}, seed=7)
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_sweep_is_the_shipped_config_with_a_grid() -> None:
+    made = config_of(study_of("prompt_tuning", **{"training.steps": 9}), "sentiment/mine", Path("there"))
+    before = yaml.safe_load(Path("configs/sentiment/prompt_tuning.yaml").read_text(encoding="utf-8"))
+    assert made["task"] == before["task"]
+    assert made["prompt"] == before["prompt"]
+    assert made["training"] == before["training"] | {"steps": 9}
+    assert made["model"] == before["model"] | {"dtype": "float32"}
+    assert made["evaluation"] == before["evaluation"] | {"split": "validation"}
+    assert made["run"] == before["run"] | {"output_dir": "there", "seed": 7, "trackers": []}
+    assert made["sweep"] == {"method": "prompt_tuning", "grid": GRID, "reduction_factor": 3, "extensions": 4}
+
+
+def test_the_section_of_p_tuning_is_the_sweeps_encoder_and_back() -> None:
+    study = study_of("p_tuning", **{"prompt.encoder_hidden_size": 32})
+    made = config_of(study, "sentiment/mine", Path("there"))
+    assert "prompt" not in made
+    assert made["encoder"]["encoder_hidden_size"] == 32
+    assert list(made["sweep"]["grid"]) == ["encoder.num_virtual_tokens", "training.learning_rate"]
+    candidate = candidate_of({"encoder.num_virtual_tokens": 4, "training.learning_rate": 0.1}, -0.5)
+    record = record_of(result_of([candidate]), study.screens["sentiment/mine"])
+    assert record["chosen"] == {"prompt.num_virtual_tokens": 4, "training.learning_rate": 0.1}
+    assert record["candidates"][0]["values"] == record["chosen"]
+
+
+def candidate_of(values: dict[str, Any], value: float | None, loss: float = 0.5, **more: Any) -> dict[str, Any]:
+    validations = [{"step": 0, "validation_loss": 9.0}, {"step": 3, "validation_loss": loss}]
+    known = {"values": values, "value": value, "best_step": 3, "validations": validations}
+    return known | {"failure": None, "steps": 3, "planned": 3, "left": False} | more
+
+
+def result_of(candidates: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "notes": {"candidates": candidates},
+        "settings": {"training": {"best_by": "loss"}},
+        "seed": 7,
+        "metrics": {"accuracy": {"value": 0.5}},
+        "cost": {"seconds_total": 2.0},
+        "environment": {"commit": "0"},
+    }
+
+
+def test_the_best_of_those_that_trained_to_their_end_is_chosen() -> None:
+    candidates = [
+        candidate_of({"a.x": 1}, 0.9, left=True),
+        candidate_of({"a.x": 2}, 0.8, loss=0.3),
+        candidate_of({"a.x": 3}, 0.8, loss=0.2),
+        candidate_of({"a.x": 4}, None, failure="became nan"),
+    ]
+    record = record_of(result_of(candidates), ScreenConfig("lora", {}))
+    assert record["chosen"] == {"a.x": 3}
+    assert [c["values"]["a.x"] for c in record["candidates"]] == [1, 2, 3, 4], "what failed or left is kept, too"
+
+
+@pytest.mark.parametrize(("name", "recipe", "message"), [
+    ("sentimnt/x", "lora", '^study.screens: "sentimnt/x": expected TASK/NAME, with a task of configs/$'),
+    ("sentiment", "lora", '^study.screens: "sentiment": expected TASK/NAME'),
+    ("sentiment/x", "lorra", r'^study.screens: sentiment/x: recipe: "lorra" \(did you mean "lora"'),
+    ("own_data/x", "lora", "^study.screens: own_data/x: there is no configs/own_data/lora.yaml$"),
+])  # fmt: skip
+def test_a_wrong_screen_is_one_line(name: str, recipe: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(StudyConfig({name: ScreenConfig(recipe, GRID)}))
+
+
+def test_a_halved_sweep_is_expected_to_take_less_than_its_full_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine candidates and a factor of three: 9 x 1/9, then 3 x 2/9, then 1 x 2/3 of a run."""
+    monkeypatch.setattr(runner, "TASKS", Path("nowhere"))
+    grid: dict[str, list[Any]] = {"training.learning_rate": [1, 2, 3], "run.seed": [1, 2, 3]}
+    study = StudyConfig({"sentiment/x": ScreenConfig("lora", grid)})
+    assert runner.expected(study, "sentiment/x") == pytest.approx(runner.UNKNOWN * (1 + 2 / 3 + 2 / 3))
+
+
+def test_the_shipped_study_is_complete() -> None:
+    """A main screen for each method that trains, on each embedded task; its keys are those of the recipes."""
+    study = shipped_study()
+    check(study)
+    methods = ("prompt_tuning", "prefix_tuning", "p_tuning", "lora", "full_finetuning")
+    tasks = ("sentiment", "home_commands", "docstrings")
+    assert {f"{t}/{m}" for t in tasks for m in methods} <= set(study.screens)
+    for name in study.screens:
+        made = config_of(study, name, Path("there"))
+        assert made["evaluation"]["split"] == "validation", "test data never chooses anything"
+        assert set(made["sweep"]["grid"]) <= {*flatten(made), "prompt.init_from", "prefix.init_from"}
+
+
+def test_records_are_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"chosen": {"a.x": 1}}), encoding="utf-8")
+    assert load_screen(file) == {"chosen": {"a.x": 1}}

@@ -1,0 +1,87 @@
+"""Time to quality: the seconds of updates count, both sides stop at the goal, stock PEFT gets ten times as long."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from benchmarks.time_to_quality import __main__ as runner, sides
+from helpers import Build
+
+import pytest
+
+
+class Scores:
+    """A validation whose scores are given beforehand."""
+
+    def __init__(self, *scores: float) -> None:
+        self.left = list(scores)
+
+    def __call__(self, *_: Any) -> dict[str, float]:
+        return {"accuracy": self.left.pop(0)}
+
+
+def watch_of(parts: Any, limit: float = 1e9, every: int = 2) -> sides.Watch:
+    """Return a watch over the tiny model."""
+    goal = sides.Goal("sentiment", "prompt_tuning", "accuracy", 0.75)
+    return sides.Watch(goal, parts.engine, parts.data, parts.evaluation, limit)
+
+
+def test_a_watch_stops_at_the_first_validation_that_has_the_score(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "EVERY", 2)
+    monkeypatch.setattr(sides, "compute_metrics", Scores(0.5, 0.75))
+    watch = watch_of(make())
+    assert [watch.passed(seconds) for seconds in (1.0, 2.0, 4.0, 8.0)] == [False, False, False, True]
+    assert watch.curve == [
+        {"update": 2, "seconds": 3.0, "score": 0.5},
+        {"update": 4, "seconds": 15.0, "score": 0.75},
+    ]
+    assert watch.reached
+
+
+def test_a_watch_gives_up_after_its_limit(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "EVERY", 1)
+    monkeypatch.setattr(sides, "compute_metrics", Scores(0.5, 0.5))
+    watch = watch_of(make(), limit=5.0)
+    assert [watch.passed(3.0), watch.passed(3.0)] == [False, True]
+    assert not watch.reached
+
+
+def run(side: str, seconds: float, reached: bool = True, seed: int = 0) -> dict[str, Any]:
+    curve = [{"update": 10, "seconds": seconds, "score": 0.9 if reached else 0.4}]
+    return {"side": side, "seed": seed, "reached": reached, "seconds": seconds, "updates": 10, "curve": curve}
+
+
+def test_stock_peft_gets_ten_times_the_slowest_run() -> None:
+    runs = [run("recipe", 20.0), run("recipe", 30.0), run("stock", 400.0)]
+    assert runner.limit(runs, "recipe") == float("inf")
+    assert runner.limit(runs, "stock") == 300.0
+
+
+def test_the_ratio_is_that_of_medians_and_says_where_nobody_got_there() -> None:
+    goal = {"metric": "accuracy", "score": 0.85}
+    recipe = [run("recipe", s) for s in (10.0, 20.0, 30.0)]
+    reached = [run("stock", s) for s in (100.0, 160.0, 900.0)]
+    told = runner.summary("sentiment", {"goal": goal, "runs": recipe + reached})
+    assert told.endswith("recipe 3 of 3 in 20 s; stock 3 of 3 in 160 s: 8.0 times as long (medians)")
+    never = [run("stock", 300.0, reached=False) for _ in range(3)]
+    told = runner.summary("sentiment", {"goal": goal, "runs": recipe + never})
+    assert told.endswith("stock 0 of 3 in 300 s: more than 15.0 times as long (medians)")
+
+
+def test_the_clock_of_stock_peft_leaves_validation_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([0.0, 2.0, 10.0, 13.0, 20.0])
+    monkeypatch.setattr(sides.time, "perf_counter", lambda: next(moments))
+    seen: list[float] = []
+    watch: Any = SimpleNamespace(passed=lambda seconds: bool(seen.append(seconds)))
+    model: Any = SimpleNamespace(eval=lambda: None, train=lambda: None)
+    clock, control = sides.Clock(watch, model), SimpleNamespace(should_training_stop=None)
+    clock.on_train_begin()
+    clock.on_step_end(None, None, control)
+    clock.on_step_end(None, None, control)
+    assert seen == [2.0, 3.0]
+
+
+def test_an_unknown_task_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main(["sentimnt"]) == 2
+    assert capsys.readouterr().err == 'error: no goal of a task "sentimnt" (did you mean "sentiment"?)\n'

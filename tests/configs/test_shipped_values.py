@@ -1,0 +1,56 @@
+"""What the shipped configs have is what validation prefers: the records of the study's screens decide it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.settings import load_screen
+from helpers import ROOT
+from softprompts.config.grid import beyond
+
+import pytest
+import yaml
+
+RECORDS = sorted((ROOT / "results" / "study").glob("*/*.json"))
+# A screen that is called as its recipe decides the config of its task.
+DECIDING = [file for file in RECORDS if load_screen(file)["recipe"] == file.stem]
+
+each_record = pytest.mark.parametrize("file", DECIDING, ids=lambda f: f"{f.parent.name}-{f.stem}")
+
+
+def shipped(file: Path) -> dict[str, Any]:
+    """Return the config that a record decides."""
+    config: dict[str, Any] = yaml.safe_load(
+        (ROOT / "configs" / file.parent.name / f"{file.stem}.yaml").read_text("utf-8")
+    )
+    return config
+
+
+@each_record
+def test_a_shipped_config_has_what_its_sweep_chose(file: Path) -> None:
+    config = shipped(file)
+    for key, value in load_screen(file)["chosen"].items():
+        section, _, own = key.partition(".")
+        assert config[section].get(own) == value, f"{file.stem} on {file.parent.name}: {key}"
+
+
+@each_record
+def test_a_sweep_was_made_at_the_length_of_the_shipped_run(file: Path) -> None:
+    record, training = load_screen(file), shipped(file)["training"]
+    for key in ("steps", "batch_size", "schedule", "warmup_steps"):
+        assert record["settings"]["training"][key] == training[key], key
+    assert record["settings"]["evaluation"]["split"] == "validation"
+
+
+@each_record
+def test_no_rate_is_an_edge_of_what_was_tried(file: Path) -> None:
+    record = load_screen(file)
+    tried = [c["values"] for c in record["candidates"]]
+    rate = "training.learning_rate"
+    best = {rate: record["chosen"][rate]}
+    assert beyond(best, [{rate: values[rate]} for values in tried]) == []
+
+
+def test_there_are_records() -> None:
+    assert DECIDING
