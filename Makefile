@@ -64,7 +64,7 @@ bench-plan: $(STAMP) ## what bench would do, and how long that takes
 
 study: $(STAMP) ## sweep every method's settings on validation, some hours; goes on where it stood; ONLY="home_commands sentiment/lora" LAUNCHES=2
 	@seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.study \
-		--config configs/benchmarks/study.yaml $(foreach screen,$(ONLY),--launch.only+=$(screen))
+		--config configs/study/screens.yaml $(foreach screen,$(ONLY),--launch.only+=$(screen))
 
 bench-time-to-quality: $(STAMP) ## seconds until validation reaches a score, against stock PEFT: an hour or more; skips what is recorded
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.time_to_quality $(ONLY)

@@ -1,6 +1,6 @@
 """The study's screens: sweeps by successive halving on validation, of every method and of ways to start and to train.
 
-    python -m benchmarks.study --config configs/benchmarks/study.yaml
+    python -m benchmarks.study --config configs/study/screens.yaml
 
 First it prints how long all of it will take; `--launch.plan true` ends there. A screen that has a record is not made
 again, one that was stopped goes on where it stood. Start it several times: the launches share the screens. What a
