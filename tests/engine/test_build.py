@@ -318,3 +318,31 @@ def test_every_method_agrees_on_a_base_in_half_precision(tiny_model: Path, metho
     model = base if config is None else get_peft_model(base, copy.deepcopy(config)).eval()
     branched = [replace(d, target_ids=t) for d in APART[:2] for t in CHOICES]
     assert disagreement(Engine(model, tokenizer), [*APART, *branched]) is None
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize(("dtype", "looked_at", "packed"), [
+    ("float32", [5], False),
+    ("bfloat16", [5, 32], True),
+])  # fmt: skip
+def test_in_16_bits_more_rows_have_the_last_word(
+    tiny_model: Path, dtype: str, looked_at: list[int], packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean over few targets is off by as much as rounding allows now and then; that over many is not."""
+    seen: list[int] = []
+
+    def off_for_few_rows(_: Engine, documents: Sequence[Document]) -> str | None:
+        seen.append(len(documents))
+        return "the loss is off" if len(documents) < 32 else None
+
+    monkeypatch.setattr(agreement, "disagreement", off_for_few_rows)
+    monkeypatch.setattr(agreement, "CHECKED_ROWS", 5)
+    data = data_of(APART * 8, CHOICES)
+    base, tokenizer = load_base(tiny_model, dtype=dtype)
+    model = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    said: list[str] = []
+    monkeypatch.setattr(agreement, "_branching", lambda *_: [])
+    original = agreement.checked_documents
+    monkeypatch.setattr(agreement, "checked_documents", lambda *given: [original(*given)[0]])
+    engine = make_engine(model, tokenizer, config=ModelConfig(), data=data, say=said.append)
+    assert (seen, engine.packed, len(said)) == (looked_at, packed, not packed)

@@ -39,7 +39,7 @@ TOLERANCE = {
     torch.bfloat16: (2e-2, 1e-1),
     torch.float16: (5e-3, 5e-2),
 }
-CHECKED_ROWS = 8
+CHECKED_ROWS, MORE_ROWS = 8, 32
 # Texts that branch, and begin alike, are compared for so many soft prompts: two rows of so many targets each.
 BRANCHED_PROMPTS, TARGETS = 4, 3
 WRITTEN_TOKENS = 8
@@ -85,9 +85,7 @@ def make_engine(
         engine.reads_padding = _reads_padding(engine, data)
     if config.engine == "stock" or kind != "decoder":
         return engine
-    difference = unknown_layers(engine.base)
-    for documents in () if difference else checked_documents(engine, data):
-        difference = difference or _in_parts(engine, documents)
+    difference = unknown_layers(engine.base) or _on_rows(engine, data)
     if data.task.choices is None:
         difference = difference or different_answers(engine, [e.document for e in data.train[:CHECKED_ROWS]])
     if difference and config.engine == "packed":
@@ -123,15 +121,28 @@ def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
     return bool((alone - beside).abs().max() > allowed * alone.abs().max())
 
 
-def checked_documents(engine: Engine, data: EncodedTask) -> list[list[Document]]:
+def _on_rows(engine: Engine, data: EncodedTask) -> str | None:
+    """Return `disagreement` on rows of the task. In 16 bits more rows have the last word: their mean rounds less."""
+    more = (MORE_ROWS,) if engine.base.dtype in (torch.bfloat16, torch.float16) else ()
+    difference = None
+    for rows in (CHECKED_ROWS, *more):
+        found = (_in_parts(engine, documents) for documents in checked_documents(engine, data, rows))
+        difference = next(filter(None, found), None)
+        if not difference:
+            break
+    return difference
+
+
+def checked_documents(engine: Engine, data: EncodedTask, most: int = CHECKED_ROWS) -> list[list[Document]]:
     """Return the batches that are compared.
 
-    The first rows of train, so many that each soft prompt has one; rows with several targets each, behind a common
-    beginning; and the longest row, if layers look back less far than it is long, and the first rows show nothing of it.
+    The first rows of train, `most` or so many that each soft prompt has one; rows with several targets each, after a
+    common beginning; and the longest row, if layers look back less far than it is long, and the first rows show nothing
+    of it.
     """
     count = len(engine.owners)
     train = data.train
-    rows = max(count, min(CHECKED_ROWS, len(train)))
+    rows = max(count, min(most, len(train)))
     first = [replace(train[i % len(train)].document, soft_prompt=i % count) for i in range(rows)]
     branched = [
         replace(document, soft_prompt=k)
