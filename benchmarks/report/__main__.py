@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from benchmarks.report.papers import (
     papers_table,
 )
 from benchmarks.report.readme import summary
+from benchmarks.report.study import draw_study, load_study, study_markdown
 from benchmarks.report.style import close, save_png
 from benchmarks.report.tables import comparisons_table, markdown, notes, results_markdown, sweeps_table
 from benchmarks.tasks.record import put
@@ -37,7 +39,8 @@ class ReportConfig:
 
     Args:
         records: folder of the benchmarks' records, one folder each.
-        page: folder of index.html, tables.md, claims.md and papers.md.
+        study: folder of the study's records.
+        page: folder of index.html, tables.md, claims.md, papers.md and study.md.
         figures: folder of the figures as PNG.
         ensemble: record of an ensemble, which `make record` keeps.
         neighbours: record of a prompt's neighbours, likewise of `make neighbours`.
@@ -45,6 +48,7 @@ class ReportConfig:
     """
 
     records: str = "results/benchmarks"
+    study: str = "results/study"
     page: str = "results/report"
     figures: str = "docs/figures"
     ensemble: str = "results/ensemble/sentiment.json"
@@ -78,10 +82,20 @@ def main(report: ReportConfig) -> None:
     write_atomically(page / "tables.md", tables(records))
     for drawn in drawings.values():
         close(drawn)
+    write_study(Path(report.study), page, figures)
     pictures = {name: [path for path in paths if path.endswith(PICTURES)] for name, paths in saved.items()}
     put("benchmark", summary(records, card, pictures))
     put("papers", papers_table(papers, saved))
     print(f"written: {page / 'index.html'}, claims.md, papers.md and tables.md beside it, figures in {figures}")
+
+
+def write_study(records: Path, page: Path, figures: Path) -> None:
+    """Write the page of the study, with a figure a task, if there are records of it."""
+    if study := load_study(records):
+        drawn = draw_study(study)
+        links = {task: os.path.relpath(save_png(drawing, figures), page) for task, drawing in drawn.items()}
+        write_atomically(page / "study.md", study_markdown(study, links))
+        close([*drawn.values()])
 
 
 def read(folder: Path) -> list[Benchmark]:

@@ -1,0 +1,131 @@
+"""The study's page: what validation prefers of each method, on which task, and what looking for it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import text
+from benchmarks.grid.estimate import spoken
+from benchmarks.grid.settings import in_words
+from benchmarks.report.style import FONT, OTHER, STYLES, Drawing, finish, new_figure
+from benchmarks.report.tables import percent
+from benchmarks.study.settings import load_screen
+from softprompts.methods.catalog import METHODS
+from softprompts.runs.record import Standing
+from softprompts.training.sweep import cost_in_words
+
+from matplotlib import rc_context
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+Screens = dict[str, dict[str, Any]]  # records by name of the screen
+
+HEAD = """# The study: settings that validation prefers
+
+Each table below is of one sweep: every combination of its values is a candidate, and has the updates of a real run
+ahead. After 1/9 and 1/3 of them the best third goes on (successive halving, Jamieson and Talwalkar 2016). If the best
+value of a number is an edge, values beyond it follow. One seed, validation rows only: test has no say in any of it.
+`make study` makes the records, [configs/study/screens.yaml](../../configs/study/screens.yaml) has the grids.
+"""
+
+
+def load_study(folder: Path) -> dict[str, Screens]:
+    """Read all records of the study, by task."""
+    found: dict[str, Screens] = {}
+    for file in sorted(folder.glob("*/*.json")):
+        found.setdefault(file.parent.name, {})[file.stem] = load_screen(file)
+    return found
+
+
+def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) -> str:
+    """Return the page; `pictures` has the path of each task's figure, as the page links to it."""
+    parts = [HEAD]
+    for task, screens in study.items():
+        parts += [f"## {task}", overview(screens)]
+        if task in pictures:
+            parts.append(f"![Validation loss of what each method's sweep chose]({pictures[task]})")
+        parts += [f"### {name}\n\n{candidates(record)}\n\n{cost(record)}" for name, record in screens.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def overview(screens: Screens) -> str:
+    """Return a table of what each sweep of a task chose, in its own order."""
+    names = list(next(iter(screens.values()))["validation_metrics"])
+    rows = [
+        [
+            METHODS[record["recipe"]].label if name == record["recipe"] else name,
+            in_words(record["chosen"]),
+            f"{-best(record)['value']:.4f}" if record["by"] == "loss" else percent(best(record)["value"]),
+            *(percent(record["validation_metrics"][metric]) for metric in names),
+            str(len(record["candidates"])),
+            spoken(record["cost"]["seconds_total"]),
+        ]
+        for name, record in screens.items()
+    ]
+    by = next(iter(screens.values()))["by"]
+    head = ["sweep", "chosen", f"best validation {by}", *(f"{m}, %" for m in names), "candidates", "time"]
+    return text.markdown(head, rows)
+
+
+def best(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the candidate that was chosen."""
+    found: dict[str, Any] = next(c for c in record["candidates"] if c["values"] == record["chosen"])
+    return found
+
+
+def candidates(record: Mapping[str, Any]) -> str:
+    """Return a sweep's candidates as a table: those that came farthest first, the best of them at their head."""
+    keys = list(record["chosen"])
+    rows = sorted(
+        record["candidates"], key=lambda c: (c["failure"] is not None, c["left"], -c["steps"], -(c["value"] or 0))
+    )
+    shown = [
+        [
+            *(_word(row["values"][key]) for key in keys),
+            "given up" if row["value"] is None else _value(row["value"], record["by"]),
+            f"{row['best_step']}",
+            f"{row['steps']} of {row['planned']}",
+        ]
+        for row in rows
+    ]
+    return text.markdown([*keys, f"best validation {record['by']}", "at update", "updates made"], shown)
+
+
+def cost(record: Mapping[str, Any]) -> str:
+    """Return what a sweep cost, in a sentence."""
+    return f"{cost_in_words([Standing(**c) for c in record['candidates']])}."
+
+
+def _value(value: float, by: str) -> str:
+    return f"{-value:.4f}" if by == "loss" else f"{100 * value:.1f} %"
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def draw_study(study: Mapping[str, Screens]) -> dict[str, Drawing]:
+    """Return a figure a task: the validation loss over the updates of what each method's sweep chose."""
+    drawn = {}
+    for task, screens in study.items():
+        mine = {name: record for name, record in screens.items() if name == record["recipe"]}
+        if not mine:
+            continue
+        with rc_context(FONT):
+            figure, axis = new_figure()
+            for method, record in mine.items():
+                colour, marker = STYLES.get(method, OTHER)
+                seen = best(record)["validations"]
+                steps, losses = [e["step"] for e in seen], [e["validation_loss"] for e in seen]
+                axis.plot(steps, losses, color=colour, marker=marker, markersize=6, label=METHODS[method].label)
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axis.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axis.tick_params(axis="y", which="minor", labelsize=9)
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axis.set_xlabel("update")
+            axis.set_ylabel("validation loss, nats a token")
+            finish(figure, axis)
+        drawn[task] = Drawing(f"study_{task}", "Validation loss of what each method's sweep chose.", figure)
+    return drawn

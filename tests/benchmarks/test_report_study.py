@@ -1,0 +1,77 @@
+"""The study's page: what was chosen, in which order candidates ended, and what the sweep cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report.study import best, candidates, cost, draw_study, load_study, overview, study_markdown
+from benchmarks.report.style import close
+
+
+def candidate(rate: float, value: float | None, steps: int, **more: Any) -> dict[str, Any]:
+    """Return a candidate of nine updates that made `steps` of them."""
+    loss = 3.0 if value is None else abs(value)
+    validations = [{"step": 0, "validation_loss": 3.0}, {"step": steps, "validation_loss": loss}]
+    known = {"values": {"training.learning_rate": rate, "prompt.init_from": None}, "value": value, "best_step": steps}
+    ended = {"steps": steps, "planned": 9, "left": steps < 9, "failure": None if value is not None else "became nan"}
+    return known | {"validations": validations} | ended | more
+
+
+def record(recipe: str = "lora", by: str = "loss") -> dict[str, Any]:
+    sign = -1 if by == "loss" else 1
+    made = [
+        candidate(0.1, sign * 0.5, 1),
+        candidate(0.2, sign * 0.25, 9),
+        candidate(0.3, None, 3),
+        candidate(0.4, sign * 0.75, 3),
+    ]
+    return {
+        "recipe": recipe,
+        "chosen": made[1]["values"],
+        "by": by,
+        "seed": 100,
+        "candidates": made,
+        "validation_metrics": {"accuracy": 0.875},
+        "cost": {"seconds_total": 600.0},
+    }
+
+
+def test_candidates_are_listed_as_they_came_far() -> None:
+    head, _, *rows = candidates(record()).splitlines()
+    assert head == "| training.learning_rate | prompt.init_from | best validation loss | at update | updates made |"
+    assert rows == [
+        "| 0.2 | none | 0.2500 | 9 | 9 of 9 |",
+        "| 0.4 | none | 0.7500 | 3 | 3 of 9 |",
+        "| 0.1 | none | 0.5000 | 1 | 1 of 9 |",
+        "| 0.3 | none | given up | 3 | 3 of 9 |",
+    ]
+    assert cost(record()) == "4 candidates made 16 updates, 44% of the 36 that all would have made."
+    assert best(record())["values"]["training.learning_rate"] == 0.2
+
+
+def test_the_overview_has_a_row_a_sweep() -> None:
+    head, _, *rows = overview({"lora": record(), "starts": record("prompt_tuning")}).splitlines()
+    assert head == "| sweep | chosen | best validation loss | accuracy, % | candidates | time |"
+    assert rows == [
+        "| LoRA | learning_rate 0.2, init_from None | 0.2500 | 87.5 | 4 | 10 min |",
+        "| starts | learning_rate 0.2, init_from None | 0.2500 | 87.5 | 4 | 10 min |",
+    ]
+    assert "| 25.0 |" in overview({"lora": record(by="accuracy")})
+
+
+def test_the_page_has_each_task_with_its_figure(tmp_path: Path) -> None:
+    for task, name, kept in (("sentiment", "lora", record()), ("docstrings", "starts", record("prompt_tuning"))):
+        (tmp_path / task).mkdir()
+        (tmp_path / task / f"{name}.json").write_text(json.dumps(kept), encoding="utf-8")
+    study = load_study(tmp_path)
+    assert list(study) == ["docstrings", "sentiment"]
+    drawn = draw_study(study)
+    assert list(drawn) == ["sentiment"], "only what decides a config is drawn"
+    (line,) = drawn["sentiment"].figure.axes[0].lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 9], [3.0, 0.25])
+    close([*drawn.values()])
+    page = study_markdown(study, {"sentiment": "../x.png"})
+    assert page.index("## docstrings") < page.index("### starts") < page.index("## sentiment") < page.index("### lora")
+    assert "(../x.png)" in page
