@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from softprompts.adapters.configs import read_config
@@ -27,7 +26,7 @@ from softprompts.models.facts import facts_of
 from softprompts.models.identity import sample_of
 from softprompts.models.loading import input_spec, kind_of, load_base_model
 from softprompts.models.settings import other_parts
-from softprompts.system.files import expanded, one_line
+from softprompts.system.files import text_or_file
 from softprompts.tasks.task import Task, with_prompt
 
 import torch
@@ -205,33 +204,12 @@ def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int)
         with settings_named(OWN_KEYS):
             taught = with_prompt(small, config.prompt, draw_shots(task, int(shots[1]), seed), SEPARATOR)
     else:
-        text = _text_of(context).strip().replace("{", "{{").replace("}", "}}")
+        text = text_or_file("training.teacher_context", context).strip().replace("{", "{{").replace("}", "}}")
         taught = with_prompt(small, text + SEPARATOR + config.prompt)
     try:
         return encode(taught, engine.tokenizer, input_spec(model, virtual_tokens(model))).train
     except RowTooLongError as error:
         raise UserError(f"training.teacher_context: {error.facts}; take a shorter text, or fewer shots") from None
-
-
-def _text_of(context: str) -> str:
-    """Return a text as it is, or that of the file which it names: a single word is a path."""
-    if not context.strip():
-        raise UserError("training.teacher_context: the text is empty; null is none")
-    if re.search(r"\s", context.strip()):
-        return context
-    path = Path(expanded("training.teacher_context", context))
-    if not path.is_file():
-        raise UserError(
-            f"training.teacher_context: no such file: {path}; give a file, shots:K, or a text of several words"
-        )
-    with one_line(path):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"training.teacher_context: {path} is not UTF-8") from None
-    if not text.strip():
-        raise UserError(f"training.teacher_context: {path} is empty")
-    return text
 
 
 def _digest(model: torch.nn.Module) -> str:
