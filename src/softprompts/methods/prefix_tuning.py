@@ -54,8 +54,8 @@ def add_prefix(
         start: values to begin with, as `load_start` reads them for `init_adapter`.
 
     Raises:
-        UserError: as `attach`; a file of a text that cannot be read; a text, or its deviation, of a model that continues none, or that it keeps no keys and
-            values of; what `initial_text` and `parametrize_prefix` raise; values of another shape, or none
+        UserError: as `attach`; a text, or its deviation, of a model that continues none, or that it keeps no keys and
+            values of; a file of a text that cannot be read; what `initial_text` and `parametrize_prefix` raise; values of another shape, or none
             of the adapter of the config.
     """
     key = "prefix.init_text" if config.init_from is None else f"prefix.init_from: {config.init_from}"
