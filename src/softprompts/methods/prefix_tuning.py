@@ -55,8 +55,8 @@ def add_prefix(
 
     Raises:
         UserError: as `attach`; a text, or its deviation, of a model that continues none, or that it keeps no keys and
-            values of; a file of a text that cannot be read; what `initial_text` and `parametrize_prefix` raise; values of another shape, or none
-            of the adapter of the config.
+            values of; a file of a text that cannot be read; what `initial_text` and `parametrize_prefix` raise; values
+            of another shape, or none of the adapter of the config.
     """
     key = "prefix.init_text" if config.init_from is None else f"prefix.init_from: {config.init_from}"
     reads = config.init_text is not None or config.init_from in (*TEXTS, "normal")
