@@ -1,5 +1,6 @@
 """The public names of the library, by module. `__init__.py` imports each when it is first used."""
 
+from .adapters.composition import compose as compose
 from .adapters.loading import (
     load_adapter as load_adapter,
     run_settings as run_settings,
@@ -30,6 +31,7 @@ from .config.sections import (
 )
 from .config.tools import (
     AdapterConfig as AdapterConfig,
+    ComposeConfig as ComposeConfig,
     ContestantConfig as ContestantConfig,
     EnsembleConfig as EnsembleConfig,
     InputConfig as InputConfig,

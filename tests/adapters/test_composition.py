@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from helpers import load_base, scores
+from helpers import cli_in_process, load_base, scores
 from made_adapters import KINDS, change_config, change_weights, load, saved
 from softprompts.adapters.composition import compose
 from softprompts.adapters.saving import write_adapter
@@ -15,12 +15,14 @@ from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.engine.kv_cache import States
 from softprompts.errors import UserError
+from softprompts.models.identity import Identity, read_record, write_record
 
 import pytest
 import torch
 from peft import CartridgeConfig, PeftModel, PrefixTuningConfig
 from peft.tuners.cartridge.utils import compose_cartridge_adapters
 from safetensors.torch import load_file
+from transformers import DynamicCache
 
 DOCUMENTS = [Document((0, 5, 6), (7,)), Document((0, *range(20, 33)), (40, 41, 42))]
 CONFIG: dict[str, Any] = {"cartridge": CartridgeConfig, "prefix": PrefixTuningConfig}
@@ -101,17 +103,25 @@ def test_what_does_not_belong_together_is_refused(
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "new").exists()
 
-    refused(r"^a composition is of two adapters or more, found 1$", one)
+    refused(r"^compose.adapters: expected two or more, found 1$", one)
+    refused(r"^compose.adapters: no such folder: ./gone", one, "./gone")
     refused(
         r"prefix 3: its peft_type is PREFIX_TUNING, and that of .*cartridge 3 is CARTRIDGE$",
         one,
         str(parts["prefix"][0]),
     )
-    refused(r"cartridge 3 holds something already; name a new folder$", one, other, output=parts["cartridge"][0])
+    refused(r"cartridge 3 exists already; name a new folder$", one, other, output=parts["cartridge"][0])
+    refused(
+        r"^compose.output_dir: .*json exists already", one, other, output=parts["cartridge"][0] / "adapter_config.json"
+    )
     saved(tiny_model, KINDS["prompt"](), tmp_path / "prompt")
-    refused(r"prompt is a PROMPT_TUNING adapter: only cartridges and prefixes", one, str(tmp_path / "prompt"))
+    refused(
+        r"^compose.adapters: .*prompt is of type PROMPT_TUNING: only cartridges and prefixes",
+        one,
+        str(tmp_path / "prompt"),
+    )
     saved(tiny_model, KINDS["projected prefix"](), tmp_path / "projected")
-    refused(r"projected: its config has a network", str(parts["prefix"][0]), str(tmp_path / "projected"))
+    refused(r"projected: a network writes this prefix", str(parts["prefix"][0]), str(tmp_path / "projected"))
     for name, change in (
         ("elsewhere", {"base_model_name_or_path": "some/other"}),
         ("deeper", {"num_layers": 3}),
@@ -123,4 +133,57 @@ def test_what_does_not_belong_together_is_refused(
         r"elsewhere was trained on some/other, and .*cartridge 3 on another model, ", one, str(tmp_path / "elsewhere")
     )
     refused(r"deeper: its num_layers is 3, and that of .*cartridge 3 is 2$", one, str(tmp_path / "deeper"))
-    refused(r"longer: .* does not hold 5 rows of prompt_embeddings$", one, str(tmp_path / "longer"))
+    refused(r"longer does not hold 5 rows of prompt_embeddings$", one, str(tmp_path / "longer"))
+    for name, change in (
+        ("classifier", lambda tensors: tensors | {"classifier.weight": torch.ones(2, 2)}),
+        ("narrower", lambda tensors: {key: values[:, 1:] for key, values in tensors.items()}),
+    ):
+        shutil.copytree(other, tmp_path / name)
+        change_weights(tmp_path / name, change)
+    refused(r"classifier holds classifier.weight as well, of which a composition", one, str(tmp_path / "classifier"))
+    refused(r"narrower: its width is 63, and that of .*cartridge 3 is 64$", one, str(tmp_path / "narrower"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_more_virtual_tokens_than_positions_are_refused(
+    parts: dict[str, list[Path]], tmp_path: Path, nested: bool
+) -> None:
+    for positions in (7, 8):
+        sizes: dict[str, Any] = {"max_position_embeddings": positions}
+        identity = Identity("it", "llama", {}, {"float32": "1"}, {"text_config": sizes} if nested else sizes)
+        for folder in parts["prefix"]:
+            write_record(folder, identity, None)
+        if positions == 7:
+            with pytest.raises(
+                UserError, match=r"^compose.adapters: 7 virtual tokens together leave no room in the 7 "
+            ):
+                compose(list(map(str, parts["prefix"])), tmp_path / "both")
+        else:
+            assert compose(list(map(str, parts["prefix"])), tmp_path / "both") == 7
+            assert read_record(tmp_path / "both").base == identity
+
+
+@pytest.mark.parametrize("kind", CONFIG)
+def test_the_recipe_writes_what_the_base_model_says_behind_both(
+    tiny_model: Path, parts: dict[str, list[Path]], tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    folders = "[" + ", ".join(f'"{folder}"' for folder in parts[kind]) + "]"
+    both = tmp_path / "new" / "both"
+    command = ["recipes/compose.py", "--compose.adapters", folders, "--compose.output_dir", str(both)]
+    code, said, errors = cli_in_process(command, capfd)
+    assert (code, errors) == (0, [])
+    assert said == f"7 virtual tokens written to {both}\n"
+    base: Any = load_base(tiny_model)[0]
+    tables = [load_file(folder / "adapter_model.safetensors")["prompt_embeddings"] for folder in parts[kind]]
+    # PEFT's layout: of each position the keys, then the values, of one layer after the other.
+    layers = torch.cat(tables).unflatten(1, (2, 2, 2, 8))
+    expected = []
+    for document in DOCUMENTS:
+        cache = DynamicCache()
+        for number in range(2):
+            keys, values = (layers[:, number, which].transpose(0, 1)[None] for which in (0, 1))
+            cache.update(keys.contiguous(), values.contiguous(), number)
+        with torch.no_grad():
+            read = base(torch.tensor([document.input_ids]), past_key_values=cache)
+        expected.append(read.logits[0, -len(document.target_ids) :])
+    torch.testing.assert_close(logits(stock(tiny_model, both)), torch.cat(expected), rtol=1e-4, atol=1e-4)

@@ -21,6 +21,7 @@ from softprompts.tasks.task import load_task
 from softprompts.training.state import make_candidate
 from softprompts.training.step import update
 
+import peft
 import pytest
 import torch
 from accelerate import Accelerator
@@ -56,11 +57,12 @@ def tokens(engine: Engine, data: EncodedTask) -> list[tuple[str, int]]:
     ]
 
 
-def train(engine: Engine, data: EncodedTask, folder: Path, updates: int = 3) -> None:
+def train(engine: Engine, data: EncodedTask, folder: Path, updates: int = 3) -> list[float]:
+    """Train on all demonstrations at once, and return the loss of each update."""
     training = TrainingConfig(steps=9, learning_rate=0.5)
     candidate = make_candidate(engine, 0, data=data, training=training, seed=0, folder=folder)
-    for _ in range(updates):
-        update(engine, [(candidate, [e.document for e in data.train])], Accelerator(cpu=True))
+    rows = [e.document for e in data.train]
+    return [update(engine, [(candidate, rows)], Accelerator(cpu=True))[0] for _ in range(updates)]
 
 
 def test_it_begins_as_the_embeddings_of_the_demonstrations(tiny_model: Path, tiny_task: Path) -> None:
@@ -84,6 +86,38 @@ def test_an_embedding_moves_within_its_bound_and_that_of_a_target_not_at_all(
         assert (own <= bound * scale * 1.0001).all()
         assert (own > bound * scale * 0.99).any(), "steps so large reach it"
     assert not any(norm for norm, kind in zip(moved.tolist(), kinds, strict=True) if kind == "target")
+
+
+def test_packed_trains_as_stock_peft_does(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> None:
+    curves = []
+    for packed in (True, False):
+        engine, data = build(tiny_model, tiny_task, opt_projection_epsilon=2.0)
+        engine.packed = packed
+        curves.append(train(engine, data, tmp_path / str(packed)))
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert curves[0][2] < curves[0][0], "they learn"
+
+
+def test_the_bounds_are_those_of_stock_peft(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> None:
+    """PEFT's config, made by hand from the same tokens, after the same changes gives the same soft prompt."""
+    engine, data = build(tiny_model, tiny_task, opt_projection_epsilon=2.0, opt_projection_format_epsilon=1.0)
+    kinds = {"prompt": 2, "separator": 3, "target": 4}
+    parts = tokens(engine, data)
+    config = peft.CPTConfig(
+        task_type="CAUSAL_LM",
+        cpt_token_ids=[token for _, token in parts],
+        cpt_mask=[1] * len(parts),
+        cpt_tokens_type_mask=[kinds[what] for what, _ in parts],
+        opt_projection_epsilon=2.0,
+        opt_projection_format_epsilon=1.0,
+    )
+    stock: Any = peft.get_peft_model(load_base(tiny_model)[0], config)
+    torch.manual_seed(0)
+    changes = torch.randn(len(parts), 32)
+    for model in (stock, engine.model):
+        model.prompt_encoder["default"].delta_embedding.weight.data.copy_(changes)
+    with torch.no_grad():
+        assert torch.equal(stock.get_prompt(1)[0], prompt(engine))
 
 
 def test_what_is_saved_is_prompt_tuning_with_the_same_answers(

@@ -19,7 +19,7 @@ from softprompts.models.loading import count_parameters, load_base_model
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import CartridgeConfig, PeftModel, get_peft_model, initialize_kv_prefix_from_text
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 # Two layers, keys and values, two groups of heads, eight dimensions each.
@@ -35,6 +35,10 @@ def attach(folder: Path, seed: int | None = 0, **settings: Any) -> PeftModel:
 def values(model: Any) -> torch.Tensor:
     """Return the parameters of a prefix without a projection."""
     return model.prompt_encoder["default"].embedding.weight.detach()
+
+
+def trainable(model: Any) -> list[torch.Tensor]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def states(model: PeftModel) -> States:
@@ -74,6 +78,28 @@ def test_a_model_continues_a_text_behind_it_as_if_that_stood_in_front(tiny_model
     assert (found - without).abs().max() > 0.1
 
 
+def test_a_cartridge_begins_as_peft_begins_one_with_the_first_tokens_of_a_file(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "long.txt"
+    file.write_text(f"\n{TEXT}, {TEXT}, {TEXT}\n", encoding="utf-8")
+    base, tokenizer = load_base(tiny_model)
+    tokenizer.add_bos_token = False  # PEFT would read special tokens as well
+    model = add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=6, init_text=str(file), frozen_first=1))
+    theirs: Any = get_peft_model(
+        load_base(tiny_model)[0], CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=6, num_frozen_tokens=1)
+    )
+    text = file.read_text(encoding="utf-8").strip()
+    initialize_kv_prefix_from_text(theirs, tokenizer, text=text, use_chat_template=False)
+    torch.testing.assert_close(values(model), theirs.prompt_encoder["default"].weight.detach())
+    ours, expected = (
+        torch.autograd.grad(scores(Engine(m, tokenizer), DOCUMENTS, packed).nll().mean(), trainable(m))
+        for m, packed in ((model, True), (theirs, False))
+    )
+    assert [tuple(g.shape) for g in expected] == [(5, WIDTH)]
+    torch.testing.assert_close(ours[0].reshape(5, -1), expected[0], rtol=1e-3, atol=1e-5)
+
+
 def test_a_text_in_half_precision_is_kept_in_whole(tiny_model: Path) -> None:
     base, tokenizer = load_base(tiny_model, dtype="bfloat16")
     prefix = values(add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=5, init_text=TEXT)))
@@ -101,8 +127,7 @@ def test_a_random_start_follows_the_seed_whatever_was_drawn_before(tiny_model: P
 @pytest.mark.parametrize("settings", [{}, {"init_text": TEXT}, {"init_weights": "zero"}])
 def test_only_the_prefix_trains_and_it_is_float32(tiny_model: Path, settings: dict[str, Any]) -> None:
     model = attach(tiny_model, **settings)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    assert [(p.dtype, tuple(p.shape)) for p in trainable] == [(torch.float32, (6, WIDTH))]
+    assert [(p.dtype, tuple(p.shape)) for p in trainable(model)] == [(torch.float32, (6, WIDTH))]
 
 
 @pytest.mark.parametrize("hidden", [16, None])
@@ -130,7 +155,8 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
         ({"num_virtual_tokens": 0}, r"^prefix\.num_virtual_tokens: expected a number above 0, found 0$"),
         ({"num_virtual_tokens": None}, r"^prefix\.num_virtual_tokens: expected a number above 0, found None$"),
         ({"num_virtual_tokens": 256}, r"^prefix\.num_virtual_tokens: 256 leave no room in the 256 positions"),
-        ({"init_text": ""}, r"^prefix\.init_text needs a text that tokenizes to something$"),
+        ({"init_text": ""}, r"^prefix\.init_text: the text is empty; null is none$"),
+        ({"init_text": "./gone.txt"}, r"^prefix\.init_text: no such file: gone.txt; name another, or write a text of"),
         (
             {"init_text": "a", "prefix_projection": True},
             r"^prefix\.init_text: not with prefix_projection: .*; set init_text to null, or prefix_proj\w+ to false$",

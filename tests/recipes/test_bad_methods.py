@@ -91,7 +91,7 @@ def test_settings_are_refused_before_anything_is_loaded(
             "prefix.init_text: not with prefix_projection: keys and values cannot be put back through the network",
         ),
         ("prefix_tuning", {"prefix.init_weights": "zero"}, "prefix.init_text: not with init_weights: zero; set one"),
-        ("prefix_tuning", {"prefix.init_text": ""}, "prefix.init_text needs a text that tokenizes to something"),
+        ("prefix_tuning", {"prefix.init_text": ""}, "prefix.init_text: the text is empty; null is none"),
         ("prefix_tuning", {"prefix.num_virtual_tokens": 0}, "prefix.num_virtual_tokens: expected a number above 0"),
         ("p_tuning", {"prompt.encoder_dropout": 0.5}, "prompt.encoder_dropout: an MLP has none to set"),
         (

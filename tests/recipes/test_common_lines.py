@@ -29,9 +29,10 @@ STEPS = ("load_task", "start_run", "load_base_model", "make_engine", "evaluate_t
 ENGINE = "engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)"
 TRAIN = "progress = sp.train(engine, data, training, evaluation, this)"
 SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is none of a run
-TOOLS = {"generate", "neighbours"}  # answer on the screen: no run, no task of their own, and nothing is written
+TOOLS = {"compose", "generate", "neighbours"}  # no run, and no task of their own
 EVALUATES = {
     "compare",
+    "compose",
     "ensemble",
     "evaluate",
     "generate",

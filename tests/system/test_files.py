@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
-from softprompts.system.files import expanded, filling, is_file, one_line, read_bytes, replacing, write_atomically
+from softprompts.system.files import (
+    expanded,
+    filling,
+    is_file,
+    one_line,
+    read_bytes,
+    replacing,
+    text_or_file,
+    write_atomically,
+)
 
 import pytest
 from safetensors import SafetensorError
@@ -157,6 +166,30 @@ def test_errors_without_a_number_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, one_line("k"):
         raise error
     assert caught.value is error
+
+
+def test_several_words_are_a_text_and_one_word_is_a_file(home: Path) -> None:
+    (home / "text.txt").write_text("\n one\ntwo é \n", encoding="utf-8")
+    assert text_or_file("k", " two words\n") == " two words\n"
+    assert text_or_file("k", " ~/text.txt\n") == "one\ntwo é"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (" \n", "k: the text is empty; null is none"),
+        ("gone.txt", "k: no such file: gone.txt; name another, or write a text of several words"),
+        ("~", "k: no such file: HOME; name another, or write a text of several words"),
+        ("~/empty.txt", "k: HOME/empty.txt is empty"),
+        ("~/latin.txt", "k: HOME/latin.txt is not UTF-8"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_one_line(home: Path, text: str, message: str) -> None:
+    (home / "empty.txt").write_text(" \n", encoding="utf-8")
+    (home / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    with pytest.raises(UserError) as caught:
+        text_or_file("k", text)
+    assert str(caught.value) == message.replace("HOME", str(home))
 
 
 def test_write_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

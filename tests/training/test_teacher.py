@@ -29,13 +29,13 @@ from softprompts.training import loop as training_module
 from softprompts.training.checks import check_training
 from softprompts.training.loop import train
 from softprompts.training.state import batch_order
-from softprompts.training.teacher import distillation, load_teacher
+from softprompts.training.teacher import _with_head, distillation, load_teacher
 
 import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 CONTEXT = "the film was very good and\nthe cast {was} lovely"
 ONE_STEP: dict[str, Any] = {"steps": 1, "eval_every": 1}
@@ -144,6 +144,36 @@ def test_the_base_model_teaches_what_it_says_in_context(make: Build, tiny_model:
     assert all(len(a.prompt_ids) > len(b.document.prompt_ids) for a, b in zip(read, parts.data.train, strict=True))
     expected = by_hand(parts, lambda numbers: [(base, read[n].prompt_ids) for n in numbers], 1.0)
     assert losses(run_training(parts).history) == pytest.approx([expected], rel=1e-4)
+
+
+def test_what_all_rows_begin_with_is_read_once(make: Build, tiny_model: Path, teachers: dict[str, Path]) -> None:
+    def load(name: str, **settings: Any) -> Any:
+        parts = make(name, teacher_context=CONTEXT, **settings)
+        return parts, load_teacher(parts.engine, parts.data, parts.training, seed=0, say=pytest.fail)
+
+    parts, teacher = load("packed")
+    base, tokenizer = load_base(tiny_model)
+    assert teacher.head >= len(tokenizer(CONTEXT).input_ids)
+    assert teacher.engine.virtual_tokens(0) == teacher.head
+    rows = [3, 0, 17]
+    lessons = teacher.lessons([parts.data.train[n].document for n in rows], rows)
+    whole = [Document(teacher.train[n].document.prompt_ids, d.target_ids) for n, d in zip(rows, lessons, strict=True)]
+    with torch.no_grad():
+        expected = Engine(base, tokenizer)(whole).logits
+    torch.testing.assert_close(teacher.logits(lessons), expected, rtol=1e-4, atol=1e-4)
+    assert not any(p.requires_grad for p in teacher.engine.parameters())
+    # Where nothing is kept: PEFT's own forward pass, and a teacher whose own prompt comes first.
+    assert load("stock", mode="stock")[1].head == 0
+    assert load("adapter", teacher=str(teachers["prompt"]))[1].head == 0
+    assert load("whole", teacher=str(teachers["whole"]))[1].head == teacher.head
+
+
+def test_layers_that_keep_too_few_positions_read_it_each_time(make: Build, tiny_model: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    vocabulary = len(load_base(tiny_model)[1])
+    base = MistralForCausalLM(MistralConfig(vocab_size=vocabulary, num_hidden_layers=2, sliding_window=8, **sizes))
+    rows = [replace(e, document=Document((*range(12), n), (7,))) for n, e in enumerate(make().data.train[:2])]
+    assert _with_head(base, rows) == (base, 0)
 
 
 def test_a_context_may_be_a_file(make: Build, tmp_path: Path) -> None:
@@ -262,7 +292,10 @@ def test_settings_of_a_teacher_without_sense_are_refused(settings: dict[str, Any
     ("settings", "message"),
     [
         ({"teacher": "./nowhere"}, r"training.teacher: no such folder: ./nowhere"),
-        ({"teacher_context": "./nowhere.txt"}, r"training.teacher_context: no such file: nowhere.txt; give a file, "),
+        (
+            {"teacher_context": "./nowhere.txt"},
+            r"training.teacher_context: no such file: nowhere.txt; name another, or write ",
+        ),
         ({"teacher_context": "shots:41"}, r"training.teacher_context: 41 is not between 0 and the 40 rows of train$"),
         ({"teacher_context": "shots:0"}, r"training.teacher_context: shots:0 is no context"),
         ({"teacher_context": " \n"}, r"training.teacher_context: the text is empty"),
@@ -309,6 +342,8 @@ def test_lessons_have_the_students_own_targets(make: Build) -> None:
     documents = [replace(parts.data.train[n].document, soft_prompt=0) for n in rows]
     taught: list[Any] = teacher.lessons(documents, rows)
     assert [Document(d.prompt_ids, d.target_ids) for d in taught] == documents
+    head = teacher.train[0].document.prompt_ids[: teacher.head]
     for document in taught:
         assert document.lesson.target_ids == document.target_ids
-        assert document.lesson.prompt_ids[-len(document.prompt_ids) + 1 :] == document.prompt_ids[1:], "but for <s>"
+        read = head + document.lesson.prompt_ids
+        assert read[-len(document.prompt_ids) + 1 :] == document.prompt_ids[1:], "but for <s>"

@@ -113,8 +113,9 @@ class PrefixConfig:
     Args:
         num_virtual_tokens: length of the prefix.
         init_text: begin with the keys and values that the base model computes of this text (Li and Liang 2021, section
-            7.4). A longer one is cut to num_virtual_tokens. With init_from: outputs or demonstrations it goes first.
-            Without any of these they begin at random, from a normal distribution of deviation 1.
+            7.4): several words, or a text file. A longer one is cut to num_virtual_tokens, as cartridges begin with
+            the first tokens of a long text (Eyuboglu et al. 2025). With init_from: outputs or demonstrations it goes
+            first. Without any of these they begin at random, from a normal distribution of deviation 1.
         init_from: `instruction`, `outputs` and `demonstrations` begin with the keys and values of a text as well: the
             task in words, as prompts begin by default; what may be answered, the choices or the names and values in the
             task's schema; or solved rows of train that cover different targets, as many as fit (Lu et al. 2025). `zero`

@@ -11,6 +11,8 @@ from softprompts.system.files import expanded
 # Settings that are paths, or may be: `~` and variables of the environment are expanded in them.
 PATHS = (
     "adapter.path",
+    "compose.adapters",
+    "compose.output_dir",
     "ensemble.adapters",
     "first.path",
     "launch.records",

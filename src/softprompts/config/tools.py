@@ -95,6 +95,20 @@ class EnsembleConfig:
 
 
 @dataclass
+class ComposeConfig:
+    """Prefixes, or cartridges, that become one.
+
+    Args:
+        adapters: folders of adapters, or of the runs that wrote them, or Hub ids: two or more, all prefixes or all
+            cartridges of one base model. Their order is that of the positions.
+        output_dir: folder to write, which must be new or empty.
+    """
+
+    adapters: list[str]
+    output_dir: str
+
+
+@dataclass
 class NeighboursConfig:
     """What to show.
 

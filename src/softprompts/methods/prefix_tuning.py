@@ -19,6 +19,7 @@ from softprompts.methods.attach import (
 from softprompts.methods.initial_text import initial_text, sampled_text
 from softprompts.methods.parametrization import parametrize_prefix
 from softprompts.models.loading import kind_of, max_positions
+from softprompts.system.files import text_or_file
 from softprompts.tasks.task import Task
 
 import torch
@@ -54,8 +55,8 @@ def add_prefix(
 
     Raises:
         UserError: as `attach`; a text, or its deviation, of a model that continues none, or that it keeps no keys and
-            values of; what `initial_text` and `parametrize_prefix` raise; values of another shape, or none
-            of the adapter of the config.
+            values of; a file of a text that cannot be read; what `initial_text` and `parametrize_prefix` raise; values
+            of another shape, or none of the adapter of the config.
     """
     key = "prefix.init_text" if config.init_from is None else f"prefix.init_from: {config.init_from}"
     reads = config.init_text is not None or config.init_from in (*TEXTS, "normal")
@@ -74,7 +75,8 @@ def add_prefix(
 def _values_of_text(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PrefixConfig, task: Task | None, key: str
 ) -> torch.Tensor:
-    count, source, text = config.num_virtual_tokens, config.init_from, config.init_text
+    count, source = config.num_virtual_tokens, config.init_from
+    text = None if config.init_text is None else text_or_file("prefix.init_text", config.init_text)
     if source == "normal":
         ids = sampled_text(tokenizer, task, 1 + SAMPLE, key)[: max_positions(base)]
     else:

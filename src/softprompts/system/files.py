@@ -113,6 +113,33 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def text_or_file(key: str, text: str) -> str:
+    """Return a text of several words as it is, or what a file holds, without space around it: a single word is a path.
+
+    Args:
+        key: the setting, for the message of an error.
+        text: the text, or the path.
+
+    Raises:
+        UserError: an empty text, or an empty file; no such file, or one that is not UTF-8.
+    """
+    if not text.strip():
+        raise UserError(f"{key}: the text is empty; null is none")
+    if re.search(r"\s", text.strip()):
+        return text
+    path = Path(expanded(key, text.strip()))
+    if not path.is_file():
+        raise UserError(f"{key}: no such file: {path}; name another, or write a text of several words")
+    with one_line(path):
+        try:
+            read = path.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            raise UserError(f"{key}: {path} is not UTF-8") from None
+    if not read:
+        raise UserError(f"{key}: {path} is empty")
+    return read
+
+
 @contextmanager
 def one_line(path: Path | str) -> Iterator[None]:
     """Turn an error of the operating system within this context into one line that names `path`.

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from softprompts.adapters.configs import read_config
@@ -18,20 +17,24 @@ from softprompts.data.sources import SPLITS
 from softprompts.encoding.documents import Document, EncodedTask, Example, digest_of_tokens
 from softprompts.encoding.row_tokens import RowTooLongError
 from softprompts.encoding.tokenization import encode
+from softprompts.engine.batches import common_head
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.engine.scores import Scores
 from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.hard_prompts import draw_shots
+from softprompts.methods.attach import attach, set_start
+from softprompts.methods.prefix_tuning import keys_and_values
+from softprompts.methods.preflight import refusal
 from softprompts.models.facts import facts_of
 from softprompts.models.identity import sample_of
 from softprompts.models.loading import input_spec, kind_of, load_base_model
 from softprompts.models.settings import other_parts
-from softprompts.system.files import expanded, one_line
+from softprompts.system.files import text_or_file
 from softprompts.tasks.task import Task, with_prompt
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PrefixTuningConfig
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -58,12 +61,14 @@ class TaughtDocument(Document):
 class Teacher:
     """Who answers a student's rows, without a gradient.
 
-    engine: runs it; train: the student's rows of train as the teacher reads them, in the same order; weight: of the
-    distillation in the loss, from 0 to 1; temperature: of both distributions; fingerprint: which teacher it is.
+    engine: runs it; train: the student's rows of train as the teacher reads them, in the same order; head: so many of
+    their first tokens are the engine's prefix, since all rows begin with them; weight: of the distillation in the loss,
+    from 0 to 1; temperature: of both distributions; fingerprint: which teacher it is.
     """
 
     engine: Engine
     train: Sequence[Example]
+    head: int
     weight: float
     temperature: float
     fingerprint: dict[str, str]
@@ -72,7 +77,10 @@ class Teacher:
         """Return documents of the student's, those of the given rows of train, each with its lesson."""
         return [
             TaughtDocument(
-                d.prompt_ids, d.target_ids, d.soft_prompt, Document(self.train[n].document.prompt_ids, d.target_ids)
+                d.prompt_ids,
+                d.target_ids,
+                d.soft_prompt,
+                Document(self.train[n].document.prompt_ids[self.head :], d.target_ids),
             )
             for d, n in zip(documents, rows, strict=True)
         ]
@@ -129,10 +137,14 @@ def load_teacher(
         )
     with settings_named(OWN_KEYS):
         model = _load(engine, training)
-    train = data.train
+    train, head, weights = data.train, 0, _digest(model)
     if training.teacher_context is not None:
         train = _in_context(data.task, model, engine, training.teacher_context, seed)
-    checked = [replace(e, document=replace(e.document, soft_prompt=0)) for e in train[:CHECKED_ROWS]]
+        if engine.packed:  # PEFT's own forward pass would copy a prefix for each row
+            model, head = _with_head(model, train)
+    checked = [
+        replace(e, document=Document(e.document.prompt_ids[head:], e.document.target_ids)) for e in train[:CHECKED_ROWS]
+    ]
     own = make_engine(
         model,
         engine.tokenizer,
@@ -143,9 +155,10 @@ def load_teacher(
     return Teacher(
         engine=own,
         train=train,
+        head=head,
         weight=training.teacher_weight,
         temperature=training.teacher_temperature,
-        fingerprint={"weights": _digest(model), "rows": digest_of_tokens(train)},
+        fingerprint={"weights": weights, "rows": digest_of_tokens(train)},
     )
 
 
@@ -205,7 +218,7 @@ def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int)
         with settings_named(OWN_KEYS):
             taught = with_prompt(small, config.prompt, draw_shots(task, int(shots[1]), seed), SEPARATOR)
     else:
-        text = _text_of(context).strip().replace("{", "{{").replace("}", "}}")
+        text = text_or_file("training.teacher_context", context).strip().replace("{", "{{").replace("}", "}}")
         taught = with_prompt(small, text + SEPARATOR + config.prompt)
     try:
         return encode(taught, engine.tokenizer, input_spec(model, virtual_tokens(model))).train
@@ -213,25 +226,25 @@ def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int)
         raise UserError(f"training.teacher_context: {error.facts}; take a shorter text, or fewer shots") from None
 
 
-def _text_of(context: str) -> str:
-    """Return a text as it is, or that of the file which it names: a single word is a path."""
-    if not context.strip():
-        raise UserError("training.teacher_context: the text is empty; null is none")
-    if re.search(r"\s", context.strip()):
-        return context
-    path = Path(expanded("training.teacher_context", context))
-    if not path.is_file():
-        raise UserError(
-            f"training.teacher_context: no such file: {path}; give a file, shots:K, or a text of several words"
-        )
-    with one_line(path):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"training.teacher_context: {path} is not UTF-8") from None
-    if not text.strip():
-        raise UserError(f"training.teacher_context: {path} is empty")
-    return text
+def _with_head(model: PreTrainedModel | PeftModel, train: Sequence[Example]) -> tuple[PreTrainedModel | PeftModel, int]:
+    """Return a teacher that keeps the keys and values of what all rows begin with, and how many tokens that are.
+
+    A long context is then read once, and not again in each update. A teacher with an adapter, or with layers that keep
+    no keys and values of all these tokens, stays as it is.
+    """
+    head = train[0].document.prompt_ids
+    for example in train:
+        head = head[: common_head([(*head, -1), example.document.prompt_ids])]
+    if not head or isinstance(model, PeftModel) or refusal("prefix_tuning", model.config):
+        return model, 0
+    try:
+        values = keys_and_values(model, head)
+    except (ValueError, TypeError):
+        return model, 0
+    kept = attach(model, PrefixTuningConfig(num_virtual_tokens=len(head)), section="training", seed=None)
+    set_start(kept, values)
+    kept.eval().requires_grad_(False)
+    return kept, len(head)
 
 
 def _digest(model: torch.nn.Module) -> str:
