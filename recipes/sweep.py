@@ -43,7 +43,10 @@ def main(
         "sweep",
         model=model,
         task=task,
-        **sections,
+        prompt=prompt,
+        prefix=prefix,
+        encoder=encoder,
+        lora=lora,
         sweep=sweep,
         training=training,
         evaluation=evaluation,
@@ -58,6 +61,7 @@ def main(
         # A longer prompt leaves less room for the rows than they were read for.
         sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
         own = base if soft else copy.deepcopy(base)  # whose weights change
+        # The method: the only part that differs between recipes.
         bank = [add(sweep.method, own, tokenizer, point, rows) for point in points]
         return sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
 
@@ -72,7 +76,7 @@ def main(
 
 
 def add(method: str, base: Any, tokenizer: Any, point: sp.Point, rows: sp.Task) -> Any:
-    """The method: the only part that differs between recipes."""
+    """Put a method on the base model as its recipe does, with the settings of a candidate."""
     match method:
         case "prompt_tuning":
             start = sp.load_start(base, point.method)

@@ -95,11 +95,11 @@ def test_training_recipes_share_the_lines_of_training(recipe: Path) -> None:
 @each_script
 def test_what_trains_or_asks_checks_the_method_before_anything_is_loaded(recipe: Path) -> None:
     text = recipe.read_text(encoding="utf-8")
-    names = re.findall(r'check_method\("(\w+)", model(?:, \w+)?\)', text)
+    names = re.findall(r'check_method\("?([\w.]+)"?, model', text)
     if recipe.stem in EVALUATES:
         assert names == []
         return
-    assert names == ["prompt_tuning" if recipe.stem == "sweep" else recipe.stem]
+    assert names == ["sweep.method" if recipe.stem == "sweep" else recipe.stem]
     assert text.index("start_run(") < text.index("check_method(") < text.index("load_base_model(")
 
 
