@@ -31,7 +31,7 @@ def test_stages_add_up_if_both_are_known() -> None:
 def test_without_codecarbon_it_is_refused(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(
-        "softprompts.training.state.find_spec", lambda name: None if name == "codecarbon" else original(name)
+        "softprompts.training.checks.find_spec", lambda name: None if name == "codecarbon" else original(name)
     )
     with pytest.raises(UserError, match=r"training\.energy: codecarbon is not installed; run `pip install codecarbon`"):
         run_training(make(energy=True))

@@ -136,7 +136,7 @@ def base_name(name: str) -> str:
 
 
 def _is_added(name: str, new_parts: Collection[str]) -> bool:
-    return any(p in new_parts or p == "modules_to_save" or p.startswith("lora_") for p in name.split("."))
+    return any(p in new_parts or p == "modules_to_save" or p.startswith(("lora_", "ia3_")) for p in name.split("."))
 
 
 def same_weights(one: Identity, other: Identity) -> bool | None:
