@@ -25,12 +25,12 @@ def main(names: list[str]) -> int:
     failed = []
     for task in [t for t in TASKS if t in names] or TASKS:
         for recipe in [r for r in RECIPES if r in names] or RECIPES:
-            record = RESULTS / "tasks" / task / f"{recipe}.json"
-            if record.is_file():
-                print(f"{record} is there")
+            record, config = RESULTS / "tasks" / task / f"{recipe}.json", Path("configs", task, f"{recipe}.yaml")
+            if record.is_file() or not config.is_file():
+                print(f"{record} is there" if record.is_file() else f"there is no {config}")
                 continue
             folder = Path("runs") / task / recipe
-            code = launch(recipe, f"configs/{task}/{recipe}.yaml", folder)
+            code = launch(recipe, str(config), folder)
             if code:
                 failed.append(f"{task}/{recipe} ended with exit code {code}")
             else:

@@ -11,6 +11,7 @@ from benchmarks.report.claims import transfers
 from benchmarks.report.figures import draw, pareto_front
 from benchmarks.report.style import INK, OTHER, STYLES, Drawing, close, save_png, svg
 from made_benchmark import METHODS, make_benchmark, records_of
+from softprompts.methods.catalog import METHODS as CATALOG
 
 import pytest
 from matplotlib import image, pyplot
@@ -98,7 +99,7 @@ def test_what_is_unlearnt_has_a_mark_a_seed(drawn: tuple[Benchmark, dict[str, Dr
 
 
 def test_each_method_has_a_colour_and_a_marker_of_its_own() -> None:
-    assert set(STYLES) == {*METHODS, "multitask_prompt_tuning"}, "which is in no grid"
+    assert set(STYLES) == {"few_shot", "zero_shot"} | (set(CATALOG) - {"hard_prompt"})
     for part in zip(*STYLES.values(), OTHER, strict=True):
         assert len(set(part)) == len(part)
 

@@ -15,7 +15,7 @@ from softprompts.errors import UserError
 import pytest
 import yaml
 
-STUDY = ROOT / "configs" / "benchmarks" / "study.yaml"
+STUDY = ROOT / "configs" / "study" / "screens.yaml"
 # A sweep of two rates on a tiny model, whose record is fed to `record_of`.
 GRID: dict[str, list[Any]] = {"prompt.num_virtual_tokens": [4, 8], "training.learning_rate": [0.01, 0.1]}
 

@@ -180,7 +180,7 @@ TABLE = (
         peft="IA3Config",
         trains="factors of keys, values and inner activations",
         saves="the same",
-        colour="#CC79A7",
+        colour="#999933",
         marker="<",
     ),
     Method(
