@@ -102,6 +102,9 @@ def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path)
     assert parsed("training: {steps: 7}\n", "--training.steps", "9")["training"].steps == 9
     assert parsed("training: {steps: 7}\n", "--training.steps=9")["training"].steps == 9
     assert parsed()["training"].steps == TrainingConfig().steps
+    first = tmp_path / "first.yaml"
+    first.write_text(MINIMAL + "training: {steps: 7}\n", encoding="utf-8")
+    assert parse(recipe, ["--training.steps", "9", "--config", str(first)])["training"].steps == 9
     path = tmp_path / "second.yaml"
     path.write_text("training: {steps: 11}\n", encoding="utf-8")
     assert parsed("training: {steps: 7}\n", "--config", str(path))["training"].steps == 11

@@ -154,6 +154,34 @@ def test_a_folder_or_pattern_without_files_is_one_line(tmp_path: Path) -> None:
         read_file(tmp_path / "*.jsonl")
 
 
+def test_hidden_files_of_a_folder_are_no_data(tmp_path: Path) -> None:
+    """Editors, version control and other systems leave them."""
+    jsonl(tmp_path / "a.jsonl")
+    for name in (".b.jsonl", "._a.jsonl"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    (tmp_path / ".cache").mkdir()
+    jsonl(tmp_path / ".cache" / "c.jsonl")
+    assert len(read_file(tmp_path)) == 2
+
+
+def test_data_in_folders_below_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    jsonl(tmp_path / "a.jsonl")
+    (tmp_path / "more").mkdir()
+    jsonl(tmp_path / "more" / "b.jsonl")
+    with pytest.raises(UserError, match=r"has data in folders below it, .*more/b.jsonl for one; name a pattern: "):
+        read_file(tmp_path)
+    assert len(read_file(tmp_path / "*.jsonl")) == 2
+    assert len(read_file(tmp_path / "**" / "*.jsonl")) == 4
+
+
+def test_a_folder_of_several_saved_splits_names_them(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([{"a": "x"}, {"a": "y"}])
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"saved: holds several splits; .*: .*saved/test, .*saved/train$"):
+        read_file(tmp_path / "saved")
+    assert len(read_file(tmp_path / "saved" / "train")) == 2
+
+
 def test_a_file_that_unpacks_to_more_than_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,12 +71,12 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
 
 
 def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
-    """Return the words of a command line, `--resume` written out and paths of config files expanded.
+    """Return the words of a command line: config files first, their paths expanded; `--resume` written out.
 
     Raises:
         UserError: an unknown flag; a config file that is missing or not valid.
     """
-    words, checked = iter(argv), []
+    words, files, checked = iter(argv), [], []
     for word in words:
         flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", word, re.DOTALL)
         name = flag[1] if flag else ""
@@ -88,11 +88,12 @@ def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
             if path:
                 path = expanded("--config", path)
                 check_yaml(path, valid)
-                word = f"--config={path}"
+                files.append(f"--config={path}")
+                continue
         elif name not in ("", "help", "print_config", "print_completion") and not is_read(name, valid):
             raise UserError(f'unknown flag "--{name}"{nearest_key(name, valid)}')
         checked.append(word)
-    return checked
+    return files + checked  # flags win over files, wherever they are
 
 
 def cli(main: Callable[..., None]) -> None:

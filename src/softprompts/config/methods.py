@@ -66,6 +66,7 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
+        check_above_zero("prompt.num_virtual_tokens", self.num_virtual_tokens)
         for key in ("init_from", "init_adapter"):
             if getattr(self, key) is not None and self.prompt_tuning_init not in (None, "RANDOM"):
                 raise UserError(
@@ -162,6 +163,7 @@ class PrefixConfig:
 
     def __post_init__(self) -> None:
         # Now, and not after a download.
+        check_above_zero("prefix.num_virtual_tokens", self.num_virtual_tokens)
         starts = {"init_text": self.init_text, "init_from": self.init_from, "init_adapter": self.init_adapter}
         for key, value in starts.items():
             if value is None or (key == "init_from" and value == "zero"):

@@ -144,6 +144,25 @@ class TrainingConfig:
     patience: int | None = None
     energy: bool = False
 
+    def __post_init__(self) -> None:
+        # Now, and not after a download.
+        above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
+        for key in (*above, "learning_rate", "max_grad_norm", "teacher_temperature"):
+            check_above_zero(f"training.{key}", getattr(self, key))
+        for key in ("warmup_steps", "weight_decay"):
+            if not getattr(self, key) >= 0:
+                raise UserError(f"training.{key}: expected 0 or more, found {getattr(self, key)}")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"training.ema: expected 0 or more and less than 1, found {self.ema}")
+        if not 0 <= self.teacher_weight <= 1:
+            raise UserError(f"training.teacher_weight: expected 0 to 1, found {self.teacher_weight}")
+        if self.teacher is None and self.teacher_context is None:
+            for key in ("teacher_weight", "teacher_temperature", "teacher_any_base"):
+                if getattr(self, key) != getattr(TrainingConfig, key):
+                    raise UserError(
+                        f"training.{key}: there is no teacher; name one in training.teacher, or teacher_context"
+                    )
+
     @property
     def taught(self) -> bool:
         """Whether a teacher is asked for."""

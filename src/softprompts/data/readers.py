@@ -78,9 +78,7 @@ def open_file(path: str | Path) -> Source:
         files = sorted(p for p in path.iterdir() if p.is_file())
         return _source(files, lambda: numbered(str(path), saved_batches(path)))
     if is_folder(path):
-        shards = sorted(p for p in path.iterdir() if _kind(p) in SUFFIXES and is_file(p))
-        if not shards:
-            raise UserError(f"{path}: the folder holds no file whose name ends in {', '.join(SUFFIXES)}")
+        shards = _shards(path)
     elif WILD.search(str(path)) and not is_file(path):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         shards = sorted(Path(name) for name in found if is_file(Path(name)))
@@ -94,6 +92,29 @@ def open_file(path: str | Path) -> Source:
         if _kind(shard) not in SUFFIXES:
             raise UserError(f"{shard}: unknown kind of file{nearest(_kind(shard), SUFFIXES)}")
     return _source(shards, lambda: (batch for shard in shards for batch in _read_one(shard)))
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Return the data files of a folder; hidden ones, as editors and other systems leave, are none.
+
+    Raises:
+        UserError: there are none, or the folder has splits below it; data in folders below is not read.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = [str(p.parent) for p in sorted(folder.glob("*/state.json"))]
+        raise UserError(f"{folder}: holds several splits; name one of them: {', '.join(splits) or 'none is complete'}")
+    below = [p for p in sorted(folder.glob("*/**/*")) if _kind(p) in SUFFIXES and is_file(p)]
+    hidden = [p for p in below if any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    if len(below) > len(hidden):
+        seen = next(p for p in below if p not in hidden)
+        raise UserError(
+            f"{folder}: has data in folders below it, {seen} for one; name a pattern: {folder}/*{_kind(seen)} without "
+            f"them, {folder}/**/*{_kind(seen)} with them"
+        )
+    found = sorted(p for p in folder.iterdir() if _kind(p) in SUFFIXES and is_file(p) and not p.name.startswith("."))
+    if not found:
+        raise UserError(f"{folder}: the folder holds no file whose name ends in {', '.join(SUFFIXES)}")
+    return found
 
 
 def _source(files: list[Path], batches: Callable[[], Iterator[Rows]]) -> Source:

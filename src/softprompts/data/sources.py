@@ -123,7 +123,8 @@ class Reading:
         for split in held:
             if whole and (not counts[split] or counts[split] == total):
                 raise UserError(
-                    f"task.{split}: too few rows ({total}) to hold some out of train; give a file of its own"
+                    f"task.{split}: too few rows ({total}) to hold some out of train: of each ten one is taken by "
+                    "chance, as its text decides; give a file of its own, or 100 rows or more"
                 )
             total -= counts[split]
             of = "train" if whole else f"the first {sum(counts.values()):,} rows of train"
