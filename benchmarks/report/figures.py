@@ -11,7 +11,7 @@ from benchmarks.grid.settings import Benchmark, Cell
 from benchmarks.report.claims import transfer_metric, transfers
 from benchmarks.report.frame import Records, metrics_of, numbers
 from benchmarks.report.papers import clusters
-from benchmarks.report.style import EDGE, FONT, INK, OTHER, SERIES, STYLES, Drawing, finish, new_figure
+from benchmarks.report.style import EDGE, FONT, INK, OTHER, SERIES, STYLES, Drawing, finish, new_figure, show_losses
 from benchmarks.report.tables import seeds_of
 from softprompts.evaluation.ensemble import CHOSEN, VOTE
 from softprompts.runs.record import Result
@@ -19,7 +19,7 @@ from softprompts.runs.record import Result
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from pandas import DataFrame, Series
 
 COSTS = {
@@ -129,13 +129,7 @@ def _learning_curves(benchmark: Benchmark, runs: DataFrame, methods: Sequence[st
             losses.index, losses.mean(axis=1), color=colour, marker=marker, markersize=6, label=_name(runs, method)
         )
         axis.fill_between(losses.index, losses.min(axis=1), losses.max(axis=1), color=colour, alpha=0.15, lw=0)
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.set_xlabel("update")
-    axis.set_ylabel("validation loss, nats a token")
+    show_losses(axis)
     finish(figure, axis)
     return figure
 

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import text
 from benchmarks.grid.estimate import spoken
 from benchmarks.grid.settings import in_words
-from benchmarks.report.style import FONT, OTHER, STYLES, Drawing, finish, new_figure
+from benchmarks.report.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
 from benchmarks.report.tables import percent
 from benchmarks.study.settings import load_screen
 from softprompts.methods.catalog import METHODS
@@ -17,7 +17,6 @@ from softprompts.runs.record import Standing
 from softprompts.training.sweep import cost_in_words
 
 from matplotlib import rc_context
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 Screens = dict[str, dict[str, Any]]  # records by name of the screen
 
@@ -119,13 +118,7 @@ def draw_study(study: Mapping[str, Screens]) -> dict[str, Drawing]:
                 seen = best(record)["validations"]
                 steps, losses = [e["step"] for e in seen], [e["validation_loss"] for e in seen]
                 axis.plot(steps, losses, color=colour, marker=marker, markersize=6, label=METHODS[method].label)
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-            axis.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-            axis.tick_params(axis="y", which="minor", labelsize=9)
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axis.set_xlabel("update")
-            axis.set_ylabel("validation loss, nats a token")
+            show_losses(axis)
             finish(figure, axis)
         drawn[task] = Drawing(f"study_{task}", "Validation loss of what each method's sweep chose.", figure)
     return drawn

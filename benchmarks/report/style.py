@@ -24,6 +24,7 @@ from softprompts.system.files import replacing
 from matplotlib import pyplot, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 INK = "#010203"  # a colour that nothing else has: SVG gets `currentColor` in its place
@@ -68,6 +69,17 @@ class Drawing:
 def new_figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
     """Return a figure as wide as a phone, `height` in inches, and its only axes. Draw within `rc_context(FONT)`."""
     return pyplot.subplots(figsize=(WIDTH, height))
+
+
+def show_losses(axis: Axes) -> None:
+    """Label the axes of losses on validation over updates."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_xlabel("update")
+    axis.set_ylabel("validation loss, nats a token")
 
 
 def finish(figure: Figure, axis: Axes) -> None:
