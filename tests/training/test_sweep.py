@@ -364,7 +364,8 @@ class Nobody:
     ({"a.x": 5}, [5], []),
 ])  # fmt: skip
 def test_what_is_beyond_an_edge(best: dict[str, Any], tried: list[Any], further: list[dict[str, Any]]) -> None:
-    assert beyond(best, [{"a.x": value} for value in tried]) == further
+    assert beyond(best, [{"a.x": value} for value in tried], ["a.x"]) == further
+    assert beyond(best, [{"a.x": value} for value in tried], ["a.y"]) == []
 
 
 @pytest.mark.parametrize("key", ["teacher", "teacher_context"])
@@ -377,7 +378,9 @@ def test_candidates_have_no_teacher(key: str) -> None:
 
 
 def test_seeds_have_no_edge() -> None:
-    assert beyond({"run.seed": 2, "a.x": 2.0}, [{"run.seed": s, "a.x": 2.0} for s in (0, 1, 2)]) == []
+    assert (
+        beyond({"run.seed": 2, "a.x": 2.0}, [{"run.seed": s, "a.x": 2.0} for s in (0, 1, 2)], ["run.seed", "a.x"]) == []
+    )
 
 
 def test_what_left_stays_gone_after_a_resume(make: Build, prompt: PromptConfig) -> None:
@@ -401,6 +404,7 @@ def test_what_left_stays_gone_after_a_resume(make: Build, prompt: PromptConfig) 
     ({"method": "prefix_tuning"}, "^prompt: sweep.method is prefix_tuning, which reads prefix; take prompt out$"),
     ({"method": "full_finetuning"}, "^prompt: sweep.method is full_finetuning, which has no section of its own"),
     ({"reduction_factor": 1}, "^sweep.reduction_factor: expected 2 or more, found 1"),
+    ({"extend": ["run.sed"]}, r'^sweep.extend: "run.sed" is not in sweep.grid \(did you mean "run.seed"'),
     ({"extensions": -1}, "^sweep.extensions: expected 0 or more, found -1"),
 ])  # fmt: skip
 def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
@@ -112,6 +112,9 @@ def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: Trai
     """
     if sweep.method not in SECTIONS:
         raise UserError(f'sweep.method: "{sweep.method}"{nearest(sweep.method, SECTIONS)}')
+    for key in sweep.extend if sweep.extend != SweepConfig({}).extend else ():
+        if key not in sweep.grid:
+            raise UserError(f'sweep.extend: "{key}" is not in sweep.grid{nearest(key, sweep.grid)}')
     if training.energy:
         raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
     if training.taught:
@@ -128,7 +131,7 @@ def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: Trai
     return Grid(sweep, {**method, "training": training, "run": run})
 
 
-def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]], keys: Collection[str]) -> list[dict[str, Any]]:
     """Return one candidate's values for each number of the best that is an edge of what was tried.
 
     A number goes on by the ratio of the last two values, if all are above zero, else by their difference. Seeds have
@@ -137,11 +140,18 @@ def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> list[
     Args:
         best: the values of the best candidate, by key.
         tried: the values of all candidates.
+        keys: which may go on.
     """
     found = []
     for key, value in best.items():
         numbers = sorted({v[key] for v in tried if _is_number(v[key])})
-        if key == SEED or not _is_number(value) or len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
+        if (
+            key not in keys
+            or key == SEED
+            or not _is_number(value)
+            or len(numbers) < 2
+            or value not in (numbers[0], numbers[-1])
+        ):
             continue
         inner = numbers[1] if value == numbers[0] else numbers[-2]
         further = value * value / inner if numbers[0] > 0 else 2 * value - inner

@@ -396,12 +396,15 @@ class SweepConfig:
         extensions: as long as the best value of a number is the largest or the smallest tried, one more candidate is
             tried beyond it, so many times at most. A new one goes on as long as it is among the best
             1/reduction_factor of all that came as far (Li et al. 2020).
+        extend: keys of the grid that may go beyond their edges; by default the learning rate alone: a longer prompt, or
+            a larger rank, costs more.
     """
 
     grid: dict[str, list[str | int | float | bool | None]]
     method: str = "prompt_tuning"
     reduction_factor: int | None = None
     extensions: int = 0
+    extend: list[str] = field(default_factory=lambda: ["training.learning_rate"])
 
     def __post_init__(self) -> None:
         if self.reduction_factor is not None and self.reduction_factor < 2:

@@ -206,7 +206,8 @@ class Sweep:
     def further(self) -> list[Point]:
         """Return candidates beyond the best, for each of its numbers that is an edge of what was tried."""
         points = []
-        for values in beyond(self.best.point.values, [c.point.values for c in self.contenders]):
+        tried = [c.point.values for c in self.contenders]
+        for values in beyond(self.best.point.values, tried, self.grid.sweep.extend):
             try:
                 points.append(self.grid.point(values))
             except UserError as error:  # a key takes no such value: the edge is its own
