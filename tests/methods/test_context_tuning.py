@@ -56,7 +56,7 @@ def in_training(engine: Engine) -> Any:
 
 
 def texts(engine: Engine, data: EncodedTask) -> list[tuple[int, ...]]:
-    """Return the tokens of each demonstration, with the separator behind it."""
+    """Return the tokens of each demonstration, with the separator after it."""
     separator = tuple(engine.tokenizer(SEPARATOR, add_special_tokens=False).input_ids)
     return [e.document.prompt_ids + e.document.target_ids + separator for e in data.train]
 
@@ -85,9 +85,9 @@ def test_before_training_a_row_is_answered_as_behind_the_text(tiny_model: Path, 
 
 @torch.no_grad()
 def loss_without(model: Path, head: tuple[int, ...], hidden: list[int], document: Document) -> float:
-    """Return the loss of a document behind the keys and values of a text, without those at some positions.
+    """Return the loss of a document after the keys and values of a text, without those at some positions.
 
-    It reads the remaining keys and values only, at the positions that it would have behind all of them.
+    It reads the remaining keys and values only, at the positions that it would have after all of them.
     """
     base = load_base(model)[0]
     full: Any = base(torch.tensor([head]), use_cache=True).past_key_values

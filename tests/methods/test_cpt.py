@@ -31,7 +31,7 @@ SEPARATOR = "\n--\n"
 
 
 def build(model: Path, task: Path, **settings: Any) -> tuple[Engine, EncodedTask]:
-    """Return an engine over the tiny model behind the embeddings of a few rows, and the task."""
+    """Return an engine over the tiny model with the embeddings of a few rows, and the task."""
     config = CPTConfig(**{"demonstrations": 3, "separator": SEPARATOR} | settings)
     base, tokenizer = load_base(model)
     rows = demonstrations(load_task(task_config(task, max_rows={"validation": 8, "test": 8})), config, seed=0)

@@ -72,7 +72,7 @@ def ids_of(folder: Path, text: str) -> list[int]:
 
 
 def of_tokens(folder: Path, section: str, ids: list[int]) -> torch.Tensor:
-    """Return the values that stand for tokens: their embeddings, or the keys and values of every layer."""
+    """Return the values of tokens: their embeddings, or the keys and values of every layer."""
     base = load_base(folder)[0]
     if section == "prompt":
         return base.get_input_embeddings().weight[ids].detach()

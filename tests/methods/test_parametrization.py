@@ -45,7 +45,7 @@ ALL = PROMPTS | PREFIXES
 
 
 def attach(folder: Path, dtype: str = "float32", seed: int | None = 0, **settings: Any) -> PeftModel:
-    """Return the tiny model behind a soft prompt, or behind a prefix if the settings are of one."""
+    """Return the tiny model with a soft prompt, or with a prefix if the settings are of one."""
     base, tokenizer = load_base(folder, dtype=dtype)
     start = {"num_virtual_tokens": TOKENS}
     if settings in PREFIXES.values() or "init_text" in settings:

@@ -118,7 +118,7 @@ def test_settings_that_exclude_each_other(fail: Fail, recipe: str, flags: dict[s
 
 def test_an_encoder_has_no_text_to_begin_with(fail: Fail, tiny_encoder: Path) -> None:
     message = fail("prefix_tuning", **{"model.name_or_path": tiny_encoder})
-    assert message == "prefix.init_text: needs a decoder, whose keys and values of a text stand for that text"
+    assert message == "prefix.init_text: needs a decoder, whose keys and values of a text do what the text does"
 
 
 def test_an_encoder_needs_choices(fail: Fail, tiny_encoder: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from peft import PeftType
 from transformers import PreTrainedModel
 
-# Where PEFT saves what stands before the text, whatever has written it.
+# The key that PEFT saves a soft prompt under, whatever has written it.
 VALUES = "prompt_embeddings"
 
 

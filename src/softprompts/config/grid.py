@@ -26,6 +26,7 @@ SECTIONS: dict[str, str | None] = {
 # What all candidates share: how they are compared, and how the forward passes are cut.
 COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy", "teacher", "teacher_context")
 SEED = "run.seed"
+RATE = "training.learning_rate"
 
 Settings = PromptConfig | PrefixConfig | EncoderConfig | LoraConfig
 
@@ -112,8 +113,8 @@ def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: Trai
     """
     if sweep.method not in SECTIONS:
         raise UserError(f'sweep.method: "{sweep.method}"{nearest(sweep.method, SECTIONS)}')
-    for key in sweep.extend if sweep.extend != SweepConfig({}).extend else ():
-        if key not in sweep.grid:
+    for key in sweep.extend:
+        if key not in (RATE, *sweep.grid):  # the rate is the default, whether or not it varies
             raise UserError(f'sweep.extend: "{key}" is not in sweep.grid{nearest(key, sweep.grid)}')
     if training.energy:
         raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
@@ -144,14 +145,10 @@ def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]], keys: Co
     """
     found = []
     for key, value in best.items():
+        if key not in keys or key == SEED or not _is_number(value):
+            continue
         numbers = sorted({v[key] for v in tried if _is_number(v[key])})
-        if (
-            key not in keys
-            or key == SEED
-            or not _is_number(value)
-            or len(numbers) < 2
-            or value not in (numbers[0], numbers[-1])
-        ):
+        if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
             continue
         inner = numbers[1] if value == numbers[0] else numbers[-2]
         further = value * value / inner if numbers[0] > 0 else 2 * value - inner

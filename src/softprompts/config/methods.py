@@ -31,7 +31,7 @@ class PromptConfig:
             the names and values in the task's schema. `demonstrations` takes those of solved rows of train that cover
             different targets, as many as fit (Lu et al. 2025 start from drawn rows; Levy et al. 2023 choose examples by
             what their outputs cover).
-        init_labels: for `labels`, with the space that stands before a word; by default the task's choices.
+        init_labels: for `labels`, with the space before a word; by default the task's choices.
         init_fill: what fills up a text that is shorter than num_virtual_tokens: `repeat` has the text again, `frequent`
             draws frequent tokens. It follows the text, but precedes demonstrations, whose end a row is to follow.
         init_adapter: begin with the values of a trained soft prompt of the same length, on the same base model: the

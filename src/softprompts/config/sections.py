@@ -38,7 +38,7 @@ class TaskConfig:
     Args:
         prompt: what the model reads, with `{column}` where a column's value goes, e.g. "{text}\\nSentiment:";
             `{translation[en]}` is a value inside one. A list reads "a, b", an empty one "none", an object as JSON.
-        target: what it shall write, likewise, e.g. " {label}"; begin it with the space that stands before the word.
+        target: what it shall write, likewise, e.g. " {label}"; begin it with the space before the word.
         dataset: `embedded:NAME`, a Hub id, or nothing where train, validation and test are files.
         subset: configuration of a Hub dataset.
         other_datasets: for a split that comes from another Hub dataset: its id, and `:SUBSET` behind it where it has

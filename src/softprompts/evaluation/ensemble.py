@@ -204,7 +204,7 @@ def _plain(numbers: dict[str, Interval]) -> dict[str, dict[str, Any]]:
 def summary_of_members(notes: dict[str, Any]) -> str:
     """Return lines to read: mean, the member chosen on validation, the best afterwards, and the soup if there is one.
 
-    Those of the vote come behind them. Of the comparisons those of the vote and the soup by the first metric.
+    Those of the vote follow them. Of the comparisons those of the vote and the soup by the first metric.
     """
 
     def line(who: str, metrics: dict[str, dict[str, Any]]) -> str:

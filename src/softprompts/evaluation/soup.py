@@ -60,7 +60,7 @@ def make_soup(engine: Engine, data: EncodedTask, evaluation: EvaluationConfig, a
 
     Args:
         engine: with a bank of soft prompts, or prefixes, over one base model.
-        data: the task, behind no particular one of them.
+        data: the task, for none of them in particular.
         evaluation: how it is scored.
         accelerator: shares the rows out.
 

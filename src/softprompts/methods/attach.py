@@ -176,7 +176,7 @@ def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, label
 
 
 def words_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Return the embeddings of a vocabulary, float32 (V, H); those behind the tokenizer's last token are padding."""
+    """Return the embeddings of a vocabulary, float32 (V, H); those after the tokenizer's last token are padding."""
     weight = base.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     return weight[: len(tokenizer)].detach().float()

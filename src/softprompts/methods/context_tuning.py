@@ -71,7 +71,7 @@ def add_context(
     """Put a trainable prefix on a frozen base model: the keys and values of the demonstrations, float32.
 
     It has the tokens of each row of train as it is trained on, special tokens included, and those of the separator
-    behind each: P positions in all. Before training the model answers as it does behind that text. Texts follow at
+    after each: P positions in all. Before training the model answers as it does after that text. Texts follow at
     position P, whatever of the prefix they do not see in an update (Lu et al. 2025, section 4).
 
     Args:

@@ -26,7 +26,7 @@ def add_cpt(
 ) -> PeftModel:
     """Put trainable changes, float32 (P, hidden size), of the demonstrations' embeddings on a frozen base model.
 
-    The soft prompt has the tokens of each row of train, and those of the separator behind each: P in all. An embedding
+    The soft prompt has the tokens of each row of train, and those of the separator after each: P in all. An embedding
     moves by no more than its bound in the Euclidean norm, times the root of hidden size / 2048; those of targets do not
     move (Blau et al. 2024; bounds and projection are PEFT's). The loss is that of a row's own target: PEFT's also has
     that of the targets in the soft prompt, which `model.engine: packed` does not compute. What is saved are the

@@ -98,7 +98,7 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, se
 
 
 def sampled_text(tokenizer: PreTrainedTokenizerBase, task: Task | None, most: int, key: str) -> list[int]:
-    """Return `most` token ids of drawn rows of train one behind the other, special tokens included.
+    """Return `most` token ids of drawn rows of train one after the other, special tokens included.
 
     Raises:
         UserError: no task; `key` is the setting that asked for its rows.

@@ -61,7 +61,7 @@ def add_prefix(
     key = "prefix.init_text" if config.init_from is None else f"prefix.init_from: {config.init_from}"
     reads = config.init_text is not None or config.init_from in (*TEXTS, "normal")
     if reads and kind_of(base.config) != "decoder":
-        raise UserError(f"{key}: needs a decoder, whose keys and values of a text stand for that text")
+        raise UserError(f"{key}: needs a decoder, whose keys and values of a text do what the text does")
     check_loaded(config, start)
     zero = {"init_weights": "zero"} if config.init_from == "zero" else {}
     model = attach(base, as_peft(config, PrefixTuningConfig, **zero), section="prefix", seed=seed)

@@ -116,7 +116,7 @@ def _draw_ranks(axis: Axes, rows: Sequence[Standing], best_by: str) -> None:
 
 
 def _draw_coordinates(axis: Axes, rows: Sequence[Standing], best_by: str) -> None:
-    """Draw parallel coordinates. Numbers stand in their order, evenly spaced; the last axis is the best validation."""
+    """Draw parallel coordinates. Numbers are in their order, evenly spaced; the last axis is the best validation."""
     keys = list(rows[0].values)
     kept = [s for s in rows if s.value is not None]
     values = [as_read(s.value, best_by) for s in kept if s.value is not None]

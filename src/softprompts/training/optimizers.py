@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 
 class Together(Optimizer):
-    """Optimizers that make their steps together, behind one schedule, one loss scaler and one checkpoint.
+    """Optimizers that make their steps together, with one schedule, one loss scaler and one checkpoint.
 
     The parameters of one must not be those of another, and each has one group of them.
     """

@@ -52,7 +52,7 @@ OWN_KEYS = {
 
 @dataclass(frozen=True)
 class TaughtDocument(Document):
-    """A document of the student's, and the `lesson` that the teacher reads: the same target behind its own prompt."""
+    """A document of the student's, and the `lesson` that the teacher reads: the same target after its own prompt."""
 
     lesson: Document | None = None
 
@@ -208,7 +208,7 @@ def _same_vocabulary(model: PreTrainedModel, base: Any) -> PreTrainedModel:
 
 
 def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int) -> Sequence[Example]:
-    """Return the rows of train behind a context, as `recipes/hard_prompt.py` would put them behind it."""
+    """Return the rows of train after a context, as `recipes/hard_prompt.py` would put them after it."""
     train = task.splits["train"]
     config = replace(task.config, max_length=2**31, long_rows="error")  # only the model limits what the teacher reads
     small = replace(task, splits=dict.fromkeys(SPLITS, train[:1]) | {"train": train}, config=config)
