@@ -99,7 +99,7 @@ coverage: $(STAMP) ## all tests, and the lines and branches of the library that 
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
-	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
+	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction: fast, always green
 	@$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from benchmarks.grid.settings import Benchmark, load_benchmark
 from benchmarks.report.claims import TASKS, card_markdown, make_card
 from benchmarks.report.figures import draw, draw_ensemble, draw_neighbours
 from benchmarks.report.frame import Records, compare_methods, make_records
-from benchmarks.report.page import render_page
+from benchmarks.report.page import render_page, summary
 from benchmarks.report.papers import (
     answers,
     load_experiments,
@@ -20,7 +20,6 @@ from benchmarks.report.papers import (
     papers_markdown,
     papers_table,
 )
-from benchmarks.report.readme import summary
 from benchmarks.report.study import draw_study, load_study, study_markdown
 from benchmarks.report.style import close, save_png
 from benchmarks.report.tables import comparisons_table, markdown, notes, results_markdown, sweeps_table

@@ -1,4 +1,4 @@
-"""The report as one page, from the claims down to single answers: what the template `page.html.j2` shows."""
+"""The report as one page, by the template `page.html.j2`, from claims down to single answers; and the README's part of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import text
 from benchmarks.grid.settings import Benchmark, Cell
 from benchmarks.report import tables
-from benchmarks.report.claims import AGAINST, FOR, OPEN, RULE, Section
+from benchmarks.report.claims import AGAINST, FOR, OPEN, RULE, SOFT, TASKS, WEIGHTS, Section, words_table
 from benchmarks.report.frame import Records, gaps, metrics_of
 from benchmarks.report.papers import Answer
 from benchmarks.report.style import Drawing, svg
@@ -22,6 +22,9 @@ from pandas import DataFrame
 TITLE = "Soft Prompt Recipes: what the records say"
 LONGEST = 600  # characters of a prompt that are shown: a page has to load on a phone
 UNITS = {"gib": " GiB", "kwh": " kWh"}
+# In the README:
+WEIGHED = ("few_shot", *WEIGHTS)  # what one would take instead of a soft prompt
+QUOTED = ("style_rate", "valid_schema")  # what is claimed of soft prompts, beside the main metric
 
 
 def render_page(
@@ -136,3 +139,36 @@ def _answers(benchmark: Benchmark, cell: Cell, shown: int) -> DataFrame:
 
 def _cut(prompt: str) -> str:
     return prompt if len(prompt) <= LONGEST else f"{prompt[:LONGEST]} … ({len(prompt) - LONGEST} characters more)"
+
+
+def summary(records: Records, card: Sequence[Section], figures: Mapping[str, Sequence[str]]) -> str:
+    """Return the README's part: Markdown for each task whose grid is recorded to its end; for others how far it is.
+
+    Args:
+        records: with the benchmarks of the tasks; any others are left out.
+        card: sections of the claims card.
+        figures: paths of the figures of each benchmark, by its name.
+    """
+    parts, complete = [], []
+    for task in TASKS:
+        benchmark = records.benchmarks.get(task)
+        if benchmark is None or benchmark.missing:
+            planned = len(records.of(task)) if benchmark else 0
+            said = f"{planned - len(benchmark.missing)} of {planned} runs are" if benchmark else "no run is"
+            parts.append(f"**{task}**: {said} recorded; its numbers come once all are.")
+            continue
+        complete.append(task)
+        shown = [f"![{task}: {path.rpartition('_')[2].partition('.')[0]}]({path})" for path in figures.get(task, ())]
+        parts += [tables.results_markdown(records, task), pairs(records, task), " ".join(shown)]
+    if complete:
+        parts.append(tables.markdown(words_table(card)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def pairs(records: Records, task: str) -> str:
+    """Return soft prompts compared with what one would take instead, by the main metric and `QUOTED`, as Markdown."""
+    benchmark = records.benchmarks[task]
+    main, *others = metrics_of(benchmark)
+    metrics = [main, *(name for name in others if name in QUOTED)]
+    found = [records.compared(task, m, soft, other) for m in metrics for soft in SOFT for other in WEIGHED]
+    return tables.markdown(tables.comparisons_table(benchmark, [c for c in found if c]))

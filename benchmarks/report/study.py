@@ -14,7 +14,7 @@ from benchmarks.report.tables import percent
 from benchmarks.study.settings import load_screen
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.record import Standing
-from softprompts.training.sweep import cost_in_words
+from softprompts.sweeps.sweep import cost_in_words
 
 from matplotlib import rc_context
 

@@ -27,8 +27,8 @@ from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
+from softprompts.sweeps.halving import rungs
 from softprompts.system.files import write_atomically
-from softprompts.training.halving import rungs
 
 import yaml
 

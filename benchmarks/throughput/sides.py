@@ -26,7 +26,7 @@ from softprompts.config.sections import ModelConfig, TaskConfig
 from softprompts.encoding.documents import Document
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import count_parameters, load_base_model
 from softprompts.runs.environment import peak_memory_gib
 from softprompts.tasks.task import load_task

@@ -25,8 +25,8 @@ from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.evaluation.predict import answers_and_targets, predict
-from softprompts.methods.prefix_tuning import add_prefix
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.models.loading import input_spec, load_base_model
 from softprompts.tasks.task import load_task

@@ -9,7 +9,6 @@ from .adapters.loading import (
 from .adapters.switch import has_base as has_base, without_adapter as without_adapter
 from .adapters.transfer import load_start as load_start
 from .config.cli import cli as cli
-from .config.grid import Point as Point, grid_of as grid_of
 from .config.methods import (
     ContextConfig as ContextConfig,
     CPTConfig as CPTConfig,
@@ -20,7 +19,6 @@ from .config.methods import (
     MultitaskConfig as MultitaskConfig,
     PrefixConfig as PrefixConfig,
     PromptConfig as PromptConfig,
-    SweepConfig as SweepConfig,
 )
 from .config.sections import (
     EvaluationConfig as EvaluationConfig,
@@ -78,48 +76,49 @@ from .evaluation.predict import (
     predict as predict,
 )
 from .evaluation.soup import make_soup as make_soup
-from .methods.context_tuning import (
+from .methods.baselines.full_finetuning import train_everything as train_everything
+from .methods.baselines.ia3 import add_ia3 as add_ia3
+from .methods.baselines.lora import add_lora as add_lora
+from .methods.preflight import check_method as check_method
+from .methods.soft_prompts.context_tuning import (
     add_context as add_context,
     demonstrations as demonstrations,
 )
-from .methods.cpt import add_cpt as add_cpt
-from .methods.full_finetuning import train_everything as train_everything
-from .methods.ia3 import add_ia3 as add_ia3
-from .methods.lora import add_lora as add_lora
-from .methods.multitask_prompt_tuning import (
+from .methods.soft_prompts.cpt import add_cpt as add_cpt
+from .methods.soft_prompts.multitask_prompt_tuning import (
     add_multitask_prompt as add_multitask_prompt,
     by_task as by_task,
     factors_alone as factors_alone,
 )
-from .methods.p_tuning import add_prompt_encoder as add_prompt_encoder
-from .methods.prefix_tuning import add_prefix as add_prefix
-from .methods.preflight import check_method as check_method
-from .methods.prompt_tuning import add_soft_prompt as add_soft_prompt
-from .models.facts import facts_of as facts_of
+from .methods.soft_prompts.p_tuning import add_prompt_encoder as add_prompt_encoder
+from .methods.soft_prompts.prefix_tuning import add_prefix as add_prefix
+from .methods.soft_prompts.prompt_tuning import add_soft_prompt as add_soft_prompt
+from .models.identity.facts import facts_of as facts_of
 from .models.loading import (
     default_device as default_device,
     input_spec as input_spec,
     kind_of as kind_of,
     load_base_model as load_base_model,
 )
-from .runs.comparison_page import save_contest as save_contest
-from .runs.environment import environment as environment
-from .runs.outputs import (
+from .reports.comparison import save_contest as save_contest
+from .reports.run import (
     save_adapter as save_adapter,
     save_model as save_model,
     save_run as save_run,
     save_soup as save_soup,
 )
+from .runs.environment import environment as environment
 from .runs.run import start_run as start_run
+from .sweeps.grid import Point as Point, SweepConfig as SweepConfig, grid_of as grid_of
+from .sweeps.sweep import (
+    run_sweep as run_sweep,
+    save_sweep as save_sweep,
+)
 from .system.files import (
     one_line as one_line,
     write_atomically as write_atomically,
 )
 from .tasks.task import Task as Task, load_task as load_task
 from .training.loop import train as train
-from .training.sweep import (
-    run_sweep as run_sweep,
-    save_sweep as save_sweep,
-)
 
 __version__: str

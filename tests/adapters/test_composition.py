@@ -15,7 +15,7 @@ from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.engine.kv_cache import States
 from softprompts.errors import UserError
-from softprompts.models.identity import Identity, read_record, write_record
+from softprompts.models.identity.base_model import Identity, read_record, write_record
 
 import pytest
 import torch

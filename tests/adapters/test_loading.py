@@ -17,14 +17,14 @@ from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.methods.lora import add_lora
-from softprompts.methods.multitask_prompt_tuning import add_multitask_prompt
-from softprompts.methods.p_tuning import add_prompt_encoder
-from softprompts.methods.prefix_tuning import add_prefix
-from softprompts.methods.prompt_tuning import add_soft_prompt
-from softprompts.models.identity import RECORD, Record
+from softprompts.methods.baselines.lora import add_lora
+from softprompts.methods.soft_prompts.multitask_prompt_tuning import add_multitask_prompt
+from softprompts.methods.soft_prompts.p_tuning import add_prompt_encoder
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
+from softprompts.models.identity.base_model import RECORD, Record
 from softprompts.models.loading import load_base_model
-from softprompts.runs.outputs import save_adapter, save_model
+from softprompts.reports.run import save_adapter, save_model
 from softprompts.runs.run import Run, start_run
 
 import pytest

@@ -12,11 +12,11 @@ from softprompts.adapters.transfer import load_start
 from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.config.sections import RunConfig
 from softprompts.errors import UserError
-from softprompts.methods.p_tuning import add_prompt_encoder
-from softprompts.methods.prefix_tuning import add_prefix
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.p_tuning import add_prompt_encoder
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.peft_compat import encoder_of
-from softprompts.runs.outputs import save_adapter
+from softprompts.reports.run import save_adapter
 from softprompts.runs.run import start_run
 
 import pytest

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.study.settings import load_screen
 from helpers import ROOT
-from softprompts.config.grid import beyond
+from softprompts.sweeps.grid import beyond
 
 import pytest
 import yaml

@@ -11,7 +11,7 @@ from softprompts.encoding.documents import Document
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.bundled import resolve
 from softprompts.models.loading import InputSpec
 

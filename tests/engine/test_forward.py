@@ -28,7 +28,7 @@ from softprompts.engine.forward import Engine
 from softprompts.engine.layout import Inputs, Layout, lay_out
 from softprompts.engine.padded import logits_at
 from softprompts.errors import UserError
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 
 import pytest
 import torch

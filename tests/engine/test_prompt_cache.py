@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from helpers import METHODS, Build, method_engine, scores
+from softprompts.checkpoints.parameters import set_trainable, trainable_tensors
 from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
-from softprompts.engine.prompt_cache import PromptCache
+from softprompts.engine.kv_cache import PromptCache
 from softprompts.evaluation.predict import predict
-from softprompts.training.checkpoints import set_trainable, trainable_tensors
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ from helpers import TEXT, load_base, load_tuned, make_task, prompt_config
 from softprompts.config.methods import PromptConfig
 from softprompts.errors import UserError
 from softprompts.methods import attach as initial
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import count_parameters
 
 import pytest

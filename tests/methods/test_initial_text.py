@@ -12,10 +12,11 @@ from softprompts.config.sections import ModelConfig
 from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.methods import attach as initial, initial_text, prefix_tuning
+from softprompts.methods import attach as initial, initial_text
 from softprompts.methods.initial_text import demonstrations
-from softprompts.methods.prefix_tuning import add_prefix
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts import prefix_tuning
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import load_base_model
 from softprompts.models.peft_compat import encoder_of
 from softprompts.tasks.task import Task

@@ -17,8 +17,8 @@ from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import predict
 from softprompts.methods.parametrization import Superposition, parameter_groups
-from softprompts.methods.prefix_tuning import add_prefix
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec, count_parameters, load_base_model
 
 import pytest

@@ -16,13 +16,21 @@ from softprompts.adapters.loading import load_adapter
 from softprompts.config.sections import ModelConfig, RunConfig
 from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError
-from softprompts.methods.lora import add_lora
-from softprompts.methods.prompt_tuning import add_soft_prompt
-from softprompts.models.facts import facts_of
-from softprompts.models.identity import RECORD, Identity, Record, identity_of, read_record, same_name, same_weights
+from softprompts.methods.baselines.lora import add_lora
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
+from softprompts.models.identity.base_model import (
+    RECORD,
+    Identity,
+    Record,
+    identity_of,
+    read_record,
+    same_name,
+    same_weights,
+)
+from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.settings import tokenizer_digests
 from softprompts.models.loading import load_base_model
-from softprompts.models.settings import tokenizer_digests
-from softprompts.runs.outputs import save_adapter
+from softprompts.reports.run import save_adapter
 from softprompts.runs.run import start_run
 
 import pytest

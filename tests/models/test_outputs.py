@@ -15,13 +15,13 @@ from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.documents import Document
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError
-from softprompts.methods.lora import add_lora
-from softprompts.methods.prefix_tuning import add_prefix
-from softprompts.models.facts import facts_of
-from softprompts.models.identity import RECORD
+from softprompts.methods.baselines.lora import add_lora
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.models.identity.base_model import RECORD
+from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.outputs import outputs_of
 from softprompts.models.loading import load_base_model
-from softprompts.models.outputs import outputs_of
-from softprompts.runs.outputs import save_adapter, save_model
+from softprompts.reports.run import save_adapter, save_model
 from softprompts.runs.run import Run, start_run
 
 import pytest

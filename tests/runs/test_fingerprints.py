@@ -14,8 +14,8 @@ from helpers import METHODS, load_base, make_task, method_engine
 from softprompts.config.sections import ModelConfig
 from softprompts.encoding.documents import with_soft_prompts
 from softprompts.encoding.tokenization import encode
-from softprompts.models.facts import facts_of
-from softprompts.models.identity import weights_digests
+from softprompts.models.identity.base_model import weights_digests
+from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import InputSpec, input_spec, load_base_model, own_ends
 from softprompts.runs.fingerprints import changes, inputs_of, other_versions
 

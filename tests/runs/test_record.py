@@ -15,9 +15,9 @@ from helpers import load_base, load_tuned
 from made_result import make_result
 from softprompts.adapters.saving import saved_parameters
 from softprompts.errors import UserError
+from softprompts.reports.run import save_adapter
 from softprompts.runs import environment as results
 from softprompts.runs.environment import environment, peak_memory_gib
-from softprompts.runs.outputs import save_adapter
 from softprompts.runs.record import as_json, load_result
 from softprompts.runs.run import Run
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers import Build, losses, run_training
+from softprompts.checkpoints.folders import AVERAGE
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import predict
 from softprompts.training import loop as training_module
 from softprompts.training.averaging import add_to_average, averaged, new_average
-from softprompts.training.checkpoint_folders import AVERAGE
 
 import pytest
 import torch

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from helpers import TEXT, load_base, losses, task_config
+from softprompts.checkpoints.parameters import trainable_tensors
 from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from softprompts.encoding.documents import with_soft_prompt
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.errors import Interrupted
-from softprompts.methods.prefix_tuning import add_prefix
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec
 from softprompts.runs.record import Progress
 from softprompts.runs.run import start_run
 from softprompts.tasks.task import load_task
 from softprompts.training import loop
-from softprompts.training.checkpoints import trainable_tensors
 from softprompts.training.state import make_candidate
 
 import pytest

@@ -12,18 +12,18 @@ from types import MappingProxyType
 from typing import Any
 
 from helpers import TEXT, load_base, losses, make_task, prompt_config, task_config
+from softprompts.checkpoints.parameters import trainable_tensors
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from softprompts.encoding.documents import EncodedTask, with_soft_prompt
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
-from softprompts.methods.prompt_tuning import add_soft_prompt
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec
 from softprompts.runs.run import start_run
 from softprompts.tasks.task import load_task
 from softprompts.training import loop as training_module
-from softprompts.training.checkpoints import trainable_tensors
 from softprompts.training.checks import check_training
 from softprompts.training.loop import train, train_side_by_side
 from softprompts.training.state import Candidate, make_candidate

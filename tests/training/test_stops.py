@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import Build, run_training
+from softprompts.checkpoints import files as checkpoints
 from softprompts.config.sections import TrainingConfig
 from softprompts.engine.forward import Scores
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import Outcome, predict
 from softprompts.runs.record import Progress
-from softprompts.training import checkpoints, loop as training_module
+from softprompts.training import loop as training_module
 from softprompts.training.state import make_candidate
 
 import pytest

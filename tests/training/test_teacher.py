@@ -19,11 +19,11 @@ from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.documents import Document
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
-from softprompts.engine.scores import Scores
+from softprompts.engine.padded import Scores
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.hard_prompts import draw_shots
-from softprompts.methods.full_finetuning import train_everything
-from softprompts.methods.prefix_tuning import add_prefix
+from softprompts.methods.baselines.full_finetuning import train_everything
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
 from softprompts.tasks.task import with_prompt
 from softprompts.training import loop as training_module
 from softprompts.training.checks import check_training

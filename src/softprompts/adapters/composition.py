@@ -11,7 +11,7 @@ from softprompts.adapters.checks import WEIGHTS, read_weights
 from softprompts.adapters.configs import read_config
 from softprompts.adapters.loading import find_adapter
 from softprompts.errors import UserError, listed, settings_named
-from softprompts.models.identity import Record, read_record, same_name, same_weights, write_record
+from softprompts.models.identity.base_model import Record, read_record, same_name, same_weights, write_record
 from softprompts.system.files import filling
 
 import torch

@@ -13,8 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from softprompts.config.tools import AdapterConfig
 from softprompts.errors import Key, UserError, nearest, warn
 from softprompts.methods.attach import TASK_TYPES
-from softprompts.models.facts import facts_of
-from softprompts.models.identity import (
+from softprompts.models.identity.base_model import (
     SIZES,
     Identity,
     Record,
@@ -23,8 +22,9 @@ from softprompts.models.identity import (
     same_weights,
     sizes_of,
 )
+from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.settings import differences, other_parts
 from softprompts.models.loading import Kind, kind_of
-from softprompts.models.settings import differences, other_parts
 
 from peft import (
     PEFT_TYPE_TO_CONFIG_MAPPING,

@@ -31,8 +31,8 @@ from softprompts.adapters.configs import (
 )
 from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError, listed, nearest, warn
-from softprompts.models.facts import facts_of, name_outputs
-from softprompts.models.identity import RECORD, Record, read_record
+from softprompts.models.identity.base_model import RECORD, Record, read_record
+from softprompts.models.identity.facts import facts_of, name_outputs
 from softprompts.models.loading import kind_of
 
 from huggingface_hub import snapshot_download

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from softprompts.models.facts import facts_of
-from softprompts.models.identity import write_record
+from softprompts.models.identity.base_model import write_record
+from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import kind_of
 from softprompts.models.peft_compat import encoder_of, peft_model
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from softprompts.models.facts import facts_of
+from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import kind_of
 from softprompts.models.peft_compat import without_prompt
 

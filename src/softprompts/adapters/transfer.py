@@ -8,7 +8,7 @@ from softprompts.adapters.loading import find_adapter
 from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError, settings_named
-from softprompts.models.identity import read_record
+from softprompts.models.identity.base_model import read_record
 
 import torch
 from peft import PeftType

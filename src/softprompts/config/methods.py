@@ -381,41 +381,6 @@ class MultitaskConfig:
 
 
 @dataclass
-class SweepConfig:
-    """Candidates of one method: every combination of the values in `grid`. Validation chooses among them.
-
-    Soft prompts train side by side over one base model. LoRA and full fine-tuning change the base model's weights:
-    their candidates train one after another.
-
-    Args:
-        grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Any key
-            of the method's section and of training may, and run.seed; the best on validation is kept.
-        method: what trains; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
-        reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after 1/8, 1/4 and 1/2 of
-            the updates, say, the best 1/reduction_factor of the candidates go on. By default all train to their end.
-        extensions: as long as the best value of a number is the largest or the smallest tried, one more candidate is
-            tried beyond it, so many times at most. A new one goes on as long as it is among the best
-            1/reduction_factor of all that came as far (Li et al. 2020).
-        extend: keys of the grid that may go beyond their edges; by default the learning rate alone: a longer prompt, or
-            a larger rank, costs more.
-    """
-
-    grid: dict[str, list[str | int | float | bool | None]]
-    method: str = "prompt_tuning"
-    reduction_factor: int | None = None
-    extensions: int = 0
-    extend: list[str] = field(default_factory=lambda: ["training.learning_rate"])
-
-    def __post_init__(self) -> None:
-        if self.reduction_factor is not None and self.reduction_factor < 2:
-            raise UserError(
-                f"sweep.reduction_factor: expected 2 or more, found {self.reduction_factor}; null lets all train on"
-            )
-        if self.extensions < 0:
-            raise UserError(f"sweep.extensions: expected 0 or more, found {self.extensions}")
-
-
-@dataclass
 class HardPromptConfig:
     """Written prompts, tried on validation as they are.
 

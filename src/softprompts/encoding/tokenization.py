@@ -11,8 +11,8 @@ from softprompts.encoding.encoder import Encoder
 from softprompts.encoding.row_tokens import NestedError, RowTokenizer
 from softprompts.encoding.targets import lost_targets
 from softprompts.errors import UserError, warn
+from softprompts.models.identity.settings import tokenizer_digests
 from softprompts.models.loading import InputSpec
-from softprompts.models.settings import tokenizer_digests
 from softprompts.tasks.rows import key_of_rows
 from softprompts.tasks.task import Task
 

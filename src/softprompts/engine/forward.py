@@ -9,12 +9,10 @@ from typing import Any
 from softprompts.encoding.documents import Document
 from softprompts.engine.attention import LayoutError, follow_layouts
 from softprompts.engine.batches import pack
-from softprompts.engine.kv_cache import States, one_behind_the_other, positions_of, states_in
+from softprompts.engine.kv_cache import PromptCache, States, one_behind_the_other, positions_of, states_in
 from softprompts.engine.layout import lay_out
-from softprompts.engine.padded import logits_at, stock_forward
-from softprompts.engine.prompt_cache import PromptCache
-from softprompts.engine.scores import Scores
-from softprompts.methods.context_tuning import training_mask_of
+from softprompts.engine.padded import Scores, logits_at, stock_forward
+from softprompts.methods.soft_prompts.context_tuning import training_mask_of
 from softprompts.models.loading import own_ends
 
 import torch

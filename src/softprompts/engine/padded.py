@@ -5,17 +5,33 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from softprompts.encoding.documents import Document
 from softprompts.engine.batches import pad
-from softprompts.engine.scores import Scores
 from softprompts.errors import UserError
-from softprompts.models.facts import facts_of
+from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import kind_of
 
 import torch
 from torch import nn
+from torch.nn import functional
+
+
+class Scores(NamedTuple):
+    """What a forward pass says of T target tokens, over V tokens of the vocabulary.
+
+    logits (T, V) float32; targets (T,) token ids; document (T,) index of the document that each belongs to. Of an
+    encoder V are its choices, and a target is the number of one.
+    """
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+    document: torch.Tensor
+
+    def nll(self) -> torch.Tensor:
+        """Return the negative log-likelihood of each target token, (T,), in nats."""
+        return functional.cross_entropy(self.logits, self.targets, reduction="none")
 
 
 def stock_forward(

@@ -21,7 +21,7 @@ from softprompts.adapters.configs import CONFIG, read_config
 from softprompts.adapters.loading import find_adapter, run_settings
 from softprompts.adapters.transfer import VALUES
 from softprompts.errors import UserError, settings_named
-from softprompts.models.identity import read_record, same_weights
+from softprompts.models.identity.base_model import read_record, same_weights
 from softprompts.system.files import write_atomically
 from softprompts.system.logs import print_log
 

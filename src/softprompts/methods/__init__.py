@@ -1,1 +1,1 @@
-"""Methods: each puts trainable parameters on a base model. One file a method."""
+"""Methods: each puts trainable parameters on a base model. Here is what they share; each has a file in a folder below."""

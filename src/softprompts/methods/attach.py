@@ -9,7 +9,7 @@ from typing import Any
 
 from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.errors import UserError
-from softprompts.models.facts import facts_of
+from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import Kind, kind_of, max_positions
 from softprompts.models.peft_compat import encoder_of, peft_model
 

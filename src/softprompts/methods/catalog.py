@@ -1,6 +1,6 @@
 """The one table of methods: code that lists, names, draws or checks methods reads it here.
 
-A new method is a line here, a module in this folder, and a recipe and a config of its name.
+A new method is a line here, a module in `soft_prompts` or `baselines`, and a recipe and a config of its name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Method:
     """A method, named like its recipe.
 
     Args:
-        name: of its recipe and of its configs, and of its module in this folder if it changes the model.
+        name: of its recipe and of its configs, and of its module if it changes the model. The module is in the folder
+            `soft_prompts` or `baselines`.
         label: in tables and figures.
         what: `written`; `soft` for a soft prompt; `few` for one that is made of a handful of rows, and trained on no
             other; `weights` for a method that changes the model's weights; `factors` for one that multiplies its
@@ -57,7 +58,9 @@ class Method:
         """
         if self.what == "written":
             return lambda base, _: base
-        found: Callable[[Any, Any], Any] = importlib.import_module(f"softprompts.methods.{self.name}").smallest
+        folder = "soft_prompts" if self.what in ("soft", "few") else "baselines"
+        module = importlib.import_module(f"softprompts.methods.{folder}.{self.name}")
+        found: Callable[[Any, Any], Any] = module.smallest
         return found
 
 

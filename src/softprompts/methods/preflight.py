@@ -17,8 +17,8 @@ from typing import Any
 from softprompts.config.methods import IA3Config, LoraConfig
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
+from softprompts.methods.baselines.full_finetuning import WHOLE_WEIGHTS
 from softprompts.methods.catalog import METHODS
-from softprompts.methods.full_finetuning import WHOLE_WEIGHTS
 from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config
 from softprompts.system.logs import print_log
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError, warn
 from softprompts.models.bundled import resolve
-from softprompts.models.facts import facts_of, name_outputs, output_names
-from softprompts.models.identity import identity_of
-from softprompts.models.outputs import outputs_of, two_or_more
+from softprompts.models.identity.base_model import identity_of
+from softprompts.models.identity.facts import facts_of, name_outputs, output_names
+from softprompts.models.identity.outputs import outputs_of, two_or_more
 from softprompts.models.peft_compat import attention_name, has_bfloat16_instructions, keep_four_bit_weights
 from softprompts.models.reading import (
     CONFIG,

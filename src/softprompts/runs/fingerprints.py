@@ -10,9 +10,9 @@ from typing import Any
 
 from softprompts.data.sources import SPLITS
 from softprompts.encoding.documents import EncodedTask, digest_of_tokens
-from softprompts.models.facts import facts_of
-from softprompts.models.identity import weights_digests
-from softprompts.models.settings import config_fields, differences, other_parts
+from softprompts.models.identity.base_model import weights_digests
+from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.settings import config_fields, differences, other_parts
 from softprompts.runs.environment import commit
 from softprompts.system.files import read_bytes
 

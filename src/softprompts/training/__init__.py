@@ -1,1 +1,1 @@
-"""Training, one soft prompt or several side by side, and its checkpoints."""
+"""Training: one soft prompt, or several side by side."""

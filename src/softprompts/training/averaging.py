@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from softprompts.training.checkpoints import set_trainable, trainable_tensors
+from softprompts.checkpoints.parameters import set_trainable, trainable_tensors
 
 import torch
 from torch import nn

@@ -14,6 +14,7 @@ from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import Metric, compute_metrics, load_metrics, reported
+from softprompts.runs.energy import energy_meter
 from softprompts.runs.fingerprints import inputs_of
 from softprompts.runs.record import Progress
 from softprompts.runs.run import Run
@@ -21,7 +22,6 @@ from softprompts.system.signals import collected_signals
 from softprompts.tasks.checks import warn_of_scored_rows
 from softprompts.training.averaging import averaged
 from softprompts.training.checks import check_training
-from softprompts.training.energy import energy_meter
 from softprompts.training.log import training_log
 from softprompts.training.state import Candidate, loss_scaler, make_candidate
 from softprompts.training.step import update

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from softprompts.checkpoints.files import load_best, load_checkpoint, save_checkpoint
+from softprompts.checkpoints.folders import checkpoint_folders
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
-from softprompts.methods.context_tuning import TrainingMask
+from softprompts.methods.soft_prompts.context_tuning import TrainingMask
 from softprompts.runs.record import Progress
 from softprompts.training.averaging import add_to_average, new_average
-from softprompts.training.checkpoint_folders import checkpoint_folders
-from softprompts.training.checkpoints import load_best, load_checkpoint, save_checkpoint
 from softprompts.training.optimizers import make_optimizer
 from softprompts.training.teacher import Teacher
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document
-from softprompts.engine.scores import Scores
+from softprompts.engine.padded import Scores
 from softprompts.errors import UserError
 from softprompts.system.memory import one_line_if_memory_is_full
 from softprompts.training.state import Candidate

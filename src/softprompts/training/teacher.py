@@ -20,16 +20,16 @@ from softprompts.encoding.tokenization import encode
 from softprompts.engine.batches import common_head
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
-from softprompts.engine.scores import Scores
+from softprompts.engine.padded import Scores
 from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.methods.attach import attach, set_start
-from softprompts.methods.prefix_tuning import keys_and_values
 from softprompts.methods.preflight import refusal
-from softprompts.models.facts import facts_of
-from softprompts.models.identity import sample_of
+from softprompts.methods.soft_prompts.prefix_tuning import keys_and_values
+from softprompts.models.identity.base_model import sample_of
+from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.settings import other_parts
 from softprompts.models.loading import input_spec, kind_of, load_base_model
-from softprompts.models.settings import other_parts
 from softprompts.system.files import text_or_file
 from softprompts.tasks.task import Task, with_prompt
 

@@ -1,0 +1,256 @@
+"""Training checkpoints: written atomically, checked when read, resumed exactly; safetensors and JSON only.
+
+Kept are the newest checkpoint, the one before it in case the newest is damaged, and the best of each of the two: three
+at most. Nothing else in the folder is ever deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from softprompts.checkpoints.folders import (
+    AVERAGE,
+    FORMAT,
+    OPTIMIZER,
+    STATE,
+    TRAINABLE,
+    DamagedError,
+    checked_state,
+    checkpoint_folders,
+    is_ours,
+    make_room,
+    remove,
+    remove_leftovers,
+    state_of,
+    write_sums,
+)
+from softprompts.checkpoints.parameters import copy_by_name, set_trainable, trainable_tensors
+from softprompts.errors import UserError, short
+from softprompts.runs.fingerprints import changes, other_versions
+from softprompts.runs.record import Progress
+from softprompts.system.files import one_line
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+@dataclass
+class Restored:
+    """The progress of a checkpoint that was loaded, and what there is to say about it, a line each."""
+
+    progress: Progress
+    notes: list[str]
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    progress: Progress,
+    inputs: dict[str, Any] | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write `folder/step-N` and delete older checkpoints, but for the one before it and the best of both.
+
+    A checkpoint is written beside its place and renamed, so that a kill or a full disk leaves the previous one.
+
+    Args:
+        folder: the checkpoints of one training.
+        model: its trainable parameters are saved.
+        optimizer: saved with its state.
+        scheduler: likewise.
+        progress: where training stands.
+        inputs: `fingerprints.inputs_of` the training.
+        average: averages of the trainable parameters, by name, if there are any.
+
+    Raises:
+        UserError: the disk is full; the place cannot be written.
+    """
+    target = folder / f"step-{progress.step:06d}"
+    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
+    state = optimizer.state_dict()
+    numbers, tensors = _split(state["state"])
+    record = {
+        "format": FORMAT,
+        "progress": asdict(progress),
+        "scheduler": {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas"},
+        "optimizer": {"param_groups": state["param_groups"], "numbers": numbers},
+        "inputs": inputs,
+    }
+    with one_line(target):
+        remove_leftovers(folder)
+        try:
+            temporary.mkdir(parents=True)
+            save_file(trainable_tensors(model), temporary / TRAINABLE)
+            save_file(tensors, temporary / OPTIMIZER)
+            if average:
+                save_file({name: value.cpu() for name, value in average.items()}, temporary / AVERAGE)
+            (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
+            write_sums(temporary)
+            make_room(target)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _prune(folder, progress)
+    return target
+
+
+def _prune(folder: Path, progress: Progress) -> None:
+    """Delete the checkpoints that nothing needs any more."""
+    ours = {step: place for step, place in checkpoint_folders(folder).items() if is_ours(place)}
+    keep = {progress.step, progress.best_step}
+    if before := [step for step in ours if step < progress.step]:
+        previous = max(before)
+        keep |= {previous, state_of(ours[previous])["progress"]["best_step"]}
+    for step, place in ours.items():
+        if step not in keep:
+            remove(place)
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    inputs: dict[str, Any] | None = None,
+    average: Mapping[str, torch.Tensor] | None = None,
+) -> Restored | None:
+    """Restore the newest checkpoint in `folder` that is whole, and whose best one is; None if there is no checkpoint.
+
+    Args:
+        folder: the checkpoints of one training.
+        model: gets the trainable parameters.
+        optimizer: gets its state.
+        scheduler: likewise.
+        inputs: `fingerprints.inputs_of` the training that is to go on.
+        average: tensors that get the averages of the trainable parameters, if the training keeps any.
+
+    Raises:
+        UserError: none is whole; it was made of other data or another base model; it does not fit the model; a newer
+            version of this package wrote it.
+    """
+    found = checkpoint_folders(folder)
+    damage: list[str] = []
+    for step in sorted(found, reverse=True):
+        try:
+            record, tensors, state = _read(found, step, optimizer)
+        except DamagedError as error:
+            damage.append(str(error))
+            continue
+        notes = _notes(found[step], record, inputs)
+        if damage:
+            notes.append(f"going on from {found[step].name}, an earlier checkpoint: {'; '.join(damage)}")
+        set_trainable(model, tensors)
+        if average:
+            copy_by_name(_tensors(found[step] / AVERAGE), average)
+        optimizer.load_state_dict(state)
+        scheduler.load_state_dict(record["scheduler"] | {"lr_lambdas": [None] * len(optimizer.param_groups)})
+        # Fields that another version has more or less of: those without a value keep their default.
+        known = {f.name for f in fields(Progress)}
+        return Restored(Progress(**{k: v for k, v in record["progress"].items() if k in known}), notes)
+    if damage:
+        raise UserError(f"--resume: no checkpoint in {folder} is whole: {'; '.join(damage)}; nothing was deleted")
+    return None
+
+
+def _read(
+    found: dict[int, Path], step: int, optimizer: Optimizer
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the JSON, the parameters and the optimizer's state of a checkpoint.
+
+    Raises:
+        DamagedError: it, or the best one that it names, is not whole; UserError: as `state_of`.
+    """
+    place, record = found[step], checked_state(found, step)
+    best = record["progress"]["best_step"]
+    if best != step and record["progress"]["best_value"] is not None:
+        checked_state(found, best)
+    numbers, groups = record["optimizer"]["numbers"], record["optimizer"]["param_groups"]
+    state = {"state": _join(numbers, _tensors(place / OPTIMIZER)), "param_groups": groups}
+    _check_groups(place, groups, optimizer)
+    return record, _tensors(place / TRAINABLE), state
+
+
+def load_best(folder: Path, model: nn.Module, step: int) -> None:
+    """Put the parameters of checkpoint `step` in place: their averages, if it has any.
+
+    Raises:
+        UserError: it is not whole any more; it does not fit the model.
+    """
+    try:
+        found = checkpoint_folders(folder)
+        checked_state(found, step)
+        average = found[step] / AVERAGE
+        set_trainable(model, _tensors(average if average.exists() else found[step] / TRAINABLE))
+    except DamagedError as error:
+        raise UserError(f"{folder}: the best checkpoint is not whole: {error}") from None
+
+
+def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None) -> list[str]:
+    """Compare what a checkpoint was made of with what training would go on with; return what is worth saying."""
+    before = record.get("inputs")
+    if inputs is None:
+        return []
+    if before is None:
+        return [f"{place} holds no fingerprints: whether data and base model are still the same is not known"]
+    if changed := changes(before, inputs):
+        raise UserError(
+            f"--resume: {place.parent} was trained on something else: {'; '.join(changed)}. Put back what it was "
+            "trained on, or choose another run.output_dir"
+        )
+    versions = other_versions(before, inputs)
+    return [f"going on with other code, numbers may differ: {'; '.join(versions)}"] if versions else []
+
+
+def _check_groups(place: Path, groups: list[dict[str, Any]], optimizer: Optimizer) -> None:
+    """Raise `DamagedError` if an optimizer's settings are not those of one like `optimizer`, group by group."""
+    shapes = [
+        [(len(group["params"]), group.keys() - {"initial_lr"}) for group in given]
+        for given in (groups, optimizer.param_groups)
+    ]
+    if shapes[0] != shapes[1]:
+        raise DamagedError(f"{STATE} of {place.name} is damaged")
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        with one_line(file):
+            return load_file(file)
+    except SafetensorError:
+        raise DamagedError(f"{file.name} of {file.parent.name} is damaged") from None
+
+
+def _split(state: dict[int, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
+    """Part an optimizer's state into JSON values and tensors, the latter under "parameter.name"."""
+    numbers: dict[str, dict[str, Any]] = {}
+    tensors = {}
+    for index, values in state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+            else:
+                numbers.setdefault(str(index), {})[name] = value
+    return numbers, tensors
+
+
+def _join(numbers: dict[str, dict[str, Any]], tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in numbers.items()}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        if not index.isdecimal():
+            raise DamagedError(f"{OPTIMIZER} holds {short(key)}, which is no state of an optimizer")
+        state.setdefault(int(index), {})[name] = value
+    return state

@@ -1,0 +1,1 @@
+"""Soft prompts: one file a method."""

@@ -1,0 +1,1 @@
+"""Which base model it is, and what its outputs mean."""

@@ -1,0 +1,244 @@
+"""Write what a run leaves: record, predictions, curves and a card."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from softprompts.adapters.configs import ADAPTER, MODEL
+from softprompts.adapters.saving import saved_parameters, write_adapter
+from softprompts.evaluation.predict import Prediction, TestOutcome
+from softprompts.models.bundled import BUNDLED, PREFIX
+from softprompts.models.loading import AUTO, Kind, count_parameters, kind_of
+from softprompts.reports.plots import plot_curves
+from softprompts.reports.tables import markdown_table
+from softprompts.runs.environment import environment, peak_memory_gib
+from softprompts.runs.folders import RESULT_FILE
+from softprompts.runs.record import Progress, Result, as_json
+from softprompts.runs.run import Run
+from softprompts.system.files import filling, replacing, write_atomically
+from softprompts.tasks.task import Task
+
+from peft import (
+    PeftModel,
+)
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+PIPELINES: dict[Kind, str] = {
+    "decoder": "text-generation",
+    "encoder-decoder": "text2text-generation",
+    "encoder": "text-classification",
+}
+
+
+def save_run(
+    run: Run,
+    task: Task,
+    model: Any,
+    outcome: TestOutcome,
+    *,
+    progress: Progress | None = None,
+    adapter: Path | None = None,
+    notes: dict[str, Any] | None = None,
+) -> Result:
+    """Write `predictions.jsonl`, `curves.png`, `README.md` and, last, `result.json`: a folder with it is finished.
+
+    A file of the user's that stands in the place of one of these stays, and that one gets another name.
+
+    Args:
+        run: the run.
+        task: what it was scored on.
+        model: the model whose parameters are counted.
+        outcome: its scores on the test split, or on another that `evaluation.split` names.
+        progress: its training, where it trained.
+        adapter: folder of its adapter, or of the model that it trained, where it has one.
+        notes: what else the recipe has to say, as JSON values.
+    """
+    notes = (notes or {}) | ({"resumed": run.resumed} if run.resumed else {})
+    result = _result(run, task, model, outcome, progress, adapter, notes)
+    if run.accelerator.is_main_process:
+        _write_predictions(outcome.predictions, run.output("predictions.jsonl"))
+        if progress:
+            with replacing(run.output("curves.png")) as picture:
+                plot_curves(result, picture)
+        write_atomically(run.output("README.md"), card(result))
+        if adapter:  # PEFT has left a form there for somebody to fill in
+            write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result)}")
+        write_atomically(run.folder / RESULT_FILE, as_json(result) + "\n")
+    run.say(summary(result, run.folder))
+    run.accelerator.end_training()
+    return result
+
+
+def _result(
+    run: Run,
+    task: Task,
+    model: Any,
+    outcome: TestOutcome,
+    progress: Progress | None,
+    adapter: Path | None,
+    notes: dict[str, Any],
+) -> Result:
+    count = count_parameters(model)
+    saved = list(adapter.rglob("*.safetensors")) if adapter else []
+    if adapter:
+        notes = notes | {"saved": adapter.name, "kind": kind_of(model.config)}
+    cost = {
+        "seconds_total": time.perf_counter() - run.started,
+        "seconds_training": progress.seconds if progress else 0.0,
+        "cpu_seconds_training": progress.cpu_seconds if progress else 0.0,
+        "seconds_testing": outcome.seconds,
+        "peak_memory_gib": peak_memory_gib(),
+        "adapter_bytes": float(sum(p.stat().st_size for p in saved)),
+    }
+    if progress and progress.seconds:
+        cost["training_tokens_per_second"] = progress.tokens / progress.seconds
+    if progress and progress.energy_kwh is not None:
+        cost["energy_kwh"] = progress.energy_kwh
+    return Result(
+        recipe=run.recipe,
+        task=task.name,
+        settings=run.settings,
+        seed=run.seed,
+        metrics=outcome.metrics,
+        baselines=outcome.baselines,
+        test_loss=outcome.loss,
+        parameters={"total": count.total, "trainable": count.trainable, "saved": saved_parameters(saved)},
+        cost=cost,
+        training=asdict(progress) if progress else {},
+        notes=notes,
+        data={"licence": task.licence, "splits": task.fingerprint()},
+        environment=environment()
+        | {
+            "processes": run.accelerator.num_processes,
+            "mixed_precision": run.accelerator.mixed_precision,
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        },
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    lines = [json.dumps(asdict(p), ensure_ascii=False) for p in predictions]
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def summary(result: Result, folder: Path) -> str:
+    """Return the lines that a recipe ends with."""
+    lines = [
+        f"{name} {x.value:.4f} (95 % interval {x.low:.4f} to {x.high:.4f}, {x.rows} {split_of(result)} rows)"
+        for name, x in result.metrics.items()
+    ]
+    for name, metrics in result.baselines.items():
+        lines += [f"{name} reaches {key} {x.value:.4f}" for key, x in metrics.items()]
+    return "\n".join([*lines, f"written to {folder}"])
+
+
+def split_of(result: Result) -> str:
+    """Return the split that was scored."""
+    split: str = result.settings.get("evaluation", {}).get("split", "test")
+    return split
+
+
+def front_matter(result: Result) -> str:
+    """Return the block that the Hub reads at the head of an adapter's card."""
+    source, _ = _base_model(result)
+    library = "transformers" if result.notes.get("saved") == "model" else "peft"
+    return f"---\nbase_model: {source}\nlibrary_name: {library}\npipeline_tag: {PIPELINES[result.notes['kind']]}\n---\n"
+
+
+def _base_model(result: Result) -> tuple[str, str]:
+    """Return where the base model comes from, and its licence."""
+    name = result.settings["model"]["name_or_path"]
+    bundled = BUNDLED.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    return (bundled.source, f"{bundled.license}; {name}") if bundled else (name, "licence: see its own card")
+
+
+def _how_to_load(result: Result) -> str:
+    if scored := result.settings.get("adapter", {}).get("path"):
+        return f"Nothing was trained here: it is the score of the adapter in `{scored}`.\n"
+    if voters := result.settings.get("ensemble", {}).get("adapters"):
+        return f"Nothing was trained here: it is the vote of the adapters in `{'`, `'.join(voters)}`.\n"
+    if not result.parameters["saved"]:
+        return "Nothing was trained and there is no adapter.\n"
+    if result.notes.get("saved") == "model":
+        auto = AUTO[result.notes["kind"]].__name__
+        lines = f"from transformers import {auto}\nmodel = {auto}.from_pretrained('model')"
+        return f"```python\n{lines}\n```\n\n`model/` is a whole model, with its tokenizer.\n"
+    folders = [f"adapter/{task}" for task in result.notes.get("tasks", {})] or ["adapter"]
+    lines = "\n".join(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders)
+    what = "each of them is" if len(folders) > 1 else "`adapter/` is"
+    return (
+        f"```python\nfrom peft import PeftModel\n{lines}\n```\n\n"
+        f"No code of this project is needed for that: {what} a stock PEFT adapter.\n"
+    )
+
+
+def card(result: Result) -> str:
+    """Return the README of an adapter: what it is, how to load it, its scores and its licences."""
+    base = "{} ({})".format(*_base_model(result))
+    metrics = markdown_table(
+        ["metric", split_of(result), "95 % interval", "rows"],
+        [[key, f"{x.value:.4f}", f"{x.low:.4f} to {x.high:.4f}", str(x.rows)] for key, x in result.metrics.items()],
+    )
+    return f"""# {result.recipe} on {result.task}
+
+{_how_to_load(result)}
+- base model: {base}
+- data: {result.task}, licence: {result.data["licence"]}
+- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
+- prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
+- seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
+
+{metrics}
+
+The whole record is in `result.json`, the answers to the {split_of(result)} split are in `predictions.jsonl`.
+"""
+
+
+def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
+    """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder; with `names`, one a task below it.
+
+    Beside it stands `base_model.json`, which PEFT does not read: the base model that it belongs to, and what each
+    output of its classifier means, if it has one.
+
+    Raises:
+        UserError: the disk is full; something of the user's is there.
+    """
+    folder = run.folder / ADAPTER
+    if run.accelerator.is_main_process:
+        with filling(run.output(ADAPTER, fixed=True)) as temporary:
+            write_adapter(model, temporary, names)
+    run.accelerator.wait_for_everyone()
+    return folder
+
+
+def save_soup(model: PeftModel, run: Run, adapters: Sequence[str]) -> Path:
+    """Write the mean of adapters as `adapter/`, as `save_adapter` does, with a card that names them."""
+    folder = save_adapter(model, run)
+    if run.accelerator.is_main_process:
+        names = "\n".join(f"- `{path}`" for path in adapters)
+        text = f"# The mean of {len(adapters)} adapters\n\nTheir values, averaged (Wortsman et al. 2022):\n\n{names}\n"
+        write_atomically(folder / "README.md", text)
+    return folder
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Run) -> Path:
+    """Write `model/`, all weights and the tokenizer, as `from_pretrained` loads them, and return its folder.
+
+    Raises:
+        UserError: the disk is full; something of the user's is there.
+    """
+    folder = run.folder / MODEL
+    if run.accelerator.is_main_process:
+        with filling(run.output(MODEL, fixed=True)) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    run.accelerator.wait_for_everyone()
+    return folder

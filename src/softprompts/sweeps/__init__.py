@@ -1,0 +1,1 @@
+"""Sweeps: what is tried, who goes on, and how the best is chosen."""

@@ -1,0 +1,214 @@
+"""The combinations of a sweep: settings of a method and of training, one set a candidate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_type_hints
+
+from softprompts.config.messages import check_values, wrong_value
+from softprompts.config.methods import EncoderConfig, LoraConfig, PrefixConfig, PromptConfig
+from softprompts.config.sections import RunConfig, TrainingConfig
+from softprompts.errors import UserError, nearest
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+# The section of each method that a sweep takes; full fine-tuning has none.
+SECTIONS: dict[str, str | None] = {
+    "prompt_tuning": "prompt",
+    "prefix_tuning": "prefix",
+    "p_tuning": "encoder",
+    "lora": "lora",
+    "full_finetuning": None,
+}
+# What all candidates share: how they are compared, and how the forward passes are cut.
+COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy", "teacher", "teacher_context")
+SEED = "run.seed"
+RATE = "training.learning_rate"
+
+Settings = PromptConfig | PrefixConfig | EncoderConfig | LoraConfig
+
+
+@dataclass
+class SweepConfig:
+    """Candidates of one method: every combination of the values in `grid`. Validation chooses among them.
+
+    Soft prompts train side by side over one base model. LoRA and full fine-tuning change the base model's weights:
+    their candidates train one after another.
+
+    Args:
+        grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Any key
+            of the method's section and of training may, and run.seed; the best on validation is kept.
+        method: what trains; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
+        reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after 1/8, 1/4 and 1/2 of
+            the updates, say, the best 1/reduction_factor of the candidates go on. By default all train to their end.
+        extensions: as long as the best value of a number is the largest or the smallest tried, one more candidate is
+            tried beyond it, so many times at most. A new one goes on as long as it is among the best
+            1/reduction_factor of all that came as far (Li et al. 2020).
+        extend: keys of the grid that may go beyond their edges; by default the learning rate alone: a longer prompt, or
+            a larger rank, costs more.
+    """
+
+    grid: dict[str, list[str | int | float | bool | None]]
+    method: str = "prompt_tuning"
+    reduction_factor: int | None = None
+    extensions: int = 0
+    extend: list[str] = field(default_factory=lambda: ["training.learning_rate"])
+
+    def __post_init__(self) -> None:
+        if self.reduction_factor is not None and self.reduction_factor < 2:
+            raise UserError(
+                f"sweep.reduction_factor: expected 2 or more, found {self.reduction_factor}; null lets all train on"
+            )
+        if self.extensions < 0:
+            raise UserError(f"sweep.extensions: expected 0 or more, found {self.extensions}")
+
+
+@dataclass(frozen=True)
+class Point:
+    """The settings of one candidate; `values` are those that vary, by dotted key.
+
+    `method` is the section of the method, None for full fine-tuning.
+    """
+
+    values: dict[str, Any]
+    method: Any
+    training: TrainingConfig
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The varied values, for people: "learning_rate=0.01 seed=1"."""
+        return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep may vary, with its settings: `sections` holds those of the method, of training and of the run."""
+
+    sweep: SweepConfig
+    sections: Mapping[str, Any]
+
+    @property
+    def valid(self) -> list[str]:
+        """The dotted keys that may vary."""
+        keys = [f"{name}.{f.name}" for name, section in self.sections.items() if name != "run" for f in fields(section)]
+        return [key for key in keys if key not in [f"training.{name}" for name in COMMON]] + [SEED]
+
+    def point(self, values: dict[str, Any]) -> Point:
+        """Return the candidate that has these values.
+
+        Raises:
+            UserError: a value that its key does not take, or not together with another.
+        """
+        changed = {}
+        for section, before in self.sections.items():
+            own = {k.split(".")[1]: v for k, v in values.items() if k.startswith(f"{section}.")}
+            changed[section] = replace(before, **own)
+            check_values(section, changed[section])
+        method = SECTIONS[self.sweep.method]
+        return Point(values, changed[method] if method else None, changed["training"], changed["run"].seed)
+
+    def points(self) -> list[Point]:
+        """Return every candidate: all combinations of `sweep.grid`, its last key varying fastest.
+
+        Raises:
+            UserError: a key that there is not, or that may not vary; no values; a value twice or of the wrong type.
+        """
+        if not self.sweep.grid:
+            raise UserError("sweep.grid: expected at least one key with its values")
+        typed = {key: self._typed_values(key, values) for key, values in self.sweep.grid.items()}
+        return [self.point(dict(zip(typed, made, strict=True))) for made in itertools.product(*typed.values())]
+
+    def _typed_values(self, key: str, values: Sequence[Any]) -> list[Any]:
+        if key not in self.valid:
+            raise UserError(f'sweep.grid: "{key}" cannot vary{nearest(key, self.valid)}')
+        section, name = key.split(".")
+        hint = get_type_hints(type(self.sections[section]))[name]
+        typed = [_typed(key, hint, value) for value in values]
+        if not values or any(value in typed[:i] for i, value in enumerate(typed)):
+            raise UserError(f"sweep.grid: {key}: expected one or more different values, found {values}")
+        return typed
+
+
+def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: TrainingConfig, run: RunConfig) -> Grid:
+    """Return what a sweep may vary.
+
+    Args:
+        sweep: the sweep.
+        sections: of all methods, by name.
+        training: what the grid does not vary of it.
+        run: likewise.
+
+    Raises:
+        UserError: no such method; settings of another method than the sweep's; energy, which candidates share; a
+            teacher, which a run has alone.
+    """
+    if sweep.method not in SECTIONS:
+        raise UserError(f'sweep.method: "{sweep.method}"{nearest(sweep.method, SECTIONS)}')
+    for key in sweep.extend:
+        if key not in (RATE, *sweep.grid):  # the rate is the default, whether or not it varies
+            raise UserError(f'sweep.extend: "{key}" is not in sweep.grid{nearest(key, sweep.grid)}')
+    if training.energy:
+        raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
+    if training.taught:
+        key = "teacher" if training.teacher else "teacher_context"
+        raise UserError(
+            f"training.{key}: the candidates of a sweep have no teacher; set it to null, or train one alone"
+        )
+    mine = SECTIONS[sweep.method]
+    for name, section in sections.items():
+        if name != mine and section != type(section)():
+            reads = f"reads {mine}" if mine else "has no section of its own"
+            raise UserError(f"{name}: sweep.method is {sweep.method}, which {reads}; take {name} out")
+    method = {mine: sections[mine]} if mine else {}
+    return Grid(sweep, {**method, "training": training, "run": run})
+
+
+def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]], keys: Collection[str]) -> list[dict[str, Any]]:
+    """Return one candidate's values for each number of the best that is an edge of what was tried.
+
+    A number goes on by the ratio of the last two values, if all are above zero, else by their difference. Seeds have
+    no edge. A number with one value was never varied.
+
+    Args:
+        best: the values of the best candidate, by key.
+        tried: the values of all candidates.
+        keys: which may go on.
+    """
+    found = []
+    for key, value in best.items():
+        if key not in keys or key == SEED or not _is_number(value):
+            continue
+        numbers = sorted({v[key] for v in tried if _is_number(v[key])})
+        if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
+            continue
+        inner = numbers[1] if value == numbers[0] else numbers[-2]
+        further = value * value / inner if numbers[0] > 0 else 2 * value - inner
+        if isinstance(value, int):
+            further = max(round(further), 1) if numbers[0] > 0 else round(further)
+        else:
+            further = _rounded(further)
+        if further not in numbers:
+            found.append({**best, key: further})
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rounded(value: float) -> float:
+    """Return a number of two digits: 0.03 * 0.03 / 0.01 is 0.09 and some dust."""
+    return value if value == 0 else round(value, 1 - math.floor(math.log10(abs(value))))
+
+
+def _typed(key: str, hint: Any, value: Any) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_object({"value": value}).value
+    except ArgumentError:
+        raise UserError(f"sweep.grid: {wrong_value(key, hint, str(value))}") from None

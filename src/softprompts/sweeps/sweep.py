@@ -1,0 +1,291 @@
+"""A sweep: candidates with different settings train, the worse ones leave early, and validation chooses the best."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from softprompts.checkpoints.folders import checkpoint_folders, is_ours, remove
+from softprompts.config.sections import EvaluationConfig
+from softprompts.encoding.documents import EncodedTask, with_soft_prompt
+from softprompts.encoding.targets import warn_of_cut_targets
+from softprompts.engine.forward import Engine
+from softprompts.errors import UserError
+from softprompts.metrics.scoring import load_metrics, reported
+from softprompts.reports.plots import as_read, plot_sweep, ranked
+from softprompts.reports.tables import markdown_table
+from softprompts.runs.fingerprints import inputs_of
+from softprompts.runs.record import Progress, Standing
+from softprompts.runs.run import Run
+from softprompts.sweeps.grid import Grid, Point, beyond
+from softprompts.sweeps.halving import go_on, rungs
+from softprompts.system.files import replacing, write_atomically
+from softprompts.tasks.checks import warn_of_scored_rows
+from softprompts.training.checks import check_training
+from softprompts.training.loop import say_start, train_side_by_side
+from softprompts.training.state import Candidate, make_candidate
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+LEFT = "left.json"  # the progress of a candidate that left; its checkpoints are deleted then
+
+# Builds models with the settings of these points, and the engine that runs them.
+Build = Callable[[Sequence[Point]], Engine]
+
+
+@dataclass
+class Contender:
+    """A candidate of a sweep, whether or not its model is in memory.
+
+    `left_at` is the update after which it left; None as long as it has not.
+    """
+
+    number: int
+    point: Point
+    folder: Path
+    progress: Progress = field(default_factory=Progress)
+    left_at: int | None = None
+    failure: str | None = None
+
+    def pause(self, rung: float) -> int:
+        """Return the update that a share of its training ends with."""
+        return math.ceil(rung * self.point.training.steps)
+
+    def came(self, rung: float) -> bool:
+        """Say whether it trained as far as a rung, or ended early because nothing was gained any more."""
+        patience = self.point.training.patience
+        spent = patience is not None and self.progress.validations_without_gain >= patience
+        return not self.failure and (self.progress.step >= self.pause(rung) or spent)
+
+    def value(self, rung: float) -> float:
+        """Return the best validation up to a rung, the larger the better; minus infinity if none was finite."""
+        by = self.point.training.best_by
+        seen = [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
+        values = [-e["validation_loss"] if by == "loss" else e[f"validation_{by}"] for e in seen]
+        return max((v for v in values if math.isfinite(v)), default=-math.inf)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What it is ordered by at the end: its best validation, and among equals the smaller loss there."""
+        losses = {e["step"]: e["validation_loss"] for e in self.progress.history if "validation_loss" in e}
+        return self.value(1.0), -losses.get(self.progress.best_step, math.inf)
+
+    @property
+    def standing(self) -> Standing:
+        """What the record keeps."""
+        validations = [entry for entry in self.progress.history if "validation_loss" in entry]
+        value = None if self.failure else self.progress.best_value
+        return Standing(
+            self.point.values,
+            value,
+            self.progress.best_step,
+            validations,
+            self.failure,
+            self.progress.step,
+            self.point.training.steps,
+            self.left_at is not None,
+        )
+
+
+@dataclass
+class Sweep:
+    """A sweep under way."""
+
+    grid: Grid
+    build: Build
+    together: bool
+    data: EncodedTask
+    evaluation: EvaluationConfig
+    run: Run
+    contenders: list[Contender] = field(default_factory=list)
+
+    def add(self, points: Sequence[Point]) -> list[Contender]:
+        """Take further candidates in; those that have left before a resume come with their progress.
+
+        Raises:
+            UserError: settings that do not fit together.
+        """
+        names = reported(load_metrics(self.data.task.metrics, self.data.task.schema), self.data.train[0].row.target)
+        for point in points:
+            check_training(point.training, self.run.accelerator, names, len(self.data.train))
+        new = []
+        for number, point in enumerate(points, len(self.contenders)):
+            contender = Contender(number, point, self.run.checkpoints / f"{number:03d}")
+            if (contender.folder / LEFT).is_file():
+                record = json.loads((contender.folder / LEFT).read_text(encoding="utf-8"))
+                contender.progress = Progress(**record["progress"])
+                contender.left_at, contender.failure = record["left_at"], record["failure"]
+            new.append(contender)
+        self.contenders += new
+        return new
+
+    def train(self, new: Sequence[Contender]) -> None:
+        """Train these candidates from rung to rung; at each the worse leave."""
+        factor = self.grid.sweep.reduction_factor
+        for rung in rungs(len(self.grid.points()), factor):
+            alive = [c for c in new if c.left_at is None]
+            for group in [alive] if self.together and alive else [[c] for c in alive]:
+                self.advance(group, rung)
+            here = {c.number: c.value(rung) for c in self.contenders if c.came(rung)}
+            stays = go_on(here, factor) if factor and rung < 1 else set(here)
+            for contender in alive:
+                if contender.number not in stays:
+                    self.leave(contender)
+
+    def advance(self, group: Sequence[Contender], rung: float) -> None:
+        """Train some candidates in the same forward passes as far as a rung.
+
+        Raises:
+            UserError: as `training.train`; a candidate of the grid, not one beyond it, that cannot be built.
+        """
+        try:
+            engine, candidates = self.open(group, rung)
+        except UserError as error:
+            if group[0].number < len(self.grid.points()):
+                raise
+            for contender in group:
+                contender.failure = str(error)
+            return
+        if not any(c.left_at is not None or c.progress.step for c in self.contenders):
+            say_start(candidates, self.run)
+        train_side_by_side(engine, candidates, self.evaluation, self.run)
+        for contender, candidate in zip(group, candidates, strict=True):
+            contender.progress, contender.failure = candidate.progress, candidate.failure
+            if contender.value(rung) == -math.inf and not contender.failure:
+                contender.failure = "no validation gave a finite number; look at the validation losses, and model.dtype"
+
+    def open(self, group: Sequence[Contender], rung: float) -> tuple[Engine, list[Candidate]]:
+        """Return some candidates with their models, as their newest checkpoints leave them, and their engine."""
+        engine = self.build([c.point for c in group])
+        inputs = inputs_of(self.data, engine.model)
+        candidates = [
+            make_candidate(
+                engine,
+                index,
+                data=with_soft_prompt(self.data, index),
+                training=contender.point.training,
+                seed=contender.point.seed,
+                folder=contender.folder,
+                name=contender.point.name,
+                pause=contender.pause(rung),
+                inputs=inputs,
+            )
+            for index, contender in enumerate(group)
+        ]
+        return engine, candidates
+
+    def leave(self, contender: Contender) -> None:
+        """Let a candidate leave: its progress stays, its checkpoints go unless a failure names them."""
+        contender.left_at = contender.progress.step
+        record = {
+            "left_at": contender.left_at,
+            "failure": contender.failure,
+            "progress": asdict(contender.progress),
+        }
+        contender.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(contender.folder / LEFT, json.dumps(record))
+        for place in () if contender.failure else checkpoint_folders(contender.folder).values():
+            if is_ours(place):
+                remove(place)
+
+    @property
+    def best(self) -> Contender:
+        """The best on validation of those that trained to their end.
+
+        Raises:
+            UserError: every candidate was given up.
+        """
+        ended = [c for c in self.contenders if c.left_at is None and c.came(1.0)]
+        if not ended:
+            raise UserError(f"every candidate was given up; the last: {self.contenders[-1].failure}")
+        return max(ended, key=lambda c: c.rank)
+
+    def further(self) -> list[Point]:
+        """Return candidates beyond the best, for each of its numbers that is an edge of what was tried."""
+        points = []
+        tried = [c.point.values for c in self.contenders]
+        for values in beyond(self.best.point.values, tried, self.grid.sweep.extend):
+            try:
+                points.append(self.grid.point(values))
+            except UserError as error:  # a key takes no such value: the edge is its own
+                self.run.say(f"sweep.extensions: nothing beyond: {error}")
+        return points
+
+
+def run_sweep(
+    grid: Grid,
+    build: Build,
+    tokenizer: PreTrainedTokenizerBase,
+    data: EncodedTask,
+    evaluation: EvaluationConfig,
+    run: Run,
+    *,
+    together: bool = True,
+) -> tuple[Engine, Candidate, list[Standing]]:
+    """Train the candidates of a grid, and return the best on validation with its engine, and how each one ended.
+
+    Args:
+        grid: what varies.
+        build: returns the engine over one model for each of the points that it is given, in their order.
+        tokenizer: of the base model.
+        data: the task, tokenized.
+        evaluation: how validation scores.
+        run: the run.
+        together: train the candidates side by side; else one after another.
+
+    Raises:
+        UserError, Interrupted: as `training.train`; more than one process; every candidate was given up.
+    """
+    if run.accelerator.num_processes > 1:
+        raise UserError("a sweep trains its candidates in one process; launch it with --num_processes 1")
+    sweep = Sweep(grid, build, together, data, evaluation, run)
+    points = grid.points()
+    new = sweep.add(points)
+    warn_of_scored_rows("training.eval_rows", data.validation, points[0].training.eval_rows)
+    warn_of_cut_targets(data, tokenizer, evaluation.max_new_tokens, evaluation.stop)
+    sweep.train(new)
+    for _ in range(grid.sweep.extensions):
+        further = sweep.further()
+        if not further:
+            break
+        for point in further:
+            run.say(f"sweep.extensions: the best is an edge of what was tried: trying {point.name}")
+            sweep.train(sweep.add([point]))
+    engine, (best,) = sweep.open([sweep.best], 1.0)
+    best.take_best()
+    return engine, best, [c.standing for c in sweep.contenders]
+
+
+def save_sweep(run: Run, standings: Sequence[Standing], best_by: str) -> None:
+    """Print the table and write `sweep.md` and `sweep.png`."""
+    text = table(standings, best_by)
+    if run.accelerator.is_main_process:
+        write_atomically(run.output("sweep.md"), text + "\n")
+        with replacing(run.output("sweep.png")) as picture:
+            plot_sweep(standings, best_by, picture)
+    run.say(text)
+    run.say(cost_in_words(standings))
+
+
+def table(standings: Sequence[Standing], best_by: str) -> str:
+    """Return the candidates as a Markdown table: those that trained to their end first, those given up last."""
+    keys = list(standings[0].values)
+    short = [k.removeprefix("training.").removeprefix("prompt.") for k in keys]
+    head = [*short, f"best validation {best_by}", "step", "updates made"]
+    rows = []
+    for standing in ranked(standings):
+        value = "given up" if standing.value is None else f"{as_read(standing.value, best_by):.4f}"
+        made = str(standing.steps)
+        rows.append([*(str(standing.values[k]) for k in keys), value, str(standing.best_step), made])
+    return markdown_table(head, rows)
+
+
+def cost_in_words(standings: Sequence[Standing]) -> str:
+    """Return what a sweep cost, and how much of the full grid that is."""
+    made, whole = sum(s.steps for s in standings), sum(s.planned for s in standings)
+    return (
+        f"{len(standings)} candidates made {made} updates, {made / whole:.0%} of the {whole} that all would have made"
+    )

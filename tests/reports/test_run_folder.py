@@ -1,0 +1,130 @@
+"""What a run leaves in its folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from helpers import make_task
+from made_result import HISTORY, make_result
+from softprompts.evaluation import predict as evaluation
+from softprompts.evaluation.predict import Prediction
+from softprompts.metrics.scoring import Interval
+from softprompts.reports import run as report
+from softprompts.reports.run import card, save_run, summary
+from softprompts.runs.record import Progress, load_result
+from softprompts.runs.run import Run
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+from transformers import LlamaConfig
+
+SETTINGS = {"model": {"name_or_path": "someone/model"}, "task": {"prompt": "{text}", "target": " {label}"}}
+OUTCOME = evaluation.TestOutcome(
+    examples=[],
+    predictions=[
+        Prediction("row 1", "naïve\u2028", " good", " bad", [-1.0, -0.5]),
+        Prediction("2", "b", "c", "c", None),
+    ],
+    loss=0.7,
+    metrics={"accuracy": Interval(0.5, 0.0, 1.0, 2)},
+    baselines={"majority_class": {"accuracy": Interval(0.25, 0.0, 0.5, 2)}},
+    seconds=1.5,
+)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    """Return a function that saves a made-up run in tmp_path."""
+
+    def go(**more: Any) -> Any:
+        run = Run("prompt_tuning", SETTINGS, tmp_path, 3, Accelerator(cpu=True), time.perf_counter() - 10)
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1, bias=False))
+        model[0].requires_grad_(False)
+        model.config = LlamaConfig()  # type: ignore[assignment]
+        return save_run(run, make_task([("a", "b")]), model, OUTCOME, **more)
+
+    return go
+
+
+def test_a_trained_run(saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_file({"prompt_embeddings": torch.zeros(4, 3)}, adapter / "adapter_model.safetensors")
+    progress = Progress(step=12, best_step=12, seconds=4.0, tokens=1000, history=HISTORY)
+    result = saved(progress=progress, adapter=adapter, notes={"wordings": [1]})
+    assert load_result(tmp_path / "result.json") == result
+    assert (result.recipe, result.task, result.seed, result.settings) == ("prompt_tuning", "made", 3, SETTINGS)
+    assert result.parameters == {"total": 12, "trainable": 3, "saved": 12}
+    assert (result.metrics, result.baselines, result.test_loss) == (OUTCOME.metrics, OUTCOME.baselines, 0.7)
+    assert result.cost["seconds_total"] >= 10
+    assert result.cost["training_tokens_per_second"] == 250
+    assert result.cost["seconds_testing"] == 1.5
+    assert result.cost["adapter_bytes"] == (adapter / "adapter_model.safetensors").stat().st_size
+    assert result.data["splits"]["test"]["rows"] == 1
+    assert (result.notes, result.environment["processes"]) == (
+        {"wordings": [1], "saved": "adapter", "kind": "decoder"},
+        1,
+    )
+    assert (tmp_path / "curves.png").is_file()
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == card(result)
+    shared = (adapter / "README.md").read_text(encoding="utf-8")
+    assert shared.startswith("---\nbase_model: someone/model\nlibrary_name: peft\n")
+    assert shared.endswith(card(result))
+    assert summary(result, tmp_path) in capsys.readouterr().out
+
+
+def test_predictions_are_one_json_object_a_line(saved: Any, tmp_path: Path) -> None:
+    saved()
+    lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
+    assert lines.pop() == ""
+    assert [Prediction(**json.loads(line)) for line in lines] == OUTCOME.predictions
+
+
+def test_a_run_without_training(saved: Any, tmp_path: Path) -> None:
+    result = saved()
+    assert (result.training, result.parameters["saved"], result.cost["adapter_bytes"]) == ({}, 0, 0)
+    assert "training_tokens_per_second" not in result.cost
+    assert not (tmp_path / "curves.png").exists()
+    assert "there is no adapter" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_record_comes_last_so_that_a_folder_with_it_is_finished(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("a plot that fails")
+
+    monkeypatch.setattr(report, "plot_curves", fail)
+    with pytest.raises(OSError, match="a plot that fails"):
+        saved(progress=Progress(history=HISTORY))
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_card_names_base_data_licences_and_scores() -> None:
+    text = card(make_result())
+    for part in (
+        "# prompt_tuning on sentiment\n",
+        "PeftModel.from_pretrained(base, 'adapter')",
+        "HuggingFaceTB/SmolLM2-135M-Instruct (Apache-2.0; bundled:smollm2-135m-instruct)",
+        "licence: The MIT License (MIT)",
+        "11,520 of 134,526,528",
+        r"`'{text}\nSentiment:'`",
+        "seed 3, commit 0123abc, finished 2026-01-02",
+        "| accuracy | 0.8500 | 0.8123 to 0.9000 | 600 |",
+    ):
+        assert part in text
+    assert "base model: someone/model (licence: see its own card)\n" in card(make_result(settings=SETTINGS))
+
+
+def test_summary_sets_the_score_beside_the_majority_class() -> None:
+    assert summary(make_result(), Path("runs/a")).splitlines() == [
+        "accuracy 0.8500 (95 % interval 0.8123 to 0.9000, 600 test rows)",
+        "majority_class reaches accuracy 0.5100",
+        "written to runs/a",
+    ]
