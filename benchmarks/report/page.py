@@ -1,4 +1,4 @@
-"""The report as one page, by the template `page.html.j2`, from claims down to single answers; and the README's part of it."""
+"""The report as one page, by the template `page.html.j2`, from claims down to answers; and the README's part of it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Methods: each puts trainable parameters on a base model. Here is what they share; each has a file in a folder below."""
+"""Methods: each puts trainable parameters on a base model. What they share is here; each has a file below."""
