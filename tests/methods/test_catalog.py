@@ -96,11 +96,11 @@ def test_a_method_of_ones_own_goes_in_by_the_four_steps(
     own = "scales:\n  target_modules: [k_proj, v_proj]\n\n"
     (tmp_path / "scales.yaml").write_text(config[:start] + own + config[end:], encoding="utf-8")
     # To be checked, named and drawn with the others, it gets a line in the catalog and a module.
-    module: Any = ModuleType("softprompts.methods.scales")
+    module: Any = ModuleType("softprompts.methods.baselines.scales")
     module.smallest = lambda base, _: get_peft_model(
         base, IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
     )
-    monkeypatch.setitem(sys.modules, "softprompts.methods.scales", module)
+    monkeypatch.setitem(sys.modules, "softprompts.methods.baselines.scales", module)
     refusals: Any = {"encoder": "it is for decoders", "encoder-decoder": "it is for decoders"}
     entry = Method(
         "scales",
