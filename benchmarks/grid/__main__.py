@@ -75,7 +75,7 @@ def main(grid: GridConfig, launch: LaunchConfig) -> None:
     left = [job for job in mine if not done(folder, job)]
     seconds = expected(grid, mine, folder)
     print(
-        f"{name_of(grid)}: {len(grid.methods)} methods, seeds {', '.join(map(str, grid.seeds))}: {len(mine)} jobs, "
+        f"{name_of(grid)}: {len(grid.methods)} methods: {len(mine)} jobs, "
         f"{len(mine) - len(left)} of them recorded; about {spoken(sum(seconds[job] for job in left))} for the others "
         "on a machine like that of the records",
         flush=True,

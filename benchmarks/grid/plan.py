@@ -7,11 +7,11 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from benchmarks.grid.settings import GridConfig, MethodConfig, in_words
+from benchmarks.grid.settings import GridConfig, MethodConfig, in_words, seeds_of
 from softprompts.config.cli import parse
 from softprompts.errors import UserError, nearest
 
@@ -54,9 +54,14 @@ def jobs(grid: GridConfig, runs: Path) -> list[Job]:
         for name, method in grid.methods.items()
         for index, values in enumerate(points(method))
     ]
+    every = asdict(grid)
+    seeds = {name: seeds_of(every, name) for name in grid.methods}
     for kind in ("run", "probe") if grid.probes else ("run",):
         made += [
-            Job(kind, name, seed, folder / name / f"seed{seed}", {}) for seed in grid.seeds for name in grid.methods
+            Job(kind, name, seed, folder / name / f"seed{seed}", {})
+            for seed in dict.fromkeys(seed for own in seeds.values() for seed in own)
+            for name in grid.methods
+            if seed in seeds[name]
         ]
     return made
 
@@ -119,8 +124,7 @@ def check(grid: GridConfig, runs: Path) -> None:
     tasks = sorted({path.parent.name for path in Path("configs").glob("*/hard_prompt.yaml")})
     if grid.task not in tasks:
         raise UserError(f'grid.task: "{grid.task}"{nearest(grid.task, tasks)}')
-    if not grid.seeds or len(set(grid.seeds)) < len(grid.seeds):
-        raise UserError(f"grid.seeds: expected one or more different numbers, found {grid.seeds}")
+    _check_seeds("grid.seeds", grid.seeds)
     for probe in grid.probes:
         if probe not in PROBES:
             raise UserError(f'grid.probes: "{probe}"{nearest(probe, PROBES)}')
@@ -138,7 +142,14 @@ def check(grid: GridConfig, runs: Path) -> None:
                 raise UserError(f"grid.methods: {job.method}: {error}") from None
 
 
+def _check_seeds(key: str, seeds: list[int]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"{key}: expected one or more different numbers, found {seeds}")
+
+
 def _check_method(name: str, method: MethodConfig, recipes: list[str]) -> None:
+    if method.seeds is not None:
+        _check_seeds(f"grid.methods: {name}: seeds", method.seeds)
     if method.recipe not in recipes:
         raise UserError(f'grid.methods: {name}: recipe "{method.recipe}"{nearest(method.recipe, recipes)}')
     if not all(method.sweep.values()):

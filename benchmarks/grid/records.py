@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.plan import ROOT, Job, choose, points
-from benchmarks.grid.settings import GridConfig, in_words, load_benchmark
+from benchmarks.grid.settings import GridConfig, in_words, load_benchmark, seeds_of
 from softprompts.errors import UserError
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import Result, load_result
@@ -34,7 +34,7 @@ def keep_grid(grid: GridConfig, folder: Path) -> None:
         changed += [
             f"methods.{m}" for m, method in before["methods"].items() if not _grown(method, now["methods"].get(m))
         ]
-        changed += [f"seeds: {seed} is gone" for seed in before["seeds"] if seed not in now["seeds"]]
+        changed += [f"methods.{m}: seed {seed} is gone" for m, seed in sorted(_planned(before) - _planned(now))]
         if changed:
             raise UserError(
                 f"{folder} was measured with other settings ({', '.join(changed)}): give the grid another name, or "
@@ -44,11 +44,15 @@ def keep_grid(grid: GridConfig, folder: Path) -> None:
 
 
 def _grown(before: dict[str, Any], now: dict[str, Any] | None) -> bool:
-    """Say whether a method is as it was, but for further points at the end of its sweep."""
+    """Say whether a method is as it was, but for its seeds and for further points at the end of its sweep."""
     if now is None:
         return False
     known = before.get("further", [])
-    return now["further"][: len(known)] == known and before | {"further": now["further"]} == now
+    return now["further"][: len(known)] == known and before | {key: now[key] for key in ("further", "seeds")} == now
+
+
+def _planned(grid: dict[str, Any]) -> set[tuple[str, int]]:
+    return {(method, seed) for method in grid["methods"] for seed in seeds_of(grid, method)}
 
 
 def record_of(folder: Path, job: Job) -> Path:

@@ -14,6 +14,7 @@ The folder of a benchmark, `results/benchmarks/NAME/`, holds
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ class MethodConfig:
         further: combinations tried beside those, of the same keys: where the best lay at the edge of the sweep. They
             may be added to a sweep that has its record.
         mixed_precision: as of `accelerate launch --mixed_precision`: for weights that have to stay in 32 bits.
+        seeds: by default those of the grid.
     """
 
     recipe: str
@@ -42,6 +44,7 @@ class MethodConfig:
     sweep: dict[str, list[Any]] = field(default_factory=dict)
     further: list[dict[str, Any]] = field(default_factory=list)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seeds: list[int] | None = None
 
 
 @dataclass
@@ -107,7 +110,7 @@ class Benchmark:
     @property
     def missing(self) -> list[tuple[str, int]]:
         """The method and seed of each run of the grid that has no record, or a failed one."""
-        return [(m, seed) for m in self.grid["methods"] for seed in self.grid["seeds"] if seed not in self.cells[m]]
+        return [(m, s) for m in self.grid["methods"] for s in seeds_of(self.grid, m) if s not in self.cells[m]]
 
     @property
     def outdated(self) -> dict[str, dict[str, Any]]:
@@ -145,7 +148,7 @@ def load_benchmark(folder: Path) -> Benchmark:
     sweeps = {}
     for method in grid["methods"]:
         cells[method], failed[method] = {}, {}
-        for seed in grid["seeds"]:
+        for seed in seeds_of(grid, method):
             record = folder / method / f"seed{seed}.json"
             if record.is_file():
                 answers = record.with_suffix(".answers.json")
@@ -162,6 +165,12 @@ def load_benchmark(folder: Path) -> Benchmark:
         if (folder / method / "sweep.json").is_file():
             sweeps[method] = _read(folder / method / "sweep.json")
     return Benchmark(folder.name, grid, rows, cells, failed, sweeps)
+
+
+def seeds_of(grid: Mapping[str, Any], method: str) -> list[int]:
+    """Return the seeds of a method of a recorded grid: its own, or the grid's."""
+    own = grid["methods"][method].get("seeds")
+    return grid["seeds"] if own is None else own
 
 
 def in_words(values: dict[str, Any]) -> str:

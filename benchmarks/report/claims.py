@@ -6,7 +6,7 @@ A verdict follows from records alone. Where one is missing, it names what is mis
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from benchmarks.report.tables import (
     probability,
 )
 from softprompts.methods.catalog import METHODS
-from softprompts.metrics.significance import LEVEL, Comparison
+from softprompts.metrics.significance import LEVEL, Comparison, holm
 
 import yaml
 from pandas import DataFrame
@@ -33,33 +33,39 @@ SOFT = tuple(m.name for m in METHODS.values() if m.what == "soft" and m.name != 
 WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
 AGAINST, OPEN, FOR = WORDS = ("does not hold", "no difference shown", "holds")  # the least flattering first
 RULE = (
-    "A claim is about every pair of methods that it names. It holds where all comparisons are for it, and does not "
-    "hold where one is against it. Scores on test rows are compared in pairs: a difference is shown where p, adjusted "
-    f"for all comparisons of the task, is below {LEVEL}. Of what a run measures beside that (seconds, memory, loss on "
-    "other text) a difference is shown where every seed of one method is below every seed of the other; with three "
-    "seeds each, chance alone does that in one case of ten. No difference shown does not mean that there is none."
+    "The claims and the pairs of methods that each compares were fixed before the runs, in claims.yaml. A claim is "
+    "judged method by method: it holds for a method if all of its comparisons are for it, and does not hold if one is "
+    "against it. Scores on test rows are compared in pairs. A difference is shown if p is below "
+    f"{LEVEL}, adjusted (Holm) for all comparisons that the claim makes on the task. Seconds, memory and loss on other "
+    "text are compared by seeds: a difference is shown if every seed of one method is below every seed of the other. "
+    "With three seeds each, chance alone does that in one case of ten. No difference shown does not mean that there is "
+    "none."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the records of a task say to a claim. Where some are `missing` there is neither a word nor a finding.
+    """What the records of a task say to a claim. If some are `missing`, there is neither a word nor a finding.
 
+    words: the word on each method that the claim is about, by its label, in the order of the claim.
     findings: a row a comparison, all of them text, the least flattering first.
     """
 
     task: str
-    word: str | None
+    words: Mapping[str, str]
     findings: DataFrame
     missing: tuple[str, ...] = ()
 
+    @property
+    def word(self) -> str | None:
+        """The least flattering word; None if records are missing."""
+        return min(self.words.values(), key=WORDS.index, default=None)
+
     def __str__(self) -> str:
-        """What a reader sees first: the word, and how many findings there are of each kind."""
-        if self.word is None:
+        """What a reader sees first: the word on each method."""
+        if not self.words:
             return f"no verdict; missing: {'; '.join(self.missing)}"
-        count = self.findings["verdict"].tolist().count
-        said = f"{count(AGAINST)} against it, {count(OPEN)} without a difference, {count(FOR)} for it"
-        return f"{self.word} (of {len(self.findings)} comparisons {said})"
+        return "; ".join(f"{method}: {word}" for method, word in self.words.items())
 
 
 @dataclass(frozen=True)
@@ -167,16 +173,24 @@ def transfers(records: Records, name: str) -> list[Measure]:
 
 
 def judge(task: str, findings: Sequence[Mapping[str, Any]], missing: Sequence[str] = ()) -> Verdict:
-    """Return the verdict on a claim about every pair of methods.
+    """Return the verdict on a claim, method by method.
 
-    One finding against it is enough that it does not hold; it holds where all findings are for it. Where a record is
-    missing nothing is said. A finding has a `verdict`, a `margin` that is the larger the more it speaks for the claim,
-    and text.
+    One finding against it is enough that it does not hold for a method; it holds if all findings are for it. If a
+    record is missing, nothing is said.
+
+    Args:
+        task: that the findings are of.
+        findings: each with `who`, the label of the method that the claim is about; a `verdict`; a `margin` that is the
+            larger the more it speaks for the claim; and text.
+        missing: the records that are missing.
     """
     if missing:
-        return Verdict(task, None, DataFrame(), tuple(missing))
+        return Verdict(task, {}, DataFrame(), tuple(missing))
+    words: dict[str, str] = {}
+    for f in findings:
+        words[f["who"]] = min(words.get(f["who"], FOR), f["verdict"], key=WORDS.index)
     ranked = sorted(findings, key=lambda f: (WORDS.index(f["verdict"]), f["margin"]))
-    return Verdict(task, ranked[0]["verdict"], DataFrame(ranked).drop(columns="margin"))
+    return Verdict(task, words, DataFrame(ranked).drop(columns=["who", "margin"]))
 
 
 def missing_runs(records: Records, task: str, methods: Sequence[str], measures: Sequence[Measure] = ()) -> list[str]:
@@ -200,17 +214,25 @@ def missing_runs(records: Records, task: str, methods: Sequence[str], measures: 
 def by_comparisons(
     records: Records, task: str, metrics: Sequence[str], better: Sequence[str], worse: Sequence[str]
 ) -> Verdict:
-    """Judge by paired comparisons on the test rows: each of `better` is to be higher than each of `worse`."""
+    """Judge by paired comparisons on the test rows: each of `better` is to be higher than each of `worse`.
+
+    All of them, by all metrics, are the family that p is adjusted for.
+    """
     missing = missing_runs(records, task, [*better, *worse])
-    findings = []
-    for name, second, first in [(n, w, b) for n in metrics for w in worse for b in better] if not missing else ():
+    found: list[tuple[Comparison, dict[str, str], dict[str, float]]] = []
+    for name, first, second in [(n, b, w) for n in metrics for b in better for w in worse] if not missing else ():
         compared, pair = records.compared(task, name, first, second), records.of(task).loc[[first, second]]
         values = numbers(pair, f"metric.{name}")
         labels = {m: records.label(task, m) for m in (first, second)}
         if compared is None or len(values) < len(pair):
             missing.append(f"a paired comparison of {labels[first]} with {labels[second]} by {name}")
         else:
-            findings.append(paired_finding(compared, labels, values.groupby(level="method").mean().to_dict()))
+            found.append((compared, labels, values.groupby(level="method").mean().to_dict()))
+    adjusted = holm([compared.p for compared, _, _ in found])
+    findings = [
+        paired_finding(replace(compared, adjusted=p), labels, values)
+        for (compared, labels, values), p in zip(found, adjusted, strict=True)
+    ]
     return judge(task, findings, missing)
 
 
@@ -223,6 +245,7 @@ def paired_finding(
     if is_shown(c):
         word = FOR if c.difference > 0 else AGAINST
     return {
+        "who": labels[c.first],
         "measure": c.metric,
         "method": f"{labels[c.first]}: {percent(values[c.first])} %",
         "against": f"{labels[c.second]}: {percent(values[c.second])} %",
@@ -242,7 +265,7 @@ def by_seeds(
     if missing:
         return judge(task, [], missing)
     runs = by_method(records.of(task))
-    pairs = [(measure, [runs[first], runs[second]]) for measure in measures for second in worse for first in better]
+    pairs = [(measure, [runs[first], runs[second]]) for measure in measures for first in better for second in worse]
     return judge(task, [_by_seeds(measure, both) for measure, both in pairs])
 
 
@@ -261,8 +284,8 @@ def _by_seeds(measure: Measure, both: Sequence[DataFrame]) -> dict[str, str | fl
     # Relative, so that measures of other units are ranked with it.
     apart = (theirs.mean() - ours.mean()) / (abs(theirs.mean()) + abs(ours.mean()) or 1)
     margin = apart if measure.less else -apart
-    said = {"measure": measure.name, "method": method, "against": against, "difference": remark}
-    return {**said, "verdict": word, "margin": margin}
+    said = {"who": both[0]["label"].iloc[0], "measure": measure.name, "method": method, "against": against}
+    return {**said, "difference": remark, "verdict": word, "margin": margin}
 
 
 def detached(records: Records, task: str, methods: Sequence[str]) -> Verdict:
@@ -277,7 +300,8 @@ def detached(records: Records, task: str, methods: Sequence[str]) -> Verdict:
         changes = records.of(task).loc[[method]].filter(like="detached.").stack().dropna().abs()
         largest = changes.max()
         change = "exactly zero" if largest == 0 else f"up to {largest:.3g}"
-        said = {"method": records.label(task, method), "change": change, "measurements": str(len(changes))}
+        label = records.label(task, method)
+        said = {"who": label, "method": label, "change": change, "measurements": str(len(changes))}
         findings.append({**said, "verdict": FOR if largest == 0 else AGAINST, "margin": -largest})
     return judge(task, findings, missing)
 
@@ -296,16 +320,17 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
             lines.append(f"### {claim.statement}")
             for verdict in claim.verdicts:
                 lines.append(f"**{verdict.task}**: {verdict}.")
-                lines += [markdown(verdict.findings)] if verdict.word else []
+                lines += [markdown(verdict.findings)] if verdict.words else []
         lines += [f"{caption}:\n\n{markdown(shown)}" for caption, shown in section.tables]
     return "\n\n".join(lines) + "\n"
 
 
 def words_table(card: Sequence[Section]) -> DataFrame:
-    """Return a row a claim: the word of each task on it; empty where it does not ask that task."""
+    """Return the card as a matrix: a row a claim and task, a column a method; empty where it is not about a method."""
     rows = [
-        {"claim": claim.statement, **{v.task: v.word or "no verdict" for v in claim.verdicts}}
+        {"claim": claim.statement, "task": v.task if v.words else f"{v.task} (records are missing)", **v.words}
         for section in card
         for claim in section.claims
+        for v in claim.verdicts
     ]
-    return DataFrame(rows, columns=["claim", *TASKS]).fillna("")
+    return DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row))).fillna("")

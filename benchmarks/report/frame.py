@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.grid.settings import Benchmark, Cell
+from benchmarks.grid.settings import Benchmark, Cell, seeds_of
 from softprompts.metrics.scoring import Metric, load_metrics
 from softprompts.metrics.significance import Comparison, compare
 from softprompts.runs.record import Result
@@ -58,7 +58,7 @@ def runs_frame(benchmarks: Sequence[Benchmark]) -> pandas.DataFrame:
     rows: list[dict[str, Any]] = []
     for benchmark in benchmarks:
         for method in benchmark.grid["methods"]:
-            for seed in benchmark.grid["seeds"]:
+            for seed in seeds_of(benchmark.grid, method):
                 run = {"benchmark": benchmark.name, "method": method, "seed": seed, "label": benchmark.label(method)}
                 if cell := benchmark.cells[method].get(seed):
                     rows.append(run | {"gap": ""} | _numbers(cell))

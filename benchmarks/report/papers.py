@@ -118,6 +118,7 @@ def of_neighbours(experiment: Experiment, record: Mapping[str, Any]) -> Answer:
         word = FOR if difference > 0 else AGAINST
     nearest = mean(one["similarities"][0] for one in record["learned"])
     finding = {
+        "who": "learned tokens",
         "measure": f"mean cosine, from the vocabulary's mean, between the {record['k']} nearest words "
         f"(the nearest is at {nearest:.2f})",
         "method": f"{len(learned)} learned tokens: {mean(learned):.2f}",

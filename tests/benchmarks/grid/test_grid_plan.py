@@ -32,6 +32,19 @@ def test_sweeps_come_first_then_every_method_with_every_seed_then_the_probes(
     assert made[1].values == {"training.learning_rate": 0.1}
 
 
+def test_a_method_may_have_seeds_of_its_own(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid()
+    grid.methods["prompt_tuning"].seeds = [0, 1, 2]
+    runs = [(j.method, j.number) for j in jobs(grid, tmp_path) if j.kind == "run"]
+    both = [(m, s) for s in (0, 1) for m in ("written", "prompt_tuning")]
+    assert runs == [*both, ("prompt_tuning", 2)]
+    grid.methods["prompt_tuning"].seeds = [1, 1]
+    with pytest.raises(
+        UserError, match=r"^grid\.methods: prompt_tuning: seeds: expected one or more different numbers"
+    ):
+        check(grid, tmp_path)
+
+
 def test_a_sweep_never_sees_test_and_a_run_takes_what_it_chose(make_grid: MakeGrid, tmp_path: Path) -> None:
     grid = make_grid()
     sweep, _, written, tuned, *_ = jobs(grid, tmp_path)

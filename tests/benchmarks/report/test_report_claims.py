@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.claims import SOFT, TASKS, WEIGHTS, Section, Verdict, by_seeds, card_markdown, judge, make_card
+from benchmarks.report.claims import (
+    SOFT,
+    TASKS,
+    WEIGHTS,
+    Section,
+    Verdict,
+    by_seeds,
+    card_markdown,
+    judge,
+    make_card,
+    words_table,
+)
 from benchmarks.report.frame import Records, make_records
 from benchmarks.report.tables import Measure
 from made_benchmark import make_benchmark, records_of
@@ -60,18 +71,22 @@ def test_every_claim_is_judged_where_all_is_recorded(tmp_path: Path) -> None:
 def test_a_verdict_has_the_figures_of_the_records(tmp_path: Path) -> None:
     card = make_card(records(tmp_path))
     refuted = verdict(card, "exact command more often than LoRA", "home_commands")
-    assert str(refuted) == "does not hold (of 6 comparisons 6 against it, 0 without a difference, 0 for it)"
+    assert str(refuted) == ("prompt tuning: does not hold; prefix tuning: does not hold; P-tuning: does not hold")
     assert refuted.findings.iloc[0].to_dict() == {
         "measure": "exact_match",
         "method": "P-tuning: 68.0 %",
         "against": "full fine-tuning: 82.0 %",
         "difference": "−14.0 points",
         "95 % interval": "−19.0 to −9.0",
-        "adjusted p": "0.001",
+        "adjusted p": "< 0.001",
         "verdict": "does not hold",
     }
     slower = verdict(card, "fewer seconds", "sentiment")
-    assert str(slower) == "does not hold (of 6 comparisons 2 against it, 0 without a difference, 4 for it)"
+    assert slower.words == {
+        "prompt tuning": "does not hold",
+        "prefix tuning": "holds",
+        "P-tuning": "holds",
+    }
     assert slower.findings.iloc[0].tolist() == [
         *("time of training", "prompt tuning: 421 (420 to 422) s", "LoRA: 276 (275 to 277) s"),
         *("higher in every seed", "does not hold"),
@@ -79,15 +94,43 @@ def test_a_verdict_has_the_figures_of_the_records(tmp_path: Path) -> None:
 
 
 def test_a_p_that_is_not_small_shows_no_difference(tmp_path: Path) -> None:
-    found = verdict(make_card(records(tmp_path, adjusted=0.05)), "exact command more often than LoRA", "home_commands")
+    found = verdict(make_card(records(tmp_path, adjusted=0.1)), "exact command more often than LoRA", "home_commands")
     assert (found.word, set(found.findings["verdict"])) == ("no difference shown", {"no difference shown"})
 
 
-def test_one_comparison_against_it_is_enough_and_comes_first(tmp_path: Path) -> None:
+def test_one_comparison_against_it_is_enough_for_its_method_and_comes_first(tmp_path: Path) -> None:
     card = make_card(records(tmp_path, prefix_tuning=0.4))
     found = verdict(card, "exact command more often than a written", "home_commands")
-    assert str(found) == "does not hold (of 6 comparisons 1 against it, 0 without a difference, 5 for it)"
+    assert found.words == {"prompt tuning": "holds", "prefix tuning": "does not hold", "P-tuning": "holds"}
+    assert found.word == "does not hold"
     assert found.findings["method"].iloc[0].startswith("prefix tuning")
+
+
+def test_p_is_adjusted_for_the_comparisons_of_the_claim_and_task_alone(tmp_path: Path) -> None:
+    # Two metrics, three soft prompts, two written ones: 12 comparisons; of one metric 6. Holm multiplies equal p.
+    card = make_card(records(tmp_path, adjusted=0.05))  # p 0.005 each
+    two, one = (
+        verdict(card, words, "home_commands") for words in ("valid JSON", "exact command more often than a written")
+    )
+    assert (set(two.findings["adjusted p"]), len(two.findings)) == ({"0.060"}, 12)
+    assert (set(one.findings["adjusted p"]), len(one.findings)) == ({"0.030"}, 6)
+    assert (two.word, one.word) == ("no difference shown", "holds")
+
+
+def test_the_matrix_has_a_word_a_method(tmp_path: Path) -> None:
+    found = records(tmp_path, {"docstrings": {"without": ["p_tuning/seed1"]}}, prefix_tuning=0.4)
+    matrix = words_table(make_card(found)).set_index(["claim", "task"])
+    exact = "Soft prompts give the exact command more often than a written prompt."
+    assert matrix.loc[(exact, "home_commands")].to_dict() == {
+        "prompt tuning": "holds",
+        "prefix tuning": "does not hold",
+        "P-tuning": "holds",
+        "LoRA": "",
+        "full fine-tuning": "",
+    }
+    style = "Soft prompts keep to the house style more often than a written prompt."
+    assert set(matrix.loc[(style, "docstrings (records are missing)")]) == {""}
+    assert list(matrix) == ["prompt tuning", "prefix tuning", "P-tuning", "LoRA", "full fine-tuning"]
 
 
 @pytest.mark.parametrize("change", [{"without": ["p_tuning/seed1"]}, {"failed": {"p_tuning/seed1": "no space"}}])
@@ -189,7 +232,7 @@ def test_seeds_have_to_lie_apart(
 
 def test_the_least_flattering_finding_comes_first() -> None:
     said = [("holds", "a", 3), ("holds", "b", 1), ("no difference shown", "c", 2)]
-    findings = [{"method": name, "verdict": word, "margin": margin} for word, name, margin in said]
+    findings = [{"who": "m", "method": name, "verdict": word, "margin": margin} for word, name, margin in said]
     assert judge("t", findings).findings["method"].tolist() == ["c", "b", "a"]
     assert (judge("t", findings).word, judge("t", findings[:2]).word) == ("no difference shown", "holds")
 
