@@ -214,12 +214,33 @@ def missing_runs(records: Records, task: str, methods: Sequence[str], measures: 
 def by_comparisons(
     records: Records, task: str, metrics: Sequence[str], better: Sequence[str], worse: Sequence[str]
 ) -> Verdict:
-    """Judge by paired comparisons on the test rows: each of `better` is to be higher than each of `worse`.
+    """Judge by paired comparisons on the test rows: each of `better` is to be higher than each of `worse`."""
+    (verdict,) = by_families(records, task, metrics, [(better, worse)])
+    return verdict
 
-    All of them, by all metrics, are the family that p is adjusted for.
-    """
+
+def by_families(
+    records: Records, task: str, metrics: Sequence[str], planned: Sequence[tuple[Sequence[str], Sequence[str]]]
+) -> list[Verdict]:
+    """Judge each of `planned`, methods that are to be better and worse; p is adjusted for all comparisons together."""
+    families = [_pairs(records, task, metrics, better, worse) for better, worse in planned]
+    p_values = iter(holm([compared.p for found, _ in families for compared, _, _ in found]))
+    return [
+        judge(task, [paired_finding(replace(c, adjusted=next(p_values)), named, x) for c, named, x in found], missing)
+        for found, missing in families
+    ]
+
+
+# A comparison, the labels of its two methods, and the mean of each.
+Pair = tuple[Comparison, dict[str, str], dict[str, float]]
+
+
+def _pairs(
+    records: Records, task: str, metrics: Sequence[str], better: Sequence[str], worse: Sequence[str]
+) -> tuple[list[Pair], list[str]]:
+    """Return the comparisons by each metric of each of `better` with each of `worse`, and what is missing."""
     missing = missing_runs(records, task, [*better, *worse])
-    found: list[tuple[Comparison, dict[str, str], dict[str, float]]] = []
+    found: list[Pair] = []
     for name, first, second in [(n, b, w) for n in metrics for b in better for w in worse] if not missing else ():
         compared, pair = records.compared(task, name, first, second), records.of(task).loc[[first, second]]
         values = numbers(pair, f"metric.{name}")
@@ -228,12 +249,7 @@ def by_comparisons(
             missing.append(f"a paired comparison of {labels[first]} with {labels[second]} by {name}")
         else:
             found.append((compared, labels, values.groupby(level="method").mean().to_dict()))
-    adjusted = holm([compared.p for compared, _, _ in found])
-    findings = [
-        paired_finding(replace(compared, adjusted=p), labels, values)
-        for (compared, labels, values), p in zip(found, adjusted, strict=True)
-    ]
-    return judge(task, findings, missing)
+    return found, missing
 
 
 def paired_finding(
@@ -326,11 +342,21 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
 
 
 def words_table(card: Sequence[Section]) -> DataFrame:
-    """Return the card as a matrix: a row a claim and task, a column a method; empty where it is not about a method."""
-    rows = [
-        {"claim": claim.statement, "task": v.task if v.words else f"{v.task} (records are missing)", **v.words}
-        for section in card
-        for claim in section.claims
-        for v in claim.verdicts
-    ]
-    return DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row))).fillna("")
+    """Return the card as a matrix: a row a claim, a column a method; empty where a claim is not about a method."""
+    claims = [claim for section in card for claim in section.claims]
+    columns = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
+    rows = [{"claim": c.statement, **{method: _words_on(method, c.verdicts) for method in columns}} for c in claims]
+    return DataFrame(rows, columns=["claim", *columns])
+
+
+def _words_on(method: str, verdicts: Sequence[Verdict]) -> str:
+    """Say "holds" if all tasks say so, or "holds (sentiment); no verdict (docstrings)"."""
+    tasks: dict[str, list[str]] = {}
+    for v in verdicts:
+        if method in v.words or not v.words:
+            tasks.setdefault(v.words.get(method, "no verdict"), []).append(v.task)
+    if not tasks.keys() - {"no verdict"}:
+        return ""
+    if len(tasks) == 1:
+        return next(iter(tasks))
+    return "; ".join(f"{word} ({', '.join(names)})" for word, names in tasks.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.report.claims import AGAINST, FOR, OPEN, Verdict, by_comparisons, judge, paired_finding
+from benchmarks.report.claims import AGAINST, FOR, OPEN, Verdict, by_families, judge, paired_finding
 from benchmarks.report.frame import Records, metrics_of
 from benchmarks.report.tables import markdown, probability
 from softprompts.evaluation.ensemble import CHOSEN, SINGLE, VOTE
@@ -80,13 +80,16 @@ def _experiment(values: Mapping[str, Any]) -> Experiment:
 
 
 def answers(records: Records, experiments: Sequence[Experiment]) -> list[Answer]:
-    """Hold every experiment whose grid has records against what its paper found, by the grid's first metric."""
+    """Hold every experiment whose grid has records against what its paper found, by the grid's first metric.
+
+    The findings of an experiment are the family that p is adjusted for.
+    """
     found = []
     for e in experiments:
         if benchmark := records.benchmarks.get(e.name):
             metric = metrics_of(benchmark)[:1]
-            verdicts = tuple(by_comparisons(records, e.name, metric, x.better, x.worse) for x in e.findings)
-            found.append(Answer(e, verdicts))
+            planned = [(x.better, x.worse) for x in e.findings]
+            found.append(Answer(e, tuple(by_families(records, e.name, metric, planned))))
     return found
 
 

@@ -119,18 +119,16 @@ def test_p_is_adjusted_for_the_comparisons_of_the_claim_and_task_alone(tmp_path:
 
 def test_the_matrix_has_a_word_a_method(tmp_path: Path) -> None:
     found = records(tmp_path, {"docstrings": {"without": ["p_tuning/seed1"]}}, prefix_tuning=0.4)
-    matrix = words_table(make_card(found)).set_index(["claim", "task"])
-    exact = "Soft prompts give the exact command more often than a written prompt."
-    assert matrix.loc[(exact, "home_commands")].to_dict() == {
-        "prompt tuning": "holds",
-        "prefix tuning": "does not hold",
-        "P-tuning": "holds",
-        "LoRA": "",
-        "full fine-tuning": "",
-    }
-    style = "Soft prompts keep to the house style more often than a written prompt."
-    assert set(matrix.loc[(style, "docstrings (records are missing)")]) == {""}
+    matrix = words_table(make_card(found)).set_index("claim")
     assert list(matrix) == ["prompt tuning", "prefix tuning", "P-tuning", "LoRA", "full fine-tuning"]
+    assert matrix.loc["Soft prompts give the exact command more often than a written prompt."].tolist() == [
+        *("holds", "does not hold", "holds", "", ""),
+    ]
+    assert matrix.loc["Soft prompts train fewer parameters than LoRA and full fine-tuning."].tolist() == [
+        *["holds (sentiment, home_commands); no verdict (docstrings)"] * 3,
+        *("", ""),
+    ]
+    assert set(matrix.loc["Soft prompts keep to the house style more often than a written prompt."]) == {""}
 
 
 @pytest.mark.parametrize("change", [{"without": ["p_tuning/seed1"]}, {"failed": {"p_tuning/seed1": "no space"}}])
