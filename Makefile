@@ -62,9 +62,10 @@ bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; 
 bench-plan: $(STAMP) ## what bench would do, and how long that takes
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done
 
-study: $(STAMP) ## sweep every method's settings on validation, some hours; goes on where it stood; ONLY="home_commands sentiment/lora" LAUNCHES=2
-	@seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.study \
-		--config configs/study/screens.yaml $(foreach screen,$(ONLY),--launch.only+=$(screen))
+study: $(STAMP) ## sweep every method's settings on validation, some hours; goes on where it stood; STUDY=screens ONLY=sentiment/lora LAUNCHES=2
+	@set -e; for part in $(or $(STUDY),screens comparisons); do seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
+		xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.study --config configs/study/$$part.yaml \
+		$(foreach screen,$(ONLY),--launch.only+=$(screen)); done
 
 bench-time-to-quality: $(STAMP) ## seconds until validation reaches a score, against stock PEFT: an hour or more; skips what is recorded
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.time_to_quality $(ONLY)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from benchmarks import text
@@ -14,6 +16,7 @@ from benchmarks.report.tables import percent
 from benchmarks.study.settings import load_screen
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.record import Standing
+from softprompts.sweeps.grid import SEED
 from softprompts.sweeps.sweep import cost_in_words
 
 from matplotlib import rc_context
@@ -25,7 +28,9 @@ HEAD = """# The study: settings that validation prefers
 Each table below is of one sweep: every combination of its values is a candidate, and has the updates of a real run
 ahead. After 1/9 and 1/3 of them the best third goes on (successive halving, Jamieson and Talwalkar 2016). If the best
 value of a number is an edge, values beyond it follow. One seed, validation rows only: test has no say in any of it.
-`make study` makes the records, [configs/study/screens.yaml](../../configs/study/screens.yaml) has the grids.
+Comparisons follow: each has one choice in its rows, and every candidate trains to its end with several seeds.
+`make study` makes the records; [screens.yaml](../../configs/study/screens.yaml) and
+[comparisons.yaml](../../configs/study/comparisons.yaml) have the grids.
 """
 
 
@@ -44,12 +49,17 @@ def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) ->
         parts += [f"## {task}", overview(screens)]
         if task in pictures:
             parts.append(f"![Validation loss of what each method's sweep chose]({pictures[task]})")
-        parts += [f"### {name}\n\n{candidates(record)}\n\n{cost(record)}" for name, record in screens.items()]
+        for name, record in screens.items():
+            shown = comparison(record) if SEED in record["chosen"] else candidates(record)
+            parts.append(f"### {name}\n\n{shown}\n\n{cost(record)}")
     return "\n\n".join(parts) + "\n"
 
 
 def overview(screens: Screens) -> str:
-    """Return a table of what each sweep of a task chose, in its own order."""
+    """Return a table of what each sweep of a task chose, in its own order; empty if there is none."""
+    screens = {name: record for name, record in screens.items() if SEED not in record["chosen"]}
+    if not screens:
+        return ""
     names = list(next(iter(screens.values()))["validation_metrics"])
     rows = [
         [
@@ -91,9 +101,35 @@ def candidates(record: Mapping[str, Any]) -> str:
     return text.markdown([*keys, f"best validation {record['by']}", "at update", "updates made"], shown)
 
 
+def comparison(record: Mapping[str, Any]) -> str:
+    """Return a comparison as a table: a row a choice, the mean and deviation of its best validation over the seeds."""
+    keys = [key for key in record["chosen"] if key != SEED]
+    groups: dict[tuple[str, ...], list[float | None]] = {}
+    for candidate in record["candidates"]:
+        groups.setdefault(tuple(_word(candidate["values"][key]) for key in keys), []).append(candidate["value"])
+    rows = sorted(groups.items(), key=lambda group: -mean(_finished(group[1]) or [-inf]))
+    shown = [[*choice, _spread(values, record["by"]), str(len(values))] for choice, values in rows]
+    return text.markdown([*keys, f"best validation {record['by']}", "seeds"], shown)
+
+
 def cost(record: Mapping[str, Any]) -> str:
     """Return what a sweep cost, in a sentence."""
     return f"{cost_in_words([Standing(**c) for c in record['candidates']])}."
+
+
+def _finished(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _spread(values: Sequence[float | None], by: str) -> str:
+    """Return "0.3012 ± 0.0110", and how many seeds were given up."""
+    scores = _finished(values)
+    if not scores:
+        return "given up"
+    shown = _value(mean(scores), by)
+    if len(scores) > 1:
+        shown += f" ± {stdev(scores):.4f}" if by == "loss" else f" ± {100 * stdev(scores):.1f}"
+    return shown + (f" ({len(values) - len(scores)} given up)" if len(scores) < len(values) else "")
 
 
 def _value(value: float, by: str) -> str:

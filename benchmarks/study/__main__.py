@@ -112,7 +112,7 @@ def keep(folder: Path, file: Path, screen: ScreenConfig) -> dict[str, Any]:
 
 def candidates(screen: ScreenConfig) -> int:
     """Return how many candidates a screen begins with."""
-    return prod(map(len, screen.grid.values()))
+    return prod(map(len, screen.grid.values())) * max(1, len(screen.seeds))
 
 
 def expected(study: StudyConfig, name: str) -> float:
@@ -121,6 +121,8 @@ def expected(study: StudyConfig, name: str) -> float:
     record = TASKS / name.split("/")[0] / f"{screen.recipe}.json"
     one = load_result(record).cost["seconds_training"] if record.is_file() else UNKNOWN
     count, runs = candidates(screen), 0.0
+    if screen.seeds:
+        return one * count
     for before, rung in itertools.pairwise([0.0, *rungs(count, study.reduction_factor)]):
         runs += count * (rung - before)
         count = -(-count // study.reduction_factor)

@@ -1,6 +1,7 @@
 """The screens of the study, and their records in `results/study/TASK/SCREEN.json`.
 
-A screen is a sweep by successive halving, each candidate as long as a real run. It is scored on validation only.
+A screen is a sweep by successive halving, each candidate as long as a real run; or a comparison, in which every
+candidate trains to its end with several seeds. It is scored on validation only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from softprompts.errors import UserError, nearest
 from softprompts.methods.catalog import METHODS
+from softprompts.sweeps.grid import SEED
 
 import yaml
 
@@ -28,11 +30,13 @@ class ScreenConfig:
         recipe: whose shipped config of the task the candidates begin with.
         grid: values of dotted keys; every combination is a candidate.
         settings: what differs from the shipped config besides, by dotted key.
+        seeds: of each candidate in a comparison; none in a sweep by halving.
     """
 
     recipe: str
     grid: dict[str, list[Any]]
     settings: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -64,6 +68,10 @@ def check(study: StudyConfig) -> None:
             raise UserError(f'study.screens: {name}: recipe: "{screen.recipe}"{nearest(screen.recipe, METHODS)}')
         if not shipped(name, screen).is_file():
             raise UserError(f"study.screens: {name}: there is no {shipped(name, screen)}")
+        if screen.seeds and own == screen.recipe:
+            raise UserError(
+                f"study.screens: {name}: seeds: a screen that decides a shipped config is a sweep by halving"
+            )
 
 
 def shipped(name: str, screen: ScreenConfig) -> Path:
@@ -80,12 +88,12 @@ def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
         made.setdefault(section, {})[own] = value
     other = RENAMED.get(screen.recipe, {})
     made = {other.get(section, section): values for section, values in made.items()}
-    made["sweep"] = {
-        "method": screen.recipe,
-        "grid": {in_sweep(key, other): values for key, values in screen.grid.items()},
-        "reduction_factor": study.reduction_factor,
-        "extensions": study.extensions,
-    }
+    grid = {in_sweep(key, other): values for key, values in screen.grid.items()}
+    if screen.seeds:
+        halving: dict[str, Any] = {"grid": grid | {SEED: screen.seeds}, "reduction_factor": None, "extensions": 0}
+    else:
+        halving = {"grid": grid, "reduction_factor": study.reduction_factor, "extensions": study.extensions}
+    made["sweep"] = {"method": screen.recipe, **halving}
     made["evaluation"]["split"] = "validation"  # test stays unseen
     made["run"] |= {"output_dir": str(folder), "seed": study.seed, "trackers": []}
     return made

@@ -8,21 +8,22 @@ from typing import Any
 
 from benchmarks.study import __main__ as runner
 from benchmarks.study.settings import ScreenConfig, StudyConfig, check, config_of, load_screen, record_of
-from helpers import ROOT
-from softprompts.config.yaml_files import flatten
+from helpers import ROOT, load_recipe
+from softprompts.config.cli import parse
 from softprompts.errors import UserError
+from softprompts.sweeps.grid import grid_of
 
 import pytest
 import yaml
 
-STUDY = ROOT / "configs" / "study" / "screens.yaml"
+FILES = sorted((ROOT / "configs" / "study").glob("*.yaml"))
 # A sweep of two rates on a tiny model, whose record is fed to `record_of`.
 GRID: dict[str, list[Any]] = {"prompt.num_virtual_tokens": [4, 8], "training.learning_rate": [0.01, 0.1]}
 
 
-def shipped_study() -> StudyConfig:
-    """Return the study that is shipped."""
-    given = yaml.safe_load(STUDY.read_text(encoding="utf-8"))["study"]
+def shipped_study(name: str) -> StudyConfig:
+    """Return a part of the study that is shipped."""
+    given = yaml.safe_load((ROOT / "configs" / "study" / f"{name}.yaml").read_text(encoding="utf-8"))["study"]
     screens = {name: ScreenConfig(**screen) for name, screen in given.pop("screens").items()}
     return StudyConfig(screens, **given)
 
@@ -110,15 +111,37 @@ def test_a_halved_sweep_is_expected_to_take_less_than_its_full_grid(monkeypatch:
 
 def test_the_shipped_study_is_complete() -> None:
     """A main screen for each method that trains, on each embedded task; its keys are those of the recipes."""
-    study = shipped_study()
-    check(study)
+    study = shipped_study("screens")
     methods = ("prompt_tuning", "prefix_tuning", "p_tuning", "lora", "full_finetuning")
     tasks = ("sentiment", "home_commands", "docstrings")
     assert {f"{t}/{m}" for t in tasks for m in methods} <= set(study.screens)
-    for name in study.screens:
-        made = config_of(study, name, Path("there"))
+
+
+@pytest.mark.parametrize("name", [file.stem for file in FILES])
+def test_every_screen_is_a_sweep_that_its_recipe_takes(name: str, tmp_path: Path) -> None:
+    """Each candidate has settings that go together."""
+    study = shipped_study(name)
+    check(study)
+    for screen in study.screens:
+        made = config_of(study, screen, Path("there"))
         assert made["evaluation"]["split"] == "validation", "test data never chooses anything"
-        assert set(made["sweep"]["grid"]) <= {*flatten(made), "prompt.init_from", "prefix.init_from"}
+        file = tmp_path / "sweep.yaml"
+        file.write_text(yaml.safe_dump(made), encoding="utf-8")
+        given = parse(load_recipe("sweep").main, ["--config", str(file)])
+        sections = {key: given[key] for key in ("prompt", "prefix", "encoder", "lora") if key in given}
+        grid_of(given["sweep"], sections, given["training"], given["run"]).points()
+
+
+def test_a_comparison_trains_every_candidate_to_its_end_with_each_seed() -> None:
+    grid = {"training.optimizer": ["adamw", "muon"]}
+    study = StudyConfig({"sentiment/x": ScreenConfig("prompt_tuning", grid, seeds=[3, 4])})
+    made = config_of(study, "sentiment/x", Path("there"))["sweep"]
+    assert made["grid"] == grid | {"run.seed": [3, 4]}
+    assert (made["reduction_factor"], made["extensions"]) == (None, 0)
+    assert runner.candidates(study.screens["sentiment/x"]) == 4
+    study.screens["sentiment/prompt_tuning"] = study.screens.pop("sentiment/x")
+    with pytest.raises(UserError, match="seeds: a screen that decides a shipped config is a sweep by halving"):
+        check(study)
 
 
 def test_records_are_read_back(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.study import best, candidates, cost, draw_study, load_study, overview, study_markdown
+from benchmarks.report.study import best, candidates, comparison, cost, draw_study, load_study, overview, study_markdown
 from benchmarks.report.style import close
 
 
@@ -49,6 +49,22 @@ def test_candidates_are_listed_as_they_came_far() -> None:
     ]
     assert cost(record()) == "4 candidates made 16 updates, 44% of the 36 that all would have made."
     assert best(record())["values"]["training.learning_rate"] == 0.2
+
+
+def test_a_comparison_has_a_row_a_choice() -> None:
+    values = {("adamw", 0): -0.5, ("adamw", 1): -0.3, ("muon", 0): -0.2, ("muon", 1): None, ("sgd", 0): None}
+    made = [
+        candidate(0.1, value, 9) | {"values": {"training.optimizer": name, "run.seed": seed}}
+        for (name, seed), value in values.items()
+    ]
+    found = record() | {"candidates": made, "chosen": made[2]["values"]}
+    assert comparison(found).splitlines()[2:] == [
+        "| muon | 0.2000 (1 given up) | 2 |",
+        "| adamw | 0.4000 ± 0.1414 | 2 |",
+        "| sgd | given up | 1 |",
+    ]
+    assert overview({"optimizers": found}) == ""
+    assert "| muon | 0.2000 (1 given up) | 2 |" in study_markdown({"sentiment": {"optimizers": found}}, {})
 
 
 def test_the_overview_has_a_row_a_sweep() -> None:
