@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import json
 import os
 import runpy
@@ -20,7 +21,7 @@ import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 # What a run imports beside the library's public names: modules that transformers and PEFT load late.
@@ -120,6 +121,22 @@ def _server() -> socket.socket:
     return ours
 
 
+@cache
+def warm_up() -> None:
+    """Do once, for all forks, what takes long the first time in a process: load a model, draw a picture."""
+    from matplotlib.figure import Figure
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    with TemporaryDirectory() as folder:
+        tiny = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+        LlamaForCausalLM(tiny).save_pretrained(folder)
+        AutoModelForCausalLM.from_pretrained(folder)
+    figure = Figure()
+    axes = figure.subplots()
+    axes.semilogy([1, 10])
+    figure.savefig(io.BytesIO())
+
+
 def serve(requests: socket.socket) -> None:
     """Fork a process for each request, until the other side is closed."""
     with contextlib.redirect_stderr(None):  # remarks that a recipe silences before it imports anything
@@ -128,6 +145,7 @@ def serve(requests: socket.socket) -> None:
             getattr(softprompts, name)
         for name in LATE:
             import_module(name)
+        warm_up()
     while True:
         first, streams, *_ = socket.recv_fds(requests, 1, 4)
         if not first:
