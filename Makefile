@@ -94,7 +94,7 @@ test: $(STAMP) ## the tests that a change needs at once, offline, a process of o
 	@$(PYTEST) -m "not slow"
 
 test-all: test ## all tests: after those of `make test` processes, kills, architectures, every config, data built anew
-	@$(PYTEST) -m slow
+	@$(PYTEST) --dist loadgroup -m slow
 
 coverage: $(STAMP) ## all tests, and the lines and branches of the library that none of them reaches: fails below 95 %
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered

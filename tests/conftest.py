@@ -17,6 +17,7 @@ from softprompts.system.logs import print_log
 
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
@@ -32,6 +33,20 @@ GOOD = ["good", "great", "fine", "lovely"]
 BAD = ["bad", "awful", "dull", "poor"]
 OTHER = ["the", "film", "was", "a", "very", "plot", "and", "cast", "sentiment", "positive", "negative"]
 WORDS = [*GOOD, *BAD, *OTHER]
+
+
+# The longest first, in seconds on one core: a worker that takes one of them last leaves the others without work.
+LONG = {
+    "test_committed_files_are_what_the_source_gives": 100,
+    "test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one": 50,
+    "test_a10_a_killed_run_of_two_processes_has_one_lock_and_goes_on": 25,
+    "test_the_probes_of_a_grid_measure_what_they_say": 15,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first."""
+    items.sort(key=lambda item: -LONG.get(item.name, 0))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,10 +85,35 @@ def _packed_unless_marked(_fallbacks: list[str], request: pytest.FixtureRequest)
         pytest.fail(f"the packed forward pass was left: {'; '.join(found)}", pytrace=False)
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Return a function that makes a folder of a name, unless another worker of this session has; then it waits."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = root / name, root / f"{name}.made"
+        with FileLock(root / f"{name}.lock"):
+            if not made.exists():
+                make(folder)
+                made.touch()
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def tiny_model(once: Once) -> Path:
     """Folder of a random Llama: 2 layers, 32 dimensions, byte-level tokenizer that adds a begin-of-sequence token."""
-    folder = tmp_path_factory.mktemp("tiny") / "model"
+    return once("tiny_model", save_tiny_model)
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Make the tiny model."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -104,7 +144,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def with_tokenizer_of(model: Path, folder: Path) -> PreTrainedTokenizerFast:
@@ -183,9 +222,14 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_task(once: Once) -> Path:
     """Folder with train, validation and test.jsonl: columns text and label, 40 + 16 + 16 rows of mixed length."""
-    folder = tmp_path_factory.mktemp("task")
+    return once("task", write_tiny_task)
+
+
+def write_tiny_task(folder: Path) -> None:
+    """Make the tiny task."""
+    folder.mkdir()
     for split, count in (("train", 40), ("validation", 16), ("test", 16)):
         lines = []
         for i in range(count):
@@ -194,27 +238,31 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = " ".join(["the film was", words[i % 4], "and", *WORDS[8 : 8 + i % 9]])
             lines.append(json.dumps({"text": f"{text} {split} {i}", "label": "positive" if positive else "negative"}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")
-def domain_task(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path) -> Path:
+def domain_task(once: Once, tiny_task: Path) -> Path:
     """The tiny task with a column domain: two rows of movies, two of books, and so on."""
-    folder = tmp_path_factory.mktemp("domains")
-    for file in tiny_task.glob("*.jsonl"):
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        lines = [json.dumps(row | {"domain": ("movies", "books")[i // 2 % 2]}) for i, row in enumerate(rows)]
-        (folder / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for file in tiny_task.glob("*.jsonl"):
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            lines = [json.dumps(row | {"domain": ("movies", "books")[i // 2 % 2]}) for i, row in enumerate(rows)]
+            (folder / file.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    return once("domains", write)
 
 
 @pytest.fixture(scope="session")
-def method_run(tiny_model: Path, domain_task: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def method_run(tiny_model: Path, domain_task: Path, once: Once) -> Callable[[str], Path]:
     """Return the folder of a finished run of one of `method_runs.METHODS`, made when it is first asked for."""
     from method_runs import finish
 
-    folder = tmp_path_factory.mktemp("methods")
-    return cache(lambda method: finish(method, tiny_model, domain_task, folder / method.replace(" ", "_")))
+    def run(method: str) -> Path:
+        return once(method.replace(" ", "_"), lambda folder: finish(method, tiny_model, domain_task, folder))
+
+    return cache(run)
 
 
 @pytest.fixture

@@ -11,18 +11,15 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from helpers import ROOT, load_recipe
 from softprompts.config.cli import cli
+from warm import warm_up
 
 import torch
-from matplotlib.figure import Figure
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 SECONDS = 60  # longest command; a valid one takes about a second
 MEMORY = 6 * 2**30  # bytes of addresses beside those that the imports take
@@ -52,7 +49,7 @@ def run_recipe(
         encoding: that of the terminal.
         stop_after: send SIGTERM after so many updates.
     """
-    warm()
+    warm_up()
     files = [folder.with_name(f"{folder.name}.{name}") for name in ("in", "out", "err")]
     files[0].write_bytes(stdin)
     child = os.fork()
@@ -68,19 +65,6 @@ def run_recipe(
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     return Finished(code, *(file.read_bytes().decode(encoding, "replace") for file in files[1:]))
-
-
-@cache
-def warm() -> None:
-    """Do once, for all forks, what takes long the first time in a process: load a model, draw a picture."""
-    with TemporaryDirectory() as folder:
-        tiny = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-        LlamaForCausalLM(tiny).save_pretrained(folder)
-        AutoModelForCausalLM.from_pretrained(folder)
-    figure = Figure()
-    axes = figure.subplots()
-    axes.semilogy([1, 10])
-    figure.savefig(io.BytesIO())
 
 
 def _become(command: list[str], folder: Path, files: list[Path], encoding: str, stop_after: int | None) -> NoReturn:

@@ -129,7 +129,10 @@ class Resumed:
     second: Watched
 
 
-@pytest.fixture(scope="module", params=PROCESSES)
+# The tests of a method go to one worker: they share its run.
+@pytest.fixture(
+    scope="module", params=[pytest.param(method, marks=pytest.mark.xdist_group(method)) for method in PROCESSES]
+)
 def resumed(
     request: pytest.FixtureRequest, tiny_model: Path, domain_task: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Resumed:
@@ -216,6 +219,7 @@ def test_what_should_move_moves_and_nothing_else(resumed: Resumed, tiny_model: P
     assert all(torch.equal(base[short], after[name]) for short, name in frozen.items())
 
 
+@pytest.mark.xdist_group("multitask")
 @pytest.mark.parametrize("resumed", ["multitask"], indirect=True)
 def test_the_second_stage_of_multitask_moves_the_factors_alone(resumed: Resumed) -> None:
     first, second = resumed.second.trainable

@@ -8,24 +8,24 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from helpers import (
-    ROOT,
     cli_in_process,
     error_lines,
     load_base,
     losses,
     read_result,
     recipe_command,
-    recipe_environment,
     run_recipe,
+    run_recipe_cold,
+    start_recipe,
     tiny_flags,
 )
+from warm import WarmProcess
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prompt tuning")]  # they share the run `finished`
 
 STEPS, EVERY, TOKENS = 120, 4, 5  # so many steps that a test can stop a run long before its end
 FILES = {"adapter", "checkpoints", "config.json", "curves.png", "predictions.jsonl", "README.md", "result.json"}
@@ -61,7 +61,7 @@ def command(tiny_model: Path, tiny_task: Path) -> Command:
 def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    done = run_recipe(command(folder, **{"run.trackers": "[tensorboard]"}))
+    done = run_recipe_cold(command(folder, **{"run.trackers": "[tensorboard]"}))
     assert done.returncode == 0, done.stderr
     assert f"written to {folder}" in done.stdout
     return folder
@@ -179,18 +179,9 @@ def test_resuming_with_other_settings_says_what_changed(
     assert contents(finished) == before
 
 
-def stop_at(
-    command: list[str], folder: Path, step: int, act: Callable[[subprocess.Popen[str]], None]
-) -> tuple[int, str]:
+def stop_at(command: list[str], folder: Path, step: int, act: Callable[[WarmProcess], None]) -> tuple[int, str]:
     """Start a recipe and act once its checkpoint of `step`, or a later one, is there; return exit code and errors."""
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=recipe_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_recipe(command)
     try:
         until = time.monotonic() + 900
         while not [p for p in (folder / "checkpoints").glob("step-*") if int(p.name[5:]) >= step]:
@@ -201,7 +192,7 @@ def stop_at(
         errors = process.communicate(timeout=900)[1]
     finally:
         process.kill()
-    return process.returncode, errors
+    return process.wait(), errors
 
 
 def test_a_run_stopped_three_times_equals_an_uninterrupted_one(
@@ -227,16 +218,10 @@ def test_a_run_stopped_three_times_equals_an_uninterrupted_one(
 
 def test_two_processes_give_the_curve_of_one(command: Command, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    launch = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/multi_cpu.yaml"]
-    done = subprocess.run(
-        [sys.executable, *launch, *command(folder)],
-        cwd=ROOT,
-        env=recipe_environment() | {"ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", "configs/accelerate/multi_cpu.yaml"]
+    done = run_recipe_cold([*launch, *command(folder)], ACCELERATE_USE_CPU="true")
     assert done.returncode == 0, done.stderr
+    assert error_lines(done.stderr) == [], "nothing about buffers"
     ours, theirs = read_result(folder), read_result(finished)
     assert ours["environment"]["processes"] == 2
     assert losses(ours["training"]["history"]) == pytest.approx(losses(theirs["training"]["history"]), rel=1e-5)
@@ -268,7 +253,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_the_previous_checkpoint(command: Command, finished: Path, small_disk: Path) -> None:
     folder, filler = small_disk / "run", small_disk / "filler"
 
-    def fill(_: subprocess.Popen[str]) -> None:
+    def fill(_: WarmProcess) -> None:
         with filler.open("wb", buffering=0) as file:
             try:
                 while True:

@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = pytest.mark.bundled
+pytestmark = [pytest.mark.bundled, pytest.mark.xdist_group("real model")]  # they share a run
 CHOICES = [" positive", " negative"]
 
 

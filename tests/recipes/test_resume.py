@@ -14,9 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers import ROOT, cli_in_process, error_lines, main_in_process, read_result, recipe_environment
+from helpers import (
+    ROOT,
+    cli_in_process,
+    error_lines,
+    main_in_process,
+    read_result,
+    recipe_environment,
+    run_recipe,
+    run_recipe_cold,
+    start_recipe,
+)
 from method_runs import LENGTH, METHODS, OPEN, method_command, short_command
 from softprompts.training import loop as training
+from warm import WarmProcess
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -174,7 +185,7 @@ def test_b11_a_damaged_checkpoint_is_said_and_the_run_ends_as_if_nothing_had_bee
     assert ours == theirs
 
 
-def wait_for(there: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[str] | WarmProcess) -> None:
     until = time.monotonic() + 600
     while not there():
         assert process.poll() is None, f"ended with {process.returncode}"
@@ -187,7 +198,7 @@ def test_a10_the_second_run_is_refused_and_the_first_goes_on(
 ) -> None:
     folder = tmp_path / "run"
     command = short_command("prompt_tuning", tiny_model, domain_task, folder, **LENGTH)
-    first = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=recipe_environment(), stderr=subprocess.PIPE)
+    first = start_recipe(command)
     try:
         wait_for((folder / "config.json").is_file, first)
         first.send_signal(signal.SIGSTOP)
@@ -211,11 +222,11 @@ def test_a10_a_killed_run_of_two_processes_has_one_lock_and_goes_on(
     flags = LENGTH | {"training.steps": 200}
     command = short_command("prompt_tuning", tiny_model, domain_task, folder, **flags)
     launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", "configs/accelerate/multi_cpu.yaml"]
-    environment = recipe_environment() | {"ACCELERATE_USE_CPU": "true"}
+    environment = {"ACCELERATE_USE_CPU": "true"}
     first = subprocess.Popen(
         [sys.executable, *launch, *command],
         cwd=ROOT,
-        env=environment,
+        env=recipe_environment() | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -229,27 +240,10 @@ def test_a10_a_killed_run_of_two_processes_has_one_lock_and_goes_on(
         first.kill()
     assert (folder / ".run.lock").exists()
     assert not (folder / "result.json").exists(), "killed too late for this test"
-    done = subprocess.run(
-        [sys.executable, *command, "--resume"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
-    )
+    done = run_recipe([*command, "--resume"], **environment)
     assert done.returncode == 0, done.stderr
     assert "resuming at step" in done.stdout
     assert {p.name for p in folder.iterdir() if p.name.startswith(".")} == set()
-
-
-def test_c11_two_processes_say_nothing_about_buffers(tiny_model: Path, domain_task: Path, tmp_path: Path) -> None:
-    command = short_command("prompt_tuning", tiny_model, domain_task, tmp_path / "run", **LENGTH)
-    launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", "configs/accelerate/multi_cpu.yaml"]
-    done = subprocess.run(
-        [sys.executable, *launch, *command],
-        cwd=ROOT,
-        env=recipe_environment() | {"ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    assert error_lines(done.stderr) == []
 
 
 def test_c1_home_and_variables_in_a_config_file(
@@ -275,30 +269,30 @@ def test_c1_home_and_variables_in_a_config_file(
     assert not (ROOT / "~").exists()
 
 
+# Runs two command lines one after the other, and says how each ended.
+TWO = """
+import json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        print("ended with", ended.code)
+"""
+
+
 def test_b13_a_home_that_cannot_be_written_needs_no_cache(tiny_model: Path, domain_task: Path, tmp_path: Path) -> None:
-    command = short_command("prompt_tuning", tiny_model, domain_task, tmp_path / "run", **LENGTH)
-    environment = recipe_environment() | {"HF_HOME": "/proc/nowhere", "HOME": "/proc/nowhere"}
-    done = subprocess.run(
-        [sys.executable, *command, "--training.steps", "1"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
     metric = tmp_path / "length.py"
     metric.write_text("import evaluate\n\nclass Length(evaluate.Metric):\n    pass\n")
-    command = short_command("prompt_tuning", tiny_model, domain_task, tmp_path / "other", **LENGTH)
-    done = subprocess.run(
-        [sys.executable, *command, "--task.metrics", f"[{metric}]"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 2
+    flags = LENGTH | {"training.steps": 1, "training.eval_every": 1}
+    places = {name: (tiny_model, domain_task, tmp_path / name) for name in ("run", "other")}
+    commands = [
+        short_command("prompt_tuning", *places["run"], **flags),
+        short_command("prompt_tuning", *places["other"], "--task.metrics", f"[{metric}]", **flags),
+    ]
+    homeless = {"HF_HOME": "/proc/nowhere", "HOME": "/proc/nowhere"}  # read when the libraries are imported
+    done = run_recipe_cold(["-c", TWO, json.dumps(commands)], **homeless)
+    assert f"written to {tmp_path / 'run'}\n" in done.stdout
+    assert done.stdout.endswith("\nended with 2\n")
     (said,) = error_lines(done.stderr)
     assert said.startswith(f'error: task.metrics: cannot load "{metric}": /proc/nowhere')
     assert "HF_HOME chooses another folder" in said

@@ -198,30 +198,49 @@ TWO = ("--config_file", str(ROOT / "configs" / "accelerate" / "multi_cpu.yaml"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flags", "variables", "threads"),
-    [
-        (ONE, {}, "1 6"),
-        (TWO, {}, "1 3"),
-        (ONE, {"OMP_NUM_THREADS": "1"}, "1 1"),
-        ((*ONE, "--num_cpu_threads_per_process=1"), {}, "1 1"),
-        ((*ONE, "--num-cpu-threads-per-process=1"), {}, "1 1"),
-    ],
-)
-def test_a_process_of_accelerate_takes_all_cores_unless_a_number_was_given(
-    flags: tuple[str, ...], variables: dict[str, str], threads: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("flags", "threads"), [(ONE, "1 6"), (TWO, "1 3")])
+def test_a_process_of_accelerate_takes_all_cores(flags: tuple[str, ...], threads: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(THREADS, encoding="utf-8")
     environment = {name: value for name, value in recipe_environment().items() if name != "OMP_NUM_THREADS"}
     found = subprocess.run(
         [str(Path(sys.executable).with_name("accelerate")), "launch", *flags, str(script)],
-        env=environment | variables,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert set(found.stdout.splitlines()) == {threads}, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "variables", "threads"),
+    [
+        ("--num_processes=1", {}, 6),
+        ("--num_processes=1", {"OMP_NUM_THREADS": "1"}, 1),
+        ("--num_cpu_threads_per_process=1", {}, 1),
+        ("--num-cpu-threads-per-process=1", {}, 1),
+    ],
+)
+def test_a_number_that_accelerate_was_given_stays(
+    flag: str, variables: dict[str, str], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = tmp_path / "accelerate"  # as its parent, a process sees no more of it than its words and variables
+    launcher.write_text("input()", encoding="utf-8")
+    environment = {name: value for name, value in recipe_environment().items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, str(launcher), "launch", flag, "recipe.py"]
+    before = torch.get_num_threads()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment | variables) as parent:
+        monkeypatch.setattr("os.getppid", lambda: parent.pid)
+        monkeypatch.setattr("softprompts.runs.environment.available_cores", lambda: 6)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        try:
+            torch.set_num_threads(1)
+            use_all_cores()
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+            parent.kill()
 
 
 def test_a_process_that_accelerate_did_not_start_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from softprompts.runs.record import Progress
 from softprompts.runs.run import Run, start_run
 from softprompts.tasks.task import Row, Task, load_task
 from softprompts.training.loop import train
+from warm import WarmProcess
 
 import pytest
 import torch
@@ -271,16 +272,30 @@ def tiny_flags(model: Path, task: Path, output: Path) -> dict[str, Any]:
     }
 
 
-def run_recipe(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a recipe to its end and return what it said."""
+def start_recipe(command: list[str], said: str = "", **environment: str) -> WarmProcess:
+    """Start a recipe as a process of its own; `said` is its standard input."""
+    return WarmProcess(command, ROOT, recipe_environment() | environment, said)
+
+
+def run_recipe(command: list[str], said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a recipe to its end as a process of its own and return what it said."""
+    process = start_recipe(command, said, **environment)
+    try:
+        out, err = process.communicate(timeout=900)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.wait(), out, err)
+
+
+def run_recipe_cold(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Do the same as a user would: Python starts anew and imports the libraries, which takes seconds."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env=recipe_environment(),
+        env=recipe_environment() | environment,
         capture_output=True,
         text=True,
         timeout=900,
-        **more,
     )
 
 

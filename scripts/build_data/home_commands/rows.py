@@ -6,7 +6,8 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +16,10 @@ from scripts.build_data.home_commands.sentences import Sampler, load_household, 
 from scripts.build_data.text import digest, normalise
 
 from hassil.expression import Expression
-from hassil.intents import IntentData, Intents, SlotList, TextSlotList
+from hassil.intents import Intent, IntentData, Intents, SlotList, TextSlotList
 from hassil.parse_expression import parse_sentence
 from hassil.recognize import RecognizeResult, recognize_all
+from hassil.util import normalize_for_matching
 from home_assistant_intents import get_intents
 
 SPLITS = ("train", "validation", "test")
@@ -30,6 +32,10 @@ FEWEST = 3  # templates; an intent with fewer is in train only
 MOST = 40  # rows of a template
 TRIES, FAILURES = 400, 8  # sentences that are written for one row, and those of them that are read in vain
 HERE = "here"  # stands for the room of the microphone, which no sentence names
+
+
+# A text that a template gives contains a piece of each.
+Clauses = frozenset[frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -134,16 +140,46 @@ class Language:
         found = [Template(template_id(*key), *key, tuple(same)) for key, same in blocks.items()]
         return sorted(found, key=lambda template: template.id)
 
+    @cached_property
+    def single(self) -> list[tuple[str, IntentData, Clauses]]:
+        """Each template of the source with its intent, as a block of its own, and what its texts contain."""
+        found = []
+        for intent in self.intents.intents.values():
+            for block in intent.data:
+                rules = self.intents.expansion_rules | block.expansion_rules
+                for sentence in block.sentences:
+                    alone = copy(block)
+                    vars(alone)["sentences"] = [sentence]
+                    found.append((intent.name, alone, sentence.get_required_clauses(rules)))
+        return found
+
+    @cached_property
+    def pieces(self) -> set[str]:
+        """All pieces of words that some template asks for."""
+        return {piece for _, _, clauses in self.single for clause in clauses for piece in clause}
+
+    def likely(self, text: str) -> Intents:
+        """Return the intents with those templates alone that `text` has a piece of each clause of.
+
+        The recogniser passes over the others as well, but looks for each piece in each template anew.
+        """
+        said = normalize_for_matching(text).text.casefold()
+        missing = {piece for piece in self.pieces if piece not in said}
+        blocks: dict[str, list[IntentData]] = defaultdict(list)
+        for intent, block, clauses in self.single:
+            if not any(clause <= missing for clause in clauses):
+                blocks[intent].append(block)
+        return replace(self.intents, intents={name: Intent(name, same) for name, same in blocks.items()})
+
     def read(self, text: str) -> Reading | None:
         """Return the one command that the recogniser reads in `text`; None if it finds none, or two intents.
 
         As in the assistant itself, a reading with a longer name wins, then one with fewer wildcards, then one
         with more words of the template.
         """
+        likely, context = self.likely(text), {"area": HERE}
         results = list(
-            recognize_all(
-                text, self.intents, self.lists, intent_context={"area": HERE}, default_response=None, language=self.name
-            )
+            recognize_all(text, likely, self.lists, intent_context=context, default_response=None, language=self.name)
         )
         if not results:
             return None

@@ -5,38 +5,54 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid import __main__ as runner
 from benchmarks.grid.settings import Benchmark, GridConfig, load_benchmark
-from helpers import ROOT, recipe_environment
+from helpers import run_recipe, start_recipe
+from warm import WarmProcess
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
 MakeGrid = Callable[..., GridConfig]
+Finish = Callable[[GridConfig, Path], str]
 
 
-def start(grid: Path, folder: Path) -> subprocess.Popen[str]:
-    """Launch a grid as a user would."""
+def start(made: GridConfig, folder: Path) -> WarmProcess:
+    """Launch a grid as a user would; its jobs are processes that the launch starts."""
+    config = folder / "grid.yaml"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"grid": asdict(made)}), encoding="utf-8")
     flags = ["--launch.records", str(folder / "records"), "--launch.runs", str(folder / "runs")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.grid", "--config", str(grid), *flags],
-        cwd=ROOT,
-        env=recipe_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return start_recipe(["-mbenchmarks.grid", "--config", str(config), *flags])
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+def warm_job(run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
+    """Do what `launched` does for a job that nobody stops, in a process that starts warm."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = run_recipe(run, ACCELERATE_MIXED_PRECISION=mixed_precision)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def finish(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Finish:
+    """Return a function that launches a grid in this process and returns what it said."""
+    monkeypatch.setattr(runner, "launched", warm_job)
+
+    def run(made: GridConfig, folder: Path) -> str:
+        runner.main(made, runner.LaunchConfig(str(folder / "records"), str(folder / "runs")))
+        return capsys.readouterr().out
+
+    return run
+
+
+def wait_for(folder: Path, pattern: str, process: WarmProcess) -> None:
     """Wait until a file is there."""
     until = time.monotonic() + 300
     while not list(folder.glob(pattern)):
@@ -55,55 +71,42 @@ def numbers(found: Benchmark) -> dict[str, Any]:
     }
 
 
-def write_grid(file: Path, made: GridConfig) -> Path:
-    """Write a grid's config."""
-    file.write_text(json.dumps({"grid": asdict(made)}), encoding="utf-8")
-    return file
-
-
 def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(
-    make_grid: MakeGrid, tmp_path: Path
+    make_grid: MakeGrid, finish: Finish, tmp_path: Path
 ) -> None:
     made = make_grid(seeds=[0], name="tiny")
     made.training |= {"steps": 20, "eval_every": 1}
     del made.methods["written"]
-    grid = write_grid(tmp_path / "grid.yaml", made)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    straight = start(grid, whole)
-    said = straight.communicate(timeout=900)[0]
-    assert straight.returncode == 0, said
+    said = finish(made, whole)
     assert re.search(r"\[3/3\] prompt_tuning, seed 0: accuracy .*; 0 s left", said)
 
-    process = start(grid, stopped)
+    process = start(made, stopped)
     wait_for(stopped, "runs/tiny/prompt_tuning/sweep00/result.json", process)
     process.kill()  # between two points, or as the next begins: that one lives on, and holds its lock
     process.communicate(timeout=300)
 
-    process = start(grid, stopped)
+    process = start(made, stopped)
     wait_for(stopped, "runs/tiny/prompt_tuning/seed0/checkpoints/step-*", process)
     process.send_signal(signal.SIGTERM)  # within a run that this launch has begun
-    said = process.communicate(timeout=300)[0]
+    said = "".join(process.communicate(timeout=300))
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped; the same command goes on" in said
     assert "Traceback" not in said
     assert not list(stopped.glob("records/tiny/prompt_tuning/seed0*"))
 
-    process = start(grid, stopped)
-    said = process.communicate(timeout=900)[0]
-    assert process.returncode == 0, said
+    finish(made, stopped)
     one, other = (load_benchmark(folder / "records" / "tiny") for folder in (whole, stopped))
     assert numbers(one) == numbers(other)
     assert one.missing == other.missing == []
     assert not list((whole / "runs").glob("*/*/seed*/checkpoints")), "recorded runs keep no checkpoints"
 
 
-def test_the_probes_of_a_grid_measure_what_they_say(make_grid: MakeGrid, tmp_path: Path) -> None:
+def test_the_probes_of_a_grid_measure_what_they_say(make_grid: MakeGrid, finish: Finish, tmp_path: Path) -> None:
     made = make_grid(seeds=[0], probes=["forgetting", "latency", "transfer"], name="tiny")
     made.transfer = [{"label": ["positive"]}, {"label": ["negative"]}]
     made.methods["prompt_tuning"] = replace(made.methods["prompt_tuning"], sweep={})
-    process = start(write_grid(tmp_path / "grid.yaml", made), tmp_path)
-    said = process.communicate(timeout=900)[0]
-    assert process.returncode == 0, said
+    finish(made, tmp_path)
     one = load_benchmark(tmp_path / "records" / "tiny")
     probes = {method: cells[0].probes for method, cells in one.cells.items()}
     assert "forgetting" not in probes["written"], "nothing is trained"

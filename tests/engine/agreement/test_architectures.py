@@ -25,7 +25,8 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+# One worker for all: they share what `row` has found.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("architectures")]
 
 PAGE = ROOT / "docs" / "architectures.md"
 AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/engine/test_architectures.py"

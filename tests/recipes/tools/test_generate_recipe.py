@@ -77,7 +77,7 @@ def test_lines_of_standard_input_in_a_process_of_its_own(method_run: MethodRun, 
     record = read_predictions(folder)[0]
     text = record["prompt"].removesuffix(" sentiment")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    done = run_recipe(generate_command(tiny_model, folder), input=f"{text}\n\n{text}\n")
+    done = run_recipe(generate_command(tiny_model, folder), said=f"{text}\n\n{text}\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"\n{record['prompt']}\n  base model    ") == 2
     assert done.stdout.count(f"\n  with adapter  {share(record['scores'])}\n") == 2

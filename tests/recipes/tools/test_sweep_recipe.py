@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]  # they share the run `finished`
 
 TOKENS, RATES, SEEDS = 5, (1e-9, 0.05, 0.002), (3, 4)
 GRID = "{training.learning_rate: [1.0e-9, 5e-2, 0.002], run.seed: [3, 4]}"
