@@ -152,6 +152,11 @@ class TrainingConfig:
         for key in ("warmup_steps", "weight_decay"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"training.{key}: expected 0 or more, found {getattr(self, key)}")
+        if self.warmup_steps > self.steps:  # the rate would never reach training.learning_rate
+            raise UserError(
+                f"training.warmup_steps: expected training.steps, which is {self.steps}, or less; "
+                f"found {self.warmup_steps}"
+            )
         if not 0 <= self.ema < 1:
             raise UserError(f"training.ema: expected 0 or more and less than 1, found {self.ema}")
         if not 0 <= self.teacher_weight <= 1:
