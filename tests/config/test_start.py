@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from helpers import ROOT, load_recipe, recipe_environment
+from softprompts.config.cli import parse
 from softprompts.config.help import FIRST, short_help
+from softprompts.runs.folders import CONFIG_FILE, OUTPUTS, RECIPE, RESULT_FILE, plain
 
 import pytest
 
@@ -68,6 +70,16 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("prompt_tuning", ["--training.warmup_steps=-1"], "training.warmup_steps: expected 0 or more, found -1"),
         ("prompt_tuning", ["--training.steps", "9"], "expected training.steps, which is 9, or less; found 10"),
         ("prompt_tuning", ["--prompt.num_virtual_tokens", "0"], "prompt.num_virtual_tokens: expected a number above 0"),
+        (
+            "prompt_tuning",
+            ["--run.trackers", "[tensorbord]"],
+            'unknown tracker "tensorbord" (did you mean "tensorboard"',
+        ),
+        ("prompt_tuning", ["--task.metrics", "[acuracy]"], 'no metric "acuracy" (did you mean "accuracy"?)'),
+        ("prompt_tuning", ["--model.name_or_path", "bundled:smollm"], 'unknown bundled model "smollm"'),
+        ("prompt_tuning", ["--model.name_or_path", "./none"], "model.name_or_path: no such folder: ./none"),
+        ("prompt_tuning", ["--run.output_dir", "src"], "run.output_dir: src is not empty; choose another folder"),
+        ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src holds no run to resume: it has no config.json"),
         ("prefix_tuning", ["--prefix.init_text", "a", "--prefix.init_weights", "zero"], "not with init_weights"),
     ],
 )
@@ -79,6 +91,22 @@ def test_errors_that_need_no_model_import_nothing_heavy(
     assert code == (2 if said else 0)
     assert said in errors
     assert len(errors.splitlines()) == bool(said)
+    assert modules.isdisjoint(HEAVY)
+
+
+def test_a_resume_that_is_refused_or_done_imports_nothing_heavy(tmp_path: Path) -> None:
+    config = ["--config", "configs/sentiment/prompt_tuning.yaml", "--run.output_dir", str(tmp_path)]
+    arguments = parse(load_recipe("prompt_tuning").main, config)
+    settings = {name: plain(value) for name, value in arguments.items()}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({RECIPE: "prompt_tuning", OUTPUTS: []} | settings))
+    (tmp_path / "checkpoints").mkdir()
+    code, modules, _, errors = start("prompt_tuning", *config, "--resume", "--training.learning_rate", "0.5")
+    assert code == 2
+    assert errors.startswith(f"error: --resume: the settings of {tmp_path} have changed: training.learning_rate was ")
+    assert modules.isdisjoint(HEAVY)
+    (tmp_path / RESULT_FILE).write_text("{}")
+    code, modules, said, errors = start("prompt_tuning", *config, "--resume")
+    assert (code, said, errors) == (0, f"{tmp_path} holds a finished run; nothing to do", "")
     assert modules.isdisjoint(HEAVY)
 
 

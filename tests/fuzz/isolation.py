@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from helpers import ROOT, load_recipe
-from softprompts.config.cli import cli
+from softprompts.runs.command import cli
 
 import torch
 from matplotlib.figure import Figure

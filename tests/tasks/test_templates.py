@@ -67,7 +67,11 @@ def test_render_says_what_is_not_there(template: str, message: str) -> None:
     ("prompt", "target", "message"),
     [
         ("Sentiment:", " {label}", "task.prompt: names no column, so that every row would be the same input; write"),
-        ("{text} {label}:", " {label}", "task.prompt: shows {label}, which is all that task.target asks for: the answer"),
+        (
+            "{text} {label}:",
+            " {label}",
+            "task.prompt: shows {label}, which is all that task.target asks for: the answer",
+        ),
         ("{label!r}:", " {label}", "task.prompt: shows {label}, which is all"),
         ("{answer}:", " {answer[en]}", "task.prompt: shows {answer[en]}, which is all"),
         ("{text}{label}:", ' {{"{label}": "{text}"}}', "task.prompt: shows {label}, {text}, which is all"),

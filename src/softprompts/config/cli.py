@@ -96,8 +96,8 @@ def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
     return files + checked  # flags win over files, wherever they are
 
 
-def cli(main: Callable[..., None]) -> None:
-    """Run a recipe's `main` from the command line.
+def cli(main: Callable[..., None], check: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Run a recipe's `main` from the command line; `check` looks at its arguments before.
 
     The process ends with one line and an exit code: a `UserError` on standard error with 2, as does an error of the
     operating system about a file; `RunFinished` with 0; `Interrupted` with 128 + signal, and an interrupt before
@@ -111,7 +111,10 @@ def cli(main: Callable[..., None]) -> None:
             if asked := asked_for_help(main, sys.argv[1:]):
                 print(asked, end="")
                 return
-            main(**parse(main, sys.argv[1:]))
+            arguments = parse(main, sys.argv[1:])
+            if check:
+                check(arguments)
+            main(**arguments)
             sys.stdout.flush()  # a full disk there is an error, too
         except UserError as error:
             fail(str(error))

@@ -13,6 +13,7 @@ from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sources
 from softprompts.errors import UserError, notice, warn
+from softprompts.metrics.names import check_names
 from softprompts.metrics.scoring import check_metrics, check_reach
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
 from softprompts.tasks.schemas import names_in, read_schema
@@ -55,6 +56,7 @@ def load_task(config: TaskConfig) -> Task:
             fit, or that no target reaches.
     """
     check_task_templates(config.prompt, config.target)
+    check_names(config.metrics)
     if config.system is not None and not config.chat:
         raise UserError("task.system: a system message needs task.chat: true")
     if config.schema and config.choices is not None:
