@@ -64,8 +64,8 @@ def open_file(path: str | Path) -> Source:
     """Return the rows of a file, of all files of a folder, or of those that a pattern such as *.jsonl fits.
 
     Files may be packed (.gz, .bz2, .xz, .zst). A folder may also be what `datasets` saves to disk. The place of a row
-    is "FILE:LINE"; "FILE row N", from 1, for Parquet and Arrow, and "FILE item N" for an array in JSON. That may be below
-    a key, as in {"data": [...]}: then it is "FILE data item N".
+    is "FILE:LINE"; "FILE row N", from 1, for Parquet and Arrow; "FILE item N" for an array in JSON, and
+    "FILE data item N" for one below a key, as in {"data": [...]}.
 
     Raises:
         UserError: no such file; unknown suffix; a folder without such files, or a pattern that fits none. When it is
