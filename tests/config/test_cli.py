@@ -72,6 +72,11 @@ def test_yaml_gives_typed_settings_and_the_rest_are_defaults(parsed: Parse) -> N
     assert settings["prompt"].num_virtual_tokens == 4
 
 
+def test_a_schema_for_editors_is_no_setting(parsed: Parse) -> None:
+    assert parsed("$schema: prompt_tuning.schema.json\n") == parsed()
+    assert 'unknown key "$schema"' in message(parsed, "$schema: {a: 1}\n")
+
+
 READS = """
 import sys
 from softprompts.config.cli import cli

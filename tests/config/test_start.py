@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers import ROOT, load_recipe, recipe_environment
-from softprompts.config.cli import parse
-from softprompts.config.help import FIRST, short_help
+from softprompts.config.cli import build_parser, parse
+from softprompts.config.completion import completion_script
+from softprompts.config.help import FIRST, help_of
 from softprompts.runs.folders import CONFIG_FILE, OUTPUTS, RECIPE, RESULT_FILE, plain
 
 import pytest
@@ -60,6 +62,18 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
     [
         ("prompt_tuning", ["--print_config"], ""),
         ("prompt_tuning", ["--help", "all"], ""),
+        (
+            "prompt_tuning",
+            ["--help", "al"],
+            '--help: no section "al" (valid: all, model, task, prompt, training, evaluation',
+        ),
+        ("prompt_tuning", ["--print_completion", "bash"], ""),
+        (
+            "prompt_tuning",
+            ["--print_completion", "zsh"],
+            "--print_completion: expected bash | jsonschema, found zsh; zsh",
+        ),
+        ("prompt_tuning", ["--print_completion"], "--print_completion: expected bash | jsonschema, found nothing"),
         ("prompt_tuning", ["--trainin.steps", "3"], 'unknown flag "--trainin.steps"'),
         ("lora", ["--lora.r", "x"], "lora.r: expected whole number"),
         ("prompt_tuning", ["--task.train", "no.jsonl", "--task.dataset", "null"], "no such file"),
@@ -112,11 +126,43 @@ def test_a_resume_that_is_refused_or_done_imports_nothing_heavy(tmp_path: Path) 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_help_names_keys_with_defaults_and_fits_a_terminal(recipe: str) -> None:
-    text = short_help(load_recipe(recipe).main)
+    text = help_of(load_recipe(recipe).main)
     model = "--model.name_or_path TEXT  (default: bundled:smollm2-135m-instruct)"
     assert ("--compose.adapters" if recipe == "compose" else model) in text  # composing loads no model
     assert "--help all" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_whole_help_has_every_key_and_that_of_a_section_its_own(recipe: str) -> None:
+    main = load_recipe(recipe).main
+    keys = {key for key in build_parser(main)[1] if "." in key}
+    text = help_of(main, "all")
+    assert set(re.findall(r"^  --(\S+) ", text, re.MULTILINE)) == keys
+    assert not re.search(r"and \d+ more", text)
+    assert max(map(len, text.splitlines())) <= 120
+    section = min(keys).partition(".")[0]
+    own = {key for key in keys if key.startswith(f"{section}.")}
+    assert set(re.findall(r"^  --(\S+) ", help_of(main, section), re.MULTILINE)) == own
+
+
+def test_bash_completes_the_flags_of_the_recipes_whose_scripts_it_has_read() -> None:
+    scripts = "".join(
+        completion_script(name, build_parser(load_recipe(name).main)[1]) for name in ("prompt_tuning", "lora")
+    )
+
+    def completed(*words: str) -> list[str]:
+        ask = f'COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _softprompts; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(["bash", "-c", scripts + ask], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert completed("python", "recipes/prompt_tuning.py", "--training.le") == ["--training.learning_rate"]
+    assert completed("accelerate", "launch", "recipes/lora.py", "--lora.lora_a") == ["--lora.lora_alpha"]
+    assert completed("python", "recipes/prompt_tuning.py", "--lora.r") == []
+    assert completed("python", "other.py", "--training.le") == []
+    assert completed("python", "./my-recipe.py", "--training.le") == []
+    assert completed("python", "recipes/lora.py", "configs") == []
 
 
 def test_the_first_keys_are_keys() -> None:

@@ -50,6 +50,8 @@ def check_yaml(path: str, valid: set[str]) -> None:
     tree = _tree_of(file, path)
     if not isinstance(tree, dict):
         raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
+    if isinstance(tree.get("$schema"), str):  # for editors: jsonargparse passes over it, too
+        del tree["$schema"]
     _check_values(path, tree)
     for key in flatten(tree):
         if not is_read(key, valid):
