@@ -127,6 +127,7 @@ def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path)
         ("training: {optimizer: adamv}\n", 'expected adamw | adafactor | muon, found adamv (did you mean "adamw"?)'),
         ("model: {dtype: null}\n", "model.dtype: expected auto | float32 | bfloat16 | float16, found null"),
         ("model: {revision: 1234}\n", "model.revision: expected text | null, found 1234; quote a text"),
+        ("evaluation: {stop: [{a}]}\n", """[text, ...], found {'a': None}; quote a template: "{a}\""""),
         ("evaluation: {batch_size: 0}\n", "evaluation.batch_size: expected a number above 0, found 0"),
         (
             "evaluation: {bootstrap_resamples: null}\n",
