@@ -18,11 +18,11 @@ from typing import Any
 
 from benchmarks.grid.measurements import latency, sampled, score_on, text_loss, transferred
 from benchmarks.grid.plan import PROBES, ROOT
-from softprompts.adapters.configs import MODEL
 from softprompts.adapters.loading import load_adapter, virtual_tokens
 from softprompts.adapters.switch import without_adapter
 from softprompts.config.cli import cli
 from softprompts.config.methods import HardPromptConfig
+from softprompts.config.paths import MODEL
 from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.tokenization import encode

@@ -8,7 +8,6 @@ from .adapters.loading import (
 )
 from .adapters.switch import has_base as has_base, without_adapter as without_adapter
 from .adapters.transfer import load_start as load_start
-from .config.cli import cli as cli
 from .config.methods import (
     ContextConfig as ContextConfig,
     CPTConfig as CPTConfig,
@@ -107,6 +106,7 @@ from .reports.run import (
     save_run as save_run,
     save_soup as save_soup,
 )
+from .runs.command import cli as cli
 from .runs.environment import environment as environment
 from .runs.run import start_run as start_run
 from .sweeps.grid import Point as Point, SweepConfig as SweepConfig, grid_of as grid_of

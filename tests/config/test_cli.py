@@ -72,6 +72,11 @@ def test_yaml_gives_typed_settings_and_the_rest_are_defaults(parsed: Parse) -> N
     assert settings["prompt"].num_virtual_tokens == 4
 
 
+def test_a_schema_for_editors_is_no_setting(parsed: Parse) -> None:
+    assert parsed("$schema: prompt_tuning.schema.json\n") == parsed()
+    assert 'unknown key "$schema"' in message(parsed, "$schema: {a: 1}\n")
+
+
 READS = """
 import sys
 from softprompts.config.cli import cli
@@ -122,6 +127,7 @@ def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path)
         ("training: {optimizer: adamv}\n", 'expected adamw | adafactor | muon, found adamv (did you mean "adamw"?)'),
         ("model: {dtype: null}\n", "model.dtype: expected auto | float32 | bfloat16 | float16, found null"),
         ("model: {revision: 1234}\n", "model.revision: expected text | null, found 1234; quote a text"),
+        ("evaluation: {stop: [{a}]}\n", """[text, ...], found {'a': None}; quote a template: "{a}\""""),
         ("evaluation: {batch_size: 0}\n", "evaluation.batch_size: expected a number above 0, found 0"),
         (
             "evaluation: {bootstrap_resamples: null}\n",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from helpers import ROOT
 from softprompts.config.messages import check_values, describe, explain, wrong_value
 from softprompts.config.yaml_files import check_yaml, flatten, is_read, nearest_key
 from softprompts.errors import UserError
@@ -53,7 +54,7 @@ def test_describe(hint: Any, words: str) -> None:
         (
             str,
             "{'text': None}",
-            "k: expected text, found {'text': None}; quote a text that YAML reads as something else",
+            "k: expected text, found {'text': None}; quote a template: \"{text}\"",
         ),
     ],
 )
@@ -99,7 +100,16 @@ def test_flatten_yields_inner_keys_before_leaves() -> None:
         ("run: {seed: 1}\ntraining: [\n", ":3: not valid YAML: "),
         ("run:\n\tseed: 1\n", ":2: not valid YAML: "),
         ("run: {seed: {{x}}}\n", ":1: not valid YAML: found unhashable key"),
-        ("run: {seed: \x01}\n", "not valid YAML: unacceptable character"),
+        ("run:\n  seed: \x01\n", ":2: not valid YAML: special characters are not allowed: '\\x01'"),
+        ("task:\n  prompt: {text} is\n", "; quote a text that begins with {"),
+        (
+            "task:\n  prompt: @text\n",
+            ":2: not valid YAML: found character '@' that cannot start any token; quote a text",
+        ),
+        (
+            "task:\n  prompt: Text: {text}\n",
+            ":2: not valid YAML: mapping values are not allowed here; quote a text that",
+        ),
         ("run: {seed: 1}\nrun: {seed: 2}\n", ':2: not valid YAML: key "run" stands twice'),
         (
             "task:\n  where: {yes: a, true: b}\n",
@@ -131,19 +141,12 @@ def test_good_file_passes(tmp_path: Path) -> None:
     check_yaml(str(path), VALID)
 
 
-def test_file_that_is_not_utf8(tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_bytes(b"run: {output_dir: \xff}\n")
-    with pytest.raises(UserError, match=r"c\.yaml: not UTF-8 \(byte 18\)"):
-        check_yaml(str(path), VALID)
-
-
 def test_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder, name in (("sentiment", "prompt_tuning"), ("accelerate", "prompt_tunin")):
         (tmp_path / "configs" / folder).mkdir(parents=True)
         (tmp_path / "configs" / folder / f"{name}.yaml").touch()
-    with pytest.raises(UserError, match=r'did you mean "configs/sentiment/prompt_tuning\.yaml"'):
+    with pytest.raises(UserError, match=r"\(nearest: configs/sentiment/prompt_tuning\.yaml; all are"):
         check_yaml("configs/sentimnt/prompt_tunin.yaml", VALID)
 
 
@@ -189,3 +192,27 @@ def test_yaml_that_no_settings_can_be_made_of_is_one_line(tmp_path: Path, text: 
 
 def test_a_long_value_of_the_wrong_type_is_cut() -> None:
     assert len(wrong_value("task.max_length", int, "x" * 5_000)) < 200
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_a_file_in_latin_1_names_the_line(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(start + "task:\n  prompt: Käse\n".encode("latin-1"))
+    with pytest.raises(UserError) as caught:
+        check_yaml(str(path), VALID)
+    assert str(caught.value) == f"{path}:2: not UTF-8 (byte 0xe4); save it as UTF-8"
+
+
+def test_a_config_that_is_missing_has_its_three_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as caught:
+        check_yaml("configs/sentiment/promt_tuning.yaml", VALID)
+    said = str(caught.value)
+    assert said.startswith(
+        "no such config file: configs/sentiment/promt_tuning.yaml (nearest: configs/sentiment/prompt_"
+    )
+    assert said.count(".yaml") == 4
+    assert said.endswith(f"; all are below {ROOT / 'configs'})")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^no such config file: mine\.yaml$"):
+        check_yaml("mine.yaml", VALID)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers import ROOT, load_recipe, recipe_environment
-from softprompts.config.help import FIRST, short_help
+from softprompts.config.cli import build_parser, parse
+from softprompts.config.completion import completion_script
+from softprompts.config.help import FIRST, help_of
+from softprompts.runs.folders import CONFIG_FILE, OUTPUTS, RECIPE, RESULT_FILE, plain
 
 import pytest
 
@@ -58,6 +62,18 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
     [
         ("prompt_tuning", ["--print_config"], ""),
         ("prompt_tuning", ["--help", "all"], ""),
+        (
+            "prompt_tuning",
+            ["--help", "al"],
+            '--help: no section "al" (valid: all, model, task, prompt, training, evaluation',
+        ),
+        ("prompt_tuning", ["--print_completion", "bash"], ""),
+        (
+            "prompt_tuning",
+            ["--print_completion", "zsh"],
+            "--print_completion: expected bash | jsonschema, found zsh; zsh",
+        ),
+        ("prompt_tuning", ["--print_completion"], "--print_completion: expected bash | jsonschema, found nothing"),
         ("prompt_tuning", ["--trainin.steps", "3"], 'unknown flag "--trainin.steps"'),
         ("lora", ["--lora.r", "x"], "lora.r: expected whole number"),
         ("prompt_tuning", ["--task.train", "no.jsonl", "--task.dataset", "null"], "no such file"),
@@ -66,7 +82,18 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("sweep", ["--sweep.grid", "{training.step: [1]}"], 'did you mean "training.steps"'),
         ("prompt_tuning", ["--training.steps", "0"], "training.steps: expected a number above 0, found 0"),
         ("prompt_tuning", ["--training.warmup_steps=-1"], "training.warmup_steps: expected 0 or more, found -1"),
+        ("prompt_tuning", ["--training.steps", "9"], "expected training.steps, which is 9, or less; found 10"),
         ("prompt_tuning", ["--prompt.num_virtual_tokens", "0"], "prompt.num_virtual_tokens: expected a number above 0"),
+        (
+            "prompt_tuning",
+            ["--run.trackers", "[tensorbord]"],
+            'unknown tracker "tensorbord" (did you mean "tensorboard"',
+        ),
+        ("prompt_tuning", ["--task.metrics", "[acuracy]"], 'no metric "acuracy" (did you mean "accuracy"?)'),
+        ("prompt_tuning", ["--model.name_or_path", "bundled:smollm"], 'unknown bundled model "smollm"'),
+        ("prompt_tuning", ["--model.name_or_path", "./none"], "model.name_or_path: no such folder: ./none"),
+        ("prompt_tuning", ["--run.output_dir", "src"], "run.output_dir: src is not empty; choose another folder"),
+        ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src holds no run to resume: it has no config.json"),
         ("prefix_tuning", ["--prefix.init_text", "a", "--prefix.init_weights", "zero"], "not with init_weights"),
     ],
 )
@@ -81,13 +108,61 @@ def test_errors_that_need_no_model_import_nothing_heavy(
     assert modules.isdisjoint(HEAVY)
 
 
+def test_a_resume_that_is_refused_or_done_imports_nothing_heavy(tmp_path: Path) -> None:
+    config = ["--config", "configs/sentiment/prompt_tuning.yaml", "--run.output_dir", str(tmp_path)]
+    arguments = parse(load_recipe("prompt_tuning").main, config)
+    settings = {name: plain(value) for name, value in arguments.items()}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({RECIPE: "prompt_tuning", OUTPUTS: []} | settings))
+    (tmp_path / "checkpoints").mkdir()
+    code, modules, _, errors = start("prompt_tuning", *config, "--resume", "--training.learning_rate", "0.5")
+    assert code == 2
+    assert errors.startswith(f"error: --resume: the settings of {tmp_path} have changed: training.learning_rate was ")
+    assert modules.isdisjoint(HEAVY)
+    (tmp_path / RESULT_FILE).write_text("{}")
+    code, modules, said, errors = start("prompt_tuning", *config, "--resume")
+    assert (code, said, errors) == (0, f"{tmp_path} holds a finished run; nothing to do", "")
+    assert modules.isdisjoint(HEAVY)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_help_names_keys_with_defaults_and_fits_a_terminal(recipe: str) -> None:
-    text = short_help(load_recipe(recipe).main)
+    text = help_of(load_recipe(recipe).main)
     model = "--model.name_or_path TEXT  (default: bundled:smollm2-135m-instruct)"
     assert ("--compose.adapters" if recipe == "compose" else model) in text  # composing loads no model
     assert "--help all" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_whole_help_has_every_key_and_that_of_a_section_its_own(recipe: str) -> None:
+    main = load_recipe(recipe).main
+    keys = {key for key in build_parser(main)[1] if "." in key}
+    text = help_of(main, "all")
+    assert set(re.findall(r"^  --(\S+) ", text, re.MULTILINE)) == keys
+    assert not re.search(r"and \d+ more", text)
+    assert max(map(len, text.splitlines())) <= 120
+    section = min(keys).partition(".")[0]
+    own = {key for key in keys if key.startswith(f"{section}.")}
+    assert set(re.findall(r"^  --(\S+) ", help_of(main, section), re.MULTILINE)) == own
+
+
+def test_bash_completes_the_flags_of_the_recipes_whose_scripts_it_has_read() -> None:
+    scripts = "".join(
+        completion_script(name, build_parser(load_recipe(name).main)[1]) for name in ("prompt_tuning", "lora")
+    )
+
+    def completed(*words: str) -> list[str]:
+        ask = f'COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _softprompts; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(["bash", "-c", scripts + ask], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert completed("python", "recipes/prompt_tuning.py", "--training.le") == ["--training.learning_rate"]
+    assert completed("accelerate", "launch", "recipes/lora.py", "--lora.lora_a") == ["--lora.lora_alpha"]
+    assert completed("python", "recipes/prompt_tuning.py", "--lora.r") == []
+    assert completed("python", "other.py", "--training.le") == []
+    assert completed("python", "./my-recipe.py", "--training.le") == []
+    assert completed("python", "recipes/lora.py", "configs") == []
 
 
 def test_the_first_keys_are_keys() -> None:

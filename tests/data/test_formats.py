@@ -203,3 +203,43 @@ def test_damaged_arrow_is_one_line_or_rows(tmp_path: Path, position: int) -> Non
     except UserError as error:
         said = str(error)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["A.CSV", "A.Csv.GZ"])
+def test_letters_of_a_suffix_may_be_large(name: str, tmp_path: Path) -> None:
+    text = b"text,label\na film,good\n"
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("GZ") else text)
+    assert read_file(tmp_path / name) == [(f"{tmp_path / name}:2", ROWS[0])]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("more", [{}, {"version": "1.1", "tags": ["a"], "splits": []}])
+def test_rows_may_be_below_a_key_of_a_json_object(more: dict[str, object], indent: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(more | {"data": ROWS}, indent=indent, ensure_ascii=False), encoding="utf-8")
+    assert read_file(path) == [(f"{path} data item {n}", row) for n, row in enumerate(ROWS, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '{"train": [{"a": 1}], "test": [{"a": 2}]}',
+            "has lists of objects below train, test; give each list a file of",
+        ),
+        ('{\n "text": {"0": "a"}\n}', "is one JSON object without a list of objects in it; write rows as an array, or"),
+        ('{\n "data": [\n  {"a" 1}\n]}', "malformed JSON: Expecting ':' delimiter at line 3 column 8"),
+    ],
+)
+def test_a_json_object_that_holds_no_rows_is_said(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_file(path)
+    assert str(caught.value).startswith(f"{path}: {said}")
+
+
+def test_one_object_in_one_line_is_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    assert read_file(path) == [(f"{path}:1", ROWS[0])]

@@ -75,7 +75,7 @@ def test_braces_in_data_are_not_templates(task: Task, text: str) -> None:
         ([], r"hard.wordings: give at least one"),
         (["{txt}"], r'no column "txt"; columns are: text, label'),
         (["{text} "], r"ends in a space"),
-        (["{text"], r"task.prompt: .*literal braces"),
+        (["{text"], r"hard.wordings: .*literal braces"),
     ],
 )
 def test_wordings_without_sense_are_refused(task: Task, wordings: list[str], message: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from helpers import ROOT, load_recipe
-from softprompts.config.cli import cli
+from softprompts.runs.command import cli
 from warm import warm_up
 
 import torch

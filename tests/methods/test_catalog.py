@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmarks.report.style import STYLES
 from helpers import ROOT, main_in_process, read_result, tiny_flags
-from softprompts.config.cli import cli
 from softprompts.config.methods import LoraConfig
 from softprompts.methods.catalog import METHODS, Method
 from softprompts.methods.preflight import main as preflight
+from softprompts.runs.command import cli
 
 import peft
 import pytest

@@ -11,8 +11,8 @@ from typing import Any
 
 from made_tasks import CUSTOM
 from softprompts.errors import UserError
+from softprompts.metrics.names import MODULES, check_names
 from softprompts.metrics.scoring import (
-    MODULES,
     Metric,
     check_metrics,
     compute_metrics,
@@ -210,3 +210,47 @@ def test_own_metric_that_reports_a_number_of_ours_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize("has_choices", [True, False])
 def test_the_default_metric_fits_every_task(has_choices: bool) -> None:
     check_metrics(["accuracy"], has_choices)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine.py", 'task.metrics: no metric "mine.py"'),
+        ("a/b/c", 'task.metrics: no metric "a/b/c"'),
+        ("acuracy", 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
+        ("mine/bleu_2", 'task.metrics: no metric "mine/bleu_2"'),
+    ],
+)
+def test_names_of_no_metric_are_known_without_evaluate(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        check_names([name])
+    assert str(caught.value).startswith(message)
+
+
+def test_a_metric_that_was_loaded_before_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    for name in ("evaluate-metric--rouge", "mine--other"):
+        (tmp_path / "evaluate_modules" / "metrics" / name).mkdir(parents=True)
+    check_names(["rouge", "mine/other", "accuracy"])
+
+
+@pytest.mark.parametrize("there", [True, False, None])
+def test_with_a_network_the_hub_is_asked(there: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(_: object, name: str, **__: object) -> bool:
+        if there is None:
+            raise ConnectionError
+        return there and name == "evaluate-metric/rouge"
+
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_exists", asked)
+    if there:
+        check_names(["rouge"])
+        return
+    with pytest.raises(UserError) as caught:
+        check_names(["rouge"])
+    unasked = "; the Hub cannot be asked for it (ConnectionError)" if there is None else ""
+    assert str(caught.value) == f'task.metrics: no metric "rouge" (did you mean "rouge_l"?){unasked}'

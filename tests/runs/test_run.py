@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import ROOT, recipe_environment
-from softprompts.config.sections import RunConfig, TrainingConfig
+from softprompts.config.sections import TRACKERS, RunConfig, TrainingConfig
 from softprompts.errors import RunFinished, UserError
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.run import Run, leaves, plain, start_run
@@ -18,6 +18,7 @@ from softprompts.system import locks
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import LoggerType
 from peft import PromptTuningConfig, PromptTuningInit
 
@@ -152,6 +153,10 @@ def test_unknown_tracker_names_the_nearest_and_makes_no_folder(tmp_path: Path) -
     message = refusal(tmp_path / "run", trackers=("tensorbord",))
     assert message == 'run.trackers: unknown tracker "tensorbord" (did you mean "tensorboard"?)'
     assert not (tmp_path / "run").exists()
+
+
+def test_the_trackers_are_those_of_accelerate() -> None:
+    assert sorted(LOGGER_TYPE_TO_CLASS) == list(TRACKERS)
 
 
 def test_a_tracker_that_is_not_installed_is_not_left_out_silently(

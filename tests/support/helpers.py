@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from softprompts.config.cli import cli
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.encoding.tokenization import encode
@@ -23,6 +22,7 @@ from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine, Scores
 from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec, load_base_model
+from softprompts.runs.command import cli
 from softprompts.runs.record import Progress
 from softprompts.runs.run import Run, start_run
 from softprompts.tasks.task import Row, Task, load_task

@@ -17,9 +17,9 @@ import pytest
 
 
 def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
-    task = load(prompt="{{{label}}} {text}:", target=" {label!r}")
+    task = load(prompt="{{{text}}}:", target=" {label!r}")
     row = task.splits["train"][1]
-    assert (row.prompt, row.target) == ("{good} text 1:", " 'good'")
+    assert (row.prompt, row.target) == ("{text 1}:", " 'good'")
     assert row.place == f"{tmp_path / 'train.jsonl'}:2"
     assert row.record == {"text": "text 1", "label": "good"}
     assert (task.name, task.choices, task.metrics, task.licence) == ("train", None, ("accuracy",), "that of your data")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from made_tasks import Load, refusal
+from made_tasks import Load, loader, refusal
+from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import TaskConfig
 from softprompts.errors import UserError
+from softprompts.evaluation.hard_prompts import written_tasks
 from softprompts.tasks.task import load_task
-from softprompts.tasks.templates import render
+from softprompts.tasks.templates import check_task_templates, render
 
 import pytest
 
@@ -59,6 +61,47 @@ def test_render_says_what_is_not_there(template: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         render(template, NESTED, "here")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "message"),
+    [
+        ("Sentiment:", " {label}", "task.prompt: names no column, so that every row would be the same input; write"),
+        (
+            "{text} {label}:",
+            " {label}",
+            "task.prompt: shows {label}, which is all that task.target asks for: the answer",
+        ),
+        ("{label!r}:", " {label}", "task.prompt: shows {label}, which is all"),
+        ("{answer}:", " {answer[en]}", "task.prompt: shows {answer[en]}, which is all"),
+        ("{text}{label}:", ' {{"{label}": "{text}"}}', "task.prompt: shows {label}, {text}, which is all"),
+    ],
+)
+def test_templates_that_make_no_task_are_refused(prompt: str, target: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_task_templates(prompt, target)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target"),
+    [
+        ("{text}:", ' {{"{label}": "{text}"}}'),  # quotes the input beside the answer
+        ("{text:.50}", "{text}"),  # goes on with a text
+        ("{translation[de]}", "{translation[en]}"),
+        ("{label}:", " {labels}"),
+        ("{text}:", " yes"),
+    ],
+)
+def test_templates_whose_answer_is_not_in_the_prompt_are_taken(prompt: str, target: str) -> None:
+    check_task_templates(prompt, target)
+
+
+def test_a_wording_that_makes_no_task_is_named_as_such(tmp_path: Path) -> None:
+    task = loader(tmp_path)()
+    with pytest.raises(UserError) as caught:
+        written_tasks(task, HardPromptConfig(wordings=["{text}:", "{text} {label}:"]), 0)
+    assert str(caught.value).startswith("hard.wordings: shows {label}, which is all that task.target asks for")
 
 
 def test_render_keeps_braces_and_percent_signs_of_the_data() -> None:

@@ -300,6 +300,10 @@ def test_a_bank_killed_while_it_saves_goes_on_as_if_nothing_had_been(
         ({"learning_rate": math.nan}, "training.learning_rate: expected a number above 0, found nan"),
         ({"weight_decay": -0.1}, "training.weight_decay: expected 0 or more, found -0.1"),
         ({"warmup_steps": -1}, "training.warmup_steps: expected 0 or more, found -1"),
+        (
+            {"steps": 5, "warmup_steps": 6},
+            "training.warmup_steps: expected training.steps, which is 5, or less; found 6",
+        ),
         ({"best_by": "acuracy"}, 'training.best_by: "acuracy" \\(did you mean "accuracy"\\?\\)'),
     ],
 )

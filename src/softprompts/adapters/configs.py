@@ -38,8 +38,6 @@ from peft import (
 from transformers import PretrainedConfig, PreTrainedModel
 
 CONFIG = "adapter_config.json"
-# Folders below that of a run.
-ADAPTER, MODEL = "adapter", "model"
 TYPES = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 # What would make PEFT import a module, or read other files, that the config names.
 REACHES_OUT = {"megatron_config": "imports the module that megatron_core names", "adapters": "loads further adapters"}

@@ -20,15 +20,14 @@ from softprompts.adapters.checks import (
     samples_of,
 )
 from softprompts.adapters.configs import (
-    ADAPTER,
     CONFIG,
-    MODEL,
     check_base,
     check_identity,
     first_line,
     read_config,
     unknown_keys,
 )
+from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.config.tools import AdapterConfig
 from softprompts.errors import UserError, listed, nearest, warn
 from softprompts.models.identity.base_model import RECORD, Record, read_record

@@ -12,9 +12,11 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
-from softprompts.config.help import short_help
+from softprompts.config.completion import KINDS, completion_script
+from softprompts.config.help import help_of
 from softprompts.config.messages import check_values, explain
 from softprompts.config.paths import check_utf8, expand_paths
 from softprompts.config.yaml_files import check_yaml, is_read, nearest_key
@@ -96,8 +98,8 @@ def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
     return files + checked  # flags win over files, wherever they are
 
 
-def cli(main: Callable[..., None]) -> None:
-    """Run a recipe's `main` from the command line.
+def cli(main: Callable[..., None], check: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Run a recipe's `main` from the command line; `check` looks at its arguments before.
 
     The process ends with one line and an exit code: a `UserError` on standard error with 2, as does an error of the
     operating system about a file; `RunFinished` with 0; `Interrupted` with 128 + signal, and an interrupt before
@@ -108,10 +110,13 @@ def cli(main: Callable[..., None]) -> None:
     with quiet_streams():
         try:
             print_log()
-            if asked := asked_for_help(main, sys.argv[1:]):
+            if asked := asked_for(main, sys.argv[1:]):
                 print(asked, end="")
                 return
-            main(**parse(main, sys.argv[1:]))
+            arguments = parse(main, sys.argv[1:])
+            if check:
+                check(arguments)
+            main(**arguments)
             sys.stdout.flush()  # a full disk there is an error, too
         except UserError as error:
             fail(str(error))
@@ -139,12 +144,22 @@ def _tell(text: str) -> None:
         logger.info(text)
 
 
-def asked_for_help(main: Callable[..., None], argv: list[str]) -> str:
-    """Return the help that a command line asks for: --help, or --help all; empty if it asks for none."""
-    for index, word in enumerate(argv):
+def asked_for(main: Callable[..., None], argv: list[str]) -> str:
+    """Return the help, or the completion script, that a command line asks for; empty if it asks for none.
+
+    Raises:
+        UserError: no such section, or no such kind of completion.
+    """
+    for index, argument in enumerate(argv):
+        word, _, value = argument.partition("=")
+        value = value or next((w for w in argv[index + 1 : index + 2] if not w.startswith("-")), "")
         if word in ("-h", "--help"):
-            everything = argv[index + 1 : index + 2] == ["all"]
-            return build_parser(main)[0].format_help() if everything else short_help(main)
+            return help_of(main, value)
+        if word == "--print_completion" and value == "bash":
+            return completion_script(Path(inspect.getfile(main)).stem, build_parser(main)[1])
+        if word == "--print_completion" and value not in KINDS:
+            advice = "; zsh takes bash's after `autoload -U bashcompinit && bashcompinit`" if "zsh" in value else ""
+            raise UserError(f"--print_completion: expected {' | '.join(KINDS)}, found {value or 'nothing'}{advice}")
     return ""
 
 

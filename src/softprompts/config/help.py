@@ -1,4 +1,4 @@
-"""`--help`: the keys that people change first, by section; `--help all` has every one."""
+"""`--help`: the keys that people change first, by section; `--help all`: every one; `--help SECTION`: those of one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from softprompts.config.messages import describe
+from softprompts.errors import UserError, listed
 
 import yaml
 from docstring_parser import parse
@@ -28,29 +29,41 @@ MOST = 6
 INDENT = 6
 
 
-def short_help(main: Callable[..., None]) -> str:
-    """Return the help of a recipe: what it does, an example, and for each section its first keys with defaults."""
+def help_of(main: Callable[..., None], asked: str = "") -> str:
+    """Return the help of a recipe: what it does, an example, and for each section its first keys with defaults.
+
+    Args:
+        main: the recipe's.
+        asked: `all` for every key, a section for all keys of it, or an empty text.
+
+    Raises:
+        UserError: there is no such section.
+    """
+    sections = {name: hint for name, hint in get_type_hints(main).items() if name != "return"}
+    if asked in sections:
+        return _section(asked, sections[asked], whole=True) + "\n"
+    if asked not in ("", "all"):
+        raise UserError(f'--help: no section "{asked}" (valid: {listed(["all", *sections])})')
     document = (inspect.getdoc(inspect.getmodule(main)) or "").strip()
     summary, _, rest = document.partition("\n\n")
     example = next((part for part in rest.split("\n\n") if part.startswith("    ")), "")
     script = f"recipes/{Path(inspect.getfile(main)).name}"
     parts = [f"usage: python {script} --config FILE.yaml [--SECTION.KEY VALUE ...] [--resume]", summary]
     parts += [f"Example:\n{example}"] if example else []
-    for name, section in get_type_hints(main).items():
-        if name != "return":
-            parts.append(_section(name, section))
+    parts += [_section(name, section, whole=asked == "all") for name, section in sections.items()]
     parts.append(
-        "All keys: --help all. All keys with their values, as YAML: --print_config.\n"
-        "Completion in a shell: --print_completion shtab-bash (or shtab-zsh)."
+        "All keys: --help all; those of a section: --help SECTION; all with their values, as YAML: --print_config.\n"
+        "Completion of flags in bash: --print_completion bash. A schema for editors: --print_completion jsonschema."
     )
     return "\n\n".join(parts) + "\n"
 
 
-def _section(name: str, section: type) -> str:
+def _section(name: str, section: type, whole: bool) -> str:
     document = parse(section.__doc__ or "")
     descriptions = {item.arg_name: item.description or "" for item in document.params}
-    items = fields(section)
-    shown = [f for f in items if f.name in FIRST[name]] if name in FIRST else list(items)[:MOST]
+    items = [item for item in fields(section) if item.init]
+    first = [item for item in items if item.name in FIRST[name]] if name in FIRST else items[:MOST]
+    shown = items if whole else first
     more = len(items) - len(shown)
     lines = [f"{name}: {document.short_description}"]
     hints = get_type_hints(section)
@@ -59,7 +72,7 @@ def _section(name: str, section: type) -> str:
         lines.append(f"  --{name}.{item.name} {_kind(hints[item.name])}{_default(item)}")
         text = " ".join(descriptions.get(item.name, "").split())
         lines += textwrap.wrap(text, width, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
-    return "\n".join([*lines, *([f"  and {more} more"] if more else [])])
+    return "\n".join([*lines, *([f"  and {more} more: --help {name}"] if more else [])])
 
 
 def _kind(hint: Any) -> str:

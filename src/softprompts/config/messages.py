@@ -50,8 +50,10 @@ def wrong_value(key: str, hint: Any, found: str) -> str:
     text = describe(hint)
     close = nearest(found, [w for w in text.split(" | ") if re.fullmatch(r"\w+", w) and w not in ("text", "number")])
     advice = close if "did you mean" in close else ""
-    if "text" in text and re.match(r"\[?(True|False|\d)|\{", found):
+    if "text" in text and re.match(r"\[?(True|False|\d|\{)", found):
         advice = "; quote a text that YAML reads as something else"
+    if "text" in text and (template := re.search(r"\{'([^']+)': None\}", found)):  # {text}, a mapping to YAML
+        advice = f'; quote a template: "{{{short(template[1])}}}"'
     return f"{key}: expected {text}, found {short(found)}{advice}"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from softprompts.errors import UserError
 from softprompts.system.files import expanded
 
+# Folders below that of a run.
+ADAPTER, MODEL = "adapter", "model"
 # Settings that are paths, or may be: `~` and variables of the environment are expanded in them.
 PATHS = (
     "adapter.path",

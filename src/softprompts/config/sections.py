@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from softprompts.errors import UserError, check_above_zero
+from softprompts.errors import UserError, check_above_zero, nearest
+
+# Those of accelerate, which takes seconds to import.
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 
 
 @dataclass
@@ -152,6 +155,11 @@ class TrainingConfig:
         for key in ("warmup_steps", "weight_decay"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"training.{key}: expected 0 or more, found {getattr(self, key)}")
+        if self.warmup_steps > self.steps:  # the rate would never reach training.learning_rate
+            raise UserError(
+                f"training.warmup_steps: expected training.steps, which is {self.steps}, or less; "
+                f"found {self.warmup_steps}"
+            )
         if not 0 <= self.ema < 1:
             raise UserError(f"training.ema: expected 0 or more and less than 1, found {self.ema}")
         if not 0 <= self.teacher_weight <= 1:
@@ -218,3 +226,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:  # NumPy's generators take no other
             raise UserError(f"run.seed: expected a number from 0 to 4294967295, found {self.seed}")
+        for tracker in self.trackers:
+            if tracker not in TRACKERS:
+                raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, TRACKERS)}')

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError, nearest, short
+from softprompts.errors import LONGEST, UserError, listed, nearest, short
 from softprompts.system.files import is_file, read_bytes
 
 import yaml
@@ -45,11 +47,12 @@ def check_yaml(path: str, valid: set[str]) -> None:
     """Raise `UserError` for a missing, empty or malformed YAML file, or one with a key that nothing reads."""
     file = Path(path)
     if not is_file(file):
-        others = sorted(str(p) for p in Path("configs").glob("*/*.yaml") if p.parent.name != "accelerate")
-        raise UserError(f"no such config file: {path}{nearest(path, others)}")
+        raise UserError(f"no such config file: {path}{_nearest_files(path)}")
     tree = _tree_of(file, path)
     if not isinstance(tree, dict):
         raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
+    if isinstance(tree.get("$schema"), str):  # for editors: jsonargparse passes over it, too
+        del tree["$schema"]
     _check_values(path, tree)
     for key in flatten(tree):
         if not is_read(key, valid):
@@ -68,20 +71,43 @@ def _tree_of(file: Path, path: str) -> Any:
     Raises:
         UserError: it is not UTF-8, or not valid YAML.
     """
+    data = read_bytes(file)
     try:
-        return yaml.load(read_bytes(file).decode("utf-8-sig"), Loader=_StrictLoader)
+        text = data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+        number = error.problem_mark.line if error.problem_mark else 0
+        hint = _quoting(next(iter(text.splitlines()[number : number + 1]), ""))
+        raise UserError(f"{path}:{number + 1}: not valid YAML: {error.problem}{hint}") from None
+    except yaml.reader.ReaderError as error:  # a character that YAML forbids
+        number = text.count("\n", 0, error.position)
+        raise UserError(f"{path}:{number + 1}: not valid YAML: {error.reason}: {text[error.position]!a}") from None
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply") from None
-    except yaml.YAMLError as error:  # a character that YAML forbids
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     # What PyYAML lets through if a tag, such as !!float, does not fit its value.
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise UserError(f"{path}: not valid YAML: a tag does not fit its value: {short(error)}") from None
+
+
+def _nearest_files(path: str) -> str:
+    """Return what to put behind the name of a config file that there is not: the nearest ones, and where all are."""
+    names = [str(p) for p in Path("configs").glob("*/*.yaml") if p.parent.name != "accelerate"]
+    close = difflib.get_close_matches(path[:LONGEST], names, n=3, cutoff=0)
+    return f" (nearest: {listed(close)}; all are below {Path('configs').resolve()})" if close else ""
+
+
+def _quoting(line: str) -> str:
+    """Return a hint for a line that YAML does not read, if quotes round its value are what is missing."""
+    value = re.search(r"(?:^|\s)[\w.-]+:\s+(\S.*)", line)
+    if not value or value[1][0] in "\"'#":
+        return ""
+    if value[1][0] in "@`%&*!|>" or re.match(r"\{[\w\[\]]+\}", value[1]):
+        return f"; quote a text that begins with {value[1][0]}"
+    return '; quote a text that holds ": "' if ": " in value[1] else ""
 
 
 def _check_values(path: str, tree: dict[Any, Any]) -> None:

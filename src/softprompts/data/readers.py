@@ -21,7 +21,7 @@ from typing import Any
 
 from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.data.values import Record, check_columns
-from softprompts.errors import UserError, nearest, short
+from softprompts.errors import UserError, listed, nearest, short
 from softprompts.system.files import is_file, is_folder, one_line, read_bytes
 
 import psutil
@@ -64,7 +64,8 @@ def open_file(path: str | Path) -> Source:
     """Return the rows of a file, of all files of a folder, or of those that a pattern such as *.jsonl fits.
 
     Files may be packed (.gz, .bz2, .xz, .zst). A folder may also be what `datasets` saves to disk. The place of a row
-    is "FILE:LINE"; "FILE row N", from 1, for Parquet and Arrow, and "FILE item N" for an array in JSON.
+    is "FILE:LINE"; "FILE row N", from 1, for Parquet and Arrow; "FILE item N" for an array in JSON, and
+    "FILE data item N" for one below a key, as in {"data": [...]}.
 
     Raises:
         UserError: no such file; unknown suffix; a folder without such files, or a pattern that fits none. When it is
@@ -90,7 +91,10 @@ def open_file(path: str | Path) -> Source:
         raise UserError(f"no such file: {path}{nearest(str(path), _beside(path))}")
     for shard in shards:
         if _kind(shard) not in SUFFIXES:
-            raise UserError(f"{shard}: unknown kind of file{nearest(_kind(shard), SUFFIXES)}")
+            packed = ", ".join(PACKED)
+            raise UserError(
+                f"{shard}: unknown kind of file; names end in {', '.join(SUFFIXES)}, and if packed in {packed}"
+            )
     return _source(shards, lambda: (batch for shard in shards for batch in _read_one(shard)))
 
 
@@ -145,7 +149,7 @@ def _read_one(path: Path) -> Iterator[Rows]:
 def _table(path: Path, kind: str) -> Iterator[Rows]:
     from softprompts.data.parquet import arrow_batches, parquet_batches  # takes a second, and few need it
 
-    data = b"".join(_unpacked(path)) if path.suffix in PACKED else read_bytes(path)
+    data = b"".join(_unpacked(path)) if _packed(path) else read_bytes(path)
     return numbered(str(path), (parquet_batches if kind == ".parquet" else arrow_batches)(path, data))
 
 
@@ -161,18 +165,18 @@ def _text(path: Path, kind: str) -> Iterator[Rows]:
     blocks = _blocks(path)
     if kind in (".csv", ".tsv"):
         return _csv(path, blocks, "\t" if kind == ".tsv" else ",")
-    if kind == ".json":
-        first = next(blocks, (1, ""))
-        rest = blocks
-        blocks = (block for part in ([first], rest) for block in part)
-        if first[1].lstrip("\ufeff \t\r\n").startswith("["):
-            return _json_array(path, "".join(text for _, text in blocks))
-    return _jsonl(path, blocks)
+    return _json(path, blocks) if kind == ".json" else _jsonl(path, blocks)
 
 
 def _kind(path: Path) -> str:
-    """Return what a file's name says that is in it, whatever it is packed with."""
-    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+    """Return what a file's name says that is in it, in small letters, whatever it is packed with."""
+    return (Path(path.stem).suffix if _packed(path) else path.suffix).lower()
+
+
+def _packed(path: Path) -> str:
+    """Return what a file's name says that it is packed with; an empty text if it is not."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in PACKED else ""
 
 
 def _parts(path: Path) -> Iterator[bytes]:
@@ -190,14 +194,14 @@ def _unpacked(path: Path) -> Iterator[bytes]:
     source = io.BytesIO(read_bytes(path))
     free, size = psutil.virtual_memory().available, 0
     try:
-        with _opened(path.suffix, source) as stream:
+        with _opened(_packed(path), source) as stream:
             while part := stream.read(CHUNK):
                 size += len(part)
                 if 2 * size > free:
                     raise UserError(f"{path}: unpacked it takes more than half of the free memory; split the file")
                 yield part
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path}: damaged, or not {path.suffix[1:]}: {short(error)}") from None
+        raise UserError(f"{path}: damaged, or not {_packed(path)[1:]}: {short(error)}") from None
 
 
 def _opened(suffix: str, source: io.BytesIO) -> Any:
@@ -231,7 +235,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, str]]:
     A block ends in a line feed, which is never part of another character, nor of a line end that goes on.
     """
     first, rest = 1, []
-    for part in _unpacked(path) if path.suffix in PACKED else _parts(path):
+    for part in _unpacked(path) if _packed(path) else _parts(path):
         cut = part.rfind(b"\n") + 1
         rest.append(part[:cut])
         if cut:
@@ -290,15 +294,51 @@ def _in_batches(rows: Rows) -> Iterator[Rows]:
     return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
-def _json_array(path: Path, text: str) -> Iterator[Rows]:
-    """Read an array, all of it at once: whoever has very many rows had better write lines."""
+def _json(path: Path, blocks: Iterator[tuple[int, str]]) -> Iterator[Rows]:
+    """Read an array of rows, an object that holds one, or lines.
+
+    An array, or an object, is read all at once: whoever has very many rows had better write lines.
+    """
+    first = next(blocks, (1, ""))
+    rest = blocks
+    blocks = (block for part in ([first], rest) for block in part)
+    begun = first[1].lstrip("\ufeff \t\r\n")
+    line, *more = re.split(r"\r\n|\n|\r", begun, maxsplit=1)
+    broken = re.search(r"[\[{,:]\s*\Z", line)  # goes on in the next line, as that of no row does
+    if not begun.startswith("[") and not broken and more and more[0].strip():
+        return _jsonl(path, blocks)
+    text = "".join(text for _, text in blocks)
     try:
-        items = parse_json(text.lstrip("\ufeff"))
+        value = parse_json(text.lstrip("\ufeff"))
     except JsonError as error:
-        raise UserError(f"{path}: malformed JSON: {short(error)}") from None
+        if begun.startswith("[") or broken:
+            raise UserError(f"{path}: malformed JSON: {short(error)}") from None
+        return _jsonl(path, iter([(1, text)]))  # which says where
+    if isinstance(value, list):
+        return _items(str(path), value)
+    if (key := _rows_key(path, value)) is not None:
+        return _items(f"{path} {key}", value[key])
+    if broken:
+        raise UserError(
+            f"{path}: is one JSON object without a list of objects in it; write rows as an array, or in lines"
+        )
+    return _jsonl(path, iter([(1, text)]))
+
+
+def _rows_key(path: Path, value: Any) -> str | None:
+    """Return the key of an object below which the rows are: the only one with a list of objects."""
+    lists = {k: v for k, v in value.items() if isinstance(v, list)} if isinstance(value, dict) else {}
+    keys = [key for key, items in lists.items() if items and all(isinstance(item, dict) for item in items)]
+    if len(keys) > 1:
+        raise UserError(f"{path}: has lists of objects below {listed(keys)}; give each list a file of its own")
+    return keys[0] if keys else None
+
+
+def _items(name: str, items: list[Any]) -> Iterator[Rows]:
+    """Return rows with their places, "NAME item N"."""
     rows = []
     for number, item in enumerate(items, start=1):
-        place = f"{path} item {number}"
+        place = f"{name} item {number}"
         if not isinstance(item, dict):
             raise UserError(f"{place}: expected a JSON object, found {type(item).__name__}")
         check_columns(place, item)

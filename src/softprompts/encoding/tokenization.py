@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from softprompts.data.tables import key_of, make_tables
 from softprompts.encoding.chats import in_chat
+from softprompts.encoding.controls import control_tokens, warn_once
 from softprompts.encoding.documents import CHOICES_SCHEMA, SCHEMA, EncodedTask, StoredExamples
 from softprompts.encoding.encoder import Encoder
 from softprompts.encoding.row_tokens import NestedError, RowTokenizer
@@ -73,6 +74,9 @@ def encode(
             ) from None
     splits = {name: StoredExamples(rows, tables, name, task.choices or ()) for name, rows in task.splits.items()}
     data = EncodedTask(task, **splits, ends=ends)
+    said = make_tables(key and key_of("controls", key), {}, lambda _: control_tokens(task, tokenizer))
+    for text in said.notes:
+        warn_once(text)
     if written:
         lost = make_tables(key and key_of("lost", key, ends), {}, lambda _: lost_targets(data, tokenizer))
         for text in lost.notes:

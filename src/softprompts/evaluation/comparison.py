@@ -19,7 +19,8 @@ from softprompts.methods.preflight import check_method
 from softprompts.metrics.scoring import Interval, load_metrics, row_scores
 from softprompts.metrics.significance import Comparison, compare
 from softprompts.models.identity.base_model import read_record
-from softprompts.models.loading import load_model_config, model_path
+from softprompts.models.loading import load_model_config
+from softprompts.models.paths import model_path
 from softprompts.tasks.task import Task, with_prompt
 
 from peft import PeftModel

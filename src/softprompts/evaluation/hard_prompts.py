@@ -8,7 +8,7 @@ from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import EvaluationConfig
 from softprompts.encoding.documents import EncodedTask
 from softprompts.engine.forward import Engine
-from softprompts.errors import UserError, check_above_zero
+from softprompts.errors import UserError, check_above_zero, settings_named
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.tasks.checks import warn_of_scored_rows
@@ -31,12 +31,14 @@ def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]
     """Return the task once for each wording, with the same drawn examples in front.
 
     Raises:
-        UserError: no wording; more shots than train has rows.
+        UserError: no wording, or one that is no template of a prompt; more shots than train has rows.
     """
     if not config.wordings:
         raise UserError("hard.wordings: give at least one")
     check_above_zero("hard.validation_rows", config.validation_rows)
-    return [with_prompt(task, w, draw_shots(task, config.shots, seed), config.separator) for w in config.wordings]
+    shots = draw_shots(task, config.shots, seed)
+    with settings_named({"task.prompt": "hard.wordings"}):
+        return [with_prompt(task, wording, shots, config.separator) for wording in config.wordings]
 
 
 def draw_shots(task: Task, shots: int, seed: int) -> list[Row]:

@@ -19,7 +19,8 @@ from softprompts.engine.generation import generate
 from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.predict import choice_scores
 from softprompts.system.streams import lines_of_input
-from softprompts.tasks.task import Row, Task, check_characters, check_template, render
+from softprompts.tasks.task import Task
+from softprompts.tasks.templates import Row, check_characters, check_template, render
 
 import torch
 

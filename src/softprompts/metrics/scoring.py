@@ -12,14 +12,14 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompts.errors import UserError, nearest, short
+from softprompts.errors import UserError, short
+from softprompts.metrics.names import OWN, check_names, no_such_metric
 
 import numpy
 
 if TYPE_CHECKING:
     import evaluate
 
-MODULES = Path(__file__).parent / "modules"
 REACHED = 1 - 1e-6  # the best number of a metric of ours, but for rounding
 LONG = 30  # characters: a text of so many has more than three words if its language parts words by spaces
 
@@ -60,23 +60,19 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
     Raises:
         UserError: no such metric, or one that cannot be loaded; two of one name.
     """
+    check_names(names)
     import evaluate  # six seconds, which settings and rows should not wait for
 
-    own = sorted(p.stem for p in MODULES.glob("*.py") if p.stem != "__init__")
     metrics: dict[str, Metric] = {}
     for name in names:
-        if not name.strip():
-            raise UserError("task.metrics: expected the name of a metric, found an empty text")
-        if Path(name).stem in metrics:
-            raise UserError(f'task.metrics: two metrics are named "{Path(name).stem}"; rename or remove one')
         try:
-            module = _own_module(name) if name in own else evaluate.load(name)
+            module = _own_module(name) if name in OWN else evaluate.load(name)
         except Exception as error:  # whatever a module of the user's raises while it is imported
             if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
-                raise UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, own)}') from error
+                raise no_such_metric(name) from error
             raise _cannot_load(name, error) from error
         takes_schema = schema is not None and "schema" in inspect.signature(_scored_by(module)).parameters
-        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in own)
+        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in OWN)
     return metrics
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError, warn
-from softprompts.models.bundled import resolve
 from softprompts.models.identity.base_model import identity_of
 from softprompts.models.identity.facts import facts_of, name_outputs, output_names
 from softprompts.models.identity.outputs import outputs_of, two_or_more
+from softprompts.models.paths import model_path
 from softprompts.models.peft_compat import attention_name, has_bfloat16_instructions, keep_four_bit_weights
 from softprompts.models.reading import (
     CONFIG,
@@ -65,28 +64,6 @@ def kind_of(config: PretrainedConfig) -> Kind:
     names = config.architectures or [""]
     decodes = getattr(config, "is_decoder", False) or names[0].endswith(("ForCausalLM", "LMHeadModel"))
     return "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes else "decoder"
-
-
-def model_path(config: ModelConfig) -> str:
-    """Return the folder or Hub id behind `name_or_path`; a bundled model is made where it is missing.
-
-    Raises:
-        UserError: unknown bundled name; a folder that is missing or holds no model.
-    """
-    path = resolve(config.name_or_path)
-    folder = Path(path)
-    adapter = (folder / "adapter_config.json").is_file()
-    if folder.exists() and not (folder / "config.json").is_file():
-        if adapter:
-            raise UserError(f"model.name_or_path: {path} is an adapter; name its base model here")
-        raise UserError(f"model.name_or_path: {path} is no model folder: it has no config.json")
-    if adapter:  # transformers would load the base model that it names in place of this one, and put it on
-        raise UserError(
-            f"model.name_or_path: {path} holds a model and an adapter (adapter_config.json); keep them in two folders"
-        )
-    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise UserError(f"model.name_or_path: no such folder: {path}")
-    return path
 
 
 def load_model_config(config: ModelConfig) -> PretrainedConfig:

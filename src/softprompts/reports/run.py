@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from softprompts.adapters.configs import ADAPTER, MODEL
 from softprompts.adapters.saving import saved_parameters, write_adapter
+from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.evaluation.predict import Prediction, TestOutcome
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.models.loading import AUTO, Kind, count_parameters, kind_of

@@ -11,12 +11,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from softprompts.adapters.configs import ADAPTER, MODEL
-from softprompts.errors import UserError
+from softprompts.config.paths import ADAPTER, MODEL
+from softprompts.config.sections import RunConfig
+from softprompts.errors import RunFinished, UserError
 from softprompts.system import locks
-from softprompts.system.files import is_file, read_bytes, write_atomically
-
-import torch
+from softprompts.system.files import expanded, is_file, read_bytes, write_atomically
 
 CONFIG_FILE = "config.json"
 LOGS = "logs"
@@ -36,27 +35,63 @@ ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free too, unless w
 Changes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
+def folder_of(config: RunConfig) -> Path:
+    """Return the folder of a run.
+
+    Raises:
+        UserError: it is an empty text, or a path that cannot be expanded.
+    """
+    if not config.output_dir.strip():
+        raise UserError("run.output_dir: expected a folder, found an empty text")
+    return Path(expanded("run.output_dir", config.output_dir))
+
+
+def finished(folder: Path) -> RunFinished:
+    """Return what ends a recipe whose run has its result already."""
+    return RunFinished(f"{folder} holds a finished run; nothing to do")
+
+
+def is_finished(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> bool:
+    """Say whether the run in a folder has its result. Nothing is written.
+
+    Args:
+        folder: the folder, which need not exist.
+        record: what the run's config.json will hold: the recipe and its settings.
+        arguments: the recipe's dataclass arguments by name, `run` among them.
+
+    Raises:
+        UserError: a run can neither begin nor go on there, or not with these settings.
+    """
+    resume = arguments["run"].resume
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"run.output_dir: {folder} is {_what_is(folder)}")
+    if not folder.is_dir():
+        return False
+    done = any((folder / name).is_file() for name in (RESULT_FILE, COMPARE_FILE))
+    if resume and done and (before := record_of(folder)):
+        for change in _changed(folder, before, record, arguments):
+            raise UserError(
+                f"--resume: {folder} holds a finished run, made with {change['key']} {change['was']} and not "
+                f"{change['is']}; recipes/evaluate.py scores what it left in other ways"
+            )
+        return True
+    if not (folder / locks.LOCK).exists():  # else its owner is what there is to say
+        names, begun = _look(folder, resume)
+        if begun and not names <= {CONFIG_FILE, LOGS}:
+            _changed(folder, begun, record, arguments)
+    return False
+
+
 def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[str, Any]) -> Changes | None:
     """Make the folder ours and return which settings have changed; None if its run has its result.
 
     Raises:
         UserError: see `start_run`.
     """
-    resume, record = arguments["run"].resume, {RECIPE: recipe} | settings
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise UserError(f"run.output_dir: {folder} is {_what_is(folder)}")
-    if folder.is_dir():
-        finished = any((folder / name).is_file() for name in (RESULT_FILE, COMPARE_FILE))
-        if resume and finished and (before := record_of(folder)):
-            for change in _changed(folder, before, record, arguments):
-                raise UserError(
-                    f"--resume: {folder} holds a finished run, made with {change['key']} {change['was']} and not "
-                    f"{change['is']}; recipes/evaluate.py scores what it left in other ways"
-                )
-            return None
-        # Before the lock, so that nothing is ever written where something else lives.
-        if not (folder / locks.LOCK).exists():
-            _look(folder, resume)
+    record = {RECIPE: recipe} | settings
+    # Before the lock, so that nothing is ever written where something else lives.
+    if is_finished(folder, record, arguments):
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -198,7 +233,7 @@ def plain(value: Any) -> Any:
         return sorted(plain(v) for v in value)
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    if isinstance(value, torch.dtype):
+    if type(value).__module__ == "torch":  # a dtype; not imported for this, it takes seconds
         return str(value)
     return value
 

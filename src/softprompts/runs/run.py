@@ -10,14 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import RunConfig
-from softprompts.errors import RunFinished, UserError, logger, nearest
+from softprompts.errors import UserError, logger
 from softprompts.runs.environment import use_all_cores
-from softprompts.runs.folders import CONFIG_FILE, LOGS, OUTPUTS, Changes, claim, leaves, not_ours, plain, record_of
-from softprompts.system.files import expanded, one_line, write_atomically
+from softprompts.runs.folders import (
+    CONFIG_FILE,
+    LOGS,
+    OUTPUTS,
+    Changes,
+    claim,
+    finished,
+    folder_of,
+    leaves,
+    not_ours,
+    plain,
+    record_of,
+)
+from softprompts.system.files import one_line, write_atomically
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list, set_seed
 
 
@@ -81,14 +93,12 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Raises:
         UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
-            with other settings; another process owns it; it cannot be written; an unknown tracker.
+            with other settings; another process owns it; it cannot be written; a tracker that is not installed.
         RunFinished: the run to be resumed is already finished.
     """
     config: RunConfig = arguments["run"]
     settings = {name: plain(value) for name, value in arguments.items()}
-    if not config.output_dir.strip():
-        raise UserError("run.output_dir: expected a folder, found an empty text")
-    folder = Path(expanded("run.output_dir", config.output_dir))
+    folder = folder_of(config)
     _check_trackers(config.trackers)
     use_all_cores()
     accelerator = Accelerator(
@@ -101,7 +111,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     )
     changes = _claim_once(accelerator, folder, recipe, settings, arguments)
     if changes is None:
-        raise RunFinished(f"{folder} holds a finished run; nothing to do")
+        raise finished(folder)
     changed, resumed = changes
     run = Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), resumed)
     for change in changed:
@@ -115,8 +125,6 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
 def _check_trackers(trackers: list[str]) -> None:
     for tracker in trackers:
-        if tracker not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, LOGGER_TYPE_TO_CLASS)}')
         if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
             raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
 

@@ -13,11 +13,12 @@ from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sources
 from softprompts.errors import UserError, notice, warn
+from softprompts.metrics.names import check_names
 from softprompts.metrics.scoring import check_metrics, check_reach
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
 from softprompts.tasks.schemas import names_in, read_schema
 from softprompts.tasks.splits import write_splits
-from softprompts.tasks.templates import Row, check_characters, check_template, render
+from softprompts.tasks.templates import Row, check_characters, check_task_templates, render
 
 # Settings that decide nothing about the rows, only what becomes of them.
 OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "name")
@@ -54,7 +55,8 @@ def load_task(config: TaskConfig) -> Task:
             a label outside the choices, or free text as choices; a target that breaks the schema; metrics that do not
             fit, or that no target reaches.
     """
-    check_template(config.prompt, config.target)
+    check_task_templates(config.prompt, config.target)
+    check_names(config.metrics)
     if config.system is not None and not config.chat:
         raise UserError("task.system: a system message needs task.chat: true")
     if config.schema and config.choices is not None:
@@ -142,7 +144,7 @@ def outputs_in_words(task: Task) -> str | None:
 
 def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: str = "") -> Task:
     """Return the same task with another prompt template, and solved examples (`shots`) in front of every row."""
-    check_template(prompt, task.config.target)
+    check_task_templates(prompt, task.config.target)
     solved = "".join(render(prompt, s.record, s.place) + s.target + separator for s in shots)
 
     def write(writers: dict[str, tables.Writer]) -> dict[str, Any]:

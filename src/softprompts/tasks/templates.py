@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from softprompts.data.values import Record, Unread, plain, trouble
-from softprompts.errors import UserError, listed, short
+from softprompts.errors import Key, UserError, listed, short
 
 FORMATTER = string.Formatter()
 WIDEST = 10_000  # most characters that a template may pad a value to
@@ -45,6 +45,30 @@ def check_template(prompt: str, target: str) -> None:
     if prompt.endswith(" "):
         # "Sentiment: " + "positive" tokenizes unlike any text that the model was trained on.
         raise UserError('task.prompt: ends in a space; let task.target begin with it (target: " {label}")')
+
+
+def check_task_templates(prompt: str, target: str) -> None:
+    """Raise `UserError` for templates that `check_template` refuses, or that make no task.
+
+    A prompt without a column is the same for every row; one that shows all columns of the target gives the answer away.
+    A column that is cut, as in `{text:.50}`, may be gone on with.
+    """
+    check_template(prompt, target)
+    fields = [(name, specification or "") for _, name, specification, _ in FORMATTER.parse(prompt) if name is not None]
+    if not fields:
+        raise UserError(
+            "task.prompt: names no column, so that every row would be the same input; write {column} where a column's "
+            'value goes, e.g. "{text}"'
+        )
+    shown = {name for name, specification in fields if "." not in specification}
+    asked = list(dict.fromkeys(name for _, name, _, _ in FORMATTER.parse(target) if name is not None))
+    # `{translation}` shows `{translation[en]}`, too.
+    if asked and all(any(name == s or name.startswith(f"{s}[") for s in shown) for name in asked):
+        raise UserError(
+            f"task.prompt: shows {short(', '.join(f'{{{name}}}' for name in asked))}, which is all that ",
+            Key("task.target"),
+            " asks for: the answer would stand in the input; take it out of one of the two",
+        )
 
 
 def render(template: str, record: Record, place: str) -> str:

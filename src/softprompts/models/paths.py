@@ -1,0 +1,43 @@
+"""Where a base model is: said without the libraries that load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from softprompts.config.sections import ModelConfig
+from softprompts.errors import UserError
+from softprompts.models.bundled import PREFIX, lookup, resolve
+
+
+def check_model(config: ModelConfig) -> None:
+    """Raise `UserError` for an unknown bundled name and for a folder that is missing or holds no model."""
+    if config.name_or_path.startswith(PREFIX):
+        lookup(config.name_or_path)
+    else:
+        _check_folder(config.name_or_path)
+
+
+def model_path(config: ModelConfig) -> str:
+    """Return the folder or Hub id behind `name_or_path`; a bundled model is made where it is missing.
+
+    Raises:
+        UserError: as `check_model`; a bundled model that cannot be made.
+    """
+    path = resolve(config.name_or_path)
+    _check_folder(path)
+    return path
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path)
+    adapter = (folder / "adapter_config.json").is_file()
+    if folder.exists() and not (folder / "config.json").is_file():
+        if adapter:
+            raise UserError(f"model.name_or_path: {path} is an adapter; name its base model here")
+        raise UserError(f"model.name_or_path: {path} is no model folder: it has no config.json")
+    if adapter:  # transformers would load the base model that it names in place of this one, and put it on
+        raise UserError(
+            f"model.name_or_path: {path} holds a model and an adapter (adapter_config.json); keep them in two folders"
+        )
+    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"model.name_or_path: no such folder: {path}")

@@ -1,0 +1,47 @@
+"""Control tokens in the text of rows are said once, with their number and the first row's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import load_base, make_task
+from softprompts.encoding.controls import control_tokens
+from softprompts.encoding.tokenization import encode
+from softprompts.tasks.task import with_prompt
+
+import pytest
+from transformers import AutoTokenizer
+
+ROWS = [("the film", " good"), ("the </s> plot", " bad"), ("<s> and </s>", " bad"), ("a <plot>", " bad")]
+# The tasks that `with_prompt` makes have the rows in three splits, those of `make_task` the very same ones in each.
+SAID = (
+    'task.prompt: 2 of 4 rows hold control tokens of the tokenizer in their text, e.g. "</s>" in row 2: '
+    "the model reads them as control tokens, not as text; take them out unless they are meant"
+)
+THRICE = SAID.replace("2 of 4", "6 of 12")
+
+
+def test_control_tokens_in_the_text_of_rows_are_said_once(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = load_base(tiny_model)[1]
+    for _ in range(2):
+        encode(make_task(ROWS), tokenizer)
+    assert capsys.readouterr().err == f"warning: {SAID}\n"
+
+
+def test_those_of_the_template_and_of_targets_are_meant(tiny_model: Path) -> None:
+    tokenizer = load_base(tiny_model)[1]
+    task = make_task([("the film", " good</s>")])
+    assert control_tokens(with_prompt(task, "<s>{text}</s>"), tokenizer) == []
+    assert control_tokens(with_prompt(make_task(ROWS), "<s>{text}"), tokenizer) == [THRICE]
+
+
+def test_solved_examples_do_not_make_their_rows_those_of_others(tiny_model: Path) -> None:
+    tokenizer = load_base(tiny_model)[1]
+    task = make_task(ROWS)
+    shots = [task.splits["train"][1]]
+    assert control_tokens(with_prompt(task, "{text}<s>", shots, "\n"), tokenizer) == [THRICE]
+
+
+def test_a_tokenizer_that_takes_them_for_text_is_believed(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model, split_special_tokens=True)
+    assert control_tokens(make_task(ROWS), tokenizer) == []
