@@ -10,8 +10,7 @@ from pathlib import Path
 
 from helpers import ROOT, load_recipe, recipe_environment
 from softprompts.config.cli import build_parser, parse
-from softprompts.config.completion import completion_script
-from softprompts.config.help import FIRST, help_of
+from softprompts.config.help import FIRST, completion_script, help_of
 from softprompts.runs.folders import CONFIG_FILE, OUTPUTS, RECIPE, RESULT_FILE, plain
 
 import pytest

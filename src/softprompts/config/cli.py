@@ -15,8 +15,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from softprompts.config.completion import KINDS, completion_script
-from softprompts.config.help import help_of
+from softprompts.config.help import KINDS, completion_script, help_of
 from softprompts.config.messages import check_values, explain
 from softprompts.config.paths import check_utf8, expand_paths
 from softprompts.config.yaml_files import check_yaml, is_read, nearest_key

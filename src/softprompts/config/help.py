@@ -1,4 +1,4 @@
-"""`--help`: the keys that people change first, by section; `--help all`: every one; `--help SECTION`: those of one."""
+"""What a recipe says of its settings: `--help`, `--help all`, `--help SECTION`, and `--print_completion bash`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import re
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -27,6 +27,25 @@ FIRST = {
 }
 MOST = 6
 INDENT = 6
+
+KINDS = ("bash", "jsonschema")  # the other is for editors, and jsonargparse's
+
+# Completion in a shell is by the name of a command, which is python's here: the recipe is found among the words.
+SCRIPT = """\
+_softprompts_{name}="{flags}"
+_softprompts() {{
+    local word flags current="${{COMP_WORDS[COMP_CWORD]}}"
+    COMPREPLY=()
+    for word in "${{COMP_WORDS[@]}}"; do
+        word="${{word##*/}}"
+        flags="_softprompts_${{word%.py}}"
+        if [[ $word == *.py && $flags =~ ^[A-Za-z0-9_]+$ && -n ${{!flags}} && $current == -* ]]; then
+            COMPREPLY=($(compgen -W "${{!flags}}" -- "$current"))
+        fi
+    done
+}}
+complete -o default -F _softprompts python python3 accelerate
+"""
 
 
 def help_of(main: Callable[..., None], asked: str = "") -> str:
@@ -86,3 +105,14 @@ def _default(item: Field[Any]) -> str:
         return "  (needed)"
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
     return f"  (default: {text})"
+
+
+def completion_script(name: str, keys: Iterable[str]) -> str:
+    """Return a script for bash that completes the flags of `NAME.py`; those of several recipes may be read in turn.
+
+    Args:
+        name: of the recipe's file, without `.py`.
+        keys: its settings, as dotted keys; those without a dot are sections, and no flags.
+    """
+    flags = sorted(f"--{key}" for key in keys if "." in key)
+    return SCRIPT.format(name=name, flags=" ".join(["--config", "--resume", "--help", "--print_config", *flags]))
