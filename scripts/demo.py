@@ -66,7 +66,7 @@ def report(hard_folder: Path, soft_folder: Path) -> str:
             f"record    {soft_folder / RESULT_FILE}",
             "",
             "Next: your own rows, in four lines of YAML",
-            "  .venv/bin/accelerate launch recipes/prompt_tuning.py --config configs/own_data/prompt_tuning.yaml",
+            "  .venv/bin/python recipes/prompt_tuning.py --config configs/own_data/prompt_tuning.yaml",
         ]
     )
 

@@ -123,7 +123,8 @@ def test_a_method_of_ones_own_goes_in_by_the_four_steps(
     recipe_module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "recipe_scales", recipe_module)
     spec.loader.exec_module(recipe_module)
-    flags = tiny_flags(tiny_model, tiny_task, tmp_path / "run") | {"training.steps": 3, "training.eval_every": 3}
+    length = {"training.steps": 3, "training.warmup_steps": 0, "training.eval_every": 3}
+    flags = tiny_flags(tiny_model, tiny_task, tmp_path / "run") | length
     pairs = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     monkeypatch.setattr(sys, "argv", ["scales.py", "--config", str(tmp_path / "scales.yaml"), *pairs])
     cli(recipe_module.main)

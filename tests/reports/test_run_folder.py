@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from helpers import make_task
+from helpers import load_base, load_tuned, make_task
 from made_result import HISTORY, make_result
+from softprompts.adapters.loading import load_adapter
+from softprompts.adapters.saving import write_adapter
+from softprompts.config.methods import LoraConfig
+from softprompts.config.sections import ModelConfig
+from softprompts.config.tools import AdapterConfig
 from softprompts.evaluation import predict as evaluation
 from softprompts.evaluation.predict import Prediction
+from softprompts.methods.baselines.lora import add_lora
 from softprompts.metrics.scoring import Interval
+from softprompts.models.loading import load_base_model
 from softprompts.reports import run as report
 from softprompts.reports.run import card, save_run, summary
 from softprompts.runs.record import Progress, load_result
@@ -24,7 +33,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import LlamaConfig
 
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SETTINGS = {"model": {"name_or_path": "someone/model"}, "task": {"prompt": "{text}", "target": " {label}"}}
+NOTES = {"saved": "adapter", "kind": "decoder"}
 OUTCOME = evaluation.TestOutcome(
     examples=[],
     predictions=[
@@ -47,7 +58,7 @@ def saved(tmp_path: Path) -> Any:
         model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1, bias=False))
         model[0].requires_grad_(False)
         model.config = LlamaConfig()  # type: ignore[assignment]
-        return save_run(run, make_task([("a", "b")]), model, OUTCOME, **more)
+        return save_run(run, make_task([("a", "b")], (" good", " bad")), model, OUTCOME, **more)
 
     return go
 
@@ -75,7 +86,7 @@ def test_a_trained_run(saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == card(result)
     shared = (adapter / "README.md").read_text(encoding="utf-8")
     assert shared.startswith("---\nbase_model: someone/model\nlibrary_name: peft\n")
-    assert shared.endswith(card(result))
+    assert shared.endswith(card(result, inside=True))
     assert summary(result, tmp_path) in capsys.readouterr().out
 
 
@@ -83,7 +94,9 @@ def test_predictions_are_one_json_object_a_line(saved: Any, tmp_path: Path) -> N
     saved()
     lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
     assert lines.pop() == ""
-    assert [Prediction(**json.loads(line)) for line in lines] == OUTCOME.predictions
+    records = [json.loads(line) for line in lines]
+    assert [record.pop("choices") for record in records] == [[" good", " bad"], None]
+    assert [Prediction(**record) for record in records] == OUTCOME.predictions
 
 
 def test_a_run_without_training(saved: Any, tmp_path: Path) -> None:
@@ -107,10 +120,12 @@ def test_the_record_comes_last_so_that_a_folder_with_it_is_finished(
 
 
 def test_card_names_base_data_licences_and_scores() -> None:
-    text = card(make_result())
+    text = card(make_result(notes=NOTES))
     for part in (
         "# prompt_tuning on sentiment\n",
         "PeftModel.from_pretrained(base, 'adapter')",
+        "AutoModelForCausalLM.from_pretrained('HuggingFaceTB/SmolLM2-135M-Instruct')",
+        "It was trained on a 4-bit rounding of this base model",
         "HuggingFaceTB/SmolLM2-135M-Instruct (Apache-2.0; bundled:smollm2-135m-instruct)",
         "licence: The MIT License (MIT)",
         "11,520 of 134,526,528",
@@ -119,7 +134,54 @@ def test_card_names_base_data_licences_and_scores() -> None:
         "| accuracy | 0.8500 | 0.8123 to 0.9000 | 600 |",
     ):
         assert part in text
-    assert "base model: someone/model (licence: see its own card)\n" in card(make_result(settings=SETTINGS))
+    assert "base model: someone/model (licence: see its own card)\n" in card(
+        make_result(settings=SETTINGS, notes=NOTES)
+    )
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder", "encoder"])
+def test_the_code_of_a_card_runs_as_it_stands(
+    kind: str, inside: bool, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture = {"decoder": "tiny_model", "encoder-decoder": "tiny_t5", "encoder": "tiny_encoder"}[kind]
+    path: Path = request.getfixturevalue(fixture)
+    base, _ = load_base_model(ModelConfig(str(path)), torch.device("cpu"), [" good", " bad", " dull"])
+    tuned = add_lora(base, LoraConfig(r=2), seed=0)
+    (tmp_path / "adapter").mkdir()
+    write_adapter(tuned, tmp_path / "adapter")
+    notes = {"saved": "adapter", "kind": kind, "outputs": 3 if kind == "encoder" else None}
+    settings = SETTINGS | {"model": {"name_or_path": str(path)}}
+    (code,) = re.findall(r"```python\n(.*?)```", card(make_result(settings=settings, notes=notes), inside), re.DOTALL)
+    monkeypatch.chdir(tmp_path / "adapter" if inside else tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    theirs = names["model"].state_dict()
+    for name, value in tuned.state_dict().items():
+        if "lora_" in name or "modules_to_save" in name:
+            assert torch.equal(theirs[name], value), name
+    assert names["tokenizer"]("the film").input_ids
+
+
+def test_a_bundled_base_goes_by_the_hub_id_of_its_original(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOFTPROMPTS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "smollm2-135m-instruct"
+    shutil.copytree(tiny_model, folder)
+    tuned, _ = load_tuned(folder)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    write_adapter(tuned, adapter)
+    texts = [file.read_text(encoding="utf-8") for file in adapter.iterdir() if file.suffix in (".json", ".md")]
+    assert len(texts) == 3
+    assert str(tmp_path) not in "".join(texts)
+    assert (
+        json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"] == SMOLLM2
+    )
+    load_adapter(load_base(folder)[0], AdapterConfig(str(adapter)))  # and is found by it, without a warning
+    (adapter / "base_model.json").unlink()
+    load_adapter(load_base(folder)[0], AdapterConfig(str(adapter)))
 
 
 def test_summary_sets_the_score_beside_the_majority_class() -> None:

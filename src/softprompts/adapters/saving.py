@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from softprompts.adapters.configs import CONFIG
+from softprompts.models.bundled import portable_name
 from softprompts.models.identity.base_model import write_record
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import kind_of
@@ -59,7 +63,7 @@ def write_adapter(model: PeftModel, folder: Path, names: Sequence[str] = ()) -> 
     """Write a stock PEFT adapter in safetensors into a folder; with `names`, one a task below it.
 
     Beside it stands `base_model.json`, which PEFT does not read: the base model that it belongs to, and what each
-    output of its classifier means, if it has one.
+    output of its classifier means, if it has one. A bundled base model goes by its original's Hub id in both.
     """
     for number, name in enumerate(names):
         _write(folded(model, number), folder / name)
@@ -70,8 +74,16 @@ def write_adapter(model: PeftModel, folder: Path, names: Sequence[str] = ()) -> 
 def _write(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(str(folder), safe_serialization=True)
     base: Any = model.get_base_model()
+    path, name = str(base.name_or_path), portable_name(str(base.name_or_path))
+    file = folder / CONFIG
+    config = json.loads(file.read_text(encoding="utf-8"))
+    named = {key: name if value == path else value for key, value in config.items()}
+    file.write_text(json.dumps(named, indent=2, sort_keys=True), encoding="utf-8")
+    card = folder / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace(path, name), encoding="utf-8")
     names = base.config.id2label if kind_of(base.config) == "encoder" else {}
-    write_record(folder, facts_of(base).identity, [names[number] for number in sorted(names)])
+    identity = facts_of(base).identity
+    write_record(folder, identity and replace(identity, name=name), [names[number] for number in sorted(names)])
 
 
 def saved_parameters(files: Sequence[Path]) -> int:

@@ -95,6 +95,15 @@ def lookup(name: str) -> BundledModel:
     return BUNDLED[short]
 
 
+def portable_name(name_or_path: str) -> str:
+    """Return the Hub id of the model that a bundled one was made from, for the folder of one; else the name as it is.
+
+    The folder is in a cache of this machine, and no name that others can use.
+    """
+    folders = {str(cache_root() / model.name): model.source for model in BUNDLED.values()}
+    return folders.get(name_or_path, name_or_path)
+
+
 def gguf_path(model: BundledModel) -> Path:
     """Return the GGUF file inside its installed package; UserError where it is missing.
 

@@ -63,13 +63,13 @@ def save_run(
     notes = (notes or {}) | ({"resumed": run.resumed} if run.resumed else {})
     result = _result(run, task, model, outcome, progress, adapter, notes)
     if run.accelerator.is_main_process:
-        _write_predictions(outcome.predictions, run.output("predictions.jsonl"))
+        _write_predictions(outcome.predictions, task.choices, run.output("predictions.jsonl"))
         if progress:
             with replacing(run.output("curves.png")) as picture:
                 plot_curves(result, picture)
         write_atomically(run.output("README.md"), card(result))
         if adapter:  # PEFT has left a form there for somebody to fill in
-            write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result)}")
+            write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result, inside=True)}")
         write_atomically(run.folder / RESULT_FILE, as_json(result) + "\n")
     run.say(summary(result, run.folder))
     run.accelerator.end_training()
@@ -89,6 +89,8 @@ def _result(
     saved = list(adapter.rglob("*.safetensors")) if adapter else []
     if adapter:
         notes = notes | {"saved": adapter.name, "kind": kind_of(model.config)}
+        if notes["kind"] == "encoder":
+            notes["outputs"] = len(task.choices or ())
     cost = {
         "seconds_total": time.perf_counter() - run.started,
         "seconds_training": progress.seconds if progress else 0.0,
@@ -124,9 +126,10 @@ def _result(
     )
 
 
-def _write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    lines = [json.dumps(asdict(p), ensure_ascii=False) for p in predictions]
-    write_atomically(path, "\n".join(lines) + "\n")
+def _write_predictions(predictions: Sequence[Prediction], choices: Sequence[str] | None, path: Path) -> None:
+    """Write a line for each row; `choices` names the scores, in their order."""
+    named = [asdict(p) | {"choices": None if p.scores is None else choices} for p in predictions]
+    write_atomically(path, "\n".join(json.dumps(line, ensure_ascii=False) for line in named) + "\n")
 
 
 def summary(result: Result, folder: Path) -> str:
@@ -160,28 +163,56 @@ def _base_model(result: Result) -> tuple[str, str]:
     return (bundled.source, f"{bundled.license}; {name}") if bundled else (name, "licence: see its own card")
 
 
-def _how_to_load(result: Result) -> str:
+def _how_to_load(result: Result, inside: bool) -> str:
     if scored := result.settings.get("adapter", {}).get("path"):
         return f"Nothing was trained here: it is the score of the adapter in `{scored}`.\n"
     if voters := result.settings.get("ensemble", {}).get("adapters"):
         return f"Nothing was trained here: it is the vote of the adapters in `{'`, `'.join(voters)}`.\n"
     if not result.parameters["saved"]:
         return "Nothing was trained and there is no adapter.\n"
-    if result.notes.get("saved") == "model":
-        auto = AUTO[result.notes["kind"]].__name__
-        lines = f"from transformers import {auto}\nmodel = {auto}.from_pretrained('model')"
-        return f"```python\n{lines}\n```\n\n`model/` is a whole model, with its tokenizer.\n"
-    folders = [f"adapter/{task}" for task in result.notes.get("tasks", {})] or ["adapter"]
-    lines = "\n".join(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders)
-    what = "each of them is" if len(folders) > 1 else "`adapter/` is"
+    saved = result.notes["saved"]
+    auto = AUTO[result.notes["kind"]].__name__
+    root = Path() if inside else Path(saved)
+    folders = [str(root / task) for task in result.notes.get("tasks", {})] or [str(root)]
+    where = "this folder" if inside else f"the folder of the run, above `{saved}/`"
+    if saved == "model":
+        lines = [
+            f"from transformers import {auto}, AutoTokenizer",
+            f"model = {auto}.from_pretrained({folders[0]!r})",
+            f"tokenizer = AutoTokenizer.from_pretrained({folders[0]!r})",
+        ]
+        return _code(lines) + f"Run it in {where}: a whole model, with its tokenizer.\n"
+    name, _ = _base_model(result)
+    name = str(Path(name).resolve()) if Path(name).exists() else name
+    revision, outputs = result.settings["model"].get("revision"), result.notes.get("outputs")
+    version = f", revision={revision!r}" if revision else ""
+    size = f", num_labels={outputs}" if outputs else ""
+    lines = [
+        "from peft import PeftModel",
+        f"from transformers import {auto}, AutoTokenizer",
+        f"base = {auto}.from_pretrained({name!r}{version}{size})",
+        f"tokenizer = AutoTokenizer.from_pretrained({name!r}{version})",
+        *(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders),
+    ]
+    what = "a stock PEFT adapter each" if len(folders) > 1 else "a stock PEFT adapter"
+    bundled = result.settings["model"]["name_or_path"].startswith(PREFIX)
+    rounded = "\nIt was trained on a 4-bit rounding of this base model, so that scores may differ a little.\n"
     return (
-        f"```python\nfrom peft import PeftModel\n{lines}\n```\n\n"
-        f"No code of this project is needed for that: {what} a stock PEFT adapter.\n"
+        _code(lines) + f"Run it in {where}: {what}, which needs `peft` and `transformers` only.\n" + rounded * bundled
     )
 
 
-def card(result: Result) -> str:
-    """Return the README of an adapter: what it is, how to load it, its scores and its licences."""
+def _code(lines: Sequence[str]) -> str:
+    return "```python\n" + "\n".join(lines) + "\n```\n\n"
+
+
+def card(result: Result, inside: bool = False) -> str:
+    """Return the README of an adapter: what it is, how to load it, its scores and its licences.
+
+    Args:
+        result: the record.
+        inside: whether the README lies in the adapter's own folder, and not in the run's.
+    """
     base = "{} ({})".format(*_base_model(result))
     metrics = markdown_table(
         ["metric", split_of(result), "95 % interval", "rows"],
@@ -189,7 +220,7 @@ def card(result: Result) -> str:
     )
     return f"""# {result.recipe} on {result.task}
 
-{_how_to_load(result)}
+{_how_to_load(result, inside)}
 - base model: {base}
 - data: {result.task}, licence: {result.data["licence"]}
 - trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}

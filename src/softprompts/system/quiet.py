@@ -20,6 +20,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     # PEFT's LoraConfig says so whenever it is made; no setting of ours leads there.
     warnings.filterwarnings("ignore", message="`loftq_config` specified but will be ignored", category=UserWarning)
+    # Generation hands them to PEFT's forward, which counts for itself: of rows of one length, the same numbers.
+    warnings.filterwarnings("ignore", message="Position ids are not supported", category=UserWarning)
     # It says at import that it keeps its cache elsewhere, if the home folder cannot be written.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 

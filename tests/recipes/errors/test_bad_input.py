@@ -22,7 +22,7 @@ def flags(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> dict[str, Any]:
     """Return the flags of a run that would work, on a copy of the task that a test may spoil."""
     data = tmp_path / "data"
     shutil.copytree(tiny_task, data)
-    return tiny_flags(tiny_model, data, tmp_path / "run") | {"training.steps": 1}
+    return tiny_flags(tiny_model, data, tmp_path / "run") | {"training.steps": 1, "training.warmup_steps": 0}
 
 
 @pytest.fixture

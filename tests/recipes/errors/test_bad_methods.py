@@ -21,7 +21,8 @@ def fail(tiny_model: Path, domain_task: Path, tmp_path: Path, capfd: pytest.Capt
     """Run a recipe with more flags, see it fail as it should, and return its line without `error: `."""
 
     def run(recipe: str, **changes: Any) -> str:
-        flags = tiny_flags(tiny_model, domain_task, tmp_path / "run") | {"training.steps": 1} | changes
+        length = {"training.steps": 1, "training.warmup_steps": 0}
+        flags = tiny_flags(tiny_model, domain_task, tmp_path / "run") | length | changes
         code, _, errors = cli_in_process(recipe_command(recipe, "sentiment", flags), capfd)
         assert (code, len(errors)) == (2, 1), errors
         assert errors[0].startswith("error: ")
