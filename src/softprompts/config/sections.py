@@ -155,7 +155,9 @@ class TrainingConfig:
         for key in ("warmup_steps", "weight_decay"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"training.{key}: expected 0 or more, found {getattr(self, key)}")
-        if self.warmup_steps > self.steps:  # the rate would never reach training.learning_rate
+        if (
+            self.steps is not None and self.warmup_steps > self.steps
+        ):  # the rate would never reach training.learning_rate
             raise UserError(
                 f"training.warmup_steps: expected training.steps, which is {self.steps}, or less; "
                 f"found {self.warmup_steps}"
