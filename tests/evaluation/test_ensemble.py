@@ -124,6 +124,7 @@ def load_tokenizer_of_letters() -> Any:
 
     class Letters:
         eos_token_id, bos_token_id, cls_token_id, chat_template = 0, None, None, None
+        all_special_tokens, added_tokens_decoder = (), {}  # type: ignore[var-annotated]
 
         def __call__(self, text: str, **_: Any) -> Any:
             return type("Ids", (), {"input_ids": [ord(c) for c in text]})
