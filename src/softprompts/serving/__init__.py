@@ -1,0 +1,1 @@
+"""Serving: one base model, many soft prompts, requests of all of them in one batch."""

@@ -1,0 +1,207 @@
+"""Continuous batching: rows of different soft prompts are decoded together, and join and leave between two steps.
+
+Keys and values of a row are those of its soft prompt, its text and its answer so far. Rows are padded on the left, and
+positions count what a row has, so that a row's answer does not depend on the others (Yu et al. 2022, "Orca", batches
+so at the level of a step).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from softprompts.engine.kv_cache import States, positions_of, side_by_side, states_in
+from softprompts.errors import UserError
+from softprompts.models.windows import unknown_layers, window_of
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a row's tokens are chosen.
+
+    temperature: 0 takes the likeliest token; else logits are divided by it. top_p: draw among the fewest tokens that
+    have this probability together (Holtzman et al. 2020). seed: of the row's own draws, whatever else is in the batch.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(eq=False)
+class Row:
+    """A request in the batch.
+
+    prompt_ids: tokens of the text, not empty; front: keys and values of its soft prompt, or None; most: tokens of an
+    answer, at most; written and logprobs: the answer so far, and the log-probability of each token before sampling.
+    """
+
+    prompt_ids: Sequence[int]
+    front: States | None
+    most: int
+    sampling: Sampling = Sampling()
+    written: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    generator: torch.Generator | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions that the row takes with a whole answer; the last token that is written is not read."""
+        return positions_of(self.front) + len(self.prompt_ids) + self.most - 1
+
+
+class Batch:
+    """Rows that are decoded side by side over one base model.
+
+    A row is in `rows` from `join` until `leave`, or until its answer ends by one of `ends` or by its length.
+
+    Raises:
+        UserError: the base model has layers that rows of different lengths cannot share a cache in.
+    """
+
+    def __init__(self, base: Any, ends: Collection[int]) -> None:
+        check_base(base)
+        self.base = base
+        self.ends = frozenset(ends)
+        self.rows: list[Row] = []
+        self._states: States | None = None  # of each layer K and V, (B, G, W, D)
+        self._mask = torch.zeros(0, 0, dtype=torch.bool)  # (B, W), true where a row has a token
+        self._next = torch.zeros(0, dtype=torch.long)  # (B,), the token that each row reads next
+
+    @torch.inference_mode()
+    def join(self, rows: Sequence[Row]) -> list[Row]:
+        """Read the prompts of new rows, write the first token of each, and return those that end with it."""
+        if not rows:
+            return []
+        device = self.base.device
+        front = max(positions_of(row.front) for row in rows)
+        width = max(len(row.prompt_ids) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros(len(rows), front + width, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
+            mask[index, front + width - len(row.prompt_ids) :] = True
+            mask[index, front - positions_of(row.front) : front] = True
+        mask = mask.to(device)
+        cache = side_by_side([row.front for row in rows], front) if front else DynamicCache()
+        states, logits = self._read(cache, mask, ids.to(device))
+        states, mask = _right_aligned(states, mask)
+        if self._states is None:
+            self._states, self._mask = states, mask
+        else:
+            width = max(mask.shape[1], self._mask.shape[1])
+            self._states = states_in(side_by_side([self._states, states], width), width)
+            self._mask = torch.cat([pad(m, (width - m.shape[1], 0)) for m in (self._mask, mask)])
+        self.rows += rows
+        self._next = torch.cat([self._next.to(device), torch.zeros(len(rows), dtype=torch.long, device=device)])
+        return self._write(rows, logits)
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Write one more token of every row, and return the rows that end with it."""
+        if not self.rows:
+            return []
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
+        cache = DynamicCache(self._states)  # the first step follows `join`, which has set them
+        self._states, logits = self._read(cache, self._mask, self._next[:, None])
+        return self._write(self.rows, logits)
+
+    def leave(self, rows: Collection[Row]) -> None:
+        """Take rows out, whether or not they have ended; none of another batch."""
+        gone = {id(row) for row in rows}
+        stay = [index for index, row in enumerate(self.rows) if id(row) not in gone]
+        if len(stay) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in stay]
+        kept = torch.tensor(stay, dtype=torch.long, device=self._mask.device)
+        self._next, mask = self._next[kept], self._mask[kept]
+        if not stay or self._states is None:
+            self._states = None
+            return
+        # Columns that no row has a token in any more are dropped, so that a long row leaves nothing behind.
+        first = int(mask.int().amax(0).argmax())
+        self._mask = mask[:, first:]
+        self._states = [(keys[kept, :, first:], values[kept, :, first:]) for keys, values in self._states]
+
+    def _read(self, cache: DynamicCache, mask: torch.Tensor, ids: torch.Tensor) -> tuple[States, torch.Tensor]:
+        """Return all keys and values once `ids` (B, S) are read behind a cache, and the last logits, (B, V) float32."""
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        output = self.base(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions[:, -ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return states_in(output.past_key_values, mask.shape[1]), output.logits[:, -1].float()
+
+    def _write(self, rows: Sequence[Row], logits: torch.Tensor) -> list[Row]:
+        """Choose the next token of rows, the last of the batch, and return those whose answer ends."""
+        tokens, logprobs = choose(logits, rows)
+        ended = []
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            if token in self.ends:
+                ended.append(row)
+                continue
+            row.written.append(token)
+            row.logprobs.append(logprob)
+            if len(row.written) == row.most:
+                ended.append(row)
+        self._next[-len(rows) :] = torch.tensor(tokens, device=self._next.device)
+        self.leave(ended)
+        return ended
+
+
+def _right_aligned(states: States, mask: torch.Tensor) -> tuple[States, torch.Tensor]:
+    """Return rows without the gaps between their soft prompts and texts, as narrow as the longest; mask (B, W)."""
+    width = int(mask.sum(1).max())
+    order = mask.int().argsort(dim=1, stable=True)[:, -width:]  # the columns without a token come first
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.gather(2, order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3]))
+
+    return [(moved(keys), moved(values)) for keys, values in states], mask.gather(1, order)
+
+
+def check_base(base: Any) -> None:
+    """Raise `UserError` if rows of different lengths cannot share a cache, as in a layer that looks back a window."""
+    reason = unknown_layers(base)
+    if reason is None and window_of(base) < math.inf:
+        reason = f"it has layers that look back {window_of(base):.0f} positions only"
+    if reason:
+        raise UserError(f"model.name_or_path: {base.name_or_path}: cannot be served in continuous batches: {reason}")
+
+
+def choose(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
+    """Return the next token of each row, and its log-probability at temperature 1; logits (B, V) float32.
+
+    Raises:
+        FloatingPointError: logits that are not finite.
+    """
+    if not torch.isfinite(logits.amax(1)).all():
+        raise FloatingPointError("the model's logits are not finite")
+    log_probabilities = logits.log_softmax(1)
+    tokens = logits.argmax(1)
+    for index, row in enumerate(rows):
+        if row.sampling.temperature > 0:
+            tokens[index] = _drawn(logits[index], row)
+    return tokens.tolist(), log_probabilities.gather(1, tokens[:, None])[:, 0].tolist()
+
+
+def _drawn(logits: torch.Tensor, row: Row) -> int:
+    """Draw a token of one row; logits (V,)."""
+    if row.generator is None:
+        row.generator = torch.Generator().manual_seed(row.sampling.seed)
+    shares = (logits.cpu() / row.sampling.temperature).softmax(0)
+    if row.sampling.top_p < 1:
+        ordered, order = shares.sort(descending=True)
+        beyond = ordered.cumsum(0) - ordered >= row.sampling.top_p  # the first is never beyond
+        shares = shares.index_fill(0, order[beyond], 0.0)
+    return int(torch.multinomial(shares, 1, generator=row.generator))
