@@ -1,0 +1,214 @@
+"""Who is in the batch: a thread decodes; requests wait in a bounded queue and get their tokens as they come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from softprompts.serving.batch import Batch, Row
+
+LOG = logging.getLogger(__name__)
+
+# Why an answer is over: an end token or a stop text; its length; its time; whoever asked has gone; a fault here.
+Reason = Literal["stop", "length", "timeout", "cancelled", "error"]
+
+
+class QueueFullError(Exception):
+    """As many requests wait as may; `seconds` is when to try again."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the queue is full; try again in {seconds:.0f} s")
+        self.seconds = seconds
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request and what is heard of it.
+
+    Args:
+        make_row: called once there is room, in the thread that decodes: it may compute keys and values.
+        positions: that the request takes in the batch, with a whole answer.
+        heard: called in that thread with the row after each of its tokens; it returns whether the answer is over, as
+            it is once a stop text has come. It must not block.
+        over: called once, in that thread, with why the answer is over.
+        deadline: of `time.monotonic()`.
+    """
+
+    make_row: Callable[[], Row]
+    positions: int
+    heard: Callable[[Row], bool]
+    over: Callable[[Reason], None]
+    deadline: float = float("inf")
+    row: Row | None = None
+    cancelled: bool = False
+
+
+@dataclass
+class Counts:
+    """What has happened since the start; read by the metrics."""
+
+    tokens: int = 0
+    steps: int = 0
+    over: dict[str, int] = field(default_factory=dict)
+
+
+class Scheduler:
+    """Runs a batch in a thread of its own until it is closed.
+
+    Args:
+        batch: the rows that are decoded together.
+        most_rows: in the batch.
+        most_positions: of all rows of the batch, their whole answers counted in: bounds the memory.
+        most_waiting: in the queue.
+    """
+
+    def __init__(self, batch: Batch, most_rows: int, most_positions: int, most_waiting: int) -> None:
+        self.batch = batch
+        self.most_rows, self.most_positions, self.most_waiting = most_rows, most_positions, most_waiting
+        self.counts = Counts()
+        self._waiting: deque[Ticket] = deque()
+        self._running: dict[int, Ticket] = {}  # by the identity of their rows
+        self._changed = threading.Condition()
+        self._closed = self._draining = False
+        self._pace = 0.05  # seconds that a request has been taking lately, per place in the queue
+        self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
+        self._thread.start()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Put a request into the queue.
+
+        Raises:
+            QueueFullError: there is no room in the queue, or it takes no more since it is being closed.
+            ValueError: the request alone takes more positions than the batch has.
+        """
+        if ticket.positions > self.most_positions:
+            raise ValueError(f"{ticket.positions} positions, but the batch has {self.most_positions}")
+        with self._changed:
+            if self._draining or len(self._waiting) >= self.most_waiting:
+                raise QueueFullError(max(1.0, len(self._waiting) * self._pace))
+            self._waiting.append(ticket)
+            self._changed.notify()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Take a request out, wherever it is, before the next step."""
+        with self._changed:
+            ticket.cancelled = True
+            self._changed.notify()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch."""
+        return len(self._running)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread decodes."""
+        return self._thread.is_alive()
+
+    def close(self, seconds: float) -> None:
+        """Take no more requests, finish those that are there for so many seconds, and cancel the rest."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.alive and (self._waiting or self._running):
+            time.sleep(0.01)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._running or self._closed)
+                if self._closed:
+                    break
+                dropped = self._drop()
+                admitted = self._admit()
+            for ticket, reason in dropped:
+                self._end(ticket, reason)
+            self._join(admitted)
+            self._step()
+        for ticket in [*self._running.values(), *self._waiting]:
+            self._end(ticket, "cancelled")
+        self._waiting.clear()
+
+    def _drop(self) -> list[tuple[Ticket, Reason]]:
+        """Take those out of queue and batch whose time is over, or who are cancelled."""
+        now = time.monotonic()
+        found: list[tuple[Ticket, Reason]] = []
+        for ticket in [*self._waiting, *self._running.values()]:
+            if ticket.cancelled or now >= ticket.deadline:
+                found.append((ticket, "cancelled" if ticket.cancelled else "timeout"))
+        gone = {id(ticket) for ticket, _ in found}
+        self._waiting = deque(ticket for ticket in self._waiting if id(ticket) not in gone)
+        return found
+
+    def _admit(self) -> list[Ticket]:
+        """Return those who join now, first come, first served: a large request is not overtaken for ever."""
+        taken = sum(ticket.positions for ticket in self._running.values())
+        found: list[Ticket] = []
+        while self._waiting and len(self._running) + len(found) < self.most_rows:
+            if taken + self._waiting[0].positions > self.most_positions:
+                break
+            found.append(self._waiting.popleft())
+            taken += found[-1].positions
+        return found
+
+    def _join(self, tickets: list[Ticket]) -> None:
+        rows = []
+        for ticket in tickets:
+            try:
+                ticket.row = ticket.make_row()
+            except Exception:
+                LOG.exception("a request could not be read")
+                self._end(ticket, "error")
+                continue
+            self._running[id(ticket.row)] = ticket
+            rows.append(ticket.row)
+        if rows:
+            self._advance(lambda: self.batch.join(rows), rows)
+
+    def _step(self) -> None:
+        rows = list(self.batch.rows)
+        if rows:
+            self.counts.steps += 1
+            self._advance(self.batch.step, rows)
+
+    def _advance(self, write: Callable[[], list[Row]], rows: list[Row]) -> None:
+        """Write a token of each row, tell who asked, and end the answers that are over."""
+        started = time.monotonic()
+        try:
+            ended = {id(row) for row in write()}
+        except Exception:
+            # Whatever it is, memory say, the rows are in no state to go on; those that wait may still be served.
+            LOG.exception("a step of the batch failed")
+            self.batch.leave(list(self.batch.rows))
+            for ticket in list(self._running.values()):
+                self._end(ticket, "error")
+            return
+        self.counts.tokens += len(rows)
+        for row in rows:
+            ticket = self._running[id(row)]
+            stopped = ticket.heard(row)
+            if stopped or id(row) in ended:
+                self._end(ticket, "length" if not stopped and len(row.written) == row.most else "stop")
+        self._pace += 0.1 * (time.monotonic() - started - self._pace)
+
+    def _end(self, ticket: Ticket, reason: Reason) -> None:
+        if ticket.row is not None:
+            self.batch.leave([ticket.row])
+            self._running.pop(id(ticket.row), None)
+        self.counts.over[reason] = self.counts.over.get(reason, 0) + 1
+        ticket.over(reason)

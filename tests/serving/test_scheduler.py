@@ -1,0 +1,172 @@
+"""Requests wait, join, end and are cancelled; each hears of its own tokens only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from helpers import load_base
+from softprompts.serving.batch import Batch, Row
+from softprompts.serving.scheduler import QueueFullError, Reason, Scheduler, Ticket
+
+import pytest
+
+
+class Asked:
+    """A request that remembers what it heard."""
+
+    def __init__(self, prompt: tuple[int, ...], most: int = 6, stop_after: int | None = None) -> None:
+        self.heard: list[list[int]] = []
+        self.reasons: list[Reason] = []
+        self.done = threading.Event()
+        self.stop_after = stop_after
+        row = Row(prompt, None, most)
+        self.ticket = Ticket(lambda: row, row.positions, self.hear, self.end)
+
+    def hear(self, row: Row) -> bool:
+        self.heard.append(list(row.written))
+        return len(row.written) == self.stop_after
+
+    def end(self, reason: Reason) -> None:
+        self.reasons.append(reason)
+        self.done.set()
+
+    def wait(self) -> list[int]:
+        assert self.done.wait(60)
+        return self.heard[-1] if self.heard else []
+
+
+@pytest.fixture
+def make(tiny_model: Path) -> Iterator[Callable[..., Scheduler]]:
+    made: list[Scheduler] = []
+
+    def scheduler(rows: int = 4, positions: int = 1000, waiting: int = 50, paused: bool = False) -> Scheduler:
+        base, _ = load_base(tiny_model)
+        batch = Batch(base, ())
+        if paused:
+            step = batch.step
+            batch.step = lambda: (time.sleep(0.05), step())[1]  # type: ignore[method-assign]
+        made.append(Scheduler(batch, rows, positions, waiting))
+        return made[-1]
+
+    yield scheduler
+    for one in made:
+        one.close(0)
+
+
+PROMPTS = [(5, 6), tuple(range(20, 33)), tuple(range(100, 140)), (7, 8, 9), (50, 51), (60,), (61, 62)]
+
+
+def alone(make: Callable[..., Scheduler], prompt: tuple[int, ...], most: int = 6) -> list[int]:
+    asked = Asked(prompt, most)
+    make().submit(asked.ticket)
+    return asked.wait()
+
+
+def test_more_requests_than_places_are_all_answered_as_alone(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(rows=2)
+    asked = [Asked(prompt) for prompt in PROMPTS]
+    for one in asked:
+        scheduler.submit(one.ticket)
+    assert [one.wait() for one in asked] == [alone(make, prompt) for prompt in PROMPTS]
+    assert [one.reasons for one in asked] == [["length"]] * len(PROMPTS)
+    for one in asked:
+        assert [len(tokens) for tokens in one.heard] == [1, 2, 3, 4, 5, 6], "token by token"
+    assert (scheduler.running, scheduler.waiting) == (0, 0)
+    assert scheduler.counts.over == {"length": len(PROMPTS)}
+    assert scheduler.counts.tokens == 6 * len(PROMPTS)
+
+
+def test_a_full_queue_says_when_to_come_again(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(rows=1, waiting=1, paused=True)
+    first = Asked((1, 2), most=40)
+    scheduler.submit(first.ticket)
+    while not first.heard:
+        time.sleep(0.001)
+    second = Asked((1, 2))
+    scheduler.submit(second.ticket)
+    with pytest.raises(QueueFullError, match="the queue is full; try again in") as caught:
+        scheduler.submit(Asked((3,)).ticket)
+    assert caught.value.seconds >= 1
+    scheduler.cancel(first.ticket)
+    assert second.wait()
+    assert first.reasons == ["cancelled"]
+
+
+def test_what_does_not_fit_at_all_is_refused_and_what_fits_later_waits(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(positions=20)
+    with pytest.raises(ValueError, match="45 positions, but the batch has 20"):
+        scheduler.submit(Asked(PROMPTS[2]).ticket)
+    asked = [Asked(PROMPTS[1]), Asked(PROMPTS[1])]  # 18 positions each
+    most = 0
+    for one in asked:
+        scheduler.submit(one.ticket)
+    while not all(one.done.is_set() for one in asked):
+        most = max(most, scheduler.running)
+    assert most <= 1
+    assert asked[0].wait() == asked[1].wait()
+
+
+def test_a_cancelled_or_late_request_leaves_and_others_go_on(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(rows=3, paused=True)
+    gone, late, other = Asked((1, 2), most=400), Asked((3, 4), most=400), Asked(PROMPTS[1], most=12)
+    late.ticket.deadline = time.monotonic() + 0.3
+    for one in (gone, late, other):
+        scheduler.submit(one.ticket)
+    while len(gone.heard) < 2:
+        time.sleep(0.001)
+    scheduler.cancel(gone.ticket)
+    assert other.wait() == alone(make, PROMPTS[1], 12)
+    gone.wait()
+    late.wait()
+    assert (gone.reasons, late.reasons, other.reasons) == (["cancelled"], ["timeout"], ["length"])
+
+
+def test_who_has_heard_enough_stops(make: Callable[..., Scheduler]) -> None:
+    scheduler = make()
+    asked = Asked(PROMPTS[1], most=50, stop_after=3)
+    scheduler.submit(asked.ticket)
+    assert asked.wait() == alone(make, PROMPTS[1])[:3]
+    assert asked.reasons == ["stop"]
+
+
+def test_a_fault_ends_the_requests_that_it_meets_and_no_others(make: Callable[..., Scheduler]) -> None:
+    scheduler = make()
+    bad, failing = Asked((1, 2)), Asked((3, 4))
+    bad.ticket.make_row = lambda: (_ for _ in ()).throw(MemoryError("no room"))
+    scheduler.submit(bad.ticket)
+    bad.wait()
+    assert bad.reasons == ["error"]
+    step = scheduler.batch.step
+    scheduler.batch.step = lambda: (_ for _ in ()).throw(RuntimeError("broken"))  # type: ignore[method-assign]
+    scheduler.submit(failing.ticket)
+    failing.wait()
+    assert failing.reasons == ["error"]
+    scheduler.batch.step = step  # type: ignore[method-assign]
+    fine = Asked(PROMPTS[1])
+    scheduler.submit(fine.ticket)
+    assert fine.wait() == alone(make, PROMPTS[1])
+    assert scheduler.alive
+
+
+def test_closing_finishes_what_there_is_and_takes_no_more(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(rows=1)
+    asked = [Asked(prompt) for prompt in PROMPTS[:3]]
+    for one in asked:
+        scheduler.submit(one.ticket)
+    scheduler.close(60)
+    assert [one.reasons for one in asked] == [["length"]] * 3
+    with pytest.raises(QueueFullError):
+        scheduler.submit(Asked((1,)).ticket)
+    assert not scheduler.alive
+
+
+def test_closing_at_once_tells_everybody(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(rows=1, paused=True)
+    asked = [Asked(prompt, most=400) for prompt in PROMPTS[:3]]
+    for one in asked:
+        scheduler.submit(one.ticket)
+    scheduler.close(0)
+    assert [one.reasons for one in asked] == [["cancelled"]] * 3
