@@ -185,17 +185,23 @@ class Engine(nn.Module):
             if not isinstance(prompt, torch.Tensor):
                 return prompt
             embeds = prompt.to(table.weight.dtype)
-        start = positions_of(before)
-        cache = one_behind_the_other([before]) if before else DynamicCache()
-        nowhere = torch.zeros(0, dtype=torch.long, device=self.device)
-        with logits_at(self.model, nowhere, torch.Size([1, len(embeds)])):
-            self.base(
-                inputs_embeds=embeds[None],
-                position_ids=torch.arange(start, start + len(embeds), device=self.device)[None],
-                past_key_values=cache,
-                use_cache=True,
-            )
-        return states_in(cache, start + len(embeds))
+        return keys_and_values(self.base, embeds, before)
+
+
+@torch.no_grad()
+def keys_and_values(base: Any, embeds: torch.Tensor, before: States | None = None) -> States:
+    """Return the keys and values of a decoder's layers for embeddings (P, H), and of those `before` them."""
+    start = positions_of(before)
+    cache = one_behind_the_other([before]) if before else DynamicCache()
+    nowhere = torch.zeros(0, dtype=torch.long, device=embeds.device)
+    with logits_at(base, nowhere, torch.Size([1, len(embeds)])):
+        base(
+            inputs_embeds=embeds[None],
+            position_ids=torch.arange(start, start + len(embeds), device=embeds.device)[None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return states_in(cache, start + len(embeds))
 
 
 def has_soft_prompt(model: Any) -> bool:

@@ -1,0 +1,123 @@
+"""Adapters that a server reads, hot: what they learned, and nothing of PEFT's wrapping, stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import by_hand, load_base, load_tuned
+from softprompts.encoding.endings import read_answer
+from softprompts.engine.forward import Engine
+from softprompts.errors import UserError
+from softprompts.serving.batch import Batch, Row
+from softprompts.serving.tasks import Tasks
+
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+
+PROMPT = tuple(range(20, 33))
+
+
+def saved(tiny_model: Path, folder: Path, seed: int = 0, tokens: int = 5) -> str:
+    """Save a prompt whose embeddings are drawn by a seed, and return its folder."""
+    model, _ = load_tuned(tiny_model, tokens, seed)
+    model.save_pretrained(str(folder))
+    return str(folder)
+
+
+def served(tiny_model: Path, **settings: int) -> Tasks:
+    return Tasks(*load_base(tiny_model), **settings)
+
+
+def answer(tasks: Tasks, name: str) -> list[int]:
+    row = Row(PROMPT, tasks.front(tasks.get(name)), 8)
+    batch = Batch(tasks.base, Engine(tasks.base, tasks.tokenizer).ends)
+    batch.join([row])
+    while batch.rows:
+        batch.step()
+    return row.written
+
+
+def test_each_task_answers_as_its_adapter_does_in_peft(tiny_model: Path, tmp_path: Path) -> None:
+    tasks = served(tiny_model)
+    for seed in (0, 1):
+        tasks.add(f"t{seed}", saved(tiny_model, tmp_path / str(seed), seed))
+    base, _ = load_base(tiny_model)
+    prefix = get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    prefix.save_pretrained(str(tmp_path / "prefix"))
+    tasks.add("prefix", str(tmp_path / "prefix"))
+    assert tasks.names == ["base", "t0", "t1", "prefix"]
+    models = {"t0": load_tuned(tiny_model, 5, 0)[0], "t1": load_tuned(tiny_model, 5, 1)[0], "prefix": prefix.eval()}
+    models["base"] = load_base(tiny_model)[0]
+    written = {name: read_answer(tasks.tokenizer, answer(tasks, name), ()) for name in models}
+    assert written == {name: by_hand(Engine(m, tasks.tokenizer), PROMPT, 8) for name, m in models.items()}
+    assert len(set(written.values())) == 4
+
+
+def test_the_base_model_is_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    tasks = served(tiny_model)
+    before = {name: tensor.clone() for name, tensor in tasks.base.state_dict().items()}
+    tasks.add("t", saved(tiny_model, tmp_path / "t"))
+    tasks.remove("t")
+    assert tasks.names == ["base"]
+    assert {name: torch.equal(t, before[name]) for name, t in tasks.base.state_dict().items()} == dict.fromkeys(
+        before, True
+    )
+
+
+def test_keys_and_values_are_computed_once_and_the_least_used_go(tiny_model: Path, tmp_path: Path) -> None:
+    tasks = served(tiny_model)
+    for seed in range(3):
+        tasks.add(f"t{seed}", saved(tiny_model, tmp_path / str(seed), seed))
+    first = tasks.front(tasks.get("t0"))
+    assert tasks.front(tasks.get("t0")) is first
+    assert tasks.computed == 1
+    tasks.cache_bytes = 2 * sum(t.nbytes for pair in first or () for t in pair)
+    for name in ("t1", "t0", "t2"):  # t1 has waited longest
+        tasks.front(tasks.get(name))
+    assert tasks.computed == 3
+    assert tasks.front(tasks.get("t0")) is first
+    tasks.front(tasks.get("t1"))
+    assert tasks.computed == 4
+    tasks.cache_bytes = 0  # what a request needs now is there all the same
+    assert tasks.front(tasks.get("t2")) is not None
+
+
+def test_what_cannot_be_served_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    tasks = served(tiny_model)
+    tasks.add("t", saved(tiny_model, tmp_path / "t"))
+    lora = get_peft_model(load_base(tiny_model)[0], LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
+    lora.save_pretrained(str(tmp_path / "lora"))
+    before = answer(tasks, "t")
+    for name, path, message in (
+        ("t", "t", '^"t" is served already'),
+        ("a/b", "t", "^'a/b': expected letters, digits"),
+        ("l", "lora", "is LORA: it changes the base model"),
+        ("n", "nothing", "^adapter.path: no such folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tasks.add(name, str(tmp_path / path))
+    with pytest.raises(UserError, match=r'^model: "tt"'):
+        tasks.get("tt")
+    with pytest.raises(UserError, match="the base model is always served"):
+        tasks.remove("base")
+    assert (tasks.names, answer(tasks, "t")) == (["base", "t"], before), "who is served goes on"
+
+
+def test_a_damaged_adapter_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    tasks = served(tiny_model)
+    folder = Path(saved(tiny_model, tmp_path / "t"))
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(UserError, match="is no safetensors file, or is damaged"):
+        tasks.add("t", str(folder))
+    assert tasks.names == ["base"]
+
+
+def test_a_text_goes_into_the_template_of_its_run(tiny_model: Path) -> None:
+    tasks = served(tiny_model)
+    plain = tasks.get("base")
+    (expected,) = (tasks.tokenizer("the film").input_ids,)
+    assert tasks.prompt_ids(plain, "the film") == expected
+    with pytest.raises(UserError, match=r"^the prompt is empty"):
+        tasks.prompt_ids(plain, "")
