@@ -10,7 +10,7 @@ from pathlib import Path
 from softprompts.adapters.configs import ADAPTER
 from softprompts.errors import UserError
 from softprompts.export.sources import Job, Source
-from softprompts.export.stock import portable_base, write_adapter
+from softprompts.export.stock import about_base, portable_base, write_adapter
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.models.identity.base_model import read_record, write_record
 from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config, model_path
@@ -168,7 +168,7 @@ def _card(job: Job, source: Source, base: str, repository: str, licence: Licence
 # {name}
 
 An adapter for [{base}](https://huggingface.co/{base}), of PEFT's type {source.kind}. It was trained on the task
-{source.name}. PEFT loads it without other code.
+{source.name}. PEFT loads it without other code.{f" {about}" if (about := about_base(job)) else ""}
 
 {wording}{choices}
 - licence of the adapter: {licence.name} (text in `LICENSE`); of the training data: {task.licence}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from softprompts.errors import UserError, notice
 from softprompts.evaluation.interactive import own_flags
 from softprompts.export.agreement import check_share, difference_of
 from softprompts.export.sources import Job, Source, naming
-from softprompts.models.bundled import BUNDLED, PREFIX
+from softprompts.models.bundled import PREFIX, lookup
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import default_device, input_spec, load_base_model
 
@@ -35,6 +36,8 @@ def write_stock(job: Job, folder: Path) -> list[str]:
     """
     name = portable_base(job)
     several = len(job.sources) > 1
+    if about := about_base(job):
+        notice(about)
     return [write_adapter(job, source, folder / source.name if several else folder, name) for source in job.sources]
 
 
@@ -48,15 +51,21 @@ def portable_base(job: Job) -> str:
     if job.config.base:
         return job.config.base
     if given.startswith(PREFIX):
-        bundled = BUNDLED[given.removeprefix(PREFIX)]
-        notice(
-            f"export.base: {bundled.source} is named as the base model; the adapter was trained on its weights "
-            f"dequantised from {bundled.gguf}, so its scores there may differ"
-        )
-        return bundled.source
+        return lookup(given).source
     if Path(given).expanduser().exists():
         raise UserError(f"export.base: {given} is a folder of this machine; name the base model by its Hub id")
     return given
+
+
+def about_base(job: Job) -> str:
+    """Return what a user has to know about the named base model: the bundled one is not the original; or nothing."""
+    if job.config.base or not job.model.name_or_path.startswith(PREFIX):
+        return ""
+    bundled = lookup(job.model.name_or_path)
+    return (
+        f"The adapter was trained on weights of {bundled.source} that were dequantised from {bundled.gguf}. "
+        "Its scores on the original weights may differ."
+    )
 
 
 def write_adapter(job: Job, source: Source, folder: Path, base_name: str) -> str:
@@ -84,7 +93,8 @@ def write_adapter(job: Job, source: Source, folder: Path, base_name: str) -> str
     arguments = {"task_ids": torch.tensor([number], device=base.device)} if several else {}
     expected = _logits(tuned, documents, **arguments)
     plain = folded(tuned, number if several else None)
-    plain.save_pretrained(str(folder), safe_serialization=True)
+    with warnings.catch_warnings(action="ignore"):  # that embeddings are saved, since the adapter changes them
+        plain.save_pretrained(str(folder), safe_serialization=True)
     for file in folder.iterdir():
         if file.name not in (CONFIG, WEIGHTS):  # an empty model card
             file.unlink()

@@ -26,13 +26,14 @@ from softprompts.models.reading import read_tokenizer, reading, silent_transform
 import torch
 from tokenizers import AddedToken
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 MARK = "<|softprompts:"
 BROKEN = "< |softprompts:"  # no token: what becomes of MARK in a user's text
 RECORD = "softprompts.json"
 BLOCK = 16  # tokens that vLLM caches at a time
+SAMPLED = 256  # rows among which one shows the scale of an embedding layer
 NEVER = -1e4  # bias of a token that is never written; float16 holds it
 
 
@@ -176,10 +177,10 @@ def _untie(model: Any) -> None:
 
 def _scale(table: Any) -> float:
     """Return what an embedding layer multiplies its rows with: the root of the width in Gemma, 1 in most models."""
-    row = table.weight[0].float()
-    at = int(row.abs().argmax())
-    (read,) = table(torch.tensor([0], device=row.device)).float()
-    return float(read[at] / row[at]) if row[at] else 1.0
+    rows = table.weight[:SAMPLED].float()
+    number, at = divmod(int(rows.abs().argmax()), rows.shape[1])  # the row of a padding token is 0
+    (read,) = table(torch.tensor([number], device=rows.device)).float()
+    return float(read[at] / rows[number, at])
 
 
 def _each_template(template: Any, counts: Mapping[str, int]) -> Any:
@@ -213,7 +214,10 @@ def with_task(template: str, counts: Mapping[str, int]) -> str:
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], folder: Path) -> None:
     settings: Any = model.generation_config
     if settings is not None:
-        settings.suppress_tokens = [*(settings.suppress_tokens or []), *ids]
+        # Without the mark of settings that were made of config.json, which transformers may make anew.
+        kept = {key: value for key, value in settings.to_dict().items() if not key.startswith("_")}
+        suppressed = [*(settings.suppress_tokens or []), *ids]
+        model.generation_config = GenerationConfig.from_dict(kept | {"suppress_tokens": suppressed})
     with silent_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
