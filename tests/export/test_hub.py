@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import ROOT, recipe_environment
+from method_runs import saved_by_peft
 from softprompts.config.sections import ModelConfig
 from softprompts.config.tools import AdapterConfig, ExportConfig, InputConfig
 from softprompts.errors import UserError
@@ -24,7 +25,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 TEXTS = ["the film was good", "a very dull plot and a poor cast"]
 LICENCE = {"license": "apache-2.0", "license_file": str(ROOT / "LICENSE")}
-CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}[a]{% endif %}"
+)
 
 
 def export(model: Path, adapter: Path, folder: Path, texts: InputConfig | None = None, **more: Any) -> list[str]:
@@ -83,17 +87,18 @@ def test_the_card_of_a_decoder_runs(tiny_model: Path, voters: dict[str, Path], t
 
 
 @pytest.mark.slow
-def test_the_card_of_a_chat_runs(tiny_model: Path, voters: dict[str, Path], tmp_path: Path) -> None:
+def test_the_card_of_a_chat_runs(tiny_model: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(model)
-    export(model, voters["two"], tmp_path / "it", InputConfig(TEXTS, "{text} sentiment", chat=True))
+    adapter = tmp_path / "adapter"
+    saved_by_peft(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=7), adapter)
+    export(model, adapter, tmp_path / "it", InputConfig(TEXTS, "{text} sentiment", chat=True))
     said = "[user] An example text. sentiment [a]"
-    assert answer_of(tmp_path / "it", model, tmp_path / "hub") == expected_answer(
-        tiny_model, voters["two"], said, add_special_tokens=False
-    )
+    expected = expected_answer(model, adapter, said, add_special_tokens=False)
+    assert answer_of(tmp_path / "it", model, tmp_path / "hub") == expected
 
 
 @pytest.mark.slow
@@ -161,5 +166,5 @@ def test_what_a_repository_lacks_is_one_line(
 def test_a_repository_holds_one_adapter(tiny_model: Path, voters: dict[str, Path], tmp_path: Path) -> None:
     given = {name: str(voters[name]) for name in ("one", "two")}
     config = ExportConfig("hub", str(tmp_path / "it"), given, base="org/tiny", **LICENCE)
-    with pytest.raises(UserError, match="export.to hub takes one adapter"):
+    with pytest.raises(UserError, match=r"export\.to hub takes one adapter"):
         write_export(ModelConfig(str(tiny_model)), AdapterConfig(), config, InputConfig(TEXTS))

@@ -147,20 +147,25 @@ def sources_of(adapter: AdapterConfig, config: ExportConfig, texts: InputConfig)
 
 
 def _check_name(name: str) -> None:
-    if NAME.fullmatch(name):
-        return
-    close = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$", "", re.sub(r"[^A-Za-z0-9_.-]+", "_", name))[:64] or "task"
-    raise UserError(
-        f'export.adapters: the task name "{short(name)}" may hold letters, digits, "_", "." and "-" only; '
-        f"name it {close}: --export.adapters '{{{close}: ...}}'"
-    )
+    if not NAME.fullmatch(name):
+        close = _valid_name(name)
+        raise UserError(
+            f'export.adapters: the task name "{short(name)}" may hold letters, digits, "_", "." and "-" only; '
+            f"name it {close}: --export.adapters '{{{close}: ...}}'"
+        )
+
+
+def _valid_name(text: str) -> str:
+    """Return the nearest task name that may be given."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
+    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$", "", plain)[:64] or "task"
 
 
 def _task_name(path: str) -> str:
-    """Return the name of the task that an adapter was trained on; of its folder if that is not known."""
+    """Return a name for the task that an adapter was trained on, or for its folder if the task is not known."""
     task = run_settings(path).get("task", {})
     named = task.get("name") or task.get("dataset") or Path(task.get("train") or "").stem
-    return str(named).removeprefix(EMBEDDED_PREFIX) or Path(path).name
+    return _valid_name(str(named).removeprefix(EMBEDDED_PREFIX) or Path(path).name)
 
 
 def _rows(path: str, count: int, texts: InputConfig) -> Task:
