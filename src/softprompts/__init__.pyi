@@ -31,6 +31,7 @@ from .config.tools import (
     ComposeConfig as ComposeConfig,
     ContestantConfig as ContestantConfig,
     EnsembleConfig as EnsembleConfig,
+    ExportConfig as ExportConfig,
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
     SamplingConfig as SamplingConfig,
@@ -75,6 +76,7 @@ from .evaluation.predict import (
     predict as predict,
 )
 from .evaluation.soup import make_soup as make_soup
+from .export.forms import write_export as write_export
 from .methods.baselines.full_finetuning import train_everything as train_everything
 from .methods.baselines.ia3 import add_ia3 as add_ia3
 from .methods.baselines.lora import add_lora as add_lora

@@ -12,7 +12,7 @@ from softprompts.adapters.configs import read_config
 from softprompts.adapters.loading import find_adapter
 from softprompts.errors import UserError, listed, settings_named
 from softprompts.models.identity.base_model import Record, read_record, same_name, same_weights, write_record
-from softprompts.system.files import filling
+from softprompts.system.files import check_new, filling
 
 import torch
 from peft import CartridgeConfig, PrefixTuningConfig
@@ -43,8 +43,7 @@ def compose(paths: Sequence[str], output: Path) -> int:
     """
     if len(paths) < 2:
         raise UserError(f"compose.adapters: expected two or more, found {len(paths)}")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"compose.output_dir: {output} exists already; name a new folder")
+    check_new("compose.output_dir", output)
     with settings_named({"adapter.path": "compose.adapters"}):
         parts = [_read(find_adapter(path)) for path in paths]
         for part in parts[1:]:

@@ -12,13 +12,14 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from softprompts.config.help import KINDS, completion_script, help_of
 from softprompts.config.messages import check_values, explain
 from softprompts.config.paths import check_utf8, expand_paths
-from softprompts.config.yaml_files import check_yaml, is_read, nearest_key
+from softprompts.config.yaml_files import check_mapping, check_yaml, is_read, nearest_key
 from softprompts.errors import Interrupted, RunFinished, UserError, is_first_process, logger
 from softprompts.system import locks
 from softprompts.system.files import FULL, error_number, expanded
@@ -55,6 +56,10 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
     """
     for argument in argv:
         check_utf8("argument", argument)
+    for word, following in zip_longest(argv, argv[1:], fillvalue=""):
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            check_mapping(name, value or following)
     parser, valid = build_parser(main)
     try:
         settings = parser.parse_args(_checked_words(argv, valid))

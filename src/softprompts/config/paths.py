@@ -16,6 +16,9 @@ PATHS = (
     "compose.adapters",
     "compose.output_dir",
     "ensemble.adapters",
+    "export.adapters",
+    "export.license_file",
+    "export.output_dir",
     "first.path",
     "launch.records",
     "launch.runs",
@@ -54,6 +57,8 @@ def expand_paths(settings: Any) -> None:
             settings[key] = expanded(key, value)
         elif isinstance(value, list):
             settings[key] = [expanded(key, v) if isinstance(v, str) else v for v in value]
+        elif isinstance(value, dict):
+            settings[key] = {k: expanded(key, v) if isinstance(v, str) else v for k, v in value.items()}
     for key, value in settings.as_flat().__dict__.items():
         check_utf8(key, str(value))
 

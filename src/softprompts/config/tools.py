@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from softprompts.errors import UserError, check_above_zero
 
@@ -106,6 +107,44 @@ class ComposeConfig:
 
     adapters: list[str]
     output_dir: str
+
+
+@dataclass
+class ExportConfig:
+    """What to export, and where to.
+
+    Args:
+        to: `peft` writes stock PEFT folders. `vocabulary` writes the base model with soft prompts as new tokens.
+            `prompt_embeds` writes vectors for vLLM's prompt embeddings. `hub` writes a folder to upload.
+        output_dir: folder to write, which must be new or empty. It appears only after all checks have passed.
+        adapters: several adapters by task name, in place of adapter.path, e.g.
+            {sentiment: runs/sentiment/prompt_tuning}. A name may hold letters, digits, "_", "." and "-".
+        rows: validation rows of each adapter's task on which the export is compared with stock PEFT.
+        max_new_tokens: tokens of greedy output that are compared on each row.
+        base: name of the base model in the files of `peft` and `hub`, such as a Hub id. By default the Hub id that was
+            loaded, or the source of a bundled model. A base model in a local folder needs it.
+        repo_id: for `hub`: the repository, as "user/name"; by default the name of output_dir.
+        license: for `hub`: the adapter's licence, by the Hub's name for it; by default that of a bundled base model.
+        license_file: for `hub`: the licence's text; by default LICENSE in the base model's folder.
+    """
+
+    to: Literal["peft", "vocabulary", "prompt_embeds", "hub"]
+    output_dir: str
+    adapters: dict[str, str] = field(default_factory=dict)
+    rows: int = 8
+    max_new_tokens: int = 16
+    base: str | None = None
+    repo_id: str | None = None
+    license: str | None = None
+    license_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("rows", "max_new_tokens"):
+            check_above_zero(f"export.{key}", getattr(self, key))
+        users = {"base": ("peft", "hub"), **dict.fromkeys(("repo_id", "license", "license_file"), ("hub",))}
+        for key, forms in users.items():
+            if getattr(self, key) is not None and self.to not in forms:
+                raise UserError(f"export.{key}: applies only to export.to {' or '.join(forms)}, found {self.to}")
 
 
 @dataclass

@@ -65,6 +65,17 @@ def check_yaml(path: str, valid: set[str]) -> None:
             )
 
 
+def check_mapping(key: str, text: str) -> None:
+    """Raise `UserError` for a mapping on the command line in which a key stands twice; other texts pass."""
+    if text.lstrip().startswith("{"):
+        try:
+            yaml.load(text, Loader=_StrictLoader)
+        except yaml.constructor.ConstructorError as error:
+            raise UserError(f"{key}: not valid YAML: {error.problem}") from None
+        except (yaml.YAMLError, RecursionError, ValueError):  # the parser reports it by the type of the setting
+            return
+
+
 def _tree_of(file: Path, path: str) -> Any:
     """Return what a YAML file holds.
 

@@ -204,6 +204,38 @@ def filling(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full; the place cannot be written.
     """
+    with _beside(folder) as temporary:
+        yield temporary
+        for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+            target = folder / file.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+
+
+def check_new(key: str, folder: Path) -> None:
+    """Raise `UserError`, under the name of a setting, for a folder that exists and is not empty, or that is a file."""
+    if os.path.lexists(folder) and not (is_folder(folder) and not any(folder.iterdir())):
+        raise UserError(f"{key}: {folder} exists already; name a new folder")
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to `folder` at the end; after an error it is removed.
+
+    Args:
+        folder: new or empty, as `check_new` requires.
+
+    Raises:
+        UserError: the disk is full; the place cannot be written.
+    """
+    with _beside(folder) as temporary:
+        yield temporary
+        temporary.rename(folder)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `folder`; whatever is left of it is removed at the end."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     leftover = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.tmp", re.ASCII)
     with one_line(folder):
@@ -213,9 +245,5 @@ def filling(folder: Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-                target = folder / file.relative_to(temporary)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

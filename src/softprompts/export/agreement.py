@@ -1,0 +1,191 @@
+"""Stock PEFT as the reference of every export: its soft prompts, its greedy output and its logits on real rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from softprompts.adapters.loading import load_adapter, virtual_tokens
+from softprompts.adapters.saving import folded
+from softprompts.encoding.tokenization import encode
+from softprompts.errors import UserError
+from softprompts.evaluation.interactive import own_flags
+from softprompts.export.sources import Job, Reading, Source, check_kinds, naming, reading_of
+from softprompts.models.loading import default_device, input_spec, kind_of, load_base_model, load_model_config
+from softprompts.models.peft_compat import encoder_of
+from softprompts.models.reading import silent_transformers
+
+import torch
+from peft import MultitaskPromptTuningConfig, PeftType
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+SOFT_PROMPTS = [
+    kind.value for kind in (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT)
+]
+# The largest difference of logits, as a share of the largest logit, that counts as rounding.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model gives after one prompt: T greedy tokens, and logits (T + 1, V) float32 that predict and follow them.
+
+    The logits are those of stock PEFT's greedy tokens for every model, so that they can be compared.
+    """
+
+    tokens: list[int]
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TrainedPrompt:
+    """A soft prompt that stock PEFT has loaded.
+
+    vectors: (P, H) float32; prompts: token ids of each row; expected: what PEFT gives after each.
+    """
+
+    source: Source
+    reading: Reading
+    vectors: torch.Tensor
+    prompts: list[list[int]]
+    expected: list[Outcome]
+
+
+def load_prompts(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[TrainedPrompt]]:
+    """Return the base model, its tokenizer, and each soft prompt of an export with what stock PEFT makes of it.
+
+    Raises:
+        UserError: a base model that is not a decoder; adapters of other types; what `load_adapter` refuses.
+    """
+    check_kinds(job, SOFT_PROMPTS, "soft prompts")
+    check_decoder(job)
+    base, tokenizer = load_base_model(job.model, default_device())
+    return base, tokenizer, [_trained(base, tokenizer, source, job.config.max_new_tokens) for source in job.sources]
+
+
+def check_decoder(job: Job) -> None:
+    """Raise `UserError` for a base model that is not a decoder; only its config is read."""
+    kind = kind_of(load_model_config(job.model))
+    if kind != "decoder":
+        raise UserError(
+            f"model.name_or_path: export.to {job.config.to} needs a decoder, and {job.model.name_or_path} is an "
+            f"{kind}; export.to peft and hub take every kind"
+        )
+
+
+def _trained(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, new: int) -> TrainedPrompt:
+    with naming(source), own_flags():
+        tuned: Any = load_adapter(base, source.adapter)
+        data = encode(source.task, tokenizer, input_spec(base, virtual_tokens(tuned) + new), needs_end=False)
+    prompts = [list(example.document.prompt_ids) for example in data.test]
+    number = source.adapter.task_id
+    several = isinstance(tuned.active_peft_config, MultitaskPromptTuningConfig)
+    arguments = {"task_ids": torch.tensor([number], device=base.device)} if several else {}
+    vectors = encoder_of(folded(tuned, number if several else None)).embedding.weight.detach().float().clone()
+    return TrainedPrompt(
+        source,
+        reading_of(source, tokenizer, len(vectors), prompts[0]),
+        vectors,
+        prompts,
+        [outcome_of(tuned, tokenizer, ids, new, **arguments) for ids in prompts],
+    )
+
+
+def outcome_of(
+    model: Any, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], new: int, **arguments: Any
+) -> Outcome:
+    """Return what a model gives after the token ids of one prompt; `arguments` go to the model."""
+    read = torch.tensor([ids], device=model.device)
+    tokens = greedy(model, tokenizer, new, input_ids=read, **arguments)[len(ids) :]
+    return Outcome(tokens, logits_after(model, [*ids, *tokens], len(tokens), **arguments))
+
+
+@torch.inference_mode()
+def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, new: int, **inputs: Any) -> list[int]:
+    """Return what `generate` gives greedily for one row, without the penalties that the model's own settings name.
+
+    Args:
+        model: a model of transformers or PEFT.
+        tokenizer: names the padding token.
+        new: most new tokens.
+        inputs: `input_ids` (1, N), whose tokens are returned as well, or `inputs_embeds` (1, N, H).
+    """
+    (read,) = (inputs[key] for key in ("input_ids", "inputs_embeds") if key in inputs)
+    mask = torch.ones(read.shape[:2], dtype=torch.long, device=read.device)
+    # PEFT warns in each step that it ignores positions, which follow from the mask.
+    with silent_transformers(), warnings.catch_warnings(action="ignore"):
+        (row,) = model.generate(
+            **inputs,
+            attention_mask=mask,
+            max_new_tokens=new,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            pad_token_id=tokenizer.pad_token_id,
+        ).tolist()
+    return list(row)
+
+
+@torch.inference_mode()
+def logits_after(model: Any, ids: Sequence[int], count: int, **arguments: Any) -> torch.Tensor:
+    """Return the logits at the last `count` + 1 of these tokens, float32 on the CPU (count + 1, V)."""
+    read = torch.tensor([ids], device=model.device)
+    found = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False, **arguments).logits
+    return found[0, -count - 1 :].float().cpu()
+
+
+def compare(
+    prompt: TrainedPrompt, form: str, found_of: Callable[[list[int], Outcome], Outcome], dtype: torch.dtype
+) -> str:
+    """Compare an export with stock PEFT on each row, and return one line about it.
+
+    In 32 bits greedy output has to be equal. In 16 bits logits have to agree, and the line reports how many rows have
+    equal output: where two tokens are almost as likely, rounding decides between them.
+
+    Args:
+        prompt: with what stock PEFT gives.
+        form: of the export, for messages.
+        found_of: takes the token ids of a prompt and PEFT's outcome. Returns the export's, for PEFT's tokens.
+        dtype: that the export computes in.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
+    found = [found_of(ids, outcome) for ids, outcome in zip(prompt.prompts, prompt.expected, strict=True)]
+    pairs = list(zip(found, prompt.expected, strict=True))
+    equal = sum(one.tokens == other.tokens for one, other in pairs)
+    difference, share = difference_of([(one.logits, other.logits) for one, other in pairs])
+    rows = len(pairs)
+    said = (
+        f"{prompt.source.name}: greedy output equals stock PEFT's on {equal} of {rows} rows; logits differ by at most "
+        f"{difference:.1e} ({share:.1e} of the largest)"
+    )
+    check_share(prompt.source, form, share, dtype)
+    if dtype == torch.float32 and equal < rows:
+        raise UserError(f"export.to: {form} failed its check, and nothing was written: {said}")
+    return said
+
+
+def difference_of(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+    """Return the largest difference of pairs of logits, and its share of the largest finite logit of the second."""
+    difference = max(_largest(one, other) for one, other in pairs)
+    largest = max(float(other[other.isfinite()].abs().max()) for _, other in pairs)
+    return difference, difference / max(largest, 1e-30)
+
+
+def _largest(one: torch.Tensor, other: torch.Tensor) -> float:
+    # Equal infinities differ by NaN.
+    return float((one - other).masked_fill(one == other, 0.0).nan_to_num(torch.inf).abs().max())
+
+
+def check_share(source: Source, form: str, share: float, dtype: torch.dtype) -> None:
+    """Raise `UserError` if logits differ by more than rounding in this type does."""
+    if not share <= TOLERANCE.get(dtype, 1e-2):
+        raise UserError(
+            f"export.to: {form} failed its check, and nothing was written: the logits of {source.name} differ from "
+            f"stock PEFT's by {share:.1e} of the largest"
+        )
