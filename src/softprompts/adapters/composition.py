@@ -84,9 +84,7 @@ def read_part(folder: Path) -> Part:
         )
     tensors = read_weights(folder)
     if others := sorted(tensors.keys() - {VALUES}):
-        raise UserError(
-            f"adapter.path: {folder} holds {listed(others)} as well; expected keys and values alone"
-        )
+        raise UserError(f"adapter.path: {folder} holds {listed(others)} as well; expected keys and values alone")
     values = tensors.get(VALUES)
     if values is None or values.dim() != 2 or len(values) != config.num_virtual_tokens:
         raise UserError(f"adapter.path: {folder} does not hold {config.num_virtual_tokens} rows of {VALUES}")

@@ -64,7 +64,7 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc] # vLLM has an e
         self._block_size: int = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
         # Of the scheduler: what each waiting or running request asks for, and what the next step has to do.
         self._asked: dict[str, Prefix] = {}
-        self._reasons: dict[str, str] = {}
+        self._refused: set[str] = set()
         self._step = Step()
         # Of the worker.
         self._states: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -85,7 +85,7 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc] # vLLM has an e
                 )
         except UserError as error:
             logger.error("Request %s is refused: %s", request.request_id, error)
-            self._reasons[request.request_id] = str(error)
+            self._refused.add(request.request_id)
             # Else vLLM would not ask for matched tokens, and compute the placeholders.
             request.skip_reading_prefix_cache = False
         else:
@@ -97,7 +97,7 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc] # vLLM has an e
 
         A refused prompt is said to come as a whole and between steps: such a load can fail before anything is computed.
         """
-        if request.request_id in self._reasons:
+        if request.request_id in self._refused:
             return request.num_tokens - num_computed_tokens, True
         prefix = self._asked.get(request.request_id)
         return (max(prefix.tokens - num_computed_tokens, 0) if prefix else 0), False
@@ -106,7 +106,7 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc] # vLLM has an e
         """Plan what goes into the blocks that a request has got."""
         if not num_external_tokens:
             return
-        if request.request_id in self._reasons:
+        if request.request_id in self._refused:
             self._step.refused.add(request.request_id)
             return
         prefix = self._asked[request.request_id]
@@ -120,10 +120,10 @@ class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc] # vLLM has an e
         return step
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        """Forget a request; a refused one takes the reason along, as `kv_transfer_params` of its output."""
+        """Forget a request; nothing of it is sent anywhere."""
         self._asked.pop(request.request_id, None)
-        reason = self._reasons.pop(request.request_id, None)
-        return False, {"refused": reason} if reason else None
+        self._refused.discard(request.request_id)
+        return False, None
 
     # The worker's side.
 
@@ -188,7 +188,9 @@ def check_engine(vllm_config: Any, kv_cache_config: Any) -> None:
     specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
     if len(specs) != 1 or type(specs[0]).__name__ != "FullAttentionSpec" or specs[0].sliding_window is not None:
         names = ", ".join(type(spec).__name__ for spec in specs)
-        raise UserError(f"the model has {names or 'no attention'}; prefixes are served with full attention in all layers")
+        raise UserError(
+            f"the model has {names or 'no attention'}; prefixes are served with full attention in all layers"
+        )
 
 
 def check_prefix(prefix: Prefix, vllm_config: Any, kv_cache_config: Any) -> None:
