@@ -38,7 +38,8 @@ def main(folder: Path, adapters: dict[str, str]) -> None:
     texts = prompts()
     answers: list[dict[str, Any]] = []
     for dtype in DTYPES:
-        for name in (*adapters, None):
+        names: list[str | None] = [*adapters, None]
+        for name in names:
             base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
             tuned = PeftModel.from_pretrained(base, adapters[name]).eval() if name else base
             for text in texts if name else texts[:WITHOUT]:

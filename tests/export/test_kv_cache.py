@@ -98,7 +98,8 @@ def test_reserved_ids_are_special_tokens_without_a_role(tokenizer: Any, tmp_path
 
 
 def test_placeholders_have_a_text_if_the_tokenizer_reads_one(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
-    exported(tiny_model, tokenizer, tmp_path, "words")
+    bytes_ = tokenizer.convert_tokens_to_ids(["Ġ", "t"])  # the first one's name is not its text
+    exported(tiny_model, tokenizer, tmp_path, "words", reserved=bytes_)
     tokenizer.add_tokens(["<a>", "<b>"], special_tokens=True)
     exported(tiny_model, tokenizer, tmp_path, "tokens", reserved=tokenizer.convert_tokens_to_ids(["<a>", "<b>"]))
     tokens, words = read_prefixes(tmp_path / "exports")

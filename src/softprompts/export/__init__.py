@@ -1,0 +1,1 @@
+"""Adapters for engines other than this project's own."""

@@ -43,6 +43,11 @@ def export_prefix(
         part = read_part(find_adapter(adapter))
     if len(part.values) < RUN:
         raise UserError(f"export.adapter: {part.folder} has {len(part.values)} virtual tokens; expected {RUN} or more")
+    width = part.config.num_layers * 2 * part.config.token_dim
+    if part.values.shape[1] != width:
+        raise UserError(
+            f"export.adapter: {part.folder} holds rows of {part.values.shape[1]} numbers; its config asks for {width}"
+        )
     ids = tuple(reserved if reserved is not None else reserved_ids(tokenizer))
     if len(set(ids)) < 2:
         raise UserError(

@@ -49,7 +49,7 @@ class Step(KVConnectorMetadata):
     refused: set[str] = field(default_factory=set)
 
 
-class PrefixConnector(KVConnectorBase_V1):  # type: ignore[misc] # vLLM has an environment of its own
+class PrefixConnector(KVConnectorBase_V1):
     """Loads prefixes; one instance decides in the scheduler, and another one writes in the worker."""
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
