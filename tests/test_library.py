@@ -61,7 +61,7 @@ for file in files:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module else []
         for name in names:
-            if not name.startswith(("softprompts", "codecarbon", "msvcrt")):
+            if not name.startswith(("softprompts", "codecarbon", "msvcrt", "vllm")):
                 importlib.import_module(name)
 import matplotlib, peft, transformers
 

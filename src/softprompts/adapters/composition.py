@@ -45,7 +45,7 @@ def compose(paths: Sequence[str], output: Path) -> int:
         raise UserError(f"compose.adapters: expected two or more, found {len(paths)}")
     check_new("compose.output_dir", output)
     with settings_named({"adapter.path": "compose.adapters"}):
-        parts = [_read(find_adapter(path)) for path in paths]
+        parts = [read_part(find_adapter(path)) for path in paths]
         for part in parts[1:]:
             _check_alike(part, parts[0])
         whole = torch.cat([part.values for part in parts])
@@ -57,8 +57,8 @@ def compose(paths: Sequence[str], output: Path) -> int:
     return len(whole)
 
 
-class _Part(NamedTuple):
-    """An adapter of a composition; values: float32 (P, layers * 2 * groups * head size)."""
+class Part(NamedTuple):
+    """An adapter that holds keys and values; values: float32 (P, layers * 2 * groups * head size)."""
 
     folder: Path
     config: Any
@@ -66,7 +66,13 @@ class _Part(NamedTuple):
     values: torch.Tensor
 
 
-def _read(folder: Path) -> _Part:
+def read_part(folder: Path) -> Part:
+    """Return a cartridge or a prefix as it is on disk.
+
+    Raises:
+        UserError: a damaged adapter, or one of another kind; a prefix that a network writes; further tensors, of a
+            classifier say.
+    """
     config: Any = read_config(folder)
     if not isinstance(config, (CartridgeConfig, PrefixTuningConfig)):
         kind = getattr(config.peft_type, "value", config.peft_type)
@@ -77,16 +83,14 @@ def _read(folder: Path) -> _Part:
         )
     tensors = read_weights(folder)
     if others := sorted(tensors.keys() - {VALUES}):
-        raise UserError(
-            f"adapter.path: {folder} holds {listed(others)} as well, of which a composition can have but one"
-        )
+        raise UserError(f"adapter.path: {folder} holds {listed(others)} as well; expected keys and values alone")
     values = tensors.get(VALUES)
     if values is None or values.dim() != 2 or len(values) != config.num_virtual_tokens:
         raise UserError(f"adapter.path: {folder} does not hold {config.num_virtual_tokens} rows of {VALUES}")
-    return _Part(folder, config, read_record(folder), values.float())
+    return Part(folder, config, read_record(folder), values.float())
 
 
-def _check_alike(part: _Part, first: _Part) -> None:
+def _check_alike(part: Part, first: Part) -> None:
     sizes = [{key: getattr(one.config, key) for key in SAME} | {"width": one.values.shape[1]} for one in (part, first)]
     for key, ours in sizes[0].items():
         theirs = sizes[1][key]
@@ -102,7 +106,7 @@ def _check_alike(part: _Part, first: _Part) -> None:
         )
 
 
-def _check_room(first: _Part, count: int) -> None:
+def _check_room(first: Part, count: int) -> None:
     """Raise `UserError` if the base model, as far as its config is recorded, has no position left for a text."""
     config = first.record.base.config if first.record.base else {}
     positions = config.get("text_config", config).get("max_position_embeddings")

@@ -1,0 +1,1 @@
+"""What other engines answer with this project's adapters, compared with stock PEFT."""

@@ -1,0 +1,167 @@
+"""vLLM's greedy answers with exported prefixes against stock PEFT's, by the connector of `softprompts.export`.
+
+    python -m benchmarks.engines.peft_answers FOLDER NAME=ADAPTER NAME=ADAPTER   # in this project's environment
+    PYTHONPATH=src VLLM_PYTHON benchmarks/engines/vllm_prefix.py FOLDER          # in that of vLLM and lazy-loader
+
+Requests with each prefix and without one are mixed in one batch, and sent twice, so that the second time vLLM's prefix
+cache is full. Each of CASES starts an engine of its own, in a process of its own. Results go to FOLDER/vllm.json; the
+exit code is 1 if an answer in float32 differs, or if a request is served that must be refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# Of each case the type of weights and cache, and settings of the engine that differ from vLLM's own.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "float32": ("float32", {}),
+    "float32, blocks of 32": ("float32", {"block_size": 32}),
+    "float32, no prefix cache": ("float32", {"block_size": 32, "enable_prefix_caching": False}),
+    "float32, chunks of 16": (
+        "float32",
+        {"block_size": 32, "enable_chunked_prefill": True, "max_num_batched_tokens": 16, "max_num_seqs": 8},
+    ),
+    # 24 blocks hold some five requests: others lose theirs and begin again.
+    "float32, preemption": ("float32", {"block_size": 32, "num_gpu_blocks_override": 24}),
+    "bfloat16": ("bfloat16", {"block_size": 32}),
+}
+
+
+def main(folder: Path, cases: list[str]) -> int:
+    """Run cases, all by default; print and record what came out."""
+    results: dict[str, Any] = {}
+    file = folder / "vllm.json"
+    if file.is_file():
+        results = json.loads(file.read_text(encoding="utf-8"))
+    failed = False
+    for case in cases or CASES:
+        out = folder / "case.json"
+        out.unlink(missing_ok=True)
+        subprocess.run([sys.executable, __file__, str(folder), "--case", case, str(out)], check=False)
+        if not out.is_file():
+            print(f"{case}: the engine ended without a result")
+            failed = True
+            continue
+        results[case] = json.loads(out.read_text(encoding="utf-8"))
+        out.unlink()
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(in_words(case, results[case]), flush=True)
+        failed = failed or not passes(results[case])
+    return int(failed)
+
+
+def passes(result: dict[str, Any]) -> bool:
+    """Say whether a case came out as it must: bfloat16 rounds otherwise in another engine."""
+    equal = all(part["equal"] == part["of"] for part in result["passes"].values())
+    return (equal or result["dtype"] != "float32") and all(result["refused"].values())
+
+
+def in_words(case: str, result: dict[str, Any]) -> str:
+    """Return a case's result as one line."""
+    parts = [f"{name} {part['equal']} of {part['of']} equal" for name, part in result["passes"].items()]
+    differ = [row for part in result["passes"].values() for row in part["differ"]]
+    if differ:
+        parts.append(f"largest margin of PEFT's token where they part {max(row['margin'] for row in differ)}")
+    served = [name for name, refused in result["refused"].items() if not refused]
+    parts.append(f"served instead of refused: {', '.join(served)}" if served else "refused what it must")
+    parts.append(f"{result['preemptions']} preemptions")
+    return f"{case}: {'; '.join(parts)}"
+
+
+def run_case(folder: Path, case: str, out: Path) -> None:
+    """Start an engine and compare its answers."""
+    dtype, settings = CASES[case]
+    record = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    prefixes = {
+        one["name"]: one for one in (json.loads(f.read_text("utf-8")) for f in (folder / "prefixes").glob("*.json"))
+    }
+    rows = [row for row in record["answers"] if row["dtype"] == dtype]
+    rows.sort(key=lambda row: row["text"])  # the adapters take turns
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        record["model"],
+        dtype=dtype,
+        max_model_len=512,
+        enforce_eager=True,
+        generation_config="vllm",
+        disable_log_stats=False,
+        kv_transfer_config={
+            "kv_connector": "PrefixConnector",
+            "kv_connector_module_path": "softprompts.export.vllm_connector",
+            "kv_role": "kv_consumer",
+            "kv_connector_extra_config": {"prefixes": str(folder / "prefixes")},
+        },
+        **({"max_num_seqs": 16} | settings),
+    )
+    greedy = SamplingParams(temperature=0, max_tokens=record["new_tokens"])
+    result: dict[str, Any] = {"dtype": dtype, "passes": {}}
+    for name in ("first", "again", "as text"):
+        requests = [request(row, prefixes, as_text=name == "as text") for row in rows]
+        result["passes"][name] = compared(rows, llm.generate(requests, greedy, use_tqdm=False))
+    result["refused"] = refusals(llm, prefixes, greedy)
+    # What was refused must have left nothing behind.
+    requests = [request(row, prefixes) for row in rows]
+    result["passes"]["after refusals"] = compared(rows, llm.generate(requests, greedy, use_tqdm=False))
+    counters = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    result["preemptions"] = counters.get("vllm:num_preemptions", 0)
+    out.write_text(json.dumps(result), encoding="utf-8")
+
+
+def request(row: dict[str, Any], prefixes: dict[str, Any], as_text: bool = False) -> Any:
+    """Return a row's prompt behind the placeholders of its prefix, as token ids or as a text."""
+    prefix = prefixes.get(row["adapter"])
+    if as_text:
+        return (prefix["placeholder_text"] if prefix else "") + row["text"]
+    return {"prompt_token_ids": [*(prefix["placeholder_ids"] if prefix else ()), *row["prompt"]]}
+
+
+def compared(rows: list[dict[str, Any]], outputs: list[Any]) -> dict[str, Any]:
+    """Return how many answers are PEFT's; of others where they part, and PEFT's margin there."""
+    differ = []
+    for row, output in zip(rows, outputs, strict=True):
+        ours, theirs = list(output.outputs[0].token_ids), row["answer"]
+        if ours != theirs:
+            place = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
+            differ.append(
+                {"adapter": row["adapter"], "text": row["text"], "at": place, "margin": row["margins"][place]}
+            )
+    return {"of": len(rows), "equal": len(rows) - len(differ), "differ": differ}
+
+
+def refusals(llm: Any, prefixes: dict[str, Any], greedy: Any) -> dict[str, bool]:
+    """Send what must be refused, each beside a good request; return which of it was."""
+    from vllm import SamplingParams
+
+    first, second = list(prefixes.values())[:2]
+    ids, text = first["placeholder_ids"], [20589, 335]
+    cases: dict[str, tuple[list[int], Any]] = {
+        "unknown placeholders": ([*reversed(ids), *text], greedy),
+        "placeholders cut off": ([*ids[5:], *text], greedy),
+        "placeholders inside": ([*text, *ids, *text], greedy),
+        "two prefixes": ([*ids, *second["placeholder_ids"], *text], greedy),
+        "nothing behind": (list(ids), greedy),
+        "prompt_logprobs": ([*ids, *text], SamplingParams(temperature=0, max_tokens=4, prompt_logprobs=1)),
+    }
+    refused = {}
+    for name, (prompt, sampling) in cases.items():
+        bad, good = llm.generate(
+            [{"prompt_token_ids": prompt}, {"prompt_token_ids": [*ids, *text]}], [sampling, greedy], use_tqdm=False
+        )
+        done = bad.outputs[0]
+        refused[name] = done.finish_reason == "error" and good.outputs[0].finish_reason != "error"
+        print(f"{name}: {done.finish_reason}, {len(done.token_ids)} tokens", flush=True)
+    return refused
+
+
+if __name__ == "__main__":
+    if sys.argv[2:3] == ["--case"]:
+        run_case(Path(sys.argv[1]), sys.argv[3], Path(sys.argv[4]))
+    else:
+        sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

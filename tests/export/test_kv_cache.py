@@ -1,0 +1,156 @@
+"""Exported prefixes: the values are PEFT's, they are read again as they were written, and a prompt finds its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from made_adapters import KINDS, saved
+from softprompts.errors import UserError
+from softprompts.export.kv_cache import export_prefix, reserved_ids
+from softprompts.export.prefixes import RUN, find_prefix, read_prefixes, read_states
+
+import pytest
+import torch
+from peft import CartridgeConfig, PrefixTuningConfig
+from transformers import AutoTokenizer
+
+CONFIGS: dict[str, Any] = {"prefix": PrefixTuningConfig, "cartridge": CartridgeConfig}
+RESERVED = [7, 8, 9]
+TEXT = [20, 21, 22]
+
+
+@pytest.fixture
+def tokenizer(tiny_model: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def exported(model: Path, tokenizer: Any, folder: Path, name: str = "task", tokens: int = 10, **changes: Any) -> Any:
+    """Export a prefix with random values; return the model of PEFT's that it was saved from."""
+    place = folder / f"adapter {name}"
+    tuned = saved(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens), place)
+    export_prefix(str(place), tokenizer, folder / "exports", name, **({"reserved": RESERVED} | changes))
+    return tuned
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_file_holds_what_peft_puts_into_the_cache(
+    tiny_model: Path, tokenizer: Any, tmp_path: Path, kind: str
+) -> None:
+    tuned = saved(tiny_model, CONFIGS[kind](task_type="CAUSAL_LM", num_virtual_tokens=10), tmp_path / "adapter")
+    export_prefix(str(tmp_path / "adapter"), tokenizer, tmp_path / "exports", "task", RESERVED)
+    (prefix,) = read_prefixes(tmp_path / "exports")
+    keys, values = read_states(prefix, tmp_path / "exports")
+    cache = tuned.get_prompt(1)
+    assert len(cache.layers) == prefix.layers == len(keys)
+    for layer, key, value in zip(cache.layers, keys, values, strict=True):
+        assert torch.equal(key, layer.keys[0].transpose(0, 1))
+        assert torch.equal(value, layer.values[0].transpose(0, 1))
+
+
+def test_other_values_have_other_placeholders_and_the_same_values_the_same(
+    tiny_model: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    for folder in ("one", "two"):
+        for name, tokens in (("a", 40), ("b", 41)):
+            exported(tiny_model, tokenizer, tmp_path / folder, name, tokens)
+    one, two = (read_prefixes(tmp_path / folder / "exports") for folder in ("one", "two"))
+    assert one == two
+    assert one[0].placeholder_ids != one[1].placeholder_ids[:40]
+    assert {id_ for prefix in one for id_ in prefix.placeholder_ids} == set(RESERVED)
+
+
+def test_a_prompt_finds_the_prefix_that_it_begins_with(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    for name, tokens in (("a", 10), ("b", 12)):
+        exported(tiny_model, tokenizer, tmp_path, name, tokens)
+    one, other = prefixes = read_prefixes(tmp_path / "exports")
+    assert find_prefix([*one.placeholder_ids, *TEXT], prefixes) == one
+    assert find_prefix([*other.placeholder_ids, *TEXT], prefixes) == other
+    assert find_prefix(TEXT, prefixes) is None
+    assert find_prefix([], prefixes) is None
+    assert find_prefix([*TEXT, *RESERVED, *TEXT], prefixes) is None  # a few in a text are a text
+    assert find_prefix(RESERVED, prefixes) is None
+
+
+def test_a_prompt_with_stray_placeholders_is_refused(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    exported(tiny_model, tokenizer, tmp_path)
+    (prefix,) = prefixes = read_prefixes(tmp_path / "exports")
+    ids = prefix.placeholder_ids
+    for prompt, message in (
+        ([ids[0]] * RUN + TEXT, "position 0 of the prompt are of no prefix"),
+        ([*TEXT, *ids, *TEXT], "position 3 of the prompt are not its start"),
+        ([*ids, *ids, *TEXT], "position 10 of the prompt follow the prefix task"),
+        (ids[1:] + tuple(TEXT), "of no prefix"),
+        (ids, "no token after the placeholders"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_prefix(prompt, prefixes)
+
+
+def test_reserved_ids_are_special_tokens_without_a_role(tokenizer: Any, tmp_path: Path) -> None:
+    assert reserved_ids(tokenizer) == []
+    extra = ["<a>", "<b>", "<turn>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": extra}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = "<turn>{{ messages[0].content }}"
+    found = tokenizer.convert_ids_to_tokens(reserved_ids(tokenizer))
+    assert set(found) <= {"<a>", "<b>"}
+
+
+def test_placeholders_have_a_text_if_the_tokenizer_reads_one(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    bytes_ = tokenizer.convert_tokens_to_ids(["Ġ", "t"])  # the first one's name is not its text
+    exported(tiny_model, tokenizer, tmp_path, "words", reserved=bytes_)
+    tokenizer.add_tokens(["<a>", "<b>"], special_tokens=True)
+    exported(tiny_model, tokenizer, tmp_path, "tokens", reserved=tokenizer.convert_tokens_to_ids(["<a>", "<b>"]))
+    tokens, words = read_prefixes(tmp_path / "exports")
+    assert words.placeholder_text is None
+    read = tokenizer(f"{tokens.placeholder_text}and", add_special_tokens=False)["input_ids"]
+    assert tuple(read[: tokens.tokens]) == tokens.placeholder_ids
+
+
+@pytest.mark.parametrize("kind", ["prompt", "LoRA", "projected prefix", "prefix"])
+def test_what_cannot_be_exported_is_refused(tiny_model: Path, tokenizer: Any, tmp_path: Path, kind: str) -> None:
+    saved(tiny_model, KINDS[kind](), tmp_path / "adapter")  # a prefix of 5 tokens is too short
+    with pytest.raises(UserError, match=r"^export\.adapter: "):
+        export_prefix(str(tmp_path / "adapter"), tokenizer, tmp_path / "exports", "task", RESERVED)
+    assert not (tmp_path / "exports").exists()
+
+
+def test_a_tokenizer_without_special_tokens_needs_ids(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^export\.reserved: "):
+        exported(tiny_model, tokenizer, tmp_path, reserved=None)
+
+
+def test_damaged_exports_are_refused(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    exported(tiny_model, tokenizer, tmp_path)
+    folder = tmp_path / "exports"
+    file = folder / "task.json"
+    good = json.loads(file.read_text())
+
+    def refused(message: str, text: str) -> None:
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_prefixes(folder)
+
+    refused("is damaged", "{")
+    refused("is damaged", "[]")
+    refused("is damaged", json.dumps({key: value for key, value in good.items() if key != "layers"}))
+    refused("its format is not 1", json.dumps(good | {"format": 2}))
+    refused("do not follow from its digest", json.dumps(good | {"placeholder_ids": good["placeholder_ids"][::-1]}))
+    refused("of another name", json.dumps(good | {"name": "other"}))
+    file.write_text(json.dumps(good))
+    (folder / "copy.json").write_text(json.dumps(good | {"name": "copy"}))
+    with pytest.raises(UserError, match="the placeholders of task begin with those of copy"):
+        read_prefixes(folder)
+    (folder / "copy.json").unlink()
+
+    (prefix,) = read_prefixes(folder)
+    states = folder / "task.safetensors"
+    states.write_bytes(states.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="was changed after"):
+        read_states(prefix, folder)
+    states.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        read_states(prefix, folder)
+    with pytest.raises(UserError, match="holds no exported prefix"):
+        read_prefixes(tmp_path)
