@@ -7,7 +7,7 @@ import string
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from softprompts.adapters.configs import ADAPTER
+from softprompts.config.paths import ADAPTER
 from softprompts.errors import UserError
 from softprompts.export.sources import Job, Source
 from softprompts.export.stock import about_base, portable_base, write_adapter
