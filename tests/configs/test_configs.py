@@ -106,8 +106,9 @@ def test_it_runs_a_step_on_the_tiny_model(
         flags["second.shots"] = 1
     if recipe in ("context_tuning", "cpt"):  # all examples have to fit in
         flags |= {f"{recipe.removesuffix('_tuning')}.demonstrations": 2, "model.name_or_path": wider_model}
-    if settings.get("prefix", {}).get("init_from") == "demonstrations":  # a whole row has to fit in
-        flags |= {"prefix.num_virtual_tokens": 200, "model.name_or_path": wider_model}
+    for section in ("prefix", "prompt"):
+        if settings.get(section, {}).get("init_from") == "demonstrations":  # a whole row has to fit in
+            flags |= {f"{section}.num_virtual_tokens": 200, "model.name_or_path": wider_model}
     if config.stem == "cartridge":  # its text does not fit
         text = tmp_path / "text.txt"
         text.write_text((ROOT / "configs/home_commands/cartridge.txt").read_text(encoding="utf-8")[:400])
