@@ -81,6 +81,11 @@ def test_output_goes_to_a_folder_of_its_own(config: Path) -> None:
     assert folder == f"runs/{config.relative_to(ROOT / 'configs').with_suffix('')}"
 
 
+def sections_of_demonstrations(settings: dict[str, Any]) -> list[str]:
+    """Return the sections whose soft prompt begins as solved rows."""
+    return [s for s in ("prefix", "prompt") if settings.get(s, {}).get("init_from") == "demonstrations"]
+
+
 @pytest.mark.parametrize(
     "config",
     [pytest.param(p, marks=[] if p.parent.name in QUICK else [pytest.mark.slow]) for p in OFFLINE],
@@ -106,8 +111,8 @@ def test_it_runs_a_step_on_the_tiny_model(
         flags["second.shots"] = 1
     if recipe in ("context_tuning", "cpt"):  # all examples have to fit in
         flags |= {f"{recipe.removesuffix('_tuning')}.demonstrations": 2, "model.name_or_path": wider_model}
-    if settings.get("prefix", {}).get("init_from") == "demonstrations":  # a whole row has to fit in
-        flags |= {"prefix.num_virtual_tokens": 200, "model.name_or_path": wider_model}
+    for section in sections_of_demonstrations(settings):  # a whole row has to fit in
+        flags |= {f"{section}.num_virtual_tokens": 200, "model.name_or_path": wider_model}
     if config.stem == "cartridge":  # its text does not fit
         text = tmp_path / "text.txt"
         text.write_text((ROOT / "configs/home_commands/cartridge.txt").read_text(encoding="utf-8")[:400])
