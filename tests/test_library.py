@@ -54,14 +54,15 @@ IMPORTS = """
 import ast, importlib, logging, pathlib, signal, sys, warnings
 
 source = pathlib.Path(sys.argv[1])
-files = sorted(source.rglob("*.py"))
+# vLLM imports our connector, in an environment of its own.
+files = sorted(file for file in source.rglob("*.py") if file.name != "vllm_connector.py")
 # Other libraries may do what they like at import; they are imported first.
 for file in files:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module else []
         for name in names:
-            if not name.startswith(("softprompts", "codecarbon", "msvcrt", "vllm")):
+            if not name.startswith(("softprompts", "codecarbon", "msvcrt")):
                 importlib.import_module(name)
 import matplotlib, peft, transformers
 

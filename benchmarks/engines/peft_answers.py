@@ -38,14 +38,13 @@ def main(folder: Path, adapters: dict[str, str]) -> None:
     texts = prompts()
     answers: list[dict[str, Any]] = []
     for dtype in DTYPES:
-        names: list[str | None] = [*adapters, None]
-        for name in names:
+        for adapter in [*adapters, None]:
             base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-            tuned = PeftModel.from_pretrained(base, adapters[name]).eval() if name else base
-            for text in texts if name else texts[:WITHOUT]:
+            tuned = PeftModel.from_pretrained(base, adapters[adapter]).eval() if adapter else base
+            for text in texts if adapter else texts[:WITHOUT]:
                 ids = tokenizer(text)["input_ids"]
-                answers.append({"dtype": dtype, "adapter": name, "text": text, "prompt": ids} | answer(tuned, ids))
-            print(f"{dtype}, {name or 'no adapter'}: {len(answers)} answers so far", flush=True)
+                answers.append({"dtype": dtype, "adapter": adapter, "text": text, "prompt": ids} | answer(tuned, ids))
+            print(f"{dtype}, {adapter or 'no adapter'}: {len(answers)} answers so far", flush=True)
     record = {"model": model, "new_tokens": NEW_TOKENS, "answers": answers}
     write_atomically(folder / "answers.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 

