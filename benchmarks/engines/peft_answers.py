@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.data.sources import DATA_DIR
-from softprompts.export.kv_cache import export_prefix
+from softprompts.export.kv_cache.writer import export_prefix
 from softprompts.models.bundled import resolve
 from softprompts.system.files import write_atomically
 

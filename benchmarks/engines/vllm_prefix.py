@@ -99,7 +99,7 @@ def run_case(folder: Path, case: str, out: Path) -> None:
         disable_log_stats=False,
         kv_transfer_config={
             "kv_connector": "PrefixConnector",
-            "kv_connector_module_path": "softprompts.export.vllm_connector",
+            "kv_connector_module_path": "softprompts.export.kv_cache.vllm_connector",
             "kv_role": "kv_consumer",
             "kv_connector_extra_config": {"prefixes": str(folder / "prefixes")},
         },

@@ -8,8 +8,8 @@ from typing import Any
 
 from made_adapters import KINDS, saved
 from softprompts.errors import UserError
-from softprompts.export.kv_cache import export_prefix, reserved_ids
-from softprompts.export.prefixes import RUN, find_prefix, read_prefixes, read_states
+from softprompts.export.kv_cache.prefixes import RUN, find_prefix, read_prefixes, read_states
+from softprompts.export.kv_cache.writer import export_prefix, reserved_ids
 
 import pytest
 import torch

@@ -16,8 +16,8 @@ from typing import Any
 
 from made_adapters import saved
 from softprompts.errors import UserError
-from softprompts.export.kv_cache import export_prefix
-from softprompts.export.prefixes import read_prefixes, read_states
+from softprompts.export.kv_cache.prefixes import read_prefixes, read_states
+from softprompts.export.kv_cache.writer import export_prefix
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
 UTILS = "vllm.model_executor.models.utils"
-MODULE = "softprompts.export.vllm_connector"
+MODULE = "softprompts.export.kv_cache.vllm_connector"
 BLOCK = 4
 TEXT = [20, 21, 22]
 

@@ -1,7 +1,7 @@
 """A KV connector that serves exported prefixes in vLLM: the keys and values go where the placeholders' would.
 
     vllm serve MODEL --kv-transfer-config '{"kv_connector": "PrefixConnector", "kv_role": "kv_consumer",
-        "kv_connector_module_path": "softprompts.export.vllm_connector",
+        "kv_connector_module_path": "softprompts.export.kv_cache.vllm_connector",
         "kv_connector_extra_config": {"prefixes": "FOLDER"}}'
 
 A prompt that begins with the placeholders of a prefix is answered with it, and any other as always. It is written for
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.errors import UserError
-from softprompts.export.prefixes import Prefix, find_prefix, read_prefixes, read_states
+from softprompts.export.kv_cache.prefixes import Prefix, find_prefix, read_prefixes, read_states
 from softprompts.models.identity.settings import config_fields, differences
 
 import torch

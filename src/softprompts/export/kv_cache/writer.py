@@ -15,7 +15,7 @@ from typing import Any
 from softprompts.adapters.composition import read_part
 from softprompts.adapters.loading import find_adapter
 from softprompts.errors import UserError, settings_named
-from softprompts.export.prefixes import RUN, Prefix, placeholders_of, write_prefix, write_states
+from softprompts.export.kv_cache.prefixes import RUN, Prefix, placeholders_of, write_prefix, write_states
 from softprompts.system.files import one_line
 
 import torch
