@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from helpers import cli_in_process, load_base
+from helpers import cli_in_process, load_base, load_recipe
 from method_runs import read_predictions, saved_by_peft, stock_answer, stock_model
+from softprompts.config.cli import parse
 from softprompts.config.tools import ExportConfig
 from softprompts.export.forms import FORMS
 from softprompts.export.vocabulary import read_tasks, request_text
@@ -32,6 +33,13 @@ def export_command(model: Path | str, to: str, folder: Path, **flags: Any) -> li
 
 def test_each_form_of_the_setting_is_written_by_something() -> None:
     assert set(get_args(get_type_hints(ExportConfig)["to"])) == FORMS.keys()
+
+
+def test_paths_by_task_name_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS", "/somewhere")
+    command = export_command("m", "peft", Path("$RUNS/it"), **{"export.adapters": "{tone: $RUNS/tone}"})
+    settings = parse(load_recipe("export").main, command[1:])["export"]
+    assert (settings.output_dir, settings.adapters) == ("/somewhere/it", {"tone": "/somewhere/tone"})
 
 
 def test_the_run_of_a_soft_prompt_as_vocabulary(
