@@ -162,6 +162,8 @@ def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
         (["--training.step", "1"], 'unknown flag "--training.step" (did you mean "training.steps"?)'),
         (["--steps", "1"], 'unknown flag "--steps" (did you mean "training.steps"?)'),
         (["--resum"], 'unknown flag "--resum"'),
+        (["--task.where", "{a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" stands twice'),
+        (["--task.where={a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" stands twice'),
         (["--training.steps", "abc"], "training.steps: expected whole number, found abc"),
         (["--training.steps"], "--training.steps: expected one argument"),
         (["--config"], "--config: expected one argument"),
@@ -220,6 +222,11 @@ def test_choices_of_the_wrong_type(parsed: Parse) -> None:
 def test_mappings_take_flags_for_single_keys(parsed: Parse) -> None:
     task = parsed("", "--task.max_rows.test", "5", "--task.where", "{domain: [movies]}")["task"]
     assert (task.max_rows, task.where) == ({"test": 5}, {"domain": ["movies"]})
+
+
+@pytest.mark.parametrize("template", ["{text}", "{{x}} {text}", "{text}: {text}", '{{"a": {text}, "a": 1}}'])
+def test_a_template_is_no_mapping(parsed: Parse, template: str) -> None:
+    assert parsed("", "--task.prompt", template)["task"].prompt == template
 
 
 def test_resume_stands_for_run_resume(parsed: Parse) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers import load_base
 from made_models import VOCABULARY, make_base
+from made_tokenizers import byte_level, metaspace_bytes, unigram
 from method_runs import saved_by_peft
 from softprompts.config.sections import ModelConfig
 from softprompts.config.tools import AdapterConfig, ExportConfig, InputConfig
@@ -21,6 +22,7 @@ import jinja2.sandbox
 import pytest
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel, PromptEncoderConfig, PromptTuningConfig
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 TEXTS = ["the film was good", "a very dull plot and a poor cast"]
@@ -286,6 +288,42 @@ def test_rows_of_many_architectures(kind: str) -> None:
         found = model(input_ids=torch.cat([torch.tensor([new]), text], 1)).logits
     torch.testing.assert_close(found[..., :VOCABULARY], expected, rtol=1e-4, atol=1e-4)
     assert (found[..., new].amax(-1) < found[..., :VOCABULARY].amax(-1)).all()
+
+
+def made_base(tokenizer: Any, folder: Path) -> tuple[Path, dict[str, Path]]:
+    """Return a random Llama with a tokenizer, and an adapter for it."""
+    tokenizer.save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    saved_by_peft(folder / "model", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4), folder / "one")
+    return folder / "model", {"one": folder / "one"}
+
+
+@pytest.mark.parametrize("made", [metaspace_bytes, byte_level, unigram], ids=lambda made: made.__name__)
+def test_tokenizers_of_other_kinds(made: Callable[..., Any], tmp_path: Path) -> None:
+    model, adapters = made_base(made(), tmp_path)
+    bake(model, tmp_path / "it", adapters)
+    check_parity(model, tmp_path / "it", adapters, [f"{text} sentiment" for text in TEXTS])
+
+
+def test_a_tokenizer_that_reads_a_text_otherwise_after_a_token(tmp_path: Path) -> None:
+    """It puts a space before the first word of all only; vectors need no token before the text."""
+    tokenizer = unigram()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    model, adapters = made_base(tokenizer, tmp_path)
+    with pytest.raises(UserError, match=r"in another way; export\.to prompt_embeds does not depend on it"):
+        bake(model, tmp_path / "it", adapters)
+    config = ExportConfig("prompt_embeds", str(tmp_path / "it"), {"one": str(adapters["one"])})
+    (line,) = write_export(ModelConfig(str(model)), AdapterConfig(), config, InputConfig(TEXTS, TEMPLATE))
+    assert "equals stock PEFT's on 2 of 2 rows" in line
 
 
 def test_load_base_takes_a_baked_model(baked: Path) -> None:

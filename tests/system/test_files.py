@@ -11,6 +11,8 @@ from typing import Any
 
 from softprompts.errors import UserError
 from softprompts.system.files import (
+    building,
+    check_new,
     expanded,
     filling,
     is_file,
@@ -247,3 +249,36 @@ def test_filling_a_folder_leaves_other_files_in_it(tmp_path: Path) -> None:
     assert (folder / "notes.md").read_text() == "old"
     assert (folder / "weights").read_text() == (folder / "task" / "weights").read_text() == "new"
     assert {p.name for p in tmp_path.iterdir()} == {"adapter", ".adapter.old.tmp"}
+
+
+def test_a_folder_is_built_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "export"
+
+    def half() -> None:
+        with building(folder) as temporary:
+            (temporary / "weights").write_text("half")
+            raise UserError("the check failed")
+
+    with pytest.raises(UserError, match="the check failed"):
+        half()
+    assert list((tmp_path / "deep").iterdir()) == []
+    (tmp_path / "deep" / ".export.4711.tmp").mkdir()  # of a process that was killed
+    folder.mkdir()
+    with building(folder) as temporary:
+        (temporary / "weights").write_text("whole")
+        assert list(folder.iterdir()) == []
+    assert [p.relative_to(tmp_path).as_posix() for p in (tmp_path / "deep").rglob("*")] == [
+        "deep/export",
+        "deep/export/weights",
+    ]
+
+
+def test_a_new_folder_is_missing_or_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("theirs")
+    for name in ("empty", "missing"):
+        check_new("export.output_dir", tmp_path / name)
+    for name in ("link", "file", "."):
+        with pytest.raises(UserError, match=r"export\.output_dir: .* exists already; name a new folder"):
+            check_new("export.output_dir", tmp_path / name)

@@ -14,6 +14,7 @@ from softprompts.system.files import is_file, read_bytes
 
 import yaml
 
+TWICE = "stands twice"
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
 # Fields of PEFT's configs that follow from the base model or that the library sets: a value for them in a YAML
 # file would be overwritten, so they are not keys at all.
@@ -66,14 +67,16 @@ def check_yaml(path: str, valid: set[str]) -> None:
 
 
 def check_mapping(key: str, text: str) -> None:
-    """Raise `UserError` for a mapping on the command line in which a key stands twice; other texts pass."""
-    if text.lstrip().startswith("{"):
-        try:
-            yaml.load(text, Loader=_StrictLoader)
-        except yaml.constructor.ConstructorError as error:
+    """Raise `UserError` for a mapping on the command line in which a key stands twice; all other texts pass."""
+    if not text.startswith("{"):
+        return
+    try:
+        yaml.load(text, Loader=_StrictLoader)
+    except yaml.constructor.ConstructorError as error:
+        if TWICE in str(error.problem):  # else it is a template with literal braces
             raise UserError(f"{key}: not valid YAML: {error.problem}") from None
-        except (yaml.YAMLError, RecursionError, ValueError):  # the parser reports it by the type of the setting
-            return
+    except (yaml.YAMLError, RecursionError, ValueError):  # the type of the setting decides whether that is an error
+        return
 
 
 def _tree_of(file: Path, path: str) -> Any:
@@ -160,9 +163,7 @@ class _StrictLoader(yaml.SafeLoader):
             value = key.value if key.tag == MERGE else self.construct_object(key)
             if value in seen:
                 first = "" if seen[value] == key.value else f', first as "{seen[value]}"; quote both'
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'key "{key.value}" stands twice{first}', key.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f'key "{key.value}" {TWICE}{first}', key.start_mark)
             seen[value] = key.value
         return super().construct_mapping(node, deep)
 

@@ -81,10 +81,9 @@ def _trained(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: 
         tuned: Any = load_adapter(base, source.adapter)
         data = encode(source.task, tokenizer, input_spec(base, virtual_tokens(tuned) + new), needs_end=False)
     prompts = [list(example.document.prompt_ids) for example in data.test]
-    number = source.adapter.task_id
-    several = isinstance(tuned.active_peft_config, MultitaskPromptTuningConfig)
-    arguments = {"task_ids": torch.tensor([number], device=base.device)} if several else {}
-    vectors = encoder_of(folded(tuned, number if several else None)).embedding.weight.detach().float().clone()
+    number = task_number(tuned, source)
+    vectors = encoder_of(folded(tuned, number)).embedding.weight.detach().float().clone()
+    arguments = task_arguments(tuned, number)
     return TrainedPrompt(
         source,
         reading_of(source, tokenizer, len(vectors), prompts[0]),
@@ -92,6 +91,17 @@ def _trained(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: 
         prompts,
         [outcome_of(tuned, tokenizer, ids, new, **arguments) for ids in prompts],
     )
+
+
+def task_number(tuned: Any, source: Source) -> int | None:
+    """Return which task's prompt an adapter of PEFT's multitask prompt tuning is to give; None for all others."""
+    several = isinstance(getattr(tuned, "active_peft_config", None), MultitaskPromptTuningConfig)
+    return source.adapter.task_id if several else None
+
+
+def task_arguments(tuned: Any, number: int | None) -> dict[str, Any]:
+    """Return what PEFT's forward pass needs to know of a `task_number`."""
+    return {} if number is None else {"task_ids": torch.tensor([number], device=tuned.device)}
 
 
 def outcome_of(

@@ -93,7 +93,7 @@ def example(task: Task, kind: Kind, base: str, repository: str, choices: list[st
         kind: of the base model.
         base: its name.
         repository: of the adapter.
-        choices: what the outputs of an encoder's classifier mean.
+        choices: what the outputs of an encoder's classifier mean; None if the base model's config says it.
     """
     auto, config = AUTO[kind].__name__, task.config
     more = f", num_labels={len(choices)}" if kind == "encoder" and choices else ""
@@ -107,7 +107,8 @@ def example(task: Task, kind: Kind, base: str, repository: str, choices: list[st
             '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n)'
         )
         given = f"messages = {messages!r}"
-    body = CHOOSES.format(inputs=inputs, labels=choices) if kind == "encoder" else ""
+    labels = repr(choices) if choices else "base.config.id2label"
+    body = CHOOSES.format(inputs=inputs, labels=labels) if kind == "encoder" else ""
     body = body or WRITES.format(inputs=inputs, answer=", ids.shape[1] :" if kind == "decoder" else "")
     return f"""from peft import PeftModel
 from transformers import {auto}, AutoTokenizer

@@ -16,14 +16,14 @@ from softprompts.encoding.tokenization import encode
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError, notice
 from softprompts.evaluation.interactive import own_flags
-from softprompts.export.agreement import check_share, difference_of
+from softprompts.export.agreement import check_share, difference_of, task_arguments, task_number
 from softprompts.export.sources import Job, Source, naming
 from softprompts.models.bundled import PREFIX, lookup
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import default_device, input_spec, load_base_model
 
 import torch
-from peft import MultitaskPromptTuningConfig, PeftModel
+from peft import PeftModel
 
 
 def write_stock(job: Job, folder: Path) -> list[str]:
@@ -82,17 +82,15 @@ def write_adapter(job: Job, source: Source, folder: Path, base_name: str) -> str
     Raises:
         UserError: what `load_adapter` refuses; a check that fails.
     """
-    number = source.adapter.task_id
     with naming(source), own_flags():
         base, tokenizer = load_base_model(job.model, default_device(), source.task.choices)
         tuned: Any = load_adapter(base, source.adapter)
         spec = input_spec(base, virtual_tokens(tuned))
         data = encode(source.task, tokenizer, spec, needs_end=False)
     documents = [example.document for example in data.test]
-    several = isinstance(tuned.active_peft_config, MultitaskPromptTuningConfig)
-    arguments = {"task_ids": torch.tensor([number], device=base.device)} if several else {}
-    expected = _logits(tuned, documents, **arguments)
-    plain = folded(tuned, number if several else None)
+    number = task_number(tuned, source)
+    expected = _logits(tuned, documents, **task_arguments(tuned, number))
+    plain = folded(tuned, number)
     with warnings.catch_warnings(action="ignore"):  # that embeddings are saved, since the adapter changes them
         plain.save_pretrained(str(folder), safe_serialization=True)
     for file in folder.iterdir():

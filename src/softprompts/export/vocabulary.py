@@ -5,9 +5,11 @@ text then reads the soft prompt: `request_text` builds the text of a request, an
 
 The new tokens cannot win greedy decoding. Their rows in the output embedding are the mean of all rows before them, so
 their logit is the mean of all logits, which is below the largest unless all are equal. By the inequality of arithmetic
-and geometric means, sampling at any temperature draws one of them with a probability of at most 1 / V each. In practice
-it is many orders of magnitude less; the check reports it. An output embedding with a bias gets a bias of -10,000 there.
-The tokens are also in `suppress_tokens` of the generation settings, which transformers heeds and most engines do not.
+and geometric means, sampling at any temperature draws each of them with a probability of at most 1 / V, unless the
+model caps its logits. The check reports the largest probability that it saw. A copy of another row would not do: it
+loses a tie in greedy decoding, but sampling draws it as often as that row's token. An output embedding with a bias gets
+-10,000 there. The tokens are also in `suppress_tokens` of the generation settings, which transformers heeds and most
+engines do not.
 """
 
 from __future__ import annotations

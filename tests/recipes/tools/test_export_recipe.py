@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from helpers import cli_in_process, load_base, recipe_command, run_recipe
+from helpers import cli_in_process, load_base, load_recipe
 from method_runs import read_predictions, saved_by_peft, stock_answer, stock_model
+from softprompts.config.cli import parse
 from softprompts.config.tools import ExportConfig
 from softprompts.export.forms import FORMS
 from softprompts.export.vocabulary import read_tasks, request_text
@@ -21,6 +22,7 @@ from peft import PeftModel, PromptTuningConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MethodRun = Callable[[str], Path]
+BUNDLED = "bundled:smollm2-135m-instruct"
 TEXTS = '["the film was good", "a very dull plot"]'
 
 
@@ -31,6 +33,13 @@ def export_command(model: Path | str, to: str, folder: Path, **flags: Any) -> li
 
 def test_each_form_of_the_setting_is_written_by_something() -> None:
     assert set(get_args(get_type_hints(ExportConfig)["to"])) == FORMS.keys()
+
+
+def test_paths_by_task_name_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS", "/somewhere")
+    command = export_command("m", "peft", Path("$RUNS/it"), **{"export.adapters": "{tone: $RUNS/tone}"})
+    settings = parse(load_recipe("export").main, command[1:])["export"]
+    assert (settings.output_dir, settings.adapters) == ("/somewhere/it", {"tone": "/somewhere/tone"})
 
 
 def test_the_run_of_a_soft_prompt_as_vocabulary(
@@ -233,42 +242,29 @@ def test_rows_that_are_gone(
 
 @pytest.mark.slow
 @pytest.mark.bundled
-def test_the_bundled_model_in_every_form(tmp_path: Path) -> None:
-    name = "bundled:smollm2-135m-instruct"
-    for task, chat in (("sentiment", "false"), ("chat", "true")):
-        flags = {
-            "model.name_or_path": name,
-            "model.dtype": "float32",
-            "task.max_rows": "{train: 16, validation: 4, test: 4}",
-            "task.chat": chat,
-            "prompt.num_virtual_tokens": 16,
-            "training.steps": 2,
-            "training.eval_every": 2,
-            "training.batch_size": 4,
-            "training.warmup_steps": 0,
-            "evaluation.bootstrap_resamples": 10,
-            "run.trackers": "[]",
-            "run.output_dir": tmp_path / task,
-        }
-        done = run_recipe(recipe_command("prompt_tuning", "sentiment", flags))
-        assert done.returncode == 0, done.stderr
-    both = f"{{sentiment: {tmp_path / 'sentiment'}, chat: {tmp_path / 'chat'}}}"
+def test_the_bundled_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name, model = BUNDLED, resolve(BUNDLED)
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM", "prompt_tuning_init": "TEXT", "tokenizer_name_or_path": model}
+    for task, text in (("tone", "Is this positive or negative?"), ("topic", "What is this sentence about?")):
+        config = PromptTuningConfig(num_virtual_tokens=16, prompt_tuning_init_text=text, **common)
+        saved_by_peft(Path(model), config, tmp_path / task, scale=1.5)
+    both = {"export.adapters": f"{{tone: {tmp_path / 'tone'}, topic: {tmp_path / 'topic'}}}", "input.text": TEXTS}
     for to, flags in (
-        ("vocabulary", {"export.adapters": both}),
-        ("prompt_embeds", {"export.adapters": both}),
-        ("peft", {"export.adapters": both}),
-        ("hub", {"adapter.path": tmp_path / "sentiment", "export.repo_id": "me/it"}),
+        ("vocabulary", both | {"input.chat": "true"}),
+        ("prompt_embeds", both),
+        ("hub", {"adapter.path": tmp_path / "tone", "input.text": TEXTS}),
     ):
-        done = run_recipe(export_command(name, to, tmp_path / to, **flags, **{"export.rows": 3}))
-        assert done.returncode == 0, done.stderr
-        if to in ("vocabulary", "prompt_embeds"):
-            assert done.stdout.count("equals stock PEFT's on 3 of 3 rows") == 2
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "vocabulary")
-    plain = AutoTokenizer.from_pretrained(resolve(name))
+        code, said, errors = cli_in_process(export_command(name, to, tmp_path / to, **flags), capfd)
+        assert (code, errors) == (0, [])
+        assert said.count("equals stock PEFT's on 2 of 2 rows") == (0 if to == "hub" else 2)
+    tokenizer, plain = AutoTokenizer.from_pretrained(tmp_path / "vocabulary"), AutoTokenizer.from_pretrained(model)
     messages = [{"role": "user", "content": "A film to see twice."}]
     given = {"tokenize": False, "add_generation_prompt": True}
     before = plain.apply_chat_template(messages, **given)
     assert tokenizer.apply_chat_template(messages, **given) == before
-    said = tokenizer.apply_chat_template(messages, task="chat", **given)
-    assert said == "".join(f"<|softprompts:chat:{number}|>" for number in range(16)) + before
-    assert "dequantised from SmolLM2-135M-Instruct.Q4_1.gguf" in (tmp_path / "hub/README.md").read_text()
+    said = tokenizer.apply_chat_template(messages, task="topic", **given)
+    assert said == "".join(f"<|softprompts:topic:{number}|>" for number in range(16)) + before
+    card = (tmp_path / "hub/README.md").read_text()
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\n" in card
+    assert "dequantised from SmolLM2-135M-Instruct.Q4_1.gguf" in card
+    assert "Apache License" in (tmp_path / "hub/LICENSE").read_text()
