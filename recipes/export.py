@@ -1,7 +1,6 @@
 """Export: write trained adapters in the form that another program or server reads.
 
-    python recipes/export.py --adapter.path runs/sentiment/prompt_tuning --export.to vocabulary \
-        --export.output_dir exports/sentiment
+    python recipes/export.py --adapter.path runs/demo/prompt_tuning --export.to vocabulary --export.output_dir exported
 
 `--export.to` is `peft`, `vocabulary`, `prompt_embeds` or `hub`; `--help` describes each. Several adapters of one base
 model go together as `--export.adapters '{sentiment: runs/sentiment/prompt_tuning, ...}'`. Each export is compared with
