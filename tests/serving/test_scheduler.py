@@ -151,6 +151,26 @@ def test_a_fault_ends_the_requests_that_it_meets_and_no_others(make: Callable[..
     assert scheduler.alive
 
 
+def test_who_cannot_be_told_ends_alone(make: Callable[..., Scheduler]) -> None:
+    scheduler = make()
+    deaf, other = Asked(PROMPTS[0]), Asked(PROMPTS[1])
+    deaf.ticket.heard = lambda _: (_ for _ in ()).throw(RuntimeError("the connection is gone"))
+    for one in (deaf, other):
+        scheduler.submit(one.ticket)
+    assert other.wait() == alone(make, PROMPTS[1])
+    deaf.wait()
+    assert (deaf.reasons, other.reasons, scheduler.alive) == (["error"], ["length"], True)
+
+
+def test_the_time_to_come_again_follows_the_time_of_answers(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(rows=1, waiting=2, paused=True)
+    for _ in range(2):  # some 0.3 seconds each
+        asked = Asked((1, 2), most=7)
+        scheduler.submit(asked.ticket)
+        asked.wait()
+    assert scheduler._pace > 0.05, "a share of what the answers took, and no step's time"
+
+
 def test_closing_finishes_what_there_is_and_takes_no_more(make: Callable[..., Scheduler]) -> None:
     scheduler = make(rows=1)
     asked = [Asked(prompt) for prompt in PROMPTS[:3]]

@@ -1,4 +1,4 @@
-"""What trains, as tensors by name: taken out of a model and put back into it."""
+"""The parameters that train, as tensors by name: taken out of a model and put back into it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class PromptCache:
             handle.remove()
 
     def get(self, number: int, key: Key, compute: Callable[[], States | None]) -> States | None:
-        """Return what is kept under a key, of model `number`; computed anew where it is missing or stale."""
+        """Return what is kept under a key, of model `number`; computed anew if it is missing or stale."""
         state = self._state(number)
         found = self._kept.get(key)
         if found is not None and found[0] == state:

@@ -154,7 +154,7 @@ def compare(
     """Compare an export with stock PEFT on each row, and return one line about it.
 
     In 32 bits greedy output has to be equal. In 16 bits logits have to agree, and the line reports how many rows have
-    equal output: where two tokens are almost as likely, rounding decides between them.
+    equal output: rounding decides between two tokens that are almost as likely.
 
     Args:
         prompt: with what stock PEFT gives.

@@ -68,7 +68,7 @@ def request_text(task: str, read: Reading, tokenizer: PreTrainedTokenizerBase, t
     """Return the text of a request: a task's tokens, then a text in which no such token is left.
 
     Tokenize it with `add_special_tokens=False`: tokens that belong before a text, such as `<s>`, are written out after
-    those of the task, where PEFT has them.
+    those of the task: PEFT has them there.
 
     Args:
         task: name of the task.
@@ -294,7 +294,7 @@ def _of_base(logits: torch.Tensor, ids: Sequence[int], before: torch.Tensor) -> 
 
 
 def _written(logits: torch.Tensor, ids: Sequence[int]) -> float:
-    """Return the largest probability of a new token, and raise `UserError` where one is the likeliest."""
+    """Return the largest probability of a new token, and raise `UserError` if one is the likeliest."""
     if bool(torch.isin(logits.argmax(-1), torch.tensor(ids)).any()):
         raise UserError("export.to: vocabulary failed its check, and nothing was written: a new token would be written")
     return float(logits.softmax(-1)[:, list(ids)].max())

@@ -18,7 +18,7 @@ def check_model(config: ModelConfig) -> None:
 
 
 def model_path(config: ModelConfig) -> str:
-    """Return the folder or Hub id behind `name_or_path`; a bundled model is made where it is missing.
+    """Return the folder or Hub id behind `name_or_path`; a bundled model is made if it is missing.
 
     Raises:
         UserError: as `check_model`; a bundled model that cannot be made.

@@ -34,8 +34,8 @@ class Ticket:
         make_row: called once there is room, in the thread that decodes: it may compute keys and values.
         positions: that the request takes in the batch, with a whole answer.
         heard: called in that thread with the row after each of its tokens; it returns whether the answer is over, as
-            it is once a stop text has come. It must not block.
-        over: called once, in that thread, with why the answer is over.
+            it is once a stop text has come. It must not block. If it raises, this request alone ends.
+        over: called once, in that thread, with why the answer is over. It must neither block nor raise.
         deadline: of `time.monotonic()`.
     """
 
@@ -45,12 +45,13 @@ class Ticket:
     over: Callable[[Reason], None]
     deadline: float = float("inf")
     row: Row | None = None
+    joined: float = 0.0
     cancelled: bool = False
 
 
 @dataclass
 class Counts:
-    """What has happened since the start; read by the metrics."""
+    """Numbers since the start, for the metrics: tokens, ends of answers among them; steps; answers by reason."""
 
     tokens: int = 0
     steps: int = 0
@@ -75,7 +76,7 @@ class Scheduler:
         self._running: dict[int, Ticket] = {}  # by the identity of their rows
         self._changed = threading.Condition()
         self._closed = self._draining = False
-        self._pace = 0.05  # seconds that a request has been taking lately, per place in the queue
+        self._pace = 0.0  # seconds between two answers that end, a moving average
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -176,6 +177,7 @@ class Scheduler:
                 self._end(ticket, "error")
                 continue
             self._running[id(ticket.row)] = ticket
+            ticket.joined = time.monotonic()
             rows.append(ticket.row)
         if rows:
             self._advance(lambda: self.batch.join(rows), rows)
@@ -188,7 +190,6 @@ class Scheduler:
 
     def _advance(self, write: Callable[[], list[Row]], rows: list[Row]) -> None:
         """Write a token of each row, tell who asked, and end the answers that are over."""
-        started = time.monotonic()
         try:
             ended = {id(row) for row in write()}
         except Exception:
@@ -201,14 +202,20 @@ class Scheduler:
         self.counts.tokens += len(rows)
         for row in rows:
             ticket = self._running[id(row)]
-            stopped = ticket.heard(row)
+            try:
+                stopped = ticket.heard(row)
+            except Exception:
+                LOG.exception("a request could not be told of its token")
+                self._end(ticket, "error")
+                continue
             if stopped or id(row) in ended:
                 self._end(ticket, "length" if not stopped and len(row.written) == row.most else "stop")
-        self._pace += 0.1 * (time.monotonic() - started - self._pace)
 
     def _end(self, ticket: Ticket, reason: Reason) -> None:
         if ticket.row is not None:
             self.batch.leave([ticket.row])
             self._running.pop(id(ticket.row), None)
+            # So many rows are answered side by side.
+            self._pace += 0.1 * ((time.monotonic() - ticket.joined) / self.most_rows - self._pace)
         self.counts.over[reason] = self.counts.over.get(reason, 0) + 1
         ticket.over(reason)

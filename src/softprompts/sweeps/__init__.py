@@ -1,1 +1,1 @@
-"""Sweeps: what is tried, who goes on, and how the best is chosen."""
+"""Sweeps: the candidates, who goes on, and the choice of the best."""

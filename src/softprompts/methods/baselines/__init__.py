@@ -1,1 +1,1 @@
-"""What soft prompts are measured against: methods that change weights or activations, one file each."""
+"""Baselines of soft prompts: methods that change weights or activations, one file each."""
