@@ -5,47 +5,29 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from helpers import ROOT, load_recipe, recipe_environment
 from softprompts.config.cli import build_parser, parse
 from softprompts.config.help import FIRST, completion_script, help_of
 from softprompts.runs.folders import CONFIG_FILE, OUTPUTS, RECIPE, RESULT_FILE, plain
+from warm import WarmProcess
 
 import pytest
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "pandas", "sklearn", "matplotlib")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-# Runs a recipe as its own process would, and says which libraries it imported.
-SCRIPT = """
-import json, runpy, sys
-sys.argv = json.loads(sys.argv[1])
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as stopped:
-    code = stopped.code
-else:
-    code = 0
-print(json.dumps([code or 0, sorted({name.partition(".")[0] for name in sys.modules})]))
-"""
 
 
 def start(recipe: str, *flags: str) -> tuple[int, set[str], str, str]:
     """Return exit code, imported packages, and what was said on both streams."""
-    command = [f"recipes/{recipe}.py", *flags]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(command)],
-        cwd=ROOT,
-        env=recipe_environment() | {"PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    *said, last = done.stdout.splitlines()
+    command = ["tests/support/imported.py", f"recipes/{recipe}.py", *flags]
+    process = WarmProcess(command, ROOT, recipe_environment(), light=True)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    *said, last = out.splitlines()
     code, modules = json.loads(last)
-    return code, set(modules), "\n".join(said), done.stderr
+    return code, set(modules), "\n".join(said), err
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from helpers import ROOT, load_recipe
 from softprompts.runs.command import cli
-from warm import warm_up
+from warm import import_all
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -25,6 +25,7 @@ SECONDS = 60  # longest command; a valid one takes about a second
 MEMORY = 6 * 2**30  # bytes of addresses beside those that the imports take
 
 torch.set_num_threads(1)  # threads would be lost in a fork
+import_all()  # the process that forks all others imports this module
 RECIPES = {path.stem: load_recipe(path.stem) for path in sorted((ROOT / "recipes").glob("*.py"))}
 
 
@@ -49,7 +50,6 @@ def run_recipe(
         encoding: that of the terminal.
         stop_after: send SIGTERM after so many updates.
     """
-    warm_up()
     files = [folder.with_name(f"{folder.name}.{name}") for name in ("in", "out", "err")]
     files[0].write_bytes(stdin)
     child = os.fork()

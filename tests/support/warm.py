@@ -1,7 +1,8 @@
 """Recipes as processes of their own that start warm: forked from a process that has imported the libraries.
 
 Importing PyTorch, transformers and PEFT takes a cold process five seconds. A fork of one that has imported them takes
-none, and is killed, stopped and waited for as any other.
+none, and is killed, stopped and waited for as any other. A second process has imported what reads the command line and
+no more: its forks show what a command imports beside that.
 """
 
 from __future__ import annotations
@@ -40,9 +41,14 @@ NUMBER = struct.Struct("i")  # of a process, and its exit code, on their way to 
 
 
 class WarmProcess:
-    """A script that runs in a fork of the warm process; like `subprocess.Popen`, as far as tests need it."""
+    """A script that runs in a fork of the warm process; like `subprocess.Popen`, as far as tests need it.
 
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str], said: str = "") -> None:
+    `light` takes the process that has imported the command line alone.
+    """
+
+    def __init__(
+        self, command: list[str], folder: Path, environment: dict[str, str], said: str = "", *, light: bool = False
+    ) -> None:
         self.returncode: int | None = None
         self._stdin, self._out, self._err = (TemporaryFile() for _ in range(3))  # noqa: SIM115
         self._stdin.write(said.encode())
@@ -50,7 +56,7 @@ class WarmProcess:
         self._reply, theirs = socket.socketpair()
         request = json.dumps({"command": command, "folder": str(folder), "environment": environment}) + "\n"
         descriptors = [file.fileno() for file in (self._stdin, self._out, self._err, theirs)]
-        server = _server()
+        server = _server(light)
         socket.send_fds(server, [request[:1].encode()], descriptors)
         server.sendall(request[1:].encode())
         theirs.close()
@@ -98,13 +104,13 @@ class WarmProcess:
 
 
 @cache
-def _server() -> socket.socket:
+def _server(light: bool) -> socket.socket:
     """Start the warm process and return the socket that takes requests; it ends when that is closed."""
     from helpers import ROOT, recipe_environment
 
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
-        [sys.executable, __file__, str(theirs.fileno())],
+        [sys.executable, __file__, str(theirs.fileno()), "light" if light else "whole"],
         cwd=ROOT,
         env=recipe_environment(),
         stdin=subprocess.DEVNULL,
@@ -121,9 +127,19 @@ def _server() -> socket.socket:
     return ours
 
 
-@cache
-def warm_up() -> None:
-    """Do once, for all forks, what takes long the first time in a process: load a model, draw a picture."""
+def import_all() -> None:
+    """Do once, for all forks, what takes long the first time in a process: import, load a model, draw a picture."""
+    # Remarks that a recipe silences before it imports anything; open, since transformers' logger keeps the stream.
+    with contextlib.redirect_stderr(Path(os.devnull).open("w")):  # noqa: SIM115
+        softprompts = import_module("softprompts")
+        for name in softprompts.__all__:
+            getattr(softprompts, name)
+        for name in LATE:
+            import_module(name)
+        _warm_up()
+
+
+def _warm_up() -> None:
     from matplotlib.figure import Figure
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -139,13 +155,6 @@ def warm_up() -> None:
 
 def serve(requests: socket.socket) -> None:
     """Fork a process for each request, until the other side is closed."""
-    with contextlib.redirect_stderr(None):  # remarks that a recipe silences before it imports anything
-        softprompts = import_module("softprompts")
-        for name in softprompts.__all__:
-            getattr(softprompts, name)
-        for name in LATE:
-            import_module(name)
-        warm_up()
     while True:
         first, streams, *_ = socket.recv_fds(requests, 1, 4)
         if not first:
@@ -194,4 +203,8 @@ def run_script(command: list[str], folder: str, environment: dict[str, str]) -> 
 
 
 if __name__ == "__main__":
+    if sys.argv[2] == "light":
+        import_module("softprompts.config.cli")
+    else:
+        import_all()
     serve(socket.socket(fileno=int(sys.argv[1])))
