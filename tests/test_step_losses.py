@@ -14,6 +14,7 @@ from typing import Any
 
 from helpers import losses, main_in_process, read_result
 from method_runs import LENGTH, METHODS, OPEN, short_command
+from softprompts.reports import run as run_report
 
 import pytest
 import torch
@@ -44,9 +45,16 @@ def machine() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_losses_of_a_run_are_those_recorded(
-    name: str, tiny_model: Path, tiny_task: Path, domain_task: Path, tmp_path: Path
+    name: str,
+    tiny_model: Path,
+    tiny_task: Path,
+    domain_task: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, flags = RUNS[name]
+    # A picture takes a good part of the time, and says nothing of the losses.
+    monkeypatch.setattr(run_report, "plot_curves", lambda _, path: path.touch())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

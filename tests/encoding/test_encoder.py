@@ -57,7 +57,7 @@ MADE: dict[str, tuple[Any, bool]] = {
 def test_ids_are_those_of_each_text_alone(name: str) -> None:
     make, in_pieces = MADE[name]
     tokenizer = make()
-    texts = drawn_texts(3000)
+    texts = [*dict.fromkeys(drawn_texts(3000))]
     encoder, alone = Encoder(tokenizer, TEXTS), Encoder(tokenizer, TEXTS)
     alone._own = alone._marks = None
     assert (encoder.is_batched, encoder.is_in_pieces, alone.is_batched) == (True, in_pieces, False)

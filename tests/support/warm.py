@@ -130,7 +130,7 @@ def _server(light: bool) -> socket.socket:
 def import_all() -> None:
     """Do once, for all forks, what takes long the first time in a process: import, load a model, draw a picture."""
     # Remarks that a recipe silences before it imports anything; open, since transformers' logger keeps the stream.
-    with contextlib.redirect_stderr(Path(os.devnull).open("w")):  # noqa: SIM115
+    with contextlib.redirect_stderr(Path(os.devnull).open("w")):
         softprompts = import_module("softprompts")
         for name in softprompts.__all__:
             getattr(softprompts, name)

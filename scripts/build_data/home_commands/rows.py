@@ -154,9 +154,9 @@ class Language:
         return found
 
     @cached_property
-    def pieces(self) -> set[str]:
-        """All pieces of words that some template asks for."""
-        return {piece for _, _, clauses in self.single for clause in clauses for piece in clause}
+    def clauses(self) -> Clauses:
+        """All different clauses of the templates, which have many in common."""
+        return frozenset(clause for _, _, clauses in self.single for clause in clauses)
 
     def likely(self, text: str) -> Intents:
         """Return the intents with those templates alone that `text` has a piece of each clause of.
@@ -164,10 +164,10 @@ class Language:
         The recogniser passes over the others as well, but looks for each piece in each template anew.
         """
         said = normalize_for_matching(text).text.casefold()
-        missing = {piece for piece in self.pieces if piece not in said}
+        unmet = {clause for clause in self.clauses if not any(piece in said for piece in clause)}
         blocks: dict[str, list[IntentData]] = defaultdict(list)
         for intent, block, clauses in self.single:
-            if not any(clause <= missing for clause in clauses):
+            if unmet.isdisjoint(clauses):
                 blocks[intent].append(block)
         return replace(self.intents, intents={name: Intent(name, same) for name, same in blocks.items()})
 
