@@ -35,6 +35,7 @@ from .config.tools import (
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
     SamplingConfig as SamplingConfig,
+    ServeConfig as ServeConfig,
 )
 from .encoding.documents import with_soft_prompt as with_soft_prompt
 from .encoding.tokenization import encode as encode
@@ -111,6 +112,8 @@ from .reports.run import (
 from .runs.command import cli as cli
 from .runs.environment import environment as environment
 from .runs.run import start_run as start_run
+from .serving.http.server import run_server as run_server
+from .serving.http.service import load_tasks as load_tasks
 from .sweeps.grid import Point as Point, SweepConfig as SweepConfig, grid_of as grid_of
 from .sweeps.sweep import (
     run_sweep as run_sweep,
