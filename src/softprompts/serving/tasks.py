@@ -75,6 +75,12 @@ class ServedTask:
         words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
         return tuple(words) if isinstance(words, list) else ()
 
+    def as_target(self, choice: str) -> str:
+        """Return a choice with the white space that the run's target template puts before a word."""
+        target = str(self.settings.get("task", {}).get("target") or "")
+        space = target[: len(target) - len(target.lstrip())]
+        return choice if choice[:1].isspace() else space + choice
+
     @property
     def stop(self) -> tuple[str, ...]:
         """Texts that end an answer."""

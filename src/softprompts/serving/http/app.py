@@ -13,7 +13,7 @@ import softprompts
 from softprompts.config.tools import ServeConfig
 from softprompts.serving.batch import Batch
 from softprompts.serving.http import faults
-from softprompts.serving.http.faults import ApiError, KeyGuard, read_keys
+from softprompts.serving.http.faults import ApiError, BodyLimit, KeyGuard, read_keys
 from softprompts.serving.http.generation import Generation, Job
 from softprompts.serving.http.meters import Metered, Meters
 from softprompts.serving.http.protocol import (
@@ -67,7 +67,6 @@ def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
         title="Soft prompts",
         version=softprompts.__version__,
         lifespan=lifespan,
-        max_body_size=config.max_body_bytes,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
     )
@@ -75,6 +74,7 @@ def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
     faults.add_handlers(app)
     for router in (_answers(service, meters), _scores(service), _models(service), _state(service, meters), _page()):
         app.include_router(router)
+    app.add_middleware(BodyLimit, most=config.max_body_bytes)
     if keys:
         app.add_middleware(KeyGuard, keys=keys, open_paths=OPEN)
     app.add_middleware(Metered, meters=meters)
@@ -132,7 +132,7 @@ def _scores(service: Service) -> APIRouter:
         started = time.monotonic()
         name = service.splits.choose(asked.model, asked.user)
         task = service.task(name)
-        choices = asked.choices or list(task.choices)
+        choices = [task.as_target(choice) for choice in asked.choices or task.choices]
         if len(choices) < 2:
             raise ApiError(400, f"choices: {asked.model} has none of its own; give two or more", param="choices")
         if len(set(choices)) < len(choices):

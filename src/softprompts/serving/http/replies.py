@@ -63,7 +63,8 @@ class Reply:
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [dict(token.likeliest) for token in tokens],
+            # Of tokens with the same text the likelier counts.
+            "top_logprobs": [dict(reversed(token.likeliest)) for token in tokens],
             "text_offset": [token.offset for token in tokens],
         }
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from softprompts.adapters.configs import CONFIG as ADAPTER_CONFIG
 from softprompts.config.paths import ADAPTER
 from softprompts.config.tools import ServeConfig
-from softprompts.errors import UserError, nearest, warn
+from softprompts.errors import UserError, nearest, settings_named, warn
 from softprompts.models.loading import max_positions
 from softprompts.serving.batch import Sampling
 from softprompts.serving.http.faults import ApiError, from_full_queue, from_user_error
@@ -181,7 +181,8 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
     """
     tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20)
     for name, path in config.adapters.items():
-        tasks.add(name, path)
+        with settings_named({"adapter.path": f"serve.adapters.{name}"}):
+            tasks.add(name, path)
     if config.folder is not None:
         _add_all(tasks, Path(config.folder))
     if len(tasks.names) == 1 and config.folder is None:
