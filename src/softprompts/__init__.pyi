@@ -34,6 +34,7 @@ from .config.tools import (
     ExportConfig as ExportConfig,
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
+    OutcomesConfig as OutcomesConfig,
     SamplingConfig as SamplingConfig,
     ServeConfig as ServeConfig,
 )
@@ -95,6 +96,7 @@ from .methods.soft_prompts.multitask_prompt_tuning import (
 from .methods.soft_prompts.p_tuning import add_prompt_encoder as add_prompt_encoder
 from .methods.soft_prompts.prefix_tuning import add_prefix as add_prefix
 from .methods.soft_prompts.prompt_tuning import add_soft_prompt as add_soft_prompt
+from .metrics.outcomes import compare_outcomes as compare_outcomes
 from .models.identity.facts import facts_of as facts_of
 from .models.loading import (
     default_device as default_device,

@@ -15,6 +15,7 @@ from softprompts.config.tools import ServeConfig
 from softprompts.encoding.endings import before
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
+from softprompts.metrics.outcomes import compare_outcomes
 from softprompts.serving.http.app import make_app
 from softprompts.serving.http.service import load_tasks
 
@@ -402,6 +403,14 @@ def test_a_split_shares_its_traffic_out_and_logs_what_became_of_it(
         assert records[-1]["outcome"] == 1
         assert records[-1]["adapter"] == records[0]["adapter"]
         assert served.http.delete("/v1/adapters/a").status_code == 400, "the split needs it"
+        assert len({record["user"] for record in records[:80]}) == 40, "a digest of each"
+        assert not any("user 3" in line for line in log.read_text().splitlines())
+        for number, (reply, record) in enumerate(zip(replies, records, strict=False)):
+            value = float(record["adapter"] == "b" or number % 8 == 0)
+            assert served.post("/v1/outcomes", id=reply["id"], outcome=value).status_code == 200
+    lines = compare_outcomes(str(log), 500)
+    assert lines[0] == "ab:"
+    assert "b is better than a in outcome" in lines[-1] or "a is" not in lines[-1]
 
 
 def test_what_cannot_be_served_is_said_and_the_others_are_served(

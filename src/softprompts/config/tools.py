@@ -149,6 +149,22 @@ class ExportConfig:
 
 
 @dataclass
+class OutcomesConfig:
+    """Answers of a served split, and what became of them.
+
+    Args:
+        log: file that `serve.split_log` named.
+        resamples: of the bootstrap that gives intervals and p values.
+    """
+
+    log: str
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        check_above_zero("outcomes.resamples", self.resamples)
+
+
+@dataclass
 class NeighboursConfig:
     """What to show.
 

@@ -64,15 +64,16 @@ class Splits:
                 return adapter
         return adapter
 
-    def answered(self, request: str, name: str, adapter: str, **facts: Any) -> None:
-        """Log an answer to a request for a split; nothing for other names."""
+    def answered(self, request: str, name: str, adapter: str, *, user: str | None, **facts: Any) -> None:
+        """Log an answer to a request for a split; nothing for other names. Of its user the log has a digest."""
         if name not in self.shares:
             return
         with self._lock:
             self._answers[request] = (name, adapter)
             while len(self._answers) > REMEMBERED:
                 self._answers.popitem(last=False)
-        self._write({"id": request, "split": name, "adapter": adapter, **facts})
+        known = None if user is None else hashlib.sha256(f"log\0{name}\0{user}".encode()).hexdigest()[:16]
+        self._write({"id": request, "split": name, "adapter": adapter, "user": known, **facts})
 
     def outcome(self, request: str, value: float) -> bool:
         """Log what became of an answer; return whether there was such an answer."""

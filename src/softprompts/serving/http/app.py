@@ -111,7 +111,7 @@ def _answers(service: Service, meters: Meters) -> APIRouter:
         generation = service.generation(jobs, asked.stream)
 
         def done(reason: str) -> None:
-            _measure(service, meters, reply, generation, reason, started)
+            _measure(service, meters, reply, generation, user=asked.user, reason=reason, started=started)
 
         if asked.stream:
             usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -143,7 +143,7 @@ def _scores(service: Service) -> APIRouter:
         made = f"classify-{secrets.token_hex(12)}"
         seconds = round(time.monotonic() - started, 4)
         service.splits.answered(
-            made, asked.model, name, seconds=seconds, reason="stop", labels=[r["label"] for r in rows]
+            made, asked.model, name, user=asked.user, seconds=seconds, reason="stop", labels=[r["label"] for r in rows]
         )
         return {"id": made, "object": "list", "created": int(time.time()), "model": asked.model, "data": rows}
 
@@ -171,7 +171,14 @@ def _label(index: int, choices: list[str], scores: list[float]) -> dict[str, Any
 
 
 def _measure(
-    service: Service, meters: Meters, reply: Reply, generation: Generation, reason: str, started: float
+    service: Service,
+    meters: Meters,
+    reply: Reply,
+    generation: Generation,
+    *,
+    user: str | None,
+    reason: str,
+    started: float,
 ) -> None:
     task = generation.jobs[0].task.name
     meters.tokens.labels(task, "read").inc(reply.prompts)
@@ -181,7 +188,7 @@ def _measure(
         meters.first.labels(task).observe(first)
     facts = {"seconds": round(time.monotonic() - started, 4), "first_token_seconds": first, "reason": reason}
     tokens = {"prompt_tokens": reply.prompts, "completion_tokens": generation.written}
-    service.splits.answered(reply.id, reply.model, task, **facts, **tokens)
+    service.splits.answered(reply.id, reply.model, task, user=user, **facts, **tokens)
 
 
 def _listed(asked: CompletionRequest) -> list[Any]:
