@@ -7,6 +7,10 @@ A contestant is a saved adapter, ours or anyone's from PEFT, a whole model that 
 prompt on the base model (`--second.wording`, `--second.shots 8`). Both answer one split of a task, or of rows of your
 own; `compare.md` shows both scores, the paired difference with its interval, and the rows that one answers better.
 
+    python recipes/compare.py --outcomes.log log.jsonl
+
+compares adapters that share a model name's traffic in recipes/serve.py, by the outcomes in its log: no model is loaded.
+
 Any key of the YAML file is a flag too; `--print_config` shows them all. Plain `python recipes/compare.py ...` is one
 process.
 
@@ -46,5 +50,11 @@ def main(
     sp.save_contest(this, rows, sides, outcomes, evaluation)
 
 
+def served(outcomes: sp.OutcomesConfig) -> None:
+    """Compare adapters by what became of their answers."""
+    for line in sp.compare_outcomes(outcomes.log, outcomes.resamples):
+        print(line)
+
+
 if __name__ == "__main__":
-    sp.cli(main)
+    sp.cli(main, outcomes=served)

@@ -34,7 +34,9 @@ from .config.tools import (
     ExportConfig as ExportConfig,
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
+    OutcomesConfig as OutcomesConfig,
     SamplingConfig as SamplingConfig,
+    ServeConfig as ServeConfig,
 )
 from .encoding.documents import with_soft_prompt as with_soft_prompt
 from .encoding.tokenization import encode as encode
@@ -94,6 +96,7 @@ from .methods.soft_prompts.multitask_prompt_tuning import (
 from .methods.soft_prompts.p_tuning import add_prompt_encoder as add_prompt_encoder
 from .methods.soft_prompts.prefix_tuning import add_prefix as add_prefix
 from .methods.soft_prompts.prompt_tuning import add_soft_prompt as add_soft_prompt
+from .metrics.outcomes import compare_outcomes as compare_outcomes
 from .models.identity.facts import facts_of as facts_of
 from .models.loading import (
     default_device as default_device,
@@ -111,6 +114,8 @@ from .reports.run import (
 from .runs.command import cli as cli
 from .runs.environment import environment as environment
 from .runs.run import start_run as start_run
+from .serving.http.server import run_server as run_server
+from .serving.http.service import load_tasks as load_tasks
 from .sweeps.grid import Point as Point, SweepConfig as SweepConfig, grid_of as grid_of
 from .sweeps.sweep import (
     run_sweep as run_sweep,

@@ -22,14 +22,14 @@ COMMON = (
     MARKER,
     "outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)",
     'if __name__ == "__main__":',
-    "sp.cli(main)",
+    "sp.cli(main",
 )
 STEPS = ("load_task", "start_run", "load_base_model", "make_engine", "evaluate_test", "save_run", "cli")
 # What trains says these, too, one behind the other.
 ENGINE = "engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)"
 TRAIN = "progress = sp.train(engine, data, training, evaluation, this)"
 SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is none of a run
-TOOLS = {"compose", "export", "generate", "neighbours"}  # no run, and no task of their own
+TOOLS = {"compose", "export", "generate", "neighbours", "serve"}  # no run, and no task of their own
 EVALUATES = {
     "compare",
     "compose",
@@ -38,6 +38,7 @@ EVALUATES = {
     "export",
     "generate",
     "neighbours",
+    "serve",
 }  # take an adapter as it is: the method is the one that made it
 ALL = sorted((ROOT / "recipes").glob("*.py"))
 RECIPES = [path for path in ALL if path.stem not in TOOLS]
@@ -58,7 +59,7 @@ def test_there_are_recipes() -> None:
 
 @each_recipe
 def test_common_lines_are_identical_and_in_order(recipe: Path) -> None:
-    text = lines(recipe)
+    text = [COMMON[-1] if line.startswith(COMMON[-1]) else line for line in lines(recipe)]
     for line in COMMON:
         assert text.count(line) == 1, f"{recipe.name}: not once: {line}"
     assert sorted(COMMON, key=text.index) == list(COMMON)
@@ -138,8 +139,11 @@ def test_the_docstring_has_a_command_whose_paths_exist(recipe: Path) -> None:
 
 @each_script
 def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
-    main = load_recipe(recipe.stem).main
+    module = load_recipe(recipe.stem)
+    main = module.main
     _, valid = build_parser(main)
+    if recipe.stem == "compare":
+        valid |= build_parser(module.served)[1]
     flags = re.findall(r"--([a-z_]+\.[a-z_]+)", inspect.getdoc(inspect.getmodule(main)) or "")
     assert [flag for flag in flags if flag not in valid] == []
 

@@ -118,6 +118,6 @@ def test_a_text_goes_into_the_template_of_its_run(tiny_model: Path) -> None:
     tasks = served(tiny_model)
     plain = tasks.get("base")
     (expected,) = (tasks.tokenizer("the film").input_ids,)
-    assert tasks.prompt_ids(plain, "the film") == expected
-    with pytest.raises(UserError, match=r"^the prompt is empty"):
-        tasks.prompt_ids(plain, "")
+    assert tasks.filled_ids(plain, "the film") == expected
+    with pytest.raises(UserError, match=r"^the prompt tokenizes to nothing"):
+        tasks.filled_ids(plain, "")

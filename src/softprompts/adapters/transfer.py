@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from softprompts.adapters.checks import check_sizes, read_weights
 from softprompts.adapters.configs import check_base, check_identity, read_config
 from softprompts.adapters.loading import find_adapter
@@ -11,7 +13,7 @@ from softprompts.errors import UserError, settings_named
 from softprompts.models.identity.base_model import read_record
 
 import torch
-from peft import PeftType
+from peft import PeftConfig, PeftType
 from transformers import PreTrainedModel
 
 # The key that PEFT saves a soft prompt under, whatever has written it.
@@ -36,20 +38,39 @@ def load_start(base: PreTrainedModel, config: PromptConfig | PrefixConfig) -> to
     adapter = AdapterConfig(config.init_adapter, any_base=config.init_any_base)
     with settings_named({"adapter.path": f"{section}.init_adapter", "adapter.any_base": f"{section}.init_any_base"}):
         folder = find_adapter(config.init_adapter)
-        settings, record = read_config(folder), read_record(folder)
+        settings = read_config(folder)
         if settings.peft_type != kind:
             found = getattr(settings.peft_type, "value", settings.peft_type)
             raise UserError(f"adapter.path: {folder} is of type {found}; expected {kind.value}, to begin with")
-        check_base(base, settings, folder=folder, config=adapter, record=record)
-        check_identity(base, settings, folder=folder, config=adapter, record=record)
-        tensors = read_weights(folder)
-        check_sizes(settings, tensors, folder)
-        if VALUES not in tensors or tensors[VALUES].dim() != 2:
-            raise UserError(f"adapter.path: {folder} holds no table of {VALUES}, as PEFT saves it")
-        count = len(tensors[VALUES])
+        values = read_values(base, settings, folder=folder, config=adapter)[VALUES]
+        count = len(values)
         if count != config.num_virtual_tokens:
             raise UserError(
                 f"adapter.path: {folder} has {count} virtual tokens, and {section}.num_virtual_tokens is "
                 f"{config.num_virtual_tokens}; set that to {count}"
             )
-    return tensors[VALUES].float()
+    return values.float()
+
+
+def read_values(
+    base: PreTrainedModel, settings: PeftConfig, *, folder: Path, config: AdapterConfig
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a soft prompt's file, one of which is the table `VALUES`, without PEFT's model around them.
+
+    Args:
+        base: the base model that they are for.
+        settings: the adapter's config.
+        folder: the adapter's.
+        config: how it is loaded.
+
+    Raises:
+        UserError: another base model, by what `load_adapter` compares; a damaged file, or one without that table.
+    """
+    record = read_record(folder)
+    check_base(base, settings, folder=folder, config=config, record=record)
+    check_identity(base, settings, folder=folder, config=config, record=record)
+    tensors = read_weights(folder)
+    check_sizes(settings, tensors, folder)
+    if VALUES not in tensors or tensors[VALUES].dim() != 2:
+        raise UserError(f"adapter.path: {folder} holds no table of {VALUES}, as PEFT saves it")
+    return tensors

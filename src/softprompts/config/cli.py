@@ -10,7 +10,7 @@ import inspect
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -102,13 +102,20 @@ def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
     return files + checked  # flags win over files, wherever they are
 
 
-def cli(main: Callable[..., None], check: Callable[[dict[str, Any]], None] | None = None) -> None:
+def cli(
+    main: Callable[..., None],
+    check: Callable[[dict[str, Any]], None] | None = None,
+    others: Mapping[str, Callable[..., None]] | None = None,
+) -> None:
     """Run a recipe's `main` from the command line; `check` looks at its arguments before.
+
+    `others` are run in place of `main` if the command line has a flag of their section.
 
     The process ends with one line and an exit code: a `UserError` on standard error with 2, as does an error of the
     operating system about a file; `RunFinished` with 0; `Interrupted` with 128 + signal, and an interrupt before
     training with 130; a closed pipe at standard output with 141. The library's log is printed, as `print_log` says.
     """
+    main = _asked_main(main, others or {})
     quiet_libraries()
     look_in_the_scripts_folder_last()
     with quiet_streams():
@@ -141,6 +148,12 @@ def cli(main: Callable[..., None], check: Callable[[dict[str, Any]], None] | Non
         finally:
             locks.release()
             close_process_group()
+
+
+def _asked_main(main: Callable[..., None], others: Mapping[str, Callable[..., None]]) -> Callable[..., None]:
+    """Return the `main` whose section the command line has a flag of, by default the first."""
+    given = (other for section, other in others.items() if any(w.startswith(f"--{section}.") for w in sys.argv[1:]))
+    return next(given, main)
 
 
 def _tell(text: str) -> None:

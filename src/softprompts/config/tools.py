@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -148,6 +149,22 @@ class ExportConfig:
 
 
 @dataclass
+class OutcomesConfig:
+    """Answers of a served split, and what became of them.
+
+    Args:
+        log: file that `serve.split_log` named.
+        resamples: of the bootstrap that gives intervals and p values.
+    """
+
+    log: str
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        check_above_zero("outcomes.resamples", self.resamples)
+
+
+@dataclass
 class NeighboursConfig:
     """What to show.
 
@@ -178,3 +195,60 @@ class AdapterConfig:
     path: str | None = None
     any_base: bool = False
     task_id: int = 0
+
+
+@dataclass
+class ServeConfig:
+    """What is served, to whom, and within which limits.
+
+    Args:
+        adapters: adapters by the model name that requests give, e.g. {sentiment: runs/sentiment/prompt_tuning}.
+        folder: serve every adapter below this folder, named after its place there. Only adapters below it can be
+            added while the server runs.
+        host: address to listen at; `0.0.0.0` is every one.
+        port: port to listen at.
+        keys_file: file with one API key a line; without it everybody who reaches the port may ask.
+        max_batch_rows: most requests that are answered side by side.
+        max_batch_positions: most positions of their keys and values together; bounds the memory.
+        max_waiting: most requests in the queue; the next one gets status 429.
+        max_new_tokens: longest answer that a request may ask for, in tokens.
+        max_body_bytes: largest body of a request.
+        timeout: seconds until an answer that is not complete ends.
+        drain: seconds that a server which is told to stop gives to the requests that it has.
+        cache_megabytes: most memory for the keys and values of prompts; a prefix is kept beside it.
+        split: model names that share their traffic out over others by weight, e.g.
+            {sentiment: {sentiment-a: 0.5, sentiment-b: 0.5}}.
+        split_log: file that gets one JSON line for each request of a split.
+    """
+
+    adapters: dict[str, str] = field(default_factory=dict)
+    folder: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys_file: str | None = None
+    max_batch_rows: int = 16
+    max_batch_positions: int = 32768
+    max_waiting: int = 128
+    max_new_tokens: int = 512
+    max_body_bytes: int = 2**20
+    timeout: float = 120.0
+    drain: float = 30.0
+    cache_megabytes: int = 256
+    split: dict[str, dict[str, float]] = field(default_factory=dict)
+    split_log: str | None = None
+
+    def __post_init__(self) -> None:
+        if find_spec("fastapi") is None:
+            raise UserError('serve: needs more packages; install them by pip install "softprompts[serve]"')
+        counts = ("max_batch_rows", "max_batch_positions", "max_waiting", "max_new_tokens", "max_body_bytes")
+        for key in (*counts, "timeout", "drain", "cache_megabytes"):
+            check_above_zero(f"serve.{key}", getattr(self, key))
+        if not 0 <= self.port < 65536:
+            raise UserError(f"serve.port: expected 0 to 65535, found {self.port}")
+        for name, shares in self.split.items():
+            for variant, share in shares.items():
+                check_above_zero(f"serve.split.{name}.{variant}", share)
+            if len(shares) < 2:
+                raise UserError(f"serve.split.{name}: expected two or more model names, found {len(shares)}")
+        if self.split_log and not self.split:
+            raise UserError("serve.split_log: applies only with serve.split")

@@ -44,7 +44,7 @@ def encode(
             same tokens; a tokenizer without an end that is needed.
     """
     spec = spec or InputSpec()
-    end = _end_of_answer(task, tokenizer)
+    end = end_of_answer(task, tokenizer)
     written = task.choices is None and spec.kind != "encoder"
     if written and end is None and needs_end:
         raise _endless(tokenizer, "a written answer would never end")
@@ -101,7 +101,7 @@ def _sample(task: Task) -> list[str]:
     return texts
 
 
-def _end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the token that ends an answer: what a chat template puts there, else the end of the sequence.
 
     BERT's tokenizers call theirs a separator. None if there is neither.

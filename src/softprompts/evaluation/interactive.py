@@ -58,7 +58,7 @@ def own_flags() -> Iterator[None]:
             raise UserError(f"{error.facts}; the base model takes no more, shorten it") from None
 
 
-def _record(field: str, text: str) -> Record:
+def record_of(field: str, text: str) -> Record:
     """Return a row of one column in which a template's field reads a text; `a[0]` is a value inside the column `a`."""
     column, *keys = field.replace("]", "").split("[")
     value: Any = text
@@ -101,7 +101,7 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     rows = []
     for number, text in enumerate(texts, start=1):
         place = f"text {number}"
-        record = _record(column, text)
+        record = record_of(column, text)
         rows.append(Row(place, render(template, record, place), choices[0] if choices else "", record))
     task = TaskConfig(
         prompt=template,

@@ -14,9 +14,9 @@ from softprompts.runs.folders import RECIPE, finished, folder_of, is_finished, p
 from softprompts.system.files import one_line
 
 
-def cli(main: Callable[..., None]) -> None:
+def cli(main: Callable[..., None], **others: Callable[..., None]) -> None:
     """Run a recipe's `main` from the command line, as `softprompts.config.cli.cli` does, after `check_settings`."""
-    config_cli.cli(main, check_settings)
+    config_cli.cli(main, check_settings, others)
 
 
 def check_settings(arguments: dict[str, Any]) -> None:

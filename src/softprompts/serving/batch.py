@@ -14,6 +14,7 @@ from typing import Any
 
 from softprompts.engine.kv_cache import States, positions_of, side_by_side, states_in
 from softprompts.errors import UserError
+from softprompts.models.loading import kind_of
 from softprompts.models.windows import unknown_layers, window_of
 
 import torch
@@ -39,15 +40,20 @@ class Row:
     """A request in the batch.
 
     prompt_ids: tokens of the text, not empty; front: keys and values of its soft prompt, or None; most: tokens of an
-    answer, at most; written and logprobs: the answer so far, and the log-probability of each token before sampling.
+    answer, at most; ends: tokens that end its answer beside those of the batch; top: likeliest tokens to report of each
+    position; written and logprobs: the answer so far, and the log-probability of each token at temperature 1;
+    likeliest: of each position `top` tokens with their log-probabilities, the likeliest first.
     """
 
     prompt_ids: Sequence[int]
     front: States | None
     most: int
     sampling: Sampling = Sampling()
+    ends: frozenset[int] = frozenset()
+    top: int = 0
     written: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    likeliest: list[list[tuple[int, float]]] = field(default_factory=list)
     generator: torch.Generator | None = None
 
     @property
@@ -144,14 +150,17 @@ class Batch:
 
     def _write(self, rows: Sequence[Row], logits: torch.Tensor) -> list[Row]:
         """Choose the next token of rows, the last of the batch, and return those whose answer ends."""
-        tokens, logprobs = choose(logits, rows)
+        tokens, log_probabilities = choose(logits, rows)
         ended = []
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-            if token in self.ends:
+        for row, token, logprobs in zip(rows, tokens, log_probabilities, strict=True):
+            if token in self.ends or token in row.ends:
                 ended.append(row)
                 continue
             row.written.append(token)
-            row.logprobs.append(logprob)
+            row.logprobs.append(logprobs[token].item())
+            if row.top:
+                best, ids = logprobs.topk(row.top)
+                row.likeliest.append(list(zip(ids.tolist(), best.tolist(), strict=True)))
             if len(row.written) == row.most:
                 ended.append(row)
         self._next[-len(rows) :] = torch.tensor(tokens, device=self._next.device)
@@ -172,15 +181,16 @@ def _right_aligned(states: States, mask: torch.Tensor) -> tuple[States, torch.Te
 
 def check_base(base: Any) -> None:
     """Raise `UserError` if rows of different lengths cannot share a cache, as in a layer that looks back a window."""
-    reason = unknown_layers(base)
+    reason = None if kind_of(base.config) == "decoder" else "it is no decoder"
+    reason = reason or unknown_layers(base)
     if reason is None and window_of(base) < math.inf:
         reason = f"it has layers that look back {window_of(base):.0f} positions only"
     if reason:
         raise UserError(f"model.name_or_path: {base.name_or_path}: cannot be served in continuous batches: {reason}")
 
 
-def choose(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
-    """Return the next token of each row, and its log-probability at temperature 1; logits (B, V) float32.
+def choose(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], torch.Tensor]:
+    """Return the next token of each row, and all log-probabilities at temperature 1; logits and these (B, V) float32.
 
     Raises:
         FloatingPointError: logits that are not finite.
@@ -192,7 +202,7 @@ def choose(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], list[f
     for index, row in enumerate(rows):
         if row.sampling.temperature > 0:
             tokens[index] = _drawn(logits[index], row)
-    return tokens.tolist(), log_probabilities.gather(1, tokens[:, None])[:, 0].tolist()
+    return tokens.tolist(), log_probabilities
 
 
 def _drawn(logits: torch.Tensor, row: Row) -> int:

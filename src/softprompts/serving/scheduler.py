@@ -7,8 +7,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from softprompts.serving.batch import Batch, Row
 
@@ -16,6 +17,7 @@ LOG = logging.getLogger(__name__)
 
 # Why an answer is over: an end token or a stop text; its length; its time; whoever asked has gone; a fault here.
 Reason = Literal["stop", "length", "timeout", "cancelled", "error"]
+T = TypeVar("T")
 
 
 class QueueFullError(Exception):
@@ -74,6 +76,7 @@ class Scheduler:
         self.counts = Counts()
         self._waiting: deque[Ticket] = deque()
         self._running: dict[int, Ticket] = {}  # by the identity of their rows
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = self._draining = False
         self._pace = 0.0  # seconds between two answers that end, a moving average
@@ -95,6 +98,20 @@ class Scheduler:
             self._waiting.append(ticket)
             self._changed.notify()
 
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Do other work with the base model in the thread that decodes, between two steps.
+
+        Raises:
+            QueueFullError: as much work waits as may, or the scheduler is being closed.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._draining or len(self._calls) >= self.most_waiting:
+                raise QueueFullError(max(1.0, len(self._calls) * self._pace))
+            self._calls.append((future, work))
+            self._changed.notify()
+        return future
+
     def cancel(self, ticket: Ticket) -> None:
         """Take a request out, wherever it is, before the next step."""
         with self._changed:
@@ -103,8 +120,8 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._waiting)
+        """Requests and other work in the queue."""
+        return len(self._waiting) + len(self._calls)
 
     @property
     def running(self) -> int:
@@ -122,7 +139,7 @@ class Scheduler:
             self._draining = True
             self._changed.notify()
         until = time.monotonic() + seconds
-        while time.monotonic() < until and self.alive and (self._waiting or self._running):
+        while time.monotonic() < until and self.alive and (self.waiting or self._running):
             time.sleep(0.01)
         with self._changed:
             self._closed = True
@@ -132,18 +149,24 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._running or self._closed)
+                self._changed.wait_for(lambda: self.waiting or self._running or self._closed)
                 if self._closed:
                     break
                 dropped = self._drop()
                 admitted = self._admit()
+                call = self._calls.popleft() if self._calls else None  # one a step: who decodes goes on
             for ticket, reason in dropped:
                 self._end(ticket, reason)
             self._join(admitted)
             self._step()
+            if call:
+                _do(*call)
         for ticket in [*self._running.values(), *self._waiting]:
             self._end(ticket, "cancelled")
         self._waiting.clear()
+        for future, _ in self._calls:
+            future.cancel()
+        self._calls.clear()
 
     def _drop(self) -> list[tuple[Ticket, Reason]]:
         """Take those out of queue and batch whose time is over, or who are cancelled."""
@@ -219,3 +242,12 @@ class Scheduler:
             self._pace += 0.1 * ((time.monotonic() - ticket.joined) / self.most_rows - self._pace)
         self.counts.over[reason] = self.counts.over.get(reason, 0) + 1
         ticket.over(reason)
+
+
+def _do(future: Future[T], work: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except Exception as error:  # whoever asked gets it
+        future.set_exception(error)

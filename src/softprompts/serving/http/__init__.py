@@ -1,0 +1,1 @@
+"""The HTTP interface: OpenAI's shapes, limits, metrics, a page."""

@@ -1,0 +1,181 @@
+"""Errors in OpenAI's shape, and what a request has to pass first: an API key, a limit on its body."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from softprompts.errors import UserError, nearest, short
+from softprompts.serving.http.protocol import FIELDS
+from softprompts.serving.scheduler import QueueFullError
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOG = logging.getLogger(__name__)
+KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+
+
+class ApiError(Exception):
+    """A request that gets another status than 200.
+
+    status: HTTP status; message: one line; code and param: OpenAI's words for what is wrong and in which field.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None, wait: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param, self.wait = status, message, code, param, wait
+
+    def body(self) -> dict[str, Any]:
+        """Return the error as OpenAI's clients read it."""
+        kind = KINDS.get(self.status, "rate_limit_error" if self.status == 429 else "server_error")
+        kind = "invalid_request_error" if 400 <= self.status < 500 and self.status not in (*KINDS, 429) else kind
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """Return the answer to the request."""
+        headers = {"retry-after": str(math.ceil(self.wait))} if self.wait else {}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def from_user_error(error: UserError) -> ApiError:
+    """Return a 400 that says the same, with the field that is wrong where it names one."""
+    return ApiError(400, str(error), param=error.key or None)
+
+
+def from_full_queue(error: QueueFullError, draining: bool) -> ApiError:
+    """Return a 429 that says when to come again; a 503 if the server is being stopped."""
+    if draining:
+        return ApiError(503, "the server is being stopped", code="stopping", wait=error.seconds)
+    return ApiError(429, str(error), code="queue_full", wait=error.seconds)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let every error of an app have OpenAI's shape."""
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _explained(error).response()
+
+    async def plain(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return ApiError(error.status_code, str(error.detail)).response()
+
+    async def ours(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def user(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, UserError)
+        return from_user_error(error).response()
+
+    async def unknown(_: Request, error: Exception) -> JSONResponse:
+        LOG.error("a request failed", exc_info=error)
+        return ApiError(500, "the server failed; its log says why").response()
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, plain)
+    app.add_exception_handler(ApiError, ours)
+    app.add_exception_handler(UserError, user)
+    app.add_exception_handler(Exception, unknown)
+
+
+def _explained(error: RequestValidationError) -> ApiError:
+    """Return the first thing that is wrong with a body, with the nearest field for one that is unknown."""
+    first: Any = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    field = ".".join(part for part in place if not part.startswith(("function-", "constrained-", "list[")))
+    if first["type"] == "json_invalid":
+        return ApiError(400, "the body is no valid JSON")
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f'unknown field "{short(place[-1])}"{nearest(place[-1], FIELDS)}', param=short(field))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(400, f"{short(field)}: {message}" if field else message, param=short(field) or None)
+
+
+class KeyGuard:
+    """Lets requests through that bring a known API key, and those for `open_paths`."""
+
+    def __init__(self, app: ASGIApp, keys: Collection[str], open_paths: Collection[str]) -> None:
+        self.app, self.open_paths = app, open_paths
+        self.digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self.open_paths:
+            given = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
+            kind, _, key = given.partition(b" ")
+            digest = hashlib.sha256(key.strip()).digest()
+            # All are compared, in constant time each: how long it takes tells nothing of a key.
+            known = [hmac.compare_digest(digest, one) for one in self.digests]
+            if kind.lower() != b"bearer" or not any(known):
+                error = ApiError(401, "expected a known API key as `Authorization: Bearer KEY`", code="invalid_api_key")
+                await error.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class BodyLimit:
+    """Reads the body of each request before anything else does, and refuses one that is too large."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body, more = bytearray(), True
+        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
+        too_large = announced.isdigit() and int(announced) > self.most
+        while more and not too_large:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            too_large = len(body) > self.most
+        if too_large:
+            await ApiError(413, f"the body is larger than {self.most} bytes").response()(scope, receive, send)
+            return
+        pending: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self.app(scope, replay, send)
+
+
+def read_keys(path: str) -> list[str]:
+    """Return the API keys of a file, one a line; empty lines and those that begin with # are skipped.
+
+    Raises:
+        UserError: no such file; no key in it; a key with fewer than 16 characters, or with spaces.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UserError(f"serve.keys_file: cannot read {path}: {reason}") from None
+    keys = []
+    for number, line in enumerate(lines, start=1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        if len(key) < 16 or len(key.split()) != 1:
+            raise UserError(f"serve.keys_file: {path}, line {number}: expected 16 or more characters without a space")
+        keys.append(key)
+    if not keys:
+        raise UserError(f"serve.keys_file: {path} holds no key")
+    return keys

@@ -1,0 +1,190 @@
+"""The answers to one HTTP request: asked for in the event loop, written in the thread that decodes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from softprompts.encoding.endings import before, read_answer
+from softprompts.serving.batch import Row, Sampling
+from softprompts.serving.scheduler import QueueFullError, Reason, Scheduler, Ticket
+from softprompts.serving.tasks import ServedTask, Tasks
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of the first bytes of a character
+
+
+@dataclass(frozen=True)
+class Job:
+    """One answer that is asked for.
+
+    ids: token ids of the prompt; most: longest answer, in tokens; stop: texts that end it; logprobs: likeliest tokens
+    to report at each position beside the one written; None to report no log-probabilities.
+    """
+
+    task: ServedTask
+    ids: Sequence[int]
+    most: int
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions that the request takes in a batch."""
+        return self.task.virtual_tokens + len(self.ids) + self.most - 1
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that was written: its text and where that begins, its log-probability, and the likeliest in its place."""
+
+    text: str
+    offset: int
+    logprob: float
+    likeliest: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one answer grew by: text, tokens, and why it is over, None while it is not."""
+
+    index: int
+    text: str
+    tokens: list[Token]
+    reason: Reason | None = None
+
+
+class Answer:
+    """The text and tokens of one answer as its row grows, each told once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
+        self.tokenizer, self.job = tokenizer, job
+        self.sent = 0  # characters
+        self.told = 0  # tokens
+        self.offset = 0  # characters that these tokens have
+
+    def certain(self, text: str) -> str:
+        """Return what is new in a text and stays: not half a character, nor what may begin a stop text."""
+        return self.new(text[: len(text) - self._unsure(text)])
+
+    def new(self, text: str) -> str:
+        """Return what is new in a text."""
+        piece, self.sent = text[self.sent :], max(self.sent, len(text))
+        return piece
+
+    def tokens(self, row: Row, whole: str | None = None) -> list[Token]:
+        """Return the tokens that were not told yet, of a `whole` answer those that it keeps; none if none are asked."""
+        first, self.told = self.told, len(row.written)
+        if self.job.logprobs is None:
+            return []
+        found = []
+        for number in range(first, len(row.written)):
+            if whole is not None and self.offset >= len(whole):
+                break
+            likeliest = row.likeliest[number] if self.job.logprobs else []
+            named = [(self.text([token]), logprob) for token, logprob in likeliest]
+            found.append(Token(self.text([row.written[number]]), self.offset, row.logprobs[number], named))
+            self.offset += len(found[-1].text)
+        return found
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        return read_answer(self.tokenizer, ids, ())
+
+    def _unsure(self, text: str) -> int:
+        count = len(text) - len(text.rstrip(PARTIAL))
+        for stop in self.job.stop:
+            longer = range(min(len(stop) - 1, len(text)), count, -1)
+            count = next((length for length in longer if text.endswith(stop[:length])), count)
+        return count
+
+
+class Generation:
+    """The answers to one HTTP request, each by its index.
+
+    Args:
+        tasks: where the keys and values of soft prompts are.
+        scheduler: who decodes.
+        jobs: what is asked for.
+        seconds: after which the answers end, wherever they are.
+        stream: whether `pieces` come as tokens do; else only when an answer is over.
+    """
+
+    def __init__(
+        self, tasks: Tasks, scheduler: Scheduler, jobs: Sequence[Job], *, seconds: float, stream: bool
+    ) -> None:
+        self.jobs = jobs
+        self.first: float | None = None  # `time.monotonic()` of the first token
+        self.written = 0  # tokens
+        self._scheduler, self._stream = scheduler, stream
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Piece] = asyncio.Queue()
+        deadline = time.monotonic() + seconds
+        self._tickets = [self._ticket(tasks, number, job, deadline) for number, job in enumerate(jobs)]
+
+    def start(self) -> None:
+        """Put all answers into the queue, or none.
+
+        Raises:
+            QueueFullError: there is no room for all.
+            ValueError: one takes more positions than the batch has.
+        """
+        for number, ticket in enumerate(self._tickets):
+            try:
+                self._scheduler.submit(ticket)
+            except (QueueFullError, ValueError):
+                for submitted in self._tickets[:number]:
+                    self._scheduler.cancel(submitted)
+                raise
+
+    def cancel(self) -> None:
+        """Take out whatever is not over."""
+        for ticket in self._tickets:
+            self._scheduler.cancel(ticket)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Yield what the answers grow by until all are over."""
+        left = len(self.jobs)
+        while left:
+            piece = await self._queue.get()
+            left -= piece.reason is not None
+            yield piece
+
+    def _ticket(self, tasks: Tasks, index: int, job: Job, deadline: float) -> Ticket:
+        answer = Answer(tasks.tokenizer, job)
+
+        def heard(row: Row) -> bool:
+            self.first = self.first or time.monotonic()
+            if not self._stream and not job.stop:
+                return False
+            text = answer.text(row.written)
+            stopped = before(text, job.stop) != text
+            if self._stream and not stopped:
+                piece = Piece(index, answer.certain(text), answer.tokens(row))
+                if piece.text or piece.tokens:
+                    self._tell(piece)
+            return stopped
+
+        def over(reason: Reason) -> None:
+            row = ticket.row
+            if row is None:
+                self._tell(Piece(index, "", [], reason))
+                return
+            self.written += len(row.written)
+            whole = before(answer.text(row.written), job.stop)
+            self._tell(Piece(index, answer.new(whole), answer.tokens(row, whole), reason))
+
+        def make_row() -> Row:
+            return Row(job.ids, tasks.front(job.task), job.most, job.sampling, job.task.ends, job.logprobs or 0)
+
+        ticket = Ticket(make_row, job.positions, heard, over, deadline)
+        return ticket
+
+    def _tell(self, piece: Piece) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)

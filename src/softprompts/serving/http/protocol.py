@@ -1,0 +1,150 @@
+"""Requests as OpenAI's clients write them, with the few fields of our own, checked before anything is done."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Text = Annotated[str, Field(max_length=1_000_000)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Columns = dict[Annotated[str, Field(max_length=200)], Any]
+MOST = 64  # answers to one request
+
+
+class Strict(BaseModel):
+    """A request, or a part of one. What it does not know is refused; null stands for a field that is not given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class StreamOptions(Strict):
+    """Whether the last event of a stream counts tokens."""
+
+    include_usage: bool = False
+
+
+class Sampled(Strict):
+    """What completions and chats have in common. Answers are greedy by default, as in evaluation."""
+
+    model: Annotated[str, Field(max_length=200)]
+    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    n: Annotated[int, Field(ge=1, le=MOST)] = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
+    user: Annotated[str, Field(max_length=1000)] | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
+
+
+class CompletionRequest(Sampled):
+    """`prompt` is read as it is, after the soft prompt; `columns`, our own, fill the template of the task."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST)]
+        | None
+    ) = None
+    columns: Columns | Annotated[list[Columns], Field(min_length=1, max_length=MOST)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: Literal[False] = False
+    best_of: Literal[1] = 1
+
+    @model_validator(mode="after")
+    def _one_way(self) -> CompletionRequest:
+        if (self.prompt is None) == (self.columns is None):
+            raise ValueError("give either prompt or columns")
+        return self
+
+
+class TextPart(Strict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Strict):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text | list[TextPart]
+    name: Annotated[str, Field(max_length=200)] | None = None
+
+    def as_read(self) -> dict[str, str]:
+        """Return role and content, as a chat template reads them."""
+        parts = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": self.role, "content": parts}
+
+
+class ResponseFormat(Strict):
+    """Only plain text: a task's own training decides its form."""
+
+    type: Literal["text"] = "text"
+
+
+class ChatRequest(Sampled):
+    """A task whose run is known reads one user message in its template; any other reads all of them."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_asked(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: set logprobs to true")
+        return self
+
+
+class ClassifyRequest(Strict):
+    """Texts, or columns of the template, whose choices are scored by likelihood."""
+
+    model: Annotated[str, Field(max_length=200)]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST)] | None = None
+    columns: Columns | Annotated[list[Columns], Field(min_length=1, max_length=MOST)] | None = None
+    choices: Annotated[list[Text], Field(min_length=2, max_length=1000)] | None = None
+    user: Annotated[str, Field(max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ClassifyRequest:
+        if (self.input is None) == (self.columns is None):
+            raise ValueError("give either input or columns")
+        return self
+
+
+class AdapterRequest(Strict):
+    """An adapter to serve from now on."""
+
+    name: Annotated[str, Field(max_length=200)]
+    path: Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class OutcomeRequest(Strict):
+    """What became of an answer of a split: a number, such as 1 for solved and 0 for not."""
+
+    id: Annotated[str, Field(max_length=100)]
+    outcome: Annotated[float, Field(allow_inf_nan=False)]
+
+
+FIELDS = sorted({field for kind in (CompletionRequest, ChatRequest, ClassifyRequest) for field in kind.model_fields})

@@ -1,0 +1,213 @@
+"""What the routes share: tasks, the scheduler, limits, and what a request may do with them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from softprompts.adapters.configs import CONFIG as ADAPTER_CONFIG
+from softprompts.config.paths import ADAPTER
+from softprompts.config.tools import ServeConfig
+from softprompts.errors import UserError, nearest, settings_named, warn
+from softprompts.models.loading import max_positions
+from softprompts.serving.batch import Sampling
+from softprompts.serving.http.faults import ApiError, from_full_queue, from_user_error
+from softprompts.serving.http.generation import Generation, Job
+from softprompts.serving.http.protocol import ChatRequest, CompletionRequest, Sampled
+from softprompts.serving.likelihood import log_likelihoods
+from softprompts.serving.scheduler import QueueFullError, Scheduler
+from softprompts.serving.split import Splits
+from softprompts.serving.tasks import ServedTask, Tasks
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """One base model, its tasks, and who decodes.
+
+    started: seconds since the epoch; draining: whether it takes no more requests.
+    """
+
+    tasks: Tasks
+    scheduler: Scheduler
+    config: ServeConfig
+    splits: Splits
+    started: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+
+    def task(self, name: str) -> ServedTask:
+        """Return the task of a model name.
+
+        Raises:
+            ApiError: there is none, with status 404.
+        """
+        try:
+            return self.tasks.get(name)
+        except UserError as error:
+            raise ApiError(404, str(error), code="model_not_found", param="model") from None
+
+    def job(self, task: ServedTask, ids: list[int], asked: Sampled, *, number: int, most: int | None) -> Job:
+        """Return one answer that is asked for.
+
+        Args:
+            task: whose soft prompt it is.
+            ids: token ids of the prompt.
+            asked: the request.
+            number: of the answer among those to one prompt: each draws by a seed of its own.
+            most: longest answer in tokens, if the request does not say; None for the longest that there is.
+
+        Raises:
+            ApiError: an answer that is longer than the server's limit, or than the base model has room for.
+        """
+        limit = self.config.max_new_tokens
+        given = getattr(asked, "max_completion_tokens", None) or asked.max_tokens
+        if given is not None and given > limit:
+            raise ApiError(400, f"max_tokens: at most {limit} here, found {given}", param="max_tokens")
+        room = self._room() - task.virtual_tokens - len(ids) + 1  # the last token that is written is not read
+        wanted = given or min(limit, most or limit)
+        if room < (given or 1):
+            raise ApiError(
+                400,
+                f"{task.virtual_tokens} virtual tokens, {len(ids)} of the prompt and {given or 1} of the answer do not "
+                f"fit into {self._room()} positions",
+                code="context_length_exceeded",
+            )
+        seed = secrets.randbits(31) if asked.seed is None else asked.seed
+        sampling = Sampling(asked.temperature, asked.top_p, seed + number)
+        logprobs = _logprobs(asked)
+        return Job(task, ids, min(wanted, room), sampling, asked.stops + task.stop, logprobs)
+
+    def _room(self) -> int:
+        positions = max_positions(self.tasks.base)
+        own = self.config.max_batch_positions
+        return own if positions is None else min(positions, own)
+
+    def generation(self, jobs: list[Job], stream: bool) -> Generation:
+        """Put answers into the queue.
+
+        Raises:
+            ApiError: there is no room for all, with status 429; they can never have room, with status 400.
+        """
+        if len(jobs) > self.config.max_waiting:
+            raise ApiError(400, f"{len(jobs)} answers at once; at most {self.config.max_waiting} here", param="n")
+        made = Generation(self.tasks, self.scheduler, jobs, seconds=self.config.timeout, stream=stream)
+        try:
+            made.start()
+        except QueueFullError as error:
+            raise from_full_queue(error, self.draining) from None
+        return made
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Do work with the base model between two steps.
+
+        Raises:
+            ApiError: the queue is full; the work takes too long.
+        """
+        try:
+            future = self.scheduler.call(work)
+        except QueueFullError as error:
+            raise from_full_queue(error, self.draining) from None
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.config.timeout)
+        except TimeoutError:
+            raise ApiError(504, f"no answer within {self.config.timeout:.0f} s", code="timeout") from None
+        except asyncio.CancelledError:
+            if future.cancelled():
+                raise ApiError(503, "the server is being stopped", code="stopping", wait=1) from None
+            raise
+
+    async def scores(self, task: ServedTask, given: str | dict[str, Any], choices: list[str]) -> list[float]:
+        """Return the log-likelihood of each choice, in nats."""
+        prompt_ids, choice_ids = self.tasks.choice_ids(task, given, choices)
+        longest = max(map(len, choice_ids))
+        if task.virtual_tokens + len(prompt_ids) + longest > self._room():
+            raise ApiError(400, "the prompt and its choices are too long", code="context_length_exceeded")
+        base = self.tasks.base
+        return await self.call(lambda: log_likelihoods(base, self.tasks.front(task), prompt_ids, choice_ids))
+
+    async def add(self, name: str, path: str) -> ServedTask:
+        """Serve one more adapter.
+
+        Raises:
+            ApiError: no folder is served, or the adapter is not below it; an adapter that is refused.
+        """
+        if self.config.folder is None:
+            raise ApiError(403, "set serve.folder: only adapters below it can be added while the server runs")
+        allowed = Path(self.config.folder).resolve()
+        try:
+            inside = (allowed / path).resolve().is_relative_to(allowed)
+        except (OSError, ValueError, RuntimeError):  # a name that is too long, a NUL, a circle of links
+            inside = False
+        if not inside:
+            raise ApiError(403, "path: expected one below serve.folder", param="path")
+        if name in self.splits.names:
+            raise ApiError(400, f'name: "{name}" is the name of a split', param="name")
+        try:
+            return await self.call(lambda: self.tasks.add(name, str(allowed / path)))
+        except UserError as error:
+            raise from_user_error(error) from None
+
+    async def remove(self, name: str) -> None:
+        """Serve an adapter no longer.
+
+        Raises:
+            ApiError: there is none of that name; a split needs it; it is the base model.
+        """
+        self.task(name)
+        if needing := self.splits.needing(name):
+            raise ApiError(400, f'"{name}" takes a part of the split "{needing}"', param="name")
+        await self.call(lambda: self.tasks.remove(name))
+
+
+def _logprobs(asked: Sampled) -> int | None:
+    """Return how many likeliest tokens to report at each position; None if no log-probabilities are asked for."""
+    if isinstance(asked, ChatRequest):
+        return asked.top_logprobs if asked.logprobs else None
+    return asked.logprobs if isinstance(asked, CompletionRequest) else None
+
+
+def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
+    """Return the tasks that a server begins with: the named adapters, and those below a folder that can be served.
+
+    Raises:
+        UserError: a named adapter that cannot be served; a folder that is missing; no adapter at all; a split over
+            names that are not served.
+    """
+    tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20)
+    for name, path in config.adapters.items():
+        with settings_named({"adapter.path": f"serve.adapters.{name}"}):
+            tasks.add(name, path)
+    if config.folder is not None:
+        _add_all(tasks, Path(config.folder))
+    if len(tasks.names) == 1 and config.folder is None:
+        raise UserError("serve.adapters: expected an adapter there, or a folder of adapters in serve.folder")
+    for split, shares in config.split.items():
+        if split in tasks.names:
+            raise UserError(f"serve.split.{split}: an adapter has that name")
+        for name in shares:
+            if name not in tasks.names:
+                raise UserError(f'serve.split.{split}: no adapter "{name}"{nearest(name, tasks.names)}')
+    return tasks
+
+
+def _add_all(tasks: Tasks, folder: Path) -> None:
+    """Serve every adapter below a folder that can be served, and say of each other why not."""
+    if not folder.is_dir():
+        raise UserError(f"serve.folder: no such folder: {folder}")
+    root = folder.resolve()
+    for file in sorted(root.rglob(ADAPTER_CONFIG)):
+        place = file.parent.relative_to(root)
+        parts = place.parts[:-1] if place.name == ADAPTER else place.parts
+        name = "-".join(parts) or root.name
+        try:
+            if not file.resolve().is_relative_to(root):
+                raise UserError(f"{file}: is a link out of serve.folder")
+            tasks.add(name, str(file.parent))
+        except UserError as error:
+            warn(f"not served: {name}: {error}")

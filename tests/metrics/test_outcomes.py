@@ -1,0 +1,93 @@
+"""The log of a split: means, differences, and lines that are no log."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+from helpers import ROOT, error_lines
+from softprompts.errors import UserError
+from softprompts.metrics.outcomes import compare_outcomes
+
+import numpy
+import pytest
+
+
+def write(path: Path, rows: list[tuple[str, str | None, float]]) -> str:
+    """Write a log with an answer and an outcome for each of (adapter, user, outcome)."""
+    lines = []
+    for number, (adapter, user, value) in enumerate(rows):
+        known = {"id": f"id{number}", "split": "s", "adapter": adapter}
+        lines += [known | {"user": user, "seconds": 1.0}, known | {"outcome": 1 - value}, known | {"outcome": value}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_a_difference_is_found_and_its_figures_are_right(tmp_path: Path) -> None:
+    rows = [("a", None, float(n % 10 < 3)) for n in range(200)] + [("b", None, float(n % 10 < 6)) for n in range(200)]
+    lines = compare_outcomes(write(tmp_path / "log", rows), 2000)
+    assert lines[:3] == [
+        "s:",
+        "  a: mean outcome 0.3000 of 200 answers, 200 users",
+        "  b: mean outcome 0.6000 of 200 answers, 200 users",
+    ], "the last outcome counts"
+    assert lines[3].startswith("  b is better than a in outcome by 0.3000 (95 % interval 0.2")
+
+
+def test_users_are_resampled_whole(tmp_path: Path) -> None:
+    """Outcomes that are all alike within a user say less than as many users would."""
+
+    def interval(user: bool) -> float:
+        rows = []
+        for name, first in (("a", 2), ("b", 3)):
+            rows += [(name, f"{name}{n // 25}" if user else None, float(n // 25 < first)) for n in range(200)]
+        words = compare_outcomes(write(tmp_path / "log", rows), 2000)[-1].split()
+        at = words.index("interval")
+        return float(words[at + 3].strip(",")) - float(words[at + 1])
+
+    assert interval(True) > 3 * interval(False)
+
+
+def test_without_a_difference_few_are_shown(tmp_path: Path) -> None:
+    generator = numpy.random.default_rng(1)
+    shown = 0
+    for _ in range(100):
+        rows = [(name, None, float(value)) for name in "ab" for value in generator.integers(0, 2, 80)]
+        shown += "is better" in compare_outcomes(write(tmp_path / "log", rows), 300)[-1]
+    assert shown <= 12
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("{", "line 1: malformed JSON"),
+        ("[1]", "line 1: expected an object with the texts id, split, adapter"),
+        ('{"id": "x", "split": "s", "adapter": "a", "outcome": "yes"}', "line 1: outcome: expected a number"),
+        ('{"id": "x", "split": "s", "adapter": "a", "outcome": 1}', "no answer of that id"),
+        ('{"id": "x", "split": "s", "adapter": "a"}', "no outcomes of two adapters of one split"),
+        ("", "no outcomes of two adapters"),
+    ],
+)
+def test_what_is_no_log_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "log"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        compare_outcomes(str(file), 100)
+
+
+def test_the_recipe_reads_a_log_without_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = write(tmp_path / "log", [(name, None, float(n % 2)) for name in "ab" for n in range(20)])
+    command = ["recipes/compare.py", "--outcomes.log", log]
+    monkeypatch.setattr("sys.argv", command)
+    runpy.run_path(str(ROOT / command[0]), run_name="__main__")
+    assert "no difference shown in outcome between a and b" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, "--outcomes.sample", "3"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / command[0]), run_name="__main__")
+    assert stopped.value.code == 2
+    assert len(error_lines(capsys.readouterr().err)) == 1
