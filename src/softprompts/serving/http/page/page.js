@@ -7,7 +7,7 @@ const WAYS = [
 ];
 const MOST_BARS = 12;
 const MOST_STOPS = 16; // that the server takes in a request
-const LONGEST_LABEL = 16; // tokens of an answer that only has to name a label
+const LONGEST_LABEL = 6; // tokens of an answer that only has to name a label
 const LONGEST_ANSWER = 64; // where the run does not say
 
 const find = (id) => document.getElementById(id);
@@ -255,7 +255,7 @@ async function ask(card, request, scored) {
     signal.throwIfAborted();
     const reason = await write(card, request, signal);
     if (scored) await score(card, request.scored, signal);
-    part(card, "state").textContent = reason === "length" ? "cut at the longest" : "done";
+    part(card, "state").textContent = reason === "length" ? `cut at ${request.asked.max_tokens} tokens` : "done";
   } catch (error) {
     const stopped = error.name === "AbortError";
     part(card, "state").textContent = stopped ? "stopped" : "failed";
@@ -271,6 +271,7 @@ async function write(card, { asked, virtual }, signal) {
   const since = () => `${((performance.now() - started) / 1000).toFixed(2)} s`;
   const body = { ...asked, stream: true, stream_options: { include_usage: true } };
   const response = await call("POST", "v1/completions", body, signal);
+  const answer = part(card, "answer");
   let reason = "stop";
   let begun = false;
   for await (const event of eventsOf(response)) {
@@ -281,7 +282,7 @@ async function write(card, { asked, virtual }, signal) {
         part(card, "first").textContent = since();
         part(card, "state").textContent = "writing";
       }
-      part(card, "answer").append(choice.text);
+      answer.append(answer.textContent ? choice.text : choice.text.trimStart());
       reason = choice.finish_reason ?? reason;
     }
   }
@@ -323,7 +324,8 @@ function bar(name, probability, likeliest) {
   length.style.width = `${100 * probability}%`;
   const track = element("span", "track", length);
   track.ariaHidden = "true";
-  return element("li", likeliest ? "likeliest" : "", element("span", "name", name), track, element("span", "value", percent));
+  const kind = likeliest ? "likeliest" : "";
+  return element("li", kind, element("span", "name", name), track, element("span", "value", percent));
 }
 
 // --- Adapters ---
@@ -345,7 +347,13 @@ function servedRow(task) {
   button.type = "button";
   button.ariaLabel = `Remove ${task.id}`;
   button.addEventListener("click", () => attempt(() => remove(task.id)));
-  return element("li", "", element("span", "name", task.id), element("span", "hint", `${task.virtual_tokens} virtual tokens`), button);
+  return element(
+    "li",
+    "",
+    element("span", "name", task.id),
+    button,
+    element("span", "hint", `${task.virtual_tokens} virtual tokens`),
+  );
 }
 
 async function add() {
