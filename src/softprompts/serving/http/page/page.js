@@ -99,8 +99,7 @@ function nested(values) {
     const keys = name.replaceAll("]", "").split("[");
     let place = record;
     keys.forEach((key, depth) => {
-      const inner = /^\d+$/.test(keys[depth + 1]) ? [] : {};
-      place = place[key] = depth === keys.length - 1 ? value : (place[key] ?? inner);
+      place = place[key] = depth === keys.length - 1 ? value : (place[key] ?? {});
     });
   }
   return record;
