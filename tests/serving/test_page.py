@@ -32,7 +32,11 @@ TEXT = "the film was good"
 WORDING = "very good film: positive, awful plot: negative"
 LABELS = {
     "recipe": "prompt_tuning",
-    "task": {"prompt": "{text} {{{cast[en]}}}\nSentiment:", "target": " {label}", "choices": [" good", " bad", " very"]},
+    "task": {
+        "prompt": "{text} {{{cast[en]}}}\nSentiment:",
+        "target": " {label}",
+        "choices": [" good", " bad", " very"],
+    },
     "evaluation": {"stop": [], "max_new_tokens": 5},
 }
 WRITING = {
@@ -201,7 +205,10 @@ def test_a_task_that_writes_has_no_bars_and_ends_at_its_stop_text(visit: Callabl
     one.send()
     assert one.answer("written") == "Write a prompt above to compare it."
     assert one.page.locator(".bars:visible").count() == 0
-    asked = {"base": {"model": "base", "prompt": f"{TEXT}\nPlot:"}, "soft": {"model": "writing", "columns": {"text": TEXT}}}
+    asked = {
+        "base": {"model": "base", "prompt": f"{TEXT}\nPlot:"},
+        "soft": {"model": "writing", "columns": {"text": TEXT}},
+    }
     for kind, body in asked.items():
         reply = post(served[0], "completions", max_tokens=24, stop="q", **body)
         assert one.answer(kind) == reply["choices"][0]["text"].lstrip()
@@ -224,7 +231,10 @@ def test_an_answer_comes_as_it_is_written_and_can_be_stopped(
     one.fill()
     one.page.fill("#longest", "100")
     one.page.click("#send")
-    one.page.wait_for_function("document.querySelector('#soft .answer').textContent.length > 2")
+    deadline = time.monotonic() + 30
+    while len(one.answer("soft")) <= 2:  # the page's policy forbids Playwright's own waiting for a condition
+        assert time.monotonic() < deadline
+        one.page.wait_for_timeout(50)
     assert one.page.get_attribute("#soft .answer", "aria-busy") == "true"
     begun = one.answer("soft")
     if by_key:
@@ -316,7 +326,9 @@ def test_the_keyboard_is_enough(visit: Callable[..., Visit]) -> None:
     seen = []
     for _ in range(9):
         keys.press("Tab")
-        seen.append(page.evaluate("document.activeElement.name || document.activeElement.id || document.activeElement.tagName"))
+        seen.append(
+            page.evaluate("document.activeElement.name || document.activeElement.id || document.activeElement.tagName")
+        )
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid", f"{seen[-1]} shows its focus"
         if seen[-1] == "task":
@@ -354,8 +366,10 @@ CONTRAST = """() => {
     const colour = getComputedStyle(one).backgroundColor;
     return /, 0\\)$/.test(colour) ? ground(one.parentElement) : colour;
   };
-  const seen = [...document.querySelectorAll('body *')].filter((one) =>
-    one.checkVisibility() && !one.disabled && (one.value || [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim())));
+  const hasText = (one) => one.value || [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const seen = [...document.querySelectorAll('body *')].filter(
+    (one) => one.checkVisibility() && !one.disabled && hasText(one),
+  );
   const faint = seen.map((one) => {
     const [x, y] = [luminance(getComputedStyle(one).color), luminance(ground(one))];
     return [(Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05), one.outerHTML.slice(0, 80)];
