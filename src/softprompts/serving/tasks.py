@@ -162,7 +162,7 @@ class Tasks:
         settings = run_settings(path)
         served = ServedTask(name, folder, soft, settings, self.own_ends)
         if settings:
-            end = end_of_answer(self._request(served, "?"), self.tokenizer)
+            end = end_of_answer(Task("request", {}, None, (), "yours", _config(served)), self.tokenizer)
             served = replace(served, ends=self.own_ends | ({end} if end is not None else frozenset()))
         self._tasks[name] = served
         return served
@@ -308,21 +308,25 @@ class Tasks:
 
     def _request(self, task: ServedTask, given: str | Record, choices: Sequence[str] = ()) -> Task:
         """Return a task whose only row is a request."""
-        before = task.settings.get("task", {})
         if isinstance(given, str):
             if len(task.columns) != 1:
                 raise UserError(f"{task.name} reads the columns {listed(task.columns)}; give them as `columns`")
             given = record_of(task.columns[0], given)
         row = Row("the request", render(task.template, given, "the request"), choices[0] if choices else "", given)
-        config = TaskConfig(
-            prompt=task.template,
-            target=before.get("target") or " {answer}",
-            chat=bool(before.get("chat")),
-            system=before.get("system"),
-            max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
-        )
         rows = [row]
-        return Task("request", dict.fromkeys(SPLITS, rows), tuple(choices) or None, (), "yours", config)
+        return Task("request", dict.fromkeys(SPLITS, rows), tuple(choices) or None, (), "yours", _config(task))
+
+
+def _config(task: ServedTask) -> TaskConfig:
+    """Return how the run of a task formats a row."""
+    before = task.settings.get("task", {})
+    return TaskConfig(
+        prompt=task.template,
+        target=before.get("target") or " {answer}",
+        chat=bool(before.get("chat")),
+        system=before.get("system"),
+        max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
+    )
 
 
 def _some(ids: list[int]) -> list[int]:

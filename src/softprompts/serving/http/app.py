@@ -218,8 +218,10 @@ def _models(service: Service) -> APIRouter:
         return made | {
             "virtual_tokens": task.virtual_tokens,
             "columns": task.columns,
-            "choices": [choice.strip() for choice in task.choices],
+            "choices": task.choices,  # as `choices` of a request for another model takes them
             "template": task.template,
+            "stop": task.stop,
+            "max_new_tokens": task.max_new_tokens,
         }
 
     @router.get("/models")
