@@ -221,6 +221,18 @@ def test_a_stop_text_ends_an_answer_whole_or_streamed(served: Served) -> None:
         assert parts[-1]["finish_reason"] == "stop"
 
 
+def test_a_template_of_several_columns_is_filled_by_columns(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "task": {"prompt": "{text} {cast[en]}\nSentiment:", "target": " {label}"}}
+    config = ServeConfig(adapters={"pair": str(make_run(tiny_model, tmp_path, 2, settings))})
+    with serving(tiny_model, config) as served:
+        assert served.http.get("/v1/models/pair").json()["columns"] == ["text", "cast[en]"]
+        columns = {"text": TEXT, "cast": {"en": "dull"}}
+        whole = served.post("/v1/completions", model="pair", columns=columns).json()["choices"][0]["text"]
+        assert whole == expected(tiny_model, 2, f"{TEXT} dull\nSentiment:", 5)
+        chat = served.post("/v1/chat/completions", model="pair", messages=[{"role": "user", "content": TEXT}])
+        assert "pair reads the columns text, cast[en]" in chat.json()["error"]["message"]
+
+
 def test_choices_are_scored_by_likelihood(served: Served, tiny_model: Path) -> None:
     import torch
 

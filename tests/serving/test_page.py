@@ -114,11 +114,11 @@ class Visit:
         self.page.fill("#written", wording)
 
     def answer(self, kind: str) -> str:
-        return str(self.page.text_content(f"#{kind} .answer"))
+        return str(self.page.text_content(f"#card-{kind} .answer"))
 
     def numbers(self, kind: str) -> list[str]:
         """Return tokens of prompt, soft prompt and answer."""
-        return [self.page.text_content(f"#{kind} .{name}") for name in ("prompt", "soft", "written")]
+        return [self.page.text_content(f"#card-{kind} .{name}") for name in ("prompt", "soft", "written")]
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_the_answers_and_token_counts_are_the_apis(visit: Callable[..., Visit], 
         tokens = [usage["prompt_tokens"], 5 if kind == "soft" else 0, usage["completion_tokens"]]
         assert one.numbers(kind) == [str(count) for count in tokens]
         for time_of in ("first", "whole"):
-            assert re.fullmatch(r"\d+\.\d\d s", one.page.text_content(f"#{kind} .{time_of}"))
+            assert re.fullmatch(r"\d+\.\d\d s", one.page.text_content(f"#card-{kind} .{time_of}"))
     assert len({one.answer(kind) for kind in ASKED}) == 3
     assert int(one.numbers("written")[0]) > int(one.numbers("soft")[0])
 
@@ -189,13 +189,13 @@ def test_the_bars_are_the_apis_probabilities(visit: Callable[..., Visit], served
     for kind, asked in ASKED.items():
         given = {"input" if key == "prompt" else key: value for key, value in asked.items()}
         expected = post(served[0], "classify", choices=[" good", " bad", " very"], **given)["data"][0]
-        assert one.page.locator(f"#{kind} .bars .name").all_text_contents() == ["good", "bad", "very"]
-        values = one.page.locator(f"#{kind} .bars .value").all_text_contents()
+        assert one.page.locator(f"#card-{kind} .bars .name").all_text_contents() == ["good", "bad", "very"]
+        values = one.page.locator(f"#card-{kind} .bars .value").all_text_contents()
         assert values == [f"{100 * share:.1f} %" for share in expected["probs"]]
-        widths = one.page.eval_on_selector_all(f"#{kind} .bars li", shares)
+        widths = one.page.eval_on_selector_all(f"#card-{kind} .bars li", shares)
         assert widths == pytest.approx(expected["probs"], abs=0.02)
         assert sum(widths) == pytest.approx(1, abs=0.03)
-        assert one.page.text_content(f"#{kind} .likeliest .name") == expected["label"]
+        assert one.page.text_content(f"#card-{kind} .likeliest .name") == expected["label"]
 
 
 def test_a_task_that_writes_has_no_bars_and_ends_at_its_stop_text(visit: Callable[..., Visit], served: Any) -> None:
@@ -235,7 +235,7 @@ def test_an_answer_comes_as_it_is_written_and_can_be_stopped(
     while len(one.answer("soft")) <= 2:  # the page's policy forbids Playwright's own waiting for a condition
         assert time.monotonic() < deadline
         one.page.wait_for_timeout(50)
-    assert one.page.get_attribute("#soft .answer", "aria-busy") == "true"
+    assert one.page.get_attribute("#card-soft .answer", "aria-busy") == "true"
     begun = one.answer("soft")
     if by_key:
         one.page.keyboard.press("Escape")
@@ -316,7 +316,7 @@ def test_a_fault_is_one_line_in_its_place(visit: Callable[..., Visit]) -> None:
     assert one.answer("soft")
     assert "do not fit into 256 positions" in one.answer("written")
     assert "\n" not in one.answer("written")
-    assert one.page.text_content("#written .state, #written.card .state") == "failed"
+    assert one.page.text_content("#card-written .state") == "failed"
     assert one.said.pop().startswith("Failed to load resource")
 
 
@@ -324,7 +324,7 @@ def test_the_keyboard_is_enough(visit: Callable[..., Visit]) -> None:
     one = visit(task="")
     keys, page = one.page.keyboard, one.page
     seen = []
-    for _ in range(9):
+    for _ in range(8):
         keys.press("Tab")
         seen.append(
             page.evaluate("document.activeElement.name || document.activeElement.id || document.activeElement.tagName")
@@ -335,10 +335,10 @@ def test_the_keyboard_is_enough(visit: Callable[..., Visit]) -> None:
             keys.press("l")
         elif seen[-1] in ("text", "cast[en]", "written"):
             keys.type({"text": TEXT, "cast[en]": "dull", "written": WORDING}[seen[-1]])
-    assert seen[:7] == ["task", "text", "cast[en]", "written", "longest", "apart", "send"]
+    assert seen == ["task", "text", "cast[en]", "written", "longest", "apart", "send", "SUMMARY"]
     page.focus("#written")
     keys.press("Control+Enter")
-    page.wait_for_selector("#soft .state:has-text('tokens')")
+    page.wait_for_selector("#card-soft .state:has-text('tokens')")
     page.wait_for_selector("#send:enabled")
     assert one.answer("soft")
     page.focus("#send")
@@ -392,5 +392,5 @@ def test_it_can_be_read_at_both_widths_in_both_schemes(visit: Callable[..., Visi
     count, faint = page.evaluate(CONTRAST)
     assert count > 40
     assert faint == []
-    tops = {page.locator(f"#{kind}").bounding_box()["y"] for kind in ASKED}
+    tops = {page.locator(f"#card-{kind}").bounding_box()["y"] for kind in ASKED}
     assert len(tops) == (3 if width == 390 else 1), "side by side if there is room"

@@ -218,7 +218,7 @@ def _models(service: Service) -> APIRouter:
         return made | {
             "virtual_tokens": task.virtual_tokens,
             "columns": task.columns,
-            "choices": task.choices,  # as `choices` of a request for another model takes them
+            "choices": [task.as_target(choice) for choice in task.choices],  # as requests of other models take them
             "template": task.template,
             "stop": task.stop,
             "max_new_tokens": task.max_new_tokens,

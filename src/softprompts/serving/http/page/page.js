@@ -165,7 +165,7 @@ function makeCards() {
     const heading = card.querySelector("h2");
     heading.textContent = title;
     heading.id = `${kind}-title`;
-    card.id = kind;
+    card.id = `card-${kind}`;
     card.classList.add(kind);
     card.setAttribute("aria-labelledby", heading.id);
     card.reads = part(card, "reads").children;
