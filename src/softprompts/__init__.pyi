@@ -34,6 +34,7 @@ from .config.tools import (
     ExportConfig as ExportConfig,
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
+    ReportConfig as ReportConfig,
     SamplingConfig as SamplingConfig,
 )
 from .encoding.documents import with_soft_prompt as with_soft_prompt
@@ -102,6 +103,7 @@ from .models.loading import (
     load_base_model as load_base_model,
 )
 from .reports.comparison import save_contest as save_contest
+from .reports.pages.own_runs import write_report as write_report
 from .reports.run import (
     save_adapter as save_adapter,
     save_model as save_model,
