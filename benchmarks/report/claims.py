@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from benchmarks.report.frame import Records, by_method, gaps, kind_of, metrics_of, numbers, recorded, seeds_in_words
-from benchmarks.report.tables import (
+from benchmarks.report.frame import Records, kind_of
+from benchmarks.report.tables import TASKS, read_config
+from softprompts.methods.catalog import METHODS
+from softprompts.metrics.significance import LEVEL, Comparison, holm
+from softprompts.reports.pages.frame import by_method, gaps, numbers, recorded, seeds_in_words
+from softprompts.reports.pages.tables import (
     Measure,
     is_shown,
     markdown,
@@ -21,19 +24,16 @@ from benchmarks.report.tables import (
     points,
     probability,
 )
-from softprompts.methods.catalog import METHODS
-from softprompts.metrics.significance import LEVEL, Comparison, holm
 
-import yaml
 from pandas import DataFrame
 
-TASKS = ("sentiment", "home_commands", "docstrings")
 # A grid has one task: multitask prompt tuning is in none.
 SOFT = tuple(m.name for m in METHODS.values() if m.what == "soft" and m.name != "multitask_prompt_tuning")
 WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
+SILENT = "no verdict"  # if records are missing
 AGAINST, OPEN, FOR = WORDS = ("does not hold", "no difference shown", "holds")  # the least flattering first
 RULE = (
-    "The claims and the pairs of methods that each compares were fixed before the runs, in claims.yaml. A claim is "
+    "The claims and the pairs of methods that each compares were fixed before the runs, in configs/benchmarks/report/claims.yaml. A claim is "
     "judged method by method: it holds for a method if all of its comparisons are for it, and does not hold if one is "
     "against it. Scores on test rows are compared in pairs. A difference is shown if p is below "
     f"{LEVEL}, adjusted (Holm) for all comparisons that the claim makes on the task. Seconds, memory and loss on other "
@@ -64,7 +64,7 @@ class Verdict:
     def __str__(self) -> str:
         """What a reader sees first: the word on each method."""
         if not self.words:
-            return f"no verdict; missing: {'; '.join(self.missing)}"
+            return f"{SILENT}; missing: {'; '.join(self.missing)}"
         return "; ".join(f"{method}: {word}" for method, word in self.words.items())
 
 
@@ -102,7 +102,7 @@ def make_card(records: Records) -> list[Section]:
 
 def load_card() -> list[dict[str, Any]]:
     """Return the sections of `claims.yaml`, names of groups and of measures replaced by what they stand for."""
-    card = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
+    card = read_config("claims")
     groups = {"soft": SOFT, "weights": WEIGHTS, **card["groups"]}
     known = {key: Measure(**values) for key, values in card["measures"].items()}
 
@@ -161,7 +161,7 @@ def transfer_metric(records: Records, name: str) -> str | None:
 
     Far from what was trained, whole commands are hardly ever right: that nobody gets any tells nobody apart.
     """
-    metrics = metrics_of(records.benchmarks[name])
+    metrics = records.metrics(name)
     return "slot_f1" if "slot_f1" in metrics else next(iter(metrics), None)
 
 
@@ -341,22 +341,34 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
     return "\n\n".join(lines) + "\n"
 
 
-def words_table(card: Sequence[Section]) -> DataFrame:
-    """Return the card as a matrix: a row a claim, a column a method; empty if a claim is not about a method."""
+Word = tuple[str, str]  # a task, and the word on a method
+
+
+def matrix(card: Sequence[Section]) -> tuple[list[str], list[tuple[Claim, dict[str, list[Word]]]]]:
+    """Return all methods, and for each claim the words on each method that it is about, task by task."""
     claims = [claim for section in card for claim in section.claims]
-    columns = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
-    rows = [{"claim": c.statement, **{method: _words_on(method, c.verdicts) for method in columns}} for c in claims]
-    return DataFrame(rows, columns=["claim", *columns])
+    methods = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
+    return methods, [(claim, {m: words for m in methods if (words := _words_on(m, claim.verdicts))}) for claim in claims]
 
 
-def _words_on(method: str, verdicts: Sequence[Verdict]) -> str:
+def _words_on(method: str, verdicts: Sequence[Verdict]) -> list[Word]:
+    if not any(method in v.words for v in verdicts):
+        return []
+    return [(v.task, v.words.get(method, SILENT)) for v in verdicts if method in v.words or not v.words]
+
+
+def words_table(card: Sequence[Section]) -> DataFrame:
+    """Return the card as a table: a row per claim, a column per method; empty if a claim is not about a method."""
+    methods, claims = matrix(card)
+    rows = [{"claim": c.statement, **{m: _in_words(words) for m, words in found.items()}} for c, found in claims]
+    return DataFrame(rows, columns=["claim", *methods]).fillna("")
+
+
+def _in_words(words: Sequence[Word]) -> str:
     """Say "holds" if all tasks say so, or "holds (sentiment); no verdict (docstrings)"."""
     tasks: dict[str, list[str]] = {}
-    for v in verdicts:
-        if method in v.words or not v.words:
-            tasks.setdefault(v.words.get(method, "no verdict"), []).append(v.task)
-    if not tasks.keys() - {"no verdict"}:
-        return ""
+    for task, word in words:
+        tasks.setdefault(word, []).append(task)
     if len(tasks) == 1:
         return next(iter(tasks))
     return "; ".join(f"{word} ({', '.join(names)})" for word, names in tasks.items())

@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks import text
 from benchmarks.grid.estimate import spoken
 from benchmarks.grid.settings import in_words
-from benchmarks.report.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
-from benchmarks.report.tables import percent
+from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
+from softprompts.reports.pages.tables import percent
+from softprompts.reports.tables import markdown_table
 from benchmarks.study.settings import load_screen
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.record import Standing
@@ -74,7 +74,7 @@ def overview(screens: Screens) -> str:
     ]
     by = next(iter(screens.values()))["by"]
     head = ["sweep", "chosen", f"best validation {by}", *(f"{m}, %" for m in names), "candidates", "time"]
-    return text.markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def best(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def candidates(record: Mapping[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return text.markdown([*keys, f"best validation {record['by']}", "at update", "updates made"], shown)
+    return markdown_table([*keys, f"best validation {record['by']}", "at update", "updates made"], shown)
 
 
 def comparison(record: Mapping[str, Any]) -> str:
@@ -109,7 +109,7 @@ def comparison(record: Mapping[str, Any]) -> str:
         groups.setdefault(tuple(_word(candidate["values"][key]) for key in keys), []).append(candidate["value"])
     rows = sorted(groups.items(), key=lambda group: -mean(_finished(group[1]) or [-inf]))
     shown = [[*choice, _spread(values, record["by"]), str(len(values))] for choice, values in rows]
-    return text.markdown([*keys, f"best validation {record['by']}", "seeds"], shown)
+    return markdown_table([*keys, f"best validation {record['by']}", "seeds"], shown)
 
 
 def cost(record: Mapping[str, Any]) -> str:
