@@ -33,13 +33,13 @@ WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
 SILENT = "no verdict"  # if records are missing
 AGAINST, OPEN, FOR = WORDS = ("does not hold", "no difference shown", "holds")  # the least flattering first
 RULE = (
-    "The claims and the pairs of methods that each compares were fixed before the runs, in configs/benchmarks/report/claims.yaml. A claim is "
-    "judged method by method: it holds for a method if all of its comparisons are for it, and does not hold if one is "
-    "against it. Scores on test rows are compared in pairs. A difference is shown if p is below "
-    f"{LEVEL}, adjusted (Holm) for all comparisons that the claim makes on the task. Seconds, memory and loss on other "
-    "text are compared by seeds: a difference is shown if every seed of one method is below every seed of the other. "
-    "With three seeds each, chance alone does that in one case of ten. No difference shown does not mean that there is "
-    "none."
+    "The claims and the pairs of methods that each compares were fixed before the runs, in "
+    "configs/benchmarks/report/claims.yaml. A claim is judged method by method: it holds for a method if all of its "
+    "comparisons are for it, and does not hold if one is against it. Scores on test rows are compared in pairs. A "
+    f"difference is shown if p is below {LEVEL}, adjusted (Holm) for all comparisons that the claim makes on the task. "
+    "Seconds, memory and loss on other text are compared by seeds: a difference is shown if every seed of one method "
+    "is below every seed of the other. With three seeds each, chance alone does that in one case of ten. No difference "
+    "shown does not mean that there is none."
 )
 
 
@@ -348,7 +348,9 @@ def matrix(card: Sequence[Section]) -> tuple[list[str], list[tuple[Claim, dict[s
     """Return all methods, and for each claim the words on each method that it is about, task by task."""
     claims = [claim for section in card for claim in section.claims]
     methods = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
-    return methods, [(claim, {m: words for m in methods if (words := _words_on(m, claim.verdicts))}) for claim in claims]
+    return methods, [
+        (claim, {m: words for m in methods if (words := _words_on(m, claim.verdicts))}) for claim in claims
+    ]
 
 
 def _words_on(method: str, verdicts: Sequence[Verdict]) -> list[Word]:

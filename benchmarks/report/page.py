@@ -8,8 +8,18 @@ from pathlib import Path
 
 from benchmarks.grid.settings import Benchmark, Cell
 from benchmarks.report import tables
-from benchmarks.report.claims import AGAINST, FOR, OPEN, RULE, SILENT, SOFT, WEIGHTS, matrix, words_table
-from benchmarks.report.claims import Section as CardSection
+from benchmarks.report.claims import (
+    AGAINST,
+    FOR,
+    OPEN,
+    RULE,
+    SILENT,
+    SOFT,
+    WEIGHTS,
+    Section as CardSection,
+    matrix,
+    words_table,
+)
 from benchmarks.report.frame import Records, results_of
 from benchmarks.report.papers import Answer
 from benchmarks.report.tables import TASKS
@@ -20,6 +30,7 @@ from softprompts.reports.pages.style import Drawing
 from softprompts.reports.pages.tables import markdown
 
 TITLE = "Soft Prompt Recipes: what the records say"
+FRONTS = [f"{task}_parameters" for task in TASKS]  # the figures at its head
 # How the page shows each word: its class, and its sign for who sees no colours.
 SIGNS = {FOR: ("holds", "✓"), AGAINST: ("fails", "✗"), OPEN: ("open", "?"), SILENT: ("", "–")}
 # In the README:
@@ -58,7 +69,7 @@ def render_page(contents: Contents) -> str:
         links=[("results", "results"), ("claims", "claims"), ("comparisons", "comparisons of each claim")]
         + [(name, name.replace("_", " ")) for name in (*records.benchmarks, *(a.experiment.name for a in alone))],
         overview=tables.overview_table(records),
-        fronts=[d for task in TASKS for d in drawings.get(task, ()) if d.name.endswith("_parameters")],
+        fronts=[d for task in TASKS for d in drawings.get(task, ()) if d.name in FRONTS],
         matrix=matrix(contents.card),
         rule=RULE,
         signs=SIGNS,
@@ -79,7 +90,7 @@ def _section(contents: Contents, benchmark: Benchmark) -> Section:
         key=name,
         title=name.replace("_", " "),
         results=tables.results_table(records, name),
-        drawings=contents.drawings.get(name, ()),
+        drawings=[d for d in contents.drawings.get(name, ()) if d.name not in FRONTS],
         compared=records.comparisons.get(name, ()),
         labels=tables.labels_of(benchmark),
         answers=_answers(benchmark, contents.shown),

@@ -33,12 +33,14 @@ def overview_table(records: Records) -> DataFrame:
     for task in tasks:
         for main in map(metric, records.metrics(task)[:1]):
             for method, own in by_method(records.of(task)).items():
-                rows.setdefault(method, {})[f"{task}: {main.name}, %"] = main.spread(own)
+                rows.setdefault(method, {})[f"{task}: {main.name}"] = main.spread(own)
     for method, row in rows.items():
         own = records.runs.loc[tasks].xs(method, level="method", drop_level=False)
         row |= {SHOWN[cost.name]: _range(cost, own) for cost in tables.COSTS if cost.name in SHOWN}
-    names = {method: {records.label(t, method) for t in tasks if method in records.of(t).index} for method in rows}
-    named = [{"method": n.pop() if len(n) == 1 else m.replace("_", " "), **rows[m]} for m, n in names.items()]
+    named = [
+        {"method": " or ".join(dict.fromkeys(records.label(t, m) for t in tasks if m in records.of(t).index)), **row}
+        for m, row in rows.items()
+    ]
     return DataFrame(named).fillna(NONE)
 
 

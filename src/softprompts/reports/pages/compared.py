@@ -59,7 +59,7 @@ def common_rows(runs: Sequence[RunAnswers], same_prompt: bool) -> tuple[Row, ...
 
 
 def _first(pairs: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(pairs) - most} more pairs" if len(pairs) > most else ""
+    more = f" and {len(pairs) - most} more" if len(pairs) > most else ""
     return ", ".join(pairs[:most]) + more
 
 
@@ -71,10 +71,8 @@ def _compare(
     resamples: int,
 ) -> list[Comparison]:
     """Compare the methods of pairs on the same rows, all in one, and return those that are asked for."""
-    said = {
-        method: [[run[row][1].strip() for row in rows] for run in answers[method]]
-        for method in dict.fromkeys(method for pair in pairs for method in pair)
-    }
+    asked = {method for pair in pairs for method in pair}
+    said = {m: [[run[row][1].strip() for row in rows] for run in runs] for m, runs in answers.items() if m in asked}
     found = compare(said, [target.strip() for _, target in rows], metrics, resamples)
     return [c for c in found if (c.first, c.second) in pairs]
 

@@ -66,7 +66,7 @@ def _against_costs(name: str, runs: DataFrame, metric: str, styles: Styles) -> I
                 f"{metric} against {shown}, mean and standard deviation over seeds. The line is the Pareto front: no "
                 "method on it is beaten in both."
             )
-            yield Drawing(f"{name}_{cost}", said, _against_cost(runs, metric, cost, styles))
+            yield Drawing(f"{name}_{cost}", said, _against_cost(runs, metric, cost, styles), title=f"{name}: {metric}")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -138,9 +138,7 @@ def _learning_curves(runs: DataFrame, curves: Mapping[str, DataFrame], styles: S
     for method, losses in curves.items():
         colour, marker = styles.get(method, OTHER)
         steps = losses.index
-        axis.plot(
-            steps, losses.mean(axis=1), color=colour, marker=marker, markersize=6, label=name_of(runs, method)
-        )
+        axis.plot(steps, losses.mean(axis=1), color=colour, marker=marker, markersize=6, label=name_of(runs, method))
         axis.fill_between(steps, losses.min(axis=1), losses.max(axis=1), color=colour, alpha=0.15, lw=0)
     show_losses(axis)
     finish(figure, axis)

@@ -15,8 +15,8 @@ from softprompts.config.tools import ReportConfig
 from softprompts.errors import UserError, listed, logger
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.compared import compare_on_common_rows
-from softprompts.reports.pages.frame import metrics_of, numbers_of, recorded_metrics, seeds_in_words
 from softprompts.reports.pages.figures import draw_runs
+from softprompts.reports.pages.frame import metrics_of, numbers_of, recorded_metrics, seeds_in_words
 from softprompts.reports.pages.page import Answers, RunEntry, Section, key_of, render, scores_of_rows, side_by_side
 from softprompts.reports.pages.style import Styles, close, styles_of
 from softprompts.reports.pages.tables import results_table
@@ -55,11 +55,15 @@ class OwnRun:
         return self.result.task if split == "test" else f"{self.result.task}, {split} rows"
 
     @property
+    def method(self) -> str:
+        """Its recipe, or the method of a sweep."""
+        return str(self.result.settings.get("sweep", {}).get("method") or self.result.recipe)
+
+    @property
     def label(self) -> str:
         """What tables call the method."""
-        recipe = self.result.settings.get("sweep", {}).get("method") or self.result.recipe
-        label = METHODS[recipe].label if recipe in METHODS else recipe.replace("_", " ")
-        return f"{label}, sweep" if self.result.recipe == "sweep" else label
+        label = METHODS[self.method].label if self.method in METHODS else self.method.replace("_", " ")
+        return f"{label}, {self.result.recipe}" if self.method != self.result.recipe else label
 
 
 def write_report(config: ReportConfig) -> str:
@@ -161,7 +165,7 @@ def _read_run(home: Path, name: str, notes: list[str]) -> OwnRun | None:
     try:
         result = load_result(home / RESULT_FILE)
         run = OwnRun(name, result, {})
-        run.settings, run.task, run.label, numbers_of(result), result.settings["task"]["metrics"]  # noqa: B018
+        run.settings, run.task, run.label, numbers_of(result), result.settings["task"]["metrics"]
     except UserError as error:
         notes.append(f"{name} is left out: {error}")
         return None
@@ -188,11 +192,14 @@ def grouped(runs: Sequence[OwnRun]) -> dict[str, list[OwnRun]]:
         settings = json.dumps(run.settings, sort_keys=True)
         times[settings, run.result.seed] += 1  # the same run made twice is no other seed
         groups.setdefault((settings, times[settings, run.result.seed]), []).append(run)
+    alone = {run.name for run in runs}
     named: dict[str, list[OwnRun]] = {}
     for own in groups.values():
-        prefix = SEED_NAME.sub("", os.path.commonprefix([run.name for run in own])) if len(own) > 1 else own[0].name
-        names = (prefix, own[0].label, own[0].name)
-        named[next(name for name in names if name and name not in named)] = sorted(own, key=lambda r: r.result.seed)
+        first = own[0]
+        prefix = SEED_NAME.sub("", os.path.commonprefix([run.name for run in own]))  # noqa: RUF071 - a text, not a path
+        names = [name for name in (prefix, first.label) if name and name not in alone | named.keys()]
+        name = first.name if len(own) == 1 else [*names, f"{first.name} and {len(own) - 1} more"][0]
+        named[name] = sorted(own, key=lambda run: run.result.seed)
     return named
 
 
@@ -218,7 +225,7 @@ def _section(task: str, runs: Sequence[OwnRun], config: ReportConfig, taken: Seq
     results.insert(2, "rows", [*[""] * (len(results) - len(methods)), *map(_rows_of, methods.values())])
     key = key_of(task, taken)
     by_seed = {name: {run.result.seed: run.result for run in own} for name, own in methods.items()}
-    styles: Styles = styles_of({name: own[0].result.recipe for name, own in methods.items()})
+    styles: Styles = styles_of({name: own[0].method for name, own in methods.items()})
     return Section(
         key=key,
         title=task,
@@ -273,7 +280,9 @@ def _answers(methods: dict[str, list[OwnRun]], metrics: Any, shown: int) -> Answ
         f"{name} ({seeds_in_words([run.result.seed])})" if len(methods[name]) > 1 else name
         for name, run in first.items()
     ]
-    return side_by_side(heads, [(place, prompt, target) for (place, target), prompt in rows.items()], answers, scores, shown)
+    return side_by_side(
+        heads, [(place, prompt, target) for (place, target), prompt in rows.items()], answers, scores, shown
+    )
 
 
 def _short(place: str) -> str:
@@ -285,9 +294,8 @@ def _origin(runs: Sequence[OwnRun]) -> str:
     models = sorted({str(run.result.settings["model"]["name_or_path"]) for run in runs})
     dates = sorted(run.result.finished[:10] for run in runs)
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    return f"{_counted(len(runs), 'finished run')} of {_counted(len({r.task for r in runs}), 'task')}, {when}. " + (
-        f"Base model{'s' * (len(models) > 1)}: {', '.join(models)}."
-    )
+    count, tasks = _counted(len(runs), "finished run"), _counted(len({run.task for run in runs}), "task")
+    return f"{count} of {tasks}, {when}. Base model{'s' * (len(models) > 1)}: {', '.join(models)}."
 
 
 def _counted(count: int, noun: str) -> str:

@@ -61,15 +61,16 @@ FONT: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, its name in file names, and a sentence that says what it shows."""
+    """A figure, its name in file names, a sentence that says what it shows, and a title among others of its kind."""
 
     name: str
     caption: str
     figure: Figure
+    title: str = ""
 
 
 def styles_of(recipes: Mapping[str, str]) -> Styles:
-    """Return a style for each method, by its recipe's name: the recipe's own for the first, one of no other for more."""
+    """Return a style for each method, by its recipe: the recipe's own for the first, a spare one for every other."""
     colours, markers = zip(*STYLES.values(), OTHER, strict=True)
     # With `shift` 0 those of the table, then other pairs of the same colours and markers.
     pairs = [(c, markers[(i + shift) % len(markers)]) for shift in range(len(markers)) for i, c in enumerate(colours)]

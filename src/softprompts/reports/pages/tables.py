@@ -16,7 +16,7 @@ NONE = "–"  # in place of a number that no run has
 UNITS = {"gib": " GiB", "kwh": " kWh"}
 EXPLAINED = "Metrics in per cent, mean ± standard deviation over seeds. Cost is the mean over seeds."
 PAIRED = (
-    "The first method's score less the second's on the same test rows, in points of per cent. The interval is that of "
+    "The first method's score less the second's on the same rows, in points of per cent. The interval is that of "
     "one comparison. The adjusted p decides: it is corrected for all comparisons by the metric (Holm)."
 )
 
