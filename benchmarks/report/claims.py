@@ -32,15 +32,6 @@ SOFT = tuple(m.name for m in METHODS.values() if m.what == "soft" and m.name != 
 WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
 SILENT = "no verdict"  # if records are missing
 AGAINST, OPEN, FOR = WORDS = ("does not hold", "no difference shown", "holds")  # the least flattering first
-RULE = (
-    "The claims and the pairs of methods that each compares were fixed before the runs, in "
-    "configs/benchmarks/report/claims.yaml. A claim is judged method by method: it holds for a method if all of its "
-    "comparisons are for it, and does not hold if one is against it. Scores on test rows are compared in pairs. A "
-    f"difference is shown if p is below {LEVEL}, adjusted (Holm) for all comparisons that the claim makes on the task. "
-    "Seconds, memory and loss on other text are compared by seeds: a difference is shown if every seed of one method "
-    "is below every seed of the other. With three seeds each, chance alone does that in one case of ten. No difference "
-    "shown does not mean that there is none."
-)
 
 
 @dataclass(frozen=True)
@@ -85,6 +76,11 @@ class Section:
     tables: tuple[tuple[str, DataFrame], ...]
 
 
+def rule() -> str:
+    """Return how a claim is judged, for people."""
+    return str(read_config("claims")["rule"]).format(level=LEVEL)
+
+
 def make_card(records: Records) -> list[Section]:
     """Return the sections of the card; it needs the benchmarks named as the tasks, whatever else there is."""
     sections = []
@@ -122,7 +118,7 @@ def _judged(records: Records, task: str, claim: Mapping[str, Any]) -> Verdict:
         return detached(records, task, claim["better"])
     pairs = claim["better"], claim["worse"]
     if "scores" in claim:
-        return by_comparisons(records, task, claim["scores"], *pairs)
+        return by_families(records, task, claim["scores"], [pairs])[0]
     return by_seeds(records, task, _measures(records, task, claim), *pairs)
 
 
@@ -135,20 +131,16 @@ def _table(records: Records, task: str, shown: Mapping[str, Any]) -> DataFrame:
 
 def _measures(records: Records, task: str, said: Mapping[str, Any]) -> list[Measure]:
     """Return measures; one that stands for several is kept as it is, and missing, if the task has none of them."""
-    several = {"other_tasks": other_tasks, "transfer": transfers}
+    several = {"other_tasks": other_tasks, "transfer": transfers} if task in records.benchmarks else {}
     expanded = [(m, several[m.column](records, task) if m.column in several else []) for m in said["measures"]]
     return [one for measure, found in expanded for one in found or [measure]]
 
 
 def other_tasks(records: Records, task: str) -> list[Measure]:
     """Return the change of the score on each other task that runs of a task were scored on while attached."""
-    if task not in records.benchmarks:
-        return []
-    cells = [cell for runs in records.benchmarks[task].cells.values() for cell in runs.values()]
-    kinds: dict[str, str] = {}
-    for cell in cells:
-        for name, measured in cell.probes.get("forgetting", {}).get("tasks", {}).items():
-            kinds.setdefault(name, measured["metric"])
+    cells = [c for runs in records.benchmarks[task].cells.values() for c in runs.values()]
+    probed = [cell.probes.get("forgetting", {}).get("tasks", {}) for cell in cells]
+    kinds = {name: measured["metric"] for tasks in probed for name, measured in tasks.items()}
     shown = {True: ("signed", " nats a token"), False: ("points", " points")}
     return [
         Measure(f"change of {kind} on {name}, attached", f"attached.{name}", *shown[kind == "loss"], kind == "loss")
@@ -167,7 +159,7 @@ def transfer_metric(records: Records, name: str) -> str | None:
 
 def transfers(records: Records, name: str) -> list[Measure]:
     """Return `transfer_metric` on each kind of rows that a grid scores and does not train on."""
-    judged = transfer_metric(records, name) if name in records.benchmarks else None
+    judged = transfer_metric(records, name)
     kinds = [kind_of(where) for where in records.benchmarks[name].grid.get("transfer", [])] if judged else []
     return [Measure(f"{judged} on {kind}", f"transfer.{kind}.{judged}", "percent", " %", less=False) for kind in kinds]
 
@@ -209,14 +201,6 @@ def missing_runs(records: Records, task: str, methods: Sequence[str], measures: 
                 seeds = seeds_in_words([seed for _, seed in lacking])
                 absent.append(f"{measure.name} of {records.label(task, method)}, {seeds}")
     return absent
-
-
-def by_comparisons(
-    records: Records, task: str, metrics: Sequence[str], better: Sequence[str], worse: Sequence[str]
-) -> Verdict:
-    """Judge by paired comparisons on the test rows: each of `better` is to be higher than each of `worse`."""
-    (verdict,) = by_families(records, task, metrics, [(better, worse)])
-    return verdict
 
 
 def by_families(
@@ -329,7 +313,7 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
         sections: of the card.
         notes: what a reader must know of the records before any verdict.
     """
-    lines = ["# Claims", RULE, *notes]
+    lines = ["# Claims", rule(), *notes]
     for section in sections:
         lines.append(f"## {section.title}")
         for claim in section.claims:

@@ -12,12 +12,12 @@ from benchmarks.report.claims import (
     AGAINST,
     FOR,
     OPEN,
-    RULE,
     SILENT,
     SOFT,
     WEIGHTS,
     Section as CardSection,
     matrix,
+    rule,
     words_table,
 )
 from benchmarks.report.frame import Records, results_of
@@ -71,7 +71,7 @@ def render_page(contents: Contents) -> str:
         overview=tables.overview_table(records),
         fronts=[d for task in TASKS for d in drawings.get(task, ()) if d.name in FRONTS],
         matrix=matrix(contents.card),
-        rule=RULE,
+        rule=rule(),
         signs=SIGNS,
         notes=tables.notes(records),
         card=contents.card,

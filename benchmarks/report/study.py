@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import inf
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.grid.estimate import spoken
@@ -20,6 +18,7 @@ from softprompts.sweeps.grid import SEED
 from softprompts.sweeps.sweep import cost_in_words
 
 from matplotlib import rc_context
+from pandas import DataFrame
 
 Screens = dict[str, dict[str, Any]]  # records by name of the screen
 
@@ -102,14 +101,15 @@ def candidates(record: Mapping[str, Any]) -> str:
 
 
 def comparison(record: Mapping[str, Any]) -> str:
-    """Return a comparison as a table: a row a choice, the mean and deviation of its best validation over the seeds."""
-    keys = [key for key in record["chosen"] if key != SEED]
-    groups: dict[tuple[str, ...], list[float | None]] = {}
-    for candidate in record["candidates"]:
-        groups.setdefault(tuple(_word(candidate["values"][key]) for key in keys), []).append(candidate["value"])
-    rows = sorted(groups.items(), key=lambda group: -mean(_finished(group[1]) or [-inf]))
-    shown = [[*choice, _spread(values, record["by"]), str(len(values))] for choice, values in rows]
-    return markdown_table([*keys, f"best validation {record['by']}", "seeds"], shown)
+    """Return a comparison as a table: a row per choice, its best validation over the seeds."""
+    keys, by = [key for key in record["chosen"] if key != SEED], record["by"]
+    made = DataFrame(
+        {**{key: _word(c["values"][key]) for key in keys}, "value": c["value"]} for c in record["candidates"]
+    )
+    groups = made.groupby(keys, sort=False)["value"].agg(["mean", "std", "count", "size"])
+    rows = groups.sort_values("mean", ascending=False, kind="stable").reset_index()
+    shown = [[*(row[key] for key in keys), _spread(row, by), str(row["size"])] for row in rows.to_dict("records")]
+    return markdown_table([*keys, f"best validation {by}", "seeds"], shown)
 
 
 def cost(record: Mapping[str, Any]) -> str:
@@ -117,19 +117,14 @@ def cost(record: Mapping[str, Any]) -> str:
     return f"{cost_in_words([Standing(**c) for c in record['candidates']])}."
 
 
-def _finished(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _spread(values: Sequence[float | None], by: str) -> str:
+def _spread(row: Mapping[Any, Any], by: str) -> str:
     """Return "0.3012 ± 0.0110", and how many seeds were given up."""
-    scores = _finished(values)
-    if not scores:
+    lost = row["size"] - row["count"]
+    if not row["count"]:
         return "given up"
-    shown = _value(mean(scores), by)
-    if len(scores) > 1:
-        shown += f" ± {stdev(scores):.4f}" if by == "loss" else f" ± {100 * stdev(scores):.1f}"
-    return shown + (f" ({len(values) - len(scores)} given up)" if len(scores) < len(values) else "")
+    deviation = f"{row['std']:.4f}" if by == "loss" else f"{100 * row['std']:.1f}"
+    shown = _value(row["mean"], by) + (f" ± {deviation}" if row["count"] > 1 else "")
+    return shown + (f" ({lost} given up)" if lost else "")
 
 
 def _value(value: float, by: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.grid.settings import Benchmark, in_words
 from benchmarks.report.frame import Records
+from benchmarks.tasks.record import TASKS
 from softprompts.metrics.significance import Comparison
 from softprompts.reports.pages import tables
 from softprompts.reports.pages.frame import by_method, gaps, numbers
@@ -17,7 +18,6 @@ import yaml
 from pandas import DataFrame
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "benchmarks" / "report"
-TASKS = ("sentiment", "home_commands", "docstrings")
 SHOWN = {"trained": "trained parameters", "saved": "saved for the task", "training": "seconds of training"}
 
 

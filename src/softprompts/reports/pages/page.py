@@ -17,7 +17,6 @@ from softprompts.reports.pages.style import Drawing, svg
 from softprompts.runs.record import Result
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from pandas import DataFrame
 
 LONGEST = 600  # characters of a prompt that are shown: a page has to load on a phone
@@ -109,7 +108,7 @@ def render(template: Path, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"pretty": _pretty, "svg": _svg}
+    environment.filters |= {"pretty": _pretty, "svg": svg}
     environment.tests["shown"] = tables.is_shown
     environment.globals["tables"] = tables
     return environment.get_template(template.name).render(values)
@@ -117,11 +116,6 @@ def render(template: Path, **values: Any) -> str:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False)
-
-
-def _svg(drawing: Drawing) -> Markup:
-    named = Markup('<svg aria-label="{}" ').format(drawing.caption)
-    return Markup(svg(drawing).replace("<svg ", named, 1))
 
 
 def side_by_side(

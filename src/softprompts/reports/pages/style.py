@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def svg(drawing: Drawing) -> str:
     element = buffer.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
     element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
-    return element.replace("<svg ", '<svg role="img" ', 1)
+    return element.replace("<svg ", f'<svg role="img" aria-label="{escape(drawing.caption)}" ', 1)
 
 
 def save_png(drawing: Drawing, folder: Path) -> Path:
