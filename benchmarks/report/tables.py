@@ -38,10 +38,16 @@ def overview_table(records: Records) -> DataFrame:
         own = records.runs.loc[tasks].xs(method, level="method", drop_level=False)
         row |= {SHOWN[cost.name]: _range(cost, own) for cost in tables.COSTS if cost.name in SHOWN}
     named = [
-        {"method": " or ".join(dict.fromkeys(records.label(t, m) for t in tasks if m in records.of(t).index)), **row}
+        {"method": _joined([records.label(t, m) for t in tasks if m in records.of(t).index]), **row}
         for m, row in rows.items()
     ]
     return DataFrame(named).fillna(NONE)
+
+
+def _joined(labels: Sequence[str]) -> str:
+    """Return labels of one method as one: "hard prompt, 8-shot or 4-shot"."""
+    first, *others = dict.fromkeys(labels)
+    return " or ".join([first, *(label.rpartition(", ")[2] for label in others)])
 
 
 def _range(cost: Measure, runs: DataFrame) -> str:

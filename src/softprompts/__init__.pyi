@@ -103,7 +103,7 @@ from .models.loading import (
     load_base_model as load_base_model,
 )
 from .reports.comparison import save_contest as save_contest
-from .reports.pages.own_runs import write_report as write_report
+from .reports.pages.own_page import write_report as write_report
 from .reports.run import (
     save_adapter as save_adapter,
     save_model as save_model,

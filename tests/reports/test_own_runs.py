@@ -15,7 +15,8 @@ from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval, load_metrics
 from softprompts.metrics.significance import compare
 from softprompts.reports.pages.compared import compare_on_common_rows
-from softprompts.reports.pages.own_runs import find_runs, grouped, write_report
+from softprompts.reports.pages.own_page import write_report
+from softprompts.reports.pages.own_runs import find_runs, grouped
 from softprompts.reports.pages.page import LONGEST, cut, key_of, side_by_side
 from softprompts.reports.pages.style import STYLES, styles_of
 

@@ -21,9 +21,9 @@ PAIRED = (
 )
 
 
-def percent(share: float) -> str:
-    """Return a share of 1 in per cent, without the sign."""
-    return f"{100 * share:.1f}"
+def percent(share: float | None) -> str:
+    """Return a share of 1 in per cent, without the sign; a record has None for a number that is not finite."""
+    return NONE if share is None else f"{100 * share:.1f}"
 
 
 def points(difference: float) -> str:
@@ -190,7 +190,7 @@ def scores_table(result: Result) -> DataFrame:
 
 def costs_table(result: Result) -> DataFrame:
     """Return a row per cost of a single run, and per count of its parameters."""
-    rows = [(_cost_name(key), _cost_value(key, value)) for key, value in result.cost.items()]
+    rows = [(_cost_name(key), _cost_value(key, value)) for key, value in result.cost.items() if value is not None]
     rows += [(f"parameters, {key}", f"{count:,}") for key, count in result.parameters.items()]
     return DataFrame(rows, columns=["cost", ""])
 
