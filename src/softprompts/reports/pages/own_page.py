@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.tools import ReportConfig
-from softprompts.errors import UserError, logger
+from softprompts.errors import UserError, logger, short
 from softprompts.reports.pages.compared import compare_on_common_rows
 from softprompts.reports.pages.figures import draw_runs
 from softprompts.reports.pages.frame import metrics_of, numbers_of, recorded_metrics, seeds_in_words
@@ -135,14 +135,13 @@ def _rows_of(own: Sequence[OwnRun]) -> str:
 
 def _differing(methods: dict[str, list[OwnRun]]) -> DataFrame:
     """Return a row per setting that differs between methods, a column per method."""
-    settings = {name: own[0].settings for name, own in methods.items()}
-    keys = dict.fromkeys(key for own in settings.values() for key in own)
+    settings = [own[0].settings for own in methods.values()]
     rows = [
-        {"setting": key, **{name: "" if key not in own else str(own[key]) for name, own in settings.items()}}
-        for key in keys
-        if len({json.dumps(own.get(key, "absent")) for own in settings.values()}) > 1
+        [key, *("" if key not in own else short(own[key]) for own in settings)]
+        for key in dict.fromkeys(key for own in settings for key in own)
+        if len({json.dumps(own.get(key, "absent")) for own in settings}) > 1
     ]
-    return DataFrame(rows)
+    return DataFrame(rows, columns=["setting", *methods])
 
 
 def _answers(methods: dict[str, list[OwnRun]], metrics: Any, shown: int) -> Answers | None:
