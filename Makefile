@@ -26,8 +26,8 @@ tasks: $(STAMP) ## run every recipe on every embedded task, some hours; skips wh
 record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and tables and pictures of the README
 	@$(BIN)/python -m benchmarks.tasks.record
 
-report: $(STAMP) ## make the benchmark's page, claims, tables and figures from its records: results/report/, docs/figures/
-	@$(BIN)/python -m benchmarks.report
+report: $(STAMP) ## one page about your own runs: RUNS=runs/mytask; without RUNS the benchmark's: results/report/, docs/figures/
+	@HF_HUB_OFFLINE=1 $(BIN)/python $(if $(RUNS),recipes/report.py $(RUNS:%=--report.runs+ %),-m benchmarks.report)
 
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \

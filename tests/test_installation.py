@@ -47,9 +47,8 @@ def run(installed: Path, code: str) -> str:
 
 @pytest.mark.slow
 def test_nothing_is_missing(installed: Path) -> None:
-    here = {
-        p.relative_to(ROOT / "src") for p in (ROOT / "src/softprompts").rglob("*.py*") if p.suffix in (".py", ".pyi")
-    }
+    kinds = (".py", ".pyi", ".j2", ".css")
+    here = {p.relative_to(ROOT / "src") for p in (ROOT / "src/softprompts").rglob("*") if p.suffix in kinds}
     assert here <= {p.relative_to(installed) for p in installed.rglob("*")}
 
 

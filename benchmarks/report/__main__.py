@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
-from benchmarks.report.claims import TASKS, card_markdown, make_card
+from benchmarks.report.claims import card_markdown, make_card
 from benchmarks.report.figures import draw, draw_ensemble, draw_neighbours
 from benchmarks.report.frame import Records, compare_methods, make_records
-from benchmarks.report.page import render_page, summary
+from benchmarks.report.page import Contents, render_page, summary
 from benchmarks.report.papers import (
     answers,
     load_experiments,
@@ -21,11 +21,12 @@ from benchmarks.report.papers import (
     papers_table,
 )
 from benchmarks.report.study import draw_study, load_study, study_markdown
-from benchmarks.report.style import close, save_png
-from benchmarks.report.tables import comparisons_table, markdown, notes, results_markdown, sweeps_table
+from benchmarks.report.tables import TASKS, comparisons_table, notes, results_markdown, sweeps_table
 from benchmarks.tasks.record import put
 from softprompts.config.cli import cli
 from softprompts.errors import UserError
+from softprompts.reports.pages.style import close, save_png
+from softprompts.reports.pages.tables import markdown
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
@@ -43,7 +44,7 @@ class ReportConfig:
         figures: folder of the figures as PNG.
         ensemble: record of an ensemble, which `make record` keeps.
         neighbours: record of a prompt's neighbours, likewise of `make neighbours`.
-        answers: answers of each run that the page shows.
+        rows: rows of each benchmark whose answers the page shows side by side.
     """
 
     records: str = "results/benchmarks"
@@ -52,7 +53,7 @@ class ReportConfig:
     figures: str = "docs/figures"
     ensemble: str = "results/ensemble/sentiment.json"
     neighbours: str = "results/neighbours/sentiment.json"
-    answers: int = 10
+    rows: int = 30
 
 
 def main(report: ReportConfig) -> None:
@@ -75,7 +76,7 @@ def main(report: ReportConfig) -> None:
     for folder in (page, figures):
         folder.mkdir(parents=True, exist_ok=True)
     saved = {name: [str(save_png(d, figures)) for d in drawn] for name, drawn in drawings.items()}
-    write_atomically(page / "index.html", render_page(records, drawings, card, papers, report.answers))
+    write_atomically(page / "index.html", render_page(Contents(records, drawings, card, papers, report.rows)))
     write_atomically(page / "claims.md", card_markdown(card, notes(records)))
     write_atomically(page / "papers.md", papers_markdown(papers))
     write_atomically(page / "tables.md", tables(records))

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from benchmarks.report.frame import Records, by_method, gaps, kind_of, metrics_of, numbers, recorded, seeds_in_words
-from benchmarks.report.tables import (
+from benchmarks.report.frame import Records, kind_of
+from benchmarks.report.tables import TASKS, read_config
+from softprompts.methods.catalog import METHODS
+from softprompts.metrics.significance import LEVEL, Comparison, holm
+from softprompts.reports.pages.frame import by_method, gaps, numbers, recorded, seeds_in_words
+from softprompts.reports.pages.tables import (
     Measure,
     is_shown,
     markdown,
@@ -21,26 +24,14 @@ from benchmarks.report.tables import (
     points,
     probability,
 )
-from softprompts.methods.catalog import METHODS
-from softprompts.metrics.significance import LEVEL, Comparison, holm
 
-import yaml
 from pandas import DataFrame
 
-TASKS = ("sentiment", "home_commands", "docstrings")
 # A grid has one task: multitask prompt tuning is in none.
 SOFT = tuple(m.name for m in METHODS.values() if m.what == "soft" and m.name != "multitask_prompt_tuning")
 WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
+SILENT = "no verdict"  # if records are missing
 AGAINST, OPEN, FOR = WORDS = ("does not hold", "no difference shown", "holds")  # the least flattering first
-RULE = (
-    "The claims and the pairs of methods that each compares were fixed before the runs, in claims.yaml. A claim is "
-    "judged method by method: it holds for a method if all of its comparisons are for it, and does not hold if one is "
-    "against it. Scores on test rows are compared in pairs. A difference is shown if p is below "
-    f"{LEVEL}, adjusted (Holm) for all comparisons that the claim makes on the task. Seconds, memory and loss on other "
-    "text are compared by seeds: a difference is shown if every seed of one method is below every seed of the other. "
-    "With three seeds each, chance alone does that in one case of ten. No difference shown does not mean that there is "
-    "none."
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Verdict:
     def __str__(self) -> str:
         """What a reader sees first: the word on each method."""
         if not self.words:
-            return f"no verdict; missing: {'; '.join(self.missing)}"
+            return f"{SILENT}; missing: {'; '.join(self.missing)}"
         return "; ".join(f"{method}: {word}" for method, word in self.words.items())
 
 
@@ -85,6 +76,11 @@ class Section:
     tables: tuple[tuple[str, DataFrame], ...]
 
 
+def rule() -> str:
+    """Return how a claim is judged, for people."""
+    return str(read_config("claims")["rule"]).format(level=LEVEL)
+
+
 def make_card(records: Records) -> list[Section]:
     """Return the sections of the card; it needs the benchmarks named as the tasks, whatever else there is."""
     sections = []
@@ -102,7 +98,7 @@ def make_card(records: Records) -> list[Section]:
 
 def load_card() -> list[dict[str, Any]]:
     """Return the sections of `claims.yaml`, names of groups and of measures replaced by what they stand for."""
-    card = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
+    card = read_config("claims")
     groups = {"soft": SOFT, "weights": WEIGHTS, **card["groups"]}
     known = {key: Measure(**values) for key, values in card["measures"].items()}
 
@@ -122,7 +118,7 @@ def _judged(records: Records, task: str, claim: Mapping[str, Any]) -> Verdict:
         return detached(records, task, claim["better"])
     pairs = claim["better"], claim["worse"]
     if "scores" in claim:
-        return by_comparisons(records, task, claim["scores"], *pairs)
+        return by_families(records, task, claim["scores"], [pairs])[0]
     return by_seeds(records, task, _measures(records, task, claim), *pairs)
 
 
@@ -135,20 +131,16 @@ def _table(records: Records, task: str, shown: Mapping[str, Any]) -> DataFrame:
 
 def _measures(records: Records, task: str, said: Mapping[str, Any]) -> list[Measure]:
     """Return measures; one that stands for several is kept as it is, and missing, if the task has none of them."""
-    several = {"other_tasks": other_tasks, "transfer": transfers}
+    several = {"other_tasks": other_tasks, "transfer": transfers} if task in records.benchmarks else {}
     expanded = [(m, several[m.column](records, task) if m.column in several else []) for m in said["measures"]]
     return [one for measure, found in expanded for one in found or [measure]]
 
 
 def other_tasks(records: Records, task: str) -> list[Measure]:
     """Return the change of the score on each other task that runs of a task were scored on while attached."""
-    if task not in records.benchmarks:
-        return []
-    cells = [cell for runs in records.benchmarks[task].cells.values() for cell in runs.values()]
-    kinds: dict[str, str] = {}
-    for cell in cells:
-        for name, measured in cell.probes.get("forgetting", {}).get("tasks", {}).items():
-            kinds.setdefault(name, measured["metric"])
+    cells = [c for runs in records.benchmarks[task].cells.values() for c in runs.values()]
+    probed = [cell.probes.get("forgetting", {}).get("tasks", {}) for cell in cells]
+    kinds = {name: measured["metric"] for tasks in probed for name, measured in tasks.items()}
     shown = {True: ("signed", " nats a token"), False: ("points", " points")}
     return [
         Measure(f"change of {kind} on {name}, attached", f"attached.{name}", *shown[kind == "loss"], kind == "loss")
@@ -161,13 +153,13 @@ def transfer_metric(records: Records, name: str) -> str | None:
 
     Far from what was trained, whole commands are hardly ever right: that nobody gets any tells nobody apart.
     """
-    metrics = metrics_of(records.benchmarks[name])
+    metrics = records.metrics(name)
     return "slot_f1" if "slot_f1" in metrics else next(iter(metrics), None)
 
 
 def transfers(records: Records, name: str) -> list[Measure]:
     """Return `transfer_metric` on each kind of rows that a grid scores and does not train on."""
-    judged = transfer_metric(records, name) if name in records.benchmarks else None
+    judged = transfer_metric(records, name)
     kinds = [kind_of(where) for where in records.benchmarks[name].grid.get("transfer", [])] if judged else []
     return [Measure(f"{judged} on {kind}", f"transfer.{kind}.{judged}", "percent", " %", less=False) for kind in kinds]
 
@@ -209,14 +201,6 @@ def missing_runs(records: Records, task: str, methods: Sequence[str], measures: 
                 seeds = seeds_in_words([seed for _, seed in lacking])
                 absent.append(f"{measure.name} of {records.label(task, method)}, {seeds}")
     return absent
-
-
-def by_comparisons(
-    records: Records, task: str, metrics: Sequence[str], better: Sequence[str], worse: Sequence[str]
-) -> Verdict:
-    """Judge by paired comparisons on the test rows: each of `better` is to be higher than each of `worse`."""
-    (verdict,) = by_families(records, task, metrics, [(better, worse)])
-    return verdict
 
 
 def by_families(
@@ -329,7 +313,7 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
         sections: of the card.
         notes: what a reader must know of the records before any verdict.
     """
-    lines = ["# Claims", RULE, *notes]
+    lines = ["# Claims", rule(), *notes]
     for section in sections:
         lines.append(f"## {section.title}")
         for claim in section.claims:
@@ -341,22 +325,36 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
     return "\n\n".join(lines) + "\n"
 
 
-def words_table(card: Sequence[Section]) -> DataFrame:
-    """Return the card as a matrix: a row a claim, a column a method; empty if a claim is not about a method."""
+Word = tuple[str, str]  # a task, and the word on a method
+
+
+def matrix(card: Sequence[Section]) -> tuple[list[str], list[tuple[Claim, dict[str, list[Word]]]]]:
+    """Return all methods, and for each claim the words on each method that it is about, task by task."""
     claims = [claim for section in card for claim in section.claims]
-    columns = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
-    rows = [{"claim": c.statement, **{method: _words_on(method, c.verdicts) for method in columns}} for c in claims]
-    return DataFrame(rows, columns=["claim", *columns])
+    methods = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
+    return methods, [
+        (claim, {m: words for m in methods if (words := _words_on(m, claim.verdicts))}) for claim in claims
+    ]
 
 
-def _words_on(method: str, verdicts: Sequence[Verdict]) -> str:
+def _words_on(method: str, verdicts: Sequence[Verdict]) -> list[Word]:
+    if not any(method in v.words for v in verdicts):
+        return []
+    return [(v.task, v.words.get(method, SILENT)) for v in verdicts if method in v.words or not v.words]
+
+
+def words_table(card: Sequence[Section]) -> DataFrame:
+    """Return the card as a table: a row per claim, a column per method; empty if a claim is not about a method."""
+    methods, claims = matrix(card)
+    rows = [{"claim": c.statement, **{m: _in_words(words) for m, words in found.items()}} for c, found in claims]
+    return DataFrame(rows, columns=["claim", *methods]).fillna("")
+
+
+def _in_words(words: Sequence[Word]) -> str:
     """Say "holds" if all tasks say so, or "holds (sentiment); no verdict (docstrings)"."""
     tasks: dict[str, list[str]] = {}
-    for v in verdicts:
-        if method in v.words or not v.words:
-            tasks.setdefault(v.words.get(method, "no verdict"), []).append(v.task)
-    if not tasks.keys() - {"no verdict"}:
-        return ""
+    for task, word in words:
+        tasks.setdefault(word, []).append(task)
     if len(tasks) == 1:
         return next(iter(tasks))
     return "; ".join(f"{word} ({', '.join(names)})" for word, names in tasks.items())

@@ -1,31 +1,25 @@
-"""Figures of a benchmark: score against cost with the Pareto front, learning curves, and marks in rows."""
+"""Figures of a benchmark beside those that any runs have: what training unlearns, other rows, papers' experiments."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from benchmarks.grid.settings import Benchmark, Cell
 from benchmarks.report.claims import transfer_metric, transfers
-from benchmarks.report.frame import Records, metrics_of, numbers
+from benchmarks.report.frame import Records
 from benchmarks.report.papers import clusters
-from benchmarks.report.style import EDGE, FONT, INK, OTHER, SERIES, STYLES, Drawing, finish, new_figure, show_losses
-from benchmarks.report.tables import seeds_of
 from softprompts.evaluation.ensemble import CHOSEN, VOTE
+from softprompts.reports.pages.figures import draw_runs, name_of
+from softprompts.reports.pages.frame import numbers
+from softprompts.reports.pages.style import EDGE, FONT, INK, OTHER, SERIES, STYLES, Drawing, finish, new_figure
 from softprompts.runs.record import Result
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
-
-COSTS = {
-    "parameters": ("trained parameters", "parameters.trainable"),
-    "seconds": ("seconds of training", "cost.seconds_training"),
-}
 
 
 def draw(records: Records, name: str, paper: bool = False) -> list[Drawing]:
@@ -38,115 +32,27 @@ def draw(records: Records, name: str, paper: bool = False) -> list[Drawing]:
 
 
 def _drawings(records: Records, name: str) -> Iterator[Drawing]:
-    benchmark, runs = records.benchmarks[name], records.of(name)
-    trained = [m for m, cells in benchmark.cells.items() if any(c.result.training for c in cells.values())]
-    metrics = metrics_of(benchmark)
-    if trained and metrics:
-        for cost, (shown, _) in COSTS.items():
-            said = (
-                f"{metrics[0]} on test against {shown}, mean and standard deviation over seeds. The line is the Pareto "
-                "front: no method on it is beaten in both."
-            )
-            yield Drawing(f"{name}_{cost}", said, _against_cost(runs, metrics[0], cost))
-    if trained:
-        said = "Loss on validation rows while training, mean over seeds; the band goes from the lowest to the highest."
-        yield Drawing(f"{name}_curves", said, _learning_curves(benchmark, runs, trained))
+    runs, metrics = records.of(name), records.metrics(name)
+    results = {
+        method: {seed: cell.result for seed, cell in cells.items()}
+        for method, cells in records.benchmarks[name].cells.items()
+    }
+    yield from draw_runs(name, runs, metrics[0] if metrics else None, results)
     changes = numbers(runs, "attached.general")
     if len(changes):
-        said = "What training adds to the loss on general text while the method is attached, one mark a seed."
+        said = "What training adds to the loss on general text while the method is attached, one mark per seed."
         yield Drawing(f"{name}_forgetting", said, _unlearnt(runs, changes))
     yield from _transfer(records, name)
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the places of the (cost, value) that no other point beats, by rising cost.
-
-    A point is beaten by one that costs no more and is worth no less, and differs in either.
-    """
-    front: list[int] = []
-    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
-            front.append(i)
-    return front
-
-
-def _against_cost(runs: DataFrame, metric: str, cost: str) -> Figure:
-    """Draw a metric against a cost, with the Pareto front. What costs nothing stands at the left."""
-    label, column = COSTS[cost]
-    score = f"metric.{metric}"
-    known = runs.dropna(subset=[score, column]).groupby(level="method", sort=False)
-    costs, means, deviations = (known[c].agg(how) for c, how in ((column, "mean"), (score, "mean"), (score, "std")))
-    places = [_place(c, [*costs]) for c in costs] if cost == "parameters" else [*costs]
-    right = max(places) + 0.06 * (max(places) - min(places) or 1.0)
-    figure, axis = new_figure()
-    front = pareto_front([*zip(costs, means, strict=True)])
-    axis.step(
-        [places[i] for i in front] + [right],
-        [100 * means.iloc[i] for i in [*front, front[-1]]],
-        where="post",
-        color=INK,
-        linewidth=1.2,
-        linestyle="--",
-        label="Pareto front",
-        zorder=1,
-    )
-    for method, place in zip(means.index, places, strict=True):
-        colour, marker = STYLES.get(method, OTHER)
-        axis.errorbar(
-            place,
-            100 * means[method],
-            yerr=None if math.isnan(deviations[method]) else 100 * deviations[method],
-            color=colour,
-            marker=marker,
-            **EDGE,
-            linestyle="none",
-            capsize=4,
-            label=_name(runs, method),
-        )
-    if cost == "parameters":
-        axis.set_xticks(range(math.floor(min(places)), math.floor(right) + 1))
-        nothing, power = _place(0, [*costs]), EngFormatter(sep="")  # none, 10, 1k, 100M
-        free = (costs == 0).any()
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "none" if free and x <= nothing else power(10.0**x)))
-    else:
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.set_xlim(min(places) - 0.06 * (right - min(places)), right)
-    axis.set_xlabel(label)
-    axis.set_ylabel(f"{metric}, %")
-    finish(figure, axis)
-    return figure
-
-
-def _learning_curves(benchmark: Benchmark, runs: DataFrame, methods: Sequence[str]) -> Figure:
-    """Draw the validation loss over the updates of each method: the mean over seeds, and from lowest to highest."""
-    figure, axis = new_figure()
-    for method in methods:
-        # Rows are updates, columns seeds; a run that stopped early ends the mean.
-        losses = DataFrame({seed: _losses(cell) for seed, cell in sorted(benchmark.cells[method].items())})
-        losses = losses.dropna().sort_index()
-        colour, marker = STYLES.get(method, OTHER)
-        axis.plot(
-            losses.index, losses.mean(axis=1), color=colour, marker=marker, markersize=6, label=_name(runs, method)
-        )
-        axis.fill_between(losses.index, losses.min(axis=1), losses.max(axis=1), color=colour, alpha=0.15, lw=0)
-    show_losses(axis)
-    finish(figure, axis)
-    return figure
-
-
-def _losses(cell: Cell) -> Series:
-    history = cell.result.training.get("history", [])
-    return Series({e["step"]: e["validation_loss"] for e in history if e.get("validation_loss") is not None})
-
-
 def _unlearnt(runs: DataFrame, changes: Series) -> Figure:
-    """Draw the change of the loss on general text that each method brings while it is attached, a mark a seed."""
+    """Draw the change of the loss on general text that each method brings while it is attached, one mark per seed."""
     methods = changes.index.unique("method")
     figure, axis = new_figure(height=1.4 + 0.5 * len(methods))
     for row, method in enumerate(methods):
         _marks(axis, row, changes[method], STYLES.get(method, OTHER))
     axis.axvline(0, color=INK, linewidth=1)
-    _rows(axis, [_name(runs, method) for method in methods])
+    _rows(axis, [name_of(runs, method) for method in methods])
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.set_xlabel("change of loss, nats a token")
     figure.tight_layout()
@@ -154,9 +60,9 @@ def _unlearnt(runs: DataFrame, changes: Series) -> Figure:
 
 
 def _variants(records: Records, name: str) -> Iterator[Drawing]:
-    """Draw the main metric of every method: a mark a seed, and a line at their mean."""
+    """Draw the main metric of every method: one mark per seed, and a line at their mean."""
     runs = records.of(name)
-    for metric in metrics_of(records.benchmarks[name])[:1]:
+    for metric in records.metrics(name)[:1]:
         values = 100 * numbers(runs, f"metric.{metric}")
         methods = values.index.unique("method")
         figure, axis = _figure_of_rows([records.label(name, m) for m in methods])
@@ -243,14 +149,3 @@ def _rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", linewidth=0.4, color=INK, alpha=0.3)
-
-
-def _name(runs: DataFrame, method: str) -> str:
-    own = runs.loc[[method]]
-    seeds = seeds_of(own)
-    return own["label"].iloc[0] + (f" ({seeds} seeds)" if " of " in seeds else "")
-
-
-def _place(cost: float, costs: Sequence[float]) -> float:
-    """Return the power of ten of a cost; nothing at all stands a step to the left of the smallest."""
-    return math.log10(cost) if cost > 0 else min((math.floor(math.log10(c)) for c in costs if c > 0), default=1) - 1

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.report.claims import AGAINST, FOR, OPEN, Verdict, by_families, judge, paired_finding
-from benchmarks.report.frame import Records, metrics_of
-from benchmarks.report.tables import markdown, probability
+from benchmarks.report.frame import Records
+from benchmarks.report.tables import read_config
 from softprompts.evaluation.ensemble import CHOSEN, SINGLE, VOTE
 from softprompts.metrics.significance import LEVEL, Comparison
+from softprompts.reports.pages.tables import markdown, probability, signed
 from softprompts.runs.record import Result
 
-import yaml
 from pandas import DataFrame, concat
 from scipy.stats import ttest_ind
 
@@ -70,7 +69,7 @@ class Answer:
 
 def load_experiments() -> dict[str, Any]:
     """Return the experiments: a list of `grids`, and by their names those with a record of their own."""
-    said = yaml.safe_load(Path(__file__).with_name("papers.yaml").read_text(encoding="utf-8"))
+    said = read_config("papers")
     grids = [_experiment(values) for values in said.pop("grids")]
     return {"grids": grids, **{key: _experiment(values) for key, values in said.items()}}
 
@@ -86,8 +85,8 @@ def answers(records: Records, experiments: Sequence[Experiment]) -> list[Answer]
     """
     found = []
     for e in experiments:
-        if benchmark := records.benchmarks.get(e.name):
-            metric = metrics_of(benchmark)[:1]
+        if e.name in records.benchmarks:
+            metric = records.metrics(e.name)[:1]
             planned = [(x.better, x.worse) for x in e.findings]
             found.append(Answer(e, tuple(by_families(records, e.name, metric, planned))))
     return found
@@ -130,7 +129,7 @@ def of_neighbours(experiment: Experiment, record: Mapping[str, Any]) -> Answer:
         "95 % interval": f"{interval.low:+.2f} to {interval.high:+.2f}",
         "adjusted p": f"{probability(float(test.pvalue))} (not adjusted)",
     }
-    said = {key: value.replace("-", "−") for key, value in finding.items()}
+    said = {key: signed(value) for key, value in finding.items()}
     return Answer(experiment, (judge("sentiment", [{**said, "verdict": word, "margin": difference}]),))
 
 

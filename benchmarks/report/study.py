@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import inf
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from benchmarks import text
 from benchmarks.grid.estimate import spoken
 from benchmarks.grid.settings import in_words
-from benchmarks.report.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
-from benchmarks.report.tables import percent
 from benchmarks.study.settings import load_screen
 from softprompts.methods.catalog import METHODS
+from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
+from softprompts.reports.pages.tables import percent
+from softprompts.reports.tables import markdown_table
 from softprompts.runs.record import Standing
 from softprompts.sweeps.grid import SEED
 from softprompts.sweeps.sweep import cost_in_words
 
 from matplotlib import rc_context
+from pandas import DataFrame
 
 Screens = dict[str, dict[str, Any]]  # records by name of the screen
 
@@ -74,7 +73,7 @@ def overview(screens: Screens) -> str:
     ]
     by = next(iter(screens.values()))["by"]
     head = ["sweep", "chosen", f"best validation {by}", *(f"{m}, %" for m in names), "candidates", "time"]
-    return text.markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def best(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,18 +97,19 @@ def candidates(record: Mapping[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return text.markdown([*keys, f"best validation {record['by']}", "at update", "updates made"], shown)
+    return markdown_table([*keys, f"best validation {record['by']}", "at update", "updates made"], shown)
 
 
 def comparison(record: Mapping[str, Any]) -> str:
-    """Return a comparison as a table: a row a choice, the mean and deviation of its best validation over the seeds."""
-    keys = [key for key in record["chosen"] if key != SEED]
-    groups: dict[tuple[str, ...], list[float | None]] = {}
-    for candidate in record["candidates"]:
-        groups.setdefault(tuple(_word(candidate["values"][key]) for key in keys), []).append(candidate["value"])
-    rows = sorted(groups.items(), key=lambda group: -mean(_finished(group[1]) or [-inf]))
-    shown = [[*choice, _spread(values, record["by"]), str(len(values))] for choice, values in rows]
-    return text.markdown([*keys, f"best validation {record['by']}", "seeds"], shown)
+    """Return a comparison as a table: a row per choice, its best validation over the seeds."""
+    keys, by = [key for key in record["chosen"] if key != SEED], record["by"]
+    made = DataFrame(
+        {**{key: _word(c["values"][key]) for key in keys}, "value": c["value"]} for c in record["candidates"]
+    )
+    groups = made.groupby(keys, sort=False)["value"].agg(["mean", "std", "count", "size"])
+    rows = groups.sort_values("mean", ascending=False, kind="stable").reset_index()
+    shown = [[*(row[key] for key in keys), _spread(row, by), str(row["size"])] for row in rows.to_dict("records")]
+    return markdown_table([*keys, f"best validation {by}", "seeds"], shown)
 
 
 def cost(record: Mapping[str, Any]) -> str:
@@ -117,19 +117,14 @@ def cost(record: Mapping[str, Any]) -> str:
     return f"{cost_in_words([Standing(**c) for c in record['candidates']])}."
 
 
-def _finished(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _spread(values: Sequence[float | None], by: str) -> str:
+def _spread(row: Mapping[Any, Any], by: str) -> str:
     """Return "0.3012 ± 0.0110", and how many seeds were given up."""
-    scores = _finished(values)
-    if not scores:
+    lost = row["size"] - row["count"]
+    if not row["count"]:
         return "given up"
-    shown = _value(mean(scores), by)
-    if len(scores) > 1:
-        shown += f" ± {stdev(scores):.4f}" if by == "loss" else f" ± {100 * stdev(scores):.1f}"
-    return shown + (f" ({len(values) - len(scores)} given up)" if len(scores) < len(values) else "")
+    deviation = f"{row['std']:.4f}" if by == "loss" else f"{100 * row['std']:.1f}"
+    shown = _value(row["mean"], by) + (f" ± {deviation}" if row["count"] > 1 else "")
+    return shown + (f" ({lost} given up)" if lost else "")
 
 
 def _value(value: float, by: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.text import markdown, size
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval
+from softprompts.reports.tables import markdown_table, size
 from softprompts.runs.record import Result
 
 
@@ -37,7 +37,7 @@ def _table(results: Sequence[Result]) -> str:
     lines = [[_name(r), *_metrics(r, metrics, chosen), *_cost(r)] for r in results]
     if majority := single[0].baselines.get("majority_class"):
         lines.insert(0, ["majority class", *(_interval(majority[m]) for m in metrics), "0", "", "", "", ""])
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
 def _name(result: Result) -> str:
@@ -89,7 +89,7 @@ def table(hard: Result, soft: Result) -> str:
         ),
     ]
     head = [_tested(soft), "accuracy", "95 % interval", "trained parameters", "adapter", "seconds"]
-    return markdown(head, [_row(*row) for row in rows])
+    return markdown_table(head, [_row(*row) for row in rows])
 
 
 def _tested(result: Result) -> str:

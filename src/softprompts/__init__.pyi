@@ -35,6 +35,7 @@ from .config.tools import (
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
     OutcomesConfig as OutcomesConfig,
+    ReportConfig as ReportConfig,
     SamplingConfig as SamplingConfig,
     ServeConfig as ServeConfig,
 )
@@ -105,6 +106,7 @@ from .models.loading import (
     load_base_model as load_base_model,
 )
 from .reports.comparison import save_contest as save_contest
+from .reports.pages.own_page import write_report as write_report
 from .reports.run import (
     save_adapter as save_adapter,
     save_model as save_model,

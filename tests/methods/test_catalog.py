@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.report.style import STYLES
 from helpers import ROOT, main_in_process, read_result, tiny_flags
 from softprompts.config.methods import LoraConfig
 from softprompts.methods.catalog import METHODS, Method
@@ -17,6 +16,7 @@ from softprompts.runs.command import cli
 
 import peft
 import pytest
+from benchmarks.report.style import STYLES
 from peft import IA3Config, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 

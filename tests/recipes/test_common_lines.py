@@ -29,7 +29,7 @@ STEPS = ("load_task", "start_run", "load_base_model", "make_engine", "evaluate_t
 ENGINE = "engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)"
 TRAIN = "progress = sp.train(engine, data, training, evaluation, this)"
 SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is none of a run
-TOOLS = {"compose", "export", "generate", "neighbours", "serve"}  # no run, and no task of their own
+TOOLS = {"compose", "export", "generate", "neighbours", "report", "serve"}  # no run, and no task of their own
 EVALUATES = {
     "compare",
     "compose",
@@ -38,6 +38,7 @@ EVALUATES = {
     "export",
     "generate",
     "neighbours",
+    "report",
     "serve",
 }  # take an adapter as it is: the method is the one that made it
 ALL = sorted((ROOT / "recipes").glob("*.py"))
@@ -154,9 +155,11 @@ PATH_NAMES = {
     "init_adapter",
     "metrics",
     "name_or_path",
+    "output",
     "output_dir",
     "path",
     "record",
+    "runs",
     "schema",
     "test",
     "train",

@@ -183,6 +183,30 @@ class NeighboursConfig:
 
 
 @dataclass
+class ReportConfig:
+    """Which runs, and where the page goes.
+
+    Args:
+        runs: folders of runs, or folders that hold some at any depth.
+        output: HTML file to write; by default report.html in the first folder. A page of this recipe is replaced, any
+            other file is an error.
+        rows: rows of each task whose answers the page shows side by side, those on which methods differ first.
+        resamples: bootstrap resamples of each comparison.
+    """
+
+    runs: list[str]
+    output: str | None = None
+    rows: int = 200
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("report.runs: expected one folder or more, found none")
+        for key in ("rows", "resamples"):
+            check_above_zero(f"report.{key}", getattr(self, key))
+
+
+@dataclass
 class AdapterConfig:
     """A saved adapter, ours or anyone's from PEFT.
 

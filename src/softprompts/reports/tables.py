@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and sizes as text."""
 
 from __future__ import annotations
 
@@ -13,3 +13,10 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _line(cells: Sequence[str]) -> str:
     escaped = (" ".join(cell.split()).replace("|", r"\|") for cell in cells)
     return f"| {' | '.join(escaped)} |"
+
+
+def size(count: float) -> str:
+    """Return bytes as KiB or MiB."""
+    if count < 2**20:
+        return f"{count / 1024:.0f} KiB" if count else "0"
+    return f"{count / 2**20:.1f} MiB"

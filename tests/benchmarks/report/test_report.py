@@ -40,7 +40,7 @@ def test_all_that_is_written(
     assert "| [lester_neighbours](docs/figures/lester_neighbours.png) |" in readme
     pages = {path.name: path.read_text(encoding="utf-8") for path in Path("results/report").iterdir()}
     assert sorted(pages) == ["claims.md", "index.html", "papers.md", "tables.md"]
-    kinds = ("curves", "forgetting", "parameters", "seconds", "transfer")
+    kinds = ("curves", "forgetting", "memory", "parameters", "seconds", "transfer")
     drawn = ["lester_neighbours.png", *(f"sentiment_{kind}.png" for kind in kinds)]
     assert sorted(p.name for p in Path("docs/figures").iterdir()) == drawn
     assert "| LoRA | 80.0 ± 1.0 |" in pages["tables.md"]

@@ -20,8 +20,8 @@ from benchmarks.report.claims import (
     words_table,
 )
 from benchmarks.report.frame import Records, make_records
-from benchmarks.report.tables import Measure
 from made_benchmark import make_benchmark, records_of
+from softprompts.reports.pages.tables import Measure
 
 import pytest
 

@@ -19,13 +19,13 @@ from benchmarks.report.papers import (
     papers_markdown,
     papers_table,
 )
-from benchmarks.report.style import close
 from helpers import ROOT
 from made_benchmark import make_benchmark
 from made_result import make_result
 from softprompts.evaluation.ensemble import CHOSEN, SINGLE, VOTE
 from softprompts.metrics.scoring import Interval
 from softprompts.metrics.significance import Comparison
+from softprompts.reports.pages.style import close
 from softprompts.runs.record import Result
 
 import pytest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report.study import best, candidates, comparison, cost, draw_study, load_study, overview, study_markdown
-from benchmarks.report.style import close
+from softprompts.reports.pages.style import close
 
 
 def candidate(rate: float, value: float | None, steps: int, **more: Any) -> dict[str, Any]:

@@ -8,22 +8,20 @@ from statistics import mean, stdev
 
 from benchmarks.grid.settings import load_benchmark
 from benchmarks.report.claims import make_card
-from benchmarks.report.frame import gaps, metrics_of, numbers, turned
+from benchmarks.report.frame import turned
 from benchmarks.report.page import pairs, summary
 from benchmarks.report.tables import (
-    Measure,
     comparisons_table,
-    markdown,
-    measures_table,
     notes,
-    points,
     results_markdown,
     results_table,
     sweeps_table,
 )
-from benchmarks.text import size
 from made_benchmark import make_benchmark, make_comparisons, records_of
 from softprompts.metrics.significance import Comparison
+from softprompts.reports.pages.frame import gaps, numbers
+from softprompts.reports.pages.tables import Measure, markdown, measures_table, points
+from softprompts.reports.tables import size
 
 import pytest
 from pandas import DataFrame
@@ -84,7 +82,7 @@ def test_a_benchmark_without_any_run_is_all_gaps(tmp_path: Path) -> None:
     methods = make_benchmark(tmp_path / "whole").cells
     benchmark = make_benchmark(tmp_path, seeds=1, without=[f"{m}/seed0" for m in methods])
     records = records_of(benchmark)
-    assert metrics_of(benchmark) == []
+    assert records.metrics("sentiment") == []
     assert len(gaps(records.of("sentiment"))) == 7
     assert set(results_table(records, "sentiment")["seeds"]) == {"0 of 1"}
 

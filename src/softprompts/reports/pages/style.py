@@ -1,7 +1,7 @@
-"""What every figure is drawn with: ink, colours, markers, sizes, and its files.
+"""The style of every figure: ink, colours, markers, sizes; and its files.
 
-Drawn once in an ink that is nearly black: as PNG on white, and as SVG with the ink exchanged for the page's own text
-colour, so that one drawing is read on light and on dark ground.
+A figure is drawn once in an ink that is nearly black: as PNG on white, and as SVG with the page's text colour in place
+of the ink. One drawing can then be read on light and on dark ground.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ STYLES = {
     },
 }
 OTHER = ("#CC79A7", "h")
+Styles = Mapping[str, tuple[str, str]]  # colour and marker, by method
 SERIES = tuple(STYLES[name] for name in ("few_shot", "prompt_tuning", "lora", "p_tuning", "full_finetuning"))
 # Of a mark, so that a pale one is seen on white.
 EDGE: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.6}
@@ -45,6 +47,7 @@ WIDTH, HEIGHT = 5.0, 4.6  # inches
 FONT: dict[Any, Any] = {
     "font.size": 13,
     "svg.fonttype": "none",  # text stays text: small, sharp, and it can be searched
+    "text.parse_math": False,  # a name may hold "$"
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -59,11 +62,25 @@ FONT: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, its name in file names, and a sentence that says what it shows."""
+    """A figure, its name in file names, a sentence that says what it shows, and a title among others of its kind."""
 
     name: str
     caption: str
     figure: Figure
+    title: str = ""
+
+
+def styles_of(recipes: Mapping[str, str]) -> Styles:
+    """Return a style for each method, by its recipe: the recipe's own for the first, a spare one for every other."""
+    colours, markers = zip(*STYLES.values(), OTHER, strict=True)
+    # With `shift` 0 those of the table, then other pairs of the same colours and markers.
+    pairs = [(c, markers[(i + shift) % len(markers)]) for shift in range(len(markers)) for i, c in enumerate(colours)]
+    own = {name: STYLES.get("zero_shot" if recipe == "hard_prompt" else recipe) for name, recipe in recipes.items()}
+    found: dict[str, tuple[str, str]] = {}
+    for name, style in own.items():
+        spare = (pair for pair in pairs if pair not in found.values() and pair not in own.values())
+        found[name] = style if style and style not in found.values() else next(spare, OTHER)
+    return found
 
 
 def new_figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -85,9 +102,12 @@ def show_losses(axis: Axes) -> None:
 def finish(figure: Figure, axis: Axes) -> None:
     """Add the grid and a legend below, and make room for them."""
     axis.grid(linewidth=0.4, color=INK, alpha=0.25)
-    figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=11.5, columnspacing=1.0, handletextpad=0.4)
-    lines = math.ceil(len(axis.get_legend_handles_labels()[1]) / 2)
-    figure.tight_layout(rect=(0, (0.1 + 0.235 * lines) / HEIGHT, 1, 1))
+    names = axis.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, names), default=0) <= 28 else 1  # two long names are wider than a phone
+    figure.legend(loc="lower center", ncols=columns, frameon=False, fontsize=11.5, columnspacing=1.0, handletextpad=0.4)
+    below = 0.1 + 0.235 * math.ceil(len(names) / columns)  # inches
+    figure.set_figheight(max(figure.get_figheight(), 2.6 + below))  # a long legend leaves the axes their height
+    figure.tight_layout(rect=(0, below / figure.get_figheight(), 1, 1))
 
 
 def close(drawings: Sequence[Drawing]) -> None:
@@ -113,7 +133,7 @@ def svg(drawing: Drawing) -> str:
     element = buffer.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
     element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
-    return element.replace("<svg ", '<svg role="img" ', 1)
+    return element.replace("<svg ", f'<svg role="img" aria-label="{escape(drawing.caption)}" ', 1)
 
 
 def save_png(drawing: Drawing, folder: Path) -> Path:
