@@ -13,8 +13,8 @@ from softprompts.encoding.documents import Document
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError, warn
 from softprompts.models.identity.base_model import base_name
-from softprompts.models.identity.weights import sample_of
 from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.weights import sample_of
 from softprompts.models.loading import max_positions
 from softprompts.models.peft_compat import as_loaded
 

@@ -145,7 +145,11 @@ class ExportConfig:
     def __post_init__(self) -> None:
         for key in ("rows", "max_new_tokens"):
             check_above_zero(f"export.{key}", getattr(self, key))
-        users = {"base": ("peft", "hub"), "reserved": ("kv_cache",), **dict.fromkeys(("repo_id", "license", "license_file"), ("hub",))}
+        users = {
+            "base": ("peft", "hub"),
+            "reserved": ("kv_cache",),
+            **dict.fromkeys(("repo_id", "license", "license_file"), ("hub",)),
+        }
         for key, forms in users.items():
             if getattr(self, key) is not None and self.to not in forms:
                 raise UserError(f"export.{key}: applies only to export.to {' or '.join(forms)}, found {self.to}")

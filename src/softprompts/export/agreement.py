@@ -160,9 +160,7 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, new: int, **inputs: A
 
 
 @torch.inference_mode()
-def logits_after(
-    model: Any, ids: Sequence[int], count: int, before: int = 0, **arguments: Any
-) -> torch.Tensor:
+def logits_after(model: Any, ids: Sequence[int], count: int, before: int = 0, **arguments: Any) -> torch.Tensor:
     """Return the logits at the last `count` + 1 of these tokens, float32 on the CPU (count + 1, V).
 
     `before` is the number of positions in a cache among the arguments.
@@ -173,9 +171,7 @@ def logits_after(
     return found[0, -count - 1 :].float().cpu()
 
 
-def compare(
-    prompt: Trained, form: str, found_of: Callable[[list[int], Outcome], Outcome], dtype: torch.dtype
-) -> str:
+def compare(prompt: Trained, form: str, found_of: Callable[[list[int], Outcome], Outcome], dtype: torch.dtype) -> str:
     """Compare an export with stock PEFT on each row, and return one line about it.
 
     In 32 bits greedy output has to be equal. In 16 bits logits have to agree, and the line reports how many rows have

@@ -28,9 +28,7 @@ def sample_of(parameter: torch.Tensor) -> torch.Tensor:
     return flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
 
 
-def digests_of(
-    weights: Iterable[tuple[str, torch.Tensor]], held: Mapping[str, torch.dtype | None]
-) -> dict[str, str]:
+def digests_of(weights: Iterable[tuple[str, torch.Tensor]], held: Mapping[str, torch.dtype | None]) -> dict[str, str]:
     """Return a digest of named weights for each type that they may be held in, by its name; None holds them as is."""
     digests = {kind: hashlib.sha256() for kind in held}
     for name, parameter in weights:
@@ -90,7 +88,7 @@ def _file_digest(folder: Path, names: tuple[str, ...], kinds: tuple[str, ...]) -
 
     digests = digests_of(read(), {kind: TYPES[kind] for kind in kinds})
     smaller = types - {torch.float32}
-    kind = HALVES.get(*smaller, "") if len(smaller) == 1 else "" if smaller else kinds[0]
+    kind = kinds[0] if not smaller else HALVES.get(smaller.pop(), "") if len(smaller) == 1 else ""
     if kind not in digests:
         found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
         raise LookupError(f"the files hold {found}, and the digests are of {', '.join(kinds)}")

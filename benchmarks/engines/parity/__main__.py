@@ -1,0 +1,155 @@
+"""Greedy answers with trained adapters in each form and engine, row by row against stock PEFT's.
+
+    python -m benchmarks.engines.parity FOLDER VLLM_PYTHON TASK/METHOD=ADAPTER ...
+
+FOLDER keeps what each side answered, and what is there is not asked again. The record goes to
+results/engines/parity.json, and its tables into docs/engines.md. The exit code is 1 if an answer in float32 differs from
+PEFT's, or if a text reaches another task's prompt in spite of the helpers.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engines.parity import local, rows, vllm_server
+from benchmarks.engines.parity.engine import environment as vllm_environment
+from benchmarks.engines.parity.table import compared, cut, table
+from softprompts.runs.environment import environment
+from softprompts.system.files import write_atomically
+
+from transformers import AutoTokenizer
+
+RECORD = Path("results/engines/parity.json")
+PAGE = Path("docs/engines.md")
+HALF = "bfloat16"
+OWN = "peft, both types"
+
+
+def main(folder: Path, python: str, adapters: dict[str, str]) -> int:
+    """Ask all sides, record and print what came out; return the exit code."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = rows.prepare(folder, adapters)
+    rows.export_all(folder, adapters)
+    rows.build_requests(folder, record)
+    answers = folder / "answers"
+    answers.mkdir(exist_ok=True)
+    sides = ask_local(answers, folder, record)
+    for form in rows.FORMS:
+        for dtype in ("float32", HALF):
+            name = f"vllm {form}" + ("" if dtype == "float32" else f", {HALF}")
+            sides[name] = kept(answers, name, lambda f=form, d=dtype: offline(folder, python, f, d))  # type: ignore[misc]
+        sides[f"server {form}"] = kept(answers, f"server {form}", lambda f=form: served(folder, python, f))  # type: ignore[misc]
+    result = in_record(record, sides)
+    write_atomically(RECORD, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    made = f"{table(result['float32'])}\n\n{half_table(result)}"
+    put(made)
+    print(made)
+    print("tokens of another task that a text reaches:", result["crossings"])
+    return int(not passes(result))
+
+
+def ask_local(answers: Path, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the answers of the sides that run in this environment."""
+    return {
+        "peft": kept(answers, "peft", lambda: local.peft(record, "float32")),
+        f"peft, {HALF}": kept(answers, f"peft, {HALF}", lambda: local.peft(record, HALF)),
+        "transformers": kept(answers, "transformers", lambda: local.transformers(folder, record)),
+        "own server": kept(answers, "own server", lambda: local.own_server(record)),
+    }
+
+
+def kept(answers: Path, name: str, ask: Callable[[], Any]) -> Any:
+    """Return what a side answered, from its file if it has been asked."""
+    file = answers / f"{name}.json"
+    if not file.is_file():
+        write_atomically(file, json.dumps(ask()) + "\n")
+        print(f"{name} has answered", flush=True)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def offline(folder: Path, python: str, form: str, dtype: str) -> Any:
+    """Return what vLLM's offline engine answers, in a process of its own."""
+    out = folder / "offline.json"
+    command = [python, "-m", "benchmarks.engines.parity.vllm_offline", str(folder), form, dtype, str(out)]
+    with (folder / f"offline_{form}_{dtype}.log").open("w", encoding="utf-8") as log:
+        alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        subprocess.run(command, env=vllm_environment() | alone, stdout=log, stderr=log, check=True)
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def served(folder: Path, python: str, form: str) -> Any:
+    """Return what vLLM's server answers; of the baked model also what a text with another task's tokens reaches."""
+    with vllm_server.serving(folder, form, python) as url:
+        result: dict[str, Any] = {"first": vllm_server.server_answers(folder, form, url)}
+        if form == "vocabulary":
+            result["crossings"] = vllm_server.crossings(folder, url)
+    return result
+
+
+def in_record(record: dict[str, Any], sides: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of all comparisons."""
+    ends = [AutoTokenizer.from_pretrained(record["model"]).eos_token_id]
+    about = ("folder", "steps", "virtual_tokens")
+    result: dict[str, Any] = {
+        "command": "make parity",
+        "environment": environment(),
+        "vllm": sides["vllm vocabulary"]["versions"],
+        "rows": rows.ROWS,
+        "new_tokens": record["new_tokens"],
+        "adapters": {name: {key: one[key] for key in about} for name, one in record["adapters"].items()},
+        "float32": {},
+        HALF: {},
+        "crossings": sides["server vocabulary"]["crossings"],
+    }
+    for name in record["adapters"]:
+        expected = sides["peft"][name]
+        cells = result["float32"][name] = {}
+        half = result[HALF][name] = {}
+        for side, found in sides.items():
+            for time, given in times(found).items():
+                if name not in given or side.startswith("peft"):
+                    continue
+                key = side if time == "first" else f"{side}, again"
+                if side.endswith(HALF):
+                    half[key] = compared(sides[f"peft, {HALF}"][name], given[name], ends)
+                else:
+                    cells[key] = compared(expected, given[name], ends)
+        pairs = zip(expected, sides[f"peft, {HALF}"][name], strict=True)
+        own = [operator.eq(*(cut(row["answer"], ends) for row in pair)) for pair in pairs]
+        half[OWN] = {"of": len(own), "equal": sum(own), "differ": []}
+    return result
+
+
+def times(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a side's answers by the time that they were asked for."""
+    return {key: found[key] for key in ("first", "again") if key in found} or {"first": found}
+
+
+def half_table(result: dict[str, Any]) -> str:
+    """Return the table of 16 bits: vLLM's answers against PEFT's in the same type, and PEFT's own in both types."""
+    names = {f"vllm {form}, {HALF}": f"{form}, vLLM" for form in rows.FORMS}
+    return table(result[HALF], names | {OWN: "PEFT's own equal to float32"})
+
+
+def passes(result: dict[str, Any]) -> bool:
+    """Say whether all answers in float32 are PEFT's, and no text reaches another task through the helpers."""
+    equal = all(one["equal"] == one["of"] for cells in result["float32"].values() for one in cells.values())
+    return equal and not any(count for name, count in result["crossings"].items() if name != "no helper")
+
+
+def put(made: str) -> None:
+    """Write the tables between their marks in the page."""
+    begin, end = "<!-- parity:begin -->\n", "<!-- parity:end -->"
+    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
+    PAGE.write_text(f"{before}{begin}\n{made}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    named = dict(argument.split("=", 1) for argument in sys.argv[3:])
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], named))
