@@ -99,10 +99,10 @@ $(VLLM)/.installed:
 	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
-SHORT = --training.steps 20 --training.warmup_steps 2 --training.eval_every 20 --training.eval_rows 16 --model.dtype float32 \
+SHORT = --training.steps 10 --training.warmup_steps 2 --training.eval_every 10 --training.eval_rows 16 --model.dtype float32 \
 	--task.max_rows '{test: 8}' --resume
 EVERY = $(foreach task,sentiment home_commands docstrings,$(task)/prompt_tuning $(task)/prefix_tuning)
-# What `make tasks` has trained, or else twenty updates: parity needs a trained adapter, not a good one.
+# What `make tasks` has trained, or else ten updates: parity needs a trained adapter, not a good one.
 TRAINED = $(if $(wildcard runs/$(1)/result.json),runs/$(1),$(ENGINES)/trained/$(1))
 
 parity: $(STAMP) $(VLLM)/.installed ## greedy answers of every form of export in every engine against stock PEFT's, half an hour: docs/engines.md

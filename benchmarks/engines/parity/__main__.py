@@ -3,8 +3,8 @@
     python -m benchmarks.engines.parity FOLDER VLLM_PYTHON TASK/METHOD=ADAPTER ...
 
 FOLDER keeps what each side answered, and what is there is not asked again. The record goes to
-results/engines/parity.json, and its tables into docs/engines.md. The exit code is 1 if an answer in float32 differs from
-PEFT's, or if a text reaches another task's prompt in spite of the helpers.
+results/engines/parity.json, and its tables into docs/engines.md. The exit code is 1 if an answer in float32 differs
+from PEFT's, or if a text reaches another task's prompt in spite of the helpers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import operator
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,7 @@ def main(folder: Path, python: str, adapters: dict[str, str]) -> int:
     record = rows.prepare(folder, adapters)
     rows.export_all(folder, adapters)
     rows.build_requests(folder, record)
-    answers = folder / "answers"
-    answers.mkdir(exist_ok=True)
-    sides = ask_local(answers, folder, record)
-    for form in rows.FORMS:
-        for dtype in ("float32", HALF):
-            name = f"vllm {form}" + ("" if dtype == "float32" else f", {HALF}")
-            sides[name] = kept(answers, name, lambda f=form, d=dtype: offline(folder, python, f, d))  # type: ignore[misc]
-        sides[f"server {form}"] = kept(answers, f"server {form}", lambda f=form: served(folder, python, f))  # type: ignore[misc]
+    sides = ask_all(folder, python, record)
     result = in_record(record, sides)
     write_atomically(RECORD, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     made = f"{table(result['float32'])}\n\n{half_table(result)}"
@@ -54,22 +48,29 @@ def main(folder: Path, python: str, adapters: dict[str, str]) -> int:
     return int(not passes(result))
 
 
-def ask_local(answers: Path, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the answers of the sides that run in this environment."""
-    return {
-        "peft": kept(answers, "peft", lambda: local.peft(record, "float32")),
-        f"peft, {HALF}": kept(answers, f"peft, {HALF}", lambda: local.peft(record, HALF)),
-        "transformers": kept(answers, "transformers", lambda: local.transformers(folder, record)),
-        "own server": kept(answers, "own server", lambda: local.own_server(record)),
+def ask_all(folder: Path, python: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the answers of all sides, those in 16 bits last."""
+    asked: dict[str, Callable[[], Any]] = {
+        "peft": lambda: local.peft(record, "float32"),
+        "transformers": lambda: local.transformers(folder, record),
+        "own server": lambda: local.own_server(record),
     }
+    for form in rows.FORMS:
+        asked[f"vllm {form}"] = partial(offline, folder, python, form, "float32")
+        asked[f"server {form}"] = partial(served, folder, python, form)
+    asked[f"peft, {HALF}"] = lambda: local.peft(record, HALF)
+    for form in rows.FORMS:
+        asked[f"vllm {form}, {HALF}"] = partial(offline, folder, python, form, HALF)
+    return {name: kept(folder / "answers" / f"{name}.json", ask) for name, ask in asked.items()}
 
 
-def kept(answers: Path, name: str, ask: Callable[[], Any]) -> Any:
+def kept(file: Path, ask: Callable[[], Any]) -> Any:
     """Return what a side answered, from its file if it has been asked."""
-    file = answers / f"{name}.json"
     if not file.is_file():
-        write_atomically(file, json.dumps(ask()) + "\n")
-        print(f"{name} has answered", flush=True)
+        answers = ask()
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(file, json.dumps(answers) + "\n")
+        print(f"{file.stem} has answered", flush=True)
     return json.loads(file.read_text(encoding="utf-8"))
 
 
