@@ -25,7 +25,10 @@ def settings(folder: Path, form: str, dtype: str) -> dict[str, Any]:
         "kv_role": "kv_consumer",
         "kv_connector_extra_config": {"prefixes": str(folder / "exports" / "kv_cache")},
     }
-    own = {"prompt_embeds": {"enable_prompt_embeds": True}, "kv_cache": {"kv_transfer_config": connector}}
+    own: dict[str, dict[str, Any]] = {
+        "prompt_embeds": {"enable_prompt_embeds": True},
+        "kv_cache": {"kv_transfer_config": connector},
+    }
     return common | own.get(form, {})
 
 

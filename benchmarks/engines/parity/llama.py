@@ -9,6 +9,7 @@ values are float32 as well. Its text is the text of a request, as for any engine
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -42,6 +43,7 @@ def main(folder: Path, out: Path) -> None:
 def _settings(file: Path) -> Any:
     settings = xllamacpp.CommonParams()
     settings.model.path = str(file)
+    settings.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     settings.n_ctx, settings.n_parallel = 1024, 1
     settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return settings

@@ -42,11 +42,12 @@ def prepare(folder: Path, adapters: Mapping[str, str]) -> dict[str, Any]:
         settings = run_settings(path)
         config = ExportConfig("peft", "unused", {"task": path}, rows=ROWS)
         (source,) = sources_of(AdapterConfig(), config, InputConfig())
+        adapter: Any = read_config(source.folder)
         texts = [row.prompt for row in source.task.splits["test"]]
         rows[name] = {
             "folder": str(source.folder),
             "steps": settings["training"]["steps"],
-            "virtual_tokens": read_config(source.folder).num_virtual_tokens,
+            "virtual_tokens": adapter.num_virtual_tokens,
             "texts": texts,
             "ids": [tokenizer(text).input_ids for text in texts],
         }
