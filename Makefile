@@ -114,17 +114,18 @@ EVERY = $(foreach task,sentiment home_commands docstrings,$(task)/prompt_tuning 
 # What `make tasks` has trained, or else ten updates: parity needs a trained adapter, not a good one.
 TRAINED = $(if $(wildcard runs/$(1)/result.json),runs/$(1),$(ENGINES)/trained/$(1))
 
-parity: $(STAMP) $(VLLM)/.installed $(LLAMA)/.installed ## greedy answers of every form of export in every engine against stock PEFT's, half an hour: docs/engines.md
+parity: $(STAMP) $(VLLM)/.installed $(LLAMA)/.installed ## greedy answers of each form of export in each engine against stock PEFT's: docs/engines.md; HALF=bfloat16
 	@set -e; $(foreach one,$(EVERY),$(if $(wildcard runs/$(one)/result.json),,HF_HUB_OFFLINE=1 $(BIN)/python \
 		recipes/$(notdir $(one)).py --config configs/$(one).yaml $(SHORT) --run.output_dir $(ENGINES)/trained/$(one);)) \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.parity $(ENGINES)/parity $(VLLM)/bin/python $(LLAMA)/bin/python \
-		$(foreach one,$(EVERY),$(one)=$(call TRAINED,$(one)))
+		$(HALF) $(foreach one,$(EVERY),$(one)=$(call TRAINED,$(one)))
 
 PREFIX = HF_HUB_OFFLINE=1 $(BIN)/python recipes/prefix_tuning.py --config configs/home_commands/prefix_tuning.yaml --training.steps 10 \
 	--training.warmup_steps 2 --training.eval_every 10 --model.dtype float32 --task.max_rows '{test: 8}' --resume
 CASES  = $(ENGINES)/vllm
 
-test-engines: parity ## parity, and prefixes in vLLM with chunks, preemption and refused prompts, an hour: results/engines/
+test-engines: HALF = bfloat16
+test-engines: parity ## parity, bfloat16 too, and prefixes in vLLM with chunks, preemption and refused prompts, an hour: results/engines/
 	@$(PREFIX) --prefix.num_virtual_tokens 64 --run.output_dir $(ENGINES)/demonstrations
 	@$(PREFIX) --prefix.num_virtual_tokens 32 --prefix.init_from instruction --run.output_dir $(ENGINES)/instruction
 	@test -d $(CASES)/prefixes || HF_HUB_OFFLINE=1 $(BIN)/python recipes/export.py --model.dtype float32 --export.to kv_cache \
