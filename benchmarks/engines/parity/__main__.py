@@ -31,6 +31,8 @@ RECORD = Path("results/engines/parity.json")
 PAGE = Path("docs/engines.md")
 HALF = "bfloat16"
 OWN = "peft, both types"
+HALF_HEAD = """In bfloat16, against PEFT in bfloat16. Engines round otherwise, so that close calls go either way: the margin is the most by
+which PEFT's token leads in its logit where an answer parts from it. The last column is what the type alone does to PEFT."""
 
 
 def main(folder: Path, python: str, llama: str, half: bool, adapters: dict[str, str]) -> int:
@@ -42,7 +44,7 @@ def main(folder: Path, python: str, llama: str, half: bool, adapters: dict[str, 
     sides = ask_all(folder, python, llama, half, record)
     result = in_record(record, sides)
     write_atomically(RECORD, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    made = table(result["float32"]) + (f"\n\n{half_table(result)}" if half else "")
+    made = table(result["float32"]) + (f"\n\n{HALF_HEAD}\n\n{half_table(result)}" if half else "")
     put(made)
     print(made)
     print("tokens of another task that a text reaches:", result["crossings"])
@@ -107,7 +109,7 @@ def in_record(record: dict[str, Any], sides: dict[str, Any]) -> dict[str, Any]:
     ends = [AutoTokenizer.from_pretrained(record["model"]).eos_token_id]
     about = ("folder", "steps", "virtual_tokens")
     result: dict[str, Any] = {
-        "command": "make parity",
+        "command": "make parity" + (f" HALF={HALF}" if f"peft, {HALF}" in sides else ""),
         "environment": environment(),
         "engines": sides["vllm vocabulary"]["versions"] | sides["llama.cpp"]["versions"],
         "rows": rows.ROWS,
