@@ -31,8 +31,9 @@ RECORD = Path("results/engines/parity.json")
 PAGE = Path("docs/engines.md")
 HALF = "bfloat16"
 OWN = "peft, both types"
-HALF_HEAD = """In bfloat16, against PEFT in bfloat16. Engines round otherwise, so that close calls go either way: the margin is the most by
-which PEFT's token leads in its logit where an answer parts from it. The last column is what the type alone does to PEFT."""
+HALF_HEAD = """In bfloat16, against PEFT in bfloat16. Engines round otherwise, so that close calls go either way. The
+margin is the most by which PEFT's token leads in its logit where an answer parts from it. The last column is what the
+type alone does to PEFT."""
 
 
 def main(folder: Path, python: str, llama: str, half: bool, adapters: dict[str, str]) -> int:
