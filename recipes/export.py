@@ -2,9 +2,10 @@
 
     python recipes/export.py --adapter.path runs/demo/prompt_tuning --export.to vocabulary --export.output_dir exported
 
-`--export.to` is `peft`, `vocabulary`, `prompt_embeds` or `hub`; `--help` describes each. Several adapters of one base
-model go together as `--export.adapters '{sentiment: runs/sentiment/prompt_tuning, ...}'`. Each export is compared with
-stock PEFT on validation rows of its task, or on the texts of `--input.text`. If they differ, nothing is left behind.
+`--export.to` is `peft`, `vocabulary`, `prompt_embeds`, `kv_cache` or `hub`; `--help` describes each. Several adapters
+of one base model go together as `--export.adapters '{sentiment: runs/sentiment/prompt_tuning, ...}'`. Each export is
+compared with stock PEFT on validation rows of its task, or on the texts of `--input.text`. If they differ, nothing is
+left behind.
 
 Ends with exit code 2 and one line for an error that you can fix.
 """

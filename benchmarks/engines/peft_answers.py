@@ -1,9 +1,9 @@
-"""Stock PEFT's greedy answers, one row at a time, and the exports that an engine is to give the same answers with.
+"""Stock PEFT's greedy answers, one row at a time, which an engine is to give as well.
 
     python -m benchmarks.engines.peft_answers FOLDER NAME=ADAPTER [NAME=ADAPTER ...]
 
-Writes the exported prefixes to FOLDER/prefixes, and to FOLDER/answers.json the answers to rows of home_commands'
-validation split: with each adapter and without one, in float32 and in bfloat16.
+Writes to FOLDER/answers.json the answers to rows of home_commands' validation split: with each adapter and without one,
+in float32 and in bfloat16.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.data.sources import DATA_DIR
-from softprompts.export.kv_cache.writer import export_prefix
 from softprompts.models.bundled import resolve
 from softprompts.system.files import write_atomically
 
@@ -30,11 +29,9 @@ DTYPES = ("float32", "bfloat16")
 
 
 def main(folder: Path, adapters: dict[str, str]) -> None:
-    """Write exports and answers."""
+    """Write the answers."""
     model = resolve(MODEL)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    for name, path in adapters.items():
-        export_prefix(path, tokenizer, folder / "prefixes", name)
     texts = prompts()
     answers: list[dict[str, Any]] = []
     for dtype in DTYPES:
@@ -43,7 +40,9 @@ def main(folder: Path, adapters: dict[str, str]) -> None:
             tuned = PeftModel.from_pretrained(base, adapters[adapter]).eval() if adapter else base
             for text in texts if adapter else texts[:WITHOUT]:
                 ids = tokenizer(text)["input_ids"]
-                answers.append({"dtype": dtype, "adapter": adapter, "text": text, "prompt": ids} | answer(tuned, ids))
+                answers.append(
+                    {"dtype": dtype, "adapter": adapter, "text": text, "prompt": ids} | answer(tuned, ids, NEW_TOKENS)
+                )
             print(f"{dtype}, {adapter or 'no adapter'}: {len(answers)} answers so far", flush=True)
     record = {"model": model, "new_tokens": NEW_TOKENS, "answers": answers}
     write_atomically(folder / "answers.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -57,14 +56,14 @@ def prompts() -> list[str]:
 
 
 @torch.no_grad()
-def answer(model: Any, ids: list[int]) -> dict[str, Any]:
+def answer(model: Any, ids: list[int], new_tokens: int) -> dict[str, Any]:
     """Return a greedy answer's ids, and by how much each one's logit exceeds the second largest."""
     given = torch.tensor([ids])
     out = model.generate(
         input_ids=given,
         attention_mask=torch.ones_like(given),
         do_sample=False,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         return_dict_in_generate=True,
         output_logits=True,
     )

@@ -1,6 +1,8 @@
 """vLLM's greedy answers with exported prefixes against stock PEFT's, by the connector of `softprompts.export`.
 
     python -m benchmarks.engines.peft_answers FOLDER NAME=ADAPTER NAME=ADAPTER   # in this project's environment
+    python recipes/export.py --export.to kv_cache --export.adapters '{NAME: ADAPTER}' \
+        --export.output_dir FOLDER/prefixes
     PYTHONPATH=src VLLM_PYTHON benchmarks/engines/vllm_prefix.py FOLDER          # in that of vLLM and lazy-loader
 
 Requests with each prefix and without one are mixed in one batch, and sent twice, so that the second time vLLM's prefix

@@ -50,7 +50,7 @@ def test_a_request_holds_what_stock_peft_reads(exported: Path, tiny_model: Path,
             assert ids == tokenizer(f"{text} sentiment").input_ids, "the begin-of-sequence token included"
             body = request_body("it", prompt_tensor(soft_prompt, ids, base.get_input_embeddings()), max_tokens=8)
             assert json.loads(json.dumps(body)) == body
-            assert (body["model"], body["prompt"], body["max_tokens"]) == ("it", "", 8)
+            assert (body["model"], body["prompt"], body["max_tokens"]) == ("it", None, 8)
             # As vLLM reads it.
             sent = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"], validate=True)), weights_only=True)
             assert sent.shape == (len(soft_prompt.vectors) + len(ids), base.config.hidden_size)

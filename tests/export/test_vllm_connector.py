@@ -14,15 +14,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from made_adapters import saved
+from made_adapters import export_prefixes, saved
 from softprompts.errors import UserError
 from softprompts.export.kv_cache.prefixes import read_prefixes, read_states
-from softprompts.export.kv_cache.writer import export_prefix
 
 import pytest
 import torch
 from peft import PrefixTuningConfig
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 BASE = "vllm.distributed.kv_transfer.kv_connector.v1.base"
 UTILS = "vllm.model_executor.models.utils"
@@ -95,9 +94,8 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     """Exported prefixes: `long` fills two blocks and a half, `short` two."""
     for name, tokens in (("long", 10), ("short", 8)):
         saved(tiny_model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens), tmp_path / name)
-        export_prefix(
-            str(tmp_path / name), AutoTokenizer.from_pretrained(tiny_model), tmp_path / "exports", name, [7, 8, 9]
-        )
+    adapters = {name: tmp_path / name for name in ("long", "short")}
+    export_prefixes(tiny_model, tmp_path / "exports", adapters, reserved=[7, 8, 9])
     return tmp_path / "exports"
 
 
@@ -114,7 +112,11 @@ def configs(model: Path, folder: Path | None) -> tuple[Any, Any]:
         ),
         speculative_config=None,
         model_config=SimpleNamespace(
-            hf_config=AutoConfig.from_pretrained(model), model=str(model), max_model_len=256, dtype=torch.float32
+            hf_config=AutoConfig.from_pretrained(model),
+            model=str(model),
+            revision=None,
+            max_model_len=256,
+            dtype=torch.float32,
         ),
         compilation_config=SimpleNamespace(static_forward_context={name: Attention() for name in names}),
     )
@@ -251,6 +253,36 @@ def test_a_prefix_of_another_base_model_is_refused_by_its_config(module: Any, ti
     other = SimpleNamespace(**vars(prefix) | {"base_model": described})
     with pytest.raises(UserError, match=r"another base model, .*: its rope_parameters\.rope_theta is 1\.0, and that"):
         module.check_prefix(other, engine, cache)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_prefix_of_other_weights_is_refused(
+    module: Any, tiny_model: Path, folder: Path, tmp_path: Path, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype)
+    base.save_pretrained(tmp_path / "same")
+    with torch.no_grad():
+        base.model.layers[1].self_attn.v_proj.weight.mul_(1.1)
+    base.save_pretrained(tmp_path / "tuned")
+    module.PrefixConnector(*_with_role(configs(tmp_path / "same", folder), Role.SCHEDULER))
+    assert not caplog.text
+    engine, cache = configs(tmp_path / "tuned", folder)
+    with pytest.raises(UserError, match=r"^the prefix long was trained on another base model, .*/tuned differ$"):
+        module.PrefixConnector(engine, Role.SCHEDULER, cache)
+
+
+def test_weights_that_cannot_be_compared_are_served_with_a_warning(
+    module: Any, tiny_model: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    AutoModelForCausalLM.from_pretrained(tiny_model).to(torch.float8_e4m3fn).save_pretrained(tmp_path / "float8")
+    module.PrefixConnector(*_with_role(configs(tmp_path / "float8", folder), Role.SCHEDULER))
+    assert (
+        "not compared with those of long: the files hold float8_e4m3fn, and the digests are of float32" in caplog.text
+    )
+    engine, cache = configs(tiny_model, folder)
+    engine.model_config.model = "nobody/nothing"
+    module.PrefixConnector(engine, Role.SCHEDULER, cache)
+    assert "The weights of nobody/nothing are not compared" in caplog.text
 
 
 def test_a_folder_has_to_be_named_and_the_layers_have_to_write(module: Any, tiny_model: Path, folder: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from helpers import load_base
 from softprompts.adapters.loading import load_adapter
-from softprompts.config.tools import AdapterConfig
+from softprompts.config.sections import ModelConfig
+from softprompts.config.tools import AdapterConfig, ExportConfig, InputConfig
+from softprompts.export.forms import write_export
 
 import torch
 from peft import (
@@ -72,6 +74,14 @@ def saved(model: Path, config: PeftConfig, folder: Path) -> Any:
 
 def load(model: Path, folder: Path, **settings: Any) -> Any:
     return load_adapter(load_base(model)[0], AdapterConfig(str(folder), **settings))
+
+
+def export_prefixes(model: Path, folder: Path, adapters: dict[str, Path], **settings: Any) -> list[str]:
+    """Export prefixes as keys and values, compared with stock PEFT on two texts; return the lines about it."""
+    named = {name: str(path) for name, path in adapters.items()}
+    config = ExportConfig("kv_cache", str(folder), named, max_new_tokens=6, **settings)
+    texts = InputConfig(["the film was good", "a very dull plot and a poor cast"], "{text} sentiment")
+    return write_export(ModelConfig(str(model), dtype="float32"), AdapterConfig(), config, texts)
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:

@@ -12,8 +12,9 @@ from softprompts.adapters.switch import without_adapter
 from softprompts.encoding.documents import Document
 from softprompts.engine.padded import stock_forward
 from softprompts.errors import UserError, warn
-from softprompts.models.identity.base_model import base_name, sample_of
+from softprompts.models.identity.base_model import base_name
 from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.weights import sample_of
 from softprompts.models.loading import max_positions
 from softprompts.models.peft_compat import as_loaded
 

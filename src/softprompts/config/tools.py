@@ -116,12 +116,15 @@ class ExportConfig:
 
     Args:
         to: `peft` writes stock PEFT folders. `vocabulary` writes the base model with soft prompts as new tokens.
-            `prompt_embeds` writes vectors for vLLM's prompt embeddings. `hub` writes a folder to upload.
+            `prompt_embeds` writes vectors for vLLM's prompt embeddings. `kv_cache` writes the keys and values of
+            prefixes, for this project's connector in vLLM. `hub` writes a folder to upload.
         output_dir: folder to write, which must be new or empty. It appears only after all checks have passed.
         adapters: several adapters by task name, in place of adapter.path, e.g.
             {sentiment: runs/sentiment/prompt_tuning}. A name may hold letters, digits, "_", "." and "-".
         rows: validation rows of each adapter's task on which the export is compared with stock PEFT.
         max_new_tokens: tokens of greedy output that are compared on each row.
+        reserved: for `kv_cache`: two or more token ids that no text holds; placeholders are drawn from them. By default
+            the tokenizer's special tokens that have no role.
         base: name of the base model in the files of `peft` and `hub`, such as a Hub id. By default the Hub id that was
             loaded, or the source of a bundled model. A base model in a local folder needs it.
         repo_id: for `hub`: the repository, as "user/name"; by default the name of output_dir.
@@ -129,11 +132,12 @@ class ExportConfig:
         license_file: for `hub`: the licence's text; by default LICENSE in the base model's folder.
     """
 
-    to: Literal["peft", "vocabulary", "prompt_embeds", "hub"]
+    to: Literal["peft", "vocabulary", "prompt_embeds", "kv_cache", "hub"]
     output_dir: str
     adapters: dict[str, str] = field(default_factory=dict)
     rows: int = 8
     max_new_tokens: int = 16
+    reserved: list[int] | None = None
     base: str | None = None
     repo_id: str | None = None
     license: str | None = None
@@ -142,7 +146,11 @@ class ExportConfig:
     def __post_init__(self) -> None:
         for key in ("rows", "max_new_tokens"):
             check_above_zero(f"export.{key}", getattr(self, key))
-        users = {"base": ("peft", "hub"), **dict.fromkeys(("repo_id", "license", "license_file"), ("hub",))}
+        users = {
+            "base": ("peft", "hub"),
+            "reserved": ("kv_cache",),
+            **dict.fromkeys(("repo_id", "license", "license_file"), ("hub",)),
+        }
         for key, forms in users.items():
             if getattr(self, key) is not None and self.to not in forms:
                 raise UserError(f"export.{key}: applies only to export.to {' or '.join(forms)}, found {self.to}")

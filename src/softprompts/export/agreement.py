@@ -25,6 +25,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 SOFT_PROMPTS = [
     kind.value for kind in (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT)
 ]
+PREFIXES = [kind.value for kind in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)]
 # The largest difference of logits, as a share of the largest logit, that counts as rounding.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -41,17 +42,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class TrainedPrompt:
-    """A soft prompt that stock PEFT has loaded.
-
-    vectors: (P, H) float32; prompts: token ids of each row; expected: what PEFT gives after each.
-    """
+class Trained:
+    """An adapter that stock PEFT has loaded; prompts: token ids of each row; expected: what PEFT gives after each."""
 
     source: Source
     reading: Reading
-    vectors: torch.Tensor
     prompts: list[list[int]]
     expected: list[Outcome]
+
+
+@dataclass(frozen=True)
+class TrainedPrompt(Trained):
+    """A soft prompt that stock PEFT has loaded; vectors: (P, H) float32."""
+
+    vectors: torch.Tensor
 
 
 def load_prompts(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[TrainedPrompt]]:
@@ -61,36 +65,50 @@ def load_prompts(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, li
         UserError: a base model that is not a decoder; adapters of other types; what `load_adapter` refuses.
     """
     check_kinds(job, SOFT_PROMPTS, "soft prompts")
-    check_decoder(job)
-    base, tokenizer = load_base_model(job.model, default_device())
-    return base, tokenizer, [_trained(base, tokenizer, source, job.config.max_new_tokens) for source in job.sources]
+    base, tokenizer = _load_decoder(job)
+    prompts = []
+    for source in job.sources:
+        tuned, trained = _trained(base, tokenizer, source, job.config.max_new_tokens)
+        plain = folded(tuned, task_number(tuned, source))
+        vectors = encoder_of(plain).embedding.weight.detach().float().clone()
+        prompts.append(TrainedPrompt(**vars(trained), vectors=vectors))
+    return base, tokenizer, prompts
 
 
-def check_decoder(job: Job) -> None:
-    """Raise `UserError` for a base model that is not a decoder; only its config is read."""
+def load_prefixes(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Trained]]:
+    """Return the base model, its tokenizer, and what stock PEFT makes of each prefix, or cartridge, of an export.
+
+    Raises:
+        UserError: a base model that is not a decoder; adapters of other types; what `load_adapter` refuses.
+    """
+    check_kinds(job, PREFIXES, "prefixes and cartridges")
+    base, tokenizer = _load_decoder(job)
+    new = job.config.max_new_tokens
+    return base, tokenizer, [_trained(base, tokenizer, source, new)[1] for source in job.sources]
+
+
+def _load_decoder(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     kind = kind_of(load_model_config(job.model))
     if kind != "decoder":
         raise UserError(
             f"model.name_or_path: export.to {job.config.to} needs a decoder, and {job.model.name_or_path} is an "
             f"{kind}; export.to peft and hub take every kind"
         )
+    return load_base_model(job.model, default_device())
 
 
-def _trained(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, new: int) -> TrainedPrompt:
+def _trained(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, new: int
+) -> tuple[Any, Trained]:
+    """Return an adapter as PEFT has loaded it, and what it gives."""
     with naming(source), own_flags():
         tuned: Any = load_adapter(base, source.adapter)
-        data = encode(source.task, tokenizer, input_spec(base, virtual_tokens(tuned) + new), needs_end=False)
+        count = virtual_tokens(tuned)
+        data = encode(source.task, tokenizer, input_spec(base, count + new), needs_end=False)
     prompts = [list(example.document.prompt_ids) for example in data.test]
-    number = task_number(tuned, source)
-    vectors = encoder_of(folded(tuned, number)).embedding.weight.detach().float().clone()
-    arguments = task_arguments(tuned, number)
-    return TrainedPrompt(
-        source,
-        reading_of(source, tokenizer, len(vectors), prompts[0]),
-        vectors,
-        prompts,
-        [outcome_of(tuned, tokenizer, ids, new, **arguments) for ids in prompts],
-    )
+    arguments = task_arguments(tuned, task_number(tuned, source))
+    expected = [outcome_of(tuned, tokenizer, ids, new, **arguments) for ids in prompts]
+    return tuned, Trained(source, reading_of(source, tokenizer, count, prompts[0]), prompts, expected)
 
 
 def task_number(tuned: Any, source: Source) -> int | None:
@@ -121,7 +139,8 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, new: int, **inputs: A
         model: a model of transformers or PEFT.
         tokenizer: names the padding token.
         new: most new tokens.
-        inputs: `input_ids` (1, N), whose tokens are returned as well, or `inputs_embeds` (1, N, H).
+        inputs: `input_ids` (1, N), whose tokens are returned as well, or `inputs_embeds` (1, N, H); with `input_ids`
+            a cache of the first of them, as `past_key_values`.
     """
     (read,) = (inputs[key] for key in ("input_ids", "inputs_embeds") if key in inputs)
     mask = torch.ones(read.shape[:2], dtype=torch.long, device=read.device)
@@ -141,16 +160,18 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, new: int, **inputs: A
 
 
 @torch.inference_mode()
-def logits_after(model: Any, ids: Sequence[int], count: int, **arguments: Any) -> torch.Tensor:
-    """Return the logits at the last `count` + 1 of these tokens, float32 on the CPU (count + 1, V)."""
+def logits_after(model: Any, ids: Sequence[int], count: int, before: int = 0, **arguments: Any) -> torch.Tensor:
+    """Return the logits at the last `count` + 1 of these tokens, float32 on the CPU (count + 1, V).
+
+    `before` is the number of positions in a cache among the arguments.
+    """
     read = torch.tensor([ids], device=model.device)
-    found = model(input_ids=read, attention_mask=torch.ones_like(read), use_cache=False, **arguments).logits
+    mask = torch.ones(1, before + len(ids), dtype=torch.long, device=model.device)
+    found = model(input_ids=read, attention_mask=mask, use_cache=before > 0, **arguments).logits
     return found[0, -count - 1 :].float().cpu()
 
 
-def compare(
-    prompt: TrainedPrompt, form: str, found_of: Callable[[list[int], Outcome], Outcome], dtype: torch.dtype
-) -> str:
+def compare(prompt: Trained, form: str, found_of: Callable[[list[int], Outcome], Outcome], dtype: torch.dtype) -> str:
     """Compare an export with stock PEFT on each row, and return one line about it.
 
     In 32 bits greedy output has to be equal. In 16 bits logits have to agree, and the line reports how many rows have

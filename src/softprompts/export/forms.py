@@ -9,6 +9,7 @@ from pathlib import Path
 from softprompts.config.sections import ModelConfig
 from softprompts.config.tools import AdapterConfig, ExportConfig, InputConfig
 from softprompts.export.hub import write_hub
+from softprompts.export.kv_cache.writer import write_kv_cache
 from softprompts.export.prompt_embeds import write_prompt_embeds
 from softprompts.export.sources import Job, sources_of
 from softprompts.export.stock import write_stock
@@ -21,6 +22,7 @@ FORMS: Mapping[str, Form] = {
     "peft": write_stock,
     "vocabulary": write_vocabulary,
     "prompt_embeds": write_prompt_embeds,
+    "kv_cache": write_kv_cache,
     "hub": write_hub,
 }
 

@@ -88,8 +88,8 @@ def request_body(model: str, prompt: torch.Tensor, **settings: Any) -> dict[str,
     buffer = io.BytesIO()
     torch.save(prompt.cpu().contiguous(), buffer)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    # An empty text: OpenAI's client requires the field, and vLLM ignores it beside embeddings.
-    return {"model": model, "prompt": "", "prompt_embeds": encoded, **settings}
+    # OpenAI's client requires the field, and vLLM refuses an empty text.
+    return {"model": model, "prompt": None, "prompt_embeds": encoded, **settings}
 
 
 def write_prompt_embeds(job: Job, folder: Path) -> list[str]:

@@ -199,7 +199,7 @@ def check_kinds(job: Job, kinds: Sequence[str], what: str) -> None:
         if source.kind not in kinds:
             raise UserError(
                 f"{source.key}: export.to {job.config.to} takes {what}, and {source.folder} is of type {source.kind}; "
-                "export.to peft and hub take every type"
+                "export.to peft and hub take every type, kv_cache prefixes"
             )
 
 

@@ -26,9 +26,9 @@ from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.methods.attach import attach, set_start
 from softprompts.methods.preflight import refusal
 from softprompts.methods.soft_prompts.prefix_tuning import keys_and_values
-from softprompts.models.identity.base_model import sample_of
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.identity.settings import other_parts
+from softprompts.models.identity.weights import sample_of
 from softprompts.models.loading import input_spec, kind_of, load_base_model
 from softprompts.system.files import text_or_file
 from softprompts.tasks.task import Task, with_prompt

@@ -13,6 +13,7 @@ from method_runs import read_predictions, saved_by_peft, stock_answer, stock_mod
 from softprompts.config.cli import parse
 from softprompts.config.tools import ExportConfig
 from softprompts.export.forms import FORMS
+from softprompts.export.kv_cache.prefixes import read_prefixes
 from softprompts.export.vocabulary import read_tasks, request_text
 from softprompts.models.bundled import resolve
 
@@ -64,6 +65,19 @@ def test_the_run_of_a_soft_prompt_as_vocabulary(
             row = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False)[0]
         answer = tokenizer.decode(row[ids.shape[1] :], skip_special_tokens=True)
         assert answer == stock_answer(tuned, AutoTokenizer.from_pretrained(tiny_model), record["prompt"])
+
+
+@pytest.mark.slow
+def test_the_run_of_a_prefix_as_keys_and_values(
+    method_run: MethodRun, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"export.adapters": f"{{tone: {method_run('context')}}}", "export.reserved": "[7, 8]"}
+    code, said, errors = cli_in_process(export_command(tiny_model, "kv_cache", tmp_path / "it", **flags), capfd)
+    assert (code, errors) == (0, [])
+    assert said.startswith("tone: greedy output equals stock PEFT's on 8 of 8 rows")
+    (prefix,) = read_prefixes(tmp_path / "it")
+    assert prefix.task["template"] == "{text} sentiment"
+    assert set(prefix.placeholder_ids) == {7, 8}
 
 
 @pytest.mark.slow
@@ -144,6 +158,8 @@ ADAPTERS = "export.adapters"
         ("vocabulary", {"adapter.path": "one", "export.rows": 0}, "export.rows: expected a number above 0, found 0"),
         ("peft", {"adapter.path": "one", "export.license": "mit"}, "export.license: applies only to export.to hub"),
         ("vocabulary", {"adapter.path": "one", "export.base": "a/b"}, "applies only to export.to peft or hub"),
+        ("vocabulary", {"adapter.path": "one", "export.reserved": "[7, 8]"}, "applies only to export.to kv_cache"),
+        ("kv_cache", {"adapter.path": "one"}, "export.to kv_cache takes prefixes and cartridges, and "),
         (
             "vocabulary",
             {"adapter.path": "one", "model.quantization": "nf4"},

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-FORMAT = 1
+FORMAT = 2
 # So many reserved tokens in a row are placeholders: no text has them.
 RUN = 8
 
@@ -32,7 +32,9 @@ class Prefix:
     tokens, layers, heads, head_size: its sizes; heads are those of keys and values. placeholder_ids: the token ids that
     a prompt begins with to get this prefix, `tokens` of them. placeholder_text: a text that the tokenizer makes these
     ids of, None if there is none. reserved_ids: the ids that placeholders are drawn from. base_model: the model that it
-    was trained on, as `base_model.json` beside an adapter describes it. sha256: digest of the safetensors file.
+    was trained on, as `base_model.json` beside an adapter describes it. weight_names: of that model's weights, in the
+    order of their digests; empty if its files have other names. sha256: digest of the safetensors file. task: how the
+    task reads texts, for a client.
     """
 
     name: str
@@ -44,7 +46,9 @@ class Prefix:
     placeholder_text: str | None
     reserved_ids: tuple[int, ...]
     base_model: dict[str, Any]
+    weight_names: tuple[str, ...]
     sha256: str
+    task: dict[str, Any]
 
 
 def placeholders_of(sha256: str, count: int, reserved: Sequence[int]) -> tuple[int, ...]:
@@ -98,7 +102,8 @@ def _read(file: Path) -> Prefix:
         if read.pop("format") != FORMAT:
             raise UserError(f"{file}: its format is not {FORMAT}; export the prefix again")
         ids = {key: tuple(map(int, read[key])) for key in ("placeholder_ids", "reserved_ids")}
-        prefix = Prefix(**(read | ids))
+        names = tuple(map(str, read["weight_names"]))
+        prefix = Prefix(**(read | ids | {"weight_names": names}))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise

@@ -19,6 +19,7 @@ from typing import Any
 from softprompts.errors import UserError
 from softprompts.export.kv_cache.prefixes import Prefix, find_prefix, read_prefixes, read_states
 from softprompts.models.identity.settings import config_fields, differences
+from softprompts.models.identity.weights import files_agree
 
 import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -194,10 +195,12 @@ def check_engine(vllm_config: Any, kv_cache_config: Any) -> None:
 
 
 def check_prefix(prefix: Prefix, vllm_config: Any, kv_cache_config: Any) -> None:
-    """Refuse a prefix of another base model, as far as configs and sizes tell.
+    """Refuse a prefix of another base model, as configs, sizes and the files of its weights tell.
+
+    Weights that cannot be compared, quantised ones say, are served with a warning in the log.
 
     Raises:
-        UserError: another config, other sizes, or a prefix that leaves no room for a text.
+        UserError: another config, other sizes, other weights, or a prefix that leaves no room for a text.
     """
     model, base = vllm_config.model_config, prefix.base_model
     spec, layers = kv_cache_config.kv_cache_groups[0].kv_cache_spec, kv_cache_config.kv_cache_groups[0].layer_names
@@ -218,5 +221,13 @@ def check_prefix(prefix: Prefix, vllm_config: Any, kv_cache_config: Any) -> None
             f"the prefix {prefix.name} was trained on another base model, {base.get('name')}: its {what} is {was}, and "
             f"that of {model.model} is {is_}"
         )
+    same = files_agree(model.model, model.revision, prefix.weight_names, base.get("weights", {}))
+    if same is False:
+        raise UserError(
+            f"the prefix {prefix.name} was trained on another base model, {base.get('name')}: the weights of "
+            f"{model.model} differ"
+        )
+    if same is not True:
+        logger.warning("The weights of %s are not compared with those of %s: %s", model.model, prefix.name, same)
     if prefix.tokens >= model.max_model_len:
         raise UserError(f"max_model_len: {model.max_model_len} tokens leave no room behind the prefix {prefix.name}")

@@ -13,53 +13,107 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.adapters.composition import read_part
-from softprompts.adapters.loading import find_adapter
-from softprompts.errors import UserError, settings_named
-from softprompts.export.kv_cache.prefixes import RUN, Prefix, placeholders_of, write_prefix, write_states
-from softprompts.system.files import one_line
+from softprompts.errors import UserError
+from softprompts.export.agreement import Outcome, Trained, compare, greedy, load_prefixes, logits_after
+from softprompts.export.kv_cache.prefixes import (
+    RUN,
+    Prefix,
+    placeholders_of,
+    read_prefixes,
+    read_states,
+    write_prefix,
+    write_states,
+)
+from softprompts.export.sources import Job, Source, naming
+from softprompts.models.identity.base_model import Identity, identity_of, weights_of
+from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.weights import files_agree
 
 import torch
+from transformers import DynamicCache, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
-def export_prefix(
-    adapter: str, tokenizer: PreTrainedTokenizerBase, folder: Path, name: str, reserved: Sequence[int] | None = None
-) -> Prefix:
+def write_kv_cache(job: Job, folder: Path) -> list[str]:
+    """Write each prefix as `TASK.safetensors` and `TASK.json`, compare it with stock PEFT, and return lines about it.
+
+    The base model reads a text behind what the files hold, as behind tokens that it has read: as an engine does.
+
+    Raises:
+        UserError: a base model that is not a decoder; adapters of other types, or what `write_one` refuses; a check
+            that fails.
+    """
+    base, tokenizer, trained = load_prefixes(job)
+    identity, names = facts_of(base).identity or identity_of(base, tokenizer=tokenizer), tuple(weights_of(base))
+    same = files_agree(str(base.name_or_path), job.model.revision, names, identity.weights)
+    for each in trained:
+        with naming(each.source):
+            write_one(each, identity, names if same is True else (), tokenizer, folder, job.config.reserved)
+    prefixes = {prefix.name: prefix for prefix in read_prefixes(folder)}
+    lines = [_check(job, folder, base, tokenizer, each, prefixes[each.source.name]) for each in trained]
+    if same is not True:
+        why = same or "its files hold other weights than transformers makes of them"
+        lines.append(f"an engine cannot tell this base model from others with the same config: {why}")
+    return lines
+
+
+def _check(
+    job: Job,
+    folder: Path,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    trained: Trained,
+    prefix: Prefix,
+) -> str:
+    states = [tensor.to(base.device, base.dtype).transpose(1, 2) for tensor in read_states(prefix, folder)]
+
+    def cache() -> DynamicCache:
+        """Return the prefix as a cache that has been read, (1, heads, P, head size) in each layer."""
+        return DynamicCache([(keys[None], values[None]) for keys, values in zip(*states, strict=True)])
+
+    def found_of(ids: list[int], outcome: Outcome) -> Outcome:
+        whole = [*prefix.placeholder_ids, *ids]
+        read = torch.tensor([whole], device=base.device)
+        made = greedy(base, tokenizer, job.config.max_new_tokens, input_ids=read, past_key_values=cache())
+        count = len(outcome.tokens)
+        logits = logits_after(base, [*ids, *outcome.tokens], count, prefix.tokens, past_key_values=cache())
+        return Outcome(made[len(whole) :], logits)
+
+    return compare(trained, "kv_cache", found_of, base.dtype)
+
+
+def write_one(
+    trained: Trained,
+    identity: Identity,
+    weight_names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    reserved: Sequence[int] | None = None,
+) -> None:
     """Write a prefix, or a cartridge, as `NAME.safetensors` and `NAME.json` into a folder of exported prefixes.
 
     Args:
-        adapter: a stock PEFT adapter, as `adapter.path` names it.
+        trained: the adapter, which names what it is called there.
+        identity: of the base model.
+        weight_names: in the order of the identity's digests; empty if the base model's files have other names.
         tokenizer: the base model's.
         folder: where it goes, beside others.
-        name: what it is called there; an earlier one of that name is replaced.
         reserved: token ids that no text holds, which placeholders are drawn from. By default the tokenizer's special
             tokens that have no role: the tokens of a chat template, and those that begin, end or pad a text, have one.
 
     Raises:
-        UserError: no adapter there, or a damaged one; one that holds no keys and values; one too short; fewer than two
-            reserved ids; a place that cannot be written.
+        UserError: a damaged adapter; one that a network writes; one too short; fewer than two reserved ids.
     """
-    with settings_named({"adapter.path": "export.adapter"}):
-        part = read_part(find_adapter(adapter))
-    if len(part.values) < RUN:
-        raise UserError(f"export.adapter: {part.folder} has {len(part.values)} virtual tokens; expected {RUN} or more")
-    width = part.config.num_layers * 2 * part.config.token_dim
-    if part.values.shape[1] != width:
-        raise UserError(
-            f"export.adapter: {part.folder} holds rows of {part.values.shape[1]} numbers; its config asks for {width}"
-        )
+    keys, values = _states_of_adapter(trained.source)
     ids = tuple(reserved if reserved is not None else reserved_ids(tokenizer))
     if len(set(ids)) < 2:
         raise UserError(
             f"export.reserved: {tokenizer.name_or_path} has {len(ids)} special tokens without a role; name two or more "
             "token ids that no text holds"
         )
-    keys, values = states_of(part.values, part.config)
-    with one_line(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    name = trained.source.name
     digest = write_states(keys, values, folder / f"{name}.safetensors")
     placeholders = placeholders_of(digest, keys.shape[1], ids)
-    base = part.record.base
     prefix = Prefix(
         name,
         tokens=keys.shape[1],
@@ -69,11 +123,20 @@ def export_prefix(
         placeholder_ids=placeholders,
         placeholder_text=_text_of(placeholders, tokenizer),
         reserved_ids=ids,
-        base_model=asdict(base) if base else {"name": part.config.base_model_name_or_path},
+        base_model=asdict(identity),
+        weight_names=tuple(weight_names),
         sha256=digest,
+        task=asdict(trained.reading),
     )
     write_prefix(prefix, folder)
-    return prefix
+
+
+def _states_of_adapter(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the keys and the values of an adapter, float32 (layers, P, groups, head size) both."""
+    part = read_part(source.folder)
+    if len(part.values) < RUN:
+        raise UserError(f"adapter.path: {part.folder} has {len(part.values)} virtual tokens; expected {RUN} or more")
+    return states_of(part.values, part.config)
 
 
 def states_of(values: torch.Tensor, config: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from softprompts.errors import UserError
 from softprompts.models.identity.settings import config_fields, tokenizer_digests
+from softprompts.models.identity.weights import TYPES, digests_of
 
 import torch
 from peft import PeftModel
@@ -19,9 +19,6 @@ from torch import nn
 from transformers import PretrainedConfig
 
 RECORD = "base_model.json"
-# Numbers of each tensor that go into the digest: all of a small one, evenly spread ones of a large one. A model of 135
-# million parameters takes a tenth of a second, one of 7 billion as long.
-SAMPLE = 16_384
 SIZES = {
     "hidden_size": "hidden size",
     "num_hidden_layers": "layers",
@@ -105,29 +102,25 @@ def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[s
         In 16 bits, a digest of that type alone. For weights of several types, as quantised ones are, one digest of all
         as they are: `mixed`.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    own = {base_name(name): p for name, p in base.named_parameters() if not _is_added(name, new_parts)}
+    own = weights_of(model, new_parts)
     types = {p.dtype for p in own.values()} - {torch.float32}
     held: dict[str, torch.dtype | None]
-    if len(types) > 1 or getattr(base, "is_quantized", False):
+    if len(types) > 1 or getattr(_base_of(model), "is_quantized", False):
         held = {"mixed": None}
     else:
         # 32 bits hold what a file holds, and rounding that is what loading in 16 bits does; back there is no way.
-        held = {str(t).removeprefix("torch."): t for t in types or (torch.float32, torch.bfloat16, torch.float16)}
-    digests = {kind: hashlib.sha256() for kind in held}
-    for name, parameter in own.items():
-        numbers = sample_of(parameter)
-        for kind, digest in digests.items():
-            digest.update(f"{name} {tuple(parameter.shape)}\0".encode())
-            digest.update(numbers.to(held[kind] or numbers.dtype).contiguous().view(torch.uint8).numpy().tobytes())
-    return {kind: digest.hexdigest() for kind, digest in digests.items()}
+        held = {str(t).removeprefix("torch."): t for t in types or TYPES.values()}
+    return digests_of(own.items(), held)
 
 
-def sample_of(parameter: torch.Tensor) -> torch.Tensor:
-    """Return evenly spread numbers of a weight, on the CPU: all of a small one."""
-    flat = parameter.detach().reshape(-1)
-    # An odd step: one that divides a row would look at the same few columns only.
-    return flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
+def weights_of(model: nn.Module, new_parts: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    """Return a base model's own weights by name, each once; arguments as for `weights_digests`."""
+    named = _base_of(model).named_parameters()
+    return {base_name(name): parameter for name, parameter in named if not _is_added(name, new_parts)}
+
+
+def _base_of(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def base_name(name: str) -> str:

@@ -1,0 +1,115 @@
+"""The answers of vLLM's OpenAI server, asked over HTTP with the requests that the client helpers build."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engines.parity.engine import arguments, environment, settings
+from softprompts.export.prompt_embeds import request_body
+from softprompts.export.vocabulary import ids_of, read_tasks, request_text, tokens_of
+
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+CLIENTS = 8
+STRAY = 16  # tokens of another task in a text; broken up they are some fifteen tokens each
+PATIENCE = 900  # seconds until the server is up
+
+
+@contextmanager
+def serving(folder: Path, form: str, python: str) -> Iterator[str]:
+    """Within this context vLLM serves a form in float32; the address is that of its API."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    own = {"served_model_name": form, "host": "127.0.0.1", "port": port}
+    command = [python, "-m", "vllm.entrypoints.openai.api_server"]
+    with (folder / f"server_{form}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [*command, *arguments(settings(folder, form, "float32") | own)],
+            env=environment(),
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_until_up(process, f"http://127.0.0.1:{port}/health", log.name)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], health: str, log: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            urllib.request.urlopen(health, timeout=5).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"vLLM's server did not start; see {log}") from None
+            time.sleep(2)
+        else:
+            return
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Send a request, and return the answer; an error of the server's is raised."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        read: dict[str, Any] = json.load(answer)
+        return read
+
+
+def server_answers(folder: Path, form: str, url: str) -> dict[str, list[list[int]]]:
+    """Return the answers to all requests of a form, several clients at a time."""
+    requests = json.loads((folder / "requests.json").read_text(encoding="utf-8"))[form]
+    new_tokens = json.loads((folder / "rows.json").read_text(encoding="utf-8"))["new_tokens"]
+    common = {"temperature": 0, "max_tokens": new_tokens, "return_token_ids": True}
+    tensors = load_file(folder / "tensors.safetensors")
+
+    def ask(request: dict[str, Any]) -> list[int]:
+        if "tensor" in request:
+            body = request_body(form, tensors[request["tensor"]], **common)
+        else:
+            body = {"model": form, "prompt": request["text"], "add_special_tokens": False} | common
+        ids: list[int] = post(f"{url}/completions", body)["choices"][0]["token_ids"]
+        return ids
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        answers = list(clients.map(ask, requests))
+    found: dict[str, list[list[int]]] = {}
+    for request, answer in zip(requests, answers, strict=True):
+        found.setdefault(request["adapter"], []).append(answer)
+    return found
+
+
+def crossings(folder: Path, url: str) -> dict[str, int]:
+    """Send texts that hold another task's tokens; return how many of these the server then reads in each text.
+
+    By `request_text`, by the chat template with its argument `task`, and without either: that one shows what the
+    helpers prevent.
+    """
+    place = folder / "exports" / "vocabulary"
+    tokenizer, readings = AutoTokenizer.from_pretrained(place), read_tasks(place)
+    own, other = list(readings)[:2]
+    tokens = tokens_of(other, readings[other].num_virtual_tokens)[:STRAY]
+    text, ids = f"A film. {''.join(tokens)} Good.", set(ids_of(tokenizer, tokens))
+    bare = "".join(tokens_of(own, readings[own].num_virtual_tokens)) + text
+    common = {"model": "vocabulary", "temperature": 0, "max_tokens": 1, "return_token_ids": True}
+    read = {}
+    for name, prompt in (("request_text", request_text(own, readings[own], tokenizer, text)), ("no helper", bare)):
+        body = common | {"prompt": prompt, "add_special_tokens": False}
+        read[name] = post(f"{url}/completions", body)["choices"][0]["prompt_token_ids"]
+    chat = common | {"messages": [{"role": "user", "content": text}], "chat_template_kwargs": {"task": own}}
+    read["chat template"] = post(f"{url}/chat/completions", chat)["prompt_token_ids"]
+    return {name: sum(each in ids for each in found) for name, found in read.items()}
