@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.serving.workload import ANSWER, TASKS, Load, Served
+from benchmarks.serving.loads import Load, Served
+from benchmarks.serving.workload import ANSWER, TASKS
 from softprompts.engine.forward import keys_and_values
 from softprompts.serving.batch import Batch, Row
 from softprompts.serving.scheduler import Reason, Scheduler, Ticket
@@ -60,8 +61,11 @@ class Ours:
         task = self.tasks.get(one.request.task)
 
         def make_row() -> Row:
-            anew = isinstance(task.soft, torch.Tensor) and not self.reuse
-            front = keys_and_values(self.tasks.base, task.soft) if anew else self.tasks.front(task)
+            if self.reuse or not isinstance(task.soft, torch.Tensor):
+                front = self.tasks.front(task)
+            else:
+                with torch.inference_mode():
+                    front = keys_and_values(self.tasks.base, task.soft)
             return Row(one.request.ids, front, ANSWER)
 
         def heard(_: Row) -> bool:
@@ -69,7 +73,8 @@ class Ours:
             return False
 
         def ended(reason: Reason) -> None:
-            assert reason == "length" and ticket.row is not None, reason
+            assert reason == "length", reason
+            assert ticket.row is not None, "it has joined"
             one.over, one.tokens = time.perf_counter() - start, ticket.row.written
             over.put(one)
 

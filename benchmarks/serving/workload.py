@@ -1,16 +1,15 @@
-"""What all ways of serving are given: eight tasks with texts of the embedded data, requests, and when they arrive."""
+"""What all ways of serving are given: eight tasks, an adapter of each, and texts of the embedded data."""
 
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softprompts.config.sections import TaskConfig
+from benchmarks.serving.loads import Request
+from softprompts.config.sections import ModelConfig, TaskConfig
 from softprompts.encoding.encoder import Encoder
+from softprompts.models.loading import default_device, load_base_model
 from softprompts.tasks.task import Task, load_task
 
 import yaml
@@ -48,6 +47,11 @@ TASKS = {
 }
 
 
+def loaded() -> tuple[Any, Any]:
+    """Return the bundled base model in float32 and its tokenizer."""
+    return load_base_model(ModelConfig(name_or_path="bundled:smollm2-135m-instruct", dtype="float32"), default_device())
+
+
 def rows_of(task: ServedTask) -> Task:
     """Return the rows of a task, as its shipped recipe reads them."""
     file = Path("configs", task.dataset, "prompt_tuning.yaml")
@@ -76,88 +80,11 @@ def save_adapters(base: Any, tokenizer: Any, folder: Path) -> None:
         model.save_pretrained(str(folder / name))
 
 
-@dataclass(frozen=True)
-class Request:
-    """A text's token ids, and the task that it is for."""
-
-    task: str
-    ids: tuple[int, ...]
-
-
 def all_requests(tokenizer: Any) -> list[Request]:
     """Return each text of each task once."""
     encoder = Encoder(tokenizer, ("The quick brown fox.", " jumps\nover 12 lazy dogs!"))
     found = []
     for name, task in TASKS.items():
         texts = [row.prompt for row in rows_of(task).splits["test"]]
-        found += [Request(name, tuple(ids)) for ids in encoder.open_ids(texts)]
+        found += [Request(name, number, ids) for number, ids in enumerate(encoder.open_ids(texts))]
     return found
-
-
-def drawn(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
-    """Return requests in a random order, each as often as any other, or once less."""
-    order = random.Random(seed)
-    found: list[Request] = []
-    while len(found) < count:
-        found += order.sample(requests, len(requests))
-    return found[:count]
-
-
-@dataclass
-class Served:
-    """A request on its way: seconds since the start of the load; tokens of the answer."""
-
-    request: Request
-    arrived: float
-    first: float = 0.0
-    over: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-
-
-class Load:
-    """Requests, and when each arrives.
-
-    Args:
-        requests: in their order.
-        rate: arrivals a second, at random (Poisson); None if clients ask one request after another.
-        clients: how many do that.
-    """
-
-    def __init__(self, requests: Sequence[Request], *, rate: float | None = None, clients: int = 1) -> None:
-        self.requests = list(requests)
-        self.served: list[Served] = []
-        self._later = deque(self.requests)
-        self._coming: deque[Served] = deque()
-        if rate is None:
-            for _ in range(min(clients, len(self.requests))):
-                self._next(0.0)
-        else:
-            draw, at = random.Random(len(self.requests)), 0.0
-            while self._later:
-                at += draw.expovariate(rate)
-                self._next(at)
-
-    def _next(self, at: float) -> None:
-        if self._later:
-            self._coming.append(Served(self._later.popleft(), at))
-
-    @property
-    def complete(self) -> bool:
-        """Whether every request is answered."""
-        return len(self.served) == len(self.requests)
-
-    def due(self, now: float) -> list[Served]:
-        """Return those that have arrived since the last call."""
-        found = []
-        while self._coming and self._coming[0].arrived <= now:
-            found.append(self._coming.popleft())
-        return found
-
-    def pause(self, now: float) -> float | None:
-        """Return the seconds until the next one arrives; None if that waits for an answer."""
-        return max(0.0, self._coming[0].arrived - now) if self._coming else None
-
-    def finish(self, one: Served) -> None:
-        """Count an answer; whoever asked asks again, if this is a load of clients."""
-        self.served.append(one)
-        self._next(one.over)
