@@ -47,9 +47,10 @@ TASKS = {
 }
 
 
-def loaded() -> tuple[Any, Any]:
-    """Return the bundled base model in float32 and its tokenizer."""
-    return load_base_model(ModelConfig(name_or_path="bundled:smollm2-135m-instruct", dtype="float32"), default_device())
+def loaded(model: str | None = None) -> tuple[Any, Any]:
+    """Return the base model in float32 and its tokenizer; the bundled one if no folder is named."""
+    config = ModelConfig(name_or_path=model or "bundled:smollm2-135m-instruct", dtype="float32")
+    return load_base_model(config, default_device())
 
 
 def rows_of(task: ServedTask) -> Task:
