@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data precommit clean
+.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -84,6 +84,12 @@ bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a reco
 
 bench-data: $(STAMP) ## how long a million rows take until they are ready, the first time and from the cache: results/bench_data.json
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.data
+
+bench-serving: $(STAMP) ## requests a second, latency and memory of many tasks in one process, 20 minutes; goes on where it stood; VLLM_PYTHON=FILE
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(if $(VLLM_PYTHON),--vllm $(VLLM_PYTHON))
+
+soak: $(STAMP) ## 1,000 requests at once, then a steady mix for MINUTES=20: is every reply right, is the memory level? results/soak.json
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving.soak --minutes $(or $(MINUTES),20)
 
 bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
 	@$(BIN)/python -m benchmarks.throughput.gpu_attention

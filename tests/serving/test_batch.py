@@ -9,8 +9,10 @@ from helpers import METHODS, by_hand, load_base, method_engine
 from made_models import make_base
 from softprompts.encoding.endings import read_answer
 from softprompts.engine.forward import Engine
+from softprompts.engine.kv_cache import positions_of
 from softprompts.errors import UserError
 from softprompts.serving.batch import Batch, Row, Sampling, check_base
+from softprompts.serving.slots import COLUMNS
 
 import pytest
 import torch
@@ -72,18 +74,30 @@ def test_a_row_that_is_taken_out_changes_no_other(engines: dict[str, Engine]) ->
         assert read_answer(engine.tokenizer, row.written, engine.ends) == by_hand(engine, prompt, 8)
 
 
-def test_columns_that_nobody_needs_are_dropped(engines: dict[str, Engine]) -> None:
+def test_room_that_nobody_needs_is_given_back(engines: dict[str, Engine]) -> None:
     engine = engines["prompt tuning"]
     rows, batch = rows_of(engine), Batch(engine.base, ())
-    batch.join(rows)
-    widest = batch._mask.shape[1]
-    batch.leave(rows[2:3])
-    assert widest - batch._mask.shape[1] == len(PROMPTS[2]) - len(PROMPTS[1])
-    assert batch._mask.sum(1).max() == batch._mask.shape[1]
-    batch.leave(batch.rows)
-    assert batch._states is None
-    batch.join(rows_of(engine)[:1])
-    assert batch._mask.shape[1] < widest
+    long = Row(tuple(range(20, 220)), rows[0].front, 4)
+    batch.join([rows[0], long])
+    assert batch.slots is not None
+    assert batch.slots.width == len(long.prompt_ids) + positions_of(long.front)
+    most = batch.slots.nbytes
+    batch.leave([long])
+    batch.join([rows[1]])
+    assert batch.slots.width == len(PROMPTS[1]) + positions_of(rows[1].front)
+    assert batch.slots.nbytes < most / 2
+    batch.leave(list(batch.rows))
+    assert batch.slots is None
+
+
+def test_a_row_that_outgrows_its_room_answers_as_alone(engines: dict[str, Engine]) -> None:
+    engine = engines["prefix tuning"]
+    rows = rows_of(engine, COLUMNS + 8)[:2]
+    run(Batch(engine.base, ()), {0: rows[:1], COLUMNS - 4: rows[1:]})
+    alone = rows_of(engine, COLUMNS + 8)[:2]
+    for row, expected in zip(rows, alone, strict=True):
+        run(Batch(engine.base, ()), {0: [expected]})
+        assert row.written == expected.written
 
 
 def test_draws_are_the_rows_own(engines: dict[str, Engine]) -> None:

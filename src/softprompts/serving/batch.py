@@ -1,8 +1,8 @@
 """Continuous batching: rows of different soft prompts are decoded together, and join and leave between two steps.
 
-Keys and values of a row are those of its soft prompt, its text and its answer so far. Rows are padded on the left, and
-positions count what a row has, so that a row's answer does not depend on the others (Yu et al. 2022, "Orca", batches
-so at the level of a step).
+Keys and values of a row are those of its soft prompt, its text and its answer so far. Positions count what a row has,
+and a row sees its own alone, so that its answer does not depend on the others (Yu et al. 2022, "Orca", batches so at
+the level of a step).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from softprompts.engine.kv_cache import States, positions_of, side_by_side, states_in
+from softprompts.engine.kv_cache import States, positions_of, side_by_side
 from softprompts.errors import UserError
 from softprompts.models.loading import kind_of
 from softprompts.models.windows import unknown_layers, window_of
+from softprompts.serving.slots import Slots
 
 import torch
-from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 
 @dataclass(frozen=True)
@@ -76,80 +76,75 @@ class Batch:
         self.base = base
         self.ends = frozenset(ends)
         self.rows: list[Row] = []
-        self._states: States | None = None  # of each layer K and V, (B, G, W, D)
-        self._mask = torch.zeros(0, 0, dtype=torch.bool)  # (B, W), true where a row has a token
-        self._next = torch.zeros(0, dtype=torch.long)  # (B,), the token that each row reads next
+        self.slots: Slots | None = None  # keys and values of the rows, in their order
 
     @torch.inference_mode()
     def join(self, rows: Sequence[Row]) -> list[Row]:
         """Read the prompts of new rows, write the first token of each, and return those that end with it."""
         if not rows:
             return []
-        device = self.base.device
-        front = max(positions_of(row.front) for row in rows)
-        width = max(len(row.prompt_ids) for row in rows)
+        fronts, lengths = [positions_of(row.front) for row in rows], [len(row.prompt_ids) for row in rows]
+        front, width = max(fronts), max(lengths)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         mask = torch.zeros(len(rows), front + width, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            ids[index, width - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
-            mask[index, front + width - len(row.prompt_ids) :] = True
-            mask[index, front - positions_of(row.front) : front] = True
-        mask = mask.to(device)
+        # Of each row the columns of its soft prompt and of its text; both are padded on the left.
+        columns = [
+            (slice(front - mine, front), slice(front + width - length, front + width))
+            for mine, length in zip(fronts, lengths, strict=True)
+        ]
+        for index, (row, (own, text)) in enumerate(zip(rows, columns, strict=True)):
+            ids[index, text.start - front :] = torch.tensor(row.prompt_ids)
+            mask[index, own] = mask[index, text] = True
+        mask = mask.to(self.base.device)
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, front:]
         cache = side_by_side([row.front for row in rows], front) if front else DynamicCache()
-        states, logits = self._read(cache, mask, ids.to(device))
-        states, mask = _right_aligned(states, mask)
-        if self._states is None:
-            self._states, self._mask = states, mask
-        else:
-            width = max(mask.shape[1], self._mask.shape[1])
-            self._states = states_in(side_by_side([self._states, states], width), width)
-            self._mask = torch.cat([pad(m, (width - m.shape[1], 0)) for m in (self._mask, mask)])
+        logits = self._read(cache, mask, ids.to(self.base.device), positions)
+        layers: list[Any] = cache.layers
+        states = [(layer.keys, layer.values) for layer in layers]
+        self.slots = self.slots or Slots(states)
+        for index, stretches in enumerate(columns):
+            self.slots.add(states, index, stretches)
         self.rows += rows
-        self._next = torch.cat([self._next.to(device), torch.zeros(len(rows), dtype=torch.long, device=device)])
         return self._write(rows, logits)
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
         """Write one more token of every row, and return the rows that end with it."""
-        if not self.rows:
+        if not self.rows or self.slots is None:
             return []
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
-        cache = DynamicCache(self._states)  # the first step follows `join`, which has set them
-        self._states, logits = self._read(cache, self._mask, self._next[:, None])
-        return self._write(self.rows, logits)
+        positions, mask = self.slots.read_next(self.base.device)
+        ids = torch.tensor([[row.written[-1]] for row in self.rows], device=self.base.device)
+        logits = self._read(self.slots.cache, mask, ids, positions[:, None])
+        self.slots.written()
+        return self._write(list(self.rows), logits)
 
+    @torch.inference_mode()
     def leave(self, rows: Collection[Row]) -> None:
         """Take rows out, whether or not they have ended; none of another batch."""
         gone = {id(row) for row in rows}
-        stay = [index for index, row in enumerate(self.rows) if id(row) not in gone]
-        if len(stay) == len(self.rows):
-            return
-        self.rows = [self.rows[index] for index in stay]
-        kept = torch.tensor(stay, dtype=torch.long, device=self._mask.device)
-        self._next, mask = self._next[kept], self._mask[kept]
-        if not stay or self._states is None:
-            self._states = None
-            return
-        # Columns that no row has a token in any more are dropped, so that a long row leaves nothing behind.
-        first = int(mask.int().amax(0).argmax())
-        self._mask = mask[:, first:]
-        self._states = [(keys[kept, :, first:], values[kept, :, first:]) for keys, values in self._states]
+        # From the last to the first: the last row takes the place of the one that leaves.
+        for index in reversed(range(len(self.rows))):
+            if id(self.rows[index]) in gone and self.slots is not None:
+                self.slots.remove(index)
+                self.rows[index] = self.rows[-1]
+                self.rows.pop()
+        if not self.rows:
+            self.slots = None
 
-    def _read(self, cache: DynamicCache, mask: torch.Tensor, ids: torch.Tensor) -> tuple[States, torch.Tensor]:
-        """Return all keys and values once `ids` (B, S) are read behind a cache, and the last logits, (B, V) float32."""
-        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    def _read(self, cache: Cache, mask: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Read `ids` and their positions, (B, S) both, behind a cache, and return the last logits, (B, V) float32."""
         output = self.base(
             input_ids=ids,
             attention_mask=mask.long(),
-            position_ids=positions[:, -ids.shape[1] :],
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        return states_in(output.past_key_values, mask.shape[1]), output.logits[:, -1].float()
+        return output.logits[:, -1].float()
 
     def _write(self, rows: Sequence[Row], logits: torch.Tensor) -> list[Row]:
-        """Choose the next token of rows, the last of the batch, and return those whose answer ends."""
+        """Choose the next token of rows of the batch, and return those whose answer ends."""
         tokens, log_probabilities = choose(logits, rows)
         ended = []
         for row, token, logprobs in zip(rows, tokens, log_probabilities, strict=True):
@@ -163,20 +158,8 @@ class Batch:
                 row.likeliest.append(list(zip(ids.tolist(), best.tolist(), strict=True)))
             if len(row.written) == row.most:
                 ended.append(row)
-        self._next[-len(rows) :] = torch.tensor(tokens, device=self._next.device)
         self.leave(ended)
         return ended
-
-
-def _right_aligned(states: States, mask: torch.Tensor) -> tuple[States, torch.Tensor]:
-    """Return rows without the gaps between their soft prompts and texts, as narrow as the longest; mask (B, W)."""
-    width = int(mask.sum(1).max())
-    order = mask.int().argsort(dim=1, stable=True)[:, -width:]  # the columns without a token come first
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.gather(2, order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3]))
-
-    return [(moved(keys), moved(values)) for keys, values in states], mask.gather(1, order)
 
 
 def check_base(base: Any) -> None:

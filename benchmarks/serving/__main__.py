@@ -1,0 +1,242 @@
+"""Requests a second, latency and memory of one process that serves eight soft prompts, against PEFT's ways and vLLM.
+
+    python -m benchmarks.serving [--vllm PYTHON] [--quick]
+
+Ways: `ours`, the scheduler and batch of `recipes/serve.py`, and `ours, computed anew` with each soft prompt's keys and
+values computed for each request; stock PEFT's `generate` with the adapter switched at each request, and with the
+waiting requests of one task grouped; LoRA with requests of all tasks in one batch by `adapter_names`; vLLM with the
+soft prompts baked into its model, if `--vllm` names the Python of its environment.
+
+All ways answer the same texts with 24 greedy tokens, in float32, with the same number of threads. Those of PEFT and
+this project share a process. `saturation` has 32 clients that each ask again once they are answered; its rounds take
+turns. `idle` has one client. Other loads are Poisson arrivals, at shares of this project's saturation and at half of
+each way's own. Each cell is kept in results/serving.json once it is measured, and is not measured again;
+docs/serving_benchmark.md is written from it. `--quick` measures a few requests of each, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.serving import memory
+from benchmarks.serving.loads import Load, drawn
+from benchmarks.serving.page import write_page
+from benchmarks.serving.processes import Http, Vllm, save_baked
+from benchmarks.serving.ways import BATCH, Grouped, MixedLora, Ours, Switching, Way
+from benchmarks.serving.workload import ANSWER, ROWS, TASKS, VIRTUAL, all_requests, loaded, save_adapters
+from softprompts.runs.environment import environment
+from softprompts.serving.tasks import Tasks
+from softprompts.system.files import write_atomically
+
+RECORD = Path("results/serving.json")
+PAGE = Path("docs/serving_benchmark.md")
+WORK = Path("runs/serving")
+CLIENTS = 32
+SHARES = (0.25, 0.5, 0.75)  # of this project's saturation
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: rounds of saturation, requests of one, requests of an idle way, seconds of a load."""
+
+    rounds: int = 3
+    requests: int = 96
+    alone: int = 24
+    seconds: float = 30.0
+
+
+@dataclass
+class Bench:
+    """The ways, each made when it is first measured, and the record as it grows."""
+
+    sizes: Sizes
+    vllm: str | None
+    file: Path | None
+    record: dict[str, Any]
+    made: dict[str, Way] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base, self.tokenizer = loaded()
+        self.adapters = WORK / "adapters"
+        save_adapters(self.base, self.tokenizer, self.adapters)
+        self.tasks = Tasks(self.base, self.tokenizer)
+        for name in TASKS:
+            self.tasks.add(name, str(self.adapters / name))
+        self.requests = all_requests(self.tokenizer)
+
+    @property
+    def makers(self) -> dict[str, Callable[[], Way]]:
+        """How each way is made."""
+        ways: dict[str, Callable[[], Way]] = {
+            "ours": lambda: Ours(self.tasks, reuse=True),
+            "ours, computed anew": lambda: Ours(self.tasks, reuse=False),
+            "peft, switching": lambda: Switching(self.base, self.adapters),
+            "peft, grouped": lambda: Grouped(self.base, self.adapters),
+            "lora, mixed": lambda: MixedLora(loaded()[0]),
+        }
+        return ways | ({"vllm, baked": self._vllm} if self.vllm else {})
+
+    def _vllm(self) -> Way:
+        baked = WORK / "baked"
+        if not baked.is_dir():
+            save_baked(loaded()[0], self.tasks, baked)
+        way = Vllm(str(self.vllm), baked, len(self.base.get_input_embeddings().weight))
+        self.record["vllm"] = way.version
+        return way
+
+    def cell(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return a cell, measured if it is not recorded."""
+        cells = self.record["cells"]
+        if key not in cells:
+            cells[key] = measure()
+            if self.file is not None:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self.file, json.dumps(self.record, indent=1) + "\n")
+            print(f"{key}: {in_words(cells[key])}", flush=True)
+        found: dict[str, Any] = cells[key]
+        return found
+
+    def serve(self, name: str, load: Load) -> dict[str, Any]:
+        """Let a way answer a load; the way is tried on a few requests first."""
+        if name not in self.made:
+            self.made[name] = Http(self.adapters) if name == "ours, http" else self.makers[name]()
+            self.made[name].serve(Load(drawn(self.requests, 8, 99), clients=8))
+        self.made[name].serve(load)
+        return told(load)
+
+    def saturate(self, name: str, number: int) -> dict[str, Any]:
+        """Measure a way with as many clients as it may have."""
+        # One at a time, so that a third of the requests tells the same.
+        count = self.sizes.requests // 3 if name == "peft, switching" else self.sizes.requests
+        return self.serve(name, Load(drawn(self.requests, count, number), clients=CLIENTS))
+
+    def saturation(self, name: str) -> float:
+        """Return the median of a way's rounds, requests a second."""
+        cells = self.record["cells"]
+        return median(cells[f"saturation/{name}/{number}"]["a_second"] for number in range(self.sizes.rounds))
+
+    def at(self, name: str, rate: float) -> dict[str, Any]:
+        """Measure a way at so many arrivals a second; none beyond what it can answer."""
+        if rate > 0.95 * self.saturation(name):
+            return {"beyond": round(rate, 3)}
+        count = round(min(100, max(40, rate * self.sizes.seconds)))
+        return {"rate": round(rate, 3)} | self.serve(name, Load(drawn(self.requests, count, 7), rate=rate))
+
+    def memory(self) -> dict[str, Any]:
+        """Measure memory in a process of its own."""
+        out = WORK / "memory.json"
+        paths = (self.adapters / "movies", WORK / "many", out)
+        process = multiprocessing.get_context("spawn").Process(target=memory.write, args=paths)
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"memory could not be measured: code {process.exitcode}")
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+    def run(self) -> None:
+        """Measure all cells that are not recorded."""
+        ways = list(self.makers)
+        for number in range(self.sizes.rounds):
+            for name in ways:
+                self.cell(f"saturation/{name}/{number}", lambda n=name, r=number: self.saturate(n, r))  # type: ignore[misc]
+        for name in ways:
+            alone = Load(drawn(self.requests, self.sizes.alone, 0))
+            self.cell(f"idle/{name}", lambda n=name, load=alone: self.serve(n, load))  # type: ignore[misc]
+            self.cell(f"half/{name}", lambda n=name: self.at(n, self.saturation(n) / 2))  # type: ignore[misc]
+        for share in SHARES:
+            rate = share * self.saturation("ours")
+            for name in ways:
+                self.cell(f"load/{share}/{name}", lambda n=name, r=rate: self.at(n, r))  # type: ignore[misc]
+        self.cell("saturation/ours, http/0", lambda: self.saturate("ours, http", 0))
+        self.cell("idle/ours, http", lambda: self.serve("ours, http", Load(drawn(self.requests, self.sizes.alone, 0))))
+
+    def close(self) -> None:
+        """End whatever runs."""
+        for way in self.made.values():
+            way.close()
+
+
+def told(load: Load) -> dict[str, Any]:
+    """Return what is recorded of a load: seconds of each request, and a digest of its answer, both by their order."""
+    served = sorted(load.served, key=lambda one: one.arrived)
+    return {
+        "requests": len(served),
+        "a_second": round(len(served) / max(one.over for one in served), 4),
+        "first": quantiles([one.first - one.arrived for one in served]),
+        "latency": quantiles([one.over - one.arrived for one in served]),
+        "answers": {f"{one.request.task}/{one.request.number}": digest(one.tokens) for one in served if one.tokens},
+    }
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile, in seconds."""
+    ordered = sorted(seconds)
+    return {
+        "p50": round(median(ordered), 4),
+        "p99": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 4),
+    }
+
+
+def digest(tokens: list[int]) -> str:
+    """Return a short digest of an answer."""
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:12]
+
+
+def in_words(cell: dict[str, Any]) -> str:
+    """Return what is printed of a cell."""
+    if "latency" in cell:
+        first, latency = cell["first"], cell["latency"]
+        return (
+            f"{cell['a_second']:.2f} requests a second; first token {first['p50']:.2f} s, p99 {first['p99']:.2f} s; "
+            f"answer {latency['p50']:.2f} s, p99 {latency['p99']:.2f} s"
+        )
+    return ", ".join(f"{name} {value}" for name, value in cell.items())
+
+
+def new_record(sizes: Sizes) -> dict[str, Any]:
+    """Return a record without cells."""
+    settings = {
+        "answer_tokens": ANSWER,
+        "virtual_tokens": VIRTUAL,
+        "tasks": {name: f"{task.dataset}, {task.kind.value}" for name, task in TASKS.items()},
+        "texts_a_task": ROWS,
+        "rows_in_a_batch": BATCH,
+        "clients": CLIENTS,
+        "rounds": sizes.rounds,
+        "dtype": "float32",
+    }
+    return {"environment": environment(), "settings": settings, "vllm": "absent", "cells": {}}
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm", metavar="PYTHON", help="Python of an environment with vLLM and lazy-loader")
+    parser.add_argument("--quick", action="store_true", help="a few requests of each way, no record")
+    options = parser.parse_args()
+    sizes = Sizes(rounds=1, requests=24, alone=3, seconds=1.0) if options.quick else Sizes()
+    keeps = RECORD.is_file() and not options.quick
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if keeps else new_record(sizes)
+    WORK.mkdir(parents=True, exist_ok=True)
+    bench = Bench(sizes, options.vllm, None if options.quick else RECORD, record)
+    bench.cell("memory", bench.memory)
+    try:
+        bench.run()
+    finally:
+        bench.close()
+    if not options.quick:
+        write_page(record, PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Keys and values of the rows of a batch: a slot each, with room to grow, so that no step copies what is there.
+
+Transformers' `DynamicCache` makes all keys and values anew at each step. Here a step writes those of one token, a row
+that joins writes its own, and the place of one that leaves is taken by the last.
+
+Letters in shapes: B rows, G groups of heads that share keys and values, W columns, D numbers of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from softprompts.engine.kv_cache import States
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+COLUMNS = 64  # room is made by so many at once
+
+
+class Slots:
+    """Row b has its tokens in the columns 0 to `lengths[b]` - 1; what lies beyond them is no row's.
+
+    `cache` is what transformers' models read and write, one token of every row at a time; `written` must follow.
+    """
+
+    def __init__(self, like: States) -> None:
+        """Begin without a row; `like` has keys and values of each layer, (B, G, W, D) of any B and W."""
+        self.lengths: list[int] = []
+        self._layers = [_Layer(self, keys, values) for keys, values in like]
+        self.cache = Cache(layers=list(self._layers))
+
+    @property
+    def width(self) -> int:
+        """Columns of the longest row."""
+        return max(self.lengths, default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots, those that are free among them."""
+        return sum(tensor.nbytes for layer in self._layers for tensor in layer.tensors)
+
+    def read_next(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make room for one more token of every row; return their positions (B,) and what each row sees (B, W)."""
+        self._make_room(len(self.lengths), self.width + 1)
+        self.places = torch.tensor(self.lengths, device=device)
+        return self.places, torch.arange(self.width + 1, device=device) <= self.places[:, None]
+
+    def written(self) -> None:
+        """Count the token of every row that the model has written into the cache."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def add(self, states: States, row: int, stretches: Sequence[slice]) -> None:
+        """Copy one row of `states` into a slot behind the others: these stretches of its columns, end to end."""
+        length = sum(stretch.stop - stretch.start for stretch in stretches)
+        self._make_room(len(self.lengths) + 1, length)
+        for layer, pair in zip(self._layers, states, strict=True):
+            for slots, tensor in zip(layer.tensors, pair, strict=True):
+                torch.cat(
+                    [tensor[row, :, stretch] for stretch in stretches], 1, out=slots[len(self.lengths), :, :length]
+                )
+        self.lengths.append(length)
+
+    def remove(self, row: int) -> None:
+        """Free a slot; the last row moves there."""
+        length = self.lengths.pop()
+        if row == len(self.lengths):
+            return
+        self.lengths[row] = length
+        for layer in self._layers:
+            for slots in layer.tensors:
+                slots[row, :, :length] = slots[len(self.lengths), :, :length]
+
+    def _make_room(self, rows: int, columns: int) -> None:
+        """Move all rows to other tensors if they have too little room, or far too much."""
+        columns = -(-max(columns, self.width) // COLUMNS) * COLUMNS
+        has_rows, has_columns = self._layers[0].tensors[0].shape[0], self._layers[0].tensors[0].shape[2]
+        if rows <= has_rows and columns <= has_columns <= 2 * columns:
+            return
+        rows = max(has_rows, 1 << (rows - 1).bit_length())
+        for layer in self._layers:
+            layer.tensors = [self._moved(slots, rows, columns) for slots in layer.tensors]
+
+    def _moved(self, slots: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        room = slots.new_zeros(rows, slots.shape[1], columns, slots.shape[3])  # a NaN would be seen through a mask
+        held = len(self.lengths)
+        room[:held, :, : self.width] = slots[:held, :, : self.width]
+        return room
+
+
+class _Layer(CacheLayerMixin):
+    """The slots of one layer, as transformers' models read and write them."""
+
+    def __init__(self, slots: Slots, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self.slots = slots
+        # Views with no row and no column: they keep the type, the device and the sizes of a head.
+        self.tensors = [tensor.new_empty(0, tensor.shape[1], 0, tensor.shape[3]) for tensor in (keys, values)]
+
+    def lazy_initialization(self, *_: Any) -> None:
+        """Do nothing: there is room already."""
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        """Write keys and values (B, G, 1, D) of the next token of each row; return all, (B, G, W, D)."""
+        rows, width = len(key_states), self.slots.width + 1
+        numbers = torch.arange(rows, device=key_states.device)
+        found = []
+        for tensor, new in zip(self.tensors, (key_states, value_states), strict=True):
+            tensor[numbers, :, self.slots.places] = new[:, :, 0]
+            found.append(tensor[:rows, :, :width])
+        return tuple(found)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the number of columns once a token of each row is written, and where they begin."""
+        return self.slots.width + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return the columns of the longest row."""
+        return self.slots.width
+
+    def get_max_length(self) -> int:
+        """Return -1: there is no bound."""
+        return -1
