@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.text import markdown
+from softprompts.reports.tables import markdown_table
 
 COLUMNS = {
     "transformers": "baked, transformers",
@@ -52,7 +52,7 @@ def table(results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] =
     for name, cells in results.items():
         task, method = name.split("/")
         rows.append([f"{task}, {method.removesuffix('_tuning')}", *(cell(cells.get(side)) for side in columns)])
-    return markdown(["task, method", *columns.values()], rows)
+    return markdown_table(["task, method", *columns.values()], rows)
 
 
 def cell(result: Mapping[str, Any] | None) -> str:
