@@ -1,4 +1,4 @@
-"""The report as one page, by the template `page.html.j2`, from claims down to answers; and the README's part of it."""
+"""The report as one page, by the template `page.html.j2`, from claims down to answers; and a summary of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pandas import DataFrame
 TITLE = "Soft Prompt Recipes: what the records say"
 LONGEST = 600  # characters of a prompt that are shown: a page has to load on a phone
 UNITS = {"gib": " GiB", "kwh": " kWh"}
-# In the README:
+# In the summary:
 WEIGHED = ("few_shot", *WEIGHTS)  # what one would take instead of a soft prompt
 QUOTED = ("style_rate", "valid_schema")  # what is claimed of soft prompts, beside the main metric
 
@@ -142,7 +142,7 @@ def _cut(prompt: str) -> str:
 
 
 def summary(records: Records, card: Sequence[Section], figures: Mapping[str, Sequence[str]]) -> str:
-    """Return the README's part: Markdown for each task whose grid is recorded to its end; for others how far it is.
+    """Return the summary: Markdown for each task whose grid is recorded to its end; for others how far it is.
 
     Args:
         records: with the benchmarks of the tasks; any others are left out.
