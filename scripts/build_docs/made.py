@@ -11,6 +11,8 @@ MADE: dict[str, Callable[..., str]] = {
     "recipe_index": recipes.index,
     "methods": recipes.methods_table,
     "configs": recipes.configs_table,
+    "metrics": recipes.metrics,
+    "targets": recipes.targets,
     "keys": reference.sections,
     "messages": messages.of_modules,
     "demo": results.demo,

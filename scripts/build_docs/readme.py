@@ -52,7 +52,7 @@ def _close() -> str:
         f"{METHODS[run.recipe].label} {_score(run)} with {size(run.cost['adapter_bytes'])}" for run in runs
     )
     return (
-        f"- **Measured on a hard task, too.** Exact commands in JSON on home_commands: {reached}. This is one seed; the "
+        f"- **Also for strict output.** Exact commands in JSON on home_commands: {reached}. This is one seed; the "
         "intervals are over test rows ([records](results/tasks/home_commands))."
     )
 

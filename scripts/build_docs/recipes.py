@@ -148,3 +148,19 @@ def configs_table(folder: str) -> str:
     paths = sorted((ROOT / "configs" / folder).glob("*.yaml"))
     rows = [(path.relative_to(ROOT).as_posix(), path.name) for path in paths]
     return markdown(["file", "what for"], [[f"[{name}]({path})", first_line(path)] for path, name in rows])
+
+
+def metrics() -> str:
+    """Return a table of the metrics: the first line of each module."""
+    found = []
+    for path in sorted((ROOT / "src/softprompts/metrics/modules").glob("[a-z]*.py")):
+        document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found.append([f"`{path.stem}`", document.partition("\n")[0].partition(": ")[2] or document])
+    return markdown(["metric", "what it is"], found)
+
+
+def targets() -> str:
+    """Return a table of the make targets, as `make help` lists them."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.findall(r"^([a-z-]+):.*## (\S.*)$", makefile, flags=re.MULTILINE)
+    return markdown(["command", "what it does"], [[f"`make {name}`", what] for name, what in found])
