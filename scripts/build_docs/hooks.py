@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.build_docs.made import MADE
 from scripts.build_docs.pages import DOCS, EXTRA, ROOT, SOURCE, Site, read_page
-from scripts.build_docs.tables import with_csv
+from scripts.build_docs.tables import unbroken, with_csv
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -54,8 +54,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put drawings into the page itself, where they have the page's colours."""
-    return DRAWING.sub(lambda found: _drawing(found[2], found[1]), markdown)
+    """Put drawings into the page itself, where they have the page's colours; keep numbers and units together."""
+    return unbroken(DRAWING.sub(lambda found: _drawing(found[2], found[1]), markdown))
 
 
 def _drawing(path: str, text: str) -> str:

@@ -18,7 +18,7 @@ MADE: dict[str, Callable[..., str]] = {
     "demo": results.demo,
     "overview": results.overview,
     "tasks": results.tasks,
-    "report": results.report,
+    "benchmark": results.benchmark,
     "papers": results.papers,
     "claims": results.claims,
     "decision": results.decision,

@@ -43,15 +43,21 @@ def _text(node: ast.expr) -> str:
     return "…"
 
 
-def of_modules(*modules: str) -> str:
-    """Return the messages of modules as a folded list.
+def of_modules(*names: str) -> str:
+    """Return the messages of modules, or of all modules of a folder, as a folded list.
 
     Raises:
-        UserError: a module that is not there, or has none.
+        UserError: a module or folder that has none.
     """
     lines = []
-    for module in modules:
-        if module not in messages():
-            raise UserError(f"no message in {module}")
-        lines += [f"    - `{text.replace('`', chr(39))}`" for text in messages()[module]]
-    return "\n".join([f'??? note "The {len(lines)} messages"', "", *lines])
+    for name in names:
+        found = [text for module in messages() if within(module, name) for text in messages()[module]]
+        if not found:
+            raise UserError(f"no message in {name}")
+        lines += [f"    - `{text.replace('`', chr(39))}`" for text in found]
+    return "\n".join([f'??? note "All {len(lines)} messages of this kind"', "", *lines])
+
+
+def within(module: str, name: str) -> bool:
+    """Say whether a module is the one named, or in the folder named."""
+    return module == name or module.startswith(f"{name}/")

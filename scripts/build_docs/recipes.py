@@ -67,6 +67,8 @@ def configs_of(name: str) -> list[str]:
     """Return the shipped configs of a recipe, by the command at their head, that of the smallest task first."""
     found = []
     for path in sorted((ROOT / "configs").glob("*/*.yaml")):
+        if path.parent.name == "accelerate":  # launch files: their heads name a recipe as an example
+            continue
         head = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
         if re.search(rf"\brecipes/{name}\.py\b", head):
             found.append(path.relative_to(ROOT).as_posix())

@@ -125,6 +125,12 @@ def report(name: str) -> str:
     return linked(text, lambda target: os.path.normpath(f"{REPORT}/{target}"))
 
 
+def benchmark() -> str:
+    """Return the summary of the benchmark, with a heading for each task and for the claims."""
+    text = re.sub(r"^(?=\| (\w+), \d+ test rows )", r"## \1\n\n", report("summary"), flags=re.MULTILINE)
+    return re.sub(r"^(?=\| claim )", "## Claims\n\n", text, flags=re.MULTILINE)
+
+
 def papers() -> str:
     """Return the papers' experiments, each with its figures."""
 

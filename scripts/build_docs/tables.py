@@ -9,6 +9,8 @@ import pandas
 
 # A head, a rule and rows, between a line that begins none and the next that has none.
 TABLE = re.compile(r"^\|.*\|\n\|[-:| ]+\|\n(?:\|.*\|(?:\n|\Z))+", re.MULTILINE)
+# Spaces at which a cell is not broken.
+BREAKS = re.compile(r"(?<=\d) (?=[±%]|to |[KMG]iB|s\b|min\b)|(?<=±) (?=\d)|(?<=\bto) (?=[\d+−])")
 CELL = re.compile(r"(?<!\\)\|")
 
 
@@ -32,3 +34,8 @@ def with_csv(page: str, place: str) -> tuple[str, dict[str, str]]:
         return f"{found[0].rstrip()}\n\n[this table as CSV](csv/{name}){{ .csv download }}\n"
 
     return TABLE.sub(add, page), files
+
+
+def unbroken(page: str) -> str:
+    """Return a page whose tables break no line between a number and what belongs to it: "0.7" after "±", a unit."""
+    return TABLE.sub(lambda table: BREAKS.sub("\u00a0", table[0]), page)
