@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Soft prompts: a quickstart
 #
-# You train a soft prompt on movie reviews, look at its learning curve, compare it with a manual prompt on the same rows, and
-# load it in stock PEFT. It takes some minutes on a CPU; a GPU is used if available.
+# You train a soft prompt on movie reviews, look at its learning curve, compare it with a manual prompt on the same
+# rows, and load it in stock PEFT. It takes some minutes on a CPU; a GPU is used if available.
 #
 # The next cell installs the library from a clone of the repository, and the base model as a package. Skip it if
 # `make setup` has done both.
@@ -61,8 +61,9 @@ run = sp.RunConfig(output_dir=str(FOLDER / "prompt_tuning"), trackers=[])
 # %% [markdown]
 # ## Train
 #
-# These are the lines of `recipes/prompt_tuning.py`. The call of `add_soft_prompt` is the method; everything else is the same
-# for all methods. To run the notebook again, remove the folder `runs/notebook`: a finished run is never overwritten.
+# These are the lines of `recipes/prompt_tuning.py`. The call of `add_soft_prompt` is the method; everything else is the
+# same for all methods. To run the notebook again, remove the folder `runs/notebook`: a finished run is never
+# overwritten.
 
 # %%
 rows = sp.load_task(task)
@@ -88,7 +89,7 @@ from matplotlib import pyplot
 
 for key, marker in (("loss", ""), ("validation_loss", "o")):
     points = [(one["step"], one[key]) for one in progress.history if one.get(key) is not None]
-    pyplot.plot(*zip(*points), marker=marker, label=key.replace("_", " "))
+    pyplot.plot(*zip(*points, strict=True), marker=marker, label=key.replace("_", " "))
 pyplot.xlabel("step")
 pyplot.ylabel("loss, nats per target token")
 pyplot.legend()
@@ -97,8 +98,8 @@ pyplot.show()
 # %% [markdown]
 # ## Compare with a manual prompt
 #
-# With the soft prompt switched off, the base model reads the prompt template alone: a manual prompt. Both answer the same test
-# rows, so that their difference has a paired interval.
+# With the soft prompt switched off, the base model reads the prompt template alone: a manual prompt. Both answer the
+# same test rows, so that their difference has a paired interval.
 
 # %%
 from softprompts.evaluation.predict import answers_and_targets
@@ -123,8 +124,9 @@ print(f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1
 # The adapter needs `peft` and `transformers` only. Without a network, `resolve` names the folder of the base model.
 
 # %%
-from peft import PeftModel
 from softprompts.models.bundled import resolve
+
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 stock = PeftModel.from_pretrained(

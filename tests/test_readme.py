@@ -67,7 +67,7 @@ def links(page: str) -> Iterator[tuple[str, str]]:
 
 
 def places(page: str) -> set[str]:
-    """Return the places on a page that links may name: its headings, as Markdown of the site and of Git hosts has them."""
+    """Return the places on a page that links may name: its headings, as the site and Git hosts write them."""
     headings = re.findall(r"^#+ (.+)$", prose(read(page)), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.replace("`", "")).strip().lower().replace(" ", "-") for h in headings}
 
@@ -158,7 +158,7 @@ def test_every_key_exists() -> None:
         flags = re.findall(r"--(\w+\.\w+)", text)
         shown = [yaml.safe_load(block) for block in fences(text, "yaml")]
         nested = [f"{s}.{k}" for block in shown if isinstance(block, dict) for s, v in block.items() for k in _keys(v)]
-        named = [m for s in spans(text) if (m := re.match(r"(\w+\.\w+)(?=$|:| )", s)) for m in [m[1]]]
+        named = [m[1] for s in spans(text) if (m := re.match(r"(\w+\.\w+)(?=$|:| )", s))]
         found += [(page, key) for key in unknown([*flags, *nested, *named])]
     assert [f for f in found if not f[1].endswith((".py", ".md"))] == []
 

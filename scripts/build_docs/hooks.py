@@ -10,12 +10,11 @@ from typing import Any
 from scripts.build_docs.made import MADE
 from scripts.build_docs.pages import DOCS, EXTRA, ROOT, SOURCE, Site, read_page
 from scripts.build_docs.tables import unbroken, with_csv
+from softprompts.errors import UserError
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
-
-from softprompts.errors import UserError
 
 SERVING = "Serving"
 # Others write these pages: each is in the navigation once it exists.

@@ -38,6 +38,8 @@ def _text(node: ast.expr) -> str:
         return "".join(_text(part) for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _text(node.left) + _text(node.right)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Key":
+        return _text(node.args[0])
     if isinstance(node, ast.IfExp):
         return f"{_text(node.body)} / {_text(node.orelse)}"
     return "…"

@@ -39,9 +39,10 @@ def _fast() -> str:
     short, long = found["prompt20"], found["prompt100"]
     rest = [found[name]["peft"] for name in found if name not in ("prompt20", "prompt100")]
     return (
-        f"- **Fast to train.** A prompt-tuning step takes PEFT under `Trainer` {short['peft']:.1f} times as long with 20 "
-        f"virtual tokens, and {long['peft']:.1f} times with 100. TRL takes {short['trl']:.1f} and {long['trl']:.1f} times "
-        f"as long. For the other methods PEFT takes {min(rest):.1f} to {max(rest):.1f} times as long "
+        f"- **Fast to train.** A prompt-tuning step takes PEFT under `Trainer` {short['peft']:.1f} times as long with "
+        f"20 virtual tokens, and {long['peft']:.1f} times with 100. TRL takes {short['trl']:.1f} and "
+        f"{long['trl']:.1f} times as long. For the other methods PEFT takes {min(rest):.1f} to {max(rest):.1f} times "
+        "as long "
         "([records](results/throughput), 2 CPU cores)."
     )
 

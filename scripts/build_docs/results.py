@@ -157,7 +157,7 @@ def sweep() -> str:
 
 def throughput() -> str:
     """Return seconds for one step of this engine, PEFT under `Trainer`, and TRL, and their memory."""
-    head = ["method", "this engine", "PEFT, Trainer", "TRL, SFTTrainer", "faster than PEFT", "than TRL", "memory", "PEFT"]
+    head = ["method", "this engine", "PEFT", "TRL", "faster than PEFT", "faster than TRL", "memory", "PEFT's"]
     return markdown(head, [_speed_row(record) for record in speeds()])
 
 

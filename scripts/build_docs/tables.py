@@ -26,7 +26,8 @@ def _plain(cell: str) -> str:
 
 def with_csv(page: str, place: str) -> tuple[str, dict[str, str]]:
     """Return a page with a link to the CSV file of each of its tables, and these files by their places on the site."""
-    stem, files = PurePosixPath(place).stem, {}
+    stem = PurePosixPath(place).stem
+    files: dict[str, str] = {}
 
     def add(found: re.Match[str]) -> str:
         name = f"{stem}-{len(files) + 1}.csv"
