@@ -8,6 +8,7 @@ from scripts.build_docs import messages, recipes, reference, results
 
 MADE: dict[str, Callable[..., str]] = {
     "recipe": recipes.facts,
+    "script": recipes.script,
     "recipe_index": recipes.index,
     "methods": recipes.methods_table,
     "configs": recipes.configs_table,

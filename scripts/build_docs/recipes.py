@@ -31,13 +31,12 @@ def facts(name: str) -> str:
     Raises:
         UserError: there is no such recipe.
     """
-    path = RECIPES / f"{name}.py"
-    if not path.is_file():
+    if not (RECIPES / f"{name}.py").is_file():
         raise UserError(f"no recipe {name}")
     title, command, rest = docstring(name)
     method = METHODS.get(name)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined)
-    page = environment.get_template("recipe.md.j2").render(
+    return _rendered(
+        "recipe",
         name=name,
         title=title,
         command=command,
@@ -47,10 +46,18 @@ def facts(name: str) -> str:
         configs=[(config, first_line(config)) for config in configs_of(name)],
         results=results_table(name) if method else "",
         seeds=seeds_table(name) if method else "",
-        script=path.read_text(encoding="utf-8"),
-        example=_example(name),
     )
-    return page.strip()
+
+
+def script(name: str) -> str:
+    """Return a recipe's script and its first config, each folded."""
+    text = (RECIPES / f"{name}.py").read_text(encoding="utf-8")
+    return _rendered("script", name=name, script=text, example=_example(name))
+
+
+def _rendered(template: str, **values: Any) -> str:
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined)
+    return environment.get_template(f"{template}.md.j2").render(**values).strip()
 
 
 def docstring(name: str) -> tuple[str, str, str]:

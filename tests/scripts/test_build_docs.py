@@ -90,7 +90,8 @@ def test_every_recipe_has_its_page() -> None:
     for path in (ROOT / "recipes").glob("*.py"):
         text = page(f"recipes/{path.stem}.md")
         assert f"<!-- made: recipe {path.stem} -->" in text
-        made = recipes.facts(path.stem)
+        assert f"<!-- made: script {path.stem} -->" in text
+        made = recipes.facts(path.stem) + recipes.script(path.stem)
         assert path.read_text(encoding="utf-8").splitlines()[-1] in made
         if method := METHODS.get(path.stem):
             assert method.trains in made
