@@ -15,10 +15,12 @@ from softprompts.errors import UserError
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 SERVING = "Serving"
 # Others write these pages: each is in the navigation once it exists.
 SERVING_PAGES = ("serving.md", "deploy.md", "engines.md", "serving_prefixes.md")
+HELPER, OWN_HELPER = "https://unpkg.com/iframe-worker/shim", "vendor/iframe-worker.js"
 DRAWING = re.compile(r"^!\[([^\]]*)\]\(([\w./-]+\.svg)\)$", re.MULTILINE)
 
 
@@ -55,6 +57,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put drawings into the page itself, where they have the page's colours; keep numbers and units together."""
     return unbroken(DRAWING.sub(lambda found: _drawing(found[2], found[1]), markdown))
+
+
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Load the search's helper for pages opened as files from the site itself: the theme loads it from a network."""
+    return output.replace(HELPER, f"{'../' * page.url.count('/')}{OWN_HELPER}")
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """Do the same for the page of missing addresses."""
+    return output_content.replace(HELPER, OWN_HELPER)
 
 
 def _drawing(path: str, text: str) -> str:
