@@ -1,4 +1,4 @@
-"""What MkDocs calls: pages and their generated parts, tables as CSV, drawings, the section of pages about serving."""
+"""Hooks that MkDocs calls: pages and their generated parts, tables as CSV, drawings, the pages about serving."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Pages of the site: where each comes from, what its directives become, and where its links lead.
+"""Pages of the site: their sources, their directives, and their links.
 
 A page is Markdown in `docs/`, or one of the repository's own files in `EXTRA`. A line such as
 
     <!-- made: recipe prompt_tuning -->
 
-is replaced by what the function of that name in `made.py` returns. Links are those of the repository, so that they work
+is replaced by the output of the function of that name in `made.py`. Links are those of the repository, so that they work
 on a Git host as well. On the site a link to a page leads to the page, and a link to any other file leads to a copy.
 """
 
@@ -78,7 +78,7 @@ def read_page(site: Site, place: str, made: Made) -> str:
 
 
 def expand(text: str, made: Made, source: str) -> str:
-    """Replace each directive by what it makes; its links are seen from the root of the repository.
+    """Replace each directive by its output, whose links are relative to the root of the repository.
 
     Raises:
         UserError: an unknown directive, or the wrong arguments for one.

@@ -1,4 +1,4 @@
-"""Write README's generated parts from the records: what the demo printed, three findings, the table of results."""
+"""Write README's generated parts from the records: the demo's output, three findings, the table of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe's page says that follows from the recipe, its configs, the table of methods and the records."""
+"""Generated parts of recipe pages: from the recipe, its configs, the table of methods and the records."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def decision() -> str:
         for name in benchmark.cells:
             own = runs().loc[task].loc[[name]]
             cost = own.mean(numeric_only=True)
-            trained = cost.get("parameters.trainable", 0) if METHODS.get(name) else 0
+            trained = cost["parameters.trainable"]
             rows.append(
                 {
                     "task": task,
@@ -150,7 +150,7 @@ def claims() -> str:
 def sweep() -> str:
     """Return the candidates of the recorded sweep on sentiment, the best first."""
     candidates = load_result(RESULTS / "sweep" / "sentiment.json").notes["candidates"]
-    ranked = sorted(candidates, key=lambda c: -c["value"])
+    ranked = sorted((c for c in candidates if c["value"] is not None), key=lambda c: -c["value"])
     head = [*(key.removeprefix("training.") for key in ranked[0]["values"]), "best validation accuracy", "step"]
     return markdown(head, [[*map(str, c["values"].values()), f"{c['value']:.4f}", str(c["best_step"])] for c in ranked])
 
@@ -165,7 +165,7 @@ def _speed_row(record: dict[str, Any]) -> list[str]:
     seconds = [f"{record['seconds_an_update'][side]['median']:.2f} s" for side in ("engine", "peft", "trl")]
     ratios = [f"{record['ratio'][side]:.1f} times" for side in ("peft", "trl")]
     memory = [f"{record['peak_memory_gib'][side]:.1f} GiB" for side in ("engine", "peft")]
-    return [SPEED_NAMES[record["method"]], *seconds, *ratios, *memory]
+    return [SPEED_NAMES.get(record["method"], record["method"]), *seconds, *ratios, *memory]
 
 
 def bench_data() -> str:

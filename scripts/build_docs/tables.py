@@ -1,4 +1,4 @@
-"""Tables of a page: read from Markdown, and given away as CSV."""
+"""Tables of a page: parsed from Markdown, and written as CSV."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import pandas
 
-# A head, a rule and rows, between a line that begins none and the next that has none.
+# A header line, a rule, and rows.
 TABLE = re.compile(r"^\|.*\|\n\|[-:| ]+\|\n(?:\|.*\|(?:\n|\Z))+", re.MULTILINE)
 # Spaces at which a cell is not broken.
 BREAKS = re.compile(r"(?<=\d) (?=[±%]|to |[KMG]iB|s\b|min\b)|(?<=±) (?=\d)|(?<=\bto) (?=[\d+−])")
@@ -38,5 +38,5 @@ def with_csv(page: str, place: str) -> tuple[str, dict[str, str]]:
 
 
 def unbroken(page: str) -> str:
-    """Return a page whose tables break no line between a number and what belongs to it: "0.7" after "±", a unit."""
+    """Return a page whose tables never break a line inside "86.0 ± 0.7", or between a number and its unit."""
     return TABLE.sub(lambda table: BREAKS.sub("\u00a0", table[0]), page)
