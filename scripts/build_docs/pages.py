@@ -4,8 +4,8 @@ A page is Markdown in `docs/`, or one of the repository's own files in `EXTRA`. 
 
     <!-- made: recipe prompt_tuning -->
 
-is replaced by the output of the function of that name in `made.py`. Links are those of the repository, so that they work
-on a Git host as well. On the site a link to a page leads to the page, and a link to any other file leads to a copy.
+is replaced by the output of the function of that name in `made.py`. Links are those of the repository: they work on a
+Git host as well. On the site a link to a page leads to the page, and a link to any other file leads to a copy.
 """
 
 from __future__ import annotations
