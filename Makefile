@@ -9,7 +9,8 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data precommit clean
+.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
+.PHONY: docs docs-serve precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -23,11 +24,13 @@ demo: $(STAMP) ## train and test a soft prompt with the bundled model
 tasks: $(STAMP) ## run every recipe on every embedded task, some hours; skips what is recorded; ONLY="docstrings lora" chooses
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.tasks $(ONLY)
 
-record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and tables and pictures of the README
+record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and the generated parts of the README
 	@$(BIN)/python -m benchmarks.tasks.record
+	@$(BIN)/python -m scripts.build_docs.readme
 
 report: $(STAMP) ## one page about your own runs: RUNS=runs/mytask; without RUNS the benchmark's: results/report/, docs/figures/
 	@HF_HUB_OFFLINE=1 $(BIN)/python $(if $(RUNS),recipes/report.py $(RUNS:%=--report.runs+ %),-m benchmarks.report)
+	@$(if $(RUNS),:,$(BIN)/python -m scripts.build_docs.readme)
 
 sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
@@ -154,12 +157,27 @@ coverage: $(STAMP) ## all tests, and the lines and branches of the library that 
 fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
 	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
 
-check: $(STAMP) ## format, lint, types, import direction: fast, always green
+check: $(STAMP) ## format, lint, types, import direction, spelling: fast, always green
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/deptry src
+	@$(BIN)/codespell
+
+DOCS = $(VENV)/.docs
+$(DOCS): $(STAMP)
+	@$(call install,-c constraints.txt -e '.[docs]')
+	@touch $@
+
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+docs: $(DOCS) ## build the documentation site in build/docs; a broken link, a missing anchor or a page without a place fails
+	@$(MKDOCS) build --quiet
+	@echo "written: build/docs/index.html"
+
+docs-serve: $(DOCS) ## show the documentation site while you write, on http://127.0.0.1:8000
+	@$(MKDOCS) serve
 
 data: $(STAMP) ## build the embedded data again from their sources (sentiment's is downloaded)
 	@$(BIN)/python -m scripts.build_data sentiment

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tasks.launch import launch
+from benchmarks.tasks.record import PRINTED
 from benchmarks.tasks.tables import table
 from softprompts.metrics.scoring import load_metrics
 from softprompts.metrics.significance import compare
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
+from softprompts.system.files import write_atomically
 
 SHOWN = 6  # answers side by side: where the soft prompt mends, and where it spoils
 
@@ -84,7 +86,9 @@ def main() -> None:
         code = launch(recipe, f"configs/demo/{recipe}.yaml", folders[-1])
         if code:
             sys.exit(code)
-    print(f"\n{report(*folders)}")
+    text = report(*folders)
+    write_atomically(Path("runs/demo") / PRINTED, f"{text}\n")  # `make record` keeps it for the README
+    print(f"\n{text}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make the report of the benchmark from its records: a page, tables and claims as Markdown, figures, README's part."""
+"""Make the report of the benchmark from its records: a page, tables and claims as Markdown, figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from benchmarks.report.papers import (
     of_ensemble,
     of_neighbours,
     papers_markdown,
-    papers_table,
 )
 from benchmarks.report.study import draw_study, load_study, study_markdown
 from benchmarks.report.tables import TASKS, comparisons_table, notes, results_markdown, sweeps_table
-from benchmarks.tasks.record import put
 from softprompts.config.cli import cli
 from softprompts.errors import UserError
 from softprompts.reports.pages.style import close, save_png
@@ -30,7 +28,7 @@ from softprompts.reports.pages.tables import markdown
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
-PICTURES = ("_parameters.png", "_seconds.png")  # of all figures those that the README shows
+PICTURES = ("_parameters.png", "_seconds.png")  # of all figures those that the summary shows
 
 
 @dataclass
@@ -40,7 +38,7 @@ class ReportConfig:
     Args:
         records: folder of the benchmarks' records, one folder each.
         study: folder of the study's records.
-        page: folder of index.html, tables.md, claims.md, papers.md and study.md.
+        page: folder of index.html, summary.md, tables.md, claims.md, papers.md and study.md.
         figures: folder of the figures as PNG.
         ensemble: record of an ensemble, which `make record` keeps.
         neighbours: record of a prompt's neighbours, likewise of `make neighbours`.
@@ -83,10 +81,12 @@ def main(report: ReportConfig) -> None:
     for drawn in drawings.values():
         close(drawn)
     write_study(Path(report.study), page, figures)
-    pictures = {name: [path for path in paths if path.endswith(PICTURES)] for name, paths in saved.items()}
-    put("benchmark", summary(records, card, pictures))
-    put("papers", papers_table(papers, saved))
-    print(f"written: {page / 'index.html'}, claims.md, papers.md and tables.md beside it, figures in {figures}")
+    pictures = {
+        name: [os.path.relpath(path, page) for path in paths if path.endswith(PICTURES)]
+        for name, paths in saved.items()
+    }
+    write_atomically(page / "summary.md", f"# Summary\n\n{summary(records, card, pictures)}\n")
+    print(f"written: {page / 'index.html'}, Markdown beside it, figures in {figures}")
 
 
 def write_study(records: Path, page: Path, figures: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's page, by the template `page.html.j2`, and the README's part of it."""
+"""The benchmark's page, by the template `page.html.j2`, and a summary of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TITLE = "Soft Prompt Recipes: what the records say"
 FRONTS = [f"{task}_parameters" for task in TASKS]  # the figures at its head
 # How the page shows each word: its class, and its sign for who sees no colours.
 SIGNS = {FOR: ("holds", "✓"), AGAINST: ("fails", "✗"), OPEN: ("open", "?"), SILENT: ("", "–")}
-# In the README:
+# In the summary:
 WEIGHED = ("few_shot", *WEIGHTS)  # what one would take instead of a soft prompt
 QUOTED = ("style_rate", "valid_schema")  # what is claimed of soft prompts, beside the main metric
 
@@ -134,7 +134,7 @@ def _machine(hardware: Mapping[str, object]) -> str:
 
 
 def summary(records: Records, card: Sequence[CardSection], figures: Mapping[str, Sequence[str]]) -> str:
-    """Return the README's part: Markdown for each task whose grid is recorded to its end; for others how far it is.
+    """Return the summary: Markdown for each task whose grid is recorded to its end; for others how far it is.
 
     Args:
         records: with the benchmarks of the tasks; any others are left out.

@@ -15,7 +15,7 @@ from softprompts.metrics.significance import LEVEL, Comparison
 from softprompts.reports.pages.tables import markdown, probability, signed
 from softprompts.runs.record import Result
 
-from pandas import DataFrame, concat
+from pandas import DataFrame
 from scipy.stats import ttest_ind
 
 AGREES, DIFFERS, UNDECIDED, NO_GAIN = "we agree", "we do not", "no difference is shown", "no gain is shown"
@@ -145,14 +145,3 @@ def papers_markdown(found: Sequence[Answer]) -> str:
         e = a.experiment
         lines += [f"## {e.name}", f"{e.question} {e.source}:", markdown(a.table())]
     return "\n\n".join(lines if found else [*lines, "No grid of them is recorded."]) + "\n"
-
-
-def papers_table(found: Sequence[Answer], figures: Mapping[str, Sequence[str]]) -> str:
-    """Return a row a comparison as Markdown, each experiment with a link to its figure, for the README."""
-    tables = []
-    for answer in found:
-        e, table = answer.experiment, answer.table()
-        table.insert(0, "experiment", f"[{e.name}]({figures[e.name][0]})" if figures.get(e.name) else e.name)
-        table["finding of the paper"] = e.source + ": " + table["finding of the paper"]
-        tables.append(table)
-    return markdown(concat(tables).fillna("")) if tables else ""

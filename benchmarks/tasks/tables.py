@@ -1,4 +1,4 @@
-"""The README's tables of the embedded tasks: one a task, one row a recipe, made from records."""
+"""Tables of the embedded tasks: one a task, one row a recipe, made from records; and the table of the demo."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ def test_it_prints_the_table_and_where_the_two_differ(
     assert "| a film / to see | good | bad | good |" in said
     assert "| a \\| bore | bad | bad | good |" in said
     assert f"record    {Path('runs/demo/prompt_tuning/result.json')}" in said
+    assert said.endswith(Path("runs/demo/printed.md").read_text(encoding="utf-8"))
 
 
 def test_a_recipe_that_fails_ends_it_with_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.engines.parity import local, rows, vllm_server
 from benchmarks.engines.parity.engine import environment as vllm_environment
 from benchmarks.engines.parity.table import compared, cut, table
+from benchmarks.text import put
 from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
 
@@ -46,7 +47,7 @@ def main(folder: Path, python: str, llama: str, half: bool, adapters: dict[str, 
     result = in_record(record, sides)
     write_atomically(RECORD, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     made = table(result["float32"]) + (f"\n\n{HALF_HEAD}\n\n{half_table(result)}" if half else "")
-    put(made)
+    put(PAGE, "parity", f"\n{made}\n")
     print(made)
     print("tokens of another task that a text reaches:", result["crossings"])
     return int(not passes(result))
@@ -154,13 +155,6 @@ def passes(result: dict[str, Any]) -> bool:
     """Say whether all answers in float32 are PEFT's, and no text reaches another task through the helpers."""
     equal = all(one["equal"] == one["of"] for cells in result["float32"].values() for one in cells.values())
     return equal and not any(count for name, count in result["crossings"].items() if name != "no helper")
-
-
-def put(made: str) -> None:
-    """Write the tables between their marks in the page."""
-    begin, end = "<!-- parity:begin -->\n", "<!-- parity:end -->"
-    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
-    PAGE.write_text(f"{before}{begin}\n{made}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from softprompts.errors import UserError
 
 import pytest
 
-MARKS = "".join(f"<!-- {mark}:begin -->\n<!-- {mark}:end -->\n" for mark in ("benchmark", "papers"))
-
 
 @pytest.mark.slow
 def test_all_that_is_written(
@@ -25,7 +23,6 @@ def test_all_that_is_written(
 ) -> None:
     monkeypatch.setattr(report, "compare_methods", lambda benchmark: make_comparisons(benchmark.name))
     monkeypatch.chdir(tmp_path)
-    Path("README.md").write_text(MARKS, encoding="utf-8")
     make_benchmark(Path("results/benchmarks"))
     token = {"tokens": [" a", " b"], "similarities": [0.5, 0.4]}
     clusters = {"learned": (0.5, 0.6), "random": (0.1, 0.2)}
@@ -33,13 +30,11 @@ def test_all_that_is_written(
     Path("results/neighbours").mkdir()
     Path("results/neighbours/sentiment.json").write_text(json.dumps(record), encoding="utf-8")
     main(ReportConfig())
-    readme = Path("README.md").read_text(encoding="utf-8")
-    assert "| prompt tuning | 70.0 ± 1.0 |" in readme
-    assert "![sentiment: seconds](docs/figures/sentiment_seconds.png)" in readme
-    assert "**docstrings**: no run is recorded" in readme
-    assert "| [lester_neighbours](docs/figures/lester_neighbours.png) |" in readme
     pages = {path.name: path.read_text(encoding="utf-8") for path in Path("results/report").iterdir()}
-    assert sorted(pages) == ["claims.md", "index.html", "papers.md", "tables.md"]
+    assert sorted(pages) == ["claims.md", "index.html", "papers.md", "summary.md", "tables.md"]
+    assert "| prompt tuning | 70.0 ± 1.0 |" in pages["summary.md"]
+    assert "![sentiment: seconds](../../docs/figures/sentiment_seconds.png)" in pages["summary.md"]
+    assert "**docstrings**: no run is recorded" in pages["summary.md"]
     kinds = ("curves", "forgetting", "memory", "parameters", "seconds", "transfer")
     drawn = ["lester_neighbours.png", *(f"sentiment_{kind}.png" for kind in kinds)]
     assert sorted(p.name for p in Path("docs/figures").iterdir()) == drawn

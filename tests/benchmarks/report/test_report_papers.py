@@ -17,7 +17,6 @@ from benchmarks.report.papers import (
     of_ensemble,
     of_neighbours,
     papers_markdown,
-    papers_table,
 )
 from helpers import ROOT
 from made_benchmark import make_benchmark
@@ -63,18 +62,18 @@ def test_agreement(tmp_path: Path, expected: Expected, difference: float, p: flo
     assert row["difference"] == f"{100 * difference:+.1f} points".replace("-", "−")
 
 
-def test_the_readme_has_a_row_a_comparison(tmp_path: Path) -> None:
-    found = [answer(tmp_path, APART)]
-    assert papers_table(found, {"sentiment": ["a.png"]}).splitlines()[-1] == (
-        "| [sentiment](a.png) | Somebody (2021), section 1: Prompts beat LoRA. | we agree | accuracy | "
-        "prompt tuning: 70.0 % | LoRA: 80.0 % | +10.0 points | −20.0 to +20.0 | 0.001 |"
+def test_the_page_has_a_row_for_each_comparison(tmp_path: Path) -> None:
+    page = papers_markdown([answer(tmp_path, APART)])
+    assert page.splitlines()[-1] == (
+        "| Prompts beat LoRA. | we agree | accuracy | prompt tuning: 70.0 % | LoRA: 80.0 % | +10.0 points | "
+        "−20.0 to +20.0 | 0.001 |"
     )
-    assert "## sentiment\n\nWhich is better? Somebody (2021), section 1:\n\n| finding" in papers_markdown(found)
+    assert "## sentiment\n\nWhich is better? Somebody (2021), section 1:\n\n| finding" in page
 
 
 def test_a_missing_run_leaves_the_question_open(tmp_path: Path) -> None:
     found = [answer(tmp_path, APART, without=["lora/seed2"])]
-    row = papers_table(found, {}).splitlines()[-1]
+    row = papers_markdown(found).splitlines()[-1]
     assert row.endswith("Prompts beat LoRA. | records are missing | LoRA, seed 2 (no record) |")
     assert answers(make_records([], {}), EXPERIMENTS["grids"]) == []
     assert "No grid of them is recorded." in papers_markdown([])

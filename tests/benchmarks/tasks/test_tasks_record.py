@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.tasks import __main__ as run_tasks, record
+from benchmarks.text import put
 from helpers import ROOT
 from made_result import make_result
 from softprompts.errors import UserError
@@ -79,10 +80,23 @@ def test_an_unfinished_run_leaves_no_record(tmp_path: Path) -> None:
     assert not (tmp_path / "kept.json").exists()
 
 
+def test_what_the_demo_printed_is_kept_with_its_records(tmp_path: Path) -> None:
+    for recipe in ("hard_prompt", "prompt_tuning"):
+        write_run(tmp_path / "runs" / recipe)
+    printed = tmp_path / "runs" / record.PRINTED
+    printed.write_text("first", encoding="utf-8")
+    record.keep_demo(tmp_path / "runs", tmp_path / "kept")
+    printed.write_text("second", encoding="utf-8")
+    record.keep_demo(tmp_path / "runs", tmp_path / "kept")
+    kept = tmp_path / "kept"
+    assert sorted(p.name for p in kept.iterdir()) == ["hard_prompt.json", "printed.md", "prompt_tuning.json"]
+    assert (kept / record.PRINTED).read_text(encoding="utf-8") == "first"
+
+
 def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb\n<!-- y:begin -->\n<!-- y:end -->\n", encoding="utf-8")
-    record.put("x", "| new |")
-    record.put("y", "| other |")
+    put(page, "x", "| new |")
+    put(page, "y", "| other |")
     expected = "a\n<!-- x:begin -->\n| new |\n<!-- x:end -->\nb\n<!-- y:begin -->\n| other |\n<!-- y:end -->\n"
     assert page.read_text(encoding="utf-8") == expected

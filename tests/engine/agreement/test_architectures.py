@@ -29,7 +29,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("architectures")]
 
 PAGE = ROOT / "docs" / "architectures.md"
-AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/engine/test_architectures.py"
+AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/engine/agreement/test_architectures.py"
 VIRTUAL, NEW_TOKENS, GENERATE = 5, 5, "generate"
 METHODS = {  # and what the catalog calls them
     "prompt tuning": "prompt_tuning",
@@ -199,7 +199,7 @@ def row(model_type: str) -> tuple[str, dict[str, Cell]]:
 HEAD = f"""\
 # Architectures
 
-Made by `tests/engine/test_architectures.py`; this writes it again:
+Made by `tests/engine/agreement/test_architectures.py`; this writes it again:
 
     {AGAIN}
 

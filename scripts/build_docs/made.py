@@ -1,0 +1,29 @@
+"""The directives that pages may use: each makes Markdown, with links from the root of the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scripts.build_docs import messages, recipes, reference, results
+
+MADE: dict[str, Callable[..., str]] = {
+    "recipe": recipes.facts,
+    "script": recipes.script,
+    "recipe_index": recipes.index,
+    "methods": recipes.methods_table,
+    "configs": recipes.configs_table,
+    "metrics": recipes.metrics,
+    "targets": recipes.targets,
+    "keys": reference.sections,
+    "messages": messages.of_modules,
+    "demo": results.demo,
+    "overview": results.overview,
+    "tasks": results.tasks,
+    "benchmark": results.benchmark,
+    "papers": results.papers,
+    "claims": results.claims,
+    "decision": results.decision,
+    "sweep": results.sweep,
+    "throughput": results.throughput,
+    "bench_data": results.bench_data,
+}

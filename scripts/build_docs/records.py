@@ -1,0 +1,46 @@
+"""The records that the site's tables are made from, each read once in a build."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from benchmarks.grid.settings import Benchmark, load_benchmark
+from benchmarks.report.frame import runs_frame
+from scripts.build_docs.pages import ROOT
+from softprompts.methods.catalog import METHODS
+from softprompts.runs.record import Result, load_result
+
+import pandas
+
+TASKS = ("sentiment", "home_commands", "docstrings")
+RESULTS = ROOT / "results"
+
+
+@functools.cache
+def shipped(task: str) -> dict[str, Result]:
+    """Return the records of a task's shipped configs, by recipe, in the order of the table of methods."""
+    files = {name: RESULTS / "tasks" / task / f"{name}.json" for name in METHODS}
+    return {name: load_result(file) for name, file in files.items() if file.is_file()}
+
+
+@functools.cache
+def grids() -> dict[str, Benchmark]:
+    """Return the benchmarks of the three tasks that have records."""
+    folders = {task: RESULTS / "benchmarks" / task for task in TASKS}
+    return {task: load_benchmark(folder) for task, folder in folders.items() if (folder / "grid.json").is_file()}
+
+
+@functools.cache
+def runs() -> pandas.DataFrame:
+    """Return a row for each planned run of these benchmarks."""
+    return runs_frame(list(grids().values()))
+
+
+@functools.cache
+def speeds() -> list[dict[str, Any]]:
+    """Return the records of the benchmark of training, in the order of its methods."""
+    files = sorted((RESULTS / "throughput").glob("*.json"))
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return sorted(records, key=lambda record: -record["ratio"]["peft"])

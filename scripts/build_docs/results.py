@@ -1,0 +1,184 @@
+"""Tables of results, made from the records when the site is built."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+from benchmarks.report.frame import metrics_of
+from benchmarks.report.tables import metric
+from benchmarks.tasks.tables import table, tasks_table
+from scripts.build_docs.pages import ROOT, linked
+from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds
+from softprompts.methods.catalog import METHODS
+from softprompts.reports.tables import markdown_table, size
+from softprompts.runs.record import Result, load_result
+
+import pandas
+
+REPORT = "results/report"
+SPEED_NAMES = {  # of the records of the benchmark of training
+    "prompt20": "prompt tuning, 20 virtual tokens",
+    "prompt100": "prompt tuning, 100 virtual tokens",
+    "prefix20": "prefix tuning, 20 virtual tokens",
+    "prefix100": "prefix tuning, 100 virtual tokens",
+    "p_tuning20": "P-tuning, 20 virtual tokens",
+    "lora": "LoRA, rank 8",
+    "full": "full fine-tuning",
+}
+
+
+def demo() -> str:
+    """Return the table of `make demo`: the best manual prompt and the soft prompt."""
+    folder = RESULTS / "tasks" / "demo"
+    return table(*(load_result(folder / f"{recipe}.json") for recipe in ("hard_prompt", "prompt_tuning")))
+
+
+def tasks() -> str:
+    """Return a table for each task: the shipped config of every recipe."""
+    return tasks_table([list(shipped(task).values()) for task in TASKS])
+
+
+def overview() -> str:
+    """Return one table: methods and tasks, mean ± deviation at the benchmark's budget / the shipped config's run.
+
+    Each number is the task's first metric on its test rows, in per cent.
+    """
+    names = list(dict.fromkeys(method for benchmark in grids().values() for method in benchmark.cells))
+    alone = [name for name in METHODS if name not in names and name != "hard_prompt" and _recorded(name)]
+    head = ["method", *(f"{task}, {metrics_of(benchmark)[0]}" for task, benchmark in grids().items())]
+    rows = [[_label(name), *(_both(task, name) for task in grids())] for name in [*names, *alone]]
+    return markdown_table(head, rows)
+
+
+def _recorded(name: str) -> bool:
+    return any(name in shipped(task) for task in TASKS)
+
+
+def _label(name: str) -> str:
+    for benchmark in grids().values():
+        if name in benchmark.cells:
+            return benchmark.label(name).replace("8-shot", "few-shot").replace("4-shot", "few-shot")
+    return METHODS[name].label
+
+
+def _both(task: str, name: str) -> str:
+    benchmark = grids()[task]
+    first = metrics_of(benchmark)[0]
+    seeds = metric(first).spread(runs().loc[task].loc[[name]]) if name in benchmark.cells else "–"
+    single = shipped_run(task, name)
+    return f"{seeds} / {_score(single, first)}" if single else f"{seeds} / –"
+
+
+def shipped_run(task: str, name: str) -> Result | None:
+    """Return the record of the shipped config that makes a row of the benchmark: a manual prompt by its examples."""
+    if name not in ("zero_shot", "few_shot"):
+        return shipped(task).get(name)
+    found = shipped(task).get("hard_prompt")
+    return found if found and bool(found.settings["hard"]["shots"]) == (name == "few_shot") else None
+
+
+def _score(result: Result, name: str) -> str:
+    """Return a metric in per cent; of a record of several tasks that of the rows that all others were tested on."""
+    chosen = [v for values in _rows_of(result.task).values() for v in values]
+    tasks = result.notes.get("tasks", {})
+    value = tasks[chosen[0]][name] if len(chosen) == 1 and chosen[0] in tasks else result.metrics[name].value
+    return f"{100 * value:.1f}"
+
+
+def _rows_of(task: str) -> dict[str, list[str]]:
+    single = next(r for r in shipped(task).values() if "tasks" not in r.notes)
+    found: dict[str, list[str]] = single.settings["task"]["where"]
+    return found
+
+
+def decision() -> str:
+    """Return what each method costs and reaches on each task, for the page that helps to choose one."""
+    rows = []
+    for task, benchmark in grids().items():
+        first = metrics_of(benchmark)[0]
+        for name in benchmark.cells:
+            own = runs().loc[task].loc[[name]]
+            cost = own.mean(numeric_only=True)
+            trained = cost["parameters.trainable"]
+            rows.append(
+                {
+                    "task": task,
+                    "method": benchmark.label(name),
+                    "test, %, mean ± deviation": f"{metric(first).spread(own)} {first}",
+                    "trained parameters": f"{trained:,.0f}" if trained else "0",
+                    "saved for each task": size(cost["cost.adapter_bytes"]) if trained else "0",
+                    "training": f"{cost['cost.seconds_training']:.0f} s" if trained else "none",
+                    "memory": f"{cost['cost.peak_memory_gib']:.1f} GiB",
+                }
+            )
+    frame = pandas.DataFrame(rows)
+    return markdown_table([*frame.columns], frame.itertuples(index=False))
+
+
+def report(name: str) -> str:
+    """Return a part of the benchmark's report, without its title."""
+    text = (ROOT / REPORT / f"{name}.md").read_text(encoding="utf-8")
+    text = re.sub(r"\A# .*\n", "", text).strip()
+    return linked(text, lambda target: os.path.normpath(f"{REPORT}/{target}"))
+
+
+def benchmark() -> str:
+    """Return the summary of the benchmark, with a heading for each task and for the claims."""
+    text = re.sub(r"^(?=\| (\w+), \d+ test rows )", r"## \1\n\n", report("summary"), flags=re.MULTILINE)
+    return re.sub(r"^(?=\| claim )", "## Claims\n\n", text, flags=re.MULTILINE)
+
+
+def papers() -> str:
+    """Return the papers' experiments, each with its figures."""
+
+    def with_figures(found: re.Match[str]) -> str:
+        files = [f"docs/figures/{found[1]}{kind}.png" for kind in ("_variants", "")]
+        shown = [f"![{found[1]}]({file})" for file in files if (ROOT / file).is_file()]
+        return "\n\n".join([found[0], *shown])
+
+    return re.sub(r"^## (\w+)$", with_figures, report("papers"), flags=re.MULTILINE)
+
+
+def claims() -> str:
+    """Return the table of the claims, and what the records show for each method."""
+    return report("summary").rpartition("\n\n")[2]
+
+
+def sweep() -> str:
+    """Return the candidates of the recorded sweep on sentiment, the best first."""
+    candidates = load_result(RESULTS / "sweep" / "sentiment.json").notes["candidates"]
+    ranked = sorted((c for c in candidates if c["value"] is not None), key=lambda c: -c["value"])
+    head = [*(key.removeprefix("training.") for key in ranked[0]["values"]), "best validation accuracy", "step"]
+    return markdown_table(
+        head, [[*map(str, c["values"].values()), f"{c['value']:.4f}", str(c["best_step"])] for c in ranked]
+    )
+
+
+def throughput() -> str:
+    """Return seconds for one step of this engine, PEFT under `Trainer`, and TRL, and their memory."""
+    head = ["method", "this engine", "PEFT", "TRL", "faster than PEFT", "faster than TRL", "memory", "PEFT's"]
+    return markdown_table(head, [_speed_row(record) for record in speeds()])
+
+
+def _speed_row(record: dict[str, Any]) -> list[str]:
+    seconds = [f"{record['seconds_an_update'][side]['median']:.2f} s" for side in ("engine", "peft", "trl")]
+    ratios = [f"{record['ratio'][side]:.1f} times" for side in ("peft", "trl")]
+    memory = [f"{record['peak_memory_gib'][side]:.1f} GiB" for side in ("engine", "peft")]
+    return [SPEED_NAMES.get(record["method"], record["method"]), *seconds, *ratios, *memory]
+
+
+def bench_data() -> str:
+    """Return how long data of several sizes take until they are ready to train on, the first and the second time."""
+    record = json.loads((RESULTS / "bench_data.json").read_text(encoding="utf-8"))
+    rows = [
+        [f"{int(count):,}", f"{found['megabytes']:.0f} MB", *(_ready(found[which]) for which in ("first", "second"))]
+        for count, found in record["rows"].items()
+    ]
+    return markdown_table(["rows", "file", "the first time", "from the cache"], rows)
+
+
+def _ready(found: dict[str, float]) -> str:
+    return f"{found['seconds']:.1f} s, {found['peak_gb']:.2f} GB"
