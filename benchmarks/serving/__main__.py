@@ -1,6 +1,6 @@
 """Requests a second, latency and memory of one process that serves eight soft prompts, against PEFT's ways and vLLM.
 
-    python -m benchmarks.serving [--vllm PYTHON] [--quick]
+    python -m benchmarks.serving [--vllm PYTHON] [--quick FOLDER]
 
 Ways: `ours`, the scheduler and batch of `recipes/serve.py`, and `ours, computed anew` with each soft prompt's keys and
 values computed for each request; stock PEFT's `generate` with the adapter switched at each request, and with the
@@ -11,7 +11,8 @@ All ways answer the same texts with 24 greedy tokens, in float32, with the same 
 this project share a process. `saturation` has 32 clients that each ask again once they are answered; its rounds take
 turns. `idle` has one client. Other loads are Poisson arrivals, at shares of this project's saturation and at half of
 each way's own. Each cell is kept in results/serving.json once it is measured, and is not measured again;
-docs/serving_benchmark.md is written from it. `--quick` measures a few requests of each, and keeps nothing.
+docs/serving_benchmark.md is written from it. `--quick FOLDER` measures a few requests of each, and
+keeps no record.
 """
 
 from __future__ import annotations
@@ -46,9 +47,14 @@ SHARES = (0.25, 0.5, 0.75)  # of this project's saturation
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: rounds of saturation, requests of one, requests of an idle way, seconds of a load."""
+    """How much is measured.
+
+    rounds: of saturation; tasks: whose memory is measured; requests: of a round; alone: requests of one client;
+    seconds: of a load.
+    """
 
     rounds: int = 3
+    tasks: tuple[int, ...] = memory.COUNTS
     requests: int = 96
     alone: int = 24
     seconds: float = 30.0
@@ -59,19 +65,21 @@ class Bench:
     """The ways, each made when it is first measured, and the record as it grows."""
 
     sizes: Sizes
+    model: str | None
     vllm: str | None
     file: Path | None
     record: dict[str, Any]
+    work: Path = WORK
     made: dict[str, Way] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.base, self.tokenizer = loaded()
-        self.adapters = WORK / "adapters"
+        self.base, self.tokenizer = loaded(self.model)
+        self.adapters = self.work / "adapters"
         save_adapters(self.base, self.tokenizer, self.adapters)
         self.tasks = Tasks(self.base, self.tokenizer)
         for name in TASKS:
             self.tasks.add(name, str(self.adapters / name))
-        self.requests = all_requests(self.tokenizer)
+        self.requests = all_requests(self.base, self.tokenizer)
 
     @property
     def makers(self) -> dict[str, Callable[[], Way]]:
@@ -81,14 +89,14 @@ class Bench:
             "ours, computed anew": lambda: Ours(self.tasks, reuse=False),
             "peft, switching": lambda: Switching(self.base, self.adapters),
             "peft, grouped": lambda: Grouped(self.base, self.adapters),
-            "lora, mixed": lambda: MixedLora(loaded()[0]),
+            "lora, mixed": lambda: MixedLora(loaded(self.model)[0]),
         }
         return ways | ({"vllm, baked": self._vllm} if self.vllm else {})
 
     def _vllm(self) -> Way:
-        baked = WORK / "baked"
+        baked = self.work / "baked"
         if not baked.is_dir():
-            save_baked(loaded()[0], self.tasks, baked)
+            save_baked(loaded(self.model)[0], self.tasks, baked)
         way = Vllm(str(self.vllm), baked, len(self.base.get_input_embeddings().weight))
         self.record["vllm"] = way.version
         return way
@@ -108,7 +116,7 @@ class Bench:
     def serve(self, name: str, load: Load) -> dict[str, Any]:
         """Let a way answer a load; the way is tried on a few requests first."""
         if name not in self.made:
-            self.made[name] = Http(self.adapters) if name == "ours, http" else self.makers[name]()
+            self.made[name] = Http(self.model, self.adapters) if name == "ours, http" else self.makers[name]()
             self.made[name].serve(Load(drawn(self.requests, 8, 99), clients=8))
         self.made[name].serve(load)
         return told(load)
@@ -133,9 +141,9 @@ class Bench:
 
     def memory(self) -> dict[str, Any]:
         """Measure memory in a process of its own."""
-        out = WORK / "memory.json"
-        paths = (self.adapters / "movies", WORK / "many", out)
-        process = multiprocessing.get_context("spawn").Process(target=memory.write, args=paths)
+        out = self.work / "memory.json"
+        given = (self.model, self.adapters / "movies", self.work / "many", out, self.sizes.tasks)
+        process = multiprocessing.get_context("spawn").Process(target=memory.write, args=given)
         process.start()
         process.join()
         if process.exitcode:
@@ -222,20 +230,28 @@ def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm", metavar="PYTHON", help="Python of an environment with vLLM and lazy-loader")
-    parser.add_argument("--quick", action="store_true", help="a few requests of each way, no record")
+    parser.add_argument(
+        "--quick", metavar="FOLDER", help="a few requests of each way; files and page go to this folder"
+    )
+    parser.add_argument("--model", metavar="FOLDER", help="with --quick: a base model instead of the bundled one")
     options = parser.parse_args()
-    sizes = Sizes(rounds=1, requests=24, alone=3, seconds=1.0) if options.quick else Sizes()
-    keeps = RECORD.is_file() and not options.quick
+    if options.model and not options.quick:
+        parser.error("--model applies only with --quick")
+    if options.quick:
+        work, file, page = Path(options.quick), None, Path(options.quick) / "page.md"
+        sizes = Sizes(rounds=1, tasks=(1, 10, 100), requests=24, alone=3, seconds=1.0)
+    else:
+        work, file, page, sizes = WORK, RECORD, PAGE, Sizes()
+    keeps = file is not None and file.is_file()
     record = json.loads(RECORD.read_text(encoding="utf-8")) if keeps else new_record(sizes)
-    WORK.mkdir(parents=True, exist_ok=True)
-    bench = Bench(sizes, options.vllm, None if options.quick else RECORD, record)
+    work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(sizes, options.model, options.vllm, file, record, work)
     bench.cell("memory", bench.memory)
     try:
         bench.run()
     finally:
         bench.close()
-    if not options.quick:
-        write_page(record, PAGE)
+    write_page(record, page)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from safetensors.torch import load_file, save_file
 COUNTS = (1, 10, 100, 1000)
 
 
-def measure(folder: Path, work: Path, counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
+def measure(model: str | None, folder: Path, work: Path, counts: Sequence[int]) -> dict[str, Any]:
     """Add prompts of `VIRTUAL` tokens; return MiB by count: once they are loaded, and once each has been used.
 
-    folder: of one adapter by prompt tuning, of which others are made; work: for their files.
+    model: the base model, None for the bundled one; folder: of one adapter by prompt tuning, of which others are made;
+    work: for their files.
     """
-    base, tokenizer = loaded()
+    base, tokenizer = loaded(model)
     tasks = Tasks(base, tokenizer)
     found: dict[str, Any] = {"virtual_tokens": VIRTUAL, "loaded_mib": {}, "used_mib": {}}
     for count in counts:
@@ -54,6 +56,6 @@ def _resident() -> float:
     return round(psutil.Process().memory_info().rss / 2**20, 2)
 
 
-def write(folder: Path, work: Path, out: Path) -> None:
+def write(model: str | None, folder: Path, work: Path, out: Path, counts: Sequence[int] = COUNTS) -> None:
     """Measure in this process, and write what was found."""
-    out.write_text(json.dumps(measure(folder, work)), encoding="utf-8")
+    out.write_text(json.dumps(measure(model, folder, work, counts)), encoding="utf-8")

@@ -75,8 +75,8 @@ def _saturation(record: dict[str, Any]) -> str:
         rate, rounds = rate_of(record, name), [cell["a_second"] for cell in rounds_of(record, name)]
         target = f"{TARGETS[name]:.1f}x" if name in TARGETS else ""
         same, of = equal_to_peft(record, name)
-        # LoRA has other weights, and vLLM has stand-ins for prefixes.
-        equal = "" if name in ("lora, mixed", "vllm, baked") else f"{same} of {of}"
+        # LoRA has other weights, vLLM has stand-ins for prefixes, and HTTP brings text.
+        equal = "" if name in ("lora, mixed", "vllm, baked") or not of else f"{same} of {of}"
         spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
         rows.append((LABELS[name], f"{rate:.2f}", spread, f"{ours / rate:.2f}x", target, equal))
     head = ("way", "requests a second", "rounds", "this project's over it", "target", "answers equal to PEFT's")

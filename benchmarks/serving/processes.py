@@ -89,12 +89,12 @@ class Vllm:
 class Http:
     """This project's server in a process of its own, asked for streams over HTTP."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, model: str | None, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=run_endless_server, args=(folder, port, torch.get_num_threads()))
+        self.process = context.Process(target=run_endless_server, args=(model, folder, port, torch.get_num_threads()))
         self.process.start()
         until = time.monotonic() + 120
         while time.monotonic() < until:
@@ -150,10 +150,10 @@ class Http:
         self.process.join(60)
 
 
-def run_endless_server(folder: Path, port: int, threads: int) -> None:
+def run_endless_server(model: str | None, folder: Path, port: int, threads: int) -> None:
     """Serve the tasks of the benchmark; no token ends an answer before its length."""
     torch.set_num_threads(threads)
-    tasks = Tasks(*loaded())
+    tasks = Tasks(*loaded(model))
     tasks.own_ends = frozenset()
     for name in TASKS:
         tasks.add(name, str(folder / name))

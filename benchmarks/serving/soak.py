@@ -44,7 +44,7 @@ LEAVING = 0.3  # share of the clients that leave before they have a reply
 ANSWER = 16  # tokens
 CHOICES = [" positive", " negative", " neutral"]
 GIVES_UP = 600.0  # seconds after which a request counts as lost
-# What a client may be told beside a reply: come again; not in time; not served any more (of adapters that come and go).
+# What a client may be told beside a reply, and then asks again: the queue is full; the answer was not ready in time.
 SAID = {429, 504}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from benchmarks.serving.loads import Request
 from softprompts.config.sections import ModelConfig, TaskConfig
 from softprompts.encoding.encoder import Encoder
-from softprompts.models.loading import default_device, load_base_model
+from softprompts.models.loading import default_device, load_base_model, max_positions
 from softprompts.tasks.task import Task, load_task
 
 import yaml
@@ -81,11 +82,12 @@ def save_adapters(base: Any, tokenizer: Any, folder: Path) -> None:
         model.save_pretrained(str(folder / name))
 
 
-def all_requests(tokenizer: Any) -> list[Request]:
-    """Return each text of each task once."""
+def all_requests(base: Any, tokenizer: Any) -> list[Request]:
+    """Return each text of each task once; one that a small base model has no room for is cut."""
+    room = (max_positions(base) or sys.maxsize) - VIRTUAL - ANSWER
     encoder = Encoder(tokenizer, ("The quick brown fox.", " jumps\nover 12 lazy dogs!"))
     found = []
     for name, task in TASKS.items():
         texts = [row.prompt for row in rows_of(task).splits["test"]]
-        found += [Request(name, number, ids) for number, ids in enumerate(encoder.open_ids(texts))]
+        found += [Request(name, number, ids[:room]) for number, ids in enumerate(encoder.open_ids(texts))]
     return found

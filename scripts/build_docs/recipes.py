@@ -8,13 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.frame import metrics_of
+from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from scripts.build_docs.pages import ROOT
 from scripts.build_docs.records import TASKS, grids, runs, shipped
 from scripts.build_docs.reference import anchor, sections_of
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
+from softprompts.reports.pages.frame import metrics_of
 from softprompts.reports.tables import markdown_table, size
 from softprompts.runs.record import Result
 
@@ -125,7 +126,7 @@ def seeds_table(name: str) -> str:
         for method in WRITTEN if name == "hard_prompt" else (name,):
             if method in benchmark.cells:
                 own = runs().loc[task].loc[[method]]
-                shown = metric(metrics_of(benchmark)[0])
+                shown = metric(metrics_of(results_of(benchmark))[0])
                 rows.append([task, benchmark.label(method), shown.name, shown.spread(own), str(len(own))])
     return markdown_table(["task", "method", "metric", "test, %, mean ± deviation", "seeds"], rows) if rows else ""
 

@@ -7,12 +7,13 @@ import os
 import re
 from typing import Any
 
-from benchmarks.report.frame import metrics_of
+from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from benchmarks.tasks.tables import table, tasks_table
 from scripts.build_docs.pages import ROOT, linked
 from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds
 from softprompts.methods.catalog import METHODS
+from softprompts.reports.pages.frame import metrics_of
 from softprompts.reports.tables import markdown_table, size
 from softprompts.runs.record import Result, load_result
 
@@ -48,7 +49,7 @@ def overview() -> str:
     """
     names = list(dict.fromkeys(method for benchmark in grids().values() for method in benchmark.cells))
     alone = [name for name in METHODS if name not in names and name != "hard_prompt" and _recorded(name)]
-    head = ["method", *(f"{task}, {metrics_of(benchmark)[0]}" for task, benchmark in grids().items())]
+    head = ["method", *(f"{task}, {metrics_of(results_of(benchmark))[0]}" for task, benchmark in grids().items())]
     rows = [[_label(name), *(_both(task, name) for task in grids())] for name in [*names, *alone]]
     return markdown_table(head, rows)
 
@@ -66,7 +67,7 @@ def _label(name: str) -> str:
 
 def _both(task: str, name: str) -> str:
     benchmark = grids()[task]
-    first = metrics_of(benchmark)[0]
+    first = metrics_of(results_of(benchmark))[0]
     seeds = metric(first).spread(runs().loc[task].loc[[name]]) if name in benchmark.cells else "–"
     single = shipped_run(task, name)
     return f"{seeds} / {_score(single, first)}" if single else f"{seeds} / –"
@@ -98,7 +99,7 @@ def decision() -> str:
     """Return what each method costs and reaches on each task, for the page that helps to choose one."""
     rows = []
     for task, benchmark in grids().items():
-        first = metrics_of(benchmark)[0]
+        first = metrics_of(results_of(benchmark))[0]
         for name in benchmark.cells:
             own = runs().loc[task].loc[[name]]
             cost = own.mean(numeric_only=True)

@@ -12,11 +12,11 @@ from helpers import ROOT, main_in_process, read_result, tiny_flags
 from softprompts.config.methods import LoraConfig
 from softprompts.methods.catalog import METHODS, Method
 from softprompts.methods.preflight import main as preflight
+from softprompts.reports.pages.style import STYLES
 from softprompts.runs.command import cli
 
 import peft
 import pytest
-from benchmarks.report.style import STYLES
 from peft import IA3Config, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks.report.frame import results_of
 from helpers import ROOT
 from scripts.build_docs import messages, readme, recipes, reference, results
 from scripts.build_docs.made import MADE
@@ -147,7 +148,7 @@ def test_the_report_s_tables_are_those_of_the_records() -> None:
     report = (ROOT / "results/report/tables.md").read_text(encoding="utf-8")
     for text in (report, results.benchmark()):
         for task, benchmark in grids().items():
-            first = recipes.metrics_of(benchmark)[0]
+            first = recipes.metrics_of(results_of(benchmark))[0]
             for name in benchmark.cells:
                 shown = recipes.metric(first).spread(runs().loc[task].loc[[name]])
                 assert f"| {benchmark.label(name)} | {shown} |" in text, "`make report` makes them anew"

@@ -258,7 +258,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     keys_file: str | None = None
-    max_batch_rows: int = 16
+    max_batch_rows: int = 32
     max_batch_positions: int = 32768
     max_waiting: int = 128
     max_new_tokens: int = 512

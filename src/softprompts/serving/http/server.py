@@ -17,6 +17,8 @@ from softprompts.system.signals import collected_signals
 import uvicorn
 
 LOG = logging.getLogger("softprompts")
+# Longer than clients and proxies keep idle connections, some 60 s at most: else a request may meet one that is closed.
+KEEP_ALIVE = 75
 
 
 class _Server(uvicorn.Server):
@@ -49,6 +51,7 @@ def run_server(tasks: Tasks, config: ServeConfig) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=math.ceil(config.drain),
     )
     _Server(settings).run(sockets=[listening])
