@@ -1,4 +1,4 @@
-"""The serving benchmark: loads arrive as they should, all ways answer the same requests, and a record is not repeated."""
+"""The serving benchmark: loads arrive as they should, all ways answer alike, and a record is not repeated."""
 
 from __future__ import annotations
 
