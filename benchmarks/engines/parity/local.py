@@ -49,8 +49,7 @@ def own_server(record: Mapping[str, Any]) -> Answers:
     tasks = Tasks(base, tokenizer)
     for name, rows in record["adapters"].items():
         tasks.add(name.replace("/", "."), rows["folder"])
-    ends = base.generation_config.eos_token_id
-    batch = Batch(base, ends if isinstance(ends, list) else [ends])
+    batch = Batch(base, tasks.own_ends)
     found: Answers = {name: [] for name in record["adapters"]}
     waiting = _rows(tasks, record, found)
     ready = True
@@ -67,7 +66,7 @@ def _rows(tasks: Tasks, record: Mapping[str, Any], found: Answers) -> Iterator[R
     for number in range(len(next(iter(record["adapters"].values()))["texts"])):
         for name, rows in record["adapters"].items():
             task = tasks.get(name.replace("/", "."))
-            ids = tasks.prompt_ids(task, rows["texts"][number], raw=True)
+            ids = tasks.raw_ids(rows["texts"][number])
             row = Row(ids, tasks.front(task), record["new_tokens"])
             found[name].append(row)
             yield row
