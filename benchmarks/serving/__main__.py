@@ -49,8 +49,8 @@ SHARES = (0.25, 0.5, 0.75)  # of this project's saturation
 class Sizes:
     """How much is measured.
 
-    rounds: of saturation; tasks: whose memory is measured; requests: of a round; alone: requests of one client;
-    seconds: of a load.
+    rounds: of saturation; tasks: whose memory is measured; requests: of a round; alone: requests of one client; seconds:
+    of arrivals, but of twice as many requests at least, and of 100 at most.
     """
 
     rounds: int = 3
@@ -136,7 +136,7 @@ class Bench:
         """Measure a way at so many arrivals a second; none beyond what it can answer."""
         if rate > 0.95 * self.saturation(name):
             return {"beyond": round(rate, 3)}
-        count = round(min(100, max(40, rate * self.sizes.seconds)))
+        count = round(min(100, max(2 * self.sizes.alone, rate * self.sizes.seconds)))
         return {"rate": round(rate, 3)} | self.serve(name, Load(drawn(self.requests, count, 7), rate=rate))
 
     def memory(self) -> dict[str, Any]:

@@ -200,6 +200,8 @@ def generated(model: Any, chosen: Sequence[Served], first: First, **more: Any) -
     for row, one in enumerate(chosen):
         ids[row, width - len(one.request.ids) :] = torch.tensor(one.request.ids)
         mask[row, width - len(one.request.ids) :] = 1
-    settings = GenerationConfig(do_sample=False, max_new_tokens=ANSWER, eos_token_id=None, pad_token_id=0)
+    settings = GenerationConfig(do_sample=False, max_new_tokens=ANSWER, pad_token_id=0)
     found = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, streamer=first, **more)
-    return found[:, width:].tolist()
+    answers: list[list[int]] = found[:, width:].tolist()
+    assert {len(answer) for answer in answers} == {ANSWER}, "all ways write as many tokens"
+    return answers

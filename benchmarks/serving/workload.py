@@ -49,9 +49,12 @@ TASKS = {
 
 
 def loaded(model: str | None = None) -> tuple[Any, Any]:
-    """Return the base model in float32 and its tokenizer; the bundled one if no folder is named."""
+    """Return the base model in float32, whose `generate` no token ends, and its tokenizer; None is the bundled one."""
     config = ModelConfig(name_or_path=model or "bundled:smollm2-135m-instruct", dtype="float32")
-    return load_base_model(config, default_device())
+    base, tokenizer = load_base_model(config, default_device())
+    # Settings of a call do not do: what they leave out, an end token too, is taken from here.
+    base.generation_config.eos_token_id = None
+    return base, tokenizer
 
 
 def rows_of(task: ServedTask) -> Task:

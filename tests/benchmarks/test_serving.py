@@ -1,4 +1,4 @@
-"""The serving benchmark: loads arrive as they should, all ways answer alike, and a record is not repeated."""
+"""The serving benchmark: loads arrive as they should, all ways answer alike, and what is recorded is not repeated."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def test_a_rate_beyond_a_ways_saturation_is_not_measured(monkeypatch: pytest.Mon
     bench = object.__new__(runner.Bench)
     monkeypatch.setattr(runner.Bench, "saturation", lambda *_: 2.0)
     assert bench.at("ours", 1.95) == {"beyond": 1.95}
+
+
+def test_a_recorded_cell_is_not_measured_again(tmp_path: Path) -> None:
+    bench = object.__new__(runner.Bench)
+    bench.record, bench.file = {"cells": {}}, tmp_path / "serving.json"
+    measured = []
+    for _ in range(2):
+        found = bench.cell("memory", lambda: measured.append(1) or {"mib": len(measured)})
+        assert found == {"mib": 1}
+        bench.record = json.loads(bench.file.read_text(encoding="utf-8"))
 
 
 def test_the_soak_tells_crossed_replies_from_right_ones() -> None:
