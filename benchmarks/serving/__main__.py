@@ -49,8 +49,8 @@ SHARES = (0.25, 0.5, 0.75)  # of this project's saturation
 class Sizes:
     """How much is measured.
 
-    rounds: of saturation; tasks: whose memory is measured; requests: of a round; alone: requests of one client;
-    seconds: of arrivals, but of twice as many requests at least, and of 100 at most.
+    rounds: of saturation; tasks: whose memory is measured; requests: of a round; alone: those of one client; seconds:
+    of arrivals, but of twice as many requests at least, and of 100 at most.
     """
 
     rounds: int = 3
