@@ -147,8 +147,33 @@ def test_logits_that_are_not_finite_are_no_answer(tiny_model: Path) -> None:
     base, _ = load_base(tiny_model)
     with torch.no_grad():
         base.get_output_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="not finite"):
-        Batch(base, ()).join([Row((1, 2), None, 3)])
+    row, batch = Row((1, 2), None, 3), Batch(base, ())
+    assert batch.join([row]) == [row]
+    assert (row.failed, row.written, batch.rows) == (True, [], [])
+
+
+def test_a_row_that_fails_takes_no_other_with_it(engines: dict[str, Engine]) -> None:
+    engine = engines["prompt tuning"]
+    rows, batch = rows_of(engine), Batch(engine.base, engine.ends)
+    batch.join(rows[:2])
+    front = [(keys.fill_(float("nan")), values) for keys, values in rows[2].front or ()]
+    bad = Row((5, 6, 7), [(keys.clone(), values.clone()) for keys, values in front], 8)
+    assert batch.join([bad]) == [bad]
+    assert bad.failed
+    again = Row(PROMPTS[3], rows_of(engine)[3].front, 8)
+    batch.join([again])  # in the slot that held NaN
+    while batch.rows:
+        batch.step()
+    for row, prompt in zip([*rows[:2], again], [*PROMPTS[:2], PROMPTS[3]], strict=True):
+        assert read_answer(engine.tokenizer, row.written, engine.ends) == by_hand(engine, prompt, 8)
+
+
+def test_extreme_draws_are_still_draws(engines: dict[str, Engine]) -> None:
+    engine = engines["prompt tuning"]
+    greedy = rows_of(engine)[1]
+    rows = [rows_of(engine, temperature=t, top_p=p)[1] for t, p in ((1e-40, 1.0), (1e-300, 1.0), (1.0, 1e-46))]
+    run(Batch(engine.base, ()), {0: [greedy, *rows]})
+    assert [row.written for row in rows] == [greedy.written] * 3
 
 
 def test_a_base_model_with_a_window_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,7 +183,8 @@ def test_log_probabilities_add_up(served: Served) -> None:
     reply = served.complete("one", TEXT, max_tokens=5, logprobs=3)["choices"][0]
     found = reply["logprobs"]
     assert "".join(found["tokens"]) == reply["text"]
-    assert found["text_offset"] == [len("".join(found["tokens"][:n])) for n in range(5)]
+    for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+        assert "\N{REPLACEMENT CHARACTER}" in token or reply["text"].startswith(token, offset)
     for token, logprob, top in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
         assert max(top.values()) == top[token] == logprob < 0, "greedy takes the likeliest"
         assert 1 <= len(top) <= 3  # two tokens may have the same text
@@ -255,6 +257,39 @@ def test_choices_are_scored_by_likelihood(served: Served, tiny_model: Path) -> N
     assert other["data"][0]["labels"] == ["film", "plot"]
 
 
+HOSTILE: list[tuple[str, Any, str]] = [
+    ("evaluation", {"stop": [1]}, "evaluation.stop in its run's config.json is no list of texts"),
+    ("evaluation", {"stop": [""]}, "evaluation.stop in its run's config.json is no list of texts"),
+    ("evaluation", [], "evaluation.stop in its run's config.json is no list of texts"),
+    ("evaluation", {"max_new_tokens": -1}, "evaluation.max_new_tokens in its run's config.json is -1"),
+    ("task", {"prompt": "{text"}, "task.prompt: "),
+    ("task", {"prompt": "{text:9999999999}"}, "task.prompt: 9999999999 characters"),
+]
+
+
+@pytest.mark.parametrize(("section", "value", "message"), HOSTILE)
+def test_settings_that_no_run_wrote_are_refused(
+    served: Served, runs: Path, tiny_model: Path, section: str, value: Any, message: str
+) -> None:
+    folder = make_run(tiny_model, runs / "hostile", 3, {**SETTINGS, section: value})
+    try:
+        reply = served.post("/v1/adapters", name="hostile", path="hostile")
+        assert (reply.status_code, message in reply.json()["error"]["message"]) == (400, True), reply.text
+        (folder / "config.json").unlink()
+        config = folder / "adapter" / "adapter_config.json"
+        values = json.loads(config.read_text())
+        for wrong in ({"num_virtual_tokens": "5"}, {"base_model_name_or_path": 5}, {"peft_type": "PREFIX_TUNING"}):
+            config.write_text(json.dumps(values | wrong))
+            assert served.post("/v1/adapters", name="hostile", path="hostile").status_code == 400
+        elsewhere = folder.parent.parent / f"{folder.parent.name}.json"
+        config.rename(elsewhere)
+        config.symlink_to(elsewhere)
+        assert served.post("/v1/adapters", name="hostile", path="hostile").status_code == 403
+        assert served.http.get("/v1/models").status_code == 200
+    finally:
+        shutil.rmtree(folder)
+
+
 FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("completions", {"model": "on", "prompt": "a"}, 404, 'model: "on" (did you mean "one"?)'),
     ("completions", {"model": "one"}, 400, "give either prompt or columns"),
@@ -283,6 +318,7 @@ FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("adapters", {"name": "x", "path": "none\x00"}, 403, "path: expected one below serve.folder"),
     ("adapters", {"name": "x", "path": "missing"}, 400, "no such folder"),
     ("adapters", {"name": "one", "path": "two"}, 400, '"one" is served already'),
+    ("adapters", {"name": "x", "path": "n" * 300}, 400, "cannot be read"),
 ]
 
 
@@ -318,6 +354,18 @@ def test_adapters_come_and_go_while_others_are_served(served: Served, runs: Path
     assert served.post("/v1/completions", model="late", prompt=TEXT).status_code == 404
     assert served.complete("one", TEXT, max_tokens=6)["choices"][0]["text"] == before_it
     assert served.http.delete("/v1/adapters/base").status_code == 400
+
+
+def test_choices_are_read_in_parts_and_too_many_are_refused(served: Served, tiny_model: Path, runs: Path) -> None:
+    choices = [f"film {n}" for n in range(40)]
+    body = {"model": "sentiment", "input": TEXT, "choices": choices}
+    whole = served.post("/v1/classify", **body).json()["data"][0]["log_likelihoods"]
+    config = ServeConfig(adapters={"sentiment": str(runs / "sentiment")}, max_batch_positions=100)
+    with serving(tiny_model, config) as small:
+        parts = small.post("/v1/classify", **body).json()["data"][0]["log_likelihoods"]
+        assert parts == pytest.approx(whole, abs=1e-4)
+        refused = small.post("/v1/classify", **body | {"choices": [f"film {n}" for n in range(400)]})
+        assert (refused.status_code, "are too many" in refused.json()["error"]["message"]) == (400, True)
 
 
 def test_health_metrics_and_page_are_there(served: Served) -> None:

@@ -190,3 +190,38 @@ def test_closing_at_once_tells_everybody(make: Callable[..., Scheduler]) -> None
         scheduler.submit(one.ticket)
     scheduler.close(0)
     assert [one.reasons for one in asked] == [["cancelled"]] * 3
+
+
+def test_who_cannot_be_told_of_its_end_ends_no_other(make: Callable[..., Scheduler]) -> None:
+    scheduler = make()
+    bad, other = Asked((1, 2), most=2), Asked(PROMPTS[1])
+    bad.ticket.over = lambda _: 1 / 0  # type: ignore[assignment,return-value]
+    scheduler.submit(bad.ticket)
+    scheduler.submit(other.ticket)
+    assert len(other.wait()) == 6
+    assert scheduler.alive
+
+
+def test_rows_that_take_too_much_room_together_wait(make: Callable[..., Scheduler]) -> None:
+    """A long row makes room for all rows as long as itself."""
+    scheduler = make(rows=4, positions=100, paused=True)
+    long, short = Asked(PROMPTS[2], most=10), [Asked((1, 2), most=4) for _ in range(3)]  # 49 and 5 positions
+    most = 0
+    for one in (long, *short):
+        scheduler.submit(one.ticket)
+    while not all(one.done.is_set() for one in (long, *short)):
+        most = max(most, scheduler.running if not long.done.is_set() else 0)
+    assert most == 2, "2 x 49 are within 100, 4 x 49 are not"
+
+
+def test_a_prompt_that_cannot_be_read_ends_its_request_alone(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(paused=True)
+    other, bad = Asked(PROMPTS[1], most=12), Asked((10**6,))  # beyond the vocabulary
+    scheduler.submit(other.ticket)
+    while not other.heard:
+        time.sleep(0.001)
+    scheduler.submit(bad.ticket)
+    bad.wait()
+    assert bad.reasons == ["error"]
+    assert other.wait() == alone(make, PROMPTS[1], 12)
+    assert other.reasons == ["length"]

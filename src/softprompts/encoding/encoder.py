@@ -22,6 +22,7 @@ KNOWN_PATTERNS = tuple(
     for digits in ("{1,3}", "")
 )
 REMEMBERED = 2**18  # pieces of texts
+LONGEST = 64  # characters of a piece that is remembered: a text without a space is one piece
 
 
 class Encoder:
@@ -135,7 +136,7 @@ class _Known(dict[str, tuple[int, ...]]):
         if not self._fits.search(text):
             raise KeyError(text)
         (ids,) = self._ids([self._prefix + text])
-        return self.setdefault(text, tuple(ids))
+        return self.setdefault(text, tuple(ids)) if len(text) <= LONGEST else tuple(ids)
 
 
 def _added(ids: list[int], own: list[int]) -> tuple[int, int]:

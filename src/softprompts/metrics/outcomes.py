@@ -77,7 +77,7 @@ def _read(log: str) -> Outcomes:
         raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
     answers: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, float] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         record = _record(line, f"{log}, line {number}")
         if "outcome" in record:
             outcomes[record["id"]] = record["outcome"]

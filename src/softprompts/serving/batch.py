@@ -42,7 +42,8 @@ class Row:
     prompt_ids: tokens of the text, not empty; front: keys and values of its soft prompt, or None; most: tokens of an
     answer, at most; ends: tokens that end its answer beside those of the batch; top: likeliest tokens to report of each
     position; written and logprobs: the answer so far, and the log-probability of each token at temperature 1;
-    likeliest: of each position `top` tokens with their log-probabilities, the likeliest first.
+    likeliest: of each position `top` tokens with their log-probabilities, the likeliest first; failed: the model's
+    logits for it were not finite, so that its answer is over.
     """
 
     prompt_ids: Sequence[int]
@@ -54,6 +55,7 @@ class Row:
     written: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     likeliest: list[list[tuple[int, float]]] = field(default_factory=list)
+    failed: bool = False
     generator: torch.Generator | None = None
 
     @property
@@ -148,7 +150,8 @@ class Batch:
         tokens, log_probabilities = choose(logits, rows)
         ended = []
         for row, token, logprobs in zip(rows, tokens, log_probabilities, strict=True):
-            if token in self.ends or token in row.ends:
+            row.failed = token is None
+            if token is None or token in self.ends or token in row.ends:
                 ended.append(row)
                 continue
             row.written.append(token)
@@ -172,29 +175,30 @@ def check_base(base: Any) -> None:
         raise UserError(f"model.name_or_path: {base.name_or_path}: cannot be served in continuous batches: {reason}")
 
 
-def choose(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int], torch.Tensor]:
+def choose(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int | None], torch.Tensor]:
     """Return the next token of each row, and all log-probabilities at temperature 1; logits and these (B, V) float32.
 
-    Raises:
-        FloatingPointError: logits that are not finite.
+    A row whose logits are not finite has no next token, None: it must not take the others with it.
     """
-    if not torch.isfinite(logits.amax(1)).all():
-        raise FloatingPointError("the model's logits are not finite")
     log_probabilities = logits.log_softmax(1)
-    tokens = logits.argmax(1)
-    for index, row in enumerate(rows):
-        if row.sampling.temperature > 0:
+    tokens: list[int | None] = logits.argmax(1).tolist()
+    for index, (row, finite) in enumerate(zip(rows, torch.isfinite(logits.amax(1)).tolist(), strict=True)):
+        if not finite:
+            tokens[index] = None
+        elif row.sampling.temperature > 0:
             tokens[index] = _drawn(logits[index], row)
-    return tokens.tolist(), log_probabilities
+    return tokens, log_probabilities
 
 
 def _drawn(logits: torch.Tensor, row: Row) -> int:
     """Draw a token of one row; logits (V,)."""
     if row.generator is None:
         row.generator = torch.Generator().manual_seed(row.sampling.seed)
-    shares = (logits.cpu() / row.sampling.temperature).softmax(0)
+    own = logits.double().cpu()
+    shares = ((own - own.max()) / row.sampling.temperature).softmax(0)  # of tiny temperatures, too
     if row.sampling.top_p < 1:
         ordered, order = shares.sort(descending=True)
-        beyond = ordered.cumsum(0) - ordered >= row.sampling.top_p  # the first is never beyond
+        beyond = ordered.cumsum(0) - ordered >= row.sampling.top_p
+        beyond[0] = False
         shares = shares.index_fill(0, order[beyond], 0.0)
     return int(torch.multinomial(shares, 1, generator=row.generator))

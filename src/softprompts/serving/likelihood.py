@@ -15,42 +15,58 @@ TOKENS = 2048  # most tokens of choices that are read at once: 0.4 GB of logits 
 
 
 @torch.inference_mode()
-def log_likelihoods(
-    base: Any, front: States | None, prompt_ids: Sequence[int], choices: Sequence[Sequence[int]]
-) -> list[float]:
-    """Return the log-likelihood of each choice, in nats: the sum over its tokens.
+def read_prompt(base: Any, front: States | None, prompt_ids: Sequence[int]) -> States | None:
+    """Return the keys and values of a soft prompt and of all tokens of a prompt but the last; None without either.
 
     Args:
         base: a decoder.
         front: keys and values of the soft prompt that the prompt is read after.
         prompt_ids: token ids of the prompt, not empty.
+    """
+    if len(prompt_ids) == 1:
+        return front
+    cache = side_by_side([front], positions_of(front)) if front else DynamicCache()
+    _read(base, cache, [prompt_ids[:-1]], positions_of(front), keep=1)
+    return states_in(cache, positions_of(front) + len(prompt_ids) - 1)
+
+
+def parts_of(choices: Sequence[Sequence[int]], before: int, positions: int) -> list[slice]:
+    """Return which choices are read at once: as many as their logits, and keys and values, have room for.
+
+    Args:
+        choices: token ids of each.
+        before: positions before a choice.
+        positions: of keys and values of all rows together, at most.
+    """
+    width = max(map(len, choices))
+    most = len(choices) if width == 1 else max(1, min(TOKENS // width, positions // (before + width)))
+    return [slice(begin, begin + most) for begin in range(0, len(choices), most)]
+
+
+@torch.inference_mode()
+def log_likelihoods(base: Any, before: States | None, last: int, choices: Sequence[Sequence[int]]) -> list[float]:
+    """Return the log-likelihood of each choice, in nats: the sum over its tokens.
+
+    Args:
+        base: a decoder.
+        before: what `read_prompt` gives.
+        last: the last token of the prompt, which predicts the first of each choice.
         choices: token ids of each choice, none empty.
 
     Raises:
         FloatingPointError: logits that are not finite.
     """
-    start = positions_of(front) + len(prompt_ids) - 1
-    before = front
-    if len(prompt_ids) > 1:
-        cache = side_by_side([front], positions_of(front)) if front else DynamicCache()
-        _read(base, cache, [prompt_ids[:-1]], positions_of(front), keep=1)
-        before = states_in(cache, start)
-    # The last token of the prompt predicts the first of each choice; the last of a choice is not read.
-    rows = [[prompt_ids[-1], *choice[:-1]] for choice in choices]
-    width = max(map(len, rows))
-    if width == 1:  # the same row for all
+    start = positions_of(before)
+    rows = [[last, *choice[:-1]] for choice in choices]  # the last token of a choice is not read
+    if max(map(len, rows)) == 1:  # the same row for all
         cache = side_by_side([before], start) if before else DynamicCache()
         found = _read(base, cache, rows[:1], start)[0, -1].log_softmax(-1)
         return _checked(found[torch.tensor([choice[0] for choice in choices], device=found.device)].tolist())
-    scores: list[float] = []
-    most = max(1, TOKENS // width)
-    for begin in range(0, len(rows), most):
-        part, targets = rows[begin : begin + most], choices[begin : begin + most]
-        cache = side_by_side([before] * len(part), start) if before else DynamicCache()
-        logits = _read(base, cache, part, start)
-        for row, target in zip(logits, targets, strict=True):
-            ids = torch.tensor(target, device=row.device)
-            scores.append(row[: len(target)].log_softmax(-1).gather(1, ids[:, None]).sum().item())
+    cache = side_by_side([before] * len(rows), start) if before else DynamicCache()
+    scores = []
+    for row, target in zip(_read(base, cache, rows, start), choices, strict=True):
+        ids = torch.tensor(target, device=row.device)
+        scores.append(row[: len(target)].log_softmax(-1).gather(1, ids[:, None]).sum().item())
     return _checked(scores)
 
 

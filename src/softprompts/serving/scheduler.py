@@ -66,7 +66,7 @@ class Scheduler:
     Args:
         batch: the rows that are decoded together.
         most_rows: in the batch.
-        most_positions: of all rows of the batch, their whole answers counted in: bounds the memory.
+        most_positions: of the batch's room, rows times the positions of the longest: bounds the memory.
         most_waiting: in the queue.
     """
 
@@ -79,6 +79,7 @@ class Scheduler:
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = self._draining = False
+        self._joining = 0  # requests that have left the queue and are not in the batch yet
         self._pace = 0.0  # seconds between two answers that end, a moving average
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
@@ -139,7 +140,7 @@ class Scheduler:
             self._draining = True
             self._changed.notify()
         until = time.monotonic() + seconds
-        while time.monotonic() < until and self.alive and (self.waiting or self._running):
+        while time.monotonic() < until and self.alive and (self.waiting or self._joining or self._running):
             time.sleep(0.01)
         with self._changed:
             self._closed = True
@@ -147,6 +148,21 @@ class Scheduler:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._decode()
+        except Exception:
+            LOG.exception("decoding has ended; the server has to be started anew")
+        with self._changed:
+            self._draining = True  # nobody would answer
+        reason: Reason = "cancelled" if self._closed else "error"
+        for ticket in [*self._running.values(), *self._waiting]:
+            self._end(ticket, reason)
+        self._waiting.clear()
+        for future, _ in self._calls:
+            future.cancel()
+        self._calls.clear()
+
+    def _decode(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self.waiting or self._running or self._closed)
@@ -154,19 +170,15 @@ class Scheduler:
                     break
                 dropped = self._drop()
                 admitted = self._admit()
+                self._joining = len(admitted)
                 call = self._calls.popleft() if self._calls else None  # one a step: who decodes goes on
             for ticket, reason in dropped:
                 self._end(ticket, reason)
             self._join(admitted)
+            self._joining = 0
             self._step()
             if call:
                 _do(*call)
-        for ticket in [*self._running.values(), *self._waiting]:
-            self._end(ticket, "cancelled")
-        self._waiting.clear()
-        for future, _ in self._calls:
-            future.cancel()
-        self._calls.clear()
 
     def _drop(self) -> list[tuple[Ticket, Reason]]:
         """Take those out of queue and batch whose time is over, or who are cancelled."""
@@ -180,14 +192,17 @@ class Scheduler:
         return found
 
     def _admit(self) -> list[Ticket]:
-        """Return those who join now, first come, first served: a large request is not overtaken for ever."""
-        taken = sum(ticket.positions for ticket in self._running.values())
+        """Return those who join now, first come, first served: a large request is not overtaken for ever.
+
+        Rows take as much memory as the longest of them, and room for a power of two of them.
+        """
+        longest = max((ticket.positions for ticket in self._running.values()), default=0)
         found: list[Ticket] = []
-        while self._waiting and len(self._running) + len(found) < self.most_rows:
-            if taken + self._waiting[0].positions > self.most_positions:
+        while self._waiting and (rows := len(self._running) + len(found)) < self.most_rows:
+            longest = max(longest, self._waiting[0].positions)
+            if (1 << rows.bit_length()) * longest > self.most_positions and rows:
                 break
             found.append(self._waiting.popleft())
-            taken += found[-1].positions
         return found
 
     def _join(self, tickets: list[Ticket]) -> None:
@@ -216,11 +231,14 @@ class Scheduler:
         try:
             ended = {id(row) for row in write()}
         except Exception:
-            # Whatever it is, memory say, the rows are in no state to go on; those that wait may still be served.
             LOG.exception("a step of the batch failed")
-            self.batch.leave(list(self.batch.rows))
-            for ticket in list(self._running.values()):
-                self._end(ticket, "error")
+            inside = {id(row) for row in self.batch.rows}
+            alone = not inside & {id(row) for row in rows}  # new ones, whose prompts could not be read
+            if not alone:  # whatever it is, memory say, the rows are in no state to go on; who waits may be served
+                self.batch.leave(list(self.batch.rows))
+            for number, ticket in list(self._running.items()):
+                if not alone or number not in inside:
+                    self._end(ticket, "error")
             return
         self.counts.tokens += len(rows)
         for row in rows:
@@ -231,7 +249,9 @@ class Scheduler:
                 LOG.exception("a request could not be told of its token")
                 self._end(ticket, "error")
                 continue
-            if stopped or id(row) in ended:
+            if row.failed:
+                self._end(ticket, "error")
+            elif stopped or id(row) in ended:
                 self._end(ticket, "length" if not stopped and len(row.written) == row.most else "stop")
 
     def _end(self, ticket: Ticket, reason: Reason) -> None:
@@ -241,7 +261,10 @@ class Scheduler:
             # So many rows are answered side by side.
             self._pace += 0.1 * ((time.monotonic() - ticket.joined) / self.most_rows - self._pace)
         self.counts.over[reason] = self.counts.over.get(reason, 0) + 1
-        ticket.over(reason)
+        try:
+            ticket.over(reason)
+        except Exception:
+            LOG.exception("a request could not be told of its end")
 
 
 def _do(future: Future[T], work: Callable[[], T]) -> None:

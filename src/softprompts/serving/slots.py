@@ -64,14 +64,14 @@ class Slots:
         self.lengths.append(length)
 
     def remove(self, row: int) -> None:
-        """Free a slot; the last row moves there."""
-        length = self.lengths.pop()
-        if row == len(self.lengths):
-            return
-        self.lengths[row] = length
+        """Free a slot; the last row moves there. A free slot holds zeros: a NaN would be seen through a mask."""
+        length, last = self.lengths.pop(), len(self.lengths)
+        if row != last:
+            self.lengths[row] = length
         for layer in self._layers:
             for slots in layer.tensors:
-                slots[row, :, :length] = slots[len(self.lengths), :, :length]
+                slots[row] = slots[last]
+                slots[last] = 0
 
     def _make_room(self, rows: int, columns: int) -> None:
         """Move all rows to other tensors if they have too little room, or far too much."""
@@ -84,7 +84,7 @@ class Slots:
             layer.tensors = [self._moved(slots, rows, columns) for slots in layer.tensors]
 
     def _moved(self, slots: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        room = slots.new_zeros(rows, slots.shape[1], columns, slots.shape[3])  # a NaN would be seen through a mask
+        room = slots.new_zeros(rows, slots.shape[1], columns, slots.shape[3])
         held = len(self.lengths)
         room[:held, :, : self.width] = slots[:held, :, : self.width]
         return room

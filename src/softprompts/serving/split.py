@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from softprompts.errors import UserError
 
+LOG = logging.getLogger(__name__)
 REMEMBERED = 100_000  # answers whose outcome can still come
 
 
@@ -87,6 +89,9 @@ class Splits:
     def _write(self, record: dict[str, Any]) -> None:
         if self._log is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), **record}, ensure_ascii=False)
-        with self._lock, self._log.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        line = json.dumps({"time": round(time.time(), 3), **record})
+        try:
+            with self._lock, self._log.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError:  # a full disk, say: the answer is there all the same
+            LOG.exception("serve.split_log: %s cannot be written", self._log)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from softprompts.adapters.configs import read_config
+from softprompts.adapters.configs import first_line, read_config
 from softprompts.adapters.loading import find_adapter, load_adapter, run_settings
 from softprompts.adapters.transfer import VALUES, read_values
 from softprompts.config.sections import TaskConfig
@@ -28,6 +28,7 @@ from softprompts.evaluation.interactive import record_of
 from softprompts.export.kv_cache.writer import states_of
 from softprompts.models.loading import input_spec
 from softprompts.tasks.task import Row, Task, render
+from softprompts.tasks.templates import check_template
 
 import torch
 from peft import PeftType
@@ -123,6 +124,11 @@ class Tasks:
         """All names, in the order in which they came."""
         return list(self._tasks)
 
+    @property
+    def all(self) -> list[ServedTask]:
+        """All tasks, in the order in which they came."""
+        return list(self._tasks.values())
+
     def get(self, name: str) -> ServedTask:
         """Return a task.
 
@@ -149,6 +155,16 @@ class Tasks:
             raise UserError(f"{name!r}: expected letters, digits, '.', '_' and '-' as a task's name, at most 64")
         if name in self._tasks:
             raise UserError(f'"{name}" is served already: remove it first, or take another name')
+        try:
+            served = self._served(name, path)
+        except UserError:
+            raise
+        except Exception as error:  # a stranger's files: any value in them may be of any type
+            raise UserError(f"adapter.path: {path} cannot be read: {first_line(error)}") from None
+        self._tasks[name] = served
+        return served
+
+    def _served(self, name: str, path: str) -> ServedTask:
         folder = find_adapter(path)
         config = read_config(folder)
         if not config.is_prompt_learning:  # before it is loaded: its layers would stay in the base model
@@ -160,11 +176,11 @@ class Tasks:
         soft = self._read(folder, config)
         input_spec(self.base, positions_of(soft))  # room for a text
         settings = run_settings(path)
+        _check_settings(settings, folder)
         served = ServedTask(name, folder, soft, settings, self.own_ends)
         if settings:
             end = end_of_answer(Task("request", {}, None, (), "yours", _config(served)), self.tokenizer)
             served = replace(served, ends=self.own_ends | ({end} if end is not None else frozenset()))
-        self._tasks[name] = served
         return served
 
     def _read(self, folder: Path, config: Any) -> torch.Tensor | States:
@@ -327,6 +343,18 @@ def _config(task: ServedTask) -> TaskConfig:
         system=before.get("system"),
         max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
     )
+
+
+def _check_settings(settings: dict[str, Any], folder: Path) -> None:
+    """Raise `UserError` for settings beside an adapter that no run has written."""
+    task, evaluation = settings.get("task", {}), settings.get("evaluation", {})
+    check_template(task.get("prompt") or "{text}", task.get("target") or " {answer}")
+    stop = evaluation.get("stop") or [] if isinstance(evaluation, dict) else None
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        raise UserError(f"{folder}: evaluation.stop in its run's config.json is no list of texts")
+    most = evaluation.get("max_new_tokens")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise UserError(f"{folder}: evaluation.max_new_tokens in its run's config.json is {most}; expected 1 or more")
 
 
 def _some(ids: list[int]) -> list[int]:

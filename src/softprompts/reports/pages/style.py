@@ -15,16 +15,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
-
 from softprompts.methods.catalog import METHODS
 from softprompts.system.files import replacing
 
-from matplotlib import pyplot, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # without pyplot: no backend is chosen for the process
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
@@ -85,7 +81,8 @@ def styles_of(recipes: Mapping[str, str]) -> Styles:
 
 def new_figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
     """Return a figure as wide as a phone, `height` in inches, and its only axes. Draw within `rc_context(FONT)`."""
-    return pyplot.subplots(figsize=(WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots()
 
 
 def show_losses(axis: Axes) -> None:
@@ -113,7 +110,7 @@ def finish(figure: Figure, axis: Axes) -> None:
 def close(drawings: Sequence[Drawing]) -> None:
     """Give back the memory of figures."""
     for drawing in drawings:
-        pyplot.close(drawing.figure)
+        drawing.figure.clear()
 
 
 def _whole(figure: Figure) -> Bbox:

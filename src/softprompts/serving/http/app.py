@@ -60,8 +60,7 @@ def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        service.draining = True
-        scheduler.close(config.drain)
+        scheduler.close(0)  # what was to be answered is
 
     app = FastAPI(
         title="Soft prompts",
@@ -72,7 +71,13 @@ def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
     )
     app.state.service = service
     faults.add_handlers(app)
-    for router in (_answers(service, meters), _scores(service), _models(service), _state(service, meters), _page()):
+    for router in (
+        _answers(service, meters),
+        _scores(service),
+        _models(service, meters),
+        _state(service, meters),
+        _page(),
+    ):
         app.include_router(router)
     app.add_middleware(BodyLimit, most=config.max_body_bytes)
     if keys:
@@ -142,9 +147,7 @@ def _scores(service: Service) -> APIRouter:
         rows = [_label(index, choices, await service.scores(task, one, choices)) for index, one in enumerate(listed)]
         made = f"classify-{secrets.token_hex(12)}"
         seconds = round(time.monotonic() - started, 4)
-        service.splits.answered(
-            made, asked.model, name, user=asked.user, seconds=seconds, reason="stop", labels=[r["label"] for r in rows]
-        )
+        service.splits.answered(made, asked.model, name, user=asked.user, seconds=seconds, reason="stop")
         return {"id": made, "object": "list", "created": int(time.time()), "model": asked.model, "data": rows}
 
     @router.post("/outcomes", response_model=None)
@@ -207,15 +210,17 @@ def _ids(service: Service, task: ServedTask, given: str | list[int] | dict[str, 
     return service.tasks.raw_ids(given) if isinstance(given, str) else service.tasks.filled_ids(task, given)
 
 
-def _models(service: Service) -> APIRouter:
+def _models(service: Service, meters: Meters) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
-    def shown(name: str) -> dict[str, Any]:
-        made = {"id": name, "object": "model", "created": service.started, "owned_by": "softprompts"}
-        if name in service.splits.shares:
-            return made | {"split": service.splits.shares[name]}
-        task = service.task(name)
-        return made | {
+    def made(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": service.started, "owned_by": "softprompts"}
+
+    def split(name: str) -> dict[str, Any]:
+        return made(name) | {"split": service.splits.shares[name]}
+
+    def shown(task: ServedTask) -> dict[str, Any]:
+        return made(task.name) | {
             "virtual_tokens": task.virtual_tokens,
             "columns": task.columns,
             "choices": [task.as_target(choice) for choice in task.choices],  # as requests of other models take them
@@ -227,23 +232,24 @@ def _models(service: Service) -> APIRouter:
     @router.get("/models")
     async def models() -> dict[str, Any]:
         """List the model names: the base model, each adapter, each split."""
-        return {"object": "list", "data": [shown(name) for name in [*service.tasks.names, *service.splits.names]]}
+        splits = [split(name) for name in service.splits.names]
+        return {"object": "list", "data": [*map(shown, service.tasks.all), *splits]}
 
     @router.get("/models/{name}")
     async def model(name: str) -> dict[str, Any]:
         """Describe one model name."""
-        return shown(name)
+        return split(name) if name in service.splits.shares else shown(service.task(name))
 
     @router.post("/adapters", status_code=201)
     async def add(asked: AdapterRequest) -> dict[str, Any]:
         """Serve one more adapter, of those below the served folder."""
-        await service.add(asked.name, asked.path)
-        return shown(asked.name)
+        return shown(await service.add(asked.name, asked.path))
 
     @router.delete("/adapters/{name}")
     async def remove(name: str) -> dict[str, Any]:
         """Serve an adapter no longer; requests that it has are answered."""
         await service.remove(name)
+        meters.forget(name)
         return {"id": name, "object": "model", "deleted": True}
 
     return router

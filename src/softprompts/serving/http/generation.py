@@ -66,7 +66,6 @@ class Answer:
         self.tokenizer, self.job = tokenizer, job
         self.sent = 0  # characters
         self.told = 0  # tokens
-        self.offset = 0  # characters that these tokens have
 
     def certain(self, text: str) -> str:
         """Return what is new in a text and stays: not half a character, nor what may begin a stop text."""
@@ -77,19 +76,25 @@ class Answer:
         piece, self.sent = text[self.sent :], max(self.sent, len(text))
         return piece
 
-    def tokens(self, row: Row, whole: str | None = None) -> list[Token]:
-        """Return the tokens that were not told yet, of a `whole` answer those that it keeps; none if none are asked."""
-        first, self.told = self.told, len(row.written)
+    def tokens(self, row: Row, cut: bool = False) -> list[Token]:
+        """Return the tokens that were not told yet and whose text was sent; none if none are asked for.
+
+        Args:
+            row: the answer so far.
+            cut: its text ends before its tokens do, since a stop text has come.
+        """
         if self.job.logprobs is None:
             return []
         found = []
-        for number in range(first, len(row.written)):
-            if whole is not None and self.offset >= len(whole):
+        for number in range(self.told, len(row.written)):
+            # Half a character belongs to the place where the whole one will be.
+            offset, end = (len(self.text(row.written[:n]).rstrip(PARTIAL)) for n in (number, number + 1))
+            if offset >= self.sent if cut else end > self.sent:
                 break
             likeliest = row.likeliest[number] if self.job.logprobs else []
             named = [(self.text([token]), logprob) for token, logprob in likeliest]
-            found.append(Token(self.text([row.written[number]]), self.offset, row.logprobs[number], named))
-            self.offset += len(found[-1].text)
+            found.append(Token(self.text([row.written[number]]), offset, row.logprobs[number], named))
+        self.told += len(found)
         return found
 
     def text(self, ids: Sequence[int]) -> str:
@@ -97,11 +102,12 @@ class Answer:
         return read_answer(self.tokenizer, ids, ())
 
     def _unsure(self, text: str) -> int:
-        count = len(text) - len(text.rstrip(PARTIAL))
+        known = text.rstrip(PARTIAL)
+        begun = 0  # characters of a stop text
         for stop in self.job.stop:
-            longer = range(min(len(stop) - 1, len(text)), count, -1)
-            count = next((length for length in longer if text.endswith(stop[:length])), count)
-        return count
+            longer = range(min(len(stop) - 1, len(known)), begun, -1)
+            begun = next((length for length in longer if known.endswith(stop[:length])), begun)
+        return len(text) - len(known) + begun
 
 
 class Generation:
@@ -176,8 +182,10 @@ class Generation:
                 self._tell(Piece(index, "", [], reason))
                 return
             self.written += len(row.written)
-            whole = before(answer.text(row.written), job.stop)
-            self._tell(Piece(index, answer.new(whole), answer.tokens(row, whole), reason))
+            text = answer.text(row.written)
+            whole = before(text, job.stop)
+            rest = answer.new(whole)
+            self._tell(Piece(index, rest, answer.tokens(row, cut=whole != text), reason))
 
         def make_row() -> Row:
             return Row(job.ids, tasks.front(job.task), job.most, job.sampling, job.task.ends, job.logprobs or 0)

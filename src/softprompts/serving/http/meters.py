@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from softprompts.serving.http.service import Service
 
@@ -37,6 +38,12 @@ class Meters:
         self.tokens = Counter(
             "softprompts_tokens", "Tokens read and written, by model", ["model", "kind"], registry=self.registry
         )
+
+    def forget(self, model: str) -> None:
+        """Drop the numbers of a model that is served no longer."""
+        for meter, labels in ((self.first, [model]), (self.tokens, [model, "read"]), (self.tokens, [model, "written"])):
+            with suppress(KeyError):  # nobody has asked it yet
+                meter.remove(*labels)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from softprompts.serving.http.faults import ApiError
-from softprompts.serving.http.generation import Generation, Piece, Token
+from softprompts.serving.http.generation import PARTIAL, Generation, Piece, Token
 
 from starlette.requests import Request
 
@@ -70,7 +70,8 @@ class Reply:
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    # Of half a character the bytes are not known here.
+    return {"token": text, "logprob": logprob, "bytes": None if PARTIAL in text else list(text.encode())}
 
 
 def _entries(likeliest: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -124,7 +125,7 @@ async def _left(request: Request) -> None:
 
 async def events(reply: Reply, generation: Generation, usage: bool, done: Done) -> AsyncIterator[str]:
     """Yield the events of a stream; a client that leaves takes the answers with it."""
-    reasons = [""] * len(generation.jobs)
+    reasons, fault = [""] * len(generation.jobs), None
     begun: set[int] = set()
     try:
         async for piece in generation.pieces():
@@ -141,7 +142,7 @@ async def events(reply: Reply, generation: Generation, usage: bool, done: Done) 
             yield _event({**reply.head(streamed=True), "choices": [], "usage": reply.usage(generation.written)})
         yield "data: [DONE]\n\n"
     finally:
-        if not all(reasons):
+        if fault or not all(reasons):
             generation.cancel()
         done(_worst(reasons) if all(reasons) else "cancelled")
 

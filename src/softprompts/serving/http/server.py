@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from softprompts.config.tools import ServeConfig
 from softprompts.errors import UserError
 from softprompts.serving.http.app import make_app
+from softprompts.serving.http.service import Service
 from softprompts.serving.tasks import Tasks
 from softprompts.system.signals import collected_signals
 
@@ -19,10 +21,18 @@ import uvicorn
 LOG = logging.getLogger("softprompts")
 # Longer than clients and proxies keep idle connections, some 60 s at most: else a request may meet one that is closed.
 KEEP_ALIVE = 75
+TELLING = 2  # seconds to tell clients that their answers were cut off
 
 
 class _Server(uvicorn.Server):
-    """Ends in good order at SIGINT or SIGTERM; a second one does not wait for the requests that run."""
+    """Ends in good order at SIGINT or SIGTERM; a second one does not wait for the requests that run.
+
+    Once `drain` seconds are over, answers that are not complete end with an error: their clients hear of it.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain: float) -> None:
+        super().__init__(config)
+        self.service, self.drain = service, drain
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -30,6 +40,11 @@ class _Server(uvicorn.Server):
 
         def stop(_: int) -> None:
             self.force_exit, self.should_exit = self.should_exit, True
+            if not self.service.stopping:
+                self.service.stopping = True
+                timer = threading.Timer(self.drain, self.service.scheduler.close, [0.0])
+                timer.daemon = True
+                timer.start()
 
         with collected_signals(stop):
             yield
@@ -52,9 +67,9 @@ def run_server(tasks: Tasks, config: ServeConfig) -> None:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=math.ceil(config.drain),
+        timeout_graceful_shutdown=math.ceil(config.drain) + TELLING,
     )
-    _Server(settings).run(sockets=[listening])
+    _Server(settings, app.state.service, config.drain).run(sockets=[listening])
     LOG.info("stopped")
 
 

@@ -7,31 +7,35 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from softprompts.adapters.checks import WEIGHTS
 from softprompts.adapters.configs import CONFIG as ADAPTER_CONFIG
 from softprompts.config.paths import ADAPTER
 from softprompts.config.tools import ServeConfig
 from softprompts.errors import UserError, nearest, settings_named, warn
+from softprompts.models.identity.base_model import RECORD
 from softprompts.models.loading import max_positions
 from softprompts.serving.batch import Sampling
 from softprompts.serving.http.faults import ApiError, from_full_queue, from_user_error
 from softprompts.serving.http.generation import Generation, Job
 from softprompts.serving.http.protocol import ChatRequest, CompletionRequest, Sampled
-from softprompts.serving.likelihood import log_likelihoods
+from softprompts.serving.likelihood import log_likelihoods, parts_of, read_prompt
 from softprompts.serving.scheduler import QueueFullError, Scheduler
 from softprompts.serving.split import Splits
 from softprompts.serving.tasks import ServedTask, Tasks
 
 T = TypeVar("T")
+MOST_READ = 16  # batches' worth of positions that the choices of one text may take
 
 
 @dataclass
 class Service:
     """One base model, its tasks, and who decodes.
 
-    started: seconds since the epoch; draining: whether it takes no more requests.
+    started: seconds since the epoch; stopping: whether a signal has come.
     """
 
     tasks: Tasks
@@ -39,7 +43,12 @@ class Service:
     config: ServeConfig
     splits: Splits
     started: int = field(default_factory=lambda: int(time.time()))
-    draining: bool = False
+    stopping: bool = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more requests are taken."""
+        return self.stopping or not self.scheduler.alive
 
     def task(self, name: str) -> ServedTask:
         """Return the task of a model name.
@@ -125,11 +134,19 @@ class Service:
     async def scores(self, task: ServedTask, given: str | dict[str, Any], choices: list[str]) -> list[float]:
         """Return the log-likelihood of each choice, in nats."""
         prompt_ids, choice_ids = self.tasks.choice_ids(task, given, choices)
-        longest = max(map(len, choice_ids))
-        if task.virtual_tokens + len(prompt_ids) + longest > self._room():
+        before, longest = task.virtual_tokens + len(prompt_ids), max(map(len, choice_ids))
+        if before + longest > self._room():
             raise ApiError(400, "the prompt and its choices are too long", code="context_length_exceeded")
-        base = self.tasks.base
-        return await self.call(lambda: log_likelihoods(base, self.tasks.front(task), prompt_ids, choice_ids))
+        if longest > 1 and (before + longest) * len(choices) > MOST_READ * self.config.max_batch_positions:
+            raise ApiError(400, f"choices: {len(choices)} are too many for such a prompt", param="choices")
+        base, tasks = self.tasks.base, self.tasks
+        states = await self.call(lambda: read_prompt(base, tasks.front(task), prompt_ids))
+        scores: list[float] = []
+        # Between two parts the answers that are being written go on.
+        for part in parts_of(choice_ids, before, self.config.max_batch_positions):
+            chosen = choice_ids[part]
+            scores += await self.call(partial(log_likelihoods, base, states, prompt_ids[-1], chosen))
+        return scores
 
     async def add(self, name: str, path: str) -> ServedTask:
         """Serve one more adapter.
@@ -140,11 +157,7 @@ class Service:
         if self.config.folder is None:
             raise ApiError(403, "set serve.folder: only adapters below it can be added while the server runs")
         allowed = Path(self.config.folder).resolve()
-        try:
-            inside = (allowed / path).resolve().is_relative_to(allowed)
-        except (OSError, ValueError, RuntimeError):  # a name that is too long, a NUL, a circle of links
-            inside = False
-        if not inside:
+        if not _inside(allowed, allowed / path):
             raise ApiError(403, "path: expected one below serve.folder", param="path")
         if name in self.splits.names:
             raise ApiError(400, f'name: "{name}" is the name of a split', param="name")
@@ -196,6 +209,16 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
     return tasks
 
 
+def _inside(root: Path, folder: Path) -> bool:
+    """Say whether a folder, and all files of an adapter that it or its `adapter/` holds, really lie below a root."""
+    names = (".", ADAPTER_CONFIG, WEIGHTS, RECORD, "config.json")
+    files = [place / name for place in (folder, folder / ADAPTER) for name in names]
+    try:
+        return all(file.resolve().is_relative_to(root) for file in files)
+    except (OSError, ValueError, RuntimeError):  # a name that is too long, a NUL, a circle of links
+        return False
+
+
 def _add_all(tasks: Tasks, folder: Path) -> None:
     """Serve every adapter below a folder that can be served, and say of each other why not."""
     if not folder.is_dir():
@@ -206,7 +229,7 @@ def _add_all(tasks: Tasks, folder: Path) -> None:
         parts = place.parts[:-1] if place.name == ADAPTER else place.parts
         name = "-".join(parts) or root.name
         try:
-            if not file.resolve().is_relative_to(root):
+            if not _inside(root, file.parent):
                 raise UserError(f"{file}: is a link out of serve.folder")
             tasks.add(name, str(file.parent))
         except UserError as error:
