@@ -28,9 +28,9 @@ def findings() -> str:
 def _small() -> str:
     soft, lora = (shipped("sentiment")[name] for name in ("prompt_tuning", "lora"))
     return (
-        f"- **Small.** On sentiment a soft prompt has {soft.parameters['trainable']:,} trained parameters and "
-        f"{size(soft.cost['adapter_bytes'])}; LoRA has {lora.parameters['trainable']:,} and "
-        f"{size(lora.cost['adapter_bytes'])}. Test accuracy is {_score(soft)} and {_score(lora)} "
+        f"- **Small.** On the sentiment task a soft prompt trains {soft.parameters['trainable']:,} parameters "
+        f"({size(soft.cost['adapter_bytes'])}); LoRA trains {lora.parameters['trainable']:,} "
+        f"({size(lora.cost['adapter_bytes'])}). Test accuracy, 95 % interval: {_score(soft)} and {_score(lora)} "
         "([records](results/tasks/sentiment))."
     )
 
@@ -40,10 +40,9 @@ def _fast() -> str:
     short, long = found["prompt20"], found["prompt100"]
     rest = [found[name]["peft"] for name in found if name not in ("prompt20", "prompt100")]
     return (
-        f"- **Fast to train.** A prompt-tuning step takes PEFT under `Trainer` {short['peft']:.1f} times as long with "
-        f"20 virtual tokens, and {long['peft']:.1f} times with 100. TRL takes {short['trl']:.1f} and "
-        f"{long['trl']:.1f} times as long. For the other methods PEFT takes {min(rest):.1f} to {max(rest):.1f} times "
-        "as long "
+        f"- **Fast to train.** A step of prompt tuning with 20 virtual tokens is {short['peft']:.1f} times as fast as "
+        f"PEFT's with `Trainer`, and {short['trl']:.1f} times as fast as TRL's; with 100 tokens {long['peft']:.1f} and "
+        f"{long['trl']:.1f} times. Other methods are {min(rest):.1f} to {max(rest):.1f} times as fast as PEFT's "
         "([records](results/throughput), 2 CPU cores)."
     )
 
@@ -54,8 +53,8 @@ def _close() -> str:
         f"{METHODS[run.recipe].label} {_score(run)} with {size(run.cost['adapter_bytes'])}" for run in runs
     )
     return (
-        f"- **Also for strict output.** Exact commands in JSON on home_commands: {reached}. This is one seed; the "
-        "intervals are over test rows ([records](results/tasks/home_commands))."
+        f"- **Close on strict output.** Exact JSON commands on the home_commands task: {reached}. These are single "
+        "runs of the shipped configs, with intervals over test rows ([records](results/tasks/home_commands))."
     )
 
 

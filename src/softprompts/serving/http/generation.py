@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from softprompts.encoding.endings import before, read_answer
 from softprompts.serving.batch import Row, Sampling
@@ -85,10 +86,11 @@ class Answer:
         """
         if self.job.logprobs is None:
             return []
-        found = []
+        found, whole = [], self.text(row.written)
         for number in range(self.told, len(row.written)):
-            # Half a character belongs to the place where the whole one will be.
-            offset, end = (len(self.text(row.written[:n]).rstrip(PARTIAL)) for n in (number, number + 1))
+            # Half a character belongs to the place where the whole one is.
+            known = [self.text(row.written[:n]) for n in (number, number + 1)]
+            offset, end = (len(commonprefix([text, whole])) for text in known)  # noqa: RUF071 - characters are meant
             if offset >= self.sent if cut else end > self.sent:
                 break
             likeliest = row.likeliest[number] if self.job.logprobs else []
