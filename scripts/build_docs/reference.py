@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from dataclasses import MISSING, Field, fields
+from dataclasses import Field, fields
 from typing import Any, get_type_hints
 
 from scripts.build_docs.pages import ROOT
+from softprompts.config.help import default_of
 from softprompts.config.messages import describe
 
-import yaml
 from docstring_parser import parse
 
 SHARED = ("model", "task", "training", "evaluation", "run")
@@ -67,11 +67,8 @@ def _key(section: str, item: Field[Any], hint: Any, meaning: str) -> str:
 
 
 def _default(item: Field[Any]) -> str:
-    value = item.default if item.default_factory is MISSING else item.default_factory()
-    if value is MISSING:
-        return ", required"
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
-    return f", default `{text}`"
+    text = default_of(item)
+    return ", required" if text is None else f", default `{text}`"
 
 
 def _escaped(text: str) -> str:

@@ -99,12 +99,17 @@ def _kind(hint: Any) -> str:
     return re.sub(r"\bnumber\b", "X", re.sub(r"\btext\b", "TEXT", text))
 
 
-def _default(item: Field[Any]) -> str:
+def default_of(item: Field[Any]) -> str | None:
+    """Return a key's default as YAML; None if it is needed."""
     value = item.default if item.default_factory is MISSING else item.default_factory()
     if value is MISSING:
-        return "  (needed)"
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
-    return f"  (default: {text})"
+        return None
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("\n...\n").strip()
+
+
+def _default(item: Field[Any]) -> str:
+    text = default_of(item)
+    return "  (needed)" if text is None else f"  (default: {text})"
 
 
 def completion_script(name: str, keys: Iterable[str]) -> str:

@@ -33,6 +33,7 @@ from softprompts.serving.tasks import ServedTask, Tasks
 import torch
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
 
 PAGE = {
     "": ("index.html", "text/html"),
@@ -122,7 +123,9 @@ def _answers(service: Service, meters: Meters) -> APIRouter:
             usage = asked.stream_options is not None and asked.stream_options.include_usage
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
             stream = events(reply, generation, usage, done)
-            return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+            # A client that leaves before the first event never lets `events` begin; else nothing is left to cancel.
+            cancel = BackgroundTask(generation.cancel)
+            return StreamingResponse(stream, media_type="text/event-stream", headers=headers, background=cancel)
         return await whole(reply, generation, request, done)
 
     return router
