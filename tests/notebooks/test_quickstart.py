@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from helpers import ROOT
+from helpers import ROOT, recipe_environment
 from softprompts.models.bundled import BUNDLED, resolve
+from warm import WarmProcess
 
 import pytest
 
@@ -18,12 +16,11 @@ NOTEBOOK = ROOT / "notebooks" / "quickstart.py"
 
 
 def run(script: Path) -> str:
-    """Run a script in its folder, without a screen and a network, and return what it prints."""
-    environment = os.environ | {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, script.name]
-    ended = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    """Run a script in its folder, without a network, and return what it prints."""
+    process = WarmProcess([script.name], script.parent, recipe_environment())
+    printed, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    return printed
 
 
 @pytest.mark.slow
@@ -37,7 +34,7 @@ def test_it_runs_on_the_included_model(tmp_path: Path) -> None:
     )
     assert len(text) - len(short) == 5, "the three numbers that are made small"
     script = tmp_path / "quickstart.py"
-    script.write_text(short, encoding="utf-8")
+    script.write_text(f'import matplotlib\n\nmatplotlib.use("Agg")  # no screen\n{short}', encoding="utf-8")
     printed = run(script)
     assert re.search(r"^soft prompt    accuracy \d+\.\d %$", printed, re.MULTILINE)
     assert re.search(r"^difference     [+-]\d+\.\d points \(95 % interval ", printed, re.MULTILINE)

@@ -93,9 +93,9 @@ def test_every_command_is_canonical_and_fits_the_schema(splits: dict[str, list[R
         assert row["command"] == rows_of.command(found["intent"], found["slots"])
         assert found["intent"] == row["intent"]
         assert all(isinstance(value, str | int | float) for value in found["slots"].values())
-        # The rest of the schema is one condition per intent; all rows take a while, so a part of them here.
-        if row["id"].endswith("0"):
-            validator.validate(found)
+    # The rest of the schema is one condition per intent; all rows take a while, so a part of them here.
+    for command in {row["command"] for rows in splits.values() for row in rows if row["id"].endswith("0")}:
+        validator.validate(json.loads(command))
 
 
 @pytest.mark.parametrize(

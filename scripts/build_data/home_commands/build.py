@@ -70,14 +70,19 @@ def write_all(sizes: Mapping[str, Mapping[str, int]], stats: Stats) -> dict[str,
 def check(splits: Mapping[str, Sequence[Row]], rules: Mapping[str, Any]) -> None:
     """Raise UserError if a command does not fit the schema, or a template lies in two splits of a language."""
     Draft202012Validator.check_schema(rules)
-    validator = Draft202012Validator(rules)
+    # A command meets the condition of its own intent only: the others need not be tried.
+    branches = {branch["if"]["properties"]["intent"]["const"]: branch for branch in rules["allOf"]}
+    validators = {name: Draft202012Validator({**rules, "allOf": [branch]}) for name, branch in branches.items()}
+    unknown = Draft202012Validator(rules)
     checked: set[str] = set()
     places: dict[tuple[str, str], str] = {}
     for split, rows in splits.items():
         for row in rows:
             if places.setdefault((row.language, row.template), split) != split:
                 raise UserError(f"{row.id}: its template {row.template} lies in two splits")
-            if row.command not in checked and (error := next(validator.iter_errors(json.loads(row.command)), None)):
+            found = json.loads(row.command)
+            validator = validators.get(found["intent"], unknown)
+            if row.command not in checked and (error := next(validator.iter_errors(found), None)):
                 raise UserError(f"{row.id}: {row.command} does not fit the schema: {error.message}")
             checked.add(row.command)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from scripts.build_data.home_commands.reach import Reach, heard
 from scripts.build_data.home_commands.schema import number
 from scripts.build_data.home_commands.sentences import Sampler, load_household, marked_slots, plain, reads_well
 from scripts.build_data.text import digest, normalise
@@ -159,16 +160,20 @@ class Language:
         return frozenset(clause for _, _, clauses in self.single for clause in clauses)
 
     def likely(self, text: str) -> Intents:
-        """Return the intents with those templates alone that `text` has a piece of each clause of.
+        """Return the intents with those templates alone that `text` has a piece of each clause of, and may come from.
 
         The recogniser passes over the others as well, but looks for each piece in each template anew.
         """
         said = normalize_for_matching(text).text.casefold()
         unmet = {clause for clause in self.clauses if not any(piece in said for piece in clause)}
+        lists = self.intents.slot_lists | self.lists
+        forms = [Reach(form, self.intents.expansion_rules, lists) for form in heard(text, self.intents.skip_words)]
         blocks: dict[str, list[IntentData]] = defaultdict(list)
         for intent, block, clauses in self.single:
             if unmet.isdisjoint(clauses):
-                blocks[intent].append(block)
+                own = block.expansion_rules or block.slot_lists  # these would be looked up in vain
+                if own or any(form.whole(block.sentences[0].expression) for form in forms):
+                    blocks[intent].append(block)
         return replace(self.intents, intents={name: Intent(name, same) for name, same in blocks.items()})
 
     def read(self, text: str) -> Reading | None:

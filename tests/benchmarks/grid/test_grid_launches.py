@@ -32,6 +32,16 @@ def test_a_stop_ends_the_launch_even_where_the_run_has_just_ended(tmp_path: Path
     assert ended.value.code == 130
 
 
+def test_a_run_has_the_lock_its_precision_and_a_session_of_its_own(tmp_path: Path) -> None:
+    with runner.claimed(tmp_path / "seed0") as lock:
+        assert lock is not None
+        held = f"os.fstat({lock}).st_ino == {os.fstat(lock).st_ino}"
+        script = (
+            f"import os; assert {held} and os.getsid(0) == os.getpid(); print(os.environ['ACCELERATE_MIXED_PRECISION'])"
+        )
+        assert runner.launched(["-c", script], tmp_path / "seed0", lock, "bf16") == (0, "bf16")
+
+
 def test_a_failed_run_is_told_by_its_last_line(tmp_path: Path) -> None:
     with runner.claimed(tmp_path / "seed0") as lock:
         assert lock is not None

@@ -25,18 +25,19 @@ Finish = Callable[[GridConfig, Path], str]
 
 
 def start(made: GridConfig, folder: Path) -> WarmProcess:
-    """Launch a grid as a user would; its jobs are processes that the launch starts."""
+    """Launch a grid as a user would; its jobs are processes of their own, forked from the launch to start warm."""
     config = folder / "grid.yaml"
     config.parent.mkdir(exist_ok=True)
     config.write_text(json.dumps({"grid": asdict(made)}), encoding="utf-8")
     flags = ["--launch.records", str(folder / "records"), "--launch.runs", str(folder / "runs")]
-    return start_recipe(["-mbenchmarks.grid", "--config", str(config), *flags])
+    return start_recipe(["tests/support/forked_jobs.py", "-mbenchmarks.grid", "--config", str(config), *flags])
 
 
 def warm_job(run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
     """Do what `launched` does for a job that nobody stops, in a process that starts warm."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = run_recipe(run, ACCELERATE_MIXED_PRECISION=mixed_precision)
+    rows = ["--probe.rows", "8"] if run[0] == runner.PROBE else []
+    done = run_recipe([*run, *rows], ACCELERATE_MIXED_PRECISION=mixed_precision)
     return done.returncode, done.stderr
 
 
