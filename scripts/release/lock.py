@@ -26,6 +26,7 @@ from scripts.release.pins import CONSTRAINTS, LOCKED, REQUIREMENTS, ROOT, pinned
 from softprompts.errors import UserError
 from softprompts.system.files import write_atomically
 
+from packaging.markers import Marker
 from packaging.tags import Tag
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
@@ -33,6 +34,8 @@ CPU_BUILDS = REQUIREMENTS / "cpu_builds.txt"
 BUILD, CUDA = REQUIREMENTS / "build.txt", REQUIREMENTS / "cuda.txt"
 BUILDS_WITH = "setuptools"
 PYTHONS = (11, 12, 13)
+OLDEST = "3.11.5"  # the theme of the documentation needs it
+SYSTEMS = ("linux", "darwin")
 PLATFORM = re.compile(r"any|manylinux\w*_(x86_64|aarch64)|macosx_\w+")
 HEAD = "# Written by `make lock` from constraints.txt and pyproject.toml."
 HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
@@ -97,8 +100,8 @@ def write(found: dict[str, Locked], pins: dict[str, str]) -> str:
 def _resolve(arguments: Sequence[str], text: str = "") -> list[Locked]:
     with tempfile.TemporaryDirectory() as folder:
         lock = Path(folder) / "pylock.toml"
-        command = [sys.executable, "-m", "uv", "pip", "compile", *arguments, "--universal"]
-        command += ["--python-version", f"3.{PYTHONS[0]}", "--format", "pylock.toml", "--quiet", "-o", str(lock)]
+        command = [sys.executable, "-m", "uv", "pip", "compile", *arguments, "--universal", "--no-emit-package", "pip"]
+        command += ["--python-version", OLDEST, "--format", "pylock.toml", "--quiet", "-o", str(lock)]
         done = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"uv could not resolve {arguments[0]}: {' '.join(done.stderr.split())}")
@@ -111,7 +114,14 @@ def read_lock(text: str) -> list[Locked]:
     Raises:
         UserError: a package without such a file.
     """
-    return [_package(one) for one in tomllib.loads(text)["packages"] if "version" in one]
+    found = [one for one in tomllib.loads(text)["packages"] if "version" in one]
+    return [_package(one) for one in found if applies(one.get("marker", ""))]
+
+
+def applies(marker: str) -> bool:
+    """Return whether a condition holds on one of the platforms with one of the Pythons."""
+    places = ({"sys_platform": name, "python_full_version": f"3.{minor}.9"} for name in SYSTEMS for minor in PYTHONS)
+    return not marker or any(Marker(marker).evaluate({"platform_machine": "x86_64", **place}) for place in places)
 
 
 def _package(one: dict[str, Any]) -> Locked:
