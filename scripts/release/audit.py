@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.release.pins import ANSWERS, LOCKED, ROOT, answers
-from softprompts.errors import UserError
+from softprompts.errors import UserError, short
 
 SERVICES = ("pypi", "osv")
 SECONDS = 20  # a service has for one reply
@@ -75,7 +75,7 @@ def _ask(service: str) -> tuple[list[dict[str, Any]] | None, str]:
     command += ["-f", "json", "-s", service, "--progress-spinner", "off", "--timeout", str(SECONDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not done.stdout.strip().startswith("{"):
-        return None, (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return None, short((done.stderr.strip().splitlines() or ["no output"])[-1])
     return answered_by(json.loads(done.stdout)["dependencies"])
 
 

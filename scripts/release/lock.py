@@ -144,14 +144,14 @@ def fits(wheel: str) -> bool:
 
 
 def _fits(tag: Tag) -> bool:
-    version = re.fullmatch(r"cp3(\d+)", tag.interpreter)
-    if version:
-        newest = int(version[1])
-        # A wheel for the stable interface of an older Python works with all newer ones.
-        python = newest <= PYTHONS[-1] if tag.abi == "abi3" else newest in PYTHONS and not tag.abi.endswith("t")
-    else:
-        python = tag.interpreter == "py3"
-    return python and PLATFORM.fullmatch(tag.platform) is not None
+    found = re.fullmatch(r"(cp|py)3(\d*)", tag.interpreter)
+    if not found or not PLATFORM.fullmatch(tag.platform):
+        return False
+    minor = int(found[2] or 0)
+    # Pure Python, and a wheel for the stable interface of an older CPython, work with all newer ones.
+    if found[1] == "py" or tag.abi == "abi3":
+        return minor <= PYTHONS[-1]
+    return minor in PYTHONS and not tag.abi.endswith("t")
 
 
 def _with_own_builds(one: Locked) -> Locked:

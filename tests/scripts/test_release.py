@@ -67,6 +67,8 @@ def test_pins_are_read_by_their_normalised_name() -> None:
         ("a-1-py2.py3-none-any.whl", True),
         ("a-1-cp311-cp311-manylinux_2_28_x86_64.whl", True),
         ("a-1-cp313-cp313-manylinux2014_aarch64.manylinux_2_17_aarch64.whl", True),
+        ("a-1-py312-none-any.whl", True),
+        ("a-1-py314-none-any.whl", False),
         ("a-1-cp312-cp312-macosx_11_0_arm64.whl", True),
         ("a-1-cp38-abi3-manylinux_2_17_x86_64.whl", True),
         ("a-1-py3-none-manylinux_2_28_x86_64.whl", True),
