@@ -157,13 +157,14 @@ coverage: $(STAMP) ## all tests, and the lines and branches of the library that 
 fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
 	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
 
-check: $(STAMP) ## format, lint, types, import direction, spelling: fast, always green
+check: $(STAMP) ## format, lint, types, import direction, spelling, secrets: fast, always green
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/deptry src
 	@$(BIN)/codespell
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 
 DOCS = $(VENV)/.docs
 $(DOCS): $(STAMP)
@@ -233,6 +234,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): 2 to 4 minutes the first time"
 ifdef LOCKED
 	@$(call install,$(CHECKED) -r requirements/build.txt)
+	@$(BIN)/python -m pip install -q $(CHECKED) -r requirements/cpu_builds.txt 2>/dev/null || \
+		echo "  no build of PyTorch without CUDA is at hand whose checksum is known: taking that of the package index"
 	@$(call install,$(CHECKED) -r requirements/locked.txt)
 	@ls -d $(VENV)/lib/python*/site-packages/torch-*+cpu.dist-info >/dev/null 2>&1 || $(call install,$(CHECKED) -r requirements/cuda.txt)
 	@$(call install,--no-deps --no-build-isolation -e .)

@@ -7,7 +7,7 @@ package without such a wheel.
 - `locked.txt`: what `constraints.txt` pins, and the included models.
 - `build.txt`: what source distributions are built with. pip installs it first.
 - `cuda.txt`: what other builds of PyTorch need besides, such as the CUDA libraries.
-- `cpu_builds.txt`, kept by hand: checksums of builds that the package index does not have.
+- `cpu_builds.txt`, kept by hand: builds of PyTorch without CUDA, which the package index does not have.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ OLDEST = "3.11.5"  # the theme of the documentation needs it
 SYSTEMS = ("linux", "darwin")
 PLATFORM = re.compile(r"any|manylinux\w*_(x86_64|aarch64)|macosx_\w+")
 HEAD = "# Written by `make lock` from constraints.txt and pyproject.toml."
-HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,19 @@ def run(models: Sequence[str]) -> str:
     """
     found = {one.name: one for one in _resolve(["pyproject.toml", "--all-extras", "-c", CONSTRAINTS.name])}
     found |= {one.name: one for one in _resolve(["-", "--no-deps"], "\n".join(models))}
-    found |= {name: _with_own_builds(one) for name, one in found.items() if name == "torch"}
-    return write(found, pinned_versions(models))
+    pins = pinned_versions(models)
+    check_cpu_builds(CPU_BUILDS.read_text(encoding="utf-8"), pins["torch"])
+    return write(found, pins)
+
+
+def check_cpu_builds(text: str, version: str) -> None:
+    """Raise a UserError unless the text of cpu_builds.txt names builds of this version of PyTorch, and of no other."""
+    named = re.findall(r"^torch==(\S+)\+cpu ", text, flags=re.MULTILINE)
+    if set(named) != {version}:
+        raise UserError(
+            f"{CPU_BUILDS.name}: has torch {', '.join(named) or 'in no version'}, constraints.txt {version}; add the "
+            "checksum of the new build"
+        )
 
 
 def write(found: dict[str, Locked], pins: dict[str, str]) -> str:
@@ -152,16 +162,3 @@ def _fits(tag: Tag) -> bool:
     if found[1] == "py" or tag.abi == "abi3":
         return minor <= PYTHONS[-1]
     return minor in PYTHONS and not tag.abi.endswith("t")
-
-
-def _with_own_builds(one: Locked) -> Locked:
-    """Add the checksums of `cpu_builds.txt` for this version.
-
-    Raises:
-        UserError: there are none.
-    """
-    lines = [line for line in CPU_BUILDS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    own = [m[1] for line in lines if line.startswith(f"{one.name}=={one.version} ") and (m := HASH.search(line))]
-    if not own:
-        raise UserError(f"{CPU_BUILDS.relative_to(ROOT)}: no CPU build of {one.name} {one.version}; add its checksum")
-    return Locked(one.name, one.version, one.marker, tuple(sorted({*one.hashes, *own})))

@@ -166,12 +166,11 @@ def test_a_pin_that_is_not_what_was_resolved_is_an_error(folder: Path, pinned: d
 
 
 def test_a_new_torch_needs_the_checksum_of_its_cpu_build() -> None:
-    known = {name: version for name, version in pins.pinned_versions().items() if name == "torch"}
-    (one,) = found(**known).values()
-    assert len(lock._with_own_builds(one).hashes) == 2
-    (other,) = found(torch="99.0").values()
-    with pytest.raises(UserError, match=r"cpu_builds\.txt: no CPU build of torch 99\.0"):
-        lock._with_own_builds(other)
+    text = lock.CPU_BUILDS.read_text(encoding="utf-8")
+    lock.check_cpu_builds(text, pins.pinned_versions()["torch"])
+    for other in ("", text.replace("torch==", "torch==99."), text + "torch==99.0+cpu \\\n"):
+        with pytest.raises(UserError, match=r"cpu_builds\.txt: has torch .*add the checksum of the new build"):
+            lock.check_cpu_builds(other, pins.pinned_versions()["torch"])
 
 
 def test_the_locked_files_are_those_of_the_constraints() -> None:
