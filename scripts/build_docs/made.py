@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scripts.build_docs import messages, recipes, reference, results
+from scripts.release import licences
 
 MADE: dict[str, Callable[..., str]] = {
     "recipe": recipes.facts,
@@ -26,4 +27,5 @@ MADE: dict[str, Callable[..., str]] = {
     "sweep": results.sweep,
     "throughput": results.throughput,
     "bench_data": results.bench_data,
+    "licences": licences.table,
 }
