@@ -7,8 +7,10 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,6 +287,35 @@ def run_recipe(command: list[str], said: str = "", **environment: str) -> subpro
     finally:
         process.kill()
     return subprocess.CompletedProcess(command, process.wait(), out, err)
+
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # what `accelerate launch` sets for the processes
+
+
+def run_together(command: list[str], processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a recipe in several processes that meet over gloo; return what the first said. One that fails ends all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)} | environment
+    ranks = [{"RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(processes)} for n in range(processes)]
+    started = [start_recipe(command, **(common | rank)) for rank in ranks]
+    try:
+        waiting, deadline = list(started), time.monotonic() + 300
+        while waiting and time.monotonic() < deadline:
+            time.sleep(0.05)
+            waiting = [process for process in waiting if process.poll() is None]
+            if any(process.poll() for process in started):
+                break
+    finally:
+        codes = [process.poll() for process in started]
+        for process in started:
+            process.kill()
+    said = [process.communicate(timeout=60) for process in started]
+    failed = next((n for n, code in enumerate(codes) if code not in (0, None)), 0)
+    return subprocess.CompletedProcess(
+        command, codes[failed] if codes[failed] is not None else -1, said[0][0], said[failed][1]
+    )
 
 
 def run_recipe_cold(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -32,6 +32,7 @@ from softprompts.checkpoints.folders import (
 )
 from softprompts.checkpoints.parameters import copy_by_name, set_trainable, trainable_tensors
 from softprompts.errors import UserError, short
+from softprompts.models.sharding.tensors import Part, gathered, rows_of, whole
 from softprompts.runs.fingerprints import changes, other_versions
 from softprompts.runs.record import Progress
 from softprompts.system.files import one_line
@@ -61,6 +62,7 @@ def save_checkpoint(
     progress: Progress,
     inputs: dict[str, Any] | None = None,
     average: Mapping[str, torch.Tensor] | None = None,
+    write: bool = True,
 ) -> Path:
     """Write `folder/step-N` and delete older checkpoints, but for the one before it and the best of both.
 
@@ -74,6 +76,7 @@ def save_checkpoint(
         progress: where training stands.
         inputs: `fingerprints.inputs_of` the training.
         average: averages of the trainable parameters, by name, if there are any.
+        write: whether this process writes. Where weights are sharded all processes call, and one writes.
 
     Raises:
         UserError: the disk is full; the place cannot be written.
@@ -81,7 +84,13 @@ def save_checkpoint(
     target = folder / f"step-{progress.step:06d}"
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     state = optimizer.state_dict()
-    numbers, tensors = _split(state["state"])
+    numbers, tensors = _split(state["state"], _moved(optimizer), write)
+    trainable = trainable_tensors(model, keep=write)
+    averages = {
+        name: values.cpu() for name, mean in (average or {}).items() if (values := whole(mean)) is not None and write
+    }
+    if not write:
+        return target
     record = {
         "format": FORMAT,
         "progress": asdict(progress),
@@ -93,10 +102,10 @@ def save_checkpoint(
         remove_leftovers(folder)
         try:
             temporary.mkdir(parents=True)
-            save_file(trainable_tensors(model), temporary / TRAINABLE)
+            save_file(trainable, temporary / TRAINABLE)
             save_file(tensors, temporary / OPTIMIZER)
-            if average:
-                save_file({name: value.cpu() for name, value in average.items()}, temporary / AVERAGE)
+            if averages:
+                save_file(averages, temporary / AVERAGE)
             (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
             write_sums(temporary)
             make_room(target)
@@ -156,7 +165,7 @@ def load_checkpoint(
         set_trainable(model, tensors)
         if average:
             copy_by_name(_tensors(found[step] / AVERAGE), average)
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(state | {"state": _rows(state["state"], _moved(optimizer))})
         scheduler.load_state_dict(record["scheduler"] | {"lr_lambdas": [None] * len(optimizer.param_groups)})
         # Fields that another version has more or less of: those without a value keep their default.
         known = {f.name for f in fields(Progress)}
@@ -233,14 +242,36 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
         raise DamagedError(f"{file.name} of {file.parent.name} is damaged") from None
 
 
-def _split(state: dict[int, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
-    """Part an optimizer's state into JSON values and tensors, the latter under "parameter.name"."""
+def _moved(optimizer: Optimizer) -> list[torch.Tensor]:
+    """Return what an optimizer moves, in the order of the numbers that its state has."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _rows(state: dict[int, dict[str, Any]], moved: list[torch.Tensor]) -> dict[int, dict[str, Any]]:
+    """Return an optimizer's state with the rows alone that this process holds of sharded parameters."""
+
+    def own(value: Any, part: torch.Tensor) -> Any:
+        sharded = isinstance(part, Part) and isinstance(value, torch.Tensor) and value.shape == part.of.shape
+        return rows_of(value, part) if sharded else value
+
+    return {
+        index: {name: own(value, moved[index]) if index < len(moved) else value for name, value in values.items()}
+        for index, values in state.items()
+    }
+
+
+def _split(
+    state: dict[int, dict[str, Any]], moved: list[torch.Tensor], keep: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
+    """Part an optimizer's state into JSON values and whole tensors, the latter under "parameter.name"."""
     numbers: dict[str, dict[str, Any]] = {}
     tensors = {}
     for index, values in state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+                values_of_all = gathered(value, moved[index])
+                if keep:
+                    tensors[f"{index}.{name}"] = values_of_all.cpu().contiguous()
             else:
                 numbers.setdefault(str(index), {})[name] = value
     return numbers, tensors

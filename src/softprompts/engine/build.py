@@ -23,10 +23,12 @@ from softprompts.engine.generation import answers
 from softprompts.errors import UserError
 from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
 from softprompts.models.loading import kind_of
+from softprompts.models.sharding.tensors import any_sharded, local
 from softprompts.models.windows import unknown_layers, window_of
 from softprompts.system.memory import is_out_of_memory, one_line_if_memory_is_full
 
 import torch
+from torch import distributed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -248,7 +250,7 @@ def _in_training(
     # Written so that NaN disagrees.
     if not abs(loss - reference.loss) <= loss_bound * max(abs(reference.loss), 1.0):
         return f"the loss is {loss:.6g} instead of {reference.loss:.6g}"
-    distance, norm = (gradient - reference.gradient).norm().item(), reference.gradient.norm().item()
+    distance, norm = (_norm(x, engine) for x in (gradient - reference.gradient, reference.gradient))
     return None if distance <= gradient_bound * norm else f"the gradient is off by {distance:.3g} of {norm:.3g}"
 
 
@@ -317,11 +319,31 @@ def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[f
     trainable = [p for p in engine.parameters() if p.requires_grad]
     with torch.set_grad_enabled(bool(trainable)):
         loss = engine(documents).nll().mean()
+    if any_sharded(trainable):
+        return loss.item(), _gradient_of_rows(loss, trainable)
     # A parameter that the loss does not reach is the training loop's to report: it can name it.
     reached = trainable if loss.requires_grad else []
     gradients = torch.autograd.grad(loss, reached, allow_unused=True) if reached else ()
     flat = [p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in zip(reached, gradients, strict=True)]
     return loss.item(), torch.cat([torch.zeros(1), *(g.float().cpu() for g in flat)])
+
+
+def _gradient_of_rows(loss: torch.Tensor, trainable: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    """Return the gradient of the rows that this process holds, flat: FSDP leaves it at the parameters only."""
+    loss.backward()
+    rows = [torch.zeros(1) if p.grad is None else local(p.grad).flatten().float().cpu() for p in trainable]
+    for parameter in trainable:
+        parameter.grad = None
+    return torch.cat(rows)
+
+
+def _norm(gradient: torch.Tensor, engine: Engine) -> float:
+    """Return the norm of a flat gradient, the same in all processes, of which each may hold some rows."""
+    if not any_sharded(p for p in engine.parameters() if p.requires_grad):
+        return gradient.norm().item()
+    squares = (gradient.norm() ** 2).to(engine.device)
+    distributed.all_reduce(squares)
+    return squares.sqrt().item()
 
 
 def _of_model(error: Exception, engine: Engine, doing: str) -> str:

@@ -14,6 +14,7 @@ from softprompts.engine.layout import lay_out
 from softprompts.engine.padded import Scores, logits_at, stock_forward
 from softprompts.methods.soft_prompts.context_tuning import training_mask_of
 from softprompts.models.loading import own_ends
+from softprompts.models.sharding.layers import is_sharded, most_anywhere
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftModel
@@ -31,7 +32,8 @@ class Engine(nn.Module):
 
     `packed` says which way: PEFT's own, for forward pass and generation alike, or the one of this project. `ends` are
     the token ids that end an answer; `build.make_engine` puts those of the task there. It also finds out whether the
-    base model `reads_padding`, as an FNet does: then only rows of one length are read together.
+    base model `reads_padding`, as an FNet does: then only rows of one length are read together. `sharded` says whether
+    layers of the base model are shared out over processes, which then run them equally often.
 
     It is a module so that accelerate can wrap it for data-parallel training and mixed precision.
     """
@@ -44,6 +46,7 @@ class Engine(nn.Module):
         self.tokenizer = tokenizer
         self.packed = packed
         self.reads_padding = False
+        self.sharded = is_sharded(model)
         taught = getattr(tokenizer, "eos_token_id", None)
         self.ends: tuple[int, ...] = own_ends(self.base) if taught is None else (taught, *own_ends(self.base))
         self.owners = [(i, task) for i, member in enumerate(self.bank) for task in _tasks_of(member)]
@@ -94,21 +97,33 @@ class Engine(nn.Module):
         """PEFT's own forward pass, one for each soft prompt, every row behind a soft prompt of its own."""
         if not documents:
             raise ValueError("empty batch")
-        parts: list[Scores] = []
         seen = self.seen(documents)
-        groups = [(d.soft_prompt, self.read_with(d.prompt_ids)) for d in documents]
-        for group in dict.fromkeys(groups):
-            chosen = [index for index, other in enumerate(groups) if other == group]
-            number, task = self.owners[group[0]]
-            arguments = {} if task is None else {"task_ids": torch.full((len(chosen),), task, device=self.device)}
-            some = None if seen is None else seen[chosen].to(self.device)
-            scores = stock_forward(self.bank[number], [documents[i] for i in chosen], self.device, some, **arguments)
-            if len(chosen) == len(documents):
-                return scores
-            parts.append(scores._replace(document=torch.tensor(chosen, device=self.device)[scores.document]))
-        scores = Scores(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-        order = torch.argsort(scores.document, stable=True)
-        return Scores(*(tensor[order] for tensor in scores))
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, document in enumerate(documents):
+            groups.setdefault((document.soft_prompt, self.read_with(document.prompt_ids)), []).append(index)
+        parts = [self._read_together(documents, chosen, seen) for chosen in groups.values()]
+        scores = parts[0]
+        if len(parts) > 1:
+            scores = Scores(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+            order = torch.argsort(scores.document, stable=True)
+            scores = Scores(*(tensor[order] for tensor in scores))
+        for _ in range(self._missing_passes(len(parts))):
+            spare = self._read_together(documents, [0], seen)
+            scores = scores._replace(logits=scores.logits + 0 * spare.logits.sum())
+        return scores
+
+    def _read_together(self, documents: Sequence[Document], chosen: Sequence[int], seen: torch.Tensor | None) -> Scores:
+        """Return the scores of some documents, given by their numbers, that have one soft prompt."""
+        number, task = self.owners[documents[chosen[0]].soft_prompt]
+        arguments = {} if task is None else {"task_ids": torch.full((len(chosen),), task, device=self.device)}
+        some = None if seen is None else seen[chosen].to(self.device)
+        scores = stock_forward(self.bank[number], [documents[i] for i in chosen], self.device, some, **arguments)
+        return scores._replace(document=torch.tensor(chosen, device=self.device)[scores.document])
+
+    def _missing_passes(self, made: int) -> int:
+        """Return how many more passes another process makes in training, where each has a backward pass to match."""
+        one = len(self.owners) == 1 and not self.reads_padding
+        return 0 if one or not (self.sharded and torch.is_grad_enabled()) else most_anywhere(made, self.device) - made
 
     def read_with(self, prompt_ids: Sequence[int]) -> int:
         """Return what rows have to have in common to be read side by side: their length, or nothing."""

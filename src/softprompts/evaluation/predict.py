@@ -15,6 +15,8 @@ from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
+from softprompts.models.sharding.layers import without_gradient
+from softprompts.models.sharding.turns import turns
 from softprompts.system.memory import one_line_if_memory_is_full
 
 import numpy
@@ -121,7 +123,13 @@ def predict(
     bar = tqdm(own_batches, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
     full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
     # Nothing moves meanwhile: a parametrised soft prompt is computed once for PEFT's own forward pass, too.
-    with torch.inference_mode(), engine.prompts_cached(), parametrize.cached(), full:
+    with (
+        without_gradient(engine),
+        engine.prompts_cached(),
+        parametrize.cached(),
+        full,
+        turns(engine.base, engine.device),
+    ):
         for indices in bar:
             batch = [examples[i] for i in indices]
             answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))

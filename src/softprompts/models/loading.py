@@ -23,6 +23,7 @@ from softprompts.models.reading import (
     reading,
     silent_transformers,
 )
+from softprompts.models.sharding.layers import settle, sharded_loading
 
 import torch
 from torch import nn
@@ -124,6 +125,7 @@ def load_base_model(
         model, loading = _load_weights(path, config, device, own, names)
         check_ends(path, model)
         tokenizer = read_tokenizer(path, config.revision)
+    settle(model)
     facts = facts_of(model)
     facts.config = config
     facts.new_parts = _new_parts(path, model, loading, kind)
@@ -152,17 +154,18 @@ def _load_weights(
     """
     dtype, kind = dtype_of(config, device), kind_of(own)
     quantization = _quantization(config, dtype)
-    with reading(path, lambda place: _build(place, kind), [CONFIG]):
+    with reading(path, lambda place: _build(place, kind), [CONFIG]), sharded_loading(device) as shards:
         try:
             loaded: tuple[Any, dict[str, Any]] = AUTO[kind].from_pretrained(
                 path,
                 revision=config.revision,
                 dtype=dtype,
                 quantization_config=quantization,
-                device_map={"": device} if quantization else None,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **({"device_map": {"": device}} if quantization else {}),
                 **({"num_labels": len(names)} if names else {}),
+                **shards,
             )
         except RuntimeError as error:
             if names and own.num_labels != len(names) and "ignore_mismatched_sizes" in str(error):

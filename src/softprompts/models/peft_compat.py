@@ -6,6 +6,7 @@ an upgrade breaks this file and that one alone.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.distributed import DistributedConfig
 
 
 def attention_name(model: Any) -> str:
@@ -62,6 +64,37 @@ def changes_of(parameters: Iterable[torch.Tensor]) -> int:
     Those made in inference mode are not counted, nor are changes by a fused optimizer.
     """
     return sum(p._version for p in parameters if not p.is_inference())
+
+
+@contextmanager
+def on_building(change: Callable[[PreTrainedModel], None]) -> Iterator[dict[str, Any]]:
+    """Within this context `from_pretrained` changes a model once it is built, before it reads any weights.
+
+    The model is then on PyTorch's meta device. Weights that `change` has turned into DTensors are read in shards: each
+    process reads its own rows. That is transformers' own way of loading for FSDP, which would shard the embeddings and
+    the whole model as well. Yields arguments of `from_pretrained`.
+    """
+
+    def changed(cls: type[PreTrainedModel], model: PreTrainedModel, *_: Any) -> PreTrainedModel:
+        change(model)
+        model._is_distributed_loading_by_transformers = True
+        del model.config.distributed_config
+        return model
+
+    cls: Any = PreTrainedModel
+    own = cls.__dict__.get("maybe_distribute_model")
+    cls.maybe_distribute_model = classmethod(changed)
+    flag = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.pop(flag, None)  # with it all processes but the first would read nothing
+    try:
+        yield {"distributed_config": DistributedConfig()}
+    finally:
+        if before is not None:
+            os.environ[flag] = before
+        if own is None:
+            del cls.maybe_distribute_model
+        else:
+            cls.maybe_distribute_model = own
 
 
 def peft_model(base: PreTrainedModel, config: PeftConfig) -> PeftModel:

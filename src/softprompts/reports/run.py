@@ -15,6 +15,7 @@ from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.evaluation.predict import Prediction, TestOutcome
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.models.loading import AUTO, Kind, count_parameters, kind_of
+from softprompts.models.sharding.layers import weights_together
 from softprompts.reports.plots import plot_curves
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.environment import environment, peak_memory_gib
@@ -267,9 +268,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: 
         UserError: the disk is full; something of the user's is there.
     """
     folder = run.folder / MODEL
-    if run.accelerator.is_main_process:
+    main = run.accelerator.is_main_process
+    weights = weights_together(model, keep=main)
+    if main:
         with filling(run.output(MODEL, fixed=True)) as temporary:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=weights)
             tokenizer.save_pretrained(temporary)
     run.accelerator.wait_for_everyone()
     return folder

@@ -25,6 +25,7 @@ from softprompts.runs.folders import (
     plain,
     record_of,
 )
+from softprompts.runs.launch import check_launch
 from softprompts.system.files import one_line, write_atomically
 
 import torch
@@ -93,13 +94,15 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Raises:
         UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
-            with other settings; another process owns it; it cannot be written; a tracker that is not installed.
+            with other settings; another process owns it; it cannot be written; a tracker that is not installed; a
+            launch that recipes do not support.
         RunFinished: the run to be resumed is already finished.
     """
     config: RunConfig = arguments["run"]
     settings = {name: plain(value) for name, value in arguments.items()}
     folder = folder_of(config)
     _check_trackers(config.trackers)
+    check_launch()
     use_all_cores()
     accelerator = Accelerator(
         # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.

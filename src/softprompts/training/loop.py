@@ -14,6 +14,8 @@ from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import Metric, compute_metrics, load_metrics, reported
+from softprompts.models.sharding.layers import alike
+from softprompts.models.sharding.tensors import any_sharded
 from softprompts.runs.energy import energy_meter
 from softprompts.runs.fingerprints import inputs_of
 from softprompts.runs.record import Progress
@@ -97,7 +99,9 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     metrics = load_metrics(task.metrics, task.schema)
     # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
     # for each of them, those of an earlier stage included.
-    wrapped = accelerator.prepare(engine)
+    if engine.sharded:
+        alike(p for p in engine.parameters() if p.requires_grad and not any_sharded([p]))
+    wrapped = engine if engine.sharded else accelerator.prepare(engine)
     for candidate in candidates:
         candidate.scaler = loss_scaler(accelerator, candidate.progress)
         candidate.start_clock()
@@ -153,17 +157,16 @@ def validate(
 
 
 def save(candidate: Candidate, accelerator: Accelerator) -> None:
-    """Save a checkpoint in the main process; all processes raise what that raises.
+    """Save a checkpoint, which the main process writes; all processes raise what that raises.
 
     Raises:
         UserError: as `save_checkpoint`.
     """
     error: list[Exception | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            candidate.save()
-        except UserError as full:
-            error[0] = full
+    try:
+        candidate.save(write=accelerator.is_main_process)
+    except UserError as full:
+        error[0] = full
     broadcast_object_list(error)  # one that went on alone would wait for the others for ever
     if error[0]:
         raise error[0]

@@ -16,6 +16,7 @@ from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
 from softprompts.methods.soft_prompts.context_tuning import TrainingMask
+from softprompts.models.sharding.tensors import Part
 from softprompts.runs.record import Progress
 from softprompts.training.averaging import add_to_average, new_average
 from softprompts.training.optimizers import make_optimizer
@@ -61,8 +62,10 @@ class Candidate:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What moves."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        """What moves: of a sharded weight the rows that this process holds."""
+        moved = (p for group in self.optimizer.param_groups for p in group["params"])
+        parts = {p.of: p for p in moved if isinstance(p, Part)}
+        return [parts.get(p, p) for p in self.model.parameters() if p.requires_grad]
 
     @property
     def dropouts(self) -> list[nn.Module]:
@@ -140,8 +143,8 @@ class Candidate:
             progress.validations_without_gain += 1
         progress.history.append({"step": progress.step, **values})
 
-    def save(self) -> None:
-        """Save a checkpoint."""
+    def save(self, write: bool = True) -> None:
+        """Save a checkpoint; the other processes take part without `write`, since they hold parts of it."""
         save_checkpoint(
             self.folder,
             model=self.model,
@@ -150,6 +153,7 @@ class Candidate:
             progress=self.progress,
             inputs=self.inputs,
             average=self.average,
+            write=write,
         )
 
     def take_best(self) -> None:

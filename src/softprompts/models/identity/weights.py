@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from softprompts.models.sharding.tensors import whole
+
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
@@ -23,7 +25,7 @@ TYPES = {"float32": torch.float32} | {name: dtype for dtype, name in HALVES.item
 
 def sample_of(parameter: torch.Tensor) -> torch.Tensor:
     """Return evenly spread numbers of a weight, on the CPU: all of a small one."""
-    flat = parameter.detach().reshape(-1)
+    flat = whole(parameter).reshape(-1)
     # An odd step: one that divides a row would look at the same few columns only.
     return flat[:: -(-len(flat) // SAMPLE) | 1].cpu()
 
