@@ -116,12 +116,12 @@ def test_what_does_not_belong_together_is_refused(
     )
     saved(tiny_model, KINDS["prompt"](), tmp_path / "prompt")
     refused(
-        r"^compose.adapters: .*prompt is of type PROMPT_TUNING: only cartridges and prefixes",
+        r"^compose.adapters: .*prompt is of type PROMPT_TUNING: expected a cartridge or a prefix",
         one,
         str(tmp_path / "prompt"),
     )
     saved(tiny_model, KINDS["projected prefix"](), tmp_path / "projected")
-    refused(r"projected: a network writes this prefix", str(parts["prefix"][0]), str(tmp_path / "projected"))
+    refused(r"projected: a network computes this prefix", str(parts["prefix"][0]), str(tmp_path / "projected"))
     for name, change in (
         ("elsewhere", {"base_model_name_or_path": "some/other"}),
         ("deeper", {"num_layers": 3}),
@@ -129,11 +129,9 @@ def test_what_does_not_belong_together_is_refused(
     ):
         shutil.copytree(other, tmp_path / name)
         change_config(tmp_path / name, **change)
-    refused(
-        r"elsewhere was trained on some/other, and .*cartridge 3 on another model, ", one, str(tmp_path / "elsewhere")
-    )
+    refused(r"elsewhere was trained on some/other, but .*cartridge 3 on ", one, str(tmp_path / "elsewhere"))
     refused(r"deeper: its num_layers is 3, and that of .*cartridge 3 is 2$", one, str(tmp_path / "deeper"))
-    refused(r"longer does not hold 5 rows of prompt_embeddings$", one, str(tmp_path / "longer"))
+    refused(r"longer lacks 5 rows of prompt_embeddings$", one, str(tmp_path / "longer"))
     for name, change in (
         ("classifier", lambda tensors: tensors | {"classifier.weight": torch.ones(2, 2)}),
         ("narrower", lambda tensors: {key: values[:, 1:] for key, values in tensors.items()}),
@@ -141,7 +139,7 @@ def test_what_does_not_belong_together_is_refused(
         shutil.copytree(other, tmp_path / name)
         change_weights(tmp_path / name, change)
     refused(
-        r"classifier holds classifier.weight as well; expected keys and values alone$",
+        r"classifier also contains classifier.weight; expected only keys and values$",
         one,
         str(tmp_path / "classifier"),
     )

@@ -83,7 +83,7 @@ def test_another_type_or_length_is_refused(tiny_model: Path, tmp_path: Path, sec
     with pytest.raises(UserError) as caught:
         begin(tiny_model, section, adapter)
     assert str(caught.value) == (
-        f"{section}.init_adapter: {adapter} is of type {types[other]}; expected {types[section]}, to begin with"
+        f"{section}.init_adapter: {adapter} is of type {types[other]}; expected {types[section]}"
     )
     adapter, _ = trained(tiny_model, section, tmp_path / "longer", count=7)
     with pytest.raises(UserError) as caught:
@@ -97,7 +97,7 @@ def test_another_base_is_refused_unless_it_is_asked_for(
     tiny_model: Path, wider_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, expected = trained(tiny_model, "prompt", tmp_path / "run")
-    with pytest.raises(UserError, match=r"^prompt\.init_adapter: .* is for another base model: its hidden size is 32"):
+    with pytest.raises(UserError, match=r"^prompt\.init_adapter: .* is for another base model: hidden size 32"):
         begin(wider_model, "prompt", adapter)
     base = load_base(tiny_model)[0]
     with torch.no_grad():
@@ -126,9 +126,7 @@ def test_a_damaged_table_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     ):
         begin(tiny_model, "prompt", tmp_path / "a", count=5)
     save_file({"other": tensors["prompt_embeddings"]}, file)
-    with pytest.raises(
-        UserError, match=r"^prompt\.init_adapter: .* holds no table of prompt_embeddings, as PEFT saves"
-    ):
+    with pytest.raises(UserError, match=r"^prompt\.init_adapter: .* lacks the table prompt_embeddings that PEFT saves"):
         begin(tiny_model, "prompt", tmp_path / "a", count=5)
 
 

@@ -99,7 +99,7 @@ SAME = "first and second are the same: give one of them another path, wording or
         ({"path": "soft"}, {"path": "soft/adapter", "name": "another"}, SAME),
         ({"wording": "{text} sentiment"}, {}, SAME),
         ({"path": "sfot"}, {}, "first.path: no such folder: "),
-        ({}, {"path": "written"}, "second.path: FOLDER/written is no adapter: it has no adapter_config.json"),
+        ({}, {"path": "written"}, "second.path: FOLDER/written is not an adapter: it has no adapter_config.json"),
         ({}, {"any_base": True}, "second.any_base: is for an adapter"),
         ({"task_id": 1, "path": "full"}, {}, "first.task_id: is for an adapter"),
         ({"task_id": 1, "path": "soft"}, {}, "first.task_id: 1 is not between 0 and 0"),
@@ -121,7 +121,7 @@ def test_what_is_refused(
 def test_an_adapter_for_another_base_is_refused_by_its_config_alone(
     tiny_model: Path, wider_model: Path, tiny_task: Path, folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"^second\.path: \S+ is for another base model: its hidden size is 32, "):
+    with pytest.raises(UserError, match=r"^second\.path: \S+ is for another base model: hidden size 32, "):
         pair(wider_model, tiny_task, {}, {"path": str(folder / "soft")})
     shutil.copytree(folder / "lora", tmp_path / "lora")
     file = tmp_path / "lora" / "adapter_config.json"

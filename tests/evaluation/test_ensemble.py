@@ -252,7 +252,7 @@ def test_open_answers_and_missing_folders_are_refused(voters: dict[str, Path]) -
 
 def test_members_of_another_base_model_are_refused(voters: dict[str, Path], wider_model: Path, tiny_t5: Path) -> None:
     config = config_of(voters, "one", "two")
-    with pytest.raises(UserError, match=r"^ensemble.adapters: .*is for another base model: its hidden size is 32"):
+    with pytest.raises(UserError, match=r"^ensemble.adapters: .*is for another base model: hidden size 32"):
         load_members(load_base(wider_model)[0], members(config, TASK), config)
     other = load_base(wider_model)[0]
     other.config.hidden_size = 32

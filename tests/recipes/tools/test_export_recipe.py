@@ -193,7 +193,7 @@ def test_bad_input_is_one_line(
     [
         ("tiny_t5", "needs a decoder, and {base} is an encoder-decoder; export.to peft and hub take every kind"),
         ("tiny_encoder", "needs a decoder, and {base} is an encoder; export.to peft and hub take every kind"),
-        ("wider_model", "is for another base model: its hidden size is 32, that of {base} 64"),
+        ("wider_model", "is for another base model: hidden size 32, but {base} has 64"),
         ("another vocabulary", "was trained on"),
     ],
 )

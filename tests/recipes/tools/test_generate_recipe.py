@@ -116,7 +116,7 @@ def test_an_adapter_that_changes_the_base_stands_alone(
     flags = {"input.text": json.dumps(TEXTS), "sampling.max_new_tokens": 6}
     code, said, errors = cli_in_process(generate_command(tiny_model, tmp_path / "it", **flags), capfd)
     assert (code, len(errors)) == (0, 1)
-    assert errors[0].endswith("what the base model answers alone is had without adapter.path")
+    assert errors[0].endswith("run without adapter.path to see the base model's predictions")
     assert said == "".join(f"\n{text}\n  with adapter  {a.strip()}\n" for text, a in zip(TEXTS, answers, strict=True))
 
 
