@@ -63,7 +63,7 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("sweep", ["--sweep.grid", "{training.step: [1]}"], 'did you mean "training.steps"'),
         ("prompt_tuning", ["--training.steps", "0"], "training.steps: expected a number above 0, found 0"),
         ("prompt_tuning", ["--training.warmup_steps=-1"], "training.warmup_steps: expected 0 or more, found -1"),
-        ("prompt_tuning", ["--training.steps", "9"], "expected training.steps, which is 9, or less; found 10"),
+        ("prompt_tuning", ["--training.steps", "9"], "expected at most training.steps (9), found 10"),
         ("prompt_tuning", ["--prompt.num_virtual_tokens", "0"], "prompt.num_virtual_tokens: expected a number above 0"),
         (
             "prompt_tuning",
@@ -75,7 +75,11 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("prompt_tuning", ["--model.name_or_path", "./none"], "model.name_or_path: no such folder: ./none"),
         ("prompt_tuning", ["--run.output_dir", "src"], "run.output_dir: src is not empty; choose another folder"),
         ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src holds no run to resume: it has no config.json"),
-        ("prefix_tuning", ["--prefix.init_text", "a", "--prefix.init_weights", "zero"], "not with init_weights"),
+        (
+            "prefix_tuning",
+            ["--prefix.init_text", "a", "--prefix.init_weights", "zero"],
+            "cannot be combined with init_weights",
+        ),
     ],
 )
 def test_errors_that_need_no_model_import_nothing_heavy(

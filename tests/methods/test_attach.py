@@ -283,23 +283,26 @@ def test_without_a_start_of_ours_all_is_as_with_peft_s_config(tiny_model: Path) 
     [
         (
             {"init_from": "labels"} | text(TEXT),
-            "init_from: labels not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null",
+            "init_from: labels requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_from to null",
         ),
         (
             {"init_from": "frequent", "prompt_tuning_init": "SAMPLE_VOCAB"},
-            "init_from: frequent not with prompt_tuning_init: SAMPLE_VOCAB; set that to RANDOM, or init_from to null",
+            (
+                "init_from: frequent requires prompt_tuning_init: RANDOM, found SAMPLE_VOCAB; "
+                "set that, or init_from to null"
+            ),
         ),
         (
             {"init_labels": [" a"]},
-            "init_labels: are for init_from: labels; set that, or init_labels to null",
+            "init_labels: applies only to init_from: labels; set that, or init_labels to null",
         ),
         (
             {"init_from": "uniform", "init_labels": [" a"]},
-            "init_labels: are for init_from: labels; set that, or init_labels to null",
+            "init_labels: applies only to init_from: labels; set that, or init_labels to null",
         ),
         (
             {"init_from": "labels", "init_labels": []},
-            "init_labels: expected at least one label; null takes the task's choices",
+            "init_labels: expected at least one label; null means the task's choices",
         ),
     ],
 )

@@ -37,11 +37,11 @@ ROWS = [
 SCHEMA = {"properties": {"intent": {"enum": ["on", "off"]}, "slots": {"properties": {"area": {"type": "string"}}}}}
 DOCUMENTS = [Document((0, 5, 6), (7,)), Document((0, *range(20, 33)), (40, 41, 42))]
 NO_TEXT = (
-    "init_fill: frequent is for a text, and none is begun with; set it to repeat, or init_from to outputs or "
+    "init_fill: frequent requires a text for the initial values; set it to repeat, or init_from to outputs or "
     "demonstrations"
 )
 NETWORK = (
-    "keys and values cannot be put back through the network; set init_adapter to null, or prefix_projection to false"
+    "for the network cannot reproduce given keys and values; set init_adapter to null, or prefix_projection to false"
 )
 WAYS = {"prompt": ["normal", "outputs", "demonstrations"]}
 WAYS["prefix"] = [*WAYS["prompt"], "instruction", "zero"]
@@ -281,12 +281,12 @@ def test_rows_of_train_do_not_go_into_the_adapter_s_config(tiny_model: Path) -> 
         (
             "prompt",
             {"prompt_tuning_init": "TEXT", "init_from": "outputs"},
-            "init_from: outputs not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null",
+            "init_from: outputs requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_from to null",
         ),
         (
             "prompt",
             {"prompt_tuning_init": "TEXT", "init_adapter": "runs/a"},
-            "init_adapter: runs/a not with prompt_tuning_init: TEXT; set that to RANDOM, or init_adapter to null",
+            "init_adapter: runs/a requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_adapter to null",
         ),
         (
             "prompt",
@@ -311,42 +311,42 @@ def test_rows_of_train_do_not_go_into_the_adapter_s_config(tiny_model: Path) -> 
         (
             "prefix",
             {"init_from": "normal", "init_adapter": "runs/a"},
-            "init_adapter: not with init_from: normal; set one of them to null",
+            "init_adapter: cannot be combined with init_from: normal; set one of them to null",
         ),
         (
             "prompt",
             {"init_from": "uniform", "init_adapter": "runs/a"},
-            "init_adapter: not with init_from: uniform; set one of them to null",
+            "init_adapter: cannot be combined with init_from: uniform; set one of them to null",
         ),
         (
             "prompt",
             {"init_any_base": True},
-            "init_any_base: is for init_adapter; set that, or init_any_base to false",
+            "init_any_base: applies only to init_adapter; set that, or init_any_base to false",
         ),
         (
             "prefix",
             {"init_text": "a", "init_adapter": "b"},
-            "init_adapter: not with init_text; set one of them to null",
+            "init_adapter: cannot be combined with init_text; set one of them to null",
         ),
         (
             "prefix",
             {"init_text": "a", "init_from": "normal"},
-            "init_from: normal not with init_text; set one of them to null",
+            "init_from: normal cannot be combined with init_text; set one of them to null",
         ),
         (
             "prefix",
             {"init_text": "a", "init_from": "instruction"},
-            "init_from: instruction not with init_text; set one of them to null",
+            "init_from: instruction cannot be combined with init_text; set one of them to null",
         ),
         (
             "prefix",
             {"init_from": "outputs", "init_weights": "zero"},
-            "init_from: not with init_weights: zero; set one of them to null",
+            "init_from: cannot be combined with init_weights: zero; set one of them to null",
         ),
         (
             "prefix",
             {"init_adapter": "a", "prefix_projection": True},
-            f"init_adapter: not with prefix_projection: {NETWORK}",
+            f"init_adapter: cannot be combined with prefix_projection, {NETWORK}",
         ),
     ],
 )

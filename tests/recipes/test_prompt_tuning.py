@@ -152,7 +152,7 @@ def test_two_ways_to_start_are_one_line_before_anything_is_written(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, _, errors = cli_in_process(command(tmp_path / "run", **{"prompt.init_from": "labels"}), capfd)
-    said = "labels not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null"
+    said = "labels requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_from to null"
     assert (code, errors) == (2, [f"error: prompt.init_from: {said}"])
     assert not (tmp_path / "run").exists()
 

@@ -274,11 +274,11 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_with_the_same_teacher_only(
         ),
         (
             {"teacher_temperature": 2.0},
-            "training.teacher_temperature: there is no teacher; name one in training.teacher, or teacher_context",
+            "training.teacher_temperature: needs a teacher; set training.teacher or training.teacher_context",
         ),
         (
             {"teacher_weight": 1.0},
-            "training.teacher_weight: there is no teacher; name one in training.teacher, or teacher_context",
+            "training.teacher_weight: needs a teacher; set training.teacher or training.teacher_context",
         ),
     ],
 )

@@ -89,9 +89,9 @@ def test_settings_are_refused_before_anything_is_loaded(
         (
             "prefix_tuning",
             {"prefix.prefix_projection": "true", "prefix.encoder_hidden_size": 16},
-            "prefix.init_text: not with prefix_projection: keys and values cannot be put back through the network",
+            "prefix.init_text: cannot be combined with prefix_projection, for the network cannot reproduce",
         ),
-        ("prefix_tuning", {"prefix.init_weights": "zero"}, "prefix.init_text: not with init_weights: zero; set one"),
+        ("prefix_tuning", {"prefix.init_weights": "zero"}, "prefix.init_text: cannot be combined with init_weights"),
         ("prefix_tuning", {"prefix.init_text": ""}, "prefix.init_text: the text is empty; null is none"),
         ("prefix_tuning", {"prefix.num_virtual_tokens": 0}, "prefix.num_virtual_tokens: expected a number above 0"),
         ("p_tuning", {"prompt.encoder_dropout": 0.5}, "prompt.encoder_dropout: an MLP has none to set"),
