@@ -96,8 +96,8 @@ def test_a_schema_of_an_embedded_task(with_schema: Load, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (b'{"type": "object", "type": "string"}', 'malformed JSON: key "type" stands twice in one object'),
-        (b'{"maximum": NaN}', "malformed JSON: NaN is no value of JSON at column 13"),
+        (b'{"type": "object", "type": "string"}', 'malformed JSON: key "type" appears twice in one object'),
+        (b'{"maximum": NaN}', "malformed JSON: NaN is not a JSON value at column 13"),
         (b'{"title": "caf\xe9"}', "schema.json:1: not UTF-8 (byte 0xe9)"),
         (b"[" * 3_000, "malformed JSON: nested too deeply"),
         (b'{"allOf": [' * 90 + b"{}" + b"]}" * 90, "schema.json is no JSON Schema: maximum recursion depth"),
@@ -116,7 +116,7 @@ def test_damaged_schemas_are_one_line(load: Load, tmp_path: Path, schema: bytes,
 
 
 def test_a_target_with_what_json_does_not_have(with_schema: Load) -> None:
-    assert "is no JSON, as task.schema asks: NaN is no value of JSON" in refusal(with_schema, '{"intent": NaN}')
+    assert "is no JSON, as task.schema asks: NaN is not a JSON value" in refusal(with_schema, '{"intent": NaN}')
     assert 'is no JSON, as task.schema asks: key "intent" stands twice' in refusal(
         with_schema, '{"intent": "on", "intent": "off"}'
     )

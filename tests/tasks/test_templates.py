@@ -52,9 +52,9 @@ def test_render_shows_values_as_text(template: str, text: str) -> None:
         ("{labels[2]}", 'here: {labels[2]}: no key "2" in there; keys are: 0, 1'),
         ("{answers[text][x]}", 'here: {answers[text][x]}: no key "x" in there; keys are: 0'),
         ("{stars[0]}", 'here: {stars[0]}: no key "0" in there; keys are: none, it is no list or object'),
-        ("{hidden}", 'here: column "hidden" is null: no value, or a hidden label (-1)'),
-        ("{hidden[0]}", 'here: column "hidden[0]" is null: no value, or a hidden label (-1)'),
-        ("{inner[x]}", 'here: column "inner[x]" is null: no value, or a hidden label (-1)'),
+        ("{hidden}", 'here: column "hidden" is null: a missing value, or a hidden label (-1)'),
+        ("{hidden[0]}", 'here: column "hidden[0]" is null: a missing value, or a hidden label (-1)'),
+        ("{inner[x]}", 'here: column "inner[x]" is null: a missing value, or a hidden label (-1)'),
     ],
 )
 def test_render_says_what_is_not_there(template: str, message: str) -> None:
@@ -111,7 +111,7 @@ def test_render_keeps_braces_and_percent_signs_of_the_data() -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("1e999", "is inf, which is no value"),
+        ("1e999", "is inf, which is not a value"),
         ('["a", null]', "has an item that is null"),
         ('{"k": -1e999}', "has a value that is -inf"),
     ],
