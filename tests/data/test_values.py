@@ -55,7 +55,7 @@ def test_values_that_a_template_shows(value: Any) -> None:
         ([["a"], [float("nan")]], "has an item that has an item that is nan"),
         ({"a": {"b": float("inf")}}, "has a value that has a value that is inf"),
         ({"a": b"x"}, "has a value that holds bytes"),
-        (numpy.zeros(2), "holds a ndarray, which is no text"),
+        (numpy.zeros(2), "holds a ndarray, which is not text"),
         (Unread("values of the type interval"), "holds values of the type interval, which cannot be read as text"),
     ],
 )

@@ -36,14 +36,14 @@ def test_b1_a_tokenizer_without_an_end_is_one_line(tmp_path: Path) -> None:
     endless = words()
     task = make_task([("the film", "good")])
     with pytest.raises(
-        UserError, match=r"has no end-of-sequence token \(eos_token\): a written answer would never end"
+        UserError, match=r"has no end-of-sequence token \(eos_token\): a generated prediction would never end"
     ):
         encode(task, endless)
     data = encode(task, endless, needs_end=False)
     assert data.ends == ()
     assert data.test[0].document.target_ids == tuple(endless("good").input_ids)
     nested = make_task([("the film", "good"), ("the plot", "good film")], choices=("good", "good film"))
-    with pytest.raises(UserError, match=r"choice 'good' begins choice 'good film', and needs an end"):
+    with pytest.raises(UserError, match=r"choice 'good' begins choice 'good film' and requires an end"):
         encode(nested, endless)
 
 

@@ -139,9 +139,12 @@ def test_a_task_that_train_lacks_is_named(fail: Fail, domain_task: Path, tmp_pat
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("{label}", ":1: the target is no JSON, as task.schema asks: "),
-        ('{{"label": "{label}"}}', ":2: the target breaks task.schema at label: 'positive' is not one of ['negative']"),
-        ('{{"lable": "{label}"}}', ":1: the target breaks task.schema: 'label' is a required property"),
+        ("{label}", ":1: the target is not JSON, as required by task.schema: "),
+        (
+            '{{"label": "{label}"}}',
+            ":2: the target violates task.schema at label: 'positive' is not one of ['negative']",
+        ),
+        ('{{"lable": "{label}"}}', ":1: the target violates task.schema: 'label' is a required property"),
     ],
 )
 def test_a_target_that_breaks_its_schema_is_named(fail: Fail, target: str, message: str, tmp_path: Path) -> None:
