@@ -256,7 +256,7 @@ def test_auto_falls_back_where_packed_disagrees_and_packed_refuses(
     engine, said = build(tiny_model, data, "auto")
     assert engine.packed is False
     assert len(said) == 1
-    assert said[0].startswith("warning: model.engine: taking stock")
+    assert said[0].startswith("warning: model.engine: using stock")
     assert difference in said[0]
     assert "\n" not in said[0]
     with pytest.raises(UserError, match=f"^model.engine: packed does not .*{difference}"):
