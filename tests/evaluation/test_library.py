@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(library: Path, tmp_path: Path) -> None:
     )
     write_index(str(library))
     assert refused(nearest_adapters, library / "prefix", library) == (
-        f"library: {library} has nothing of the type, width and base model of {library / 'prefix'}"
+        f"library: {library} has no adapter with the type, width and base model of {library / 'prefix'}"
     )
     assert refused(nearest_adapters, library / "lora", library) == (
         f"adapter.path: {library / 'lora'} has no virtual tokens to compare"

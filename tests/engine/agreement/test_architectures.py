@@ -211,9 +211,8 @@ how well a model learns.
 - `no`: PEFT's own forward pass fails with its default settings, has no gradient, or does not suit the method. The
   footnote gives the reason. The recipes report it before they load anything; so does
   `python -m softprompts.methods.preflight NAME_OR_PATH`.
-- `{GENERATE}`: after a soft prompt, `engine.generation` generates the same greedy tokens, from the same logits, for a single
-  row and for the row in a batch with longer ones, even if some of these end earlier. PEFT's own `generate` gives the same
-  tokens for the single row.
+- `{GENERATE}`: `engine.generation` gives the same greedy tokens and logits after a soft prompt for a single row as for
+  the row in a batch with longer ones, even if some of these end earlier. So does PEFT's own `generate` for the single row.
 
 Prompt and prefix tuning: {VIRTUAL} virtual tokens. LoRA: `target_modules="all-linear"`. Full: all weights are trained.
 Sliding windows ({WINDOW["sliding_window"]} tokens) are shorter than most of the texts.
