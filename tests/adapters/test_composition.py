@@ -157,7 +157,7 @@ def test_more_virtual_tokens_than_positions_are_refused(
             write_record(folder, identity, None)
         if positions == 7:
             with pytest.raises(
-                UserError, match=r"^compose.adapters: 7 virtual tokens together leave no room in the 7 "
+                UserError, match=r"^compose.adapters: 7 virtual tokens together leave no room in the model's 7 "
             ):
                 compose(list(map(str, parts["prefix"])), tmp_path / "both")
         else:

@@ -121,9 +121,7 @@ def test_a_damaged_table_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({"prompt_embeddings": torch.zeros(5, 33)}, file)
-    with pytest.raises(
-        UserError, match=r"^prompt\.init_adapter: holds 5 x 33 numbers, and what is to begin .* 5 x 32$"
-    ):
+    with pytest.raises(UserError, match=r"^prompt\.init_adapter: has 5 x 33 numbers, but the new one has 5 x 32$"):
         begin(tiny_model, "prompt", tmp_path / "a", count=5)
     save_file({"other": tensors["prompt_embeddings"]}, file)
     with pytest.raises(UserError, match=r"^prompt\.init_adapter: .* lacks the table prompt_embeddings that PEFT saves"):
@@ -137,7 +135,7 @@ def test_a_recipe_that_reads_no_adapter_says_so(tiny_model: Path, section: str) 
     config: Any = kind(init_adapter="runs/a")
     with pytest.raises(UserError) as caught:
         add(base, tokenizer, config)
-    assert str(caught.value) == (f"{section}.init_adapter: this recipe begins with no other adapter; set it to null")
+    assert str(caught.value) == (f"{section}.init_adapter: this recipe does not start from an adapter; set it to null")
 
 
 @pytest.mark.slow

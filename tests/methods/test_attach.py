@@ -153,8 +153,8 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
         (0, {}, r"prompt.num_virtual_tokens: expected a number above 0, found 0"),
         (-3, {}, r"prompt.num_virtual_tokens: expected a number above 0, found -3"),
         (None, {}, r"prompt.num_virtual_tokens: expected a number above 0, found None"),
-        (256, {}, r"prompt.num_virtual_tokens: 256 leave no room in the 256 positions of the model"),
-        (4, text(""), r"prompt.prompt_tuning_init_text: TEXT needs a text that tokenizes to something"),
+        (256, {}, r"prompt.num_virtual_tokens: 256 virtual tokens leave no room in the model's 256 positions"),
+        (4, text(""), r"prompt.prompt_tuning_init_text: TEXT requires a text that has tokens"),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, tokens: Any, start: dict[str, str], message: str) -> None:
@@ -313,7 +313,9 @@ def test_ways_to_start_that_exclude_each_other_are_refused(settings: dict[str, A
 
 
 def test_labels_that_are_none_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match=r"^prompt.init_from: labels needs a task with choices; name others in prompt"):
+    with pytest.raises(
+        UserError, match=r"^prompt.init_from: labels requires a task with choices; otherwise set prompt"
+    ):
         begin(tiny_model, "labels", 4, choices=None)
     with pytest.raises(UserError, match=r"^prompt.init_labels: '' tokenizes to nothing$"):
         begin(tiny_model, "labels", 4, init_labels=[" plot", ""])

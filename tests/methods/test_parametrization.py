@@ -325,11 +325,11 @@ def test_the_group_of_the_given_rate_comes_first(tiny_model: Path) -> None:
         ({"parametrization": "residual_mlp", "bottleneck": -1}, "bottleneck: expected a number above 0, found -1"),
         (
             {"parametrization": "residual_mlp", "bottleneck": 513},
-            "bottleneck: 513 is more than 16 times the 32 dimensions of the embeddings; take at most 512",
+            "bottleneck: 513 is more than 16 times the 32 dimensions of the embeddings; expected at most 512",
         ),
         (
             {"parametrization": "superposition", "sampled_embeddings": 10**9},
-            r"sampled_embeddings: 1000000000 is more than the \d+ embeddings of the model; take at most \d+",
+            r"sampled_embeddings: 1000000000 is more than the \d+ embeddings of the model; expected at most \d+",
         ),
         ({"rank": 2}, "rank: applies only to parametrization: low_rank; set that, or rank to null"),
         (
@@ -356,7 +356,7 @@ def test_sizes_without_sense_are_refused(tiny_model: Path, settings: dict[str, A
         ({"layer_rates": [0, 0]}, "layer_rates: every rate is 0, so the prefix would not be trained; set one above 0"),
         ({"frozen_first": -1}, "frozen_first: expected 0 or more, found -1"),
         ({"frozen_first": 6}, "frozen_first: 6 of 6 virtual tokens would leave none to train"),
-        ({"layer_rates": [1, 1, 0]}, "layer_rates: 3 rates do not part 2 layers evenly; give 1, 2"),
+        ({"layer_rates": [1, 1, 0]}, "layer_rates: 3 rates do not divide 2 layers evenly; give 1, 2"),
         ({"parametrization": "scales", "key_rate": 0}, "parametrization: scales cannot be combined with key_rate, "),
         (
             {"init_text": None, "prefix_projection": True, "value_rate": 0.5},

@@ -70,7 +70,7 @@ def test_a_sweep_may_vary_them(
         (
             "prefix_tuning",
             PREFIX | {"prefix.layer_rates": "[1, 1, 1]"},
-            "prefix.layer_rates: 3 rates do not part 2 lay",
+            "prefix.layer_rates: 3 rates do not divide 2 lay",
         ),
     ],
 )

@@ -109,5 +109,5 @@ def _check_room(first: Part, count: int) -> None:
     positions = config.get("text_config", config).get("max_position_embeddings")
     if isinstance(positions, int) and count >= positions:
         raise UserError(
-            f"adapter.path: {count} virtual tokens together leave no room in the {positions} positions of the model"
+            f"adapter.path: {count} virtual tokens together leave no room in the model's {positions} positions"
         )

@@ -269,7 +269,9 @@ def input_spec(model: PreTrainedModel, virtual_tokens: int = 0) -> InputSpec:
     kind, positions = kind_of(model.config), max_positions(model)
     room = None if positions is None else positions - virtual_tokens
     if virtual_tokens and room is not None and room < 1:
-        raise UserError(f"num_virtual_tokens: {virtual_tokens} leave no room in the {positions} positions of the model")
+        raise UserError(
+            f"num_virtual_tokens: {virtual_tokens} virtual tokens leave no room in the model's {positions} positions"
+        )
     tables: list[Any] = [model.get_input_embeddings(), None if kind == "encoder" else model.get_output_embeddings()]
     vocabulary = min(len(table.weight) for table in tables if isinstance(getattr(table, "weight", None), torch.Tensor))
     return InputSpec(kind, room, vocabulary, own_ends(model))

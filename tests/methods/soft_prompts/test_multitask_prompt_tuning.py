@@ -109,8 +109,8 @@ def test_every_row_goes_behind_the_prompt_of_its_task(tuned: Tuned) -> None:
         (["a", "b."], "domain", r'domain "b\." cannot be the name of a folder'),
         (["a", "b "], "domain", r'domain "b " cannot be the name of a folder'),
         (["a", "a\nb"], "domain", r'domain "a\\nb" cannot be the name of a folder'),
-        (["a", "con"], "domain", r'domain "con" is no name of a folder on Windows; rename it$'),
-        (["a", "LPT1.x"], "domain", r'domain "LPT1\.x" is no name of a folder on Windows'),
+        (["a", "con"], "domain", r'domain "con" cannot be the name of a folder on Windows; rename it$'),
+        (["a", "LPT1.x"], "domain", r'domain "LPT1\.x" cannot be the name of a folder on Windows'),
         (["Films", "films"], "domain", r'domain "films" and "Films" would be one folder where case does not count'),
         (["caf\u00e9", "cafe\u0301"], "domain", r"would be one folder"),
         (["a", ""], "domain", r'domain "" cannot be the name of a folder'),
@@ -174,7 +174,7 @@ def test_the_seed_decides(tiny_model: Path) -> None:
         ({"num_ranks": 0}, r"^prompt\.num_ranks: expected a number above 0, found 0$"),
         ({"factor_steps": -1}, r"^prompt\.factor_steps: expected 0 or more, found -1$"),
         ({"num_virtual_tokens": 0}, r"^prompt\.num_virtual_tokens: expected a number above 0, found 0$"),
-        ({"prompt_tuning_init_text": ""}, r"^prompt\.prompt_tuning_init_text: TEXT needs a text"),
+        ({"prompt_tuning_init_text": ""}, r"^prompt\.prompt_tuning_init_text: TEXT requires a text"),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, changes: dict[str, Any], message: str) -> None:
