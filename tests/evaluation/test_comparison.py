@@ -138,7 +138,7 @@ def test_examples_are_not_drawn_from_the_rows_that_are_scored(tiny_model: Path, 
 
 
 def test_an_encoder_that_nothing_trained_is_refused(tiny_encoder: Path, tiny_task: Path, folder: Path) -> None:
-    with pytest.raises(UserError, match="an encoder writes nothing: its classifier has to be trained"):
+    with pytest.raises(UserError, match="an encoder generates no text, and its classifier must be trained"):
         pair(tiny_encoder, tiny_task, {}, {"path": str(folder / "full")})
 
 

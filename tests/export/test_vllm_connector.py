@@ -277,7 +277,7 @@ def test_weights_that_cannot_be_compared_are_served_with_a_warning(
     AutoModelForCausalLM.from_pretrained(tiny_model).to(torch.float8_e4m3fn).save_pretrained(tmp_path / "float8")
     module.PrefixConnector(*_with_role(configs(tmp_path / "float8", folder), Role.SCHEDULER))
     assert (
-        "not compared with those of long: the files hold float8_e4m3fn, and the digests are of float32" in caplog.text
+        "not compared with those of long: the files have float8_e4m3fn, but the digests are of float32" in caplog.text
     )
     engine, cache = configs(tiny_model, folder)
     engine.model_config.model = "nobody/nothing"

@@ -194,7 +194,7 @@ def test_the_command_with_what_is_no_model(tmp_path: Path, capsys: pytest.Captur
     assert main([str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"error: model.name_or_path: {tmp_path} is no model folder: it has no config.json\n"
+    assert said.err == f"error: model.name_or_path: {tmp_path} is not a model folder: it has no config.json\n"
 
 
 def test_a_config_and_nothing_else_is_enough(tiny_model: Path, tmp_path: Path) -> None:

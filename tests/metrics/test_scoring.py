@@ -252,5 +252,5 @@ def test_with_a_network_the_hub_is_asked(there: bool | None, tmp_path: Path, mon
         return
     with pytest.raises(UserError) as caught:
         check_names(["rouge"])
-    unasked = "; the Hub cannot be asked for it (ConnectionError)" if there is None else ""
+    unasked = "; the Hub cannot be reached (ConnectionError)" if there is None else ""
     assert str(caught.value) == f'task.metrics: no metric "rouge" (did you mean "rouge_l"?){unasked}'

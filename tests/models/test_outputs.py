@@ -110,7 +110,7 @@ def test_a5_other_names_than_the_choices_are_refused(
 def test_a5_a_trained_classifier_without_names_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
     nameless = {f"{i}": f"LABEL_{i}" for i in range(3)}
     folder = trained(tiny_encoder, tmp_path / "model", id2label=nameless, label2id={v: k for k, v in nameless.items()})
-    message = r"nothing says which output of \S+ is which choice: it calls them LABEL_0, LABEL_1, LABEL_2; write their"
+    message = r"the outputs of \S+ have no meaningful names \(LABEL_0, LABEL_1, LABEL_2\); write the names"
     with pytest.raises(UserError, match=rf"^task\.choices: {message}"):
         load(folder, NAMES)
     choices = ["LABEL_2", "LABEL_0", "LABEL_1"]
@@ -260,8 +260,8 @@ def test_a_classifier_at_random_values_is_not_scored(tiny_encoder: Path) -> None
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (["good"], r"one choice, 'good': \S+ is an encoder, which needs two or more$"),
-        ([" good", "good "], r"'good' is there twice: \S+ has one output for each choice$"),
+        (["good"], r"one choice, 'good': \S+ is an encoder, which requires two or more$"),
+        ([" good", "good "], r"'good' appears twice: \S+ has one output for each choice$"),
     ],
 )
 def test_c8_an_encoder_needs_two_choices(tiny_encoder: Path, choices: list[str], message: str) -> None:

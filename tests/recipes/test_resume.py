@@ -295,4 +295,4 @@ def test_b13_a_home_that_cannot_be_written_needs_no_cache(tiny_model: Path, doma
     assert done.stdout.endswith("\nended with 2\n")
     (said,) = error_lines(done.stderr)
     assert said.startswith(f'error: task.metrics: cannot load "{metric}": /proc/nowhere')
-    assert "HF_HOME chooses another folder" in said
+    assert "set HF_HOME to another folder" in said

@@ -202,8 +202,8 @@ def test_c9_code_of_a_model_folder_is_neither_run_nor_asked_for(
         command = recipe_command(recipe, "sentiment", tiny_flags(model, tiny_task, tmp_path / "run"))
     code, _, errors = cli_in_process(command, capfd)
     assert code == 2
-    said = "brings code of its own (auto_map in its config), and this project runs no code from model folders; take a"
-    assert errors == [f"error: model.name_or_path: {model} {said} model of an architecture that transformers has"]
+    said = "has its own code (auto_map in its config), and this project does not run code from model folders; use a"
+    assert errors == [f"error: model.name_or_path: {model} {said} model whose architecture is in transformers"]
     assert not list(tmp_path.rglob("executed"))
     assert not Path("executed").exists()
 

@@ -128,7 +128,7 @@ def test_an_encoder_has_no_text_to_begin_with(fail: Fail, tiny_encoder: Path) ->
 
 def test_an_encoder_needs_choices(fail: Fail, tiny_encoder: Path) -> None:
     flags = {"model.name_or_path": tiny_encoder, "task.choices": "null", "task.metrics": "[exact_match]"}
-    expected = f"task.choices: {tiny_encoder} is an encoder, which chooses between labels: give all of them"
+    expected = f"task.choices: {tiny_encoder} is an encoder, which chooses between labels; list all of them"
     assert fail("lora", **flags) == expected
 
 
