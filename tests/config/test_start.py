@@ -74,7 +74,7 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("prompt_tuning", ["--model.name_or_path", "bundled:smollm"], 'unknown bundled model "smollm"'),
         ("prompt_tuning", ["--model.name_or_path", "./none"], "model.name_or_path: no such folder: ./none"),
         ("prompt_tuning", ["--run.output_dir", "src"], "run.output_dir: src is not empty; choose another folder"),
-        ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src holds no run to resume: it has no config.json"),
+        ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src has no run to resume: it has no config.json"),
         (
             "prefix_tuning",
             ["--prefix.init_text", "a", "--prefix.init_weights", "zero"],
@@ -105,7 +105,7 @@ def test_a_resume_that_is_refused_or_done_imports_nothing_heavy(tmp_path: Path) 
     assert modules.isdisjoint(HEAVY)
     (tmp_path / RESULT_FILE).write_text("{}")
     code, modules, said, errors = start("prompt_tuning", *config, "--resume")
-    assert (code, said, errors) == (0, f"{tmp_path} holds a finished run; nothing to do", "")
+    assert (code, said, errors) == (0, f"{tmp_path} contains a finished run; nothing to do", "")
     assert modules.isdisjoint(HEAVY)
 
 

@@ -163,7 +163,7 @@ def test_a_finished_run_is_never_touched(command: Command, finished: Path, capfd
     assert code == 2
     assert errors == [f"error: run.output_dir: {finished} is not empty; choose another folder, or go on with --resume"]
     code, said, errors = cli_in_process(command(finished, "--resume"), capfd)
-    assert (code, said, errors) == (0, f"{finished} holds a finished run; nothing to do\n", [])
+    assert (code, said, errors) == (0, f"{finished} contains a finished run; nothing to do\n", [])
     assert contents(finished) == before
 
 
@@ -174,7 +174,7 @@ def test_resuming_with_other_settings_says_what_changed(
     changed = command(finished, "--resume", **{"training.learning_rate": 0.5, "run.seed": 1})
     code, _, errors = cli_in_process(changed, capfd)
     assert code == 2
-    message = "training.learning_rate was 0.02 and is 0.5; run.seed was 0 and is 1"
+    message = "training.learning_rate was 0.02 and is now 0.5; run.seed was 0 and is now 1"
     assert errors == [f"error: --resume: the settings of {finished} have changed: {message}"]
     assert contents(finished) == before
 

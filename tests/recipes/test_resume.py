@@ -74,7 +74,7 @@ def stopped(tiny_model: Path, domain_task: Path, tmp_path: Path) -> Stop:
 def half_the_rows(folder: Path) -> str:
     file = folder / "task" / "train.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:20]))
-    return "train had 40 rows and has 20"
+    return "train had 40 rows and now has 20"
 
 
 def swapped_labels(folder: Path) -> str:
@@ -129,7 +129,7 @@ def other_ends(folder: Path) -> str:
     file = folder / "model" / "generation_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {"eos_token_id": [1, 5]}))
-    return "written answers ended at the tokens [1] and end at [1, 5]"
+    return "generated predictions ended at the tokens [1] and now end at [1, 5]"
 
 
 def other_decoder(folder: Path) -> str:

@@ -59,7 +59,7 @@ def test_what_a_model_or_a_row_says_stays_text(tmp_path: Path, evil: str) -> Non
     assert evil not in page
     reader = read(page)
     assert not {tag for tag, _ in reader.seen} & {"script", "img"}
-    assert reader.tables["Answers of sentiment"][1] == ["row 0", evil, "positive", *[evil] * 7]
+    assert reader.tables["Predictions of sentiment"][1] == ["row 0", evil, "positive", *[evil] * 7]
     assert [values for tag, values in reader.seen if "onerror" in values] == []
 
 
@@ -110,13 +110,13 @@ def test_each_run_opens_to_its_settings_and_answers_are_side_by_side(tmp_path: P
     page = rendered(benchmark, shown=3)
     summaries = re.findall(r"<summary>(.*?)</summary>", page)
     assert sum(", seed " in s for s in summaries) == 21
-    assert "Answers side by side: 4 rows, 0 on which answers differ" in summaries
+    assert "Predictions side by side: 4 rows, 0 on which predictions differ" in summaries
     for name in ("Settings", "Environment and data", "Probes"):
         assert summaries.count(name) == 21
     assert "bundled:smollm2-135m-instruct" in page
     assert "… (50 characters more) …" in page
     assert "x" * (LONGEST + 1) not in page
-    table = read(page).tables["Answers of sentiment"]
+    table = read(page).tables["Predictions of sentiment"]
     assert (len(table), len(table[0])) == (1 + 3, 3 + 7)
 
 

@@ -82,7 +82,7 @@ def test_two_adapters_answer_as_they_did_in_their_runs(method_run: MethodRun, fl
     assert (record["recipe"], record["split"], record["seed"]) == ("compare", "test", 0)
     assert "versions" in record["environment"]
     again = run_recipe(recipe_command("compare", "sentiment", settings, "--resume"))
-    assert (again.returncode, again.stdout) == (0, f"{folder} holds a finished run; nothing to do\n")
+    assert (again.returncode, again.stdout) == (0, f"{folder} contains a finished run; nothing to do\n")
 
 
 def test_a_whole_model_against_a_written_prompt(method_run: MethodRun, go: Callable[..., Path]) -> None:
