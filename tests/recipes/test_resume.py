@@ -160,7 +160,7 @@ def test_b4_a_run_that_failed_at_its_test_is_finished_with_other_evaluation(
     changed = ["--evaluation.max_new_tokens", "3", "--evaluation.bootstrap_resamples", "10", "--resume"]
     code, said, errors = cli_in_process([*command, *changed], capfd)
     assert (code, errors) == (0, [])
-    assert "going on with evaluation.max_new_tokens 3, which was 5\n" in said
+    assert "continuing with evaluation.max_new_tokens 3 instead of 5\n" in said
     result = read_result(tmp_path / "run")
     assert result["settings"]["evaluation"]["max_new_tokens"] == 3
     assert {"key": "evaluation.max_new_tokens", "was": 5, "is": 3} in result["notes"]["resumed"]

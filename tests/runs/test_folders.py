@@ -85,10 +85,10 @@ def test_b4_settings_that_do_not_touch_what_trains_may_change(
     change = {"key": f"{section}.{name}", "was": was, "is": value}
     assert run.resumed == config(tmp_path)["resumed"] == [change]
     assert run.settings[section][name] == config(tmp_path)[section][name] == value, "the record says what was used"
-    assert f"going on with {section}.{name} {value}, which was {was}\n" in capfd.readouterr().out
+    assert f"continuing with {section}.{name} {value} instead of {was}\n" in capfd.readouterr().out
     again = start(tmp_path, resume=True, **{key: value})
     assert again.resumed == [change], "and remembers it"
-    assert "going on with" not in capfd.readouterr().out
+    assert "continuing with" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["result.json", "compare.json"])
