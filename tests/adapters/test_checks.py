@@ -65,7 +65,9 @@ def test_a6_tensors_by_other_names_are_refused(tiny_model: Path, tmp_path: Path,
     with pytest.raises(UserError) as refusal:
         load(tiny_model, tmp_path / "it")
     text = str(refusal.value)
-    assert text.startswith(f"adapter.path: {tmp_path / 'it'}/adapter_model.safetensors does not fit: it holds what")
+    assert text.startswith(
+        f"adapter.path: {tmp_path / 'it'}/adapter_model.safetensors does not fit: it contains tensors"
+    )
     assert "; it lacks tensors that its config requires: base_model.model.model.layers." in text
     assert text.count(" and ") == 2, "the first is named, the others counted"
     assert "\n" not in text
@@ -100,7 +102,7 @@ def test_a6_names_with_the_name_of_the_adapter_in_them_are_peft_s_own(tiny_model
 def test_values_that_are_no_numbers_are_refused(tiny_model: Path, tmp_path: Path, value: float) -> None:
     saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
     change_weights(tmp_path / "it", lambda tensors: {k: torch.full_like(v, value) for k, v in tensors.items()})
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors holds NaN or infinity in prompt_embeddings$"):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors contains NaN or infinity in prompt_embeddings$"):
         load(tiny_model, tmp_path / "it")
 
 

@@ -106,7 +106,7 @@ def test_what_does_not_belong_together_is_refused(
     refused(r"^compose.adapters: expected two or more, found 1$", one)
     refused(r"^compose.adapters: no such folder: ./gone", one, "./gone")
     refused(
-        r"prefix 3: its peft_type is PREFIX_TUNING, and that of .*cartridge 3 is CARTRIDGE$",
+        r"prefix 3: peft_type is PREFIX_TUNING, but .*cartridge 3 has CARTRIDGE$",
         one,
         str(parts["prefix"][0]),
     )
@@ -130,7 +130,7 @@ def test_what_does_not_belong_together_is_refused(
         shutil.copytree(other, tmp_path / name)
         change_config(tmp_path / name, **change)
     refused(r"elsewhere was trained on some/other, but .*cartridge 3 on ", one, str(tmp_path / "elsewhere"))
-    refused(r"deeper: its num_layers is 3, and that of .*cartridge 3 is 2$", one, str(tmp_path / "deeper"))
+    refused(r"deeper: num_layers is 3, but .*cartridge 3 has 2$", one, str(tmp_path / "deeper"))
     refused(r"longer lacks 5 rows of prompt_embeddings$", one, str(tmp_path / "longer"))
     for name, change in (
         ("classifier", lambda tensors: tensors | {"classifier.weight": torch.ones(2, 2)}),

@@ -91,7 +91,7 @@ def test_a8_a_decoder_that_classifies_is_no_language_model(tiny_model: Path, tmp
         load(tiny_model, tmp_path / "it")
     base.save_pretrained(tmp_path / "whole")
     with pytest.raises(
-        UserError, match=r"^model\.name_or_path: \S+ is a LlamaForSequenceClassification: it classifies"
+        UserError, match=r"^model\.name_or_path: \S+ is a LlamaForSequenceClassification, which classifies"
     ):
         load_base_model(ModelConfig(str(tmp_path / "whole")), torch.device("cpu"))
 

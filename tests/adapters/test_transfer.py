@@ -89,7 +89,7 @@ def test_another_type_or_length_is_refused(tiny_model: Path, tmp_path: Path, sec
     with pytest.raises(UserError) as caught:
         begin(tiny_model, section, adapter)
     assert str(caught.value) == (
-        f"{section}.init_adapter: {adapter} has 7 virtual tokens, and {section}.num_virtual_tokens is 4; set it to 7"
+        f"{section}.init_adapter: {adapter} has 7 virtual tokens, but {section}.num_virtual_tokens is 4; set it to 7"
     )
 
 

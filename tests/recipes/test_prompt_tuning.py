@@ -161,7 +161,9 @@ def test_a_finished_run_is_never_touched(command: Command, finished: Path, capfd
     before = contents(finished)
     code, _, errors = cli_in_process(command(finished), capfd)
     assert code == 2
-    assert errors == [f"error: run.output_dir: {finished} is not empty; choose another folder, or go on with --resume"]
+    assert errors == [
+        f"error: run.output_dir: {finished} is not empty; choose another folder, or continue with --resume"
+    ]
     code, said, errors = cli_in_process(command(finished, "--resume"), capfd)
     assert (code, said, errors) == (0, f"{finished} contains a finished run; nothing to do\n", [])
     assert contents(finished) == before

@@ -75,7 +75,7 @@ def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     assert refusal(tmp_path) == (
-        f"run.output_dir: {tmp_path} is not empty; choose another folder, or go on with --resume"
+        f"run.output_dir: {tmp_path} is not empty; choose another folder, or continue with --resume"
     )
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
