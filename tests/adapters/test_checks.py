@@ -178,7 +178,7 @@ def test_an_adapter_that_changes_the_base_itself_is_said_to(
     capsys.readouterr()
     torch.manual_seed(1)
     found = load(tmp_path / "base", tmp_path / "it")
-    said = f"warning: adapter.path: {tmp_path / 'it'} changes weights or layers of {tmp_path / 'base'} itself, and "
+    said = f"warning: adapter.path: {tmp_path / 'it'} changes weights or layers of {tmp_path / 'base'} itself, so "
     assert capsys.readouterr().err.startswith(said)
     assert not has_base(found)
     assert not any(p.requires_grad for p in found.parameters())

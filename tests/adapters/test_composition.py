@@ -143,7 +143,7 @@ def test_what_does_not_belong_together_is_refused(
         one,
         str(tmp_path / "classifier"),
     )
-    refused(r"narrower: its width is 63, and that of .*cartridge 3 is 64$", one, str(tmp_path / "narrower"))
+    refused(r"narrower: width is 63, but .*cartridge 3 has 64$", one, str(tmp_path / "narrower"))
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -149,7 +149,7 @@ def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path)
             ": task.where appears twice: as task.where.a and as task.where",
         ),
         ("training:\n", "training: expected keys below it, found nothing"),
-        ("run: {output_dir: twice}\n", 'key "run" stands twice'),
+        ("run: {output_dir: twice}\n", 'key "run" appears twice'),
     ],
 )
 def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
@@ -164,8 +164,8 @@ def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
         (["--training.step", "1"], 'unknown flag "--training.step" (did you mean "training.steps"?)'),
         (["--steps", "1"], 'unknown flag "--steps" (did you mean "training.steps"?)'),
         (["--resum"], 'unknown flag "--resum"'),
-        (["--task.where", "{a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" stands twice'),
-        (["--task.where={a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" stands twice'),
+        (["--task.where", "{a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" appears twice'),
+        (["--task.where={a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" appears twice'),
         (["--training.steps", "abc"], "training.steps: expected whole number, found abc"),
         (["--training.steps"], "--training.steps: expected one argument"),
         (["--config"], "--config: expected one argument"),

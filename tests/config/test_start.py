@@ -52,7 +52,7 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         (
             "prompt_tuning",
             ["--print_completion", "zsh"],
-            "--print_completion: expected bash | jsonschema, found zsh; zsh",
+            "--print_completion: expected bash | jsonschema, found zsh; for zsh",
         ),
         ("prompt_tuning", ["--print_completion"], "--print_completion: expected bash | jsonschema, found nothing"),
         ("prompt_tuning", ["--trainin.steps", "3"], 'unknown flag "--trainin.steps"'),

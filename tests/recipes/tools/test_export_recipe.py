@@ -147,7 +147,7 @@ ADAPTERS = "export.adapters"
         ("vocabulary", {}, "adapter.path: expected an adapter here or in export.adapters, found neither"),
         ("vocabulary", {"adapter.path": "one", ADAPTERS: "{a: [one]}"}, "or in export.adapters, found both"),
         ("vocabulary", {ADAPTERS: "{a: [one], A: [two]}"}, "export.adapters: a and A differ only in upper case"),
-        ("vocabulary", {ADAPTERS: "{a: [one], a: [two]}"}, 'export.adapters: not valid YAML: key "a" stands twice'),
+        ("vocabulary", {ADAPTERS: "{a: [one], a: [two]}"}, 'export.adapters: not valid YAML: key "a" appears twice'),
         ("vocabulary", {ADAPTERS: "{'my task!': [one]}"}, "name it my_task: --export.adapters '{my_task: ...}'"),
         ("vocabulary", {ADAPTERS: "{'../up': [one]}"}, "name it up: --export.adapters '{up: ...}'"),
         ("vocabulary", {ADAPTERS: "{'a:0|>': [one]}"}, "name it a_0: --export.adapters"),
