@@ -30,12 +30,12 @@ from transformers import AutoModelForSequenceClassification
     [
         (
             {"peft_type": "SUPERDUPERTUNING"},
-            'peft_type: PEFT knows no "SUPERDUPERTUNING" (did you mean "SUPERTUNING"?)',
+            'peft_type: PEFT does not know "SUPERDUPERTUNING" (did you mean "SUPERTUNING"?)',
         ),
-        ({"peft_type": "lora"}, 'peft_type: PEFT knows no "lora" (did you mean "LORA"?)'),
-        ({"peft_type": ["LORA"]}, 'peft_type: PEFT knows no "[\'LORA\']" (did you mean "LORA"?)'),
+        ({"peft_type": "lora"}, 'peft_type: PEFT does not know "lora" (did you mean "LORA"?)'),
+        ({"peft_type": ["LORA"]}, 'peft_type: PEFT does not know "[\'LORA\']" (did you mean "LORA"?)'),
         ({"peft_type": None}, "has no peft_type, the kind of the adapter"),
-        ({"task_type": "CAUSAL"}, 'task_type: PEFT knows no "CAUSAL" (did you mean "CAUSAL_LM"?)'),
+        ({"task_type": "CAUSAL"}, 'task_type: PEFT does not know "CAUSAL" (did you mean "CAUSAL_LM"?)'),
         ({"num_virtual_tokens": "5"}, "num_virtual_tokens: expected int, found '5'"),
         ({"num_virtual_tokens": True}, "num_virtual_tokens: expected int, found True"),
         ({"num_transformer_submodules": [1]}, "num_transformer_submodules: expected int, found [1]"),

@@ -118,7 +118,7 @@ def test_what_datasets_saves_to_disk_is_read_with_the_names_of_its_labels(tmp_pa
     [
         ("a.json", b"[1, 2]", r"a\.json item 1: expected a JSON object, found int"),
         ("a.json", b'[{"a": 1}, {"a": NaN}]', r"a\.json: malformed JSON: NaN is not a JSON value"),
-        ("a.json", b'[{"a": 1, "a": 2}]', r'a\.json: malformed JSON: key "a" stands twice'),
+        ("a.json", b'[{"a": 1, "a": 2}]', r'a\.json: malformed JSON: key "a" appears twice'),
         ("a.json", b"[]", r"a\.json: has no rows"),
         ("a.json", b'{"a": 1}\n{"a"', r"a\.json:2: malformed JSON"),
         ("a.tsv", b"a,b\n1,2\n", r"a\.tsv:1: fields are separated by commas; name it \.csv"),

@@ -154,5 +154,5 @@ def test_b13_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch
     file.touch()
     with pytest.raises(UserError) as caught:
         load_metrics([str(file)])
-    said = f'task.metrics: cannot load "{file}": /proc/nowhere: Permission denied; HF_HOME'
+    said = f'task.metrics: cannot load "{file}": /proc/nowhere: Permission denied; set HF_HOME'
     assert str(caught.value).startswith(said)

@@ -31,7 +31,7 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
     [
         ({"prompt": "{txt}:"}, 'train.jsonl:1: no column "txt"; columns are: text, label'),
         ({"target": "{lable}"}, 'train.jsonl:1: no column "lable"; columns are: text, label'),
-        ({"prompt": "{text}: "}, "task.prompt: ends in a space; let task.target begin with it"),
+        ({"prompt": "{text}: "}, "task.prompt: ends in a space; begin task.target with the space"),
         (
             {"prompt": "{text:>99999999999}"},
             "task.prompt: 99999999999 characters, in '{text:>99999999999}', are more than",
@@ -49,7 +49,7 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
         ({"choices": {" bad": " no", " goood": " yes"}}, 'label " good" is outside task.choices (did you mean'),
         ({"where": {"label": [], "text": []}}, "task.train: no rows"),
         ({"system": "You are kind."}, "task.system: a system message requires task.chat: true"),
-        ({"metrics": ["rouge_l"], "choices": "from_train"}, 'task.metrics: "rouge_l" scores written answers'),
+        ({"metrics": ["rouge_l"], "choices": "from_train"}, 'task.metrics: "rouge_l" scores generated predictions'),
         ({"metrics": ["acuracy"]}, 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
     ],
 )
@@ -208,4 +208,4 @@ def test_c6_a_label_far_from_many_others_is_a_short_line(load: Load) -> None:
 
 def test_a_label_that_stands_twice_once_quoted(load: Load) -> None:
     choices: Any = {True: " yes", "True": " no", "False": " no"}
-    assert 'task.choices: "True" stands twice, once as a text and once as' in refusal(load, choices=choices)
+    assert 'task.choices: "True" appears twice, as a text and as another' in refusal(load, choices=choices)

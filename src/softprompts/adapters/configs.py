@@ -102,7 +102,7 @@ def _check_types(file: Path, read: Mapping[str, Any]) -> None:
         if value is None and key == "peft_type":
             raise UserError(f"adapter.path: {file} has no peft_type, the kind of the adapter")
         if value is not None and value not in known:
-            raise UserError(f'adapter.path: {file}: {key}: PEFT knows no "{value}"{nearest(str(value), known)}')
+            raise UserError(f'adapter.path: {file}: {key}: PEFT does not know "{value}"{nearest(str(value), known)}')
 
 
 def unknown_keys(settings: PeftConfig, folder: Path) -> list[str]:

@@ -271,7 +271,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if find_spec("fastapi") is None:
-            raise UserError('serve: needs more packages; install them by pip install "softprompts[serve]"')
+            raise UserError('serve: requires more packages; install them by pip install "softprompts[serve]"')
         counts = ("max_batch_rows", "max_batch_positions", "max_waiting", "max_new_tokens", "max_body_bytes")
         for key in (*counts, "timeout", "drain", "cache_megabytes"):
             check_above_zero(f"serve.{key}", getattr(self, key))

@@ -150,7 +150,7 @@ def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         close = _valid_name(name)
         raise UserError(
-            f'export.adapters: the task name "{short(name)}" may hold letters, digits, "_", "." and "-" only; '
+            f'export.adapters: the task name "{short(name)}" may contain only letters, digits, "_", "." and "-"; '
             f"name it {close}: --export.adapters '{{{close}: ...}}'"
         )
 

@@ -127,11 +127,12 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
     for name, metric in metrics.items():
         if has_choices and getattr(metric.module, "open_only", False):
             raise UserError(
-                f'task.metrics: "{name}" scores written answers, and this task has choices (take accuracy or macro_f1)'
+                f'task.metrics: "{name}" scores generated predictions, but this task has choices (use accuracy or
+                macro_f1)'
             )
         if not has_choices and getattr(metric.module, "choices_only", False):
             raise UserError(
-                f'task.metrics: "{name}" scores choices, and this task has none (take accuracy or exact_match)'
+                f'task.metrics: "{name}" scores choices, but this task has none (use accuracy or exact_match)'
             )
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
 
@@ -239,7 +240,7 @@ def compute_metrics(metrics: dict[str, Metric], answers: list[str], targets: lis
             numbers = metric.module.compute(predictions=answers, references=targets, **metric.settings)
         for key in numbers:
             if key in origin:
-                raise UserError(f'task.metrics: "{origin[key]}" and "{name}" both report {key}; leave one out')
+                raise UserError(f'task.metrics: "{origin[key]}" and "{name}" both report {key}; remove one')
             origin[key] = name
         values |= numbers
     return values

@@ -177,8 +177,7 @@ def _mapping(choices: dict[str, str]) -> dict[str, str]:
     for label, word in choices.items():
         if str(label) in mapping:
             raise UserError(
-                f'task.choices: "{short(label)}" stands twice, once as a text and once as what YAML reads as none: '
-                "keep one of them, quoted"
+                f'task.choices: "{short(label)}" appears twice, as a text and as another type: keep one of them, quoted'
             )
         mapping[str(label)] = word
     return mapping

@@ -44,7 +44,7 @@ def check_template(prompt: str, target: str) -> None:
                 )
     if prompt.endswith(" "):
         # "Sentiment: " + "positive" tokenizes differently from the texts that the model was trained on.
-        raise UserError('task.prompt: ends in a space; let task.target begin with it (target: " {label}")')
+        raise UserError('task.prompt: ends in a space; begin task.target with the space (target: " {label}")')
 
 
 def check_task_templates(prompt: str, target: str) -> None:

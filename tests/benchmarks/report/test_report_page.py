@@ -69,7 +69,7 @@ def test_tables_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     shown = results_table(records_of(benchmark), "sentiment")
     assert tables["Results of sentiment"] == [list(shown.columns), *shown.to_numpy().tolist()]
     assert len(tables["Paired comparisons of sentiment"]) == 1 + 2 * 21
-    assert len(tables["Sweeps: 15 points, and what validation chose of sentiment"]) == 1 + 5 * 3
+    assert len(tables["Sweeps: 15 points, and the choice by validation of sentiment"]) == 1 + 5 * 3
     assert tables["Scores of LoRA, seed 2"][1] == ["accuracy", "81.0", "78.0 to 84.0"]
     costs = dict(map(tuple, tables["Cost of LoRA, seed 2"]))
     assert costs["seconds training"] == "277"
@@ -101,7 +101,7 @@ def test_the_matrix_has_a_sign_per_task_and_says_it_in_words(tmp_path: Path) -> 
     assert fewer[0].endswith(" sentiment, home_commands, docstrings")
     assert fewer[1] == "✓sentiment: holds. ✓home_commands: holds. –docstrings: no verdict. "
     assert fewer[4:] == ["", ""], "the claim is not about LoRA"
-    exact = rows["Soft prompts give the exact command more often than a written prompt"]
+    exact = rows["Soft prompts give the exact command more often than a manual prompt"]
     assert [cell[:1] for cell in exact[1:4]] == ["✓", "✗", "✓"]
 
 

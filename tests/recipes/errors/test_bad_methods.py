@@ -107,13 +107,13 @@ def test_settings_are_refused_before_anything_is_loaded(
         (
             "multitask_prompt_tuning",
             {"task.where": "{domain: [books]}"},
-            'prompt.column: all rows of train have domain "books"; several tasks need at least two',
+            'prompt.column: all rows of train have domain "books"; expected two or more tasks',
         ),
         ("multitask_prompt_tuning", {"prompt.num_ranks": 0}, "prompt.num_ranks: expected a number above 0, found 0"),
         (
             "lora",
             {"task.metrics": "[rouge_l]"},
-            'task.metrics: "rouge_l" scores written answers, and this task has choices',
+            'task.metrics: "rouge_l" scores generated predictions, but this task has choices',
         ),
     ],
 )

@@ -37,7 +37,7 @@ def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
     names = sorted({_name(e, column) for e in data.train})
     if len(names) < 2:
         named = short(names[0])
-        raise UserError(f'prompt.column: all rows of train have {column} "{named}"; several tasks need at least two')
+        raise UserError(f'prompt.column: all rows of train have {column} "{named}"; expected two or more tasks')
     _check_folders(names, column)
 
     def place(example: Example) -> int:
@@ -74,7 +74,7 @@ def _check_folders(names: Sequence[str], column: str) -> None:
         # Some file systems do not distinguish case, or an accented letter from a letter and an accent.
         other = taken.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
         if other != name:
-            raise UserError(f'{given} and "{short(other)}" would be one folder where case does not count; rename one')
+            raise UserError(f'{given} and "{short(other)}" would share a folder if case is ignored; rename one')
 
 
 def add_multitask_prompt(
