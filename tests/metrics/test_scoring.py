@@ -173,7 +173,7 @@ def test_metrics_need_no_network_and_no_further_data(monkeypatch: pytest.MonkeyP
         (
             ["accuracy", "rouge_l"],
             True,
-            '"rouge_l" scores generated predictions, but this task has choices (use accuracy or macro_f1)',
+            '"rouge_l" scores open targets, but this task has choices (use accuracy or macro_f1)',
         ),
         (["macro_f1"], False, '"macro_f1" scores choices, but this task has none (use accuracy or exact_match)'),
         (

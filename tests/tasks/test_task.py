@@ -49,7 +49,7 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
         ({"choices": {" bad": " no", " goood": " yes"}}, 'label " good" is outside task.choices (did you mean'),
         ({"where": {"label": [], "text": []}}, "task.train: no rows"),
         ({"system": "You are kind."}, "task.system: a system message requires task.chat: true"),
-        ({"metrics": ["rouge_l"], "choices": "from_train"}, 'task.metrics: "rouge_l" scores generated predictions'),
+        ({"metrics": ["rouge_l"], "choices": "from_train"}, 'task.metrics: "rouge_l" scores open targets'),
         ({"metrics": ["acuracy"]}, 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
     ],
 )

@@ -127,8 +127,7 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
     for name, metric in metrics.items():
         if has_choices and getattr(metric.module, "open_only", False):
             raise UserError(
-                f'task.metrics: "{name}" scores generated predictions, but this task has choices (use accuracy or
-                macro_f1)'
+                f'task.metrics: "{name}" scores open targets, but this task has choices (use accuracy or macro_f1)'
             )
         if not has_choices and getattr(metric.module, "choices_only", False):
             raise UserError(

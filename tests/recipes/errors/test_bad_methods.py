@@ -113,7 +113,7 @@ def test_settings_are_refused_before_anything_is_loaded(
         (
             "lora",
             {"task.metrics": "[rouge_l]"},
-            'task.metrics: "rouge_l" scores generated predictions, but this task has choices',
+            'task.metrics: "rouge_l" scores open targets, but this task has choices',
         ),
     ],
 )
