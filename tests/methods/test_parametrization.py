@@ -319,7 +319,7 @@ def test_the_group_of_the_given_rate_comes_first(tiny_model: Path) -> None:
     [
         (
             {"parametrization": "low_rank", "rank": 33},
-            "rank: 33 is more than the 32 dimensions of the embeddings; take",
+            "rank: 33 is more than the 32 dimensions of the embeddings; expected at most 32",
         ),
         ({"parametrization": "low_rank", "rank": 0}, "rank: expected a number above 0, found 0"),
         ({"parametrization": "residual_mlp", "bottleneck": -1}, "bottleneck: expected a number above 0, found -1"),

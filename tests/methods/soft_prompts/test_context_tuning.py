@@ -191,7 +191,9 @@ def test_an_update_hides_and_evaluation_does_not(tiny_model: Path, tiny_task: Pa
 
 
 def test_more_tokens_than_positions_are_refused(tiny_model: Path, tiny_task: Path) -> None:
-    message = r"^context.demonstrations: 20 make \d+ virtual tokens, and the longest row has \d+: more than the 256 "
+    message = (
+        r"^context.demonstrations: 20 make \d+ virtual tokens, and the longest row has \d+: more than the model's 256 "
+    )
     with pytest.raises(UserError, match=message):
         build(tiny_model, tiny_task, settings(demonstrations=20))
 

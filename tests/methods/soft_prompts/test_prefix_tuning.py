@@ -162,7 +162,7 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
         ({"init_text": "./gone.txt"}, r"^prefix\.init_text: no such file: gone.txt; name another, or write a text of"),
         (
             {"init_text": "a", "prefix_projection": True},
-            r"^prefix\.init_text: cannot be combined with prefix_projection, .*; set init_text  to null, or prefix",
+            r"^prefix\.init_text: cannot be combined with prefix_projection, .*; set init_text to null",
         ),
         (
             {"init_text": "a", "init_weights": "zero"},
