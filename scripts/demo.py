@@ -28,7 +28,7 @@ def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
     mended = [p for p in pairs if p[1]["prediction"] == p[1]["target"]]
     spoilt = [p for p in pairs if p[0]["prediction"] == p[0]["target"]]
     if not pairs:
-        return "The two give the same answer to every test row."
+        return "Both have the same prediction for every test row."
     shown_spoilt = round(SHOWN * len(spoilt) / len(pairs))
     lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {len(mended)} mended, {len(spoilt)} spoilt.", ""]
     lines += ["| text | right | before | after |", "|---|---|---|---|"]

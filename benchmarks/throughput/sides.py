@@ -1,8 +1,9 @@
 """The three sides of the training benchmark: the same steps with the engine, PEFT under `Trainer`, and TRL.
 
-All have the same rows in the same order, the same initial values, AdamW in PyTorch's fused form (`Trainer`'s default),
-float32, gradients clipped to norm 1, and the mean loss on the target tokens of a batch. Other work of the libraries
-stays at their defaults: TRL's `SFTTrainer` measures entropy and token accuracy at every step.
+All have the same rows in the same order and the same initial values. They compute in float32, with the mean loss on the
+target tokens of a batch and gradients clipped to norm 1. The optimizer is PyTorch's fused AdamW (`Trainer`'s default).
+Other settings of the libraries stay at their defaults: TRL's `SFTTrainer` measures entropy and token accuracy at every
+step.
 """
 
 from __future__ import annotations

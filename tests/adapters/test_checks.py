@@ -84,7 +84,7 @@ def test_a6_half_of_the_layers_is_not_the_adapter(tiny_model: Path, tmp_path: Pa
 def test_a6_what_nothing_reads_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
     change_weights(tmp_path / "it", lambda tensors: tensors | {"extra": torch.ones(2)})
-    with pytest.raises(UserError, match=r" does not fit: it contains tensors that the model has no place for: extra$"):
+    with pytest.raises(UserError, match=r" does not fit: it contains tensors that do not exist in the model: extra$"):
         load(tiny_model, tmp_path / "it")
 
 

@@ -136,8 +136,14 @@ def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path)
             "evaluation.bootstrap_resamples: expected whole number, found null",
         ),
         ("evaluation: {stop: null}\n", "evaluation.stop: expected [text, ...], found null"),
-        ("training: {learning_rate: .inf}\n", "training.learning_rate: expected number, found inf; give a finite one"),
-        ("training: {learning_rate: .nan}\n", "training.learning_rate: expected number, found nan; give a finite one"),
+        (
+            "training: {learning_rate: .inf}\n",
+            "training.learning_rate: expected number, found inf; use a finite number",
+        ),
+        (
+            "training: {learning_rate: .nan}\n",
+            "training.learning_rate: expected number, found nan; use a finite number",
+        ),
         ("training: {best_by: loss}\nrun.seed: null\n", "run.seed: expected whole number, found null"),
         ("training: {max_grad_norm: -.inf}\n", "training.max_grad_norm: expected number, found -inf"),
         (
@@ -173,7 +179,7 @@ def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
         (["--run.seed", "-1"], "run.seed: expected a number from 0 to 4294967295, found -1"),
         (["--run.seed", str(2**32)], "run.seed: expected a number from 0 to 4294967295, found 4294967296"),
         (["--run.seed", "null"], "run.seed: expected whole number, found None"),
-        (["--training.weight_decay", ".inf"], "training.weight_decay: expected number, found inf; give a finite one"),
+        (["--training.weight_decay", ".inf"], "training.weight_decay: expected number, found inf; use a finite number"),
         (["stray"], "unrecognized arguments: stray"),
         (["--prompt.inference_mode", "true"], 'unknown flag "--prompt.inference_mode": the library sets'),
         (["--prompt.tokenizer_name_or_path", "x"], 'unknown flag "--prompt.tokenizer_name_or_path": the library sets'),

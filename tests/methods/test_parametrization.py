@@ -356,7 +356,7 @@ def test_sizes_without_sense_are_refused(tiny_model: Path, settings: dict[str, A
         ({"layer_rates": [0, 0]}, "layer_rates: every rate is 0, so the prefix would not be trained; set one above 0"),
         ({"frozen_first": -1}, "frozen_first: expected 0 or more, found -1"),
         ({"frozen_first": 6}, "frozen_first: 6 of 6 virtual tokens would leave none to train"),
-        ({"layer_rates": [1, 1, 0]}, "layer_rates: 3 rates do not divide 2 layers evenly; give 1, 2"),
+        ({"layer_rates": [1, 1, 0]}, "layer_rates: 3 rates do not divide 2 layers evenly; the number can be 1, 2"),
         ({"parametrization": "scales", "key_rate": 0}, "parametrization: scales cannot be combined with key_rate, "),
         (
             {"init_text": None, "prefix_projection": True, "value_rate": 0.5},

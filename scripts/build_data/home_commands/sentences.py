@@ -1,8 +1,8 @@
 """Make sentences from hassil's templates. Every choice comes from a hash, and sentences must be like speech.
 
-A template is a sentence with options, alternatives, rules `<...>` and lists `{...}`. The values of a household, and of
-the lists that the source leaves open, are inserted with their slot and their class, `{area:f|Küche}`, so that the words
-before them can be checked. `plain` removes the marks.
+A template is a sentence with options, alternatives, rules `<...>` and lists `{...}`. Values come from a household, and
+from the lists that the source leaves open. They are inserted with their slot and their class, `{area:f|Küche}`, so that
+the words before them can be checked. `plain` removes the marks.
 """
 
 from __future__ import annotations

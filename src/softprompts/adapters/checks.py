@@ -84,7 +84,7 @@ def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder:
     faults = [
         f"{what} {_listed(names)}"
         for names, what in (
-            (unknown, "contains tensors that the model has no place for:"),
+            (unknown, "contains tensors that do not exist in the model:"),
             (missing, "lacks tensors that its config requires:"),
             (other, "has values that did not reach the model unchanged:"),
         )

@@ -42,7 +42,7 @@ def check_values(section: str, settings: Any, kind: Any = None) -> None:
             raise UserError(wrong_value(key, hint, "null"))
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{key}: expected {describe(hint)}, found {number}; give a finite one")
+                raise UserError(f"{key}: expected {describe(hint)}, found {number}; use a finite number")
 
 
 def wrong_value(key: str, hint: Any, found: str) -> str:

@@ -231,7 +231,7 @@ class ContextConfig:
             these rows.
         separator: text between two of them, and before a row's own text.
         leave_one_out: in a step, hide from each row the positions of the prefix that come from itself.
-        token_dropout: share of the prefix's positions that are hidden from a row in a step, drawn anew each time.
+        token_dropout: share of the prefix's positions that are hidden from a row in a step, drawn again each time.
 
     Raises:
         UserError: too few demonstrations; a share of dropout that is not from 0 to below 1.

@@ -115,7 +115,7 @@ def _nearest_files(path: str) -> str:
 
 
 def _quoting(line: str) -> str:
-    """Return a hint for a malformed YAML line if quotes around its value would mend it; else an empty text."""
+    """Return a hint for a malformed YAML line if quotes around its value would fix it; else an empty text."""
     value = re.search(r"(?:^|\s)[\w.-]+:\s+(\S.*)", line)
     if not value or value[1][0] in "\"'#":
         return ""

@@ -83,7 +83,8 @@ def read_index(library: str) -> list[Entry]:
     try:
         return [Entry(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))["adapters"]]
     except FileNotFoundError:
-        raise UserError(f"library: no {file}; write it by python -m softprompts.evaluation.library {library}") from None
+        command = f"python -m softprompts.evaluation.library {library}"
+        raise UserError(f"library: no such file: {file}; make it with {command}") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"library: {file} is damaged: {error}; write it again") from None
 

@@ -109,8 +109,8 @@ def _shown(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 def repeated(found: Sequence[Neighbours]) -> dict[str, list[int]]:
     """Return the words near several virtual tokens, with the numbers of these from 1, the most frequent word first.
 
-    Case and surrounding spaces do not count. Lester et al. (2021), section 7, see this in long prompts, and take it for
-    a sign that they have room to spare, or that it is hard to keep a thing to one position.
+    Case and surrounding spaces do not count. Lester et al. (2021), section 7, find such words in long prompts. They
+    suggest that these prompts have spare capacity, or that training spreads information over several positions.
     """
     places: dict[str, list[int]] = {}
     for number, one in enumerate(found, start=1):
@@ -122,7 +122,7 @@ def repeated(found: Sequence[Neighbours]) -> dict[str, list[int]]:
 
 
 def table_of(found: Sequence[Neighbours]) -> str:
-    """Return the neighbours as lines to read, one a virtual token, and the repeated words below them."""
+    """Return the neighbours as lines of text, one per virtual token, and the repeated words below them."""
     lines = [f"{'token':>5}  {'cluster':>7}  nearest in the vocabulary, with the cosine"]
     for number, one in enumerate(found, start=1):
         near = "  ".join(f"{token!r} {cosine:.2f}" for token, cosine in zip(one.tokens, one.similarities, strict=True))

@@ -4,10 +4,10 @@ The input embeddings of a task's tokens `<|softprompts:TASK:0|>`, ... are its tr
 text thus reads the soft prompt. `request_text` builds the text of a request, and the chat template accepts
 `task="TASK"`.
 
-Greedy decoding cannot choose the new tokens. Their rows in the output embedding are the mean of all rows before them,
-so their logit is the mean of all logits, which is below the largest unless all are equal. By the inequality of
-arithmetic and geometric means, sampling at any temperature chooses each of them with a probability of at most 1 / V,
-unless the model caps its logits. The check reports the largest probability that it saw. A copy of another row would
+Greedy decoding cannot choose the new tokens. Their rows in the output embedding are the mean of all rows before them.
+Their logit is thus the mean of all logits, which is below the largest unless all are equal. Sampling at any temperature
+chooses each of them with a probability of at most 1 / V, by the inequality of arithmetic and geometric means, unless
+the model caps its logits. The check reports the largest probability that it saw. A copy of another row would
 lose ties in greedy decoding, but sampling would choose it as often as that row's token. An output embedding with a bias
 gets -10,000 there. The tokens are also in `suppress_tokens` of the generation settings, which transformers uses and
 most engines ignore.

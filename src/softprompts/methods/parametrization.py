@@ -173,7 +173,9 @@ def parametrize_prefix(model: PeftModel, config: PrefixConfig) -> None:
     given = config.layer_rates or [1.0]
     if layers % len(given):
         valid = ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
-        raise UserError(f"prefix.layer_rates: {len(given)} rates do not divide {layers} layers evenly; give {valid}")
+        raise UserError(
+            f"prefix.layer_rates: {len(given)} rates do not divide {layers} layers evenly; the number can be {valid}"
+        )
     by_layer = torch.tensor(given, dtype=torch.float64).repeat_interleave(layers // len(given))
     kinds = torch.tensor([config.key_rate, config.value_rate], dtype=torch.float64)
     rates = (by_layer[:, None] * kinds).flatten().repeat(config.num_virtual_tokens, 1)

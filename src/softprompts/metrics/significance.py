@@ -43,8 +43,8 @@ def compare(
     cancels (Koehn 2004). For each method it also draws seeds, so that the interval includes the variation between
     seeds. It draws n - 1 of n seeds. The variance of their mean is then that of a mean over n seeds; n draws would make
     it too small by (n - 1) / n (Rao and Wu 1988). Still, the interval from few seeds is rough. In a simulation without
-    a difference, with 200 rows, it missed zero in up to 11 % of the cases with three seeds and up to 26 % with two,
-    more often if seeds differed more. With a single seed, only rows are drawn.
+    a difference, with 200 rows, it excluded zero in up to 11 % of the cases with three seeds, and in up to 26 % with
+    two. The share was larger if seeds differed more. With a single seed, only rows are drawn.
 
     The interval is that of percentiles (Efron and Tibshirani 1993, chapter 13). p is twice the smaller share of
     resamples on the other side of zero, or on it, with one added to both counts (Davison and Hinkley 1997, section

@@ -57,7 +57,7 @@ def is_finished(folder: Path, record: dict[str, Any], arguments: dict[str, Any])
     Args:
         folder: the folder, which need not exist.
         record: content of the run's future config.json: the recipe and its settings.
-        arguments: the recipe's dataclass arguments by name, `run` among them.
+        arguments: the recipe's dataclass arguments by name, including `run`.
 
     Raises:
         UserError: a run can neither start nor continue there, or not with these settings.

@@ -89,7 +89,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Args:
         recipe: name in the record, e.g. "prompt_tuning".
-        arguments: the recipe's dataclass arguments by name, `run` among them.
+        arguments: the recipe's dataclass arguments by name, including `run`.
 
     Raises:
         UserError: the folder is not empty, and the run is not resumed; it is resumed with other settings; another

@@ -43,7 +43,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a number as text": (lambda f: change_config(f, num_virtual_tokens="5"), "expected int, found '5'"),
     "another task": (lambda f: change_config(f, task_type="SEQ_2_SEQ_LM"), "has task_type SEQ_2_SEQ_LM, but"),
     "other keys": (lambda f: change_weights(f, lambda t: {"embeddings": t["prompt_embeddings"]}), "prompt_embeddings"),
-    "more keys": (lambda f: change_weights(f, lambda t: t | {"x": torch.ones(1)}), "has no place for: x"),
+    "more keys": (lambda f: change_weights(f, lambda t: t | {"x": torch.ones(1)}), "do not exist in the model: x"),
 }
 
 

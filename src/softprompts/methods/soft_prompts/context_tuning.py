@@ -32,7 +32,7 @@ class TrainingMask(nn.Module):
     """The positions, among P of a prefix, that documents attend to in training. In evaluation it is not used.
 
     Leave-one-out: a document does not attend to its own positions. Token dropout: a share of the others is hidden,
-    drawn anew for each document.
+    drawn again for each document.
     """
 
     def __init__(self, positions: int, own: Mapping[Tokens, Sequence[int]], token_dropout: float) -> None:

@@ -53,7 +53,7 @@ def draw_runs(
         drawn = list(_against_costs(name, runs, metric, styles)) if metric else []
         curves = {method: _curves(results[method]) for method in trained}
         if any(len(losses) for losses in curves.values()):
-            said = "Loss on validation rows in training, mean over seeds. The band goes from the lowest to the highest."
+            said = "Loss on validation rows in training, mean over seeds. The band shows the lowest and the highest."
             drawn.append(Drawing(f"{name}_curves", said, _learning_curves(runs, curves, styles)))
         return drawn
 
