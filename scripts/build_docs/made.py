@@ -1,4 +1,4 @@
-"""The directives that pages may use: each makes Markdown, with links from the root of the repository."""
+"""The directives for pages. Each makes Markdown, with links from the root of the repository."""
 
 from __future__ import annotations
 

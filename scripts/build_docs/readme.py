@@ -65,7 +65,7 @@ def _score(result: Result) -> str:
 
 
 def main() -> None:
-    """Write every part anew."""
+    """Write every part."""
     for mark, made in parts().items():
         put(README, mark, made)
 

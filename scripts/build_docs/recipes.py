@@ -1,4 +1,4 @@
-"""Generated parts of recipe pages: from the recipe, its configs, the table of methods and the records."""
+"""Generate parts of recipe pages from the recipe, its configs, the table of methods and the records."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 RECIPES = ROOT / "recipes"
 KINDS = ("decoder", "encoder-decoder", "encoder")
-WRITTEN = ("zero_shot", "few_shot")  # rows of a benchmark that `hard_prompt` makes
+WRITTEN = ("zero_shot", "few_shot")  # a benchmark's rows from `hard_prompt`
 
 
 def facts(name: str) -> str:
     """Return the generated part of a recipe's page.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: the recipe is unknown.
     """
     if not (RECIPES / f"{name}.py").is_file():
         raise UserError(f"no recipe {name}")
@@ -72,10 +72,10 @@ def docstring(name: str) -> tuple[str, str, str]:
 
 
 def configs_of(name: str) -> list[str]:
-    """Return the shipped configs of a recipe, by the command at their head, that of the smallest task first."""
+    """Return the shipped configs of a recipe, by the command at their head, with the smallest task first."""
     found = []
     for path in sorted((ROOT / "configs").glob("*/*.yaml")):
-        if path.parent.name == "accelerate":  # launch files: their heads name a recipe as an example
+        if path.parent.name == "accelerate":  # launch files, whose heads name a recipe as an example
             continue
         head = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
         if re.search(rf"\brecipes/{name}\.py\b", head):
@@ -94,7 +94,7 @@ def first_line(config: str) -> str:
 
 
 def _example(name: str) -> tuple[str, str]:
-    """Return the path and the text of the config that a page shows; empty for a recipe without one."""
+    """Return the path and the text of a page's config; empty for a recipe without one."""
     paths = configs_of(name)
     return (paths[0], (ROOT / paths[0]).read_text(encoding="utf-8")) if paths else ("", "")
 

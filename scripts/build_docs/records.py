@@ -1,4 +1,4 @@
-"""The records that the site's tables are made from, each read once in a build."""
+"""Read the records for the site's tables, each once per build."""
 
 from __future__ import annotations
 

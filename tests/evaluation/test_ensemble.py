@@ -211,11 +211,11 @@ def test_rows_of_all_members_share_the_forward_passes(voters: dict[str, Path], t
     [
         (
             ("one", "lora"),
-            r"{lora} is of type LORA; only prompt tuning and prefix tuning leave the base model as it is",
+            r"{lora} is of type LORA; expected prompt tuning or prefix tuning, which do not change",
         ),
         (("one", "two", "one"), r"{one} and {one} are the same adapter"),
         (("one", "prefix one"), r"{one} is of type PROMPT_TUNING and {prefix one} of type PREFIX_TUNING; one forward"),
-        (("prefix one", "classifier"), r"{classifier} has a classifier of its own in the base model, and cannot share"),
+        (("prefix one", "classifier"), r"{classifier} has its own classifier in the base model, and thus cannot"),
     ],
 )
 def test_what_cannot_share_a_base_model_is_refused(
@@ -244,7 +244,7 @@ def test_one_alone_cannot_vote(adapters: list[str]) -> None:
 
 def test_open_answers_and_missing_folders_are_refused(voters: dict[str, Path]) -> None:
     config = config_of(voters, "one", "two")
-    with pytest.raises(UserError, match=r"^task.choices: a vote is between choices, and this task has none"):
+    with pytest.raises(UserError, match=r"^task.choices: a vote requires choices, but this task has open targets"):
         members(config, replace(TASK, choices=None))
     with pytest.raises(UserError, match=r"^ensemble.adapters: no such folder: ./nowhere"):
         members(EnsembleConfig([str(voters["one"]), "./nowhere"]), TASK)
@@ -252,7 +252,7 @@ def test_open_answers_and_missing_folders_are_refused(voters: dict[str, Path]) -
 
 def test_members_of_another_base_model_are_refused(voters: dict[str, Path], wider_model: Path, tiny_t5: Path) -> None:
     config = config_of(voters, "one", "two")
-    with pytest.raises(UserError, match=r"^ensemble.adapters: .*is for another base model: its hidden size is 32"):
+    with pytest.raises(UserError, match=r"^ensemble.adapters: .*is for another base model: hidden size 32"):
         load_members(load_base(wider_model)[0], members(config, TASK), config)
     other = load_base(wider_model)[0]
     other.config.hidden_size = 32

@@ -145,5 +145,5 @@ def test_a_loss_that_is_not_finite_gives_no_score(tiny_model: Path, choices: tup
     with torch.no_grad():
         base.get_output_embeddings().weight[7] = torch.nan
     data = encode(make_task(ROWS, choices), tokenizer, InputSpec(room=200))
-    with pytest.raises(UserError, match=r"^testing: the model's loss is nan, so that its answers mean nothing"):
+    with pytest.raises(UserError, match=r"^testing: the model's loss is nan, so predictions are meaningless"):
         evaluate_test(Engine(base, tokenizer), data, EvaluationConfig(max_new_tokens=2), Accelerator())

@@ -173,13 +173,13 @@ def test_metrics_need_no_network_and_no_further_data(monkeypatch: pytest.MonkeyP
         (
             ["accuracy", "rouge_l"],
             True,
-            '"rouge_l" scores written answers, and this task has choices (take accuracy or macro_f1)',
+            '"rouge_l" scores open targets, but this task has choices (use accuracy or macro_f1)',
         ),
-        (["macro_f1"], False, '"macro_f1" scores choices, and this task has none (take accuracy or exact_match)'),
+        (["macro_f1"], False, '"macro_f1" scores choices, but this task has none (use accuracy or exact_match)'),
         (
             ["exact_match", "json_object"],
             False,
-            '"exact_match" and "json_object" both report exact_match; leave one out',
+            '"exact_match" and "json_object" both report exact_match; remove one',
         ),
     ],
 )
@@ -252,5 +252,5 @@ def test_with_a_network_the_hub_is_asked(there: bool | None, tmp_path: Path, mon
         return
     with pytest.raises(UserError) as caught:
         check_names(["rouge"])
-    unasked = "; the Hub cannot be asked for it (ConnectionError)" if there is None else ""
+    unasked = "; the Hub cannot be reached (ConnectionError)" if there is None else ""
     assert str(caught.value) == f'task.metrics: no metric "rouge" (did you mean "rouge_l"?){unasked}'

@@ -116,7 +116,7 @@ def test_ways_to_start_may_vary() -> None:
         UserError, match=r'^sweep.grid: prompt.init_from: expected .*, found labls \(did you mean "labels"'
     ):
         points_of("{prompt.init_from: [labls]}", prompt)
-    with pytest.raises(UserError, match=r"^prompt.init_from: uniform not with prompt_tuning_init: TEXT"):
+    with pytest.raises(UserError, match=r"^prompt.init_from: uniform requires prompt_tuning_init: RANDOM, found TEXT"):
         points_of(
             "{prompt.init_from: [uniform], prompt.prompt_tuning_init: [TEXT], prompt.prompt_tuning_init_text: [a]}",
             prompt,

@@ -147,7 +147,7 @@ def test_both_are_written_and_the_table_is_printed(tmp_path: Path, capsys: pytes
     run = Run("sweep", {}, tmp_path, 0, Accelerator(cpu=True), time.perf_counter())
     save_sweep(run, STANDINGS, "accuracy")
     text = table(STANDINGS, "accuracy") + "\n"
-    cost = "4 candidates made 250 updates, 62% of the 400 that all would have made\n"
+    cost = "4 candidates made 250 steps, 62% of the 400 steps of a full grid\n"
     assert {p.name for p in tmp_path.iterdir()} == {"sweep.md", "sweep.png"}
     assert (tmp_path / "sweep.md").read_text(encoding="utf-8") == text
     assert capsys.readouterr().out == text + cost

@@ -31,7 +31,7 @@ CHOICE_TOKENS = 2048  # most target tokens of choices in one forward pass: 0.4 G
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model answered to one row. `scores` are log-likelihoods of the choices, in nats; None if open."""
+    """The prediction for one row. `scores` are log-likelihoods of the choices, in nats; None if open."""
 
     place: str
     prompt: str
@@ -42,7 +42,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Answers to a split in its order, and the mean loss of its target tokens in nats."""
+    """Predictions for a split in its order, and the mean loss of its target tokens in nats."""
 
     predictions: list[Prediction]
     loss: float
@@ -50,9 +50,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TestOutcome:
-    """What the test split says. `baselines` holds what a model reaches that always says the majority class.
+    """The result on the test split. `baselines` are the scores of always predicting the majority class.
 
-    examples: the rows that were scored, those of `evaluation.split`; predictions: the answers to them.
+    examples: the scored rows, those of `evaluation.split`; predictions: the predictions for them.
     """
 
     examples: Sequence[Example]
@@ -64,22 +64,22 @@ class TestOutcome:
 
 
 def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
-    """Score the test split, or `config.split`, once, at the end: nothing that is chosen may depend on test.
+    """Score the test split, or `config.split`, once at the end, so that no choice depends on test.
 
     Raises:
-        UserError: a loss that is not finite; full memory.
+        UserError: the loss is not finite; the memory is full.
     """
     rows: Sequence[Example] = getattr(data, config.split)
     started = time.perf_counter()
-    if not any(p.requires_grad for p in engine.parameters()):  # else it was said before training
+    if not any(p.requires_grad for p in engine.parameters()):  # otherwise it was reported before training
         warn_of_cut_targets(data, engine.tokenizer, config.max_new_tokens, config.stop)
     label = "testing"
     outcome = predict(engine, rows, config, accelerator, label)
     seconds = time.perf_counter() - started
     if not math.isfinite(outcome.loss):
         raise UserError(
-            f"{label}: the model's loss is {outcome.loss}, so that its answers mean nothing: its weights hold numbers "
-            "that are not finite, or model.dtype is too narrow for it; try float32"
+            f"{label}: the model's loss is {outcome.loss}, so predictions are meaningless: its weights are not finite, "
+            "or model.dtype is too narrow for it; try float32"
         )
     metrics = load_metrics(data.task.metrics, data.task.schema)
     resamples = config.bootstrap_resamples
@@ -106,15 +106,15 @@ def predict(
     *,
     answer_open: bool = True,
 ) -> Outcome:
-    """Answer every example: the likeliest choice, or a greedily generated text.
+    """Predict every example: the likeliest choice, or a greedily generated text.
 
-    The rows are shared out over the processes; each returns the whole. `answer_open=False` skips generation and
-    leaves open answers empty, where only the loss is wanted.
+    The processes share the rows, and each returns the whole. `answer_open=False` skips generation and leaves
+    predictions of open tasks empty, if only the loss is needed.
 
     Raises:
-        UserError: full memory.
+        UserError: the memory is full.
     """
-    # Longest first: rows of like length share a batch, and the largest batch, if it does not fit, fails at once.
+    # Longest first: rows of similar length share a batch, and a batch that is too large fails at once.
     lengths = lengths_of(examples)
     order = sorted(range(len(examples)), key=lambda i: -lengths[i])
     batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
@@ -122,7 +122,7 @@ def predict(
     answers: list[tuple[int, str, list[float] | None, float, int]] = []
     bar = tqdm(own_batches, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
     full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
-    # Nothing moves meanwhile: a parametrised soft prompt is computed once for PEFT's own forward pass, too.
+    # Parameters do not change here, so a parametrised soft prompt is computed once, also in PEFT's forward pass.
     with (
         without_gradient(engine),
         engine.prompts_cached(),
@@ -149,7 +149,7 @@ def _answer(
     config: EvaluationConfig,
     answer_open: bool,
 ) -> tuple[list[str], list[list[float] | None], list[float], list[int]]:
-    """Return for each example its answer, its choices' scores, and the sum and number of its targets' losses."""
+    """Return each example's prediction, its choices' scores, and the sum and number of its targets' losses."""
     counts = [len(e.document.target_ids) for e in batch]
     if batch[0].choices:
         scores = choice_scores(engine, batch)
@@ -181,12 +181,12 @@ def choice_scores(engine: Engine, batch: Sequence[Example]) -> list[list[float]]
     """Return the log-likelihood of every choice for every example, in nats, from one forward pass."""
     choices = [e.choices for e in batch]
     if all(len(d.target_ids) == 1 and d.prompt_ids == row[0].prompt_ids for row in choices for d in row):
-        # Every choice is one token behind the same prompt: one position's logits hold all the answers.
+        # Every choice is one token after the same prompt, so the logits of one position have all scores.
         logits = engine([row[0] for row in choices])[0]
         ids = torch.tensor([[d.target_ids[0] for d in row] for row in choices], device=logits.device)
         return logits.log_softmax(-1).gather(1, ids).tolist()
     documents = [d for row in choices for d in row]
-    # The logits of all target tokens are held at once: 77 choices of a row are some hundred already.
+    # The logits of all target tokens are in memory at once: 77 choices of a row are already about a hundred.
     tokens = max(sum(len(d.target_ids) for d in row) for row in choices)
     rows = max(1, CHOICE_TOKENS // tokens) * len(choices[0])
     parts = [document_losses(engine, documents[i : i + rows]) for i in range(0, len(documents), rows)]
@@ -195,7 +195,7 @@ def choice_scores(engine: Engine, batch: Sequence[Example]) -> list[list[float]]
 
 
 def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str, dict[str, float]]:
-    """Return the metrics on the scored rows with each value of a column, and how many `rows` these are."""
+    """Return the metrics on the scored rows for each value of a column, and the number of these `rows`."""
     groups: dict[str, list[Prediction]] = {}
     for example, prediction in zip(outcome.examples, outcome.predictions, strict=True):
         groups.setdefault(str(example.row.record[column]), []).append(prediction)
@@ -207,11 +207,11 @@ def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str
 
 
 def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:
-    """Return the answers of a model that always says the most frequent target of train."""
+    """Return the predictions of always choosing the most frequent target of train."""
     majority = Counter(answer.target for answer in answers_of(train)).most_common(1)[0][0]
     return [Prediction(e.row.place, e.row.prompt, e.row.target, majority, None) for e in test]
 
 
 def answers_and_targets(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
-    """Return what the metrics compare: surrounding spaces do not count."""
+    """Return predictions and targets for the metrics, without surrounding spaces."""
     return [p.prediction.strip() for p in predictions], [p.target.strip() for p in predictions]

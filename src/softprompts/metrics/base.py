@@ -1,7 +1,7 @@
-"""What the metric modules share: features, description, and numbers that follow from sums over rows.
+"""Base classes of the metric modules, whose numbers follow from sums over rows.
 
-A module imports this file (`from softprompts.metrics import base`), and no class of it: `evaluate.load` takes the first
-metric class among the names of a module.
+A module imports this file (`from softprompts.metrics import base`) and none of its classes, because `evaluate.load`
+uses the first metric class among a module's names.
 """
 
 import sys
@@ -13,11 +13,11 @@ import numpy
 
 
 class RowMetric(evaluate.Metric):
-    """A metric of predictions and references, both strings, whose numbers follow from sums of statistics over rows.
+    """A metric of predictions and references, both strings, with numbers from sums of statistics over rows.
 
-    row_statistics: of predictions, references and the metric's own settings, (rows, K) float64 numbers.
-    from_sums: of their sums over the rows of a sample, (K,), the metric's numbers by name, floats.
-    open_only: it scores written answers, and no choices.
+    row_statistics: from predictions, references and the metric's own settings, (rows, K) float64 numbers.
+    from_sums: from their sums over the rows of a sample, (K,), the metric's numbers by name, floats.
+    open_only: true if it scores generated predictions, and no choices.
     """
 
     open_only = True
@@ -38,7 +38,7 @@ class RowMetric(evaluate.Metric):
 
 
 class MeanMetric(RowMetric):
-    """A metric that is the mean over rows of `score`, under the name `number`."""
+    """A metric that is the mean of `score` over rows, with the name `number`."""
 
     number: str
     score: Callable[[str, str], float]
@@ -52,7 +52,7 @@ class MeanMetric(RowMetric):
 
 
 class Equality(MeanMetric):
-    """The share of predictions that equal their reference, letter by letter but for surrounding space."""
+    """The share of predictions that equal their reference exactly, except for surrounding space."""
 
     open_only = False
 

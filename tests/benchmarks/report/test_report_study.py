@@ -47,7 +47,7 @@ def test_candidates_are_listed_as_they_came_far() -> None:
         "| 0.1 | none | 0.5000 | 1 | 1 of 9 |",
         "| 0.3 | none | given up | 3 | 3 of 9 |",
     ]
-    assert cost(record()) == "4 candidates made 16 updates, 44% of the 36 that all would have made."
+    assert cost(record()) == "4 candidates made 16 steps, 44% of the 36 steps of a full grid."
     assert best(record())["values"]["training.learning_rate"] == 0.2
 
 

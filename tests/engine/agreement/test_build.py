@@ -101,7 +101,7 @@ def test_c1_3_what_evaluation_keeps_is_compared(tiny_model: Path, monkeypatch: p
     monkeypatch.setattr(Engine, "_states", wrong)
     engine, said = made(tiny_model, data_of(APART))
     assert not engine.packed
-    assert "with the soft prompt's keys and values kept, the loss is" in said[0]
+    assert "with cached keys and values of the soft prompt, the loss is" in said[0]
 
 
 @pytest.mark.falls_back
@@ -191,7 +191,7 @@ def test_c1_4_full_memory_at_a_single_row_is_an_error(
     monkeypatch.setattr(Engine, "_packed", full_above(0, []))
     model, tokenizer = load_tuned(tiny_model)
     model.requires_grad_(trains)
-    with pytest.raises(UserError, match=rf"^out of memory at a single row, of \d+ tokens, which {key} cannot part"):
+    with pytest.raises(UserError, match=rf"^out of memory for a single row of \d+ tokens, which {key} cannot divide"):
         make_engine(model, tokenizer, config=ModelConfig(), data=data_of(APART), say=print)
 
 
@@ -202,7 +202,7 @@ def test_a_base_in_float64_is_packed_and_an_unknown_type_is_not(
     engine.double()
     assert disagreement(engine, APART) is None
     monkeypatch.setattr(agreement, "TOLERANCE", {})
-    assert disagreement(engine, APART) == "nothing is known of how torch.float64 rounds"
+    assert disagreement(engine, APART) == "the rounding of torch.float64 is unknown"
 
 
 SIZES: dict[str, Any] = {

@@ -45,7 +45,7 @@ def test_c1_4_written_answers_that_differ_are_a_difference(tiny_model: Path, mon
     made_engine, said = made(tiny_model, "auto")
     assert not made_engine.packed
     assert "after 3 written tokens token" in said[0]
-    with pytest.raises(UserError, match=r"^model\.engine: packed does not give .* after 3 written tokens"):
+    with pytest.raises(UserError, match=r"^model\.engine: packed does not match .* after 3 generated tokens"):
         made(tiny_model, "packed")
 
 

@@ -141,7 +141,7 @@ def test_a_finished_sweep_is_never_touched(command: Command, finished: Path, cap
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
     again = command(finished, "sweep", "--resume", **{"sweep.grid": GRID})
     code, said, errors = cli_in_process(again, capfd)
-    assert (code, said, errors) == (0, f"{finished} holds a finished run; nothing to do\n", [])
+    assert (code, said, errors) == (0, f"{finished} contains a finished run; nothing to do\n", [])
     other = command(finished, "sweep", "--resume", **{"sweep.grid": "{run.seed: [3, 4]}"})
     code, _, errors = cli_in_process(other, capfd)
     assert code == 2
