@@ -61,6 +61,9 @@ class TaskConfig:
         metrics: names in src/softprompts/metrics/modules, or paths of `evaluate` modules.
         schema: file with a JSON Schema (draft 2020-12), or `embedded:NAME/schema.json`. Every target must keep to it;
             metrics of structured output check answers with it.
+        pii: personal data in rows, such as e-mail addresses and phone numbers: `keep` them, `mask` each value as
+            <EMAIL_ADDRESS_1> in every split before anything is rendered, or `refuse` to read a row that holds any.
+            Patterns find them, so that names of people stay. Needs the extra `readiness`, unless they are kept.
         chat: put prompt and target into the tokenizer's chat template, as a user's message and its answer. The soft
             prompt stands in front of all of it, the begin-of-sequence token and the system message included.
         system: system message of the chat; by default that of the template.
@@ -84,6 +87,7 @@ class TaskConfig:
     max_rows: dict[str, int] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     schema: str | None = None
+    pii: Literal["keep", "mask", "refuse"] = "keep"
     chat: bool = False
     system: str | None = None
     max_length: int = 1024
