@@ -5,9 +5,9 @@
 
 Reads the config of a recipe, and a short file with goal, KPI, owner, legal basis and what an error costs. Counts rows
 and labels. Looks for duplicates and near-duplicates across splits, contradicting labels, rows that are too long,
-languages, personal data, secrets, and leaks by time and author. Says how many test rows the target needs, what the hard
-prompt leaves to win, and how long a run takes. `--readiness.run_baseline true` runs the hard prompt first if there is no
-record of it.
+languages, personal data, secrets, and leaks by time and author. Says how many test rows the target needs, what the
+hard prompt leaves to win, and how long a run takes. `--readiness.run_baseline true` runs the hard prompt first if there
+is no record of it.
 
 Writes readiness.html and readiness.json, with green, amber and red points and their remedies. Nothing leaves the
 machine. Ends with exit code 0 if no point is red, 1 if one is, and 2 with one line for an error that you can fix.

@@ -193,7 +193,7 @@ def _languages(task: Task) -> Iterator[tuple[str, Counter[str]]]:
 
 
 def languages(task: Task) -> Finding:
-    """Return the finding on the languages of the inputs, as py3langid names them; short and unsure ones do not count."""
+    """Return the finding on the languages of the inputs, as py3langid names them; unsure ones are left out."""
     by_split = dict(_languages(task))
     shares: dict[str, Mapping[str, float]] = {
         split: {name: share(count, found.total()) for name, count in found.most_common()}
