@@ -33,7 +33,9 @@ def test_rows_and_power_are_those_of_the_closed_form(p: float, q: float) -> None
     deviation = max(math.sqrt(q * (1 - q)), 1e-9)
     shift = (q - p) * math.sqrt(needed) - NormalDist().inv_cdf(0.975) * math.sqrt(p * (1 - p))
     assert worth.power_of(p, q, needed) == pytest.approx(NormalDist().cdf(shift / deviation), abs=1e-6)
-    assert worth.power_of(p, q, needed) >= 0.8 > worth.power_of(p, q, math.floor(0.9 * needed)) or needed < 10
+    assert worth.power_of(p, q, needed) >= 0.8
+    if 0 < p and q < 1:
+        assert worth.power_of(p, q, math.floor(0.9 * needed)) < 0.8
 
 
 def test_the_rows_give_the_power_in_simulation() -> None:
@@ -69,7 +71,7 @@ def made(tmp_path: Path, tiny_model: Path) -> Made:
 def test_test_rows_are_green_amber_or_red_by_what_the_target_needs(made: Made) -> None:
     needed = worth.rows_needed(0.6, 0.9)
     assert Case(made).findings()["test_rows"].facts["needed"] == needed
-    for today, status in ((0.6, "green"), (0.75, "amber"), (0.85, "red")):
+    for today, status in ((0.6, "green"), (0.78, "amber"), (0.85, "red")):
         made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once", "today": today})
         found = Case(made).findings()["test_rows"]
         assert (found.status, found.facts["needed"]) == (status, worth.rows_needed(today, 0.9))

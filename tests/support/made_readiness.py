@@ -16,73 +16,13 @@ from softprompts.metrics.scoring import Interval
 
 import yaml
 
-WORDS = [
-    "invoice",
-    "parcel",
-    "password",
-    "arrived",
-    "yesterday",
-    "damaged",
-    "refund",
-    "courier",
-    "login",
-    "broken",
-    "charged",
-    "twice",
-    "delivery",
-    "address",
-    "account",
-    "email",
-    "reset",
-    "colour",
-    "green",
-    "box",
-    "window",
-    "payment",
-    "card",
-    "month",
-    "annual",
-    "plan",
-    "upgrade",
-    "cancel",
-    "order",
-    "late",
-    "missing",
-    "item",
-    "return",
-    "label",
-    "printed",
-    "wrong",
-    "street",
-    "number",
-    "house",
-    "neighbour",
-    "signed",
-    "driver",
-    "called",
-    "morning",
-    "evening",
-    "screen",
-    "error",
-    "message",
-    "button",
-    "profile",
-    "picture",
-    "upload",
-    "page",
-    "loads",
-    "slowly",
-    "customer",
-    "wants",
-    "answer",
-    "today",
-    "please",
-    "help",
-    "thanks",
-    "regards",
-    "never",
-    "again",
-]
+WORDS = """
+invoice parcel password arrived yesterday damaged refund courier login broken charged twice delivery address
+account email reset colour green box window payment card month annual plan upgrade cancel order late missing
+item return label printed wrong street number house neighbour signed driver called morning evening screen
+error message button profile picture upload page loads slowly customer wants answer today please help thanks
+regards never again
+"""
 LABELS = ("billing", "shipping")
 SIZES = {"train": 120, "validation": 40, "test": 60}
 PLAN: dict[str, Any] = {
@@ -103,7 +43,7 @@ def clean_rows() -> Rows:
     """Return rows of three splits: all different, labels in equal shares, in one language."""
     draw = random.Random(0)
     return {
-        split: [{"text": " ".join(draw.sample(WORDS, 14)), "label": LABELS[n % 2]} for n in range(size)]
+        split: [{"text": " ".join(draw.sample(WORDS.split(), 14)), "label": LABELS[n % 2]} for n in range(size)]
         for split, size in SIZES.items()
     }
 

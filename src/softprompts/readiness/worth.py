@@ -185,7 +185,7 @@ def power_of(reference: float, target: float, rows: int) -> float:
     from statsmodels.stats.power import normal_power_het
 
     deviations = [max(1e-9, math.sqrt(p * (1 - p))) for p in (reference, target)]
-    return float(normal_power_het(target - reference, rows, LEVEL, *deviations, alternative="larger"))
+    return float(normal_power_het(target - reference, rows, LEVEL / 2, *deviations, alternative="larger"))
 
 
 def worth_findings(
