@@ -28,6 +28,10 @@ VALUES = {
     "IP_ADDRESS": "192.168.17.4",
     "MAC_ADDRESS": "00:1A:2B:3C:4D:5E",
     "US_SSN": "536-22-1234",
+    "UK_NINO": "AB 12 34 56 C",
+    "IT_FISCAL_CODE": "RSSMRA85T10A562S",
+    "ES_NIF": "12345678Z",
+    "CRYPTO": "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa",
 }
 
 
@@ -48,7 +52,14 @@ def test_each_kind_is_found_at_its_place(kind: str) -> None:
     ],
 )
 def test_what_is_none_is_not_found(text: str) -> None:
-    assert find(text) == []
+    assert list(find(text)) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["2001:db8::ff00:42:8329", "fe80::1", "AA-BB-CC-DD-EE-FF", "AABB.CCDD.EEFF", "8.8.8.8"]
+)
+def test_addresses_with_few_digits_are_not_passed_over(value: str) -> None:
+    assert [value[f.start : f.end] for f in find(value)] == [value]
 
 
 def test_matches_that_overlap_are_one_so_that_no_part_of_a_value_stays() -> None:
@@ -64,6 +75,7 @@ def test_nothing_is_asked_over_a_network(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     privacy._analyzer.cache_clear()
+    privacy._search.cache_clear()
     assert [found.kind for found in find(f"{MAIL} {PHONE}")] == ["EMAIL_ADDRESS", "PHONE_NUMBER"]
 
 

@@ -23,7 +23,7 @@ def check_names_of_columns(splits: Mapping[str, Sequence[Row]]) -> None:
         for row in rows:
             names = tuple(row.record)
             if names not in seen:
-                check_column_names(row.place, list(names))
+                check_column_names(row.place, names)
                 seen.add(names)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import count
@@ -23,8 +23,15 @@ INSTALL = 'needs more packages; install them by pip install "softprompts[readine
 PACKAGES = ("presidio_analyzer", "spacy", "tldextract")
 # A phone number scores 0.4 without a word such as "call" beside it. Weak patterns, such as any nine digits, score less.
 THRESHOLD = 0.4
-# Every pattern needs one of these: an "@", a colon, four digits, or a word as long as an account of a digital currency.
-POSSIBLE = re.compile(r"@|:|\w{26}|\d(?:\D*\d){3}")
+# What one pattern at least needs, since a search for all of them takes milliseconds: an "@" (e-mail), a word as long as
+# an account of a digital currency, six digits that are near each other, four numbers with dots between (IP), or groups of
+# hexadecimal digits (IPv6, MAC).
+POSSIBLE = re.compile(
+    r"@|\w{26}|\d(?:\D{0,9}\d){5}|\d\.\d+\.\d+\.\d|(?<![^\W_])[\da-f]{0,4}:[\da-f]{0,4}:"
+    r"|[\da-f]{4}\.[\da-f]{4}\.|[\da-f]{2}-[\da-f]{2}-[\da-f]{2}-",
+    re.IGNORECASE,
+)
+REPEATED = 4096  # texts that are kept with what was found in them: columns such as dates say the same in many rows
 SHORTEST_NUMBER = 10**8  # a smaller whole number is no phone number and no number of a card
 LONGEST_TEXT = 2**31 - 1  # characters; spaCy's own limit is for its parser, which is not used
 
@@ -50,10 +57,13 @@ def finder_version() -> str:
     return f"presidio-analyzer {version('presidio-analyzer')}, phonenumbers {version('phonenumbers')}"
 
 
-def find(text: str) -> list[Found]:
+def find(text: str) -> Sequence[Found]:
     """Return the personal data in a text, in order. Matches that overlap are one, of the kind that scores highest."""
-    if not POSSIBLE.search(text):
-        return []
+    return _search(text) if POSSIBLE.search(text) else ()
+
+
+@lru_cache(maxsize=REPEATED)
+def _search(text: str) -> tuple[Found, ...]:
     found = [
         Found(r.start, r.end, r.entity_type, r.score)
         for r in _analyzer().analyze(text, language="en", score_threshold=THRESHOLD)
@@ -66,7 +76,7 @@ def find(text: str) -> list[Found]:
             apart[-1] = Found(last.start, max(last.end, one.end), best.kind, best.score)
         else:
             apart.append(one)
-    return apart
+    return tuple(apart)
 
 
 @cache
@@ -142,7 +152,7 @@ def kinds_by_column(record: Record) -> dict[str, Counter[str]]:
     return {column: kinds for column, kinds in counts.items() if kinds}
 
 
-def check_column_names(place: str, names: Iterator[str] | list[str]) -> None:
+def check_column_names(place: str, names: Iterable[str]) -> None:
     """Raise `UserError` for personal data in the name of a column, which is not repeated: a message may be logged."""
     for number, name in enumerate(names, start=1):
         if found := find(name):
@@ -217,7 +227,7 @@ class Privacy:
             return record, Counter()
         names = tuple(record)
         if names not in self._names:
-            check_column_names(place, list(names))
+            check_column_names(place, names)
             self._names.add(names)
         if self.handling == "mask":
             return mask(record)
