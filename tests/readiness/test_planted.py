@@ -31,7 +31,8 @@ class Checked:
         made = Made(folder, folder, splits)
         made.write_plan(**plan)
         self.plan = read_plan(str(made.plan))
-        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))
+        self.handling = task.pop("pii", "keep")
+        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))  # as readiness does, whatever `task.pii` is
         self.findings = {f.key: f for f in self._all()}
 
     def _all(self) -> list[Finding]:
@@ -42,7 +43,7 @@ class Checked:
             rows.balance(self.task),
             rows.languages(self.task),
             *overlap.overlap_findings(self.task, self.plan),
-            *sensitive.sensitive_findings(self.plan, self.task.config.pii, found, secret),
+            *sensitive.sensitive_findings(self.plan, self.handling, found, secret),
         ]
 
     def not_green(self) -> dict[str, str]:
@@ -59,7 +60,7 @@ def check(tmp_path: Path) -> Check:
     def go(plant: Callable[[Rows], object] = lambda rows: None, task: Any = None, **plan: Any) -> Checked:
         splits = clean_rows()
         plant(splits)
-        return Checked(tmp_path, splits, plan, task or {})
+        return Checked(tmp_path, splits, plan, dict(task or {}))
 
     return go
 
@@ -157,6 +158,8 @@ def test_personal_data_are_red_until_they_are_masked_or_covered(check: Check) ->
     assert MAIL not in str(finding)
     assert check(plant, personal_data=["EMAIL_ADDRESS"]).findings["personal_data"].status == "amber"
     assert check(plant, personal_data=["IBAN_CODE"]).findings["personal_data"].status == "red"
+    assert check(plant, task={"pii": "mask"}).findings["personal_data"].status == "green"
+    assert check(plant, task={"pii": "refuse"}).findings["personal_data"].status == "red"
     nobody = {"legal_basis": "no personal data", "personal_data": ["EMAIL_ADDRESS"]}
     assert check(plant, **nobody).findings["personal_data"].status == "red"
 

@@ -34,7 +34,7 @@ def test_rows_and_power_are_those_of_the_closed_form(p: float, q: float) -> None
     shift = (q - p) * math.sqrt(needed) - NormalDist().inv_cdf(0.975) * math.sqrt(p * (1 - p))
     assert worth.power_of(p, q, needed) == pytest.approx(NormalDist().cdf(shift / deviation), abs=1e-6)
     assert worth.power_of(p, q, needed) >= 0.8
-    if 0 < p and q < 1:
+    if p > 0 and q < 1:
         assert worth.power_of(p, q, math.floor(0.9 * needed)) < 0.8
 
 

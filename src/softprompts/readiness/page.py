@@ -83,29 +83,29 @@ class Readiness:
         return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
-def read_inputs(config: ReadinessConfig) -> tuple[RecipeSettings, Plan, Task, str]:
-    """Return the settings of a recipe, the plan, the rows as they are in the files, and the metric of the plan.
+def read_inputs(settings: RecipeSettings, plan: Plan) -> tuple[Task, str]:
+    """Return the rows as they are in the files, and the metric of the plan.
 
     Raises:
-        UserError: anything in the two files that is wrong.
+        UserError: what is wrong with rows or plan, so that nothing can be said of them.
     """
-    settings, plan = read_recipe(config.config), read_plan(config.plan)
     # Unmasked: authors would all be one, and a refused row would hide those behind it.
     task = load_task(replace(settings.task, pii="keep"))
     metric = worth.metric_name(plan, task, settings.path)
     sensitive.check_kinds(plan)
     sensitive.check_names_of_columns(task.splits)
     rows.check_not_single(task)
-    return settings, plan, task, metric
+    return task, metric
 
 
-def assess(config: ReadinessConfig) -> Readiness:
+def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     """Return the outcome of all checks.
 
     Raises:
-        UserError: as `read_inputs`; a base model that there is not; a baseline that is given and does not fit.
+        UserError: as `read_plan` and `read_inputs`; a base model that there is not; a given baseline that does not fit.
     """
-    settings, plan, task, metric = read_inputs(config)
+    plan = read_plan(config.plan)
+    task, metric = read_inputs(settings, plan)
     baseline: worth.Baseline | str = worth.NO_BASELINE_FOR_ENCODERS
     if kind_of(load_model_config(settings.model)) != "encoder":
         baseline = worth.baseline_of(settings, task, metric, config.baseline)
@@ -131,9 +131,10 @@ def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
     """Return the arguments of recipes/hard_prompt.py that make the baseline; None if there is one.
 
     Raises:
-        UserError: as `read_inputs`; the base model is an encoder, which has no hard prompt.
+        UserError: as `assess`; the base model is an encoder, which has no hard prompt.
     """
-    settings, plan, task, metric = read_inputs(config)
+    settings, plan = read_recipe(config.config), read_plan(config.plan)
+    task, metric = read_inputs(settings, plan)
     if kind_of(load_model_config(settings.model)) == "encoder":
         raise UserError(f"readiness.run_baseline: {worth.NO_BASELINE_FOR_ENCODERS}")
     if isinstance(worth.baseline_of(settings, task, metric, config.baseline), worth.Baseline):
@@ -147,12 +148,12 @@ def write_readiness(config: ReadinessConfig) -> Status:
     Raises:
         UserError: as `assess`; another file is in the place of one of ours; full disk.
     """
-    own = read_recipe(config.config)
-    folder = Path(config.output or Path(own.run.output_dir).parent)
+    settings = read_recipe(config.config)
+    folder = Path(config.output or Path(settings.run.output_dir).parent)
     page, record = folder / "readiness.html", folder / "readiness.json"
     for file in (page, record):
         _check_ours(file)
-    found = assess(config)
+    found = assess(config, settings)
     with one_line(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(record, found.as_json())

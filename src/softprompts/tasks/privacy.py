@@ -23,9 +23,9 @@ INSTALL = 'needs more packages; install them by pip install "softprompts[readine
 PACKAGES = ("presidio_analyzer", "spacy", "tldextract")
 # A phone number scores 0.4 without a word such as "call" beside it. Weak patterns, such as any nine digits, score less.
 THRESHOLD = 0.4
-# What one pattern at least needs, since a search for all of them takes milliseconds: an "@" (e-mail), a word as long as
-# an account of a digital currency, six digits that are near each other, four numbers with dots between (IP), or groups of
-# hexadecimal digits (IPv6, MAC).
+# What some pattern needs at least, since a search for all of them takes milliseconds: an "@" (e-mail), a word as long
+# as an account of a digital currency, six digits that are near each other, four numbers with dots between them (IP), or
+# groups of hexadecimal digits (IPv6, MAC).
 POSSIBLE = re.compile(
     r"@|\w{26}|\d(?:\D{0,9}\d){5}|\d\.\d+\.\d+\.\d|(?<![^\W_])[\da-f]{0,4}:[\da-f]{0,4}:"
     r"|[\da-f]{4}\.[\da-f]{4}\.|[\da-f]{2}-[\da-f]{2}-[\da-f]{2}-",
