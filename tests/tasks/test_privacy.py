@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from helpers import ROOT
+from made_result import make_result
 from made_tasks import loader, refusal, rows_of
 from softprompts.config.sections import TaskConfig
 from softprompts.data.sources import SPLITS
+from softprompts.reports.run import card
+from softprompts.runs.fingerprints import changes
 from softprompts.tasks import privacy
 from softprompts.tasks.privacy import find, mask
 from softprompts.tasks.task import load_task
@@ -153,6 +156,32 @@ def test_without_the_packages_one_line_says_how_to_get_them(tmp_path: Path, monk
     monkeypatch.setattr(privacy, "PACKAGES", ("no_such_package",))
     assert refusal(loader(tmp_path), pii="mask") == f"task.pii: {privacy.INSTALL}"
     assert loader(tmp_path)().masked == {}
+
+
+def test_the_card_of_a_run_says_what_was_masked() -> None:
+    def text(handling: str, **masked: dict[str, int]) -> str:
+        task = {"prompt": "{text}", "target": " {label}", "pii": handling}
+        splits = {name: {"rows": 1, "sha256": "", "masked": found} for name, found in masked.items()}
+        settings = {"model": {"name_or_path": "bundled:smollm2-135m-instruct"}, "task": task}
+        result = make_result(settings=settings, data={"licence": "yours", "splits": splits})
+        result.notes.update(saved="adapter", kind="decoder")
+        return card(result)
+
+    said = text("mask", train={"EMAIL_ADDRESS": 2}, test={"EMAIL_ADDRESS": 1, "PHONE_NUMBER": 1})
+    assert "\n- personal data, masked in all splits (task.pii): 3 EMAIL_ADDRESS, 1 PHONE_NUMBER\n" in said
+    assert "(task.pii): none were found" in text("mask", train={})
+    assert "personal data" not in text("keep")
+
+
+def test_training_cannot_go_on_over_other_masks() -> None:
+    def inputs(masked: dict[str, int] | None) -> dict[str, Any]:
+        split = {"rows": 3, "sha256": "a", "tokens": "b"} | ({} if masked is None else {"masked": masked})
+        base = {"name": "tiny", "weights": "w", "dtype": "float32", "config": {}, "tokenizer": {}}
+        return {"data": dict.fromkeys(SPLITS, split), "schema": "", "metrics": {}, "base": base}
+
+    one, other = inputs({"EMAIL_ADDRESS": 1}), inputs({"EMAIL_ADDRESS": 2})
+    assert changes(one, one) == changes(inputs(None), inputs(None)) == []
+    assert changes(one, other)[0] == "train has the same rows, of which other personal data are masked"
 
 
 def test_the_example_tickets_hold_none() -> None:

@@ -236,11 +236,11 @@ The whole record is in `result.json`, the answers to the {split_of(result)} spli
 
 def _masked(result: Result) -> str:
     """Return the line of a card that says what personal data were masked, without the values; empty if none were."""
+    if result.settings["task"].get("pii", "keep") != "mask":
+        return ""
     counts: Counter[str] = Counter()
     for split in result.data["splits"].values():
         counts.update(split.get("masked", {}))
-    if result.settings["task"].get("pii", "keep") != "mask":
-        return ""
     found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     return f"- personal data, masked in all splits (task.pii): {found or 'none were found'}\n"
 

@@ -90,7 +90,7 @@ def _analyzer() -> Any:
 
     domains = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)  # the default would ask the network
 
-    class OfflineEmailRecognizer(known.EmailRecognizer):  # type: ignore[misc]
+    class OfflineEmailRecognizer(known.EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:
             return bool(domains(pattern_text).fqdn)
 
