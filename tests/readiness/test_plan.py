@@ -74,12 +74,11 @@ def test_an_owner_who_reviews_alone_is_amber(tmp_path: Path) -> None:
     assert (alone.status, other.status) == ("amber", "green")
 
 
-@pytest.mark.parametrize(
-    "config", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
-)
+CONFIGS = [p for p in sorted((ROOT / "configs").glob("*/*.yaml")) if p.stem in METHODS.keys() | {"sweep"}]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_config_that_trains_reads(config: Path) -> None:
-    if config.stem not in METHODS.keys() | {"sweep"}:
-        pytest.skip("no recipe that trains")
     found = read_recipe(str(config))
     tree = yaml.safe_load(config.read_text(encoding="utf-8"))
     assert found.task.prompt == tree["task"]["prompt"]

@@ -12,7 +12,7 @@ from typing import Any
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record, plain
 from softprompts.errors import UserError, listed, nearest, short
-from softprompts.readiness.findings import Finding, percent, places, share
+from softprompts.readiness.findings import Finding, Status, percent, places, share
 from softprompts.readiness.plan import Plan
 from softprompts.tasks.task import Task
 
@@ -140,7 +140,7 @@ def near_duplicates(texts: Texts) -> Finding:
         {"split": split, "row": place, "like": other, "similarity": f"{similarity:.2f}"}
         for split, place, other, similarity in found[:20]
     ]
-    status = "red" if max(shares.values()) > LEAKED else "amber"
+    status: Status = "red" if max(shares.values()) > LEAKED else "amber"
     return Finding("near_duplicates", title, status, said, remedy, facts, table)
 
 

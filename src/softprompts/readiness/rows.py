@@ -17,7 +17,7 @@ from softprompts.methods.preflight import without_weights
 from softprompts.models.loading import InputSpec, count_parameters, input_spec, kind_of, load_model_config
 from softprompts.models.paths import model_path
 from softprompts.models.reading import read_tokenizer, silent_transformers
-from softprompts.readiness.findings import Finding, percent, places, share
+from softprompts.readiness.findings import Finding, Status, percent, places, share
 from softprompts.readiness.overlap import input_of
 from softprompts.readiness.settings import RecipeSettings
 from softprompts.tasks.checks import RARE
@@ -58,7 +58,7 @@ def counts(task: Task, method: str) -> Finding:
     if rows["validation"] < FEW_VALIDATION:
         remedies.append(f"Give {FEW_VALIDATION} rows of validation or more: they choose the checkpoint.")
     too_few = rows["train"] < TOO_FEW_TRAIN and not few
-    status = "red" if too_few else "amber" if remedies else "green"
+    status: Status = "red" if too_few else "amber" if remedies else "green"
     return Finding("counts", "Rows", status, f"{said}.", " ".join(remedies), {"rows": rows}, table)
 
 
@@ -90,7 +90,7 @@ def balance(task: Task) -> Finding:
         remedies.append(f'Add macro_f1 to task.metrics: always answering "{top.strip()}" is right in {percent(most)}.')
     if shift > SHIFTED:
         remedies.append("Draw the splits from the same rows: their labels have other shares.")
-    status = "red" if absent else "amber" if remedies else "green"
+    status: Status = "red" if absent else "amber" if remedies else "green"
     said = (
         f'{len(task.choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
     )
@@ -106,7 +106,8 @@ class Measured:
         data: the rows as tokens, none of them cut.
         limit: most tokens of a row.
         room: tokens that the base model has beside the virtual ones; None if it has no limit.
-        parameters: of the base model; None if it cannot be built without its weights.
+        parameters: of the base model, without its embeddings, which are looked up, and without those of its output,
+            which are computed for few tokens; None if it cannot be built without its weights.
         kind: of the base model.
     """
 
@@ -142,7 +143,12 @@ def measure(settings: RecipeSettings, task: Task) -> Measured:
     whole = replace(task, config=replace(task.config, max_length=sys.maxsize, long_rows="error"))
     data = encode(whole, tokenizer, replace(spec, room=None), needs_end=False)
     limit = task.config.max_length if spec.room is None else min(task.config.max_length, spec.room)
-    return Measured(data, limit, spec.room, None if base is None else count_parameters(base).total, kind)
+    return Measured(data, limit, spec.room, None if base is None else _computing_parameters(base), kind)
+
+
+def _computing_parameters(base: Any) -> int:
+    tables = {id(t.weight): t.weight.numel() for t in (base.get_input_embeddings(), base.get_output_embeddings()) if t}
+    return count_parameters(base).total - sum(tables.values())
 
 
 def lengths(task: Task, measured: Measured) -> Finding:
@@ -168,7 +174,7 @@ def lengths(task: Task, measured: Measured) -> Finding:
         f"Set task.max_length to {longest}." if fits else "Shorten these rows, or take a base model with more room."
     )
     if task.config.long_rows == "cut_prompt":
-        status = "amber" if part > CUT else "green"
+        status: Status = "amber" if part > CUT else "green"
         return Finding("lengths", "Lengths", status, f"{said} Their prompts are cut.", remedy, facts, table)
     return Finding("lengths", "Lengths", "red", said, remedy, facts, table)
 

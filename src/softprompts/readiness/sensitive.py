@@ -70,7 +70,7 @@ def _detectors() -> list[Any]:
     from detect_secrets.plugins.base import RegexBasedDetector
     from detect_secrets.plugins.ip_public import IPPublicDetector
 
-    known = get_mapping_from_secret_type_to_class().values()
+    known: Any = get_mapping_from_secret_type_to_class().values()
     return [kind() for kind in known if issubclass(kind, RegexBasedDetector) and kind is not IPPublicDetector]
 
 

@@ -103,7 +103,7 @@ def _analyzer() -> Any:
     pipeline = spacy.blank("en")
     pipeline.max_length = LONGEST_TEXT
     pipeline.add_pipe("softprompts_lemmas")
-    engine = SpacyNlpEngine()
+    engine: Any = SpacyNlpEngine()
     engine.nlp = {"en": pipeline}
     recognizers = [
         OfflineEmailRecognizer,
