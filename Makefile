@@ -8,7 +8,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
 # None of these targets is a file.
-.PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
+.PHONY: help setup demo tasks record report readiness sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
 .PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
 .PHONY: docs docs-serve docs-page precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
@@ -31,6 +31,10 @@ record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and u
 report: $(STAMP) ## make one page about your own runs: RUNS=runs/mytask; without RUNS, about the benchmark: results/report/, docs/figures/
 	@HF_HUB_OFFLINE=1 $(BIN)/python $(if $(RUNS),recipes/report.py $(RUNS:%=--report.runs+ %),-m benchmarks.report)
 	@$(if $(RUNS),:,$(BIN)/python -m scripts.build_docs.readme)
+
+readiness: $(STAMP) ## check goal, data, privacy, test size and baseline before training: CONFIG=configs/own_data/prompt_tuning.yaml; PLAN=FILE
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/readiness.py --readiness.config $(or $(CONFIG),configs/own_data/prompt_tuning.yaml) \
+		--readiness.plan $(or $(PLAN),$(dir $(or $(CONFIG),configs/own_data/prompt_tuning.yaml))readiness.yaml) $(ARGS)
 
 sweep: $(STAMP) ## train several soft prompts in the same forward passes; CONFIG=FILE, by default sentiment
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \

@@ -35,6 +35,7 @@ from .config.tools import (
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
     OutcomesConfig as OutcomesConfig,
+    ReadinessConfig as ReadinessConfig,
     ReportConfig as ReportConfig,
     SamplingConfig as SamplingConfig,
     ServeConfig as ServeConfig,
@@ -104,6 +105,10 @@ from .models.loading import (
     input_spec as input_spec,
     kind_of as kind_of,
     load_base_model as load_base_model,
+)
+from .readiness.page import (
+    missing_baseline as missing_baseline,
+    write_readiness as write_readiness,
 )
 from .reports.comparison import save_contest as save_contest
 from .reports.pages.own_page import write_report as write_report

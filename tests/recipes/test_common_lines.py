@@ -29,7 +29,15 @@ STEPS = ("load_task", "start_run", "load_base_model", "make_engine", "evaluate_t
 ENGINE = "engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)"
 TRAIN = "progress = sp.train(engine, data, training, evaluation, this)"
 SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is none of a run
-TOOLS = {"compose", "export", "generate", "neighbours", "report", "serve"}  # no run, and no task of their own
+TOOLS = {
+    "compose",
+    "export",
+    "generate",
+    "neighbours",
+    "readiness",
+    "report",
+    "serve",
+}  # no run, and no task of their own
 EVALUATES = {
     "compare",
     "compose",
@@ -38,9 +46,10 @@ EVALUATES = {
     "export",
     "generate",
     "neighbours",
+    "readiness",
     "report",
     "serve",
-}  # take an adapter as it is: the method is the one that made it
+}  # train nothing: they take adapters as they are, or look at data and records
 ALL = sorted((ROOT / "recipes").glob("*.py"))
 RECIPES = [path for path in ALL if path.stem not in TOOLS]
 

@@ -62,8 +62,23 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
             name, _, value = word[2:].partition("=")
             check_mapping(name, value or following)
     parser, valid = build_parser(main)
+    return _arguments(main, parser, lambda: parser.parse_args(_checked_words(argv, valid)))
+
+
+def parse_sections(main: Callable[..., None], text: str) -> dict[str, Any]:
+    """Return `main`'s arguments, read from a text of YAML whose keys are checked already.
+
+    Raises:
+        UserError: wrong type, wrong value.
+    """
+    parser, _ = build_parser(main)
+    return _arguments(main, parser, lambda: parser.parse_string(text))
+
+
+def _arguments(main: Callable[..., None], parser: ArgumentParser, read: Callable[[], Any]) -> dict[str, Any]:
+    """Return the dataclasses that `main` takes, of the settings that `read` gives."""
     try:
-        settings = parser.parse_args(_checked_words(argv, valid))
+        settings = read()
         if isinstance(settings.get("config"), list):
             del settings["config"]
         expand_paths(settings)

@@ -65,6 +65,9 @@ class TaskConfig:
         metrics: names in src/softprompts/metrics/modules, or paths of `evaluate` modules.
         schema: file with a JSON Schema (draft 2020-12), or `embedded:NAME/schema.json`. Every target must be valid.
             Metrics of structured output check predictions with it.
+        pii: personal data in rows, such as e-mail addresses and phone numbers: `keep` them, `mask` each value as
+            <EMAIL_ADDRESS_1> in every split before rendering, or `refuse` a row that has any. Patterns find them, so
+            names of people stay. `mask` and `refuse` need the extra `readiness`.
         chat: put prompt and target into the tokenizer's chat template, as a user's message and its answer. The soft
             prompt precedes all of it, including the begin-of-sequence token and the system message.
         system: system message of the chat; by default the template's own.
@@ -88,6 +91,7 @@ class TaskConfig:
     max_rows: dict[str, int] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     schema: str | None = None
+    pii: Literal["keep", "mask", "refuse"] = "keep"
     chat: bool = False
     system: str | None = None
     max_length: int = 1024

@@ -10,6 +10,16 @@ from typing import Literal
 
 from softprompts.errors import UserError, check_above_zero
 
+READINESS_PACKAGES = (
+    "datasketch",
+    "detect_secrets",
+    "presidio_analyzer",
+    "py3langid",
+    "spacy",
+    "statsmodels",
+    "tldextract",
+)
+
 
 @dataclass
 class InputConfig:
@@ -212,6 +222,31 @@ class ReportConfig:
             raise UserError("report.runs: expected one folder or more, found none")
         for key in ("rows", "resamples"):
             check_above_zero(f"report.{key}", getattr(self, key))
+
+
+@dataclass
+class ReadinessConfig:
+    """What is checked before training, and where the page goes.
+
+    Args:
+        config: config of a recipe, e.g. configs/own_data/prompt_tuning.yaml.
+        plan: file with goal, KPI, owner, legal basis and so on; see configs/own_data/readiness.yaml.
+        output: folder for readiness.html and readiness.json; by default the one above `run.output_dir` of the config.
+            Files of this recipe are replaced, any other file is an error.
+        baseline: record, or folder, of the hard-prompt run that is to be beaten; by default `hard_prompt` in the
+            folder above `run.output_dir`, or the record of an included task.
+        run_baseline: run recipes/hard_prompt.py first if there is no such record.
+    """
+
+    config: str
+    plan: str
+    output: str | None = None
+    baseline: str | None = None
+    run_baseline: bool = False
+
+    def __post_init__(self) -> None:
+        if any(find_spec(name) is None for name in READINESS_PACKAGES):
+            raise UserError('readiness: needs more packages; install them by pip install "softprompts[readiness]"')
 
 
 @dataclass

@@ -49,7 +49,7 @@ def check_yaml(path: str, valid: set[str]) -> None:
     file = Path(path)
     if not is_file(file):
         raise UserError(f"no such config file: {path}{_nearest_files(path)}")
-    tree = _tree_of(file, path)
+    tree = tree_of(file, path)
     if not isinstance(tree, dict):
         raise UserError(f"{path}: is empty" if tree is None else f"{path}: is not a mapping of keys to values")
     if isinstance(tree.get("$schema"), str):  # for editors; jsonargparse ignores it as well
@@ -79,11 +79,11 @@ def check_mapping(key: str, text: str) -> None:
         return
 
 
-def _tree_of(file: Path, path: str) -> Any:
-    """Return the content of a YAML file.
+def tree_of(file: Path, path: str) -> Any:
+    """Return what a YAML file holds. `path` is how messages name it.
 
     Raises:
-        UserError: the file is not UTF-8, or not valid YAML.
+        UserError: no such file; it is not UTF-8, or not valid YAML.
     """
     data = read_bytes(file)
     try:

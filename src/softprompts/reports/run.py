@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -226,7 +227,7 @@ def card(result: Result, inside: bool = False) -> str:
 {_how_to_load(result, inside)}
 - base model: {base}
 - data: {result.task}, licence: {result.data["licence"]}
-- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
+{_masked(result)}- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
 - prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
 - seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
 
@@ -234,6 +235,17 @@ def card(result: Result, inside: bool = False) -> str:
 
 The whole record is in `result.json`, the predictions for the {split_of(result)} split are in `predictions.jsonl`.
 """
+
+
+def _masked(result: Result) -> str:
+    """Return the line of a card that says what personal data were masked, without the values; empty if none were."""
+    if result.settings["task"].get("pii", "keep") != "mask":
+        return ""
+    counts: Counter[str] = Counter()
+    for split in result.data["splits"].values():
+        counts.update(split.get("masked", {}))
+    found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+    return f"- personal data, masked in all splits (task.pii): {found or 'none were found'}\n"
 
 
 def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:

@@ -76,6 +76,8 @@ def _change_of_split(split: str, old: dict[str, Any], new: dict[str, Any]) -> st
         return f"{split} had {old['rows']} rows and now has {new['rows']}"
     if old["sha256"] != new["sha256"]:
         return f"{split} has other rows, in the same number ({new['rows']})"
+    if old.get("masked") != new.get("masked"):
+        return f"{split} has the same rows, but other personal data are masked"
     if old["tokens"] != new["tokens"]:
         return f"{split} has the same rows, but other tokens or tasks"
     return ""

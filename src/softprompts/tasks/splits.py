@@ -21,6 +21,7 @@ from softprompts.tasks.checks import (
     look_alikes,
     row_warnings,
 )
+from softprompts.tasks.privacy import Privacy
 from softprompts.tasks.rows import RowWriter
 from softprompts.tasks.schemas import target_check
 from softprompts.tasks.templates import check_characters, render
@@ -85,6 +86,7 @@ class _Split:
         self.seen = Seen(name, config.prompt, config.choices is not None)
         self.taken: list[str] = []  # labels of the first rows, if these may not represent all rows
         self.labels: set[str] = set()
+        self.masked: Counter[str] = Counter()
 
     @property
     def is_full(self) -> bool:
@@ -97,7 +99,7 @@ class _Split:
             return False
         return self.choices.valid is None or not is_sorted(self.taken) or self.labels.issuperset(self.choices.valid)
 
-    def add(self, place: str, record: Record) -> None:
+    def add(self, place: str, record: Record, masked: Counter[str]) -> None:
         if self.is_full:
             if self.config.choices is not None:
                 with suppress(UserError):  # rows that are not used may lack a label
@@ -110,12 +112,15 @@ class _Split:
         prompt = render(self.config.prompt, record, place)
         self.writer.add(place, prompt, target, record)
         self.seen.add(place, prompt, target, record)
+        self.masked += masked
         if self.limit is not None and self.config.choices is not None:
             self.taken.append(label)
             self.labels.add(label)
 
 
-def _fill(splits: dict[str, _Split], given: str, reading: Reading, choices: _Choices) -> UserError | None:
+def _fill(
+    splits: dict[str, _Split], given: str, reading: Reading, choices: _Choices, privacy: Privacy
+) -> UserError | None:
     """Add the rows of a source to its splits until they have enough; return the error of the first wrong row.
 
     The remaining rows are read as well, because `Reading` checks the columns and values of all rows.
@@ -125,10 +130,11 @@ def _fill(splits: dict[str, _Split], given: str, reading: Reading, choices: _Cho
     wrong: UserError | None = None
     for batch in reading.rows(given, lambda: not collects and all(split.is_settled for split in fed)):
         try:
-            for name, place, record in batch if wrong is None else ():
+            for name, place, read in batch if wrong is None else ():
+                record, masked = privacy.clean(place, read)
                 if collects:
                     choices.in_train[render(choices.config.target, record, place)] += 1
-                splits[name].add(place, record)
+                splits[name].add(place, record, masked)
         except UserError as error:
             wrong = error
     return wrong
@@ -148,10 +154,11 @@ def write_splits(
     choices = _Choices(config)
     check = None if schema is None else target_check(schema)
     splits = {name: _Split(name, config, choices, check, writers[name]) for name in SPLITS}
+    privacy = Privacy(config.pii)
     wrong: UserError | None = None
     warnings = []
     for given in reading.sources:
-        found = _fill(splits, given, reading, choices)
+        found = _fill(splits, given, reading, choices, privacy)
         # A misspelt column in task.rename or task.where is reported first; it may be the cause of the error.
         if found and not (config.rename or config.where):
             raise found
@@ -169,7 +176,13 @@ def write_splits(
         split = splits[name]
         warnings += first_rows_warning("task.max_rows", name, split.taken, split.labels)
     rows = {name: split.writer.close() for name, split in splits.items()}
-    return rows | {"choices": choices.words, "held_out": reading.held_out, "warnings": warnings}
+    masked = {name: dict(sorted(split.masked.items())) for name, split in splits.items()}
+    return rows | {
+        "choices": choices.words,
+        "held_out": reading.held_out,
+        "masked": masked if config.pii == "mask" else {},
+        "warnings": warnings,
+    }
 
 
 def _mapping(choices: dict[str, str]) -> dict[str, str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sources
-from softprompts.errors import UserError, notice, warn
+from softprompts.errors import UserError, listed, notice, warn
 from softprompts.metrics.names import check_names
 from softprompts.metrics.scoring import check_metrics, check_reach
+from softprompts.tasks.privacy import check_packages, finder_version
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
 from softprompts.tasks.schemas import names_in, read_schema
 from softprompts.tasks.splits import write_splits
@@ -28,7 +29,8 @@ OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "name")
 class Task:
     """Rows by split, with choices and metrics. `choices` are all possible targets, or None for open targets.
 
-    `separator` ends each few-shot example in the prompts, if there are any.
+    `separator` ends each few-shot example in the prompts, if there are any. `masked` has the number of masked values of
+    each kind of personal data, for each split; it is empty if `task.pii` is not `mask`.
     """
 
     name: str
@@ -39,10 +41,16 @@ class Task:
     config: TaskConfig
     schema: dict[str, Any] | None = None
     separator: str = ""
+    masked: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, for each split, its number of rows and the SHA-256 of its prompts and targets."""
-        return {name: {"rows": len(rows), "sha256": digest_of(rows)} for name, rows in self.splits.items()}
+        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and what was masked."""
+        found: dict[str, dict[str, Any]] = {
+            name: {"rows": len(rows), "sha256": digest_of(rows)} for name, rows in self.splits.items()
+        }
+        for name, masked in self.masked.items():
+            found[name]["masked"] = masked
+        return found
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -53,7 +61,7 @@ def load_task(config: TaskConfig) -> Task:
     Raises:
         UserError: settings exclude each other; a file, column, dataset or split is missing; no rows are left; a target
             is empty or violates the schema; a label is not a choice; choices are free text; a metric does not fit the
-            task, or no target reaches its best score.
+            task, or no target reaches its best score; personal data are refused.
     """
     check_task_templates(config.prompt, config.target)
     check_names(config.metrics)
@@ -67,12 +75,15 @@ def load_task(config: TaskConfig) -> Task:
     key = None
     if sum(source.size for source in sources.values()) >= tables.LARGE:
         settings = {name: value for name, value in asdict(config).items() if name not in OF_TOKENS}
+        if config.pii != "keep":
+            check_packages("task.pii")
+            settings["pii_found_by"] = finder_version()
         key = tables.key_of("rows", settings, schema, {name: s.content() for name, s in sources.items()})
     made = tables.make_tables(
         key, dict.fromkeys(SPLITS, SCHEMA), lambda writers: write_splits(config, schema, sources, writers)
     )
     splits: dict[str, Sequence[Row]] = {name: StoredRows(made, name) for name in SPLITS}
-    for text in made.notes["held_out"]:
+    for text in [*made.notes["held_out"], *_masked_in_words(made.notes["masked"])]:
         notice(text)
     # Last, because the metrics' library takes seconds to import; a missing file is thus reported at once.
     check_metrics(config.metrics, config.choices is not None)
@@ -88,7 +99,16 @@ def load_task(config: TaskConfig) -> Task:
         licence=_licence(config),
         config=config,
         schema=schema,
+        masked=made.notes["masked"],
     )
+
+
+def _masked_in_words(masked: dict[str, dict[str, int]]) -> list[str]:
+    """Return a line per split that says what was masked in it, without the values."""
+    return [
+        f"task.pii: masked in {split}: {listed(f'{count:,} {kind}' for kind, count in kinds.items()) or 'nothing'}"
+        for split, kinds in masked.items()
+    ]
 
 
 def _reach(config: TaskConfig, schema: dict[str, Any] | None, splits: dict[str, Sequence[Row]]) -> list[str]:
