@@ -81,7 +81,8 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.curve: list[dict[str, float]] = []
-        self.metrics = load_metrics(self.data.task.metrics, self.data.task.schema)
+        task = self.data.task
+        self.metrics = load_metrics(task.metrics, task.schema, task.metric_data)
 
     def passed(self, seconds: float) -> bool:
         """Count an update of so many seconds; say whether it was the last."""

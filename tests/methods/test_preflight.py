@@ -77,7 +77,7 @@ def test_every_refusal_by_kind_has_its_reason_and_no_other() -> None:
 
 def test_methods_are_named_like_their_recipes() -> None:
     recipes = {p.stem for p in (Path(__file__).resolve().parents[2] / "recipes").glob("*.py")}
-    tools = {"compare", "compose", "ensemble", "evaluate", "export", "generate", "neighbours", "report", "serve"}
+    tools = {"compare", "compose", "ensemble", "evaluate", "export", "generate", "neighbours", "new", "report", "serve"}
     assert set(METHODS) == recipes - tools - {"sweep"}, "the others take what is trained"
 
 

@@ -61,6 +61,8 @@ class TaskConfig:
         metrics: names in src/softprompts/metrics/modules, or paths of `evaluate` modules.
         schema: file with a JSON Schema (draft 2020-12), or `embedded:NAME/schema.json`. Every target must keep to it;
             metrics of structured output check answers with it.
+        metric_data: file with a JSON object that metrics read, or `embedded:NAME/FILE.json`. Under a target it has
+            further right answers (`references`), and what an answer must mention (`mentions`).
         chat: put prompt and target into the tokenizer's chat template, as a user's message and its answer. The soft
             prompt stands in front of all of it, the begin-of-sequence token and the system message included.
         system: system message of the chat; by default that of the template.
@@ -84,6 +86,7 @@ class TaskConfig:
     max_rows: dict[str, int] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     schema: str | None = None
+    metric_data: str | None = None
     chat: bool = False
     system: str | None = None
     max_length: int = 1024
@@ -189,6 +192,8 @@ class EvaluationConfig:
         bootstrap_resamples: resamples behind each 95 % interval.
         stop: texts that end a written answer, beside the token that does: what stands from the first of them on is cut
             off. For written prompts, which teach the model no such token.
+        abstain_below: with choices, a prediction whose probability among them is below this becomes "abstain", for a
+            person to decide. Choose it on validation. None answers every row.
         split: rows that are scored at the end; `validation` as long as settings are still being chosen, so that test
             has no say in it.
     """
@@ -198,11 +203,14 @@ class EvaluationConfig:
     bootstrap_resamples: int = 2000
     stop: list[str] = field(default_factory=list)
     split: Literal["train", "validation", "test"] = "test"
+    abstain_below: float | None = None
 
     def __post_init__(self) -> None:
         # Now, and not after hours of training.
         for key in ("batch_size", "max_new_tokens", "bootstrap_resamples"):
             check_above_zero(f"evaluation.{key}", getattr(self, key))
+        if self.abstain_below is not None and not 0 < self.abstain_below <= 1:
+            raise UserError(f"evaluation.abstain_below: expected more than 0 and at most 1, found {self.abstain_below}")
         if not all(text.strip(" ") for text in self.stop):
             raise UserError(f"evaluation.stop: an empty text, or spaces alone, would end every answer: {self.stop}")
 

@@ -160,7 +160,7 @@ def judge(
         task: the rows as the settings of the task have them, without either's wording.
         evaluation: which split that was, and how many resamples.
     """
-    metrics = load_metrics(task.metrics, task.schema)
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     names = (sides[0].name, sides[1].name)
     answers = [answers_and_targets(outcome.predictions)[0] for outcome in outcomes]
     targets = answers_and_targets(outcomes[0].predictions)[1]

@@ -52,10 +52,12 @@ class Interval:
     rows: int
 
 
-def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> dict[str, Metric]:
+def load_metrics(
+    names: Sequence[str], schema: dict[str, Any] | None = None, data: dict[str, Any] | None = None
+) -> dict[str, Metric]:
     """Load `evaluate` modules: those of `src/softprompts/metrics/modules` by name, others by path or Hub name.
 
-    `schema` goes to those whose `row_statistics`, or else `_compute`, takes one.
+    `schema`, and `data` of `task.metric_data`, go to those whose `row_statistics`, or else `_compute`, takes them.
 
     Raises:
         UserError: no such metric, or one that cannot be loaded; two of one name.
@@ -71,8 +73,10 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
             if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
                 raise no_such_metric(name) from error
             raise _cannot_load(name, error) from error
-        takes_schema = schema is not None and "schema" in inspect.signature(_scored_by(module)).parameters
-        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in OWN)
+        takes = inspect.signature(_scored_by(module)).parameters
+        given = {"schema": schema, "data": data}
+        settings = {key: value for key, value in given.items() if value is not None and key in takes}
+        metrics[Path(name).stem] = Metric(module, settings, name in OWN)
     return metrics
 
 
@@ -116,14 +120,17 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="softprompts-")
 
 
-def check_metrics(names: Sequence[str], has_choices: bool) -> None:
+def check_metrics(names: Sequence[str], has_choices: bool, data: dict[str, Any] | None = None) -> None:
     """Load metrics and see whether they fit a task with or without choices, and each other.
 
     Raises:
         UserError: as `load_metrics`; a metric of written answers in a task with choices, one of choices in a task
-            without; two metrics that report the same number.
+            without; two metrics that report the same number; `data` of `task.metric_data` that no metric reads, or that
+            is not made for one.
     """
-    metrics = load_metrics(names)
+    metrics = load_metrics(names, data=data)
+    if data is not None and not any("data" in metric.settings for metric in metrics.values()):
+        raise UserError("task.metric_data: none of task.metrics reads it; add mentions, bleu or chrf, or leave it out")
     for name, metric in metrics.items():
         if has_choices and getattr(metric.module, "open_only", False):
             raise UserError(
@@ -136,7 +143,12 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
 
 
-def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> list[str]:
+def check_reach(
+    names: Sequence[str],
+    schema: dict[str, Any] | None,
+    rows: Sequence[tuple[str, str]],
+    data: dict[str, Any] | None = None,
+) -> list[str]:
     """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
 
     A metric's first number is looked at. Of a metric of ours it must be 1; a row shorter than `LONG` may fall short if
@@ -152,7 +164,7 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
     """
     said = []
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
-    for name, metric in load_metrics(names, schema).items():
+    for name, metric in load_metrics(names, schema, data).items():
         values = _numbers(name, metric, targets, targets)
         if getattr(metric.module, "reference_free", False) or not (metric.own or len(values) == 1):
             continue

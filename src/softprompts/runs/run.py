@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softprompts.config.sections import RunConfig
+from softprompts.config.sections import EvaluationConfig, RunConfig, TaskConfig
 from softprompts.errors import UserError, logger
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.folders import (
@@ -93,13 +93,15 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Raises:
         UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
-            with other settings; another process owns it; it cannot be written; a tracker that is not installed.
+            with other settings; another process owns it; it cannot be written; a tracker that is not installed;
+            abstention without choices.
         RunFinished: the run to be resumed is already finished.
     """
     config: RunConfig = arguments["run"]
     settings = {name: plain(value) for name, value in arguments.items()}
     folder = folder_of(config)
     _check_trackers(config.trackers)
+    _check_abstention(arguments.get("task"), arguments.get("evaluation"))
     use_all_cores()
     accelerator = Accelerator(
         # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
@@ -127,6 +129,11 @@ def _check_trackers(trackers: list[str]) -> None:
     for tracker in trackers:
         if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
             raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
+
+
+def _check_abstention(task: TaskConfig | None, evaluation: EvaluationConfig | None) -> None:
+    if task and evaluation and evaluation.abstain_below is not None and task.choices is None:
+        raise UserError("evaluation.abstain_below: applies only with task.choices, whose probabilities it looks at")
 
 
 def _claim_once(

@@ -16,19 +16,20 @@ from softprompts.errors import UserError, notice, warn
 from softprompts.metrics.names import check_names
 from softprompts.metrics.scoring import check_metrics, check_reach
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
-from softprompts.tasks.schemas import names_in, read_schema
+from softprompts.tasks.schemas import names_in, read_metric_data, read_schema
 from softprompts.tasks.splits import write_splits
 from softprompts.tasks.templates import Row, check_characters, check_task_templates, render
 
 # Settings that decide nothing about the rows, only what becomes of them.
-OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "name")
+OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "metric_data", "name")
 
 
 @dataclass(frozen=True)
 class Task:
     """Rows by split, and how they are scored. `choices` holds every possible target, or is None for open ones.
 
-    `separator` ends each solved example in front of the rows, if there are any.
+    `separator` ends each solved example in front of the rows, if there are any. `metric_data` is
+    the content of that setting's file.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Task:
     licence: str
     config: TaskConfig
     schema: dict[str, Any] | None = None
+    metric_data: dict[str, Any] | None = None
     separator: str = ""
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
@@ -63,6 +65,7 @@ def load_task(config: TaskConfig) -> Task:
         raise UserError("task.schema: is for written answers; take it out, or task.choices")
     check_characters("task.system", config.system or "")
     schema = read_schema(config.schema) if config.schema else None
+    metric_data = read_metric_data(config.metric_data) if config.metric_data else None
     sources = open_sources(config)
     key = None
     if sum(source.size for source in sources.values()) >= tables.LARGE:
@@ -75,8 +78,8 @@ def load_task(config: TaskConfig) -> Task:
     for text in made.notes["held_out"]:
         notice(text)
     # Last: the library of the metrics takes seconds to import, which a missing file or column should not.
-    check_metrics(config.metrics, config.choices is not None)
-    for text in [*_reach(config, schema, splits), *made.notes["warnings"]]:
+    check_metrics(config.metrics, config.choices is not None, metric_data)
+    for text in [*_reach(config, schema, metric_data, splits), *made.notes["warnings"]]:
         warn(text)
     choices = made.notes["choices"]
     source = config.dataset or config.other_datasets.get("train") or Path(config.train or "").stem
@@ -88,18 +91,25 @@ def load_task(config: TaskConfig) -> Task:
         licence=_licence(config),
         config=config,
         schema=schema,
+        metric_data=metric_data,
     )
 
 
-def _reach(config: TaskConfig, schema: dict[str, Any] | None, splits: dict[str, Sequence[Row]]) -> list[str]:
+def _reach(
+    config: TaskConfig,
+    schema: dict[str, Any] | None,
+    metric_data: dict[str, Any] | None,
+    splits: dict[str, Sequence[Row]],
+) -> list[str]:
     """Return what `check_reach` says of the rows that are scored: of many, it takes seconds."""
     scored = [splits[name] for name in SPLITS[1:]]
     keys = [key_of_rows(rows) for rows in scored]
     ours = not any(Path(name).exists() for name in config.metrics)  # what a user's own module does is not in the key
-    key = tables.key_of("reach", keys, config.metrics, schema) if ours and all(keys) else None
+    key = tables.key_of("reach", keys, config.metrics, schema, metric_data) if ours and all(keys) else None
 
     def check(_: dict[str, tables.Writer]) -> list[str]:
-        return check_reach(config.metrics, schema, [(r.place, r.target) for rows in scored for r in texts_of(rows)])
+        pairs = [(r.place, r.target) for rows in scored for r in texts_of(rows)]
+        return check_reach(config.metrics, schema, pairs, metric_data)
 
     said: list[str] = tables.make_tables(key, {}, check).notes
     return said
