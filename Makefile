@@ -10,7 +10,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
 .PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
-.PHONY: docs docs-serve precommit clean
+.PHONY: docs docs-serve new precommit clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -183,6 +183,12 @@ data: $(STAMP) ## build the embedded data again from their sources (sentiment's 
 	@$(BIN)/python -m scripts.build_data sentiment
 	@$(BIN)/python -m scripts.build_data home_commands
 	@$(BIN)/python -m scripts.build_data docstrings
+	@$(BIN)/python -m scripts.build_data compliance
+	@$(BIN)/python -m scripts.build_data localisation
+	@$(BIN)/python -m scripts.build_data analytics
+
+new: $(STAMP) ## a config for one file of yours, with settings found in the data: TASK=mytask DATA=mine.csv
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/new.py --new.task "$(TASK)" --new.data "$(DATA)"
 
 precommit: $(STAMP) ## format, lint and type-check at every commit from now on
 	@$(BIN)/pre-commit install

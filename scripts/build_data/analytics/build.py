@@ -1,7 +1,7 @@
 """The analytics data: the home commands turned round, a command to what somebody says, with several references.
 
 Source: the rows of `data/home_commands`. All utterances of one command in one language go to one split, so that no
-command of a held-out split was seen in training. Nothing is drawn: the split of a row there decides, and SHA-256 orders.
+command of a held-out split was seen in training. Nothing is drawn: the rows there decide, and SHA-256 orders.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def different(utterances: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def assign(found: Utterances, splits: Mapping[tuple[str, str], str]) -> dict[str, list[tuple[str, str]]]:
-    """Return the commands of each split, in the order of their hashes; what a held-out split has too many of is left out.
+    """Return the commands of each split, in the order of their hashes, without those that have no room.
 
     A command goes nowhere else: its utterances are held out in the source, too.
     """
