@@ -44,7 +44,9 @@ def tasks() -> str:
 
 def use_case(task: str) -> str:
     """Return the table of a task's shipped configs, or that none is recorded yet."""
-    return tasks_table([list(shipped(task).values())]) or f"No run is recorded yet: `make tasks ONLY={task}` makes them."
+    return (
+        tasks_table([list(shipped(task).values())]) or f"No run is recorded yet: `make tasks ONLY={task}` makes them."
+    )
 
 
 def overview() -> str:
