@@ -105,10 +105,12 @@ def test_families_are_known_by_their_names(one: str, two: str, same: bool) -> No
 
 
 def test_groups_link_families_and_near_duplicates_and_stay_whole() -> None:
-    rows = [row(str(n), f"name{n // 2}x-{n}", noise(str(n)), ["permissive", "copyleft"][n % 2]) for n in range(200)]
+    letters = str.maketrans("0123456789", "ghijklmnop")  # a digit would be a version
+    names = [text.digest(str(n // 2)).translate(letters) for n in range(200)]
+    rows = [row(str(n), names[n], noise(str(n)), ["permissive", "copyleft"][n % 2]) for n in range(200)]
     rows += [row("near", "other", noise("5") + " more")]
     groups = compliance.families(rows)
-    assert next({r.id for r in g} for g in groups if any(r.id == "near" for r in g)) == {"5", "near"}
+    assert next({r.id for r in g} for g in groups if any(r.id == "near" for r in g)) == {"4", "5", "near"}
     splits = compliance.assign(groups)
     assert sum(map(len, splits.values())) == 201
     assert compliance.leaks(splits) == []
@@ -166,9 +168,9 @@ def test_committed_files_are_sound() -> None:
         for split in compliance.SPLITS
     }
     assert {name: len(rows) for name, rows in splits.items()} == {
-        "train": TRAIN,
-        "validation": VALIDATION,
-        "test": TEST,
+        "train": 1349,
+        "validation": 204,
+        "test": 515,
     }
     assert compliance.leaks(splits) == []
     rows = [r for name in compliance.SPLITS for r in splits[name]]

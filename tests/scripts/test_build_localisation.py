@@ -62,7 +62,7 @@ def test_catalogues_of_either_byte_order(order: str) -> None:
         ("%(count)s of {total}", "%(count)s von {total}", None),
         ("%s: {0}", "{0}: %s", "no letters"),
         ("Hi", "Na", "length"),
-        ("a " * 200, "b " * 200, "length"),
+        ("ab " * 200, "cd " * 200, "length"),
         ("Terminal", "Terminal!", "not translated"),
         ("Delete %s?", "Löschen?", "other placeholders"),
         ("Run <b>all</b>", "Alle <i>ausführen</i>", "other placeholders"),
@@ -133,8 +133,12 @@ def test_leaks_are_seen_between_all_splits(column: str | None, here: str, there:
 
 
 def test_terms_are_short_texts_that_other_texts_have_and_their_forms_are_found() -> None:
-    rows = [row("Cell", "Zelle"), row("Rare", "Selten")]
+    rows = [row("Cell", "Zelle"), row("Rare", "Selten"), row("May", "Mai"), row("Zellen", "Zellig")]
     rows += [row(f"Run the cell {noise(str(n), 2)}", f"Die Zellen {noise(str(n), 2)} Zellenbereich") for n in range(6)]
+    rows += [row(f"You may {noise('may' + str(n), 2)}", f"Das {noise('darf' + str(n), 2)}") for n in range(6)]
+    rows += [row(f"The page {noise('p' + str(n), 2)}", f"Blatt {noise('b' + str(n), 2)}") for n in range(6)] + [
+        row("Page", "Seite")
+    ]
     terms = localisation.glossary(rows)["German"]
     assert terms == {"cell": ["zelle", "zellen"]}
     asked = row("Delete %s of the cell", "%s der Zelle löschen")

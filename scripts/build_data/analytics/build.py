@@ -65,13 +65,13 @@ def different(utterances: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def assign(found: Utterances, splits: Mapping[tuple[str, str], str]) -> dict[str, list[tuple[str, str]]]:
-    """Return the commands of each split, in the order of their hashes, without those that have no room.
+    """Return the commands of each split; a held-out split has room for some, those with several utterances first.
 
     A command goes nowhere else: its utterances are held out in the source, too.
     """
     chosen: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     counts: Counter[tuple[str, str]] = Counter()
-    for key in sorted(found, key=lambda key: digest("/".join(key))):
+    for key in sorted(found, key=lambda key: (len(different(found[key])) == 1, digest("/".join(key)))):
         split, language = splits[key], key[0]
         room = HELD_OUT.get(split, len(found)) // (1 if language == "en" else 3)
         if counts[split, language] < room:

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import combinations
@@ -52,6 +52,11 @@ WORDS = re.compile(r"[^\W\d_]+( [^\W\d_]+)?")  # of a translation, likewise
 TERM_TEXTS = 5  # texts of train that have a term, at least
 SHORTEST_STEM = 4  # letters that the forms of a term have in common
 LONGER = 2  # letters by which a form may be longer or shorter than the term
+CONSISTENT = (
+    0.5  # share of the texts with a term that have one of its forms, and of those with a form that have the term
+)
+# Words that are no terms.
+NO_TERMS = frozenset("all and any are but can for from has may not off one the this with yes you your".split())
 CARD = Path(__file__).with_name("card.md")
 
 MAGIC = 0x950412DE  # of a compiled catalogue, with the byte order of the machine that wrote it
@@ -188,33 +193,40 @@ def leaks(splits: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def glossary(rows: Sequence[Row]) -> Glossary:
-    """Return the terms of a language: short texts of train that other texts there have as words, and their forms.
+    """Return the terms of each language, with the forms that train translates them by in most of the texts.
 
-    The forms of a translation are the words of train's translations that begin like it and are about as long; of two
-    words, all that are spelt like it.
+    A term is a short text of train that more than `TERM_TEXTS` texts there have.
     """
     found: Glossary = {}
     for language in LANGUAGES.values():
         mine = [row for row in rows if row.language == language]
-        words = Counter(w for row in mine for w in re.findall(r"[^\W\d_]+", row.translation.casefold()))
-        terms = {}
+        words = {row.id: set(re.findall(r"[^\W\d_]+", row.translation.casefold())) for row in mine}
+        found[language] = {}
         for row in sorted(mine, key=lambda row: row.text.casefold()):
-            if TERM.fullmatch(row.text) and WORDS.fullmatch(row.translation) and in_use(row.text, mine):
-                terms[row.text.casefold()] = forms(row.translation.casefold(), words)
-        found[language] = terms
+            if not TERM.fullmatch(row.text) or not WORDS.fullmatch(row.translation) or row.text.lower() in NO_TERMS:
+                continue
+            own = {other.id for other in mine if has(row.text, other.text)}
+            accepted = forms(row.translation.casefold(), own, words)
+            right = sum(other.id in own and any(has(f, other.translation) for f in accepted) for other in mine)
+            if len(own) > TERM_TEXTS and right >= CONSISTENT * len(own):
+                found[language][row.text.casefold()] = accepted
     return found
 
 
-def in_use(term: str, rows: Sequence[Row]) -> bool:
-    """Return whether more than `TERM_TEXTS` texts have a term."""
-    return sum(has(term, row.text) for row in rows) > TERM_TEXTS
+def forms(translation: str, own: Set[str], words: Mapping[str, Set[str]]) -> list[str]:
+    """Return a translation and the words that are its forms: they begin alike, and are used for the same term.
 
-
-def forms(word: str, words: Mapping[str, int]) -> list[str]:
-    """Return a word and the words that are its forms, by their beginning and their length."""
-    stem = word[: max(SHORTEST_STEM, len(word) - LONGER)]
-    near = {w for w in words if w.startswith(stem) and abs(len(w) - len(word)) <= LONGER}
-    return sorted({word, *(near if " " not in word else ())})
+    Args:
+        own: ids of the rows that have the term; words: those of each row's translation, by its id.
+    """
+    stem = translation[: max(SHORTEST_STEM, len(translation) - LONGER)]
+    found = {translation}
+    for word in set().union(*(words[key] for key in own)) if " " not in translation else ():
+        holders = {key for key, said in words.items() if word in said}
+        near = word.startswith(stem) and abs(len(word) - len(translation)) <= LONGER
+        if near and len(holders & own) >= CONSISTENT * len(holders):
+            found.add(word)
+    return sorted(found)
 
 
 def has(term: str, text: str) -> bool:
@@ -267,6 +279,7 @@ def card(splits: Mapping[str, Sequence[Row]], stats: Stats, terms: Glossary, dat
         **HELD_OUT,
         term_texts=TERM_TEXTS,
         longer=LONGER,
+        consistent=CONSISTENT,
         reasons=table(list(stats), [list(stats.values())]),
         terms=table(["language", "terms", "for example"], shown),
         counts=table(header, counts),
