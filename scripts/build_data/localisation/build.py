@@ -56,7 +56,8 @@ CONSISTENT = (
     0.5  # share of the texts with a term that have one of its forms, and of those with a form that have the term
 )
 # Words that are no terms.
-NO_TERMS = frozenset("all and any are but can for from has may not off one the this with yes you your".split())
+_NO_TERMS = "all and any are but can for from has may not off one the this with yes you your"
+NO_TERMS = frozenset(_NO_TERMS.split())
 CARD = Path(__file__).with_name("card.md")
 
 MAGIC = 0x950412DE  # of a compiled catalogue, with the byte order of the machine that wrote it

@@ -191,7 +191,7 @@ class NeighboursConfig:
             raise UserError(f"neighbours.record: {self.record} exists; name a new file, or move that one away")
 
 
-@dataclass @ dataclass
+@dataclass
 class NewConfig:
     """A task to begin.
 
