@@ -10,7 +10,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 # None of these targets is a file.
 .PHONY: help setup demo tasks record report readiness sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
 .PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
-.PHONY: docs docs-serve docs-page precommit release-check lock audit sbom licences clean
+.PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -191,6 +191,12 @@ data: $(STAMP) ## build the embedded data again from their sources (sentiment's 
 	@$(BIN)/python -m scripts.build_data sentiment
 	@$(BIN)/python -m scripts.build_data home_commands
 	@$(BIN)/python -m scripts.build_data docstrings
+	@$(BIN)/python -m scripts.build_data compliance
+	@$(BIN)/python -m scripts.build_data localisation
+	@$(BIN)/python -m scripts.build_data analytics
+
+new: $(STAMP) ## a config for one file of yours, with settings found in the data: TASK=mytask DATA=mine.csv
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/new.py --new.task "$(TASK)" --new.data "$(DATA)"
 
 precommit: $(STAMP) ## format, lint, type-check and look for secrets at every commit from now on
 	@$(BIN)/pre-commit install

@@ -80,7 +80,8 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.curve: list[dict[str, float]] = []
-        self.metrics = load_metrics(self.data.task.metrics, self.data.task.schema)
+        task = self.data.task
+        self.metrics = load_metrics(task.metrics, task.schema, task.metric_data)
 
     def passed(self, seconds: float) -> bool:
         """Count a step of this number of seconds; return whether it was the last."""

@@ -9,7 +9,7 @@ import hashlib
 import html
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -131,3 +131,20 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content.encode("utf-8"))
+
+
+def linked(count: int, links: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return the numbers below `count` in groups: two that are linked, or linked by others, are in one group."""
+    parent = list(range(count))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for i, j in links:
+        parent[max(root(i), root(j))] = min(root(i), root(j))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i in range(count):
+        groups[root(i)].append(i)
+    return list(groups.values())

@@ -20,6 +20,7 @@ MADE: dict[str, Callable[..., str]] = {
     "demo": results.demo,
     "overview": results.overview,
     "tasks": results.tasks,
+    "use_case": results.use_case,
     "benchmark": results.benchmark,
     "papers": results.papers,
     "claims": results.claims,

@@ -11,7 +11,7 @@ from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from benchmarks.tasks.tables import table, tasks_table
 from scripts.build_docs.pages import ROOT, linked
-from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds
+from scripts.build_docs.records import RESULTS, TASKS, USE_CASES, grids, runs, shipped, speeds
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.frame import metrics_of
 from softprompts.reports.tables import markdown_table, size
@@ -39,7 +39,14 @@ def demo() -> str:
 
 def tasks() -> str:
     """Return a table for each task: the shipped config of every recipe."""
-    return tasks_table([list(shipped(task).values()) for task in TASKS])
+    return tasks_table([list(shipped(task).values()) for task in (*TASKS, *USE_CASES)])
+
+
+def use_case(task: str) -> str:
+    """Return the table of a task's shipped configs, or that none is recorded yet."""
+    return (
+        tasks_table([list(shipped(task).values())]) or f"No run is recorded yet: `make tasks ONLY={task}` makes them."
+    )
 
 
 def overview() -> str:

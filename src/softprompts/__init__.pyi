@@ -34,6 +34,7 @@ from .config.tools import (
     ExportConfig as ExportConfig,
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
+    NewConfig as NewConfig,
     OutcomesConfig as OutcomesConfig,
     ReadinessConfig as ReadinessConfig,
     ReportConfig as ReportConfig,
@@ -120,6 +121,7 @@ from .reports.run import (
 )
 from .runs.command import cli as cli
 from .runs.environment import environment as environment
+from .runs.estimate import estimated_seconds as estimated_seconds
 from .runs.run import start_run as start_run
 from .serving.http.server import run_server as run_server
 from .serving.http.service import load_tasks as load_tasks
@@ -131,6 +133,11 @@ from .sweeps.sweep import (
 from .system.files import (
     one_line as one_line,
     write_atomically as write_atomically,
+)
+from .tasks.proposal import (
+    fit_sizes as fit_sizes,
+    propose as propose,
+    write_proposal as write_proposal,
 )
 from .tasks.task import Task as Task, load_task as load_task
 from .training.loop import train as train

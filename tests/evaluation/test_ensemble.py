@@ -72,9 +72,12 @@ def test_copies_of_a_row_become_one_prediction_with_mean_scores() -> None:
         answered("2", " c", [-1.0, -9.0, -3.0]),
         answered("2", " c", [-4.0, -2.0, -0.0]),
     ]
-    one, two = voted(copies, CHOICES, 3)
+    one, two = voted(copies, CHOICES, 3, EvaluationConfig())
     assert asdict(one) == asdict(copies[0]) | {"prediction": " b", "scores": pytest.approx([-7 / 3, -5 / 3, -3])}
     assert (two.place, two.target, two.prediction) == ("2", " c", " a")
+    # The chosen ones have 0.56 and 0.48 of the probability, by the mean scores.
+    voted_on = voted(copies, CHOICES, 3, EvaluationConfig(abstain_below=0.5))
+    assert [p.prediction for p in voted_on] == [" b", evaluation.ABSTAINED]
 
 
 def test_mean_best_and_vote_of_a_hand_computed_ensemble() -> None:

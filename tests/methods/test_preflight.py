@@ -85,6 +85,7 @@ def test_methods_are_named_like_their_recipes() -> None:
         "export",
         "generate",
         "neighbours",
+        "new",
         "readiness",
         "report",
         "serve",

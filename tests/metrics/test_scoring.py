@@ -40,6 +40,8 @@ TEXTS = {
     "rouge_l": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
     "chrf": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
     "bleu": ["the cat sat on a mat", "a cat sat on a mat there", "the cat sat", "dogs ran to the mat"],
+    "policy_cost": ["permissive", "copyleft", "abstain", "proprietary"],
+    "mentions": ["a cell", "no", "cells", "a cell %s"],
 }
 
 

@@ -34,6 +34,7 @@ TOOLS = {
     "export",
     "generate",
     "neighbours",
+    "new",
     "readiness",
     "report",
     "serve",
@@ -64,7 +65,7 @@ def lines(recipe: Path) -> list[str]:
 def test_there_are_recipes() -> None:
     names = {path.stem for path in ALL}
     assert {"prompt_tuning", "hard_prompt"} | TOOLS | EVALUATES <= names
-    assert names - EVALUATES - {"sweep"} == METHODS.keys(), "each method that is checked has its recipe"
+    assert names - EVALUATES - {"new", "sweep"} == METHODS.keys(), "each method that is checked has its recipe"
 
 
 @each_recipe
@@ -111,8 +112,10 @@ def test_what_trains_or_asks_checks_the_method_before_anything_is_loaded(recipe:
     if recipe.stem in EVALUATES:
         assert names == []
         return
-    assert names == ["sweep.method" if recipe.stem == "sweep" else recipe.stem]
-    assert text.index("start_run(") < text.index("check_method(") < text.index("load_base_model(")
+    other = {"sweep": "sweep.method", "new": "prompt_tuning"}
+    assert names == [other.get(recipe.stem, recipe.stem)]
+    before = "propose(" if recipe.stem == "new" else "start_run("
+    assert text.index(before) < text.index("check_method(") < text.index("load_base_model(")
 
 
 @each_recipe
@@ -162,6 +165,7 @@ def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
 PATH_NAMES = {
     "adapters",
     "init_adapter",
+    "metric_data",
     "metrics",
     "name_or_path",
     "output",

@@ -215,3 +215,11 @@ def test_a9_another_version_is_said_and_no_change(tiny_model: Path) -> None:
         f"commit was abc and is now {now['code']['commit']}",
         f"torch was 1.0 and is now {torch.__version__}",
     ]
+
+
+def test_other_data_for_metrics_are_named(tiny_model: Path) -> None:
+    before = inputs(tiny_model)
+    now = before | {"metric_data": "another"}
+    assert changes(before, now) == ["the content of task.metric_data differs"]
+    del before["metric_data"]
+    assert changes(before, now) == [], "a checkpoint of an older version"

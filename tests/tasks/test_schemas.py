@@ -149,3 +149,27 @@ def test_the_names_of_the_embedded_home_commands() -> None:
     assert names[:3] == ["intent", "slots", "HassBroadcast"]
     assert names.index("HassVacuumStart") < names.index("message") < names.index("purple"), "slots, then their values"
     assert len(names) == len(set(names)) < 150
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "task.metric_data: no such file: "),
+        ("{", "malformed JSON: "),
+        ("[]", "expected a JSON object, found list"),
+        ('{"good": {"mentions": "x"}}', '"mentions" fails on the targets: task.metric_data: "good": expected'),
+    ],
+)
+def test_metric_data_that_cannot_be_read(load: Load, tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "data.json"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    assert message in refusal(load, metrics=["mentions"], metric_data=str(file))
+
+
+def test_metric_data_reach_the_task(load: Load, tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text('{"good": {"mentions": [["good"]]}}', encoding="utf-8")
+    assert load(metrics=["mentions"], metric_data=str(file)).metric_data == {"good": {"mentions": [["good"]]}}
+    assert load().metric_data is None
+    assert "none of task.metrics reads it" in refusal(load, metrics=["rouge_l"], metric_data=str(file))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -31,6 +31,7 @@ from scripts.build_data.text import (
     WORD_THRESHOLD,
     check_versions,
     digest,
+    linked,
     near_pairs,
     near_repeats,
     normalise,
@@ -155,22 +156,10 @@ def group(rows: Sequence[Row]) -> list[list[Row]]:
 
     Rows are linked by a common name, or by near-duplicate summaries or descriptions.
     """
-    parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
     first: dict[str, int] = {}
     links = [(first.setdefault(row.name, i), i) for i, row in enumerate(rows)]
     links += near_pairs([row.summary for row in rows]) + near_pairs([row.description for row in rows])
-    for i, j in links:
-        parent[max(root(i), root(j))] = min(root(i), root(j))
-    groups: dict[int, list[Row]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        groups[root(i)].append(row)
-    return list(groups.values())
+    return [[rows[i] for i in members] for members in linked(len(rows), links)]
 
 
 def assign_splits(groups: Iterable[Sequence[Row]], held_out: Mapping[str, int] = HELD_OUT) -> dict[str, list[Row]]:

@@ -68,6 +68,8 @@ class TaskConfig:
         pii: personal data in rows, such as e-mail addresses and phone numbers: `keep` them, `mask` each value as
             <EMAIL_ADDRESS_1> in every split before rendering, or `refuse` a row that has any. Patterns find them, so
             names of people stay. `mask` and `refuse` need the extra `readiness`.
+        metric_data: file with a JSON object that metrics read, or `embedded:NAME/FILE.json`. For a target it has
+            further references (`references`), and terms that a prediction must mention (`mentions`).
         chat: put prompt and target into the tokenizer's chat template, as a user's message and its answer. The soft
             prompt precedes all of it, including the begin-of-sequence token and the system message.
         system: system message of the chat; by default the template's own.
@@ -92,6 +94,7 @@ class TaskConfig:
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     schema: str | None = None
     pii: Literal["keep", "mask", "refuse"] = "keep"
+    metric_data: str | None = None
     chat: bool = False
     system: str | None = None
     max_length: int = 1024
@@ -196,6 +199,8 @@ class EvaluationConfig:
         bootstrap_resamples: number of resamples for each 95 % confidence interval.
         stop: texts that end a generated prediction, in addition to the end token; the prediction is cut before the
             first of them. For manual prompts, because the base model has not learned to end.
+        abstain_below: for tasks with choices, a prediction with a probability below this becomes "abstain", and a
+            person decides. Choose it on validation. None predicts a choice for every row.
         split: split that is scored at the end. Use `validation` while you still choose settings, so that the test rows
             choose nothing.
     """
@@ -205,11 +210,14 @@ class EvaluationConfig:
     bootstrap_resamples: int = 2000
     stop: list[str] = field(default_factory=list)
     split: Literal["train", "validation", "test"] = "test"
+    abstain_below: float | None = None
 
     def __post_init__(self) -> None:
         # Checked here, and not after hours of training.
         for key in ("batch_size", "max_new_tokens", "bootstrap_resamples"):
             check_above_zero(f"evaluation.{key}", getattr(self, key))
+        if self.abstain_below is not None and not 0 < self.abstain_below <= 1:
+            raise UserError(f"evaluation.abstain_below: expected more than 0 and at most 1, found {self.abstain_below}")
         if not all(text.strip(" ") for text in self.stop):
             raise UserError(f"evaluation.stop: an empty text, or only spaces, would end every prediction: {self.stop}")
 

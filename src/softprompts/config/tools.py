@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from softprompts.errors import UserError, check_above_zero
+from softprompts.errors import UserError, check_above_zero, short
 
 READINESS_PACKAGES = (
     "datasketch",
@@ -198,6 +199,29 @@ class NeighboursConfig:
         check_above_zero("neighbours.k", self.k)
         if self.record and Path(self.record).exists():
             raise UserError(f"neighbours.record: {self.record} exists; name a new file, or move that one away")
+
+
+@dataclass
+class NewConfig:
+    """A task to begin.
+
+    Args:
+        task: its name, which its folders in configs and runs get: letters, digits, "_", "-" and ".".
+        data: its rows: a file, folder or pattern, as `task.train` takes them.
+        text: columns that the model reads; by default those with texts.
+        answer: column that it is to write; by default one with a usual name, such as label, or the last one.
+        output: config file to write, which must not exist yet; by default configs/TASK/prompt_tuning.yaml.
+    """
+
+    task: str
+    data: str
+    text: list[str] = field(default_factory=list)
+    answer: str | None = None
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.task):
+            raise UserError(f'new.task: expected letters, digits, "_", "-" and ".", found "{short(self.task)}"')
 
 
 @dataclass

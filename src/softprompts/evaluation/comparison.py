@@ -162,7 +162,7 @@ def judge(
         task: the rows by the task's settings, without either model's prompt template.
         evaluation: settings with the split and the number of resamples.
     """
-    metrics = load_metrics(task.metrics, task.schema)
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     names = (sides[0].name, sides[1].name)
     answers = [answers_and_targets(outcome.predictions)[0] for outcome in outcomes]
     targets = answers_and_targets(outcomes[0].predictions)[1]

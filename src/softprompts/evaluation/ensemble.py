@@ -15,7 +15,14 @@ from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.data.sources import SPLITS
 from softprompts.encoding.documents import EncodedTask, with_soft_prompt
 from softprompts.errors import UserError, settings_named
-from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
+from softprompts.evaluation.predict import (
+    Outcome,
+    Prediction,
+    TestOutcome,
+    answers_and_targets,
+    chosen,
+    majority_predictions,
+)
 from softprompts.evaluation.soup import Soup
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics, mean_intervals
 from softprompts.metrics.significance import Comparison, compare, verdict
@@ -106,14 +113,16 @@ def vote(scores: Sequence[Sequence[float]]) -> int:
     return max(range(len(sums)), key=lambda choice: (votes[choice], sums[choice]))
 
 
-def voted(predictions: Sequence[Prediction], choices: Sequence[str], count: int) -> list[Prediction]:
+def voted(
+    predictions: Sequence[Prediction], choices: Sequence[str], count: int, evaluation: EvaluationConfig
+) -> list[Prediction]:
     """Return one prediction per row from `count` adjacent copies; its scores are mean log-likelihoods."""
     made = []
     for start in range(0, len(predictions), count):
         copies = predictions[start : start + count]
         scores = [p.scores for p in copies if p.scores is not None]
         means = [sum(column) / count for column in zip(*scores, strict=True)]
-        made.append(replace(copies[0], prediction=choices[vote(scores)], scores=means))
+        made.append(replace(copies[0], prediction=chosen(choices, vote(scores), means, evaluation), scores=means))
     return made
 
 
@@ -143,8 +152,8 @@ def outcome_of_vote(
     """
     count, resamples = len(config.adapters), evaluation.bootstrap_resamples
     assert data.task.choices
-    metrics = load_metrics(data.task.metrics, data.task.schema)
-    predictions = voted(outcome.predictions, data.task.choices, count)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
+    predictions = voted(outcome.predictions, data.task.choices, count, evaluation)
     answers, targets = answers_and_targets(predictions)
     single = [answers_and_targets(outcome.predictions[number::count])[0] for number in range(count)]
     examples = outcome.examples[::count]

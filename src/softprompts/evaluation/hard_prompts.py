@@ -55,7 +55,7 @@ def choose_wording(
 ) -> tuple[int, list[Wording]]:
     """Score every template on validation by the task's first metric; return the best one's index, and all scores."""
     task = candidates[0].task
-    metrics = load_metrics(task.metrics[:1], task.schema)
+    metrics = load_metrics(task.metrics[:1], task.schema, task.metric_data)
     warn_of_scored_rows("hard.validation_rows", candidates[0].validation, config.validation_rows)
     wordings = []
     for number, data in enumerate(candidates, start=1):

@@ -26,12 +26,16 @@ from accelerate.utils import gather_object
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
+ABSTAINED = "abstain"  # in place of a choice whose probability is below evaluation.abstain_below
 CHOICE_TOKENS = 2048  # most target tokens of choices in one forward pass: 0.4 GB of logits at 49,152 words
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one row. `scores` are log-likelihoods of the choices, in nats; None if open."""
+    """The prediction for one row. `scores` are log-likelihoods of the choices, in nats; None if open.
+
+    `prediction` is a choice, `ABSTAINED`, or an open prediction.
+    """
 
     place: str
     prompt: str
@@ -81,7 +85,7 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
             f"{label}: the model's loss is {outcome.loss}, so predictions are meaningless: its weights are not finite, "
             "or model.dtype is too narrow for it; try float32"
         )
-    metrics = load_metrics(data.task.metrics, data.task.schema)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     resamples = config.bootstrap_resamples
     baselines = {}
     if data.task.choices:
@@ -154,7 +158,7 @@ def _answer(
     if batch[0].choices:
         scores = choice_scores(engine, batch)
         pairs = list(zip(batch, scores, strict=True))
-        texts = [e.choice_texts[int(numpy.argmax(row))] for e, row in pairs]
+        texts = [chosen(e.choice_texts, int(numpy.argmax(row)), row, config) for e, row in pairs]
         losses = [-row[e.choice_texts.index(e.row.target)] for e, row in pairs]
         return texts, list(scores), losses, counts
     documents = [e.document for e in batch]
@@ -169,6 +173,19 @@ def _answer(
             stop=config.stop,
         )
     return texts, [None] * len(batch), losses, counts
+
+
+def chosen(choices: Sequence[str], index: int, scores: Sequence[float], config: EvaluationConfig) -> str:
+    """Return the choice of an index, or `ABSTAINED` if its probability among the choices is too low.
+
+    Args:
+        choices: their texts; scores: their log-likelihoods, in nats.
+    """
+    if config.abstain_below is not None:
+        odds = numpy.exp(numpy.array(scores) - numpy.max(scores))
+        if odds[index] / odds.sum() < config.abstain_below:
+            return ABSTAINED
+    return choices[index]
 
 
 def document_losses(engine: Engine, documents: Sequence[Document]) -> torch.Tensor:
@@ -199,7 +216,7 @@ def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str
     groups: dict[str, list[Prediction]] = {}
     for example, prediction in zip(outcome.examples, outcome.predictions, strict=True):
         groups.setdefault(str(example.row.record[column]), []).append(prediction)
-    metrics = load_metrics(data.task.metrics, data.task.schema)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     return {
         name: compute_metrics(metrics, *answers_and_targets(group)) | {"rows": float(len(group))}
         for name, group in sorted(groups.items())

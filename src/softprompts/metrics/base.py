@@ -6,6 +6,7 @@ uses the first metric class among a module's names.
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 import evaluate
@@ -58,3 +59,28 @@ class Equality(MeanMetric):
 
     def score(self, prediction: str, reference: str) -> float:
         return prediction.strip() == reference.strip()
+
+
+def entry_of(reference: str, data: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what `task.metric_data` has under a row's reference; an empty entry if it has nothing.
+
+    Raises:
+        ValueError: an entry of another form than `{"references": [text], "mentions": [[text]]}`, each optional.
+    """
+    entry = {} if data is None else data.get(reference.strip(), {})
+    texts, mentions = (entry.get(key, []) if isinstance(entry, dict) else None for key in ("references", "mentions"))
+    if not (_are_texts(texts) and isinstance(mentions, list) and all(map(_are_texts, mentions)) and all(mentions)):
+        raise ValueError(
+            f'task.metric_data: "{reference.strip()[:40]}": expected {{"references": [text], "mentions": [[text]]}}'
+        )
+    found: dict[str, Any] = entry
+    return found
+
+
+def references_of(reference: str, data: dict[str, Any] | None) -> list[str]:
+    """Return a row's reference, and the further ones that `task.metric_data` has under it."""
+    return [reference, *entry_of(reference, data).get("references", ())]
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

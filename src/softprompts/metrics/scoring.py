@@ -52,10 +52,13 @@ class Interval:
     rows: int
 
 
-def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> dict[str, Metric]:
+def load_metrics(
+    names: Sequence[str], schema: dict[str, Any] | None = None, data: dict[str, Any] | None = None
+) -> dict[str, Metric]:
     """Load `evaluate` modules: those of `src/softprompts/metrics/modules` by name, others by path or Hub name.
 
-    `schema` is passed to metrics whose `row_statistics`, or else `_compute`, accepts one.
+    `schema`, and `data` of `task.metric_data`, are passed to metrics with a parameter of that name in `row_statistics`,
+    or else `_compute`.
 
     Raises:
         UserError: a metric is unknown or cannot be loaded; two metrics have one name.
@@ -71,8 +74,10 @@ def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> 
             if isinstance(error, OSError) and error.errno is None:  # from `evaluate` itself: no module has the name
                 raise no_such_metric(name) from error
             raise _cannot_load(name, error) from error
-        takes_schema = schema is not None and "schema" in inspect.signature(_scored_by(module)).parameters
-        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in OWN)
+        takes = inspect.signature(_scored_by(module)).parameters
+        given = {"schema": schema, "data": data}
+        settings = {key: value for key, value in given.items() if value is not None and key in takes}
+        metrics[Path(name).stem] = Metric(module, settings, name in OWN)
     return metrics
 
 
@@ -116,14 +121,16 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="softprompts-")
 
 
-def check_metrics(names: Sequence[str], has_choices: bool) -> None:
+def check_metrics(names: Sequence[str], has_choices: bool, data: dict[str, Any] | None = None) -> None:
     """Load metrics and check that they fit the task, with or without choices, and each other.
 
     Raises:
         UserError: as `load_metrics`; a metric does not support choices, or requires them; two metrics report the same
-            number.
+            number; no metric reads `data` of `task.metric_data`, or one that reads it needs another form.
     """
-    metrics = load_metrics(names)
+    metrics = load_metrics(names, data=data)
+    if data is not None and not any("data" in metric.settings for metric in metrics.values()):
+        raise UserError("task.metric_data: none of task.metrics reads it; add mentions, bleu or chrf, or leave it out")
     for name, metric in metrics.items():
         if has_choices and getattr(metric.module, "open_only", False):
             raise UserError(
@@ -136,7 +143,12 @@ def check_metrics(names: Sequence[str], has_choices: bool) -> None:
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
 
 
-def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> list[str]:
+def check_reach(
+    names: Sequence[str],
+    schema: dict[str, Any] | None,
+    rows: Sequence[tuple[str, str]],
+    data: dict[str, Any] | None = None,
+) -> list[str]:
     """Score the targets of `rows`, (place, target) pairs, as predictions of themselves, and check the scores.
 
     Only a metric's first number is checked. For a metric of ours it must be 1. A single row shorter than `LONG` may
@@ -153,7 +165,7 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
     """
     said = []
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
-    for name, metric in load_metrics(names, schema).items():
+    for name, metric in load_metrics(names, schema, data).items():
         values = _numbers(name, metric, targets, targets)
         if getattr(metric.module, "reference_free", False) or not (metric.own or len(values) == 1):
             continue

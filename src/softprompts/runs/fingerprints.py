@@ -33,7 +33,8 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
     facts = facts_of(base)
     return {
         "data": splits,
-        "schema": hashlib.sha256(json.dumps(data.task.schema, sort_keys=True).encode()).hexdigest(),
+        "schema": _digest(data.task.schema),
+        "metric_data": _digest(data.task.metric_data),
         "metrics": {name: digest for name in data.task.metrics if (digest := _source_fingerprint(name))},
         "base": {
             "name": str(base.name_or_path),
@@ -45,6 +46,10 @@ def inputs_of(data: EncodedTask, model: Any) -> dict[str, Any]:
         "ends": list(data.ends) if data.task.choices is None else None,  # with choices, nothing is generated
         "code": {"commit": commit()} | {p: version(p) for p in ("softprompts", "torch", "transformers", "peft")},
     }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _source_fingerprint(metric: str) -> str | None:
@@ -59,6 +64,8 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     found = [text for split in SPLITS if (text := _change_of_split(split, before["data"][split], now["data"][split]))]
     if before["schema"] != now["schema"]:
         found.append("the content of task.schema differs")
+    if before.get("metric_data", now["metric_data"]) != now["metric_data"]:  # older versions had none
+        found.append("the content of task.metric_data differs")
     for name, digest in now["metrics"].items():
         if before["metrics"].get(name) != digest:
             found.append(f"the file of the metric {name} has changed")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softprompts.config.sections import RunConfig
+from softprompts.config.sections import EvaluationConfig, RunConfig, TaskConfig
 from softprompts.errors import UserError, logger
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.folders import (
@@ -94,7 +94,8 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Raises:
         UserError: the folder is not empty, and the run is not resumed; it is resumed with other settings; another
-            process owns it; it cannot be written; a tracker is not installed; recipes do not support the launch.
+            process owns it; it cannot be written; a tracker is not installed; recipes do not support the launch;
+            abstention without choices.
         RunFinished: the resumed run is already finished.
     """
     config: RunConfig = arguments["run"]
@@ -102,6 +103,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     folder = folder_of(config)
     _check_trackers(config.trackers)
     check_launch()
+    _check_abstention(arguments.get("task"), arguments.get("evaluation"))
     use_all_cores()
     accelerator = Accelerator(
         # Otherwise processes that accelerate launched on a machine without a GPU would not find each other.
@@ -129,6 +131,11 @@ def _check_trackers(trackers: list[str]) -> None:
     for tracker in trackers:
         if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would silently ignore it
             raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
+
+
+def _check_abstention(task: TaskConfig | None, evaluation: EvaluationConfig | None) -> None:
+    if task and evaluation and evaluation.abstain_below is not None and task.choices is None:
+        raise UserError("evaluation.abstain_below: applies only with task.choices, whose probabilities it looks at")
 
 
 def _claim_once(

@@ -108,7 +108,9 @@ class Sweep:
         Raises:
             UserError: settings that cannot be combined.
         """
-        names = reported(load_metrics(self.data.task.metrics, self.data.task.schema), self.data.train[0].row.target)
+        task = self.data.task
+        metrics = load_metrics(task.metrics, task.schema, task.metric_data)
+        names = reported(metrics, self.data.train[0].row.target)
         for point in points:
             check_training(point.training, self.run.accelerator, names, len(self.data.train))
         new = []

@@ -1,4 +1,4 @@
-"""Read JSON Schemas, and check the targets of a task with them."""
+"""Read the JSON files of a task: schemas, which check its targets, and data for metrics."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ def read_schema(name: str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, malformed or not a JSON Schema; or it has a reference to a missing part.
     """
-    embedded = name.startswith(EMBEDDED_PREFIX)
-    path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
-    if not is_file(path):
-        files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
-        valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
-        raise UserError(f"task.schema: no such file: {name}{nearest(name, valid)}")
+    path = _file("task.schema", name)
     try:
         schema = parse_json(read_text(path))
         Draft202012Validator.check_schema(schema)
@@ -53,6 +48,35 @@ def read_schema(name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # an invalid address; a schema that is nested too deeply
         raise UserError(f"task.schema: {name} is not a JSON Schema: {short(error)}") from None
     return schema
+
+
+def read_metric_data(name: str) -> dict[str, Any]:
+    """Read the JSON object of `task.metric_data` from a file, or from `embedded:NAME/FILE.json`.
+
+    Raises:
+        UserError: no such file; malformed JSON; no object.
+    """
+    path = _file("task.metric_data", name)
+    try:
+        data = parse_json(read_text(path))
+    except UserError as error:
+        raise UserError(f"task.metric_data: {error}") from None
+    except JsonError as error:
+        raise UserError(f"task.metric_data: {name}: malformed JSON: {short(error)}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"task.metric_data: {name}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def _file(key: str, name: str) -> Path:
+    """Return where the file of a setting is; `embedded:NAME/FILE.json` is one of an embedded task."""
+    embedded = name.startswith(EMBEDDED_PREFIX)
+    path = DATA_DIR / name.removeprefix(EMBEDDED_PREFIX) if embedded else Path(name)
+    if not is_file(path):
+        files = DATA_DIR.glob("*/*.json") if embedded else path.parent.glob("*.json")
+        valid = [f"{EMBEDDED_PREFIX}{p.relative_to(DATA_DIR)}" if embedded else str(p) for p in files]
+        raise UserError(f"{key}: no such file: {name}{nearest(name, valid)}")
+    return path
 
 
 def _check_references(resource: Resource[Any], resolver: Any, name: str) -> None:

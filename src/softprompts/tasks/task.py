@@ -17,12 +17,12 @@ from softprompts.metrics.names import check_names
 from softprompts.metrics.scoring import check_metrics, check_reach
 from softprompts.tasks.privacy import check_packages, finder_version
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
-from softprompts.tasks.schemas import names_in, read_schema
+from softprompts.tasks.schemas import names_in, read_metric_data, read_schema
 from softprompts.tasks.splits import write_splits
 from softprompts.tasks.templates import Row, check_characters, check_task_templates, render
 
 # Settings that do not change the rows, only their later use.
-OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "name")
+OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "metric_data", "name")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Task:
     """Rows by split, with choices and metrics. `choices` are all possible targets, or None for open targets.
 
     `separator` ends each few-shot example in the prompts, if there are any. `masked` has the number of masked values of
-    each kind of personal data, for each split; it is empty if `task.pii` is not `mask`.
+    each kind of personal data, for each split; it is empty if `task.pii` is not `mask`. `metric_data` is the content of
+    that setting's file.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Task:
     licence: str
     config: TaskConfig
     schema: dict[str, Any] | None = None
+    metric_data: dict[str, Any] | None = None
     separator: str = ""
     masked: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -71,6 +73,7 @@ def load_task(config: TaskConfig) -> Task:
         raise UserError("task.schema: applies only to tasks without choices; remove it, or task.choices")
     check_characters("task.system", config.system or "")
     schema = read_schema(config.schema) if config.schema else None
+    metric_data = read_metric_data(config.metric_data) if config.metric_data else None
     sources = open_sources(config)
     key = None
     if sum(source.size for source in sources.values()) >= tables.LARGE:
@@ -86,8 +89,8 @@ def load_task(config: TaskConfig) -> Task:
     for text in [*made.notes["held_out"], *_masked_in_words(made.notes["masked"])]:
         notice(text)
     # Last, because the metrics' library takes seconds to import; a missing file is thus reported at once.
-    check_metrics(config.metrics, config.choices is not None)
-    for text in [*_reach(config, schema, splits), *made.notes["warnings"]]:
+    check_metrics(config.metrics, config.choices is not None, metric_data)
+    for text in [*_reach(config, schema, metric_data, splits), *made.notes["warnings"]]:
         warn(text)
     choices = made.notes["choices"]
     source = config.dataset or config.other_datasets.get("train") or Path(config.train or "").stem
@@ -100,6 +103,7 @@ def load_task(config: TaskConfig) -> Task:
         config=config,
         schema=schema,
         masked=made.notes["masked"],
+        metric_data=metric_data,
     )
 
 
@@ -111,15 +115,21 @@ def _masked_in_words(masked: dict[str, dict[str, int]]) -> list[str]:
     ]
 
 
-def _reach(config: TaskConfig, schema: dict[str, Any] | None, splits: dict[str, Sequence[Row]]) -> list[str]:
+def _reach(
+    config: TaskConfig,
+    schema: dict[str, Any] | None,
+    metric_data: dict[str, Any] | None,
+    splits: dict[str, Sequence[Row]],
+) -> list[str]:
     """Return the warnings of `check_reach` for the scored rows, which take seconds for many rows."""
     scored = [splits[name] for name in SPLITS[1:]]
     keys = [key_of_rows(rows) for rows in scored]
     ours = not any(Path(name).exists() for name in config.metrics)  # the key does not cover users' modules
-    key = tables.key_of("reach", keys, config.metrics, schema) if ours and all(keys) else None
+    key = tables.key_of("reach", keys, config.metrics, schema, metric_data) if ours and all(keys) else None
 
     def check(_: dict[str, tables.Writer]) -> list[str]:
-        return check_reach(config.metrics, schema, [(r.place, r.target) for rows in scored for r in texts_of(rows)])
+        pairs = [(r.place, r.target) for rows in scored for r in texts_of(rows)]
+        return check_reach(config.metrics, schema, pairs, metric_data)
 
     said: list[str] = tables.make_tables(key, {}, check).notes
     return said

@@ -55,7 +55,7 @@ def train(
             not finite; a full disk; full memory; a checkpoint of other data or another base model.
         Interrupted: after SIGINT or SIGTERM, the checkpoint saved.
     """
-    metrics = load_metrics(data.task.metrics, data.task.schema)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
     teacher = load_teacher(engine, data, training, seed=run.seed, say=run.say)
     inputs = inputs_of(data, engine.model) | ({"teacher": teacher.fingerprint} if teacher else {})
@@ -96,7 +96,7 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     """
     accelerator = run.accelerator
     task = candidates[0].data.task
-    metrics = load_metrics(task.metrics, task.schema)
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
     # for each of them, those of an earlier stage included.
     if engine.sharded:

@@ -11,7 +11,7 @@ from typing import Any
 
 from softprompts.metrics.scoring import Metric, load_metrics
 from softprompts.runs.record import Result
-from softprompts.tasks.task import read_schema
+from softprompts.tasks.schemas import read_metric_data, read_schema
 
 from pandas import DataFrame, Series
 
@@ -72,9 +72,9 @@ def recorded_metrics(results: Sequence[Result]) -> dict[str, Metric]:
     """Load the metrics of all runs.
 
     Raises:
-        UserError: the metrics, or the schema, of their task no longer exist.
+        UserError: the metrics, the schema or the data for metrics of their task no longer exist.
     """
     tasks = [result.settings["task"] for result in results]
     names = list(dict.fromkeys(name for task in tasks for name in task.get("metrics", ())))
-    schema = next((task["schema"] for task in tasks if task.get("schema")), None)
-    return load_metrics(names, read_schema(schema) if schema else None)
+    schema, data = (next((t[key] for t in tasks if t.get(key)), None) for key in ("schema", "metric_data"))
+    return load_metrics(names, read_schema(schema) if schema else None, read_metric_data(data) if data else None)
