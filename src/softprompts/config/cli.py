@@ -24,6 +24,8 @@ from softprompts.errors import Interrupted, RunFinished, UserError, is_first_pro
 from softprompts.system import locks
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
+from softprompts.system.memory import is_out_of_memory
+from softprompts.system.processes import lost_process
 from softprompts.system.quiet import look_in_the_scripts_folder_last, quiet_libraries
 from softprompts.system.streams import fail, quiet_streams
 
@@ -112,8 +114,9 @@ def cli(
     `others` are run in place of `main` if the command line has a flag of their section.
 
     The process ends with one line and an exit code: a `UserError` on standard error with 2, as does an error of the
-    operating system about a file; `RunFinished` with 0; `Interrupted` with 128 + signal, and an interrupt before
-    training with 130; a closed pipe at standard output with 141. The library's log is printed, as `print_log` says.
+    operating system about a file, full memory, and a lost process of a launch; `RunFinished` with 0; `Interrupted` with
+    128 + signal, and an interrupt before training with 130; a closed pipe at standard output with 141. The library's
+    log is printed, as `print_log` says.
     """
     main = _asked_main(main, others or {})
     quiet_libraries()
@@ -136,18 +139,33 @@ def cli(
         except Interrupted as stopped:
             _tell(str(stopped))
             sys.exit(128 + stopped.signal)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            # Without a file it is a mistake of ours, or of a library's, which needs its traceback.
-            if error.filename is None and error_number(error) not in FULL:
-                raise
-            fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+        except Exception as error:
+            line = _line_of(error)
+            if line is None:
+                raise
+            fail(line)
         finally:
             locks.release()
             close_process_group()
+
+
+def _line_of(error: Exception) -> str | None:
+    """Return one line for an error that the machine makes; None for a mistake of ours, which needs its traceback."""
+    if is_out_of_memory(error):
+        return (
+            "out of memory: the machine has none left, or a limit of this process does not allow more (ulimit -v, "
+            "cgroup); what was saved is unharmed. Give it more, then --resume"
+        )
+    if isinstance(error, RuntimeError):
+        return lost_process(error)
+    # Without a file it is a mistake of ours, or of a library's.
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        return None
+    if error.filename is None and error_number(error) not in FULL:
+        return None
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
 
 
 def _asked_main(main: Callable[..., None], others: Mapping[str, Callable[..., None]]) -> Callable[..., None]:

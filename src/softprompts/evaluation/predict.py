@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,10 @@ from softprompts.encoding.documents import Document, EncodedTask, Example, answe
 from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
-from softprompts.errors import UserError
+from softprompts.errors import Interrupted, UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
 from softprompts.system.memory import one_line_if_memory_is_full
+from softprompts.system.signals import collected_signals
 
 import numpy
 import torch
@@ -64,8 +66,11 @@ class TestOutcome:
 def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
     """Score the test split, or `config.split`, once, at the end: nothing that is chosen may depend on test.
 
+    A signal ends the scoring between two batches. A resumed run scores all rows again: answers are saved once, whole.
+
     Raises:
         UserError: a loss that is not finite; full memory.
+        Interrupted: after SIGINT or SIGTERM.
     """
     rows: Sequence[Example] = getattr(data, config.split)
     started = time.perf_counter()
@@ -111,6 +116,7 @@ def predict(
 
     Raises:
         UserError: full memory.
+        Interrupted: after SIGINT or SIGTERM, which any of the processes has received.
     """
     # Longest first: rows of like length share a batch, and the largest batch, if it does not fit, fails at once.
     lengths = lengths_of(examples)
@@ -121,12 +127,24 @@ def predict(
     bar = tqdm(own_batches, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
     full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
     # Nothing moves meanwhile: a parametrised soft prompt is computed once for PEFT's own forward pass, too.
-    with torch.inference_mode(), engine.prompts_cached(), parametrize.cached(), full:
+    with (
+        collected_signals() as received,
+        torch.inference_mode(),
+        engine.prompts_cached(),
+        parametrize.cached(),
+        full,
+    ):
         for indices in bar:
+            if received:
+                break
             batch = [examples[i] for i in indices]
             answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))
+    numbers = received[:1]
     if accelerator.num_processes > 1:
-        answers = gather_object(answers)
+        numbers, answers = gather_object(numbers), gather_object(answers)  # also after a signal: the others are waiting
+    if numbers:
+        name = signal.Signals(numbers[0]).name
+        raise Interrupted(f"stopped by {name} while {label}; go on with --resume", numbers[0])
     answers.sort()
     predictions = [
         Prediction(examples[i].row.place, examples[i].row.prompt, examples[i].row.target, text, scores)

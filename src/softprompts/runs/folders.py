@@ -25,8 +25,9 @@ COMPARE_FILE = "compare.json"  # what a comparison leaves in its place
 LEFTOVER = re.compile(rf"{re.escape(locks.LOCK)}(\..+)?|\.config\.\d+\.tmp\.json", re.ASCII)
 # Keys of config.json beside the settings.
 RECIPE, OUTPUTS, RESUMED = "recipe", "outputs", "resumed"
-# Settings that may be others on resume: they do not touch what trains, or give the same numbers up to rounding.
-FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split"}
+# Settings that may be others on resume: they do not touch what trains, or give the same numbers up to rounding. What to
+# do about a loss that is not finite concerns what is still to come.
+FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split", "training.on_nan"}
 ROUNDING = {"model.engine", "model.gradient_checkpointing", "training.micro_batch_tokens"}
 ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free too, unless written answers choose the checkpoint
 

@@ -39,6 +39,11 @@ class TrainingLog:
         if candidate.patience_spent and progress.step < training.steps:
             self._note(candidate, f"stopped early: no gain in {training.patience} validations")
 
+    def rolled_back(self, candidate: Candidate, step: int, text: str) -> None:
+        """Say that a candidate has gone back from a step, and show where it stands."""
+        self.bar.update(candidate.progress.step - step)
+        self._note(candidate, text)
+
     def failure(self, candidate: Candidate) -> None:
         """Say why a candidate is given up, if it is."""
         if candidate.failure:
