@@ -12,7 +12,7 @@ from typing import Any
 
 from helpers import Build, run_training
 from softprompts.checkpoints import files as checkpoints
-from softprompts.config.sections import TrainingConfig
+from softprompts.config.sections import EvaluationConfig, TrainingConfig
 from softprompts.engine.forward import Scores
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation import predict as predict_module
@@ -82,8 +82,8 @@ def test_a_signal_ends_a_validation_between_two_batches_and_a_resumed_run_makes_
     make: Build, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"steps": 4, "eval_every": 2}
-    parts, batches = make(**settings), []
-    parts.evaluation.batch_size = 4  # four batches a validation
+    monkeypatch.setattr(EvaluationConfig, "__post_init__", lambda config: setattr(config, "batch_size", 4))
+    parts, batches = make(**settings), []  # four batches a validation
     original = predict_module._answer
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_a_smaller_rate(
     said = (
         "the loss or its gradient was not finite at step 6; going back to step 4, and on with 0.5 of the learning rate"
     )
-    assert said in capfd.readouterr().err
+    assert said in capfd.readouterr().out
     assert progress.rollbacks == [{"step": 6, "to": 4, "factor": 0.5}]
     rates = {e["step"]: e["lr"] for e in progress.history if "lr" in e}
     assert sorted(rates) == list(range(1, 9)), "every step once"
