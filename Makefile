@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
+.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve precommit clean
 MAKEFLAGS += --no-print-directory
 
@@ -154,8 +154,11 @@ test-all: test ## all tests: after those of `make test` processes, kills, archit
 coverage: $(STAMP) ## all tests, and the lines and branches of the library that none of them reaches: fails below 95 %
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
-	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
+chaos: $(STAMP) ## kills, full disks, damaged checkpoints, lost processes: is anything lost? 30 minutes; goes on where it stood; ONLY="damage nan"
+	@$(BIN)/python -m benchmarks.chaos $(foreach fault,$(ONLY),--only $(fault))
+
+fuzz: $(STAMP) ## look for crashes and wrong results in 5,000 drawn cases, some 50 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
+	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),5000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction, spelling: fast, always green
 	@$(BIN)/ruff format --check .

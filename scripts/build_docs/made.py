@@ -26,4 +26,5 @@ MADE: dict[str, Callable[..., str]] = {
     "sweep": results.sweep,
     "throughput": results.throughput,
     "bench_data": results.bench_data,
+    "chaos": results.chaos,
 }

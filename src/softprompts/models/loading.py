@@ -161,6 +161,7 @@ def _load_weights(
                 quantization_config=quantization,
                 device_map={"": device} if quantization else None,
                 trust_remote_code=False,
+                use_safetensors=True,  # other weights are pickles
                 output_loading_info=True,
                 **({"num_labels": len(names)} if names else {}),
             )
