@@ -20,7 +20,10 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.chaos.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "runs" / "chaos"
@@ -40,17 +43,19 @@ def main() -> int:
         "--share", type=float, default=1.0, help="of the trials of each fault; below 1 nothing is recorded"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=PLACE, help="where the trials are, and how far they are")
     given = parser.parse_args()
     wanted = {name: max(1, round(FAULTS[name].wanted * given.share)) for name in given.only or FAULTS}
-    PLACE.mkdir(parents=True, exist_ok=True)
-    file = PLACE / f"seed-{given.seed}.jsonl"
+    place: Path = given.folder.absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / f"seed-{given.seed}.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     done = [one for line in lines if line.endswith("}") and not (one := json.loads(line))["broken"]]
     _try_all(wanted, given.seed, done, file)
     broken = [one for one in done if one["broken"]]
     for one in broken:
         print(f"{one['fault']} {one['number']}: {one['broken']}")
-    print(f"{len(done)} trials, {len(broken) or 'none'} failed; {PLACE}")
+    print(f"{len(done)} trials, {len(broken) or 'none'} failed; {place}")
     if not given.only and given.share >= 1:
         _write(done, given.seed)
         file.rename(file.with_suffix(".done.jsonl"))  # the next call begins anew
@@ -68,50 +73,62 @@ def _enter_own_namespace() -> None:
 
 
 def _try_all(wanted: dict[str, int], seed: int, done: list[dict[str, Any]], file: Path) -> None:
-    from benchmarks.chaos.faults import FAULTS
     from benchmarks.chaos.launches import WAYS, warm_up
     from benchmarks.chaos.subject import make_subject
-    from benchmarks.chaos.trial import BrokenError, Trial, clean, measure
+    from benchmarks.chaos.trial import Trial, clean, measure
 
     import torch
 
+    place = file.parent
     torch.set_num_threads(1)  # threads would be lost in a fork
     warm_up()
-    clean(PLACE / "subject")
-    make_subject(PLACE / "subject")
+    clean(place / "subject")
+    make_subject(place / "subject")
     undisturbed = {}
     for way in WAYS:
-        clean(PLACE / "trial")
-        trial = Trial(random.Random(0), 0, 1, PLACE / "trial", PLACE / "subject", {}, way)
+        clean(place / "trial")
+        trial = Trial(random.Random(0), 0, 1, place / "trial", place / "subject", {}, way)
         undisturbed[way] = measure(trial)
         print(f"undisturbed, {way}: {undisturbed[way].seconds:.1f} s, {undisturbed[way].pages} pages", flush=True)
     for name, count in wanted.items():
-        held = {one["number"]: one["times"] for one in done if one["fault"] == name}
-        number, times, broken = 0, sum(held.values()), 0
+        held = {one["number"] for one in done if one["fault"] == name}
+        number, times, broken = 0, sum(one["times"] for one in done if one["fault"] == name), 0
         while times < count and broken < MOST_BROKEN:
             if number not in held:
-                clean(PLACE / "trial")
+                clean(place / "trial")
                 rng = random.Random(f"{seed} {name} {number}")
-                trial = Trial(rng, number, count, PLACE / "trial", PLACE / "subject", undisturbed)
-                started, one = (
-                    time.monotonic(),
-                    {"fault": name, "number": number, "times": 1, "outcome": "", "broken": ""},
-                )
-                try:
-                    one["times"], one["outcome"] = FAULTS[name].trial(trial)
-                except BrokenError as error:
-                    one["broken"], broken = str(error), broken + 1
-                    clean(PLACE / f"{name}-{number}")
-                    (PLACE / "trial").rename(PLACE / f"{name}-{number}")
-                one["seconds"] = round(time.monotonic() - started, 1)
+                one = _tried(name, Trial(rng, number, count, place / "trial", place / "subject", undisturbed))
                 done.append(one)
-                times += one["times"]
+                times, broken = times + one["times"], broken + bool(one["broken"])
                 with file.open("a", encoding="utf-8") as record:
                     record.write(json.dumps(one) + "\n")
             number += 1
         mine = [one for one in done if one["fault"] == name]
         said = Counter(one["outcome"] or f"FAILED: {one['broken']}" for one in mine)
         print(f"{name}: {times} times, {sum(o['seconds'] for o in mine):.0f} s: {dict(said)}", flush=True)
+
+
+def _tried(name: str, trial: Trial) -> dict[str, Any]:
+    """Return what came of one trial; the folder of one that failed is kept beside the others."""
+    from benchmarks.chaos.faults import FAULTS
+    from benchmarks.chaos.trial import BrokenError, clean
+
+    started, times, outcome, broken = time.monotonic(), 1, "", ""
+    try:
+        times, outcome = FAULTS[name].trial(trial)
+    except BrokenError as error:
+        broken, kept = str(error), trial.folder.with_name(f"{name}-{trial.number}")
+        clean(kept)
+        trial.folder.rename(kept)
+    seconds = round(time.monotonic() - started, 1)
+    return {
+        "fault": name,
+        "number": trial.number,
+        "times": times,
+        "outcome": outcome,
+        "broken": broken,
+        "seconds": seconds,
+    }
 
 
 def _write(done: list[dict[str, Any]], seed: int) -> None:
