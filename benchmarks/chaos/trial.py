@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.launches import WAYS, Hook, Started
+from benchmarks.chaos.launches import SECONDS, WAYS, Hook, Started
 from benchmarks.chaos.subject import command_of, error_lines, left_by
+from softprompts.system.locks import LOCK
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -80,7 +81,12 @@ class Trial:
         return started
 
     def end(self, started: Started) -> None:
-        """Wait for the end of a run."""
+        """Wait for the end of a run; as a launcher does, end the processes that go on without one that was killed."""
+        seconds = 20 if len(started.pids) > 1 and not started.launcher else SECONDS
+        if started.wait(seconds):
+            return
+        if any(code < 0 for code in started.codes.values()):
+            started.send(signal.SIGTERM)
         if not started.wait():
             started.end()
             raise BrokenError(f"a run does not end: {started.said}")
@@ -88,9 +94,10 @@ class Trial:
     def refused(self, started: Started, *words: str) -> str:
         """Return the error of a run that has ended in one line with exit code 2 (1 from a launcher)."""
         errors = error_lines(started.said)
-        if started.code not in (1, 2) or len(errors) != 1 or any("Traceback" in text for text in started.said):
+        traceback = not started.launcher and any("Traceback" in text for text in started.said)
+        if started.code not in (1, 2) or len(errors) != 1 or traceback:
             raise BrokenError(f"not one line: exit code {started.code}: {_ends(started)}")
-        if not all(word in errors[0] for word in words):
+        if words and not any(word in errors[0] for word in words):
             raise BrokenError(f"another line: {errors[0]}")
         return errors[0]
 
@@ -110,7 +117,7 @@ class Trial:
         for name, one, other in zip(("weights", "answers"), found, expected, strict=True):
             if one != other:
                 raise BrokenError(f"other {name}")
-        hidden = [str(p.relative_to(self.output)) for p in self.output.rglob(".*")]
+        hidden = [str(p.relative_to(self.output)) for p in self.output.rglob(".*") if p.name != LOCK]
         if hidden:
             raise BrokenError(f"left over: {', '.join(hidden)}")
 
@@ -123,7 +130,8 @@ class Trial:
         """Within this context the output is on a file system of its own, in memory."""
         place = self.output.parent
         place.mkdir()
-        mount("-t", "tmpfs", "-o", options, "tmpfs", str(place))
+        if not mount("-t", "tmpfs", "-o", options, "tmpfs", str(place)):
+            raise RuntimeError(f"no file system can be mounted at {place}")
         try:
             yield place
         finally:

@@ -15,7 +15,7 @@ from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.config.sections import RunConfig
 from softprompts.errors import RunFinished, UserError
 from softprompts.system import locks
-from softprompts.system.files import expanded, is_file, read_bytes, write_atomically
+from softprompts.system.files import expanded, is_file, read_bytes, remove_leftovers, write_atomically
 
 CONFIG_FILE = "config.json"
 LOGS = "logs"
@@ -149,6 +149,9 @@ def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
 def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> Changes:
     """Begin a run in a folder that is ours, or go on with the one in it."""
     names, before = _look(folder, arguments["run"].resume)
+    outputs = (before or {}).get(OUTPUTS, [])
+    for name in (CONFIG_FILE, RESULT_FILE, COMPARE_FILE, *outputs, *(f"{name}/README.md" for name in outputs)):
+        remove_leftovers(folder / name)
     if before is None or names <= {CONFIG_FILE, LOGS}:  # it failed before its first checkpoint: nothing to lose
         write_atomically(folder / CONFIG_FILE, json.dumps(record | {OUTPUTS: []}, indent=2))
         return [], []

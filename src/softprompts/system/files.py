@@ -212,6 +212,15 @@ def filling(folder: Path) -> Iterator[Path]:
             file.replace(target)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Delete what `replacing` left beside a file when its process was killed; no process may be writing the file."""
+    leftover = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}", re.ASCII)
+    with one_line(path):
+        for place in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
+            if leftover.fullmatch(place.name):
+                place.unlink()
+
+
 def _flush(file: Path) -> None:
     """Wait until a file is on the disk: a rename may get there before what it names."""
     with file.open("rb") as opened:

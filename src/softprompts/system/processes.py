@@ -16,6 +16,8 @@ STEP, ALIVE = "softprompts/step/{}", "softprompts/alive/{}"  # of a rank, in the
 # How gloo, NCCL and PyTorch say that another process is lost.
 WORDINGS = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Timed out waiting", "Broken pipe", "TCPStore")
 
+ENDED = ("closed", "reset", "refused", "Broken pipe")
+
 
 def tell_step(step: int) -> None:
     """Tell the other processes of a launch, if there are any, that this one begins a step."""
@@ -29,7 +31,8 @@ def lost_process(error: RuntimeError) -> str | None:
     PyTorch stops waiting after `run.process_timeout`, or when a connection is closed, and does not name the process.
     Every process that is left reports itself here; one that does not report is lost.
     """
-    if not any(wording in str(error) for wording in WORDINGS) or (store := _store()) is None:
+    theirs = type(error).__name__.startswith("Dist") or any(wording in str(error) for wording in WORDINGS)
+    if not theirs or (store := _store()) is None:
         return None
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all processes when one has failed
     own, world = _rank(), int(os.environ["WORLD_SIZE"])
@@ -38,7 +41,7 @@ def lost_process(error: RuntimeError) -> str | None:
     except RuntimeError:  # the lost process keeps the store
         reported, step = {own}, None
     lost = sorted(set(range(world)) - reported) or ["unknown"]
-    how = "has ended" if "closed" in str(error) or "reset" in str(error) else "does not respond"
+    how = "has ended" if any(word in str(error) for word in ENDED) else "does not respond"
     line = (
         f"process {', '.join(map(str, lost))} of {world} {how}{f' at step {step}' if step else ''}; "
         "what was saved is unharmed. Look for its own error, then --resume"
