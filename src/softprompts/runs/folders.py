@@ -149,9 +149,7 @@ def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
 def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> Changes:
     """Begin a run in a folder that is ours, or go on with the one in it."""
     names, before = _look(folder, arguments["run"].resume)
-    outputs = (before or {}).get(OUTPUTS, [])
-    for name in (CONFIG_FILE, RESULT_FILE, COMPARE_FILE, *outputs, *(f"{name}/README.md" for name in outputs)):
-        remove_leftovers(folder / name)
+    _remove_leftovers(folder, before or {})
     if before is None or names <= {CONFIG_FILE, LOGS}:  # it failed before its first checkpoint: nothing to lose
         write_atomically(folder / CONFIG_FILE, json.dumps(record | {OUTPUTS: []}, indent=2))
         return [], []
@@ -164,6 +162,14 @@ def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> C
         kept = {key: before[key] for key in (OUTPUTS,) if key in before} | {RESUMED: resumed}
         write_atomically(folder / CONFIG_FILE, json.dumps(record | kept, indent=2))
     return changed, resumed
+
+
+def _remove_leftovers(folder: Path, record: dict[str, Any]) -> None:
+    """Delete what a run that was killed left while it wrote one of its own files."""
+    listed = record.get(OUTPUTS)
+    outputs = [n for n in listed if isinstance(n, str) and Path(n).name == n] if isinstance(listed, list) else []
+    for name in (CONFIG_FILE, RESULT_FILE, COMPARE_FILE, *outputs, *(f"{name}/README.md" for name in outputs)):
+        remove_leftovers(folder / name)
 
 
 def _changed(
