@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # None of these targets is a file.
 .PHONY: help setup demo tasks record report readiness sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
+.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
 
@@ -158,8 +158,11 @@ test-all: test ## run all tests: make test, then the slow tests of processes, ki
 coverage: $(STAMP) ## run all tests, and list the lines and branches of the library without a test; fails below 95 %
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-fuzz: $(STAMP) ## search for crashes and wrong results in 2,000 random cases; about 20 minutes; can be resumed; SEED=1 CASES=500 CASE=crash:12
-	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
+chaos: $(STAMP) ## try kills, full disks, damaged checkpoints and lost processes; about 30 minutes; can be resumed; ONLY="damage nan"
+	@$(BIN)/python -m benchmarks.chaos $(foreach fault,$(ONLY),--only $(fault))
+
+fuzz: $(STAMP) ## search for crashes and wrong results in 5,000 random cases; about 50 minutes; can be resumed; SEED=1 CASES=500 CASE=crash:12
+	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),5000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction, spelling, secrets: fast, always green
 	@$(BIN)/ruff format --check .

@@ -29,4 +29,5 @@ MADE: dict[str, Callable[..., str]] = {
     "throughput": results.throughput,
     "bench_data": results.bench_data,
     "licences": licences.table,
+    "chaos": results.chaos,
 }

@@ -188,5 +188,17 @@ def bench_data() -> str:
     return markdown_table(["rows", "file", "the first time", "from the cache"], rows)
 
 
+def chaos() -> str:
+    """Return how often each fault was tried, and what came of it."""
+    file = RESULTS / "chaos.json"
+    if not file.is_file():
+        return "No record yet: `make chaos` makes it."
+    rows = []
+    for fault in json.loads(file.read_text(encoding="utf-8"))["faults"]:
+        outcomes = [f"{count} x {outcome}" for outcome, count in sorted(fault["outcomes"].items(), key=lambda o: -o[1])]
+        rows.append([fault["name"], str(fault["times"]), "; ".join(outcomes)])
+    return markdown_table(["fault", "times", "outcome"], rows)
+
+
 def _ready(found: dict[str, float]) -> str:
     return f"{found['seconds']:.1f} s, {found['peak_gb']:.2f} GB"

@@ -140,6 +140,14 @@ def test_b9_a_size_that_would_fill_the_memory_is_one_line(
         load(tiny_model, tmp_path / "it")
 
 
+@pytest.mark.parametrize(("key", "value"), [("rank_pattern", {"q_proj": 10**15}), ("layer_replication", [[0, 10**15]])])
+def test_sizes_inside_of_a_value_are_checked_too(tiny_model: Path, tmp_path: Path, key: str, value: Any) -> None:
+    saved(tiny_model, KINDS["LoRA"](), tmp_path / "it")
+    change_config(tmp_path / "it", **{key: value})
+    with pytest.raises(UserError, match=rf"it: {key} holds 1000000000000000 in its config, and its largest tensor has"):
+        load(tiny_model, tmp_path / "it")
+
+
 @pytest.mark.parametrize("kind", ["LoRA, modules", "LoRA, tokens", "LoRA, norm", "multitask"])
 def test_b9_what_is_saved_with_an_adapter_must_be_there(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     saved(tiny_model, KINDS[kind](), tmp_path / "it")

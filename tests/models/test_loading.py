@@ -50,6 +50,15 @@ def load(folder: Path, **settings: Any) -> Any:
     return load_base_model(ModelConfig(str(folder), **settings), CPU)
 
 
+def test_weights_that_are_a_pickle_are_not_read(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "it")
+    torch.save(load_file(tmp_path / "it" / "model.safetensors"), tmp_path / "it" / "pytorch_model.bin")
+    (tmp_path / "it" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"^model\.name_or_path: .*safetensors") as refusal:
+        load(tmp_path / "it")
+    assert "\n" not in str(refusal.value)
+
+
 def test_base_model_is_frozen_and_in_evaluation_mode(tiny_model: Path) -> None:
     model, tokenizer = load(tiny_model)
     assert not model.training

@@ -279,3 +279,17 @@ def test_runs_of_versions_that_kept_no_list_write_as_they_did(tmp_path: Path) ->
     (tmp_path / "adapter").mkdir()
     run = start(tmp_path, resume=True, evaluation__batch_size=4)
     assert run.output("adapter", fixed=True) == tmp_path / "adapter"
+
+
+def test_what_a_kill_left_while_a_file_was_written_goes_and_nothing_else(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    (folder / "adapter").mkdir()
+    written = ["predictions.jsonl", "adapter", "../x"]
+    (folder / "config.json").write_text(json.dumps(config(folder) | {"outputs": written}), encoding="utf-8")
+    left = [".predictions.77.tmp.jsonl", ".result.77.tmp.json", ".config.5.tmp.json", "adapter/.README.77.tmp.md"]
+    kept = [".predictions.jsonl", ".predictions.mine.tmp.jsonl", ".notes.77.tmp.txt", "checkpoints/.result.7.tmp.json"]
+    for name in (*left, *kept, "../.x.77.tmp"):
+        (folder / name).write_text("x", encoding="utf-8")
+    start(folder, resume=True)
+    assert [name for name in left if (folder / name).exists()] == []
+    assert [name for name in (*kept, "../.x.77.tmp") if not (folder / name).exists()] == []

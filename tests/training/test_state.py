@@ -294,6 +294,8 @@ def test_a_bank_killed_while_it_saves_goes_on_as_if_nothing_had_been(
         ({"eval_every": -1}, "training.eval_every: expected a number above 0, found -1"),
         ({"micro_batch_tokens": 0}, "training.micro_batch_tokens: expected a number above 0, found 0"),
         ({"eval_rows": 0}, "training.eval_rows: expected a number above 0, found 0"),
+        ({"on_nan": 0.0}, "training.on_nan: expected stop, or a factor above 0 and up to 1; found 0.0"),
+        ({"on_nan": 2.0}, "training.on_nan: expected stop, or a factor above 0 and up to 1; found 2.0"),
         ({"patience": 0}, "training.patience: expected a number above 0, found 0"),
         ({"max_grad_norm": 0.0}, "training.max_grad_norm: expected a number above 0, found 0.0"),
         ({"learning_rate": 0.0}, "training.learning_rate: expected a number above 0, found 0.0"),

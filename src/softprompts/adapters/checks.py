@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from softprompts.adapters.configs import first_line
 from softprompts.adapters.switch import without_adapter
 from softprompts.encoding.documents import Document
 from softprompts.engine.padded import stock_forward
-from softprompts.errors import UserError, warn
+from softprompts.errors import UserError, short, warn
 from softprompts.models.identity.base_model import base_name
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.identity.weights import sample_of
@@ -65,6 +65,21 @@ def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folde
                 f"adapter.path: {folder}: {key} is {value} in its config, and its largest tensor has {largest} rows or "
                 "columns"
             )
+    for key, count in _further_sizes(settings):
+        if not isinstance(count, (int, float)) or count > largest:
+            raise UserError(
+                f"adapter.path: {folder}: {key} holds {short(count)} in its config, and its largest tensor has "
+                f"{largest} rows or columns"
+            )
+
+
+def _further_sizes(settings: PeftConfig) -> Iterator[tuple[str, Any]]:
+    """Yield sizes that stand inside of other values of a config: ranks by name, and layers that are used again."""
+    ranks: Any = getattr(settings, "rank_pattern", None)
+    yield from (("rank_pattern", rank) for rank in (ranks.values() if isinstance(ranks, dict) else ()))
+    spans: Any = getattr(settings, "layer_replication", None)
+    for span in spans if isinstance(spans, list) else ():
+        yield from (("layer_replication", end) for end in (span if isinstance(span, (list, tuple)) else ()))
 
 
 def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:

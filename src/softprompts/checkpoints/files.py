@@ -1,12 +1,14 @@
 """Training checkpoints: written atomically, checked when read, resumed exactly; safetensors and JSON only.
 
-Kept are the newest checkpoint, the one before it in case the newest is damaged, and the best of each of the two: three
-at most. Nothing else in the folder is ever deleted.
+Kept are the newest checkpoint, the one before it in case the newest is damaged, the best of each of the two, and the
+newest with a finite validation, to which `training.on_nan` may go back: at most four. Nothing else in the folder is
+ever deleted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -123,9 +125,28 @@ def _prune(folder: Path, progress: Progress) -> None:
     if before := [step for step in ours if step < progress.step]:
         previous = max(before)
         keep |= {previous, state_of(ours[previous])["progress"]["best_step"]}
+    keep |= {max((step for step, place in ours.items() if _is_finite(state_of(place))), default=progress.step)}
     for step, place in ours.items():
         if step not in keep:
             remove(place)
+
+
+def _is_finite(record: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was written after a validation whose loss is finite."""
+    last = (record["progress"].get("history") or [{}])[-1].get("validation_loss")
+    return isinstance(last, int | float) and math.isfinite(last)
+
+
+def forget_later(folder: Path, step: int) -> None:
+    """Delete the checkpoints after `step`: those of a training that has gone back to it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with one_line(folder):
+        for later, place in checkpoint_folders(folder).items():
+            if later > step and is_ours(place):
+                remove(place)
 
 
 def load_checkpoint(
@@ -136,6 +157,7 @@ def load_checkpoint(
     scheduler: LRScheduler,
     inputs: dict[str, Any] | None = None,
     average: Mapping[str, torch.Tensor] | None = None,
+    finite: bool = False,
 ) -> Restored | None:
     """Restore the newest checkpoint in `folder` that is whole, and whose best one is; None if there is no checkpoint.
 
@@ -146,6 +168,7 @@ def load_checkpoint(
         scheduler: likewise.
         inputs: `fingerprints.inputs_of` the training that is to go on.
         average: tensors that get the averages of the trainable parameters, if the training keeps any.
+        finite: take only one that was written after a validation whose loss is finite.
 
     Raises:
         UserError: none is whole; it was made of other data or another base model; it does not fit the model; a newer
@@ -158,6 +181,8 @@ def load_checkpoint(
             record, tensors, state = _read(found, step, optimizer)
         except DamagedError as error:
             damage.append(str(error))
+            continue
+        if finite and not _is_finite(record):
             continue
         notes = _notes(found[step], record, inputs)
         if damage:

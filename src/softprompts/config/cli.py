@@ -25,6 +25,8 @@ from softprompts.system import locks
 from softprompts.system.allocator import keep_freed_memory
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
+from softprompts.system.memory import is_out_of_memory
+from softprompts.system.processes import lost_process
 from softprompts.system.quiet import look_in_the_scripts_folder_last, quiet_libraries
 from softprompts.system.streams import fail, quiet_streams
 
@@ -127,10 +129,10 @@ def cli(
 
     One of `others` runs instead of `main` if the command line has a flag of its section.
 
-    The process ends with one line and an exit code. A `UserError`, or an error of the operating system about a file,
-    ends with 2 and a line on standard error. `RunFinished` ends with 0, `Interrupted` with 128 + signal, an interrupt
-    before training with 130, and a closed pipe at standard output with 141. The library's log is printed, see
-    `print_log`.
+    The process ends with one line and an exit code. A `UserError`, an error of the operating system about a file, full
+    memory, or a lost process of a launch ends with 2 and a line on standard error. `RunFinished` ends with 0,
+    `Interrupted` with 128 + signal, an interrupt before training with 130, and a closed pipe at standard output with
+    141. The library's log is printed, see `print_log`.
     """
     main = _asked_main(main, others or {})
     quiet_libraries()
@@ -154,18 +156,33 @@ def cli(
         except Interrupted as stopped:
             _tell(str(stopped))
             sys.exit(128 + stopped.signal)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            # Without a file, the error is a bug of ours or of a library, which needs its traceback.
-            if error.filename is None and error_number(error) not in FULL:
-                raise
-            fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+        except Exception as error:
+            line = _line_of(error)
+            if line is None:
+                raise
+            fail(line)
         finally:
             locks.release()
             close_process_group()
+
+
+def _line_of(error: Exception) -> str | None:
+    """Return one line for an error that the machine makes; None for a mistake of ours, which needs its traceback."""
+    if is_out_of_memory(error):
+        return (
+            "out of memory: the machine has none left, or a limit of this process does not allow more (ulimit -v, "
+            "cgroup); what was saved is unharmed. Give it more, then --resume"
+        )
+    if isinstance(error, RuntimeError):
+        return lost_process(error)
+    # Without a file it is a mistake of ours, or of a library's.
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        return None
+    if error.filename is None and error_number(error) not in FULL:
+        return None
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
 
 
 def _asked_main(main: Callable[..., None], others: Mapping[str, Callable[..., None]]) -> Callable[..., None]:

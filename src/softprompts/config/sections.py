@@ -134,6 +134,9 @@ class TrainingConfig:
         eval_rows: rows of the validation split to validate on during training; by default all.
         best_by: criterion for the best checkpoint: `loss` on validation, or one of the task's metrics.
         patience: number of validations without improvement that ends training; by default none does.
+        on_nan: what to do if the loss or its gradient is not finite: `stop`, or a factor above 0 and up to 1, such as
+            0.5. With a factor, the training goes back to the last checkpoint with a finite validation loss and
+            continues with the learning rate times the factor. It does so once; the second time, it stops.
         energy: estimate the energy of training with codecarbon (`pip install codecarbon`), offline.
     """
 
@@ -156,6 +159,7 @@ class TrainingConfig:
     eval_rows: int | None = None
     best_by: str = "loss"
     patience: int | None = None
+    on_nan: float | Literal["stop"] = "stop"
     energy: bool = False
 
     def __post_init__(self) -> None:
@@ -174,6 +178,11 @@ class TrainingConfig:
             )
         if not 0 <= self.ema < 1:
             raise UserError(f"training.ema: expected 0 or more and less than 1, found {self.ema}")
+        if self.on_nan != "stop" and not 0 < self.on_nan <= 1:
+            raise UserError(f"training.on_nan: expected stop, or a factor above 0 and up to 1; found {self.on_nan}")
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
         if not 0 <= self.teacher_weight <= 1:
             raise UserError(f"training.teacher_weight: expected 0 to 1, found {self.teacher_weight}")
         if self.teacher is None and self.teacher_context is None:
@@ -233,16 +242,19 @@ class RunConfig:
         resume: continue the run in output_dir (short: `--resume`); a finished run stays as it is. Only settings of
             evaluation, and settings that change numbers only by rounding, may differ from before.
         trackers: trackers of accelerate, e.g. tensorboard, wandb, mlflow.
+        process_timeout: seconds that the processes of a launch wait for one that does not respond, before all end.
     """
 
     output_dir: str
     seed: int = 0
     resume: bool = False
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    process_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:  # the range of NumPy's generators
             raise UserError(f"run.seed: expected a number from 0 to 4294967295, found {self.seed}")
+        check_above_zero("run.process_timeout", self.process_timeout)
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, TRACKERS)}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,12 @@ from softprompts.encoding.documents import Document, EncodedTask, Example, answe
 from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
-from softprompts.errors import UserError
+from softprompts.errors import Interrupted, UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
 from softprompts.models.sharding.layers import without_gradient
 from softprompts.models.sharding.turns import turns
 from softprompts.system.memory import one_line_if_memory_is_full
+from softprompts.system.signals import collected_signals
 
 import numpy
 import torch
@@ -70,8 +72,11 @@ class TestOutcome:
 def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
     """Score the test split, or `config.split`, once at the end, so that no choice depends on test.
 
+    A signal ends the scoring between two batches. A resumed run scores all rows again: answers are saved once, whole.
+
     Raises:
         UserError: the loss is not finite; the memory is full.
+        Interrupted: after SIGINT or SIGTERM.
     """
     rows: Sequence[Example] = getattr(data, config.split)
     started = time.perf_counter()
@@ -117,6 +122,7 @@ def predict(
 
     Raises:
         UserError: the memory is full.
+        Interrupted: after SIGINT or SIGTERM, which any of the processes has received.
     """
     # Longest first: rows of similar length share a batch, and a batch that is too large fails at once.
     lengths = lengths_of(examples)
@@ -128,6 +134,7 @@ def predict(
     full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
     # Parameters do not change here, so a parametrised soft prompt is computed once, also in PEFT's forward pass.
     with (
+        collected_signals() as received,
         without_gradient(engine),
         engine.prompts_cached(),
         parametrize.cached(),
@@ -135,10 +142,16 @@ def predict(
         turns(engine.base, engine.device),
     ):
         for indices in bar:
+            if received:
+                break
             batch = [examples[i] for i in indices]
             answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))
+    numbers = received[:1]
     if accelerator.num_processes > 1:
-        answers = gather_object(answers)
+        numbers, answers = gather_object(numbers), gather_object(answers)  # also after a signal: the others are waiting
+    if numbers:
+        name = signal.Signals(numbers[0]).name
+        raise Interrupted(f"stopped by {name} while {label}; go on with --resume", numbers[0])
     answers.sort()
     predictions = [
         Prediction(examples[i].row.place, examples[i].row.prompt, examples[i].row.target, text, scores)

@@ -162,6 +162,7 @@ def _load_weights(
                 dtype=dtype,
                 quantization_config=quantization,
                 trust_remote_code=False,
+                use_safetensors=True,  # other weights are pickles
                 output_loading_info=True,
                 **({"device_map": {"": device}} if quantization else {}),
                 **({"num_labels": len(names)} if names else {}),

@@ -23,7 +23,7 @@ from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import Progress, Result, as_json
 from softprompts.runs.run import Run
-from softprompts.system.files import filling, replacing, write_atomically
+from softprompts.system.files import filling, one_line, replacing, write_atomically
 from softprompts.tasks.task import Task
 
 from peft import (
@@ -74,7 +74,8 @@ def save_run(
             write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result, inside=True)}")
         write_atomically(run.folder / RESULT_FILE, as_json(result) + "\n")
     run.say(summary(result, run.folder))
-    run.accelerator.end_training()
+    with one_line(f"run.trackers, in {run.accelerator.project_dir}"):
+        run.accelerator.end_training()
     return result
 
 

@@ -15,7 +15,7 @@ from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.config.sections import RunConfig
 from softprompts.errors import RunFinished, UserError
 from softprompts.system import locks
-from softprompts.system.files import expanded, is_file, read_bytes, write_atomically
+from softprompts.system.files import expanded, is_file, read_bytes, remove_leftovers, write_atomically
 
 CONFIG_FILE = "config.json"
 LOGS = "logs"
@@ -25,8 +25,9 @@ COMPARE_FILE = "compare.json"  # in place of it after a comparison
 LEFTOVER = re.compile(rf"{re.escape(locks.LOCK)}(\..+)?|\.config\.\d+\.tmp\.json", re.ASCII)
 # Keys of config.json in addition to the settings.
 RECIPE, OUTPUTS, RESUMED = "recipe", "outputs", "resumed"
-# Settings that may change on resume: they do not affect training, or change numbers only by rounding.
-FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split"}
+# Settings that may change on resume: they do not affect training, or change numbers only by rounding. `training.on_nan`
+# only affects steps that are still to come.
+FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split", "training.on_nan"}
 ROUNDING = {"model.engine", "model.gradient_checkpointing", "training.micro_batch_tokens"}
 ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free unless predictions choose the checkpoint
 
@@ -146,6 +147,7 @@ def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
 def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> Changes:
     """Start a run in a claimed folder, or continue the run in it."""
     names, before = _look(folder, arguments["run"].resume)
+    _remove_leftovers(folder, before or {})
     if before is None or names <= {CONFIG_FILE, LOGS}:  # it failed before its first checkpoint, so nothing is lost
         write_atomically(folder / CONFIG_FILE, json.dumps(record | {OUTPUTS: []}, indent=2))
         return [], []
@@ -158,6 +160,14 @@ def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> C
         kept = {key: before[key] for key in (OUTPUTS,) if key in before} | {RESUMED: resumed}
         write_atomically(folder / CONFIG_FILE, json.dumps(record | kept, indent=2))
     return changed, resumed
+
+
+def _remove_leftovers(folder: Path, record: dict[str, Any]) -> None:
+    """Delete what a run that was killed left while it wrote one of its own files."""
+    listed = record.get(OUTPUTS)
+    outputs = [n for n in listed if isinstance(n, str) and Path(n).name == n] if isinstance(listed, list) else []
+    for name in (CONFIG_FILE, RESULT_FILE, COMPARE_FILE, *outputs, *(f"{name}/README.md" for name in outputs)):
+        remove_leftovers(folder / name)
 
 
 def _changed(

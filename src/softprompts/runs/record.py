@@ -75,6 +75,8 @@ class Progress:
     seconds: wall time, including validations. cpu_seconds: processor time of all threads of this process, which other
     work on the machine affects far less. energy_kwh: see `energy`; None if it was not estimated, or only in part,
     because the run was interrupted. loss_scale: state of the loss scaler in float16 mixed precision, else None.
+    rollbacks: each with the `step` whose loss was not finite, the step `to` which training went back, and the `factor`
+    of the learning rate from there on.
     """
 
     step: int = 0
@@ -86,11 +88,13 @@ class Progress:
     energy_kwh: float | None = None
     tokens: int = 0
     loss_scale: dict[str, float] | None = None
+    rollbacks: list[dict[str, float]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
 
     def followed_by(self, later: Progress) -> Progress:
         """Return both stages as one, with the later steps added to the earlier ones. The later stage has the best."""
         energy, more = self.energy_kwh, later.energy_kwh
+        back = [r | {"step": r["step"] + self.step, "to": r["to"] + self.step} for r in later.rollbacks]
         shifted = [entry | {"step": entry["step"] + self.step} for entry in later.history]
         return replace(
             later,
@@ -100,6 +104,7 @@ class Progress:
             cpu_seconds=self.cpu_seconds + later.cpu_seconds,
             energy_kwh=None if energy is None or more is None else energy + more,
             tokens=self.tokens + later.tokens,
+            rollbacks=self.rollbacks + back,
             history=self.history + shifted,
         )
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from softprompts.system.files import one_line, write_atomically
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, set_seed
 
 
 @dataclass
@@ -111,7 +112,10 @@ def start_run(recipe: str, **arguments: Any) -> Run:
         log_with=list(config.trackers) or None,
         project_dir=str(folder / LOGS),
         # The frozen base model is the same everywhere, so only gradients of trainable parameters are exchanged.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
+        ],
     )
     changes = _claim_once(accelerator, folder, recipe, settings, arguments)
     if changes is None:
