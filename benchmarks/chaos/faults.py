@@ -209,7 +209,8 @@ def hang(trial: Trial, way: str) -> Tried:
     while not (trial.output / "config.json").is_file() and not started.poll():
         time.sleep(0.001)
     rank = trial.rng.randrange(2)
-    if not trial.moment(started):
+    # To launch takes most of the time.
+    if not trial.moment(started, share=0.15 if started.launcher else 0.7):
         return 1, ENDED
     started.send(signal.SIGSTOP, rank)
     others = [pid for pid in started.pids if pid != started.pids[rank]]

@@ -121,9 +121,9 @@ class Trial:
         if hidden:
             raise BrokenError(f"left over: {', '.join(hidden)}")
 
-    def moment(self, started: Started, least: float = 0.0) -> bool:
-        """Wait until a random moment of a run; return whether it is still under way then."""
-        return not started.wait(self.rng.uniform(least, 1.0) * self.seconds)
+    def moment(self, started: Started, share: float = 1.0) -> bool:
+        """Wait until a random moment within this share of a run's time; return whether it is still under way then."""
+        return not started.wait(self.rng.uniform(0.0, share) * self.seconds)
 
     @contextmanager
     def mounted(self, options: str) -> Iterator[Path]:
