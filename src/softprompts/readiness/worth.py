@@ -41,9 +41,8 @@ SAME = tuple(
 # Floating-point operations per parameter and token (Kaplan et al. 2020, table 1): 2 forward; backward 2 for gradients
 # of activations, which soft prompts and LoRA need, and 2 for those of weights.
 FORWARD, SOFT, WHOLE = 2, 4, 6
-# Shares of the speed of a plain product of matrices: of a step, and of decoding, which reads all weights for every
-# token. With them the estimates for sentiment and docstrings differ from results/tasks by less than a fifth: 427 and
-# 212 s of prompt tuning against 420 and 209, at the 335 GFLOP/s of that machine's two cores.
+# Shares of the speed of a plain product of matrices that a step reaches, and decoding, which reads all weights for each
+# token. They are set by the records of prompt tuning in results/tasks.
 STEP_EFFICIENCY, DECODING_EFFICIENCY = 0.5, 0.1
 SPREAD = 2.0  # the true time is between the estimate divided and multiplied by this
 
