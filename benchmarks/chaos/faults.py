@@ -37,7 +37,8 @@ class Fault:
 
 def kill(trial: Trial, way: str) -> Tried:
     """Kill -9 one process, or all at once, at random moments; restart it each time."""
-    trial.way, kills, more = way, 0, []
+    more: list[str] = []
+    trial.way, kills = way, 0
     while kills < KILLS:
         started = trial.start(*more)
         if not trial.moment(started):

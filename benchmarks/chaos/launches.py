@@ -144,7 +144,7 @@ def _children(launcher: int) -> dict[int, int]:
 
 def warm_up() -> None:
     """Import once, for all forks, what a run imports."""
-    for name in softprompts.__all__:
+    for name in vars(softprompts)["__all__"]:
         getattr(softprompts, name)
     for name in ("evaluate", "matplotlib.pyplot", "peft.tuners.lora", "transformers.models.llama.modeling_llama"):
         importlib.import_module(name)

@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("audit", help="ask for known vulnerabilities of every locked version")
     commands.add_parser("check", help="build the package, install it elsewhere, train one step")
     options = vars(parser.parse_args(argv))
-    command = importlib.import_module(f"scripts.release.{options.pop('command')}")
+    chosen = importlib.import_module(f"scripts.release.{options.pop('command')}")
     try:
-        print(command.run(**options))
+        print(chosen.run(**options))
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

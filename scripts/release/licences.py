@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import Any
 
 from scripts.release.pins import ANSWERS, REQUIREMENTS, ROOT, answers, pinned_versions
 from softprompts.errors import UserError
@@ -119,9 +120,8 @@ def _installed(name: str, version: str) -> Distribution:
 def _licence(one: Distribution, answered: dict[str, dict[str, str]]) -> str:
     """Return the licence that an answer names, else that of the metadata."""
     own = answered.get(canonicalize_name(one.metadata["Name"]), {}).get("licence")
-    return own or licence_of(
-        one.metadata.get("License-Expression"), one.metadata.get_all("Classifier") or (), one.metadata.get("License")
-    )
+    said: Any = one.metadata
+    return own or licence_of(said.get("License-Expression"), said.get_all("Classifier") or (), said.get("License"))
 
 
 def licence_of(expression: str | None, classifiers: Iterable[str], field: str | None) -> str:

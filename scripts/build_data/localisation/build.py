@@ -164,7 +164,7 @@ def assign(rows: Sequence[Row]) -> dict[str, list[Row]]:
         mine = [row for row in rows if row.language == language]
         pairs = near_pairs([row.translation for row in mine])
         links += [(number[mine[i].text], number[mine[j].text]) for i, j in pairs]
-    split_of = {}
+    split_of: dict[str, str] = {}
     room = {split: share * len(texts) for split, share in HELD_OUT.items()}
     for group in sorted(linked(len(texts), links), key=lambda group: digest(f"split/{texts[group[0]]}")):
         fits = (split for split, left in room.items() if len(group) <= min(LARGEST, left))

@@ -10,8 +10,15 @@ from contextlib import contextmanager
 from softprompts.errors import UserError, is_first_process, logger
 
 # How PyTorch and the libraries under it word it, in their own exceptions too. A thread needs room for its stack.
-WORDINGS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "ALLOC_FAILED")
-WORDINGS += ("bad_alloc", "can't start new thread")
+WORDINGS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "can't start new thread",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

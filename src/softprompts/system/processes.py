@@ -40,10 +40,10 @@ def lost_process(error: RuntimeError) -> str | None:
         reported, step = _reports(store, own, world)
     except RuntimeError:  # the lost process keeps the store
         reported, step = {own}, None
-    lost = sorted(set(range(world)) - reported) or ["unknown"]
+    lost = ", ".join(map(str, sorted(set(range(world)) - reported))) or "unknown"
     how = "has ended" if any(word in str(error) for word in ENDED) else "does not respond"
     line = (
-        f"process {', '.join(map(str, lost))} of {world} {how}{f' at step {step}' if step else ''}; "
+        f"process {lost} of {world} {how}{f' at step {step}' if step else ''}; "
         "what was saved is unharmed. Look for its own error, then --resume"
     )
     # The command line prints the error of the first process of a machine only, and that may be the lost one.

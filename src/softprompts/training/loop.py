@@ -190,7 +190,7 @@ def roll_back(candidate: Candidate, accelerator: Accelerator, log: TrainingLog) 
         log.failure(candidate)
         return
     accelerator.wait_for_everyone()  # all have read
-    _agreed(lambda: accelerator.is_main_process and candidate.forget_later())
+    _agreed(candidate.forget_later if accelerator.is_main_process else lambda: None)
     log.rolled_back(candidate, at, text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document
@@ -193,7 +194,7 @@ def check_gradients(model: nn.Module, moved: Sequence[nn.Parameter] = ()) -> Non
     Raises:
         UserError: names the parameter. A soft prompt without gradient would train to no effect, for hours.
     """
-    parts = {p.of: p for p in moved if isinstance(p, Part)}
+    parts: dict[Any, Any] = {p.of: p for p in moved if isinstance(p, Part)}
     trainable = {name: parts.get(p, p) for name, p in model.named_parameters() if p.requires_grad}
     # One alone may be zero: LoRA's matrix A at first, behind a matrix B of zeros.
     something = any(p.grad is not None and p.grad.any() for p in trainable.values())

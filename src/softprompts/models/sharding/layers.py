@@ -78,6 +78,7 @@ def shard_layers(model: nn.Module, device: torch.device, *, ahead: bool) -> None
         )
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     again = FullyShardedDataParallelPlugin().reshard_after_forward
+    layer: Any
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=again)
     stacks = stacks_of(model)

@@ -6,6 +6,7 @@ An engine imports this module in an environment of its own: it needs neither PEF
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,13 +33,17 @@ def part_of(parameter: nn.Parameter) -> nn.Parameter:
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return the rows of a tensor that this process holds, without a gradient and in the same memory."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    detached: Any = tensor.detach()
+    found: torch.Tensor = detached.to_local() if isinstance(tensor, DTensor) else detached
+    return found
 
 
 @torch.no_grad()
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return all of a tensor; of a sharded one all processes must ask at once."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    detached: Any = tensor.detach()
+    found: torch.Tensor = detached.full_tensor() if isinstance(tensor, DTensor) else detached
+    return found
 
 
 @torch.no_grad()
