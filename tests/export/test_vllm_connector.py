@@ -233,8 +233,8 @@ def test_a_prompt_that_cannot_be_served_fails_before_anything_is_computed(
         (lambda e, c: setattr(c.kv_cache_groups[0].kv_cache_spec, "sliding_window", 64), "full attention"),
         (lambda e, c: c.kv_cache_groups.append(c.kv_cache_groups[0]), "full attention"),
         (lambda e, c: setattr(e.model_config, "max_model_len", 10), "no room after the prefix long"),
-        (lambda e, c: setattr(c.kv_cache_groups[0].kv_cache_spec, "head_size", 16), "its head size is 8, and .* 16"),
-        (lambda e, c: c.kv_cache_groups[0].layer_names.pop(), "its layers is 2, and .* 1"),
+        (lambda e, c: setattr(c.kv_cache_groups[0].kv_cache_spec, "head_size", 16), "its head size is 8, but .* 16"),
+        (lambda e, c: c.kv_cache_groups[0].layer_names.pop(), "its layers is 2, but .* 1"),
     ],
 )
 def test_an_engine_that_a_prefix_does_not_fit_is_refused_at_start(
@@ -251,7 +251,7 @@ def test_a_prefix_of_another_base_model_is_refused_by_its_config(module: Any, ti
     prefix = read_prefixes(folder)[0]
     described = prefix.base_model | {"config": {"rope_parameters": {"rope_theta": 1.0}}}
     other = SimpleNamespace(**vars(prefix) | {"base_model": described})
-    with pytest.raises(UserError, match=r"another base model, .*: its rope_parameters\.rope_theta is 1\.0, and that"):
+    with pytest.raises(UserError, match=r"another base model, .*: its rope_parameters\.rope_theta is 1\.0, but that"):
         module.check_prefix(other, engine, cache)
 
 

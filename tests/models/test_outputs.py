@@ -91,7 +91,7 @@ def test_a5_names_that_differ_in_case_only_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (["good", "bad", "fine"], r"are good, bad, fine, but the outputs of \S+ are named good, bad, so so; name the"),
+        (["good", "bad", "fine"], r"are good, bad, fine, but the outputs of \S+ are named good, bad, so so; use these"),
         ([" good", " bad"], r"are good, bad, but the outputs of \S+ are named good, bad, so so; "),
         (
             ["good", "bad", "so so", "x"],
@@ -175,7 +175,7 @@ def test_a5_on_a_trained_classifier_an_adapter_keeps_its_order(tiny_encoder: Pat
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     swapped = {"id2label": {"0": "bad", "1": "good", "2": "so so"}}
     (folder / "config.json").write_text(json.dumps(config | swapped), encoding="utf-8")
-    with pytest.raises(UserError, match=r" has id2label\.0 bad in its config instead of good; to use it on it"):
+    with pytest.raises(UserError, match=r" has id2label\.0 bad in its config instead of good; to use it nevertheless"):
         load_adapter(load(folder, order)[0], AdapterConfig(str(saved)))
 
 

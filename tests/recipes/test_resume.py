@@ -81,7 +81,7 @@ def swapped_labels(folder: Path) -> str:
     file = folder / "task" / "validation.jsonl"
     text = file.read_text().replace('"positive"', '"?"').replace('"negative"', '"positive"')
     file.write_text(text.replace('"?"', '"negative"'))
-    return "validation has other rows, 16 as before"
+    return "validation has other rows, in the same number (16)"
 
 
 def other_weights(folder: Path) -> str:

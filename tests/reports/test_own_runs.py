@@ -76,7 +76,7 @@ def test_the_page_has_results_figures_comparisons_and_answers(tmp_path: Path) ->
     answers = tables["Predictions of sentiment"]
     assert answers[0] == ["row", "prompt", "target", "lora (seed 0)", "prompt (seed 0)"]
     assert answers[1] == ["mine/test.jsonl:1", "row 1:", "positive", "negative ✗", "positive ✓"]
-    assert "answers differ: 9" in page
+    assert "predictions differ: 9" in page
     assert [row[0] for row in tables["Settings that differ of sentiment"][1:]] == ["recipe"]
     assert "Compared only on common rows, which are fewer than all: lora and prompt (10)." in page
 
@@ -101,7 +101,7 @@ def test_what_is_not_a_finished_run_is_named_or_passed_over(tmp_path: Path) -> N
         "broken is left out: its result.json is damaged, or not from a run",
         "cut is not compared: its predictions.jsonl is damaged",
         "mute has no predictions.jsonl, so it is not compared",
-        f"other is left out: {tmp_path}/other/result.json: this record has schema version 99, and 1 is known",
+        f"other is left out: {tmp_path}/other/result.json: this record has schema version 99, but only 1 is known",
     ]
     page = written(tmp_path)
     assert all(note.replace("'", "&#39;") in page for note in notes)

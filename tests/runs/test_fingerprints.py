@@ -119,7 +119,7 @@ ALL = ("train", "validation", "test")
     [
         (None, {}, []),
         (None, {"rows": ROWS[:1]}, [f"{split} had 2 rows and now has 1" for split in ALL]),
-        (None, {"rows": ROWS[::-1]}, [f"{split} has other rows, 2 as before" for split in ALL]),
+        (None, {"rows": ROWS[::-1]}, [f"{split} has other rows, in the same number (2)" for split in ALL]),
         (
             another_template,
             {},

@@ -49,7 +49,7 @@ def drawn(standings: list[Standing], by: str, path: Path, monkeypatch: pytest.Mo
 
 def test_the_table_ranks_and_puts_those_given_up_last() -> None:
     assert table(STANDINGS, "accuracy").splitlines() == [
-        "| learning_rate | run.seed | best validation accuracy | step | updates made |",
+        "| learning_rate | run.seed | best validation accuracy | step | steps made |",
         "|---|---|---|---|---|",
         "| 0.01 | 1 | 0.8750 | 50 | 50 |",
         "| 0.1 | 0 | 0.7500 | 100 | 100 |",

@@ -40,7 +40,7 @@ def record(recipe: str = "lora", by: str = "loss") -> dict[str, Any]:
 
 def test_candidates_are_listed_as_they_came_far() -> None:
     head, _, *rows = candidates(record()).splitlines()
-    assert head == "| training.learning_rate | prompt.init_from | best validation loss | at update | updates made |"
+    assert head == "| training.learning_rate | prompt.init_from | best validation loss | at step | steps made |"
     assert rows == [
         "| 0.2 | none | 0.2500 | 9 | 9 of 9 |",
         "| 0.4 | none | 0.7500 | 3 | 3 of 9 |",

@@ -239,7 +239,7 @@ def test_layers_that_look_back_in_chunks_are_not_packed(tiny_model: Path) -> Non
     said: list[str] = []
     engine = make_engine(model, tokenizer, config=ModelConfig(), data=data_of(APART), say=said.append)
     assert not engine.packed
-    assert "it does not know layers of chunked_attention, attention_chunk_size 32" in said[0]
+    assert "it does not support layers of chunked_attention, attention_chunk_size 32" in said[0]
     assert window_of(engine.base) == 32
     with pytest.raises(UserError, match=r"^model.engine: packed .*layers of chunked_attention"):
         make_engine(model, tokenizer, config=ModelConfig(engine="packed"), data=data_of(APART), say=said.append)
@@ -260,12 +260,12 @@ class Described:
         ({"sliding_window": None, "use_sliding_window": True, "max_window_layers": 28}, {}, None),
         ({"sliding_window_pattern": 6, "chunk_size_feed_forward": 8}, {}, None),
         ({"window_size": 8, "sliding_window": 4}, {"window_size": 8, "sliding_window": 4}, None),
-        ({"attention_chunk_size": 8}, {"attention_chunk_size": 8}, "it does not know attention_chunk_size 8"),
-        ({"keep_window_size": 8}, {"keep_window_size": 8}, "it does not know keep_window_size 8"),
-        ({"index_topk": 2048}, {"index_topk": 2048}, "it does not know index_topk 2048"),
+        ({"attention_chunk_size": 8}, {"attention_chunk_size": 8}, "it does not support attention_chunk_size 8"),
+        ({"keep_window_size": 8}, {"keep_window_size": 8}, "it does not support keep_window_size 8"),
+        ({"index_topk": 2048}, {"index_topk": 2048}, "it does not support index_topk 2048"),
         ({"layer_types": ["full_attention", "sliding_attention"] * 16}, {}, None),
-        ({"layer_types": ["full_attention", "conv"] * 16}, {}, "it does not know layers of conv"),
-        ({"layers_block_type": ["mamba", "attention"] * 16}, {}, "it does not know layers of mamba"),
+        ({"layer_types": ["full_attention", "conv"] * 16}, {}, "it does not support layers of conv"),
+        ({"layers_block_type": ["mamba", "attention"] * 16}, {}, "it does not support layers of mamba"),
     ],
 )
 def test_what_bounds_how_far_layers_look_back(settings: Any, bounds: dict[str, int], unknown: str | None) -> None:

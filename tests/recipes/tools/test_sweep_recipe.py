@@ -88,7 +88,7 @@ def test_the_best_on_validation_is_chosen(finished: Path) -> None:
 
 def test_the_table_has_a_row_for_each_candidate_the_chosen_one_first(finished: Path) -> None:
     head, _, *rows = (finished / "sweep.md").read_text(encoding="utf-8").splitlines()
-    assert head == "| learning_rate | run.seed | best validation loss | step | updates made |"
+    assert head == "| learning_rate | run.seed | best validation loss | step | steps made |"
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert {(float(rate), int(seed)) for rate, seed, *_ in cells} == {(r, s) for r in RATES for s in SEEDS}
     shown = [float(value) for _, _, value, *_ in cells]
