@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import ROOT, recipe_environment
-from softprompts.config.sections import TRACKERS, RunConfig, TrainingConfig
+from softprompts.config.sections import TRACKERS, EvaluationConfig, RunConfig, TaskConfig, TrainingConfig
 from softprompts.errors import RunFinished, UserError
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.run import Run, leaves, plain, start_run
@@ -257,3 +257,12 @@ def test_a_process_that_accelerate_did_not_start_keeps_its_threads(monkeypatch: 
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
+
+
+def test_abstention_needs_choices(tmp_path: Path) -> None:
+    task = TaskConfig(prompt="{text}", target=" {label}")
+    with pytest.raises(UserError, match=r"^evaluation.abstain_below: applies only with task.choices"):
+        start_run(
+            "test", task=task, evaluation=EvaluationConfig(abstain_below=0.5), run=RunConfig(str(tmp_path / "run"))
+        )
+    assert not (tmp_path / "run").exists()
