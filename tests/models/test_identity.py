@@ -226,8 +226,8 @@ def test_another_chat_template_is_said(tiny_model: Path, tmp_path: Path, capsys:
     capsys.readouterr()
     assert isinstance(load(other, adapter), PeftModel)
     assert capsys.readouterr().err == (
-        f"warning: adapter.path: {adapter} was trained on {tiny_model} with another chat template than that of "
-        f"{other}\n"
+        f"warning: adapter.path: {adapter} was trained on {tiny_model} with another chat template than "
+        f"that of {other}\n"
     )
 
 

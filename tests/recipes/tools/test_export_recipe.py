@@ -159,7 +159,7 @@ ADAPTERS = "export.adapters"
         ("peft", {"adapter.path": "one", "export.license": "mit"}, "export.license: applies only to export.to hub"),
         ("vocabulary", {"adapter.path": "one", "export.base": "a/b"}, "applies only to export.to peft or hub"),
         ("vocabulary", {"adapter.path": "one", "export.reserved": "[7, 8]"}, "applies only to export.to kv_cache"),
-        ("kv_cache", {"adapter.path": "one"}, "export.to kv_cache takes prefixes and cartridges, and "),
+        ("kv_cache", {"adapter.path": "one"}, "export.to kv_cache supports prefixes and cartridges, but "),
         (
             "vocabulary",
             {"adapter.path": "one", "model.quantization": "nf4"},
