@@ -45,7 +45,8 @@ def found_in(text: str) -> Iterator[str]:
             module = node.module or ""
             yield from (module for _ in [0] if module.partition(".")[0] in MODULES)
             last = module.rpartition(".")[2]
-            yield from (f"{last}.{alias.name}" for alias in node.names if f"{last}.{alias.name}" in UNPICKLE)
+            names = [f"{last}.{alias.name}" for alias in node.names if not module.startswith("safetensors")]
+            yield from (name for name in names if name in UNPICKLE)
         elif isinstance(node, ast.Attribute):
             name = ".".join(ast.unparse(node).split(".")[-2:])
             yield from (name for _ in [0] if name in UNPICKLE)
