@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # One target a word: none of them is a file.
 .PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
+.PHONY: bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz check data
 .PHONY: docs docs-serve precommit clean
 MAKEFLAGS += --no-print-directory
 
@@ -87,6 +87,9 @@ bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a reco
 
 bench-data: $(STAMP) ## how long a million rows take until they are ready, the first time and from the cache: results/bench_data.json
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.data
+
+bench-memory: $(STAMP) ## memory of a process when 1, 2 and 4 share out a base model of 1.5 B weights, 10 GB in all: results/bench_sharding.json
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.sharding
 
 bench-serving: $(STAMP) ## requests a second, latency and memory of many tasks in one process, 20 minutes; goes on where it stood; VLLM_PYTHON=FILE
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(if $(VLLM_PYTHON),--vllm $(VLLM_PYTHON))

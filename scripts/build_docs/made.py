@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scripts.build_docs import messages, recipes, reference, results
+from scripts.build_docs import messages, recipes, reference, results, scaling
 
 MADE: dict[str, Callable[..., str]] = {
     "recipe": recipes.facts,
@@ -26,4 +26,6 @@ MADE: dict[str, Callable[..., str]] = {
     "sweep": results.sweep,
     "throughput": results.throughput,
     "bench_data": results.bench_data,
+    "scaling": scaling.table,
+    "scaling_hidden": scaling.hiding,
 }

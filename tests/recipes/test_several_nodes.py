@@ -33,7 +33,7 @@ class Nodes:
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, number: int, command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
-        """Start a Python command in a namespace, as the leader of a group of processes."""
+        """Start a Python command in a namespace."""
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.names[number], sys.executable, *command],
             cwd=ROOT,

@@ -23,7 +23,7 @@ from softprompts.models.reading import (
     reading,
     silent_transformers,
 )
-from softprompts.models.sharding.layers import settle, sharded_loading
+from softprompts.models.sharding.layers import settle, sharded_loading, sharding_asked
 
 import torch
 from torch import nn
@@ -112,7 +112,8 @@ def load_base_model(
     Raises:
         UserError: unknown bundled name; a folder that holds no model; a Hub id that cannot be had; weights that are
             missing; no bitsandbytes for this device; a model that brings code of its own; a decoder that was made to
-            classify; an encoder without two choices, or whose classifier has outputs of other names.
+            classify; an encoder without two choices, or whose classifier has outputs of other names; quantised weights that
+        are to be shared out.
     """
     path, own = model_path(config), load_model_config(config)
     kind = kind_of(own)
@@ -175,6 +176,12 @@ def _load_weights(
 
 
 def _quantization(config: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if config.quantization != "none" and sharding_asked():
+        raise UserError(
+            f"model.quantization: {config.quantization} cannot be shared out with FSDP: bitsandbytes quantises whole "
+            "weights, and each process reads some rows of them; set it to none, or launch with "
+            "configs/accelerate/multi_gpu.yaml"
+        )
     if config.quantization == "nf4":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return BitsAndBytesConfig(load_in_8bit=True) if config.quantization == "int8" else None
