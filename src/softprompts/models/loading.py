@@ -112,8 +112,8 @@ def load_base_model(
     Raises:
         UserError: unknown bundled name; a folder that holds no model; a Hub id that cannot be had; weights that are
             missing; no bitsandbytes for this device; a model that brings code of its own; a decoder that was made to
-            classify; an encoder without two choices, or whose classifier has outputs of other names; quantised weights that
-        are to be shared out.
+            classify; an encoder without two choices, or whose classifier has outputs of other names; quantised
+            weights, and FSDP.
     """
     path, own = model_path(config), load_model_config(config)
     kind = kind_of(own)
