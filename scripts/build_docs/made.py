@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scripts.build_docs import messages, recipes, reference, results
+from scripts.build_docs import messages, recipes, reference, results, scaling
 from scripts.release import licences
 
 MADE: dict[str, Callable[..., str]] = {
@@ -30,4 +30,6 @@ MADE: dict[str, Callable[..., str]] = {
     "bench_data": results.bench_data,
     "licences": licences.table,
     "chaos": results.chaos,
+    "scaling": scaling.table,
+    "scaling_hidden": scaling.hiding,
 }

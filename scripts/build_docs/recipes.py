@@ -86,7 +86,7 @@ def configs_of(name: str) -> list[str]:
 def first_line(config: str) -> str:
     """Return the first sentence of a config's head."""
     head = []
-    for line in (ROOT / config).read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / config).read_text(encoding="utf-8").removeprefix("#!/bin/bash\n").splitlines():
         if not line.startswith("# "):
             break
         head.append(line.removeprefix("# "))
@@ -155,7 +155,7 @@ def _method_row(method: Any) -> list[str]:
 @functools.cache
 def configs_table(folder: str) -> str:
     """Return the shipped configs of a folder, each with the first sentence of its head."""
-    paths = sorted((ROOT / "configs" / folder).glob("*.yaml"))
+    paths = sorted(path for path in (ROOT / "configs" / folder).iterdir() if path.suffix in (".yaml", ".sbatch"))
     rows = [(path.relative_to(ROOT).as_posix(), path.name) for path in paths]
     return markdown_table(["file", "what for"], [[f"[{name}]({path})", first_line(path)] for path, name in rows])
 

@@ -113,7 +113,11 @@ def test_a_resume_that_is_refused_or_done_imports_nothing_heavy(tmp_path: Path) 
 def test_help_names_keys_with_defaults_and_fits_a_terminal(recipe: str) -> None:
     text = help_of(load_recipe(recipe).main)
     model = "--model.name_or_path TEXT  (default: bundled:smollm2-135m-instruct)"
-    first = {"compose": "--compose.adapters", "report": "--report.runs"}  # these load no model
+    first = {
+        "compose": "--compose.adapters",
+        "readiness": "--readiness.config",
+        "report": "--report.runs",
+    }  # these load no model
     assert first.get(recipe, model) in text
     assert "--help all" in text
     assert max(map(len, text.splitlines())) <= 120

@@ -69,7 +69,8 @@ def test_intervals_are_those_of_recomputing_every_resample(name: str) -> None:
     for key, interval in intervals(metrics, answers, targets, 30).items():
         low, high = numpy.percentile([d[key] for d in draws], [2.5, 97.5])
         assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
-        assert 0 <= interval.low < interval.high <= 1
+        assert 0 <= interval.low <= interval.high <= 1
+        assert (interval.low < interval.high) == (interval.value < 1)
         assert interval.value == compute_metrics(metrics, answers, targets)[key]
 
 

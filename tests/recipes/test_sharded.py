@@ -146,6 +146,15 @@ def test_recipes_that_do_not_train(tiny_model: Path, tiny_task: Path, tmp_path: 
             assert ours["prediction"] == theirs["prediction"]
 
 
+def test_quantised_weights_are_refused(wider_model: Path, domain_task: Path, tmp_path: Path) -> None:
+    command = short_command(
+        "prompt_tuning", wider_model, domain_task, tmp_path, **(PROMPT | {"model.quantization": "nf4"})
+    )
+    done = run_together(command, **FSDP)
+    assert done.returncode == 2
+    assert "error: model.quantization: nf4 cannot be shared out with FSDP: bitsandbytes" in done.stderr
+
+
 def test_the_launch_file_as_its_head_says(tiny_model: Path, domain_task: Path, tmp_path: Path) -> None:
     launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", "configs/accelerate/fsdp2.yaml"]
     command = short_command("prompt_tuning", tiny_model, domain_task, tmp_path / "run", **PROMPT)

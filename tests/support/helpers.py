@@ -293,7 +293,10 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # what `accelerate 
 
 
 def run_together(command: list[str], processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a recipe in several processes that meet over gloo; return what the first said. One that fails ends all."""
+    """Run a recipe in several processes that meet over gloo; return what the first said, and the errors of all.
+
+    A process that fails ends the others, after a few seconds in which they may say why they do.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -301,21 +304,18 @@ def run_together(command: list[str], processes: int = 2, **environment: str) -> 
     ranks = [{"RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(processes)} for n in range(processes)]
     started = [start_recipe(command, **(common | rank)) for rank in ranks]
     try:
-        waiting, deadline = list(started), time.monotonic() + 300
-        while waiting and time.monotonic() < deadline:
+        deadline = time.monotonic() + 300
+        while any(process.poll() is None for process in started) and time.monotonic() < deadline:
             time.sleep(0.05)
-            waiting = [process for process in waiting if process.poll() is None]
             if any(process.poll() for process in started):
-                break
-    finally:
+                deadline = min(deadline, time.monotonic() + 5)
         codes = [process.poll() for process in started]
+    finally:
         for process in started:
             process.kill()
     said = [process.communicate(timeout=60) for process in started]
-    failed = next((n for n, code in enumerate(codes) if code not in (0, None)), 0)
-    return subprocess.CompletedProcess(
-        command, codes[failed] if codes[failed] is not None else -1, said[0][0], said[failed][1]
-    )
+    code = next((code for code in codes if code), None if None in codes else 0)
+    return subprocess.CompletedProcess(command, -1 if code is None else code, said[0][0], "".join(e for _, e in said))
 
 
 def run_recipe_cold(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

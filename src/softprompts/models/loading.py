@@ -23,7 +23,7 @@ from softprompts.models.reading import (
     reading,
     silent_transformers,
 )
-from softprompts.models.sharding.layers import settle, sharded_loading
+from softprompts.models.sharding.layers import settle, sharded_loading, sharding_asked
 
 import torch
 from torch import nn
@@ -112,7 +112,8 @@ def load_base_model(
     Raises:
         UserError: the bundled name is unknown; the folder has no model; a Hub id cannot be loaded; weights are missing;
             bitsandbytes does not support this device; the model has its own code; a decoder was made for
-            classification; an encoder has fewer than two choices, or its classifier's outputs have other names.
+            classification; an encoder has fewer than two choices, or its classifier's outputs have other names;
+            quantised weights under FSDP.
     """
     path, own = model_path(config), load_model_config(config)
     kind = kind_of(own)
@@ -176,6 +177,12 @@ def _load_weights(
 
 
 def _quantization(config: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if config.quantization != "none" and sharding_asked():
+        raise UserError(
+            f"model.quantization: {config.quantization} cannot be shared out with FSDP: bitsandbytes quantises whole "
+            "weights, and each process reads some rows of them; set it to none, or launch with "
+            "configs/accelerate/multi_gpu.yaml"
+        )
     if config.quantization == "nf4":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return BitsAndBytesConfig(load_in_8bit=True) if config.quantization == "int8" else None

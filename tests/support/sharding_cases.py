@@ -1,4 +1,4 @@
-"""What each of several processes does in a test of sharded layers: `cases.py NAME WORD...`."""
+"""What each of several processes does in a test of sharded layers: `sharding_cases.py NAME WORD...`."""
 
 from __future__ import annotations
 

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from helpers import FSDP, run_together
+from sharding_cases import loss_and_gradient
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-CASES = str(Path(__file__).with_name("cases.py"))
-
 
 def in_each(name: str, *words: Any, processes: int = 2) -> list[Any]:
     """Run a case in each process; return what they say, in their order."""
-    support = str(Path(__file__).parents[2] / "support")
-    done = run_together([CASES, name, *map(str, words)], processes, PYTHONPATH=support, **FSDP)
+    done = run_together(["tests/support/sharding_cases.py", name, *map(str, words)], processes, **FSDP)
     assert done.returncode == 0, done.stderr
     said: list[Any] = json.loads(done.stdout.splitlines()[-1])
     return said
@@ -26,8 +24,6 @@ def in_each(name: str, *words: Any, processes: int = 2) -> list[Any]:
 
 @pytest.mark.parametrize("engine", ["packed", "stock"])
 def test_loss_and_gradient_are_those_of_one_process_to_the_last_bit(tiny_model: Path, engine: str) -> None:
-    from cases import loss_and_gradient
-
     alone = loss_and_gradient(str(tiny_model), engine)
     assert in_each("loss_and_gradient", tiny_model, engine) == [alone, alone]
 
