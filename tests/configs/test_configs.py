@@ -18,7 +18,7 @@ import yaml
 from peft import PromptTuningConfig
 
 # No recipe's: test_accelerate_configs.py, test_benchmark_configs.py, test_serving_configs.py, test_study.py.
-APART = ("accelerate", "benchmarks", "serving", "study")
+APART = ("accelerate", "benchmarks", "cluster", "serving", "study")
 CONFIGS = sorted(
     p
     for p in (ROOT / "configs").glob("*/*.yaml")

@@ -12,7 +12,7 @@ from typing import Any
 
 from softprompts import __version__
 from softprompts.config.tools import ReadinessConfig
-from softprompts.errors import UserError
+from softprompts.errors import UserError, logger
 from softprompts.models.loading import kind_of, load_model_config
 from softprompts.readiness import overlap, rows, sensitive, worth
 from softprompts.readiness.findings import Finding, Status, worst
@@ -160,8 +160,8 @@ def write_readiness(config: ReadinessConfig) -> Status:
     write_atomically(page, page_of(found))
     for finding in found.findings:
         if finding.status != "green":
-            print(f"{finding.status}: {finding.title}: {finding.found} {finding.remedy}")
-    print(f"{found.status}; written: {page} and {record.name}")
+            logger.info(f"{finding.status}: {finding.title}: {finding.found} {finding.remedy}")
+    logger.info(f"{found.status}; written: {page} and {record.name}")
     return found.status
 
 
