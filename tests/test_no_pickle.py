@@ -38,7 +38,11 @@ def found_in(text: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load":
             given = [*node.args[1:], *(k.value for k in node.keywords if k.arg == "Loader")]
-            yield from (f"yaml.load by {loader}" for loader in map(ast.unparse, given) if not (loader in safe or loader.endswith("SafeLoader")))
+            yield from (
+                f"yaml.load by {loader}"
+                for loader in map(ast.unparse, given)
+                if not (loader in safe or loader.endswith("SafeLoader"))
+            )
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in MODULES)
         elif isinstance(node, ast.ImportFrom):

@@ -177,7 +177,14 @@ def test_training_cannot_go_on_over_other_masks() -> None:
     def inputs(masked: dict[str, int] | None) -> dict[str, Any]:
         split = {"rows": 3, "sha256": "a", "tokens": "b"} | ({} if masked is None else {"masked": masked})
         base = {"name": "tiny", "weights": "w", "dtype": "float32", "config": {}, "tokenizer": {}}
-        return {"data": dict.fromkeys(SPLITS, split), "schema": "", "metric_data": "", "metrics": {}, "base": base, "ends": [1]}
+        return {
+            "data": dict.fromkeys(SPLITS, split),
+            "schema": "",
+            "metric_data": "",
+            "metrics": {},
+            "base": base,
+            "ends": [1],
+        }
 
     one, other = inputs({"EMAIL_ADDRESS": 1}), inputs({"EMAIL_ADDRESS": 2})
     assert changes(one, one) == changes(inputs(None), inputs(None)) == []

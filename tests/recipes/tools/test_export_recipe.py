@@ -142,7 +142,11 @@ ADAPTERS = "export.adapters"
     [
         ("vocabulary", {"adapter.path": "prefix one"}, "export.to vocabulary supports soft prompts, and "),
         ("prompt_embeds", {"adapter.path": "lora"}, "is of type LORA; export.to peft and hub support every type"),
-        ("vocabulary", {ADAPTERS: "{a: [one], b: [prefix one]}"}, "export.adapters.b: export.to vocabulary supports soft"),
+        (
+            "vocabulary",
+            {ADAPTERS: "{a: [one], b: [prefix one]}"},
+            "export.adapters.b: export.to vocabulary supports soft",
+        ),
         ("vocab", {"adapter.path": "one"}, 'found vocab (did you mean "vocabulary"?)'),
         ("vocabulary", {}, "adapter.path: expected an adapter here or in export.adapters, found neither"),
         ("vocabulary", {"adapter.path": "one", ADAPTERS: "{a: [one]}"}, "or in export.adapters, found both"),
