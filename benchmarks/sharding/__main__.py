@@ -26,7 +26,7 @@ RECORD = ROOT / "results" / "bench_sharding.json"
 PROCESSES = (1, 2, 4)
 LAYERS = 33
 # A layer of TinyLlama 1.1B (its config.json), of which 33 and the embeddings are 1.5 billion weights.
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 32_000,
     "hidden_size": 2048,
     "intermediate_size": 5632,
