@@ -303,7 +303,7 @@ def test_a_tool_may_have_an_answer_and_the_library_none() -> None:
 
 
 def test_the_library_needs_what_its_requirements_need_and_no_tool() -> None:
-    names = {"torch", "sympy", "datasets", "fsspec", "aiohttp"}  # fsspec needs aiohttp with its extra `http` only
+    names = {"torch", "sympy", "datasets", "fsspec"}
     installed = {name: distribution(name) for name in {*names, "pytest"}}
     assert licences.closure(["softprompts"], installed) == names
 

@@ -140,7 +140,7 @@ ADAPTERS = "export.adapters"
 @pytest.mark.parametrize(
     ("to", "flags", "message"),
     [
-        ("vocabulary", {"adapter.path": "prefix one"}, "export.to vocabulary supports soft prompts, and "),
+        ("vocabulary", {"adapter.path": "prefix one"}, "export.to vocabulary supports soft prompts, but "),
         ("prompt_embeds", {"adapter.path": "lora"}, "is of type LORA; export.to peft and hub support every type"),
         (
             "vocabulary",
