@@ -34,9 +34,14 @@ class Encoder:
     remembered.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, sample: Sequence[str]) -> None:
-        """Look at a sample of texts: another way is gone only if it gives the very ids of the tokenizer for them."""
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, sample: Sequence[str], remembered: int = REMEMBERED
+    ) -> None:
+        """Look at a sample of texts: another way is gone only if it gives the very ids of the tokenizer for them.
+
+        At most so many pieces of texts are `remembered`.
+        """
+        self.tokenizer, self.remembered = tokenizer, remembered
         self._own: Callable[[Sequence[str]], list[list[int]]] | None = None  # ids without marks, by another way
         self._marks: tuple[list[int], list[int]] | None = None  # before each text and after it; None if unknown
         self._forget()
@@ -66,7 +71,7 @@ class Encoder:
         return [encoding.ids for encoding in found]
 
     def _in_pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        if sum(map(len, (self._pieces, self._first, self._words))) > REMEMBERED:
+        if sum(map(len, (self._pieces, self._first, self._words))) > self.remembered:
             self._forget()
         return [self._of_text(text) for text in texts]
 
