@@ -135,6 +135,8 @@ def test_weak_data_are_said(tmp_path: Path) -> None:
     assert notes[2].startswith("3 rows repeat another one")
     assert notes[3].startswith("1 texts have several different answers")
     assert proposal(tmp_path, tickets(600)).notes == []
+    assert proposal(tmp_path, tickets(600)).task.max_rows == {}
+    assert proposal(tmp_path, tickets(10_001)).task.max_rows == {"test": 1000}
 
 
 @pytest.mark.parametrize("written", [False, True])
