@@ -101,13 +101,14 @@ class Engine(nn.Module):
         groups: dict[tuple[int, int], list[int]] = {}
         for index, document in enumerate(documents):
             groups.setdefault((document.soft_prompt, self.read_with(document.prompt_ids)), []).append(index)
+        missing = self._missing_passes(len(groups))  # asked before any pass: each puts layers together with the others
         parts = [self._read_together(documents, chosen, seen) for chosen in groups.values()]
         scores = parts[0]
         if len(parts) > 1:
             scores = Scores(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
             order = torch.argsort(scores.document, stable=True)
             scores = Scores(*(tensor[order] for tensor in scores))
-        for _ in range(self._missing_passes(len(parts))):
+        for _ in range(missing):
             spare = self._read_together(documents, [0], seen)
             scores = scores._replace(logits=scores.logits + 0 * spare.logits.sum())
         return scores
@@ -120,10 +121,10 @@ class Engine(nn.Module):
         scores = stock_forward(self.bank[number], [documents[i] for i in chosen], self.device, some, **arguments)
         return scores._replace(document=torch.tensor(chosen, device=self.device)[scores.document])
 
-    def _missing_passes(self, made: int) -> int:
+    def _missing_passes(self, own: int) -> int:
         """Return how many more passes another process makes in training, where each has a backward pass to match."""
         one = len(self.owners) == 1 and not self.reads_padding
-        return 0 if one or not (self.sharded and torch.is_grad_enabled()) else most_anywhere(made, self.device) - made
+        return 0 if one or not (self.sharded and torch.is_grad_enabled()) else most_anywhere(own, self.device) - own
 
     def read_with(self, prompt_ids: Sequence[int]) -> int:
         """Return the key that rows of one batch must share: the length, or 0 if any rows may."""
