@@ -143,11 +143,12 @@ def measure(settings: RecipeSettings, task: Task) -> Measured:
     whole = replace(task, config=replace(task.config, max_length=sys.maxsize, long_rows="error"))
     data = encode(whole, tokenizer, replace(spec, room=None), needs_end=False)
     limit = task.config.max_length if spec.room is None else min(task.config.max_length, spec.room)
-    return Measured(data, limit, spec.room, None if base is None else _computing_parameters(base), kind)
+    return Measured(data, limit, spec.room, None if base is None else _computing_parameters(base, kind), kind)
 
 
-def _computing_parameters(base: Any) -> int:
-    tables = {id(t.weight): t.weight.numel() for t in (base.get_input_embeddings(), base.get_output_embeddings()) if t}
+def _computing_parameters(base: Any, kind: str) -> int:
+    found = [base.get_input_embeddings(), None if kind == "encoder" else base.get_output_embeddings()]
+    tables = {id(t.weight): t.weight.numel() for t in found if t}
     return count_parameters(base).total - sum(tables.values())
 
 
