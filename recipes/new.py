@@ -8,6 +8,8 @@ on this machine have shown how long the run will take. Ends with the two command
 one line for an error that you can fix.
 """
 
+from dataclasses import replace
+
 import softprompts as sp
 
 
@@ -20,7 +22,7 @@ def main(model: sp.ModelConfig, new: sp.NewConfig) -> None:
     found = sp.fit_sizes(found, rows, lambda texts: [len(tokenizer(text).input_ids) for text in texts])
 
     # The check: what the run will do, up to its first steps.
-    rows = sp.load_task(found.task)
+    rows = replace(rows, config=found.task)
     data = sp.encode(rows, tokenizer, sp.input_spec(base, found.prompt.num_virtual_tokens))
     tuned = sp.add_soft_prompt(base, tokenizer, found.prompt, seed=found.run.seed, task=rows)
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=print)

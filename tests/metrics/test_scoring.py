@@ -29,6 +29,7 @@ from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = {"type": "object", "required": ["intent"]}
+MENTIONS = {"a cell": {"mentions": [["cell", "cells"]]}, "a cell %s": {"mentions": [["cell"], ["%s"]]}}
 TEXTS = {
     "accuracy": ["a", "b", "c"],
     "macro_f1": ["a", "b", "c"],
@@ -53,7 +54,7 @@ def drawn(name: str, rows: int) -> tuple[list[str], list[str]]:
 
 
 def loaded(name: str) -> dict[str, Metric]:
-    return load_metrics([name], SCHEMA)
+    return load_metrics([name], SCHEMA, MENTIONS)
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -116,7 +116,8 @@ def test_sizes_come_from_the_rows(tmp_path: Path) -> None:
     assert (small.training.steps, small.training.batch_size, small.training.eval_every) == (60, 8, 20)
     assert small.task.max_length == 64
     large = sized(tmp_path, tickets(1200))
-    assert (large.training.steps, large.training.batch_size) == (190, 16)  # 3 x about 970 rows of train / 16
+    assert 170 <= large.training.steps <= 190  # 3 passes over some 960 rows
+    assert large.training.batch_size == 16
     long = sized(
         tmp_path, [t | {"body": "word " * 900} for t in tickets(300)] + [t | {"body": "w " * 1100} for t in tickets(3)]
     )
@@ -134,6 +135,8 @@ def test_weak_data_are_said(tmp_path: Path) -> None:
     assert notes[2].startswith("3 rows repeat another one")
     assert notes[3].startswith("1 texts have several different answers")
     assert proposal(tmp_path, tickets(600)).notes == []
+    assert proposal(tmp_path, tickets(600)).task.max_rows == {}
+    assert proposal(tmp_path, tickets(10_001)).task.max_rows == {"test": 1000}
 
 
 @pytest.mark.parametrize("written", [False, True])

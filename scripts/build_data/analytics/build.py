@@ -110,7 +110,7 @@ def make_rows(found: Utterances, chosen: Mapping[str, Sequence[tuple[str, str]]]
 
 def metric_data(found: Utterances, splits: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Any]]:
     """Return, for the text of each held-out row, the other utterances of its command and the values to mention."""
-    data = {}
+    data: dict[str, dict[str, Any]] = {}
     for split in ("validation", "test"):
         for row in splits[split]:
             texts = [u["text"] for u in different(found[row.language, row.command])]

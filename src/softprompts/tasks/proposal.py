@@ -32,6 +32,7 @@ LONGEST_CHOICE = 60  # characters
 FEW_ROWS = 20  # of a held-out split: its score is known to some 20 points at best (1.96 sqrt(0.25 / 20) = 0.22)
 FEW_OF_A_CHOICE = 10
 ROOM = 1024  # tokens of prompt and target at most
+MOST_TESTED = 1000  # rows, for an interval of some 3 points (1.96 sqrt(0.25 / 1000))
 LONG = 150  # tokens of a row on average from which on a batch is smaller
 PASSES = 3  # over train, within these numbers of steps
 FEWEST_STEPS, MOST_STEPS = 60, 200
@@ -89,6 +90,7 @@ def propose(new: NewConfig) -> Proposal:
         target=f" {{{answer}}}",
         choices="from_train" if choices else None,
         metrics=["accuracy", "macro_f1"] if choices else _metrics(answers),
+        max_rows={"test": MOST_TESTED} if len(rows) > 10 * MOST_TESTED else {},
     )
     return Proposal(
         new,
@@ -226,7 +228,8 @@ def fit_sizes(proposal: Proposal, task: Task, count: Callable[[Sequence[str]], l
     steps = _rounded(min(max(passes, FEWEST_STEPS), MOST_STEPS), 10)
     large = len(task.splits["validation"]) > 300
     notes = list(proposal.notes)
-    if most > ROOM:
+    cut = max(lengths) > ROOM
+    if cut:
         over = sum(length > ROOM for length in lengths)
         notes.append(
             f"{over:,} of {len(lengths):,} rows are longer than {ROOM} tokens: the beginning of their prompt is cut"
@@ -236,8 +239,7 @@ def fit_sizes(proposal: Proposal, task: Task, count: Callable[[Sequence[str]], l
         task=replace(
             proposal.task,
             max_length=min(most, ROOM),
-            long_rows="cut_prompt" if most > ROOM else "error",
-            max_rows={"test": 1000} if len(task.splits["test"]) > 1000 else {},
+            long_rows="cut_prompt" if cut else "error",
         ),
         training=TrainingConfig(
             steps=steps,

@@ -17,10 +17,10 @@ def command(model: Path, data: str, output: Path, *more: str) -> list[str]:
 
 
 def test_a_config_and_the_two_commands_that_follow(
-    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    wider_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "configs" / "mine.yaml"
-    code, said, errors = cli_in_process(command(tiny_model, "data/examples/tickets.jsonl", output), capfd)
+    code, said, errors = cli_in_process(command(wider_model, "data/examples/tickets.jsonl", output), capfd)
     assert code == 0, errors
     *_, written, train, ask = said.splitlines()
     assert re.fullmatch(
@@ -30,7 +30,7 @@ def test_a_config_and_the_two_commands_that_follow(
     assert ask.strip() == "python recipes/generate.py --adapter.path runs/tickets/prompt_tuning"
     settings = yaml.safe_load(output.read_text(encoding="utf-8"))
     assert settings["task"]["choices"] == "from_train"
-    assert settings["model"]["name_or_path"] == str(tiny_model)
+    assert settings["model"]["name_or_path"] == str(wider_model)
     assert not (tmp_path / "runs").exists()
 
 
@@ -43,10 +43,10 @@ def test_a_config_and_the_two_commands_that_follow(
     ],
 )
 def test_an_error_is_one_line_and_leaves_nothing(
-    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], message: str
+    wider_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], message: str
 ) -> None:
     output = tmp_path / "configs" / "mine.yaml"
-    code, said, errors = cli_in_process(command(tiny_model, "data/examples/tickets.jsonl", output, *more), capfd)
+    code, said, errors = cli_in_process(command(wider_model, "data/examples/tickets.jsonl", output, *more), capfd)
     assert (code, said, len(errors)) == (2, "", 1)
     assert message in errors[0]
     assert not output.parent.exists()

@@ -33,7 +33,8 @@ class PolicyCost(base.RowMetric):
         rows = []
         for answer, reference in zip(predictions, references, strict=True):
             decided = answer.strip() != ABSTAINED
-            rows.append([1, cost(answer.strip(), reference.strip()), decided, answer.strip() == reference.strip()])
+            right = decided and answer.strip() == reference.strip()
+            rows.append([1, cost(answer.strip(), reference.strip()), decided, right])
         return numpy.array(rows, dtype=float)
 
     def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
