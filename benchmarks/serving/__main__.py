@@ -226,6 +226,15 @@ def new_record(sizes: Sizes) -> dict[str, Any]:
     return {"environment": environment(), "settings": settings, "vllm": "absent", "cells": {}}
 
 
+def continued(file: Path) -> dict[str, Any]:
+    """Return a record that was begun, unless another machine began it: ratios of two machines mean nothing."""
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    begun, here = (made["hardware"]["processor"] for made in (record["environment"], environment()))
+    if begun != here:
+        sys.exit(f"{file}: begun on {begun}, this is {here}: move the file away to measure all cells here")
+    return record
+
+
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -243,7 +252,7 @@ def main() -> None:
     else:
         work, file, page, sizes = WORK, RECORD, PAGE, Sizes()
     keeps = file is not None and file.is_file()
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if keeps else new_record(sizes)
+    record = continued(RECORD) if keeps else new_record(sizes)
     work.mkdir(parents=True, exist_ok=True)
     bench = Bench(sizes, options.model, options.vllm, file, record, work)
     bench.cell("memory", bench.memory)

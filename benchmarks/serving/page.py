@@ -9,13 +9,14 @@ from typing import Any
 from softprompts.reports.tables import markdown_table
 from softprompts.system.files import write_atomically
 
+VLLM = "vllm, baked"
 LABELS = {
     "ours": "this project",
     "ours, computed anew": "this project, soft prompts computed anew",
     "peft, switching": "PEFT, adapter switched at each request",
     "peft, grouped": "PEFT, grouped by task",
     "lora, mixed": "LoRA, `adapter_names`",
-    "vllm, baked": "vLLM, baked",
+    VLLM: "vLLM, baked",
     "ours, http": "this project over HTTP",
 }
 # By the way that it is against: how many times as many requests a second.
@@ -76,14 +77,20 @@ def _saturation(record: dict[str, Any]) -> str:
         target = f"{TARGETS[name]:.1f}x" if name in TARGETS else ""
         same, of = equal_to_peft(record, name)
         # LoRA has other weights, vLLM has stand-ins for prefixes, and HTTP brings text.
-        equal = "" if name in ("lora, mixed", "vllm, baked") or not of else f"{same} of {of}"
+        equal = "" if name in ("lora, mixed", VLLM) or not of else f"{same} of {of}"
         spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
         rows.append((LABELS[name], f"{rate:.2f}", spread, f"{ours / rate:.2f}x", target, equal))
     head = ("way", "requests a second", "rounds", "this project's over it", "target", "answers equal to PEFT's")
+    # Each text is asked for in every round; vLLM alone keeps the keys and values of texts.
+    kept = (
+        " vLLM keeps the keys and values of texts that it has read, and texts come again."
+        if VLLM in ways_of(record)
+        else ""
+    )
     return f"""## At saturation
 
 {record["settings"]["clients"]} clients, each asks again once it is answered; at most
-{record["settings"]["rows_in_a_batch"]} rows in a batch. Medians of {record["settings"]["rounds"]} rounds in turn.
+{record["settings"]["rows_in_a_batch"]} rows in a batch. Medians of {record["settings"]["rounds"]} rounds in turn.{kept}
 
 {markdown_table(head, rows)}"""
 

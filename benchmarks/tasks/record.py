@@ -1,10 +1,11 @@
-"""Keep what runs measured: records under `results/`, what the demo printed, and pictures of `docs/`."""
+"""Keep what runs measured: records under `results/`, what the demo printed, pictures of `docs/`, headers of configs."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+from benchmarks.tasks.headers import write_headers
 from softprompts.config.cli import cli
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
@@ -27,6 +28,8 @@ def main() -> None:
     keep_demo(Path("runs/demo"), RESULTS / "tasks" / "demo")
     copy_picture(Path("runs/demo/prompt_tuning/curves.png"), "demo_curves.png")
     copy_picture(Path("runs/sentiment/sweep/sweep.png"), "sweep.png")
+    for config in write_headers(RESULTS / "tasks", Path("configs")):
+        print(f"new figures in the header of {config}")
 
 
 def keep_demo(runs: Path, records: Path) -> None:

@@ -89,3 +89,14 @@ def test_all_ways_answer_as_peft_does_alone(tiny_model: Path, tmp_path: Path) ->
         assert same == of != "0"
     assert "this project over HTTP" in page
     assert not (json.loads((tmp_path / "memory.json").read_text())["loaded_mib"].keys() ^ {"1", "10", "100"})
+
+
+def test_a_record_goes_on_only_on_the_machine_that_began_it(tmp_path: Path) -> None:
+    record = runner.new_record(runner.Sizes())
+    file = tmp_path / "serving.json"
+    file.write_text(json.dumps(record), encoding="utf-8")
+    assert runner.continued(file) == record
+    record["environment"]["hardware"]["processor"] = "another"
+    file.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"serving\.json: begun on another, this is"):
+        runner.continued(file)

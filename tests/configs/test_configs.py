@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tasks.headers import measured
 from helpers import ROOT, cli_in_process, load_recipe, losses, read_result
 from method_runs import saved_by_peft
 from softprompts.config.cli import parse
@@ -69,10 +70,7 @@ def test_the_header_says_what_its_record_says(config: Path) -> None:
     named = re.findall(r"\(results/tasks/(\S+)\)", header(config))
     assert named == ([f"{config.parent.name}/{record.name}"] if record.is_file() else [])
     if named:
-        result = load_result(record)
-        interval = next(iter(result.metrics.values()))
-        assert re.search(rf" {100 * interval.value:.1f} %.* on {interval.rows:,} test rows", header(config))
-        assert f"{result.cost['seconds_training']:.0f} s of training" in header(config) or not result.training
+        assert measured(load_result(record), f"results/tasks/{named[0]}") in header(config)
 
 
 @each_config

@@ -1,0 +1,77 @@
+"""The header of a shipped config says what its record measured: written by `make record`, tested against the record."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from softprompts.runs.record import Result, load_result
+from softprompts.system.files import write_atomically
+
+MEASURED = re.compile(r"^# Measured:.*\n(?:# .*\n)*", re.MULTILINE)
+WRITTEN = {
+    "macro_f1": "macro F1",
+    "slot_f1": "slot F1",
+    "valid_json": "valid JSON",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF",
+}
+WIDTH = 120
+
+
+def write_headers(records: Path, configs: Path) -> list[Path]:
+    """Bring the header of each config with a record up to date; return those that changed.
+
+    Args:
+        records: folder with TASK/RECIPE.json.
+        configs: folder with TASK/RECIPE.yaml.
+    """
+    changed = []
+    for record in sorted(records.glob("*/*.json")):
+        config = configs / record.parent.name / f"{record.stem}.yaml"
+        text = config.read_text(encoding="utf-8")
+        written = with_result(text, load_result(record), f"results/tasks/{record.parent.name}/{record.name}")
+        if written != text:
+            write_atomically(config, written)
+            changed.append(config)
+    return changed
+
+
+def with_result(text: str, result: Result, source: str) -> str:
+    """Return a config's text, whose header says what a record measured.
+
+    Args:
+        text: of the config; its header ends with an empty line, and `model:` follows.
+        result: what was measured.
+        source: file of the record, as the header names it.
+    """
+    header, model, rest = text.partition("\nmodel:\n")
+    bare = MEASURED.sub("", header) if MEASURED.search(header) else f"{header.rstrip()}\n#\n"
+    return f"{bare}{measured(result, source)}\n{model}{rest}"
+
+
+def measured(result: Result, source: str) -> str:
+    """Return a comment: the metrics on test, the seconds of training, and the file that has both."""
+    scores = ", ".join(f"{_name(name)} {100 * metric.value:.1f} %" for name, metric in result.metrics.items())
+    rows = next(iter(result.metrics.values())).rows
+    text = f"Measured: {scores} on {rows:,} test rows{_training(result)} ({source})."
+    return textwrap.fill(text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+
+
+def _name(metric: str) -> str:
+    return WRITTEN.get(metric, metric.replace("_", " "))
+
+
+def _training(result: Result) -> str:
+    if not result.training:
+        return ""
+    hardware, cost = result.environment["hardware"], result.cost
+    threads = hardware["threads"]
+    device = ", ".join(hardware["gpus"]) or f"{threads} CPU thread{'s' if threads > 1 else ''}"
+    # The wall time of a machine that others use says little; the record has both if it is recent enough.
+    used = cost.get("cpu_seconds_training")
+    shared = used is not None and not hardware["gpus"] and used < 0.9 * threads * cost["seconds_training"]
+    return (
+        f"; {cost['seconds_training']:.0f} s of training on {device}{f', {used:.0f} s of CPU time' if shared else ''}"
+    )
