@@ -25,6 +25,7 @@ from softprompts.runs.folders import (
     plain,
     record_of,
 )
+from softprompts.system.allocator import keep_freed_memory
 from softprompts.system.files import one_line, write_atomically
 
 import torch
@@ -101,6 +102,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     folder = folder_of(config)
     _check_trackers(config.trackers)
     use_all_cores()
+    keep_freed_memory()
     accelerator = Accelerator(
         # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
         cpu=not torch.accelerator.is_available(),
