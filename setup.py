@@ -1,4 +1,4 @@
-"""Put the embedded tasks into a wheel: they live in `data/`, outside the package. All else is in pyproject.toml."""
+"""Copy the embedded tasks from `data/`, outside the package, into a wheel. All other settings are in pyproject.toml."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithData(build_py):
-    """Copy `data/` beside the modules, as `softprompts/embedded/`; an editable installation reads it where it is."""
+    """Copy `data/` into the package as `softprompts/embedded/`. An editable installation reads `data/` itself."""
 
     def run(self) -> None:
         """Build, then copy."""

@@ -1,4 +1,4 @@
-"""What this repository measures: grids, throughput, the table of tasks, and the report of all."""
+"""Benchmarks: grids, throughput, the table of tasks, and the report."""
 
 from softprompts.system.quiet import quiet_libraries
 

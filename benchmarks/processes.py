@@ -1,4 +1,4 @@
-"""Processes of a benchmark: launched by one of several launches at a time, stopped with it, their output kept."""
+"""Launch the processes of a benchmark, one at a time per run, stop them with the launch, and keep their output."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from softprompts.system.signals import collected_signals
 
 
 def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
-    """Run a script to its end; return its exit code and the last line that it said of an error.
+    """Run a script to its end; return its exit code and the last line of its output.
 
-    The process holds the lock, too: should this launch be killed, others leave the run alone until it has ended.
+    The process also holds the lock. If this launch is killed, other launches wait until the process has ended.
 
     Raises:
-        SystemExit: with code 128 + signal, where it, or this process, was stopped by SIGINT or SIGTERM.
+        SystemExit: with code 128 + signal, if the script or this process was stopped by SIGINT or SIGTERM.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside the folder: a recipe takes only one that is new, empty, or its own.
+    # Next to the folder, because a recipe accepts only a folder that is new, empty, or its own.
     log = folder.with_name(f"{folder.name}.log.txt")
     with log.open("ab") as said:
-        # In a session of its own: what the terminal sends comes once, through collected_signals.
+        # In a separate session, so that signals of the terminal arrive once, through collected_signals.
         process = subprocess.Popen(
             [sys.executable, *run],
             env=os.environ | {"ACCELERATE_MIXED_PRECISION": mixed_precision},
@@ -37,18 +37,18 @@ def launched(run: list[str], folder: Path, lock: int, mixed_precision: str = "no
         )
         with collected_signals(process.send_signal) as received:  # it saves its checkpoint
             code = process.wait()
-    if received:  # a run that has ended all the same is kept by the next launch
-        print(f"stopped; the same command goes on ({log})", file=sys.stderr)
+    if received:  # the next launch keeps a run that has nevertheless ended
+        print(f"stopped; the same command continues ({log})", file=sys.stderr)
         raise SystemExit(128 + received[0])
     if code < 0:
         return code, f"killed by {signal.Signals(-code).name}"
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return code, lines[-1].rpartition("\r")[2].strip()[-500:] if lines else "it said nothing"
+    return code, lines[-1].rpartition("\r")[2].strip()[-500:] if lines else "it printed nothing"
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[int | None]:
-    """Within this context a run's folder is ours alone: yields the lock's descriptor, or None where another has it."""
+    """Within this context, we own a run's folder. Yield the lock's descriptor; None if another process has it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder.with_name(f"{folder.name}.lock"), os.O_CREAT | os.O_RDWR)
     try:

@@ -1,4 +1,4 @@
-"""Generated parts of pages that people write."""
+"""Write generated parts into pages that people write."""
 
 from __future__ import annotations
 

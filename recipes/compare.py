@@ -1,20 +1,20 @@
-"""Compare: two contestants on the same rows, and what the difference between them is worth.
+"""Compare: two models on the same rows, with a test of the difference.
 
     accelerate launch recipes/compare.py --config configs/sentiment/compare.yaml \\
         --first.path runs/sentiment/prompt_tuning --second.path runs/sentiment/lora
 
-A contestant is a saved adapter, ours or anyone's from PEFT, a whole model that full fine-tuning left, or a written
-prompt on the base model (`--second.wording`, `--second.shots 8`). Both answer one split of a task, or of rows of your
-own; `compare.md` shows both scores, the paired difference with its interval, and the rows that one answers better.
+A model is a saved adapter of this project or of PEFT, or a whole model of full fine-tuning. It can also be a manual
+prompt on the base model (`--second.wording`, `--second.shots 8`). Both predict one split of a task, or your own rows.
+`compare.md` shows both scores, the paired difference with its interval, and the rows that one of them predicts better.
 
     python recipes/compare.py --outcomes.log log.jsonl
 
-compares adapters that share a model name's traffic in recipes/serve.py, by the outcomes in its log: no model is loaded.
+compares adapters that share the requests of a model name in recipes/serve.py, by the outcomes in its log.
 
-Any key of the YAML file is a flag too; `--print_config` shows them all. Plain `python recipes/compare.py ...` is one
-process.
+Each key of the YAML file is also a flag; `--print_config` shows all keys. Plain `python recipes/compare.py ...` runs in
+one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 0 when `compare.json` is written.
+The exit code is 0 after `compare.json` is written, and 2 with one line for an error that you can fix.
 """
 
 import softprompts as sp
@@ -28,13 +28,13 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Score two contestants on one split of a task, and compare their answers."""
+    """Score two models on one split of a task, and compare their predictions."""
     rows = sp.load_task(task)
     this = sp.start_run("compare", model=model, task=task, first=first, second=second, evaluation=evaluation, run=run)
     sides = sp.contestants(first, second, model, rows, evaluation, this.seed)
     outcomes = []
     for side in sides:
-        model = side.model  # the base model that the settings name, or the whole model that competes
+        model = side.model  # the base model in the settings, or a whole model of the comparison
         base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
 
         # The method: the only part that differs between recipes.
@@ -45,13 +45,13 @@ def main(
         engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
         outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
         outcomes.append(outcome)
-        # The other gets a base model anew: nothing of this one, LoRA's layers say, is left in it.
+        # The other model gets a new base model, without any remains of this one, such as LoRA's layers.
         del base, tuned, engine
     sp.save_contest(this, rows, sides, outcomes, evaluation)
 
 
 def served(outcomes: sp.OutcomesConfig) -> None:
-    """Compare adapters by what became of their answers."""
+    """Compare adapters by the outcomes of their answers."""
     for line in sp.compare_outcomes(outcomes.log, outcomes.resamples):
         print(line)
 

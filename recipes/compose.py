@@ -1,11 +1,11 @@
-"""Compose: prefixes, or cartridges, that were trained apart become one, with the keys and values of all.
+"""Compose: join prefixes, or cartridges, that were trained separately, into one adapter.
 
     python recipes/compose.py --compose.adapters '[runs/one, runs/other]' --compose.output_dir runs/both
 
-Cartridges of two texts, say, so that a question may be about either (Eyuboglu et al. 2025). What is written is a stock
-PEFT adapter of the same kind. `recipes/evaluate.py` scores it, named as `adapter.path`. `recipes/prefix_tuning.py`
-trains a composition of prefixes further, named as `prefix.init_adapter`. Each part was trained without the others: see
-what the whole is worth before you use it. Ends with exit code 2 and one line for an error that you can mend.
+For example, cartridges of two texts, so that a question may be about either text (Eyuboglu et al. 2025). The result is
+a stock PEFT adapter of the same kind. `recipes/evaluate.py` scores it by `adapter.path`. `recipes/prefix_tuning.py`
+trains a composition of prefixes further by `prefix.init_adapter`. Each part was trained without the others, so score
+the result before you use it. The exit code is 2, with one line, for an error that you can fix.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import softprompts as sp
 
 
 def main(compose: sp.ComposeConfig) -> None:
-    """Write the composition, and print how long it is."""
+    """Write the composition, and print its number of virtual tokens."""
     count = sp.compose(compose.adapters, Path(compose.output_dir))
     print(f"{count} virtual tokens written to {compose.output_dir}")
 

@@ -1,15 +1,15 @@
-"""CPT: the embeddings of a few solved examples, moved by little, trained on these same examples (Blau et al. 2024).
+"""CPT: the embeddings of a few examples, changed within bounds, trained on the same examples (Blau et al. 2024).
 
     accelerate launch recipes/cpt.py --config configs/sentiment/cpt.yaml
 
-For 8 to 64 examples. It begins as few-shot prompting with them: `recipes/hard_prompt.py` draws the same ones with the
-same `--run.seed`.
+For 8 to 64 examples. It starts as few-shot prompting with them; `recipes/hard_prompt.py` draws the same examples with
+the same `--run.seed`.
 
-Any key of the YAML file is a flag too: `--cpt.demonstrations 32`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/cpt.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--cpt.demonstrations 32`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/cpt.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 import softprompts as sp
@@ -23,7 +23,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Train the embeddings of a few examples on them, score on the test split, save a stock PEFT adapter."""
+    """Train the embeddings of a few examples on these, score them on test, save a stock PEFT adapter."""
     rows = sp.load_task(task)
     this = sp.start_run(
         "cpt",

@@ -1,14 +1,14 @@
-"""Ensemble: several trained prompts of one task answer in the same forward passes, and vote (Lester et al. 2021).
+"""Ensemble: several trained prompts of one task vote, in the same forward passes (Lester et al. 2021).
 
     accelerate launch recipes/ensemble.py --config configs/sentiment/ensemble.yaml
 
-Prints the mean of the single prompts, the best of them by validation, and the vote. Prompts of one length are also
+Prints the mean of the single prompts, the best one by validation, and the vote. Prompts of one length are also
 averaged into one, a soup (Wortsman et al. 2022), which is scored and saved as a stock PEFT adapter in `adapter/`.
 
-Any key of the YAML file is a flag too: `--ensemble.adapters '[runs/a, runs/b]'`. `--print_config` shows them all.
-Plain `python recipes/ensemble.py ...` is one process.
+Each key of the YAML file is also a flag: `--ensemble.adapters '[runs/a, runs/b]'`. `--print_config` shows all keys.
+Plain `python recipes/ensemble.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix.
 """
 
 import softprompts as sp
@@ -21,7 +21,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Score prompts of prompt tuning or prefix tuning one by one and together, on one split of a task."""
+    """Score prompts of prompt tuning or prefix tuning singly and together, on one split of a task."""
     rows = sp.load_task(task)
     folders = sp.members(ensemble, task)
     this = sp.start_run("ensemble", model=model, task=task, ensemble=ensemble, evaluation=evaluation, run=run)

@@ -1,11 +1,11 @@
-"""Evaluate: score a saved adapter, ours or anyone's from PEFT, on any task and split.
+"""Evaluate: score a saved adapter, of this project or of PEFT, on any task and split.
 
     accelerate launch recipes/evaluate.py --config configs/sentiment/evaluate.yaml --adapter.path runs/sentiment/lora
 
-Without an adapter the base model is scored as it is; the whole model that full fine-tuning leaves is one. Any key of
-the YAML file is a flag too; `--print_config` shows them all. Plain `python recipes/evaluate.py ...` is one process.
+Without an adapter, the base model is scored, which may be a whole model of full fine-tuning. Each key of the YAML file
+is also a flag; `--print_config` shows all keys. Plain `python recipes/evaluate.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix.
 """
 
 import softprompts as sp

@@ -1,12 +1,12 @@
-"""Full fine-tuning: move every weight of the model, the upper end of what a soft prompt is weighed against.
+"""Full fine-tuning: train every weight of the model, for comparison with soft prompts.
 
     accelerate launch recipes/full_finetuning.py --config configs/sentiment/full_finetuning.yaml
 
-Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/full_finetuning.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/full_finetuning.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 import softprompts as sp

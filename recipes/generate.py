@@ -1,10 +1,10 @@
-"""Generate: try an adapter on texts of your own, with the base model's answer beside it.
+"""Generate: try an adapter on your own texts, next to the base model's prediction.
 
     python recipes/generate.py --adapter.path runs/sentiment/prompt_tuning --input.text '["A film to see twice."]'
 
-Texts go into the prompt template of the run that trained the adapter, and are scored over its choices where it had
-some; without texts the lines of standard input are read. `--sampling.temperature 0.7` draws instead of taking the
-likeliest. Nothing is written to disk. Ends with exit code 2 and one line for an error that you can mend.
+Texts are put into the prompt template of the run that trained the adapter, and scored over its choices if it has some.
+Without texts, the lines of standard input are read. `--sampling.temperature 0.7` samples instead of using the likeliest
+token. Nothing is written to disk. The exit code is 2, with one line, for an error that you can fix.
 """
 
 import sys
@@ -14,11 +14,11 @@ import softprompts as sp
 
 
 def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig, sampling: sp.SamplingConfig) -> None:  # noqa: A002
-    """Print for each text what the base model answers, and what it answers with the adapter."""
+    """Print the predictions for each text, of the base model alone and with the adapter."""
     task = sp.task_of_texts(input, sp.run_settings(adapter.path or ""))
     with sp.own_flags():
         base, tokenizer = sp.load_base_model(model, sp.default_device(), task.choices)
-        # Then its classifier comes with the adapter.
+        # In this case its classifier comes with the adapter.
         untrained = sp.kind_of(base.config) == "encoder" and bool(sp.facts_of(base).new_parts)
         tuned = sp.load_adapter(base, adapter)
         data = sp.encode(task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)), needs_end=False)

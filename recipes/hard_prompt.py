@@ -1,11 +1,11 @@
-"""Hard prompts: written instructions, zero-shot or with solved examples, nothing trained.
+"""Hard prompts: manual prompts, zero-shot or with few-shot examples, without training.
 
     accelerate launch recipes/hard_prompt.py --config configs/sentiment/hard_prompt.yaml --hard.shots 8
 
-Every wording is tried on validation; the best is scored on test. Any key of the YAML file is a flag too;
-`--print_config` shows them all. Plain `python recipes/hard_prompt.py ...` runs on one process.
+Every prompt template is scored on validation, and the best on test. Each key of the YAML file is also a flag;
+`--print_config` shows all keys. Plain `python recipes/hard_prompt.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix.
 """
 
 from dataclasses import asdict
@@ -20,7 +20,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Choose a written prompt on validation and score it on the test split."""
+    """Choose a manual prompt on validation, and score it on the test split."""
     rows = sp.load_task(task)
     this = sp.start_run("hard_prompt", model=model, task=task, hard=hard, evaluation=evaluation, run=run)
     sp.check_method("hard_prompt", model)

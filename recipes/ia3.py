@@ -1,12 +1,12 @@
-"""IA3: learn factors of keys, values and inner activations, a baseline of few parameters (Liu et al. 2022).
+"""IA3: learn factors for keys, values and inner activations, a baseline with few parameters (Liu et al. 2022).
 
     accelerate launch recipes/ia3.py --config configs/sentiment/ia3.yaml
 
-Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/ia3.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/ia3.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 import softprompts as sp
@@ -20,7 +20,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Train factors of activations on a task, score them on the test split, save them as a stock PEFT adapter."""
+    """Train factors for activations on a task, score them on the test split, save them as a stock PEFT adapter."""
     rows = sp.load_task(task)
     this = sp.start_run(
         "ia3",

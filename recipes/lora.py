@@ -1,14 +1,14 @@
-"""LoRA: learn low-rank changes of the weights, the alternative to weigh a soft prompt against (Hu et al. 2021).
+"""LoRA: learn low-rank changes of the weights, the main alternative to soft prompts (Hu et al. 2021).
 
     accelerate launch recipes/lora.py --config configs/sentiment/lora.yaml
 
 With `--model.quantization nf4` it is QLoRA (Dettmers et al. 2023).
 
-Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/lora.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/lora.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 import softprompts as sp

@@ -1,15 +1,15 @@
-"""Multitask prompt tuning: a shared prompt learnt over several tasks, with a small factor a task (Wang et al. 2023).
+"""Multitask prompt tuning: learn a shared prompt over several tasks, with a small factor per task (Wang et al. 2023).
 
     accelerate launch recipes/multitask_prompt_tuning.py --config configs/sentiment/multitask_prompt_tuning.yaml
 
-A task is all rows with one value in the column `prompt.column`. First the shared prompt and the factors train together,
-then, for `prompt.factor_steps` updates, the factors alone. What is saved is one plain soft prompt a task.
+A task is all rows with the same value in the column `prompt.column`. First the shared prompt and the factors are
+trained together; then, for `prompt.factor_steps` steps, only the factors. One plain soft prompt per task is saved.
 
-Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/multitask_prompt_tuning.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/multitask_prompt_tuning.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 from dataclasses import replace

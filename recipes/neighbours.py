@@ -1,11 +1,11 @@
-"""Neighbours: the tokens of the vocabulary that a soft prompt's virtual tokens lie nearest to.
+"""Neighbours: show the tokens of the vocabulary that are nearest to a soft prompt's virtual tokens.
 
     python recipes/neighbours.py --adapter.path runs/sentiment/prompt_tuning --neighbours.k 5
 
-For each virtual token the nearest words with their cosine, as Lester et al. (2021) look at prompts in section 7, and
-how near these are to each other: words of one meaning make `cluster` high, and so do rare ones, which lie together.
-Nothing is written to disk, unless you name a file, as `--neighbours.record FILE.json`. Ends with exit
-code 2 and one line for an error that you can mend.
+For each virtual token it shows the nearest words with their cosine, as in section 7 of Lester et al. (2021), and the
+similarity of these words to each other (`cluster`). Words with one meaning make `cluster` high, and so do rare words.
+Nothing is written to disk without `--neighbours.record FILE.json`. The exit code is 2, with one line, for an error that
+you can fix.
 """
 
 import json
@@ -16,7 +16,7 @@ import softprompts as sp
 
 
 def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, neighbours: sp.NeighboursConfig) -> None:
-    """Print a line for each virtual token, and the words that are near several."""
+    """Print a line for each virtual token, and the words that are near several of them."""
     base, tokenizer = sp.load_base_model(model, sp.default_device())
     values = sp.virtual_token_embeddings(sp.load_adapter(base, adapter), adapter.task_id)
     found = sp.nearest_tokens(values, base, tokenizer, neighbours.k)

@@ -1,12 +1,12 @@
-"""P-tuning: a small network, an MLP or an LSTM, writes the virtual tokens' embeddings (Liu et al. 2021).
+"""P-tuning: a small network, an MLP or an LSTM, computes the virtual tokens' embeddings (Liu et al. 2021).
 
     accelerate launch recipes/p_tuning.py --config configs/sentiment/p_tuning.yaml
 
-Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/p_tuning.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/p_tuning.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 import softprompts as sp
@@ -20,7 +20,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Train a prompt encoder on a task, score it on the test split, save what it writes as a stock PEFT adapter."""
+    """Train a prompt encoder on a task, score it on the test split, save its output as a stock PEFT adapter."""
     rows = sp.load_task(task)
     this = sp.start_run(
         "p_tuning",

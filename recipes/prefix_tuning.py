@@ -1,12 +1,12 @@
-"""Prefix tuning: learn keys and values in front of every layer's own (Li and Liang 2021; P-tuning v2).
+"""Prefix tuning: learn keys and values before those of the text in every layer (Li and Liang 2021; P-tuning v2).
 
     accelerate launch recipes/prefix_tuning.py --config configs/sentiment/prefix_tuning.yaml
 
-Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/prefix_tuning.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/prefix_tuning.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 import softprompts as sp

@@ -1,12 +1,12 @@
-"""Prompt tuning: learn the embeddings of a few virtual tokens in front of every input (Lester et al. 2021).
+"""Prompt tuning: learn the embeddings of a few virtual tokens before every input (Lester et al. 2021).
 
     accelerate launch recipes/prompt_tuning.py --config configs/sentiment/prompt_tuning.yaml
 
-Any key of the YAML file is a flag too: `--training.learning_rate 0.02`. `--print_config` shows them all, `--resume`
-goes on with a run that was stopped. Plain `python recipes/prompt_tuning.py ...` runs on one process.
+Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+continues a run that was stopped. Plain `python recipes/prompt_tuning.py ...` runs in one process.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM (the
-checkpoint saved), 0 when `result.json` is written.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
+SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
 import softprompts as sp

@@ -1,17 +1,18 @@
-"""Sweep: candidates with different settings train on a task, the worse leave early, and validation chooses the best.
+"""Sweep: train candidates with different settings, drop the worse ones early, and let validation choose the best.
 
     accelerate launch recipes/sweep.py --config configs/sentiment/sweep.yaml
 
 The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. Soft
-prompts train side by side: they share the base model's forward passes and nothing else, so that each ends where a run
-of its own would, up to rounding. LoRA and full fine-tuning, which change the base model, train one after another.
+prompts share the base model's forward passes and nothing else, so each has the result of a separate run, up to
+rounding. LoRA and full fine-tuning change the base model, so their candidates are trained one after another.
 
-With `sweep.reduction_factor: 2` the better half goes on after 1/8, 1/4 and 1/2 of the updates, say; the last one trains
-as long as a real run. With `sweep.extensions: 3` values beyond the edges are tried, if the best one is an edge.
+With `sweep.reduction_factor: 2` the better half continues after parts of the steps, for example 1/8, 1/4 and 1/2. The
+last one is trained as long as a real run. With `sweep.extensions: 3` values beyond the edges are tried if the best is
+an edge.
 
-Any key of the YAML file is a flag too: `--sweep.grid '{training.learning_rate: [0.01, 0.02]}'`. `--print_config` shows
-them all, `--resume` goes on with a sweep that was stopped. Ends with exit code 2 and one line for an error that you can
-mend, 130 or 143 after Ctrl-C or SIGTERM (the checkpoints saved), 0 when `result.json` is written.
+Each key of the YAML file is also a flag: `--sweep.grid '{training.learning_rate: [0.01, 0.02]}'`. `--print_config`
+shows all keys. `--resume` continues a sweep that was stopped. The exit code is 0 after `result.json` is written, and 2
+with one line for an error that you can fix. After Ctrl-C or SIGTERM it is 130 or 143, and the checkpoints are saved.
 """
 
 import copy
@@ -34,7 +35,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Train the candidates, score the best on validation on the test split, save it as its recipe would."""
+    """Train the candidates, score the best one by validation on test, and save it as its recipe would."""
     sections: dict[str, Any] = {"prompt": prompt, "prefix": prefix, "encoder": encoder, "lora": lora}
     grid = sp.grid_of(sweep, sections, training, run)
     points = grid.points()
@@ -58,7 +59,7 @@ def main(
     soft = sweep.method not in ("lora", "full_finetuning")
 
     def build(points: Sequence[sp.Point]) -> sp.Engine:
-        # A longer prompt leaves less room for the rows than they were read for.
+        # A longer prompt leaves less room for the rows.
         sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
         own = base if soft else copy.deepcopy(base)  # whose weights change
         # The method: the only part that differs between recipes.
@@ -76,7 +77,7 @@ def main(
 
 
 def add(method: str, base: Any, tokenizer: Any, point: sp.Point, rows: sp.Task) -> Any:
-    """Put a method on the base model as its recipe does, with the settings of a candidate."""
+    """Add a method to the base model as its recipe does, with the settings of a candidate."""
     match method:
         case "prompt_tuning":
             start = sp.load_start(base, point.method)

@@ -1,1 +1,1 @@
-"""The demonstration, and what the embedded data are built by."""
+"""The demo, and programs that build data and documentation."""

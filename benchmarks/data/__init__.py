@@ -1,1 +1,1 @@
-"""How long it takes until large data are ready to train on, and how much memory."""
+"""Measure the time and memory until large data is ready for training."""

@@ -1,10 +1,10 @@
-"""Measure how long it takes until rows are ready to train on: read, checked and tokenized.
+"""Measure the time until rows are read, checked and tokenized for training.
 
     python -m benchmarks.data [--rows 1000 --rows 100000]
 
-A file of drawn rows is loaded twice, each time by a process of its own: the first time it is read, the second time its
-rows and tokens come from the cache. Both are counted from the call of `load_task` to the end of `encode`, with all
-imports done. The figures go to results/bench_data.json.
+A file of random rows is loaded twice, each time by a new process. The first time it is read; the second time its rows
+and tokens come from the cache. The time is from the call of `load_task` to the end of `encode`, after all imports. The
+figures are written to results/bench_data.json.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "results" / "bench_data.json"
 ROWS = (1_000, 100_000, 1_000_000)
-WORDS = 30  # of a row
+WORDS = 30  # words per row
 CHOICES = {0: " negative", 1: " positive"}
 SEED = 0
 
 
 def vocabulary() -> list[str]:
-    """Return the words of an embedded task, as often as they stand there: drawn letters would be no words."""
+    """Return the words of an embedded task with their frequencies, because random letters would not be words."""
     lines = (ROOT / "data" / "sentiment" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:5000]
     return re.findall(r"[\w']+", " ".join(json.loads(line)["text"] for line in lines))
 
 
 def write_rows(path: Path, rows: int) -> None:
-    """Write so many rows of drawn words and a label, as CSV."""
+    """Write this number of rows with random words and a label, as CSV."""
     generator, words = random.Random(SEED), vocabulary()
     with path.open("w", encoding="utf-8") as file:
         file.write("text,label\n")
@@ -53,7 +53,7 @@ def measure(path: Path, choices: bool) -> dict[str, float]:
     from softprompts.models.bundled import resolve
     from softprompts.tasks.task import load_task
 
-    import datasets  # noqa: F401 - recipes have imported them by then
+    import datasets  # noqa: F401 - recipes import them before this
     import evaluate  # noqa: F401
     from transformers import AutoTokenizer
 
@@ -85,7 +85,7 @@ def _peak() -> float:
 
 
 def processor() -> str:
-    """Return the name of the processor, and how many of its cores there are for this process."""
+    """Return the name of the processor, and the number of its cores."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -98,7 +98,7 @@ def main() -> None:
     """Measure each number of rows, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, action="append", help=f"by default {ROWS}")
-    parser.add_argument("--written", action="store_true", help="targets without choices; nothing is recorded")
+    parser.add_argument("--written", action="store_true", help="open targets; nothing is recorded")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:

@@ -109,7 +109,7 @@ def main(probe: ProbeConfig) -> None:
             with without_adapter(tuned):
                 detached = unlearnt(engine)
         found["forgetting"] = forgetting(before, attached, detached, probe.rows)
-    metrics = load_metrics(task.metrics, task.schema)
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     if "sampling" in probe.what and task.choices is None:
         rows = data.test[: probe.sampled_rows]
         found["sampling"] = sampled(engine, rows, metrics, evaluation, seed=settings["run"]["seed"])

@@ -1,1 +1,1 @@
-"""The benchmark's page, claims, tables and figures, made from its records."""
+"""Make the benchmark's page, claims, tables and figures from its records."""

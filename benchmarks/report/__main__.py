@@ -28,21 +28,21 @@ from softprompts.reports.pages.tables import markdown
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
-PICTURES = ("_parameters.png", "_seconds.png")  # of all figures those that the summary shows
+PICTURES = ("_parameters.png", "_seconds.png")  # the figures in the summary
 
 
 @dataclass
 class ReportConfig:
-    """Where the records are, and what is made of them.
+    """The folders of records and of the report.
 
     Args:
         records: folder of the benchmarks' records, one folder each.
         study: folder of the study's records.
         page: folder of index.html, summary.md, tables.md, claims.md, papers.md and study.md.
         figures: folder of the figures as PNG.
-        ensemble: record of an ensemble, which `make record` keeps.
-        neighbours: record of a prompt's neighbours, likewise of `make neighbours`.
-        rows: rows of each benchmark whose answers the page shows side by side.
+        ensemble: record of an ensemble, from `make record`.
+        neighbours: record of a prompt's neighbours, from `make neighbours`.
+        rows: number of rows of each benchmark whose predictions the page shows side by side.
     """
 
     records: str = "results/benchmarks"
@@ -55,7 +55,7 @@ class ReportConfig:
 
 
 def main(report: ReportConfig) -> None:
-    """Read all records, compare the methods, and write everything anew."""
+    """Read all records, compare the methods, and write all files."""
     benchmarks = read(Path(report.records))
     records = make_records(benchmarks, {b.name: compare_methods(b) for b in benchmarks})
     experiments = load_experiments()
@@ -86,11 +86,11 @@ def main(report: ReportConfig) -> None:
         for name, paths in saved.items()
     }
     write_atomically(page / "summary.md", f"# Summary\n\n{summary(records, card, pictures)}\n")
-    print(f"written: {page / 'index.html'}, Markdown beside it, figures in {figures}")
+    print(f"written: {page / 'index.html'}, Markdown in the same folder, figures in {figures}")
 
 
 def write_study(records: Path, page: Path, figures: Path) -> None:
-    """Write the page of the study, with a figure a task, if there are records of it."""
+    """Write the page of the study, with a figure per task, if it has records."""
     if study := load_study(records):
         drawn = draw_study(study)
         links = {task: os.path.relpath(save_png(drawing, figures), page) for task, drawing in drawn.items()}
@@ -102,7 +102,7 @@ def read(folder: Path) -> list[Benchmark]:
     """Read every benchmark in a folder, those of the embedded tasks first.
 
     Raises:
-        UserError: no run of any is recorded; records that do not fit together.
+        UserError: no run is recorded; records do not fit together.
     """
     found = [load_benchmark(grid.parent) for grid in sorted(folder.glob("*/grid.json"))]
     if not any(runs for benchmark in found for runs in benchmark.cells.values()):

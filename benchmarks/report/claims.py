@@ -1,6 +1,6 @@
-"""The claims of `claims.yaml`, and what the records of the three tasks say to them.
+"""Judge the claims of `claims.yaml` by the records of the three tasks.
 
-A verdict follows from records alone. Where one is missing, it names what is missing and says nothing else.
+A verdict follows only from records. If one is missing, the verdict only names it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from softprompts.reports.pages.tables import (
 
 from pandas import DataFrame
 
-# A grid has one task: multitask prompt tuning is in none.
+# A grid has one task, so multitask prompt tuning is in none.
 SOFT = tuple(m.name for m in METHODS.values() if m.what == "soft" and m.name != "multitask_prompt_tuning")
 WEIGHTS = tuple(m.name for m in METHODS.values() if m.what == "weights")
 SILENT = "no verdict"  # if records are missing
@@ -36,10 +36,10 @@ AGAINST, OPEN, FOR = WORDS = ("does not hold", "no difference shown", "holds")  
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the records of a task say to a claim. If some are `missing`, there is neither a word nor a finding.
+    """The verdict of a task's records on a claim. If records are `missing`, it has neither words nor findings.
 
-    words: the word on each method that the claim is about, by its label, in the order of the claim.
-    findings: a row a comparison, all of them text, the least flattering first.
+    words: the word for each method of the claim, by its label, in the order of the claim.
+    findings: a row of text per comparison, the least flattering first.
     """
 
     task: str
@@ -53,7 +53,7 @@ class Verdict:
         return min(self.words.values(), key=WORDS.index, default=None)
 
     def __str__(self) -> str:
-        """What a reader sees first: the word on each method."""
+        """The text that a reader sees first: the word for each method."""
         if not self.words:
             return f"{SILENT}; missing: {'; '.join(self.missing)}"
         return "; ".join(f"{method}: {word}" for method, word in self.words.items())
@@ -69,7 +69,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Section:
-    """Claims on one subject, and the tables of what they are judged by, each with its caption."""
+    """Claims on one subject, and the tables of their measures, each with its caption."""
 
     title: str
     claims: tuple[Claim, ...]
@@ -77,12 +77,12 @@ class Section:
 
 
 def rule() -> str:
-    """Return how a claim is judged, for people."""
+    """Return the text that explains how claims are judged."""
     return str(read_config("claims")["rule"]).format(level=LEVEL)
 
 
 def make_card(records: Records) -> list[Section]:
-    """Return the sections of the card; it needs the benchmarks named as the tasks, whatever else there is."""
+    """Return the sections of the card, from the benchmarks that have the tasks' names."""
     sections = []
     for section in load_card():
         claims = (Claim(c["statement"], tuple(_judged(records, t, c) for t in c["tasks"])) for c in section["claims"])
@@ -97,7 +97,7 @@ def make_card(records: Records) -> list[Section]:
 
 
 def load_card() -> list[dict[str, Any]]:
-    """Return the sections of `claims.yaml`, names of groups and of measures replaced by what they stand for."""
+    """Return the sections of `claims.yaml`, with the names of groups and measures replaced by their contents."""
     card = read_config("claims")
     groups = {"soft": SOFT, "weights": WEIGHTS, **card["groups"]}
     known = {key: Measure(**values) for key, values in card["measures"].items()}
@@ -130,18 +130,18 @@ def _table(records: Records, task: str, shown: Mapping[str, Any]) -> DataFrame:
 
 
 def _measures(records: Records, task: str, said: Mapping[str, Any]) -> list[Measure]:
-    """Return measures; one that stands for several is kept as it is, and missing, if the task has none of them."""
+    """Return measures. A measure that stands for several is kept, as a missing one, if the task has none of them."""
     several = {"other_tasks": other_tasks, "transfer": transfers} if task in records.benchmarks else {}
     expanded = [(m, several[m.column](records, task) if m.column in several else []) for m in said["measures"]]
     return [one for measure, found in expanded for one in found or [measure]]
 
 
 def other_tasks(records: Records, task: str) -> list[Measure]:
-    """Return the change of the score on each other task that runs of a task were scored on while attached."""
+    """Return the change of the score on each other task on which attached runs of a task were scored."""
     cells = [c for runs in records.benchmarks[task].cells.values() for c in runs.values()]
     probed = [cell.probes.get("forgetting", {}).get("tasks", {}) for cell in cells]
     kinds = {name: measured["metric"] for tasks in probed for name, measured in tasks.items()}
-    shown = {True: ("signed", " nats a token"), False: ("points", " points")}
+    shown = {True: ("signed", " nats per token"), False: ("points", " points")}
     return [
         Measure(f"change of {kind} on {name}, attached", f"attached.{name}", *shown[kind == "loss"], kind == "loss")
         for name, kind in kinds.items()
@@ -149,32 +149,32 @@ def other_tasks(records: Records, task: str) -> list[Measure]:
 
 
 def transfer_metric(records: Records, name: str) -> str | None:
-    """Return the metric that rows of other kinds are judged by: the task's main one, or slot F1 where it reports that.
+    """Return the metric for rows of other kinds: slot F1 if the task reports it, else its main metric.
 
-    Far from what was trained, whole commands are hardly ever right: that nobody gets any tells nobody apart.
+    Far from the training rows, whole commands are almost never right, so they do not separate methods.
     """
     metrics = records.metrics(name)
     return "slot_f1" if "slot_f1" in metrics else next(iter(metrics), None)
 
 
 def transfers(records: Records, name: str) -> list[Measure]:
-    """Return `transfer_metric` on each kind of rows that a grid scores and does not train on."""
+    """Return `transfer_metric` on each kind of rows that a grid scores without training on it."""
     judged = transfer_metric(records, name)
     kinds = [kind_of(where) for where in records.benchmarks[name].grid.get("transfer", [])] if judged else []
     return [Measure(f"{judged} on {kind}", f"transfer.{kind}.{judged}", "percent", " %", less=False) for kind in kinds]
 
 
 def judge(task: str, findings: Sequence[Mapping[str, Any]], missing: Sequence[str] = ()) -> Verdict:
-    """Return the verdict on a claim, method by method.
+    """Return the verdict on a claim for each method.
 
-    One finding against it is enough that it does not hold for a method; it holds if all findings are for it. If a
-    record is missing, nothing is said.
+    A claim does not hold for a method if one finding is against it; it holds if all findings are for it. If a record is
+    missing, there is no verdict.
 
     Args:
-        task: that the findings are of.
-        findings: each with `who`, the label of the method that the claim is about; a `verdict`; a `margin` that is the
-            larger the more it speaks for the claim; and text.
-        missing: the records that are missing.
+        task: task of the findings.
+        findings: each with `who`, the label of the claim's method; a `verdict`; a `margin` that is larger the more it
+            supports the claim; and text.
+        missing: the missing records.
     """
     if missing:
         return Verdict(task, {}, DataFrame(), tuple(missing))
@@ -186,7 +186,7 @@ def judge(task: str, findings: Sequence[Mapping[str, Any]], missing: Sequence[st
 
 
 def missing_runs(records: Records, task: str, methods: Sequence[str], measures: Sequence[Measure] = ()) -> list[str]:
-    """Return what the records of a task lack: the benchmark, methods, runs, or numbers that runs should have."""
+    """Return the gaps in a task's records: the benchmark, methods, runs, or numbers of runs."""
     if task not in records.benchmarks:
         return [f"every record of {task}"]
     runs = by_method(records.of(task))
@@ -206,7 +206,7 @@ def missing_runs(records: Records, task: str, methods: Sequence[str], measures: 
 def by_families(
     records: Records, task: str, metrics: Sequence[str], planned: Sequence[tuple[Sequence[str], Sequence[str]]]
 ) -> list[Verdict]:
-    """Judge each of `planned`, methods that are to be better and worse; p is adjusted for all comparisons together."""
+    """Judge each of `planned`, pairs of better and worse methods, with p adjusted for all comparisons together."""
     families = [_pairs(records, task, metrics, better, worse) for better, worse in planned]
     p_values = iter(holm([compared.p for found, _ in families for compared, _, _ in found]))
     return [
@@ -239,7 +239,7 @@ def _pairs(
 def paired_finding(
     comparison: Comparison, labels: Mapping[str, str], values: Mapping[str, float]
 ) -> dict[str, str | float]:
-    """Return what a paired comparison says to the claim that its first is higher; `values` has the number of each."""
+    """Return a paired comparison's finding on the claim that its first method is higher. `values`: both numbers."""
     c = comparison
     word = OPEN
     if is_shown(c):
@@ -260,7 +260,7 @@ def paired_finding(
 def by_seeds(
     records: Records, task: str, measures: Sequence[Measure], better: Sequence[str], worse: Sequence[str]
 ) -> Verdict:
-    """Judge by what each run measured: every seed of `better` is to be better than every seed of `worse`."""
+    """Judge by measured numbers: every seed of `better` must be better than every seed of `worse`."""
     missing = missing_runs(records, task, [*better, *worse], measures)
     if missing:
         return judge(task, [], missing)
@@ -281,7 +281,7 @@ def _by_seeds(measure: Measure, both: Sequence[DataFrame]) -> dict[str, str | fl
     else:
         remark = "the same" if set(ours) == set(theirs) else "the seeds overlap"
     method, against = (f"{own['label'].iloc[0]}: {measure.between(own)}" for own in both)
-    # Relative, so that measures of other units are ranked with it.
+    # Relative, so that measures with different units can be ranked.
     apart = (theirs.mean() - ours.mean()) / (abs(theirs.mean()) + abs(ours.mean()) or 1)
     margin = apart if measure.less else -apart
     said = {"who": both[0]["label"].iloc[0], "measure": measure.name, "method": method, "against": against}
@@ -289,9 +289,9 @@ def _by_seeds(measure: Measure, both: Sequence[DataFrame]) -> dict[str, str | fl
 
 
 def detached(records: Records, task: str, methods: Sequence[str]) -> Verdict:
-    """Judge whether the base model gives what it gave before, to the last bit, once each method is detached.
+    """Judge whether the base model's output is exactly as before after each method is detached.
 
-    It needs the loss on general text and the scores on other tasks, both before and detached.
+    This needs the loss on general text and the scores on other tasks, before attaching and after detaching.
     """
     general = Measure("loss on general text, detached", "detached.general", "signed")
     missing = missing_runs(records, task, methods, [general])
@@ -310,8 +310,8 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
     """Return the card as Markdown.
 
     Args:
-        sections: of the card.
-        notes: what a reader must know of the records before any verdict.
+        sections: the sections of the card.
+        notes: remarks on the records that a reader must know before any verdict.
     """
     lines = ["# Claims", rule(), *notes]
     for section in sections:
@@ -325,11 +325,11 @@ def card_markdown(sections: Sequence[Section], notes: Sequence[str] = ()) -> str
     return "\n\n".join(lines) + "\n"
 
 
-Word = tuple[str, str]  # a task, and the word on a method
+Word = tuple[str, str]  # a task, and the word for a method
 
 
 def matrix(card: Sequence[Section]) -> tuple[list[str], list[tuple[Claim, dict[str, list[Word]]]]]:
-    """Return all methods, and for each claim the words on each method that it is about, task by task."""
+    """Return all methods, and for each claim the words for each of its methods, by task."""
     claims = [claim for section in card for claim in section.claims]
     methods = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
     return methods, [
@@ -344,14 +344,14 @@ def _words_on(method: str, verdicts: Sequence[Verdict]) -> list[Word]:
 
 
 def words_table(card: Sequence[Section]) -> DataFrame:
-    """Return the card as a table: a row per claim, a column per method; empty if a claim is not about a method."""
+    """Return the card as a table: a row per claim, a column per method; empty if a claim does not cover a method."""
     methods, claims = matrix(card)
     rows = [{"claim": c.statement, **{m: _in_words(words) for m, words in found.items()}} for c, found in claims]
     return DataFrame(rows, columns=["claim", *methods]).fillna("")
 
 
 def _in_words(words: Sequence[Word]) -> str:
-    """Say "holds" if all tasks say so, or "holds (sentiment); no verdict (docstrings)"."""
+    """Return "holds" if all tasks agree, or "holds (sentiment); no verdict (docstrings)"."""
     tasks: dict[str, list[str]] = {}
     for task, word in words:
         tasks.setdefault(word, []).append(task)

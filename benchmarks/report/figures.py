@@ -1,4 +1,4 @@
-"""Figures of a benchmark beside those that any runs have: what training unlearns, other rows, papers' experiments."""
+"""Draw further figures of a benchmark: loss on general text, rows of other kinds, papers' experiments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pandas import DataFrame, Series
 
 
 def draw(records: Records, name: str, paper: bool = False) -> list[Drawing]:
-    """Return the figures that the records of a benchmark are enough for; one only of a paper's grid.
+    """Return the figures for which a benchmark has enough records; a single one for a paper's grid.
 
     Close them with `close`.
     """
@@ -40,13 +40,13 @@ def _drawings(records: Records, name: str) -> Iterator[Drawing]:
     yield from draw_runs(name, runs, metrics[0] if metrics else None, results)
     changes = numbers(runs, "attached.general")
     if len(changes):
-        said = "What training adds to the loss on general text while the method is attached, one mark per seed."
+        said = "Change of the loss on general text by training, while the method is attached, one mark per seed."
         yield Drawing(f"{name}_forgetting", said, _unlearnt(runs, changes))
     yield from _transfer(records, name)
 
 
 def _unlearnt(runs: DataFrame, changes: Series) -> Figure:
-    """Draw the change of the loss on general text that each method brings while it is attached, one mark per seed."""
+    """Draw the change of the loss on general text while each method is attached, one mark per seed."""
     methods = changes.index.unique("method")
     figure, axis = new_figure(height=1.4 + 0.5 * len(methods))
     for row, method in enumerate(methods):
@@ -54,7 +54,7 @@ def _unlearnt(runs: DataFrame, changes: Series) -> Figure:
     axis.axvline(0, color=INK, linewidth=1)
     _rows(axis, [name_of(runs, method) for method in methods])
     axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.set_xlabel("change of loss, nats a token")
+    axis.set_xlabel("change of loss, nats per token")
     figure.tight_layout()
     return figure
 
@@ -71,7 +71,7 @@ def _variants(records: Records, name: str) -> Iterator[Drawing]:
             axis.plot([values[method].mean()] * 2, [row - 0.3, row + 0.3], color=INK, linewidth=2)
         axis.set_xlabel(f"{metric}, %")
         figure.tight_layout()
-        yield Drawing(f"{name}_variants", f"{metric} on test, one mark a seed; the line is their mean.", figure)
+        yield Drawing(f"{name}_variants", f"{metric} on test, one mark per seed; the line is their mean.", figure)
 
 
 def _transfer(records: Records, name: str) -> Iterator[Drawing]:
@@ -84,16 +84,16 @@ def _transfer(records: Records, name: str) -> Iterator[Drawing]:
     lines = len(columns) // 2 + 1
     figure, axis = _figure_of_rows([records.label(name, m) for m in means.index], lines)
     for number, ((shown, column), (colour, marker)) in enumerate(zip(columns.items(), SERIES, strict=False)):
-        rows = [row + 0.18 * (number - (len(columns) - 1) / 2) for row in range(len(means))]  # none hides another
+        rows = [row + 0.18 * (number - (len(columns) - 1) / 2) for row in range(len(means))]  # no mark hides another
         axis.plot(100 * means[column], rows, marker, color=colour, **EDGE, label=shown)
     axis.set_xlabel(f"{metric}, %")
     finish(figure, axis)
-    said = f"{metric} on test rows of the kind that was trained on, and of kinds that were not; means over seeds."
+    said = f"{metric} on test rows of the training rows' kind and of other kinds; means over seeds."
     yield Drawing(f"{name}_transfer", said, figure)
 
 
 def draw_ensemble(name: str, result: Result) -> Drawing:
-    """Return a figure of each prompt alone, their mean, the one chosen on validation, and the vote."""
+    """Return a figure of each single prompt, their mean, the one chosen on validation, and the vote."""
     metric, notes = next(iter(result.metrics)), result.notes
     alone = [100 * member["metrics"][metric]["value"] for member in notes["members"]]
     rows = [
@@ -108,12 +108,12 @@ def draw_ensemble(name: str, result: Result) -> Drawing:
             _marks(axis, row, values, STYLES[style])
         axis.set_xlabel(f"{metric}, %")
         figure.tight_layout()
-    said = f"{metric} on {result.metrics[metric].rows} test rows of {result.task}: each prompt alone, and all together."
+    said = f"{metric} on {result.metrics[metric].rows} test rows of {result.task}: each single prompt, and the vote."
     return Drawing(name, said, figure)
 
 
 def draw_neighbours(name: str, record: Mapping[str, Any]) -> Drawing:
-    """Return a figure with a mark a token: how near its nearest word is, and how near its words are to each other."""
+    """Return a figure with a mark per token: similarity to its nearest word, and between its nearest words."""
     series = (("learned", "learned tokens", "prompt_tuning"), ("random", "random vectors", "full_finetuning"))
     with rc_context(FONT):
         figure, axis = new_figure()
@@ -125,18 +125,18 @@ def draw_neighbours(name: str, record: Mapping[str, Any]) -> Drawing:
         axis.set_ylabel(f"cosine between {record['k']} nearest words")
         finish(figure, axis)
     said = (
-        f"Each virtual token of a trained prompt, and as many random vectors: how near the nearest word of the "
-        f"vocabulary is, and how near its {record['k']} nearest words are to each other."
+        f"Each virtual token of a trained prompt, and as many random vectors: similarity to the nearest word of the "
+        f"vocabulary, and between the {record['k']} nearest words."
     )
     return Drawing(name, said, figure)
 
 
 def _figure_of_rows(names: Sequence[str], lines: int = 0) -> tuple[Figure, Axes]:
-    """Return a figure with a row a name, and room for so many lines of a legend."""
+    """Return a figure with a row per name, and room for this number of lines of a legend."""
     figure, axis = new_figure(height=1.4 + 0.5 * len(names) + 0.3 * lines)
     axis.margins(x=0.08)
-    _rows(axis, [fill(name, 24) for name in names])  # long names would leave the marks no room
-    axis.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other beside long names
+    _rows(axis, [fill(name, 24) for name in names])  # long names would leave no room for the marks
+    axis.xaxis.set_major_locator(MaxNLocator(3))  # more labels would overlap next to long names
     return figure, axis
 
 

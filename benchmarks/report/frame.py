@@ -1,4 +1,4 @@
-"""The records of all benchmarks as one table of pandas: a row per planned run, a column per number of it."""
+"""Make a pandas table of the records of all benchmarks: a row per planned run, a column per number."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pandas
 
 @dataclass(frozen=True)
 class Records:
-    """All that a report is made of.
+    """The data of a report.
 
-    benchmarks: by name; comparisons: of each benchmark's methods, by its name; runs: see `runs_frame`.
+    benchmarks: by name; comparisons: of each benchmark's methods, by the benchmark's name; runs: see `runs_frame`.
     """
 
     benchmarks: Mapping[str, Benchmark]
@@ -31,7 +31,7 @@ class Records:
         return self.runs.loc[name]
 
     def label(self, name: str, method: str) -> str:
-        """Return what tables call a method of a benchmark."""
+        """Return the name of a benchmark's method in tables."""
         return self.benchmarks[name].label(method)
 
     def metrics(self, name: str) -> list[str]:
@@ -39,7 +39,7 @@ class Records:
         return metrics_of(results_of(self.benchmarks[name]))
 
     def compared(self, name: str, metric: str, first: str, second: str) -> Comparison | None:
-        """Return the comparison of two methods, seen from the first; None if there is none."""
+        """Return the comparison of two methods, from the view of the first; None if there is none."""
         for c in self.comparisons.get(name, ()):
             if c.metric == metric and {c.first, c.second} == {first, second}:
                 return c if c.first == first else turned(c)
@@ -59,8 +59,8 @@ def results_of(benchmark: Benchmark) -> list[Result]:
 def runs_frame(benchmarks: Sequence[Benchmark]) -> pandas.DataFrame:
     """Return a row per planned run, indexed by benchmark, method and seed; see `softprompts.reports.pages.frame`.
 
-    Further columns: `latency.NAME`, `attached.WHAT` and `detached.WHAT` (the change that a method brings to the loss on
-    general text, or to the score on another task), `drawn.DRAWSxTEMPERATURE.NAME` and `transfer.ROWS.METRIC`.
+    Further columns: `latency.NAME`, `attached.WHAT` and `detached.WHAT` (a method's change of the loss on general text,
+    or of the score on another task), `drawn.DRAWSxTEMPERATURE.NAME` and `transfer.ROWS.METRIC`.
     """
     rows: list[dict[str, Any]] = []
     for benchmark in benchmarks:
@@ -96,16 +96,16 @@ def _probed(cell: Cell) -> dict[str, float | None]:
 
 
 def kind_of(where: Mapping[str, Sequence[Any]]) -> str:
-    """Return the name of the rows that a filter keeps: "tweets, reviews"."""
+    """Return the name of a filter's rows: "tweets, reviews"."""
     return ", ".join(str(value) for values in where.values() for value in values)
 
 
 def compare_methods(
     benchmark: Benchmark, metrics: dict[str, Metric] | None = None, resamples: int = 2000
 ) -> list[Comparison]:
-    """Compare all pairs of methods that have finished runs, in the order of the grid, by their answers to its rows.
+    """Compare all pairs of methods with finished runs, in the order of the grid, by their predictions.
 
-    By default by the metrics that the runs were scored by.
+    The default metrics are those of the runs' scores.
     """
     answers = {
         method: [[text.strip() for text in cell.answers] for _, cell in sorted(cells.items())]
@@ -118,7 +118,7 @@ def compare_methods(
 
 
 def turned(comparison: Comparison) -> Comparison:
-    """Return a comparison as seen from its second method."""
+    """Return a comparison from the view of its second method."""
     c = comparison
     seeds = (c.seeds[1], c.seeds[0])
     return replace(c, first=c.second, second=c.first, seeds=seeds, difference=-c.difference, low=-c.high, high=-c.low)

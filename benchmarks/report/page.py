@@ -1,4 +1,4 @@
-"""The benchmark's page, by the template `page.html.j2`, and a summary of it."""
+"""Render the benchmark's page with the template `page.html.j2`, and write its summary."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from softprompts.reports.pages.page import Answers, RunEntry, Section, render, s
 from softprompts.reports.pages.style import Drawing
 from softprompts.reports.pages.tables import markdown
 
-TITLE = "Soft Prompt Recipes: what the records say"
-FRONTS = [f"{task}_parameters" for task in TASKS]  # the figures at its head
-# How the page shows each word: its class, and its sign for who sees no colours.
+TITLE = "Soft Prompt Recipes: results of the benchmark"
+FRONTS = [f"{task}_parameters" for task in TASKS]  # the figures at the page's head
+# The page's class for each word, and its sign for readers who do not see colours.
 SIGNS = {FOR: ("holds", "✓"), AGAINST: ("fails", "✗"), OPEN: ("open", "?"), SILENT: ("", "–")}
 # In the summary:
-WEIGHED = ("few_shot", *WEIGHTS)  # what one would take instead of a soft prompt
-QUOTED = ("style_rate", "valid_schema")  # what is claimed of soft prompts, beside the main metric
+WEIGHED = ("few_shot", *WEIGHTS)  # the alternatives to a soft prompt
+QUOTED = ("style_rate", "valid_schema")  # metrics in the claims, in addition to the main metric
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the page is made of.
+    """The contents of the page.
 
     Args:
-        records: with the benchmarks in the order of their sections.
+        records: records, with the benchmarks in the order of their sections.
         drawings: the figures of each benchmark, and of each experiment without a grid, by its name.
         card: sections of the claims card.
         papers: the answers to the papers' experiments.
-        shown: rows of each benchmark whose answers are side by side.
+        shown: number of rows of each benchmark whose predictions are shown side by side.
     """
 
     records: Records
@@ -58,7 +58,7 @@ class Contents:
 
 
 def render_page(contents: Contents) -> str:
-    """Return the page: one table of results, the Pareto front of each task, the claims; then all that they rest on."""
+    """Return the page: a table of results, the Pareto front of each task, the claims; then all details."""
     records, drawings = contents.records, contents.drawings
     alone = [a for a in contents.papers if a.experiment.name not in records.benchmarks]
     return render(
@@ -96,7 +96,7 @@ def _section(contents: Contents, benchmark: Benchmark) -> Section:
         answers=_answers(benchmark, contents.shown),
         runs=[_entry(benchmark, cell) for cells in benchmark.cells.values() for _, cell in sorted(cells.items())],
         notes=[*said, *filter(None, [tables.outdated(benchmark)])],
-        folded=[(f"Sweeps: {len(sweeps)} points, and what validation chose", "", sweeps)],
+        folded=[(f"Sweeps: {len(sweeps)} points, and the choice by validation", "", sweeps)],
     )
 
 
@@ -106,7 +106,7 @@ def _entry(benchmark: Benchmark, cell: Cell) -> RunEntry:
 
 
 def _answers(benchmark: Benchmark, shown: int) -> Answers | None:
-    """Return the answers of the first seed of each method side by side; None if there are none."""
+    """Return the predictions of each method's first seed side by side; None if there are none."""
     first = {benchmark.label(m): cells[min(cells)].answers for m, cells in benchmark.cells.items() if cells}
     if not first:
         return None
@@ -117,7 +117,7 @@ def _answers(benchmark: Benchmark, shown: int) -> Answers | None:
 
 
 def _origin(records: Records) -> str:
-    """Say how many runs there are, of which base model, and on what they ran."""
+    """Return a text with the number of runs, the base model and the machines."""
     results = [result for benchmark in records.benchmarks.values() for result in results_of(benchmark)]
     models = sorted({str(result.settings["model"]["name_or_path"]) for result in results})
     machines = sorted({_machine(result.environment.get("hardware", {})) for result in results})
@@ -134,10 +134,10 @@ def _machine(hardware: Mapping[str, object]) -> str:
 
 
 def summary(records: Records, card: Sequence[CardSection], figures: Mapping[str, Sequence[str]]) -> str:
-    """Return the summary: Markdown for each task whose grid is recorded to its end; for others how far it is.
+    """Return the summary as Markdown: the results of each complete grid, and the progress of other grids.
 
     Args:
-        records: with the benchmarks of the tasks; any others are left out.
+        records: records with the benchmarks of the tasks; other benchmarks are left out.
         card: sections of the claims card.
         figures: paths of the figures of each benchmark, by its name.
     """
@@ -147,7 +147,7 @@ def summary(records: Records, card: Sequence[CardSection], figures: Mapping[str,
         if benchmark is None or benchmark.missing:
             planned = len(records.of(task)) if benchmark else 0
             said = f"{planned - len(benchmark.missing)} of {planned} runs are" if benchmark else "no run is"
-            parts.append(f"**{task}**: {said} recorded; its numbers come once all are.")
+            parts.append(f"**{task}**: {said} recorded; results follow when all are.")
             continue
         complete.append(task)
         shown = [f"![{task}: {path.rpartition('_')[2].partition('.')[0]}]({path})" for path in figures.get(task, ())]
@@ -158,7 +158,7 @@ def summary(records: Records, card: Sequence[CardSection], figures: Mapping[str,
 
 
 def pairs(records: Records, task: str) -> str:
-    """Return soft prompts compared with what one would take instead, by the main metric and `QUOTED`, as Markdown."""
+    """Return comparisons of soft prompts with their alternatives, by the main metric and `QUOTED`, as Markdown."""
     main, *others = records.metrics(task)
     metrics = [main, *(name for name in others if name in QUOTED)]
     found = [records.compared(task, m, soft, other) for m in metrics for soft in SOFT for other in WEIGHED]

@@ -1,4 +1,4 @@
-"""The experiments of `papers.yaml`: what each paper found, and whether records of a small model agree."""
+"""Compare the findings of papers in `papers.yaml` with records of a small model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AGREES, DIFFERS, UNDECIDED, NO_GAIN = "we agree", "we do not", "no difference is
 
 @dataclass(frozen=True)
 class Expected:
-    """What a paper found: each of `better` scores above each of `worse`; or gains little over it, if not `apart`."""
+    """A paper's finding: each of `better` scores above each of `worse`, or gains little over it if not `apart`."""
 
     statement: str
     better: Sequence[str] = ()
@@ -31,18 +31,18 @@ class Expected:
     apart: bool = True
 
     def held_against(self, verdict: Verdict) -> str:
-        """Return a word of agreement."""
+        """Return a short text about agreement."""
         if verdict.word is None:
             return "records are missing"
         if self.apart:
             return {FOR: AGREES, AGAINST: DIFFERS, OPEN: UNDECIDED}[verdict.word]
-        # That none is shown does not prove that there is little: few rows and seeds show few gains.
+        # No shown gain does not prove that it is small, because few rows and seeds show few gains.
         return DIFFERS if FOR in set(verdict.findings["verdict"]) else NO_GAIN
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of a paper, and what the records of that name can be held against."""
+    """An experiment of a paper, with its findings."""
 
     name: str
     question: str
@@ -52,13 +52,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the records say to each finding of an experiment."""
+    """The verdicts of the records on each finding of an experiment."""
 
     experiment: Experiment
     verdicts: tuple[Verdict, ...]
 
     def table(self) -> DataFrame:
-        """Return a row a comparison: the finding, a word of agreement, and the numbers."""
+        """Return a row per comparison: the finding, the agreement, and the numbers."""
         rows: list[dict[str, Any]] = []
         for expected, verdict in zip(self.experiment.findings, self.verdicts, strict=True):
             said = {"finding of the paper": expected.statement, "here": expected.held_against(verdict)}
@@ -68,7 +68,7 @@ class Answer:
 
 
 def load_experiments() -> dict[str, Any]:
-    """Return the experiments: a list of `grids`, and by their names those with a record of their own."""
+    """Return the experiments: a list of `grids`, and those with a separate record by their names."""
     said = read_config("papers")
     grids = [_experiment(values) for values in said.pop("grids")]
     return {"grids": grids, **{key: _experiment(values) for key, values in said.items()}}
@@ -79,9 +79,9 @@ def _experiment(values: Mapping[str, Any]) -> Experiment:
 
 
 def answers(records: Records, experiments: Sequence[Experiment]) -> list[Answer]:
-    """Hold every experiment whose grid has records against what its paper found, by the grid's first metric.
+    """Compare every experiment whose grid has records with its paper's findings, by the grid's first metric.
 
-    The findings of an experiment are the family that p is adjusted for.
+    p is adjusted for all findings of an experiment.
     """
     found = []
     for e in experiments:
@@ -93,7 +93,7 @@ def answers(records: Records, experiments: Sequence[Experiment]) -> list[Answer]
 
 
 def of_ensemble(experiment: Experiment, result: Result) -> Answer:
-    """Hold a vote against its members, by the task's first metric, as the record of the ensemble compares them."""
+    """Compare a vote with its members, by the task's first metric, from the record of the ensemble."""
     metric, notes = next(iter(result.metrics)), result.notes
     values = {VOTE: result.metrics[metric].value}
     values |= {SINGLE: notes["mean"][metric]["value"], CHOSEN: notes["chosen"]["metrics"][metric]["value"]}
@@ -107,9 +107,9 @@ def of_ensemble(experiment: Experiment, result: Result) -> Answer:
 
 
 def of_neighbours(experiment: Experiment, record: Mapping[str, Any]) -> Answer:
-    """Hold the neighbours of learned tokens against those of random vectors: how near are they to each other?
+    """Compare how near the neighbours are to each other, for learned tokens and for random vectors.
 
-    By Welch's t-test over the virtual tokens. Those of one prompt are not independent: a rough p.
+    The test is Welch's t-test over the virtual tokens. They are not independent, so p is rough.
     """
     learned, chance = clusters(record["learned"]), clusters(record["random"])
     test = ttest_ind(learned, chance, equal_var=False)
@@ -134,12 +134,12 @@ def of_neighbours(experiment: Experiment, record: Mapping[str, Any]) -> Answer:
 
 
 def clusters(found: Sequence[dict[str, Any]]) -> list[float]:
-    """Return how near the words of each token are to each other."""
+    """Return the mean similarity between the nearest words of each token."""
     return [float(one["cluster"]) for one in found]
 
 
 def papers_markdown(found: Sequence[Answer]) -> str:
-    """Return a section an experiment as Markdown; where no grid is recorded it says so."""
+    """Return a section per experiment as Markdown, or a remark that no grid is recorded."""
     lines = ["# The papers' experiments, on a small model"]
     for a in found:
         e = a.experiment

@@ -1,4 +1,4 @@
-"""The study's page: what validation prefers of each method, on which task, and what looking for it cost."""
+"""Make the study's page: the best settings of each method on each task by validation, and the search's cost."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Screens = dict[str, dict[str, Any]]  # records by name of the screen
 
 HEAD = """# The study: settings that validation prefers
 
-Each table below is of one sweep: every combination of its values is a candidate, and has the updates of a real run
-ahead. After 1/9 and 1/3 of them the best third goes on (successive halving, Jamieson and Talwalkar 2016). If the best
-value of a number is an edge, values beyond it follow. One seed, validation rows only: test has no say in any of it.
-Comparisons follow: each has one choice in its rows, and every candidate trains to its end with several seeds.
-`make study` makes the records; [screens.yaml](../../configs/study/screens.yaml) and
+Each table below shows one sweep. Every combination of its values is a candidate for the steps of a real run. After 1/9
+and 1/3 of the steps, the best third continues (successive halving, Jamieson and Talwalkar 2016). If the best value of a
+number is at an edge, values beyond it follow. Sweeps use one seed and validation rows only; test rows choose nothing.
+Then come comparisons: the rows of each are the values of one choice, and every candidate is trained to the end with
+several seeds. `make study` makes the records; [screens.yaml](../../configs/study/screens.yaml) and
 [comparisons.yaml](../../configs/study/comparisons.yaml) have the grids.
 """
 
@@ -47,7 +47,7 @@ def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) ->
     for task, screens in study.items():
         parts += [f"## {task}", overview(screens)]
         if task in pictures:
-            parts.append(f"![Validation loss of what each method's sweep chose]({pictures[task]})")
+            parts.append(f"![Validation loss of the choice of each method's sweep]({pictures[task]})")
         for name, record in screens.items():
             shown = comparison(record) if SEED in record["chosen"] else candidates(record)
             parts.append(f"### {name}\n\n{shown}\n\n{cost(record)}")
@@ -55,7 +55,7 @@ def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) ->
 
 
 def overview(screens: Screens) -> str:
-    """Return a table of what each sweep of a task chose, in its own order; empty if there is none."""
+    """Return a table with the choice of each sweep of a task, in its own order; empty if there is none."""
     screens = {name: record for name, record in screens.items() if SEED not in record["chosen"]}
     if not screens:
         return ""
@@ -77,13 +77,13 @@ def overview(screens: Screens) -> str:
 
 
 def best(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the candidate that was chosen."""
+    """Return the chosen candidate."""
     found: dict[str, Any] = next(c for c in record["candidates"] if c["values"] == record["chosen"])
     return found
 
 
 def candidates(record: Mapping[str, Any]) -> str:
-    """Return a sweep's candidates as a table: those that came farthest first, the best of them at their head."""
+    """Return a sweep's candidates as a table, by length of training, then by score."""
     keys = list(record["chosen"])
     rows = sorted(
         record["candidates"], key=lambda c: (c["failure"] is not None, c["left"], -c["steps"], -(c["value"] or 0))
@@ -97,7 +97,7 @@ def candidates(record: Mapping[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return markdown_table([*keys, f"best validation {record['by']}", "at update", "updates made"], shown)
+    return markdown_table([*keys, f"best validation {record['by']}", "at step", "steps made"], shown)
 
 
 def comparison(record: Mapping[str, Any]) -> str:
@@ -113,12 +113,12 @@ def comparison(record: Mapping[str, Any]) -> str:
 
 
 def cost(record: Mapping[str, Any]) -> str:
-    """Return what a sweep cost, in a sentence."""
+    """Return the cost of a sweep in a sentence."""
     return f"{cost_in_words([Standing(**c) for c in record['candidates']])}."
 
 
 def _spread(row: Mapping[Any, Any], by: str) -> str:
-    """Return "0.3012 ± 0.0110", and how many seeds were given up."""
+    """Return "0.3012 ± 0.0110", and the number of seeds that were given up."""
     lost = row["size"] - row["count"]
     if not row["count"]:
         return "given up"
@@ -136,7 +136,7 @@ def _word(value: Any) -> str:
 
 
 def draw_study(study: Mapping[str, Screens]) -> dict[str, Drawing]:
-    """Return a figure a task: the validation loss over the updates of what each method's sweep chose."""
+    """Return a figure per task: the validation loss over steps of the choice of each method's sweep."""
     drawn = {}
     for task, screens in study.items():
         mine = {name: record for name, record in screens.items() if name == record["recipe"]}
@@ -151,5 +151,5 @@ def draw_study(study: Mapping[str, Screens]) -> dict[str, Drawing]:
                 axis.plot(steps, losses, color=colour, marker=marker, markersize=6, label=METHODS[method].label)
             show_losses(axis)
             finish(figure, axis)
-        drawn[task] = Drawing(f"study_{task}", "Validation loss of what each method's sweep chose.", figure)
+        drawn[task] = Drawing(f"study_{task}", "Validation loss of the choice of each method's sweep.", figure)
     return drawn

@@ -1,4 +1,4 @@
-"""Tables of benchmarks beside those that any runs have: all tasks in one, sweeps, and what is missing or outdated."""
+"""Make further tables of benchmarks: all tasks in one, sweeps, and missing or outdated runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = {"trained": "trained parameters", "saved": "saved for the task", "traini
 
 
 def read_config(name: str) -> Any:
-    """Return a YAML file beside the grids: claims, or papers."""
+    """Return the YAML file of the claims or of the papers."""
     return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
@@ -51,7 +51,7 @@ def _joined(labels: Sequence[str]) -> str:
 
 
 def _range(cost: Measure, runs: DataFrame) -> str:
-    """Return the lowest and the highest of a cost; nothing if there is none at all."""
+    """Return the lowest and the highest of a cost; empty if there is none."""
     values = numbers(runs, cost.column)
     if not values.any():
         return NONE
@@ -65,31 +65,31 @@ def results_table(records: Records, name: str) -> DataFrame:
 
 
 def results_markdown(records: Records, name: str) -> str:
-    """Return the table of results, and below it a line that names what is missing, if anything is."""
+    """Return the table of results, followed by a line with missing runs, if there are any."""
     missing = gaps(records.of(name))
     lines = [markdown(results_table(records, name)), f"Missing: {'; '.join(missing)}." if missing else ""]
     return "\n\n".join(line for line in (*lines, outdated(records.benchmarks[name])) if line)
 
 
 def comparisons_table(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> DataFrame:
-    """Return a row per comparison: the first method's metric less the second's, in points of per cent."""
+    """Return a row per comparison: the first method's metric minus the second's, in percentage points."""
     return tables.comparisons_table(comparisons, labels_of(benchmark))
 
 
 def labels_of(benchmark: Benchmark) -> dict[str, str]:
-    """Return what tables call each method."""
+    """Return the name of each method in tables."""
     return {method: benchmark.label(method) for method in benchmark.grid["methods"]}
 
 
 def outdated(benchmark: Benchmark) -> str:
-    """Return a sentence that names the methods whose sweep has found a better choice than that of their runs."""
+    """Return a sentence with the methods whose sweep has since found a better choice than that of their runs."""
     better = "; ".join(f"{benchmark.label(m)} ({in_words(chosen)})" for m, chosen in benchmark.outdated.items())
-    said = "Sweeps have gone on since these runs were made, and validation chooses otherwise now"
+    said = "Sweeps continued after these runs, and validation now has another choice"
     return f"{said}: {better}." if better else ""
 
 
 def notes(records: Records) -> list[str]:
-    """Return a line for each benchmark that has runs older than its sweep's choice."""
+    """Return a line for each benchmark whose runs are older than its sweep's choice."""
     return [f"{b.name}: {said}" for b in records.benchmarks.values() if (said := outdated(b))]
 
 
@@ -112,4 +112,4 @@ def _best(point: dict[str, Any], by: str) -> str:
     value = point.get("best_value")
     if value is None:
         return f"failed: {point.get('failure', 'no reason given')}"
-    return f"{by} {-value if by == 'loss' else value:.4f}"  # a loss chooses as its negative; people read it as it is
+    return f"{by} {-value if by == 'loss' else value:.4f}"  # a loss was negated for the choice

@@ -1,1 +1,1 @@
-"""Every recipe on every embedded task, and the README's table of it."""
+"""Run every recipe on every embedded task, and make the tables of the results."""

@@ -2,8 +2,8 @@
 
     python -m benchmarks.tasks [TASK ...] [RECIPE ...]
 
-What has a record under results/tasks/ is not run again; what was stopped goes on. A run that fails does not keep the
-others from running; the exit code is then 1.
+Runs with a record under results/tasks/ are not run again; a stopped run continues. A failed run does not stop the
+others; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import sys
 from pathlib import Path
 
 from benchmarks.tasks.launch import launch
-from benchmarks.tasks.record import RECIPES, RESULTS, TASKS, keep
+from benchmarks.tasks.record import RECIPES, RESULTS, TASKS, USE_CASES, keep
 from softprompts.errors import nearest
 
 
 def main(names: list[str]) -> int:
-    """Run what the names choose, everything by default; return the exit code."""
+    """Run the named tasks and recipes, by default all; return the exit code."""
+    every = (*TASKS, *USE_CASES)
     for name in names:
-        if name not in (*TASKS, *RECIPES):
-            print(f'error: no task and no recipe "{name}"{nearest(name, (*TASKS, *RECIPES))}', file=sys.stderr)
+        if name not in (*every, *RECIPES):
+            print(f'error: no task and no recipe "{name}"{nearest(name, (*every, *RECIPES))}', file=sys.stderr)
             return 2
     failed = []
-    for task in [t for t in TASKS if t in names] or TASKS:
+    for task in [t for t in every if t in names] or every:
         for recipe in [r for r in RECIPES if r in names] or RECIPES:
             record, config = RESULTS / "tasks" / task / f"{recipe}.json", Path("configs", task, f"{recipe}.yaml")
             if record.is_file() or not config.is_file():
-                print(f"{record} is there" if record.is_file() else f"there is no {config}")
+                print(f"{record} exists" if record.is_file() else f"there is no {config}")
                 continue
             folder = Path("runs") / task / recipe
             code = launch(recipe, str(config), folder)

@@ -9,12 +9,11 @@ from pathlib import Path
 from softprompts.runs.record import Result, load_result
 from softprompts.system.files import write_atomically
 
-MEASURED = re.compile(r"^# Measured:.*\n(?:# .*\n)*", re.MULTILINE)
+RESULT = re.compile(r"^# Result:.*\n(?:# .*\n)*", re.MULTILINE)
 WRITTEN = {
     "macro_f1": "macro F1",
     "slot_f1": "slot F1",
     "valid_json": "valid JSON",
-    "valid_schema": "valid by schema",
     "rouge_l": "ROUGE-L",
     "chrf": "chrF",
 }
@@ -48,7 +47,7 @@ def with_result(text: str, result: Result, source: str) -> str:
         source: file of the record, as the header names it.
     """
     header, model, rest = text.partition("\nmodel:\n")
-    bare = MEASURED.sub("", header) if MEASURED.search(header) else f"{header.rstrip()}\n#\n"
+    bare = RESULT.sub("", header) if RESULT.search(header) else f"{header.rstrip()}\n#\n"
     return f"{bare}{measured(result, source)}\n{model}{rest}"
 
 
@@ -56,7 +55,7 @@ def measured(result: Result, source: str) -> str:
     """Return a comment: the metrics on test, the seconds of training, and the file that has both."""
     scores = ", ".join(f"{_name(name)} {100 * metric.value:.1f} %" for name, metric in result.metrics.items())
     rows = next(iter(result.metrics.values())).rows
-    text = f"Measured: {scores} on {rows:,} test rows{_training(result)} ({source})."
+    text = f"Result: {scores} on {rows:,} test rows{_training(result)} ({source})."
     return textwrap.fill(text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 

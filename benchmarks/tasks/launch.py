@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def launch(recipe: str, config: str, folder: Path) -> int:
-    """Run one recipe with a shipped config into a folder, or go on there; return its exit code."""
+    """Run a recipe with a shipped config in a folder, or continue its run; return the exit code."""
     command = [
         str(Path(sys.executable).with_name("accelerate")),
         "launch",
-        # --quiet: a recipe's one-line error is not followed by the launcher's own traceback.
+        # --quiet, so that the launcher's own traceback does not follow a recipe's one-line error.
         *("--quiet", "--config_file", "configs/accelerate/cpu.yaml"),
         *(f"recipes/{recipe}.py", "--config", config),
         *("--run.output_dir", str(folder), "--resume"),

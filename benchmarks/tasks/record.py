@@ -1,4 +1,4 @@
-"""Keep what runs measured: records under `results/`, what the demo printed, pictures of `docs/`, headers of configs."""
+"""Keep the results of runs: records under `results/`, the demo's output, pictures in `docs/`, headers of configs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
 
 RESULTS = Path("results")
-RECIPES = tuple(METHODS)  # rows of a table, from nothing trained to everything
-TASKS = ("sentiment", "home_commands", "docstrings")
-PRINTED = "printed.md"  # what the demo printed of its two runs
+RECIPES = tuple(METHODS)  # rows of a table, from no trained parameters to all
+TASKS = ("sentiment", "home_commands", "docstrings")  # of the benchmark
+USE_CASES = ("compliance", "localisation", "analytics")
+PRINTED = "printed.md"  # the demo's output about its two runs
 
 
 def main() -> None:
     """Copy the records of finished runs, unless they are kept already, and pictures."""
-    for task in TASKS:
+    for task in (*TASKS, *USE_CASES):
         for recipe in RECIPES:
             keep(Path("runs") / task / recipe, RESULTS / "tasks" / task / f"{recipe}.json")
     keep(Path("runs/sentiment/sweep"), RESULTS / "sweep" / "sentiment.json")
@@ -33,7 +34,7 @@ def main() -> None:
 
 
 def keep_demo(runs: Path, records: Path) -> None:
-    """Copy the demo's two records, and what it printed of them, unless they are kept already."""
+    """Copy the demo's two records and its output, unless they are kept already."""
     for recipe in ("hard_prompt", "prompt_tuning"):
         keep(runs / recipe, records / f"{recipe}.json")
     if (runs / PRINTED).is_file() and not (records / PRINTED).is_file():
@@ -46,7 +47,7 @@ def keep(run: Path, record: Path) -> None:
     if not source.is_file() or record.is_file():
         return
     if "+changes" in load_result(source).environment["commit"]:
-        raise UserError(f"{source}: measured with uncommitted changes; commit, then run it anew")
+        raise UserError(f"{source}: measured with uncommitted changes; commit, then run it again")
     record.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, record)
     print(f"kept {record}")

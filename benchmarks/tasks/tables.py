@@ -1,4 +1,4 @@
-"""Tables of the embedded tasks: one a task, one row a recipe, made from records; and the table of the demo."""
+"""Make tables from records: one per embedded task with a row per recipe, and the table of the demo."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from softprompts.runs.record import Result
 def tasks_table(tasks: Sequence[Sequence[Result]]) -> str:
     """Return Markdown tables, one for each task that has records, with 95 % intervals.
 
-    A multitask record covers rows that the others leave out; its row then shows the metrics on theirs, which it holds
-    without intervals.
+    A multitask record covers more rows than the others. Its table row shows the metrics on the common rows, which the
+    record has without intervals.
     """
     return "\n\n".join(_table(results) for results in tasks if results)
 
@@ -60,8 +60,9 @@ def _interval(x: Interval) -> str:
 
 
 def _cost(result: Result) -> list[str]:
-    """Return trained parameters, size of what was saved, seconds of training with the threads that it had, tokens a
-    second and peak memory."""
+    """Return trained parameters, saved size, seconds of training with the number of threads, tokens per second, and
+    peak
+    memory."""
     cost = result.cost
     if not result.training:
         return ["0", "", "", "", f"{cost['peak_memory_gib']:.1f} GiB"]
@@ -75,7 +76,7 @@ def _cost(result: Result) -> list[str]:
 
 
 def table(hard: Result, soft: Result) -> str:
-    """Return a Markdown table: majority class, best written prompt, soft prompt, with 95 % intervals."""
+    """Return a Markdown table: majority class, best manual prompt, soft prompt, with 95 % intervals."""
     wordings = len(hard.notes["wordings"])
     shots = hard.settings["hard"]["shots"]
     written = f"hard prompt, {'zero-shot' if shots == 0 else f'{shots}-shot'}, best of {wordings} wordings"
@@ -93,7 +94,7 @@ def table(hard: Result, soft: Result) -> str:
 
 
 def _tested(result: Result) -> str:
-    """Return the task, the rows it was narrowed to, and how many of them were tested."""
+    """Return the task, its filter of rows, and the number of test rows."""
     where = "; ".join(", ".join(values) for values in result.settings["task"]["where"].values())
     rows = result.metrics["accuracy"].rows
     return f"{result.task}{f' ({where})' if where else ''}, {rows} test rows"

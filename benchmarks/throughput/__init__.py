@@ -1,1 +1,1 @@
-"""Time of an update and of attention, ours against others'."""
+"""Measure the time of a training step and of attention, ours and that of others."""

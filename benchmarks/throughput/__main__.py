@@ -1,15 +1,15 @@
-"""Training throughput: one update with this engine, with PEFT under transformers' `Trainer`, and with TRL.
+"""Measure one training step with this engine, with PEFT under transformers' `Trainer`, and with TRL.
 
     python -m benchmarks.throughput [--quick]
 
-Each measurement is a process of its own, so that peak memory is its own; the sides take turns, so that a change of
-the machine's speed meets all. Same rows in the same order, start, model, threads, precision and optimizer
-(`throughput_sides.py`). The losses of the first updates must agree. Writes one record a method to
-`results/throughput/`, skips those that are there, and draws all of them into `docs/throughput.png`; `--quick` measures
-some methods once, without TRL, writes nothing and ends in a line of ratios.
+Each measurement is a separate process with its own peak memory. The sides take turns, so that a change of the machine's
+speed affects all of them. They have the same rows in the same order, initial values, model, threads, precision and
+optimizer (`sides.py`). The losses of the first steps must agree. It writes one record per method to
+`results/throughput/`, skips existing records, and draws all of them into `docs/throughput.png`. `--quick` measures some
+methods once, without TRL, writes nothing and prints a line of ratios at its end.
 
-`limit_share` is the rate at which useful work is done, 4 * N * (n + p) + 4 * V * H * t + attention in most methods
-(`throughput_work.py` has all of it), over that of a plain product of 2048 x 2048 matrices in the same process.
+`limit_share` is the rate of useful work, 4 * N * (n + p) + 4 * V * H * t + attention in most methods (`flops.py` has
+the full formula), relative to the rate of a plain product of 2048 x 2048 matrices in the same process.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from softprompts.system.files import write_atomically
 RESULTS = Path("results/throughput")
 CHART = Path("docs/throughput.png")
 QUICK = ("prompt20", "prompt100", "prefix20", "lora")
-# How far losses may differ, relative to the engine's: the first is before any update, then rounding adds up.
+# Bounds of the losses' relative difference from the engine's. The first is before any step; rounding adds up.
 BOUNDS = (1e-3, 1e-2, 1e-2)
 
 
 def in_new_process(method: str, side: str, updates: int) -> dict[str, Any]:
-    """Measure one side of one method in a process of its own."""
-    # On Linux a copy of this process, which has imported everything and computed nothing: that saves the seconds of the
-    # imports. Elsewhere copies of a process are not safe.
+    """Measure one side of one method in a separate process."""
+    # On Linux this is a copy of this process, which has imported everything and computed nothing. This saves the
+    # seconds of imports. On other systems copies of a process are not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(1, mp_context=context) as executor:
         return executor.submit(measure_silently, method, side, updates).result()
 
 
 def measure_silently(method: str, side: str, updates: int) -> dict[str, Any]:
-    """Measure, and drop what the trainers print; an exception still reaches the parent."""
+    """Measure without the trainers' output. An exception still reaches the parent."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -56,15 +56,15 @@ def measure_silently(method: str, side: str, updates: int) -> dict[str, Any]:
 
 
 def check_losses(method: str, side: str, losses: Sequence[float], reference: Sequence[float]) -> None:
-    """Stop where a side does not train as the engine does: its seconds would be those of something else."""
+    """Stop if a side's training differs from the engine's, because its time would be that of other work."""
     for update, (loss, expected, bound) in enumerate(zip(losses, reference, BOUNDS, strict=False), 1):
-        # Written so that NaN disagrees.
+        # In this form NaN disagrees.
         if not abs(loss - expected) <= bound * abs(expected):
-            sys.exit(f"{method}: the loss of update {update} is {loss} with {side} and {expected} with the engine")
+            sys.exit(f"{method}: the loss of step {update} is {loss} with {side} and {expected} with the engine")
 
 
 def compare(method: str, sides: Sequence[str], rounds: int, updates: int) -> dict[str, Any]:
-    """Let the sides take turns; return their medians over the rounds, and the ratio round by round."""
+    """Measure the sides in turns; return their medians over the rounds, and the ratio of each round."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
@@ -100,25 +100,25 @@ def compare(method: str, sides: Sequence[str], rounds: int, updates: int) -> dic
 
 
 def per_second(measured: dict[str, Any], what: str) -> list[float]:
-    """Return the rate of each counted update."""
+    """Return the rate of each counted step."""
     return [amount / seconds for amount, seconds in zip(measured[what], measured["seconds"], strict=True)]
 
 
 def with_trl_version(found: dict[str, Any]) -> dict[str, Any]:
-    """Add the version of TRL, which nothing but this benchmark uses."""
+    """Add the version of TRL, which only this benchmark uses."""
     return found | {"versions": found["versions"] | {"trl": version("trl")}}
 
 
 def line(record: dict[str, Any]) -> str:
-    """Return what is printed of a record."""
+    """Return a record as a printed line."""
     seconds, memory = record["seconds_an_update"], record["peak_memory_gib"]
     others = "; ".join(
         f"{side} {seconds[side]['median']:.2f} s ({ratio:.2f}x), {memory[side]:.2f} GiB"
         for side, ratio in record["ratio"].items()
     )
     return (
-        f"{record['method']:10s} {seconds['engine']['median']:.2f} s an update, {memory['engine']:.2f} GiB, "
-        f"{record['tokens_a_second']['engine']:.0f} tokens a second, "
+        f"{record['method']:10s} {seconds['engine']['median']:.2f} s per step, {memory['engine']:.2f} GiB, "
+        f"{record['tokens_a_second']['engine']:.0f} tokens per second, "
         f"{100 * record['limit_share']:.0f} % of the matrix-product rate; {others}"
     )
 
@@ -130,9 +130,9 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure every method, print a line for each, keep the records."""
+    """Measure every method, print a line for each, and keep the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="some methods, one round of fewer updates, no record")
+    parser.add_argument("--quick", action="store_true", help="some methods, one round with fewer steps, no record")
     options = parser.parse_args()
     made = []
     for method in QUICK if options.quick else METHODS:

@@ -1,4 +1,4 @@
-"""The training benchmark's records as a picture."""
+"""Draw the records of the training benchmark."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed, and none is looked for
+matplotlib.use("Agg")  # works without a screen
 
 from matplotlib import pyplot
 
-# Okabe and Ito's palette: told apart with any kind of colour vision.
+# From Okabe and Ito's palette, for all kinds of colour vision.
 COLOURS = {"engine": "#0072B2", "peft": "#E69F00", "trl": "#999999"}
 LABELS = {"engine": "this engine", "peft": "PEFT + Trainer", "trl": "TRL SFTTrainer"}
 NAMES = {
@@ -24,11 +24,11 @@ NAMES = {
     "lora": "LoRA, r = 8",
     "full": "full fine-tuning",
 }
-HEIGHT = 0.27  # of a bar, where the methods are 1 apart
+HEIGHT = 0.27  # height of a bar; methods are 1 apart
 
 
 def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the seconds an update of every side takes, the first record on top, as PNG; nothing where there is none."""
+    """Draw the seconds per step of every side, the first record on top, as PNG; nothing without records."""
     if not records:
         return
     with pyplot.rc_context({"font.family": "sans-serif", "font.size": 6.5}):
@@ -47,10 +47,10 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xlim(0, 1.12 * max(s["median"] for r in records for s in r["seconds_an_update"].values()))
         axis.tick_params(axis="y", length=0)
         axis.spines[["top", "right"]].set_visible(False)
-        # Above the bars: beside them there may be no room.
+        # Above the bars, because there may be no room next to them.
         axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=len(COLOURS))
         size, cores = records[0]["settings"]["batch_size"], records[0]["environment"]["hardware"]["cores"]
-        title = f"Seconds per update, batches of {size}, SmolLM2-135M fp32, {cores} CPU cores"
+        title = f"Seconds per step, batches of {size}, SmolLM2-135M fp32, {cores} CPU cores"
         axis.set_title(title, fontsize=7.5, pad=18)
         figure.tight_layout()
         figure.savefig(path)

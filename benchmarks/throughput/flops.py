@@ -1,17 +1,18 @@
-"""What an update has to compute at least, what a layout computes beside that, and what the machine could do.
+"""Count the necessary work of a training step and the work that is wasted, and measure the machine's speed.
 
-The useful work of an update, in multiply-add flops, for n tokens of text in D documents of L tokens each, p virtual
+The useful work of a step, in multiply-add flops, for n tokens of text in D documents of L tokens each, p virtual
 tokens that go through the model, t targets, and prompts or prefixes of P positions:
 
     linear layers      4 * N * (n + p)       N weights, frozen: forward 2, gradient of the input 2
-                       6 * N * n             full fine-tuning: the gradient of the weights comes to it
+                       6 * N * n             full fine-tuning: with the gradient of the weights
                        + 6 * N_lora * n      LoRA's own matrices
     output embedding   4 * V * H * t         6 * V * H * t for full fine-tuning; at the targets only
     attention          12 * layers * heads * head_dim * pairs
 
-p is the number of virtual tokens, counted once for the batch, in prompt tuning and P-tuning, and 0 elsewhere: a prefix
-is keys and values only. pairs is the sum of L * (L + 1) / 2 + P * L over the documents, and P * (P + 1) / 2 besides
-where the virtual tokens are queries, too. P-tuning's small encoder, norms and optimizer are not counted.
+p is the number of virtual tokens, counted once per batch, in prompt tuning and P-tuning, and 0 in other methods,
+because a prefix is keys and values only. pairs is the sum of L * (L + 1) / 2 + P * L over the documents, and in
+addition P * (P + 1) / 2 if virtual tokens are also queries. P-tuning's small encoder, norms and optimizer are not
+counted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Method:
-    """What is trained. `kind` is prompt, prefix, p_tuning, lora or full; `virtual` counts virtual tokens."""
+    """A method. `kind` is prompt, prefix, p_tuning, lora or full; `virtual` is the number of virtual tokens."""
 
     kind: str
     virtual: int = 0
@@ -38,7 +39,7 @@ class Method:
 
     @property
     def queries(self) -> int:
-        """Virtual tokens that go through the model as text does."""
+        """The virtual tokens that go through the model like text."""
         return 0 if self.kind == "prefix" else self.virtual
 
 
@@ -56,7 +57,7 @@ class Sizes:
 
 
 def sizes_of(base: Any) -> Sizes:
-    """Measure a base model that carries no adapter yet."""
+    """Measure a base model without an adapter."""
     head = base.get_output_embeddings()
     linear = sum(m.weight.numel() for m in base.modules() if isinstance(m, nn.Linear) and m is not head)
     config = base.config.get_text_config()
@@ -65,7 +66,7 @@ def sizes_of(base: Any) -> Sizes:
 
 
 def useful_flops(method: Method, sizes: Sizes, documents: Sequence[Document]) -> float:
-    """Return the flops of an update by the formula above."""
+    """Return the flops of a step by the formula above."""
     lengths = [len(d.input_ids) for d in documents]
     targets = sum(len(d.target_ids) for d in documents)
     factor = 6 if method.kind == "full" else 4
@@ -76,23 +77,23 @@ def useful_flops(method: Method, sizes: Sizes, documents: Sequence[Document]) ->
 
 
 def padded_whole(documents: Sequence[Document]) -> torch.Tensor:
-    """Return (B, S) token ids as the stock sides read them: the last target token, too, which predicts nothing."""
-    # Its own target is never looked at: it only keeps the last token of the text from being left out.
+    """Return (B, S) token ids as the stock sides read them, including the last target token."""
+    # Its own target is never used. It only keeps the last token of the text in the batch.
     whole = [Document(d.prompt_ids + d.target_ids, d.target_ids[-1:]) for d in documents]
     return pad(whole, torch.device("cpu")).input_ids
 
 
 def positions(method: Method, documents: Sequence[Document]) -> dict[str, int]:
-    """Return how many positions of a batch go through the linear layers, packed and in the stock layout."""
+    """Return the number of a batch's positions in the linear layers, packed and in the stock layout."""
     row = torch.from_numpy(pack(documents).input_ids)
     rows = padded_whole(documents)
     return {"engine": len(row) + method.queries, "stock": rows.numel() + method.queries * len(documents)}
 
 
 def padding_shares(method: Method, batches: Sequence[Sequence[Document]]) -> dict[str, float]:
-    """Return the wasted positions of the linear layers: those computed, over text and virtual tokens, less 1.
+    """Return the share of wasted positions in the linear layers: computed over needed positions, minus 1.
 
-    Each row of the stock layout has virtual tokens of its own. They are no padding, so that they count as needed there.
+    Each row of the stock layout has its own virtual tokens, which count as needed positions there.
     """
     shares = {}
     for layout, times in (("engine", [1] * len(batches)), ("stock", [len(batch) for batch in batches])):
@@ -103,7 +104,7 @@ def padding_shares(method: Method, batches: Sequence[Sequence[Document]]) -> dic
 
 
 def matrix_product_rate(size: int = 2048, repeats: int = 8) -> float:
-    """Return the flops a second of float32 matrix products on this process's threads: the best of some."""
+    """Return the flops per second of float32 matrix products on this process's threads: the best of several."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     best = float("inf")
     for _ in range(repeats):

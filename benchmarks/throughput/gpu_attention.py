@@ -1,9 +1,9 @@
-"""Time the packed path's attention on a GPU: keys and values repeated for all heads, against `enable_gqa` with a mask.
+"""Time packed attention on a GPU: with repeated keys and values, and with `enable_gqa` and a mask.
 
     python -m benchmarks.throughput.gpu_attention        (or `make bench-gpu`)
 
-Prints for both the kernel that PyTorch takes, the milliseconds of a forward and backward pass (median), and the peak
-memory. Not run yet: no GPU was at hand when it was written, and no number in this project comes from it.
+It prints for both: the kernel of PyTorch, the median milliseconds of a forward and backward pass, and the peak memory.
+It has not been run yet, because no GPU was available. No number in this project comes from it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def attend(repeated: bool) -> None:
 
 
 def kernel_of(step: Callable[[], None]) -> str:
-    """Return the first kernel, fastest first, that takes the step alone."""
+    """Return the first kernel, fastest first, that supports the computation."""
     for kernel in KERNELS:
         try:
             with sdpa_kernel([kernel]):

@@ -1,8 +1,9 @@
-"""The three sides of the training benchmark: the same updates with the engine, with PEFT under `Trainer`, with TRL.
+"""The three sides of the training benchmark: the same steps with the engine, PEFT under `Trainer`, and TRL.
 
-Same rows in the same order, same start, AdamW in PyTorch's fused form (`Trainer`'s default), float32, gradients clipped
-to norm 1, loss on the target tokens only and averaged over those of the batch. What the libraries do beyond that stays
-as they ship it: TRL's `SFTTrainer` measures entropy and token accuracy at every update.
+All have the same rows in the same order and the same initial values. They compute in float32, with the mean loss on the
+target tokens of a batch and gradients clipped to norm 1. The optimizer is PyTorch's fused AdamW (`Trainer`'s default).
+Other settings of the libraries stay at their defaults: TRL's `SFTTrainer` measures entropy and token accuracy at every
+step.
 """
 
 from __future__ import annotations
@@ -51,16 +52,16 @@ METHODS = {
     "prefix100": Method("prefix", 100),
     "p_tuning20": Method("p_tuning", 20),
     "lora": Method("lora"),
-    # At the rate of the others the model would be destroyed by its first update.
+    # At the learning rate of the others, the first step would destroy the model.
     "full": Method("full", learning_rate=1e-5),
 }
 TEXT = "Decide whether the sentiment of the following text is positive or negative."
 BATCH_SIZE = 16
-WARM_UP = 1  # updates of every process that are not counted
+WARM_UP = 1  # steps of every process that are not counted
 
 
 def attach(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: Method) -> Any:
-    """Put a method's PEFT adapter on the base model, or unfreeze the base model; the same numbers every time."""
+    """Add a method's PEFT adapter to the base model, or unfreeze it, always with the same initial values."""
     torch.manual_seed(0)
     count = method.virtual
     if method.kind == "full":
@@ -75,7 +76,7 @@ def attach(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: Me
         return add_soft_prompt(base, tokenizer, config)
     if method.kind == "prefix":
         model = get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=count))
-        # The first `count` tokens are taken; each repetition of the text has more than one.
+        # The first `count` tokens are used; each repetition of the text has more than one.
         initialize_kv_prefix_from_text(model, tokenizer, text=" ".join([TEXT] * count), use_chat_template=False)
         return model
     if method.kind == "p_tuning":
@@ -83,13 +84,13 @@ def attach(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: Me
     return get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))
 
 
-Run = tuple[list[float], list[float]]  # seconds and loss of each update
+Run = tuple[list[float], list[float]]  # seconds and loss of each step
 
 
 def with_engine(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int
 ) -> Run:
-    """Train with the packed forward."""
+    """Train with the packed forward pass."""
     engine = Engine(model, tokenizer, packed=True)
     parameters = [p for p in engine.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=method.learning_rate, weight_decay=0.0, fused=True)
@@ -107,7 +108,7 @@ def with_engine(
 
 
 class Clock(TrainerCallback):
-    """Notes when each update of a `Trainer` begins and ends; batches are made and losses logged in between."""
+    """Measure each step of a `Trainer`. Batches are made and losses logged between steps."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -144,13 +145,13 @@ def arguments(folder: str, method: Method, updates: int) -> dict[str, Any]:
         "save_strategy": "no",
         "disable_tqdm": True,
         "use_cpu": True,
-        # Rows in their own order, as the engine takes them.
+        # Rows in their own order, as in the engine.
         "train_sampling_strategy": "sequential",
     }
 
 
 def with_labels(documents: list[Document]) -> dict[str, torch.Tensor]:
-    """Return padded rows as `Trainer` passes them on: token ids, mask and labels, each (B, S)."""
+    """Return padded rows in the form of `Trainer`: token ids, mask and labels, each (B, S)."""
     input_ids = padded_whole(documents)
     mask, labels = torch.zeros_like(input_ids), torch.full_like(input_ids, -100)
     for row, document in enumerate(documents):
@@ -163,15 +164,15 @@ def with_labels(documents: list[Document]) -> dict[str, torch.Tensor]:
 def with_trainer(
     model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int
 ) -> Run:
-    """Train with PEFT's own forward on padded rows with labels."""
+    """Train with PEFT's own forward pass on padded rows with labels."""
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(**arguments(folder, method, updates), remove_unused_columns=False)
         return run(Trainer(model, settings, train_dataset=rows, data_collator=with_labels))
 
 
 def with_trl(model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document], method: Method, updates: int) -> Run:
-    """Train with TRL on the same token ids and a mask that says which of them are targets."""
-    # Here, because the memory and the seconds that the import takes are not the other sides'.
+    """Train with TRL on the same token ids and a mask of the targets."""
+    # Imported here, because the other sides should not include its memory and time.
     from trl import SFTConfig, SFTTrainer
 
     dataset = Dataset.from_dict(
@@ -186,11 +187,11 @@ def with_trl(model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document
             completion_only_loss=True,
             packing=False,
             max_length=None,
-            # TRL's own defaults are to compute the layers again in the backward pass, in 16 bits.
+            # By default TRL recomputes the layers in the backward pass, and uses 16 bits.
             gradient_checkpointing=False,
             bf16=False,
         )
-        # The adapter is on the model already: with `peft_config` TRL would draw initial values of its own.
+        # The model already has the adapter; with `peft_config` TRL would use its own initial values.
         return run(SFTTrainer(model, settings, train_dataset=dataset, processing_class=tokenizer))
 
 
@@ -202,7 +203,7 @@ SIDES: dict[str, Callable[[Any, PreTrainedTokenizerBase, list[Document], Method,
 
 
 def measure(name: str, side: str, updates: int) -> dict[str, Any]:
-    """Run one side of one method in this process; lists have an item for each counted update, but `losses` for all."""
+    """Run one side of one method in this process. Lists have an item per counted step, `losses` per step."""
     method = METHODS[name]
     base, tokenizer = load_base_model(ModelConfig(), torch.device("cpu"))
     config = TaskConfig(
@@ -222,7 +223,7 @@ def measure(name: str, side: str, updates: int) -> dict[str, Any]:
     rate = matrix_product_rate()
     seconds, losses = SIDES[side](model, tokenizer, rows, method, updates)
     peak = peak_memory_gib()
-    # The better of two: a moment at which the machine was busy is not its limit.
+    # The better of two, because a busy moment does not show the machine's limit.
     rate = max(rate, matrix_product_rate())
     return {
         "seconds": seconds[WARM_UP:],

@@ -1,1 +1,1 @@
-"""How long training takes until validation first reaches a score: this project's recipes against stock PEFT."""
+"""Measure the time of training until validation reaches a score: this project's recipes and stock PEFT."""

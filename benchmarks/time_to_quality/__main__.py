@@ -1,9 +1,9 @@
-"""Time to quality: the seconds of updates until validation first reaches a score, against stock PEFT.
+"""Measure the seconds of training steps until validation first reaches a score, and compare with stock PEFT.
 
     python -m benchmarks.time_to_quality [TASK ...]
 
-Each run is a process of its own, and the sides take turns. Stock PEFT gets ten times the seconds of the slowest run of
-the recipe. Every run is recorded in `results/time_to_quality/TASK.json`; what is there is not measured again.
+Each run is a separate process, and the sides take turns. Stock PEFT gets ten times the seconds of the recipe's slowest
+run. Every run is recorded in `results/time_to_quality/TASK.json`, and is not measured again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = 10  # times the recipe's seconds that stock PEFT gets
 
 
 def main(names: list[str]) -> int:
-    """Measure what the names choose, everything by default; return the exit code."""
+    """Measure the named tasks, by default all; return the exit code."""
     for name in names:
         if name not in GOALS:
             print(f'error: no goal of a task "{name}"{nearest(name, GOALS)}', file=sys.stderr)
@@ -54,26 +54,26 @@ def new_record(name: str) -> dict[str, Any]:
 
 
 def limit(runs: list[dict[str, Any]], side: str) -> float:
-    """Return after how many seconds a run is ended."""
+    """Return the seconds after which a run is ended."""
     if side == "recipe":
-        return float("inf")  # its own number of updates ends it
+        return float("inf")  # its own number of steps ends it
     return PATIENCE * max(run["seconds"] for run in runs if run["side"] == "recipe")
 
 
 def in_new_process(name: str, side: str, seed: int, seconds: float) -> dict[str, Any]:
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(measure, name, side, seed, seconds).result()
 
 
 def in_words(run: dict[str, Any]) -> str:
-    """Return what is printed of a run."""
+    """Return a run as printed words."""
     said = "reached" if run["reached"] else f"not reached (last {run['curve'][-1]['score']:.1%})"
-    return f"{said} after {run['updates']} updates, {run['seconds']:.0f} s"
+    return f"{said} after {run['updates']} steps, {run['seconds']:.0f} s"
 
 
 def summary(name: str, record: dict[str, Any]) -> str:
-    """Return the ratio of the sides' medians, or that stock PEFT never got there."""
+    """Return the ratio of the sides' medians, or its lower bound if stock PEFT did not reach the score."""
     goal = record["goal"]
     sides = {side: medians([r for r in record["runs"] if r["side"] == side]) for side in ("recipe", "stock")}
     told = "; ".join(f"{s} {m['reached']} of {m['of']} in {m['seconds']:.0f} s" for s, m in sides.items())

@@ -1,11 +1,10 @@
-"""The two sides: a shipped recipe's training, and stock PEFT under `Trainer` with the settings of PEFT's own guide.
+"""The two sides: a shipped recipe's training, and stock PEFT under `Trainer` with the settings of PEFT's guide.
 
-Both have the same base model in the same data type, the same rows of train and the same seeds. Both are validated
-alike, by this project's scoring of the same rows after as many updates. Only the seconds of updates count, on both
-sides: how often to validate is a user's choice.
-
-PEFT's guide "Prompt-based methods" (docs/source/task_guides/prompt_based_methods.md) has a rate of 0.03 that falls to
-zero over 50 epochs, 16 rows an update, AdamW, no warm-up; a prompt as long as its text; a prefix of 20 tokens.
+Both have the same base model in the same data type, the same rows of train and the same seeds. Both are validated by
+this project's scoring on the same rows after the same numbers of steps. Only the seconds of steps count on both sides,
+because users choose how often to validate.
+PEFT's guide "Prompt-based methods" (docs/source/task_guides/prompt_based_methods.md) has a learning rate of 0.03 that
+falls to zero over 50 epochs, 16 rows per step, AdamW, no warm-up; a prompt as long as its text; a prefix of 20 tokens.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-EVERY = 10  # updates between validations
-ROWS = 100  # of validation
-EPOCHS = 50  # of PEFT's guide
+EVERY = 10  # steps between validations
+ROWS = 100  # validation rows
+EPOCHS = 50  # epochs in PEFT's guide
 STOCK_RATE = 0.03
 STOCK_BATCH = 16
 STOCK_PREFIX = 20
@@ -50,7 +49,7 @@ STOCK_PREFIX = 20
 
 @dataclass(frozen=True)
 class Goal:
-    """A score of a task that training is to reach, and the recipe that is to reach it."""
+    """A score of a task that training must reach, and the recipe for it."""
 
     task: str
     recipe: str
@@ -66,9 +65,9 @@ GOALS = {
 
 @dataclass
 class Watch:
-    """Validates after every `EVERY` updates, and says when to stop; `seconds` are those of the updates alone.
+    """Validate after every `EVERY` steps, and decide when to stop. `seconds` are those of the steps only.
 
-    `limit` is the number of seconds after which nobody waits any longer.
+    `limit` is the number of seconds after which the run is ended.
     """
 
     goal: Goal
@@ -81,10 +80,11 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.curve: list[dict[str, float]] = []
-        self.metrics = load_metrics(self.data.task.metrics, self.data.task.schema)
+        task = self.data.task
+        self.metrics = load_metrics(task.metrics, task.schema, task.metric_data)
 
     def passed(self, seconds: float) -> bool:
-        """Count an update of so many seconds; say whether it was the last."""
+        """Count a step of this number of seconds; return whether it was the last."""
         self.seconds += seconds
         self.updates += 1
         if self.updates % EVERY:
@@ -96,12 +96,12 @@ class Watch:
 
     @property
     def reached(self) -> bool:
-        """Whether the last validation has the score."""
+        """Whether the last validation reached the score."""
         return bool(self.curve) and self.curve[-1]["score"] >= self.goal.score
 
 
 def measure(name: str, side: str, seed: int, limit: float) -> dict[str, Any]:
-    """Train one side in this process until the goal is reached or `limit` seconds of updates have passed."""
+    """Train one side in this process until it reaches the goal, or for `limit` seconds of steps."""
     goal = GOALS[name]
     config = yaml.safe_load(Path("configs", goal.task, f"{goal.recipe}.yaml").read_text(encoding="utf-8"))
     task = TaskConfig(**config["task"])
@@ -141,7 +141,7 @@ def with_recipe(
     seed: int,
     watching: Watching,
 ) -> Watch:
-    """Train as the shipped recipe does, but for the validations."""
+    """Train as the shipped recipe does, except for the validations."""
     training = TrainingConfig(**config["training"])
     if goal.recipe == "prompt_tuning":
         tuned = add_soft_prompt(base, tokenizer, PromptConfig(**config["prompt"]), seed=seed, task=rows)
@@ -166,7 +166,7 @@ def with_recipe(
 
 
 class Clock(TrainerCallback):
-    """Passes the seconds of each update of a `Trainer` on, those of making its batch included."""
+    """Report the seconds of each step of a `Trainer`, including those for its batch."""
 
     def __init__(self, watch: Watch, model: Any) -> None:
         self.watch, self.model = watch, model
@@ -190,7 +190,7 @@ def with_trainer(
     """Train as PEFT's guide does."""
     torch.manual_seed(seed)
     if goal.recipe == "prompt_tuning":
-        # As in the guide: the task in a sentence, and as many virtual tokens as it has.
+        # As in the guide: a sentence that describes the task, and as many virtual tokens as its tokens.
         text = f"Classify if the text is {' or '.join(c.strip() for c in rows.choices)}.\n"
         count = len(tokenizer(text).input_ids)
         made: Any = PromptTuningConfig(
@@ -227,6 +227,6 @@ def with_trainer(
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what is told of one side's runs: how many reached the goal, and after how long."""
+    """Return the summary of one side's runs: the number that reached the goal, and their time."""
     seconds = sorted(run["seconds"] for run in runs)
     return {"reached": sum(run["reached"] for run in runs), "of": len(runs), "seconds": seconds[len(seconds) // 2]}

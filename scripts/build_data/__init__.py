@@ -1,1 +1,1 @@
-"""The embedded data, built again from their sources."""
+"""Build the embedded data from their sources."""

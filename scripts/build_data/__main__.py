@@ -3,8 +3,11 @@
     python -m scripts.build_data sentiment [--source FILE.tar.gz] [--out data]
     python -m scripts.build_data docstrings [--out data]
     python -m scripts.build_data home_commands [--out data]
+    python -m scripts.build_data compliance [--out data]
+    python -m scripts.build_data localisation [--out data]
+    python -m scripts.build_data analytics [--out data]
 
-One sub-command a task; every build is deterministic (the same source gives the same bytes).
+There is one sub-command per task. Every build is deterministic: the same source gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     sentiment = tasks.add_parser("sentiment", parents=[common], help="sentences of four domains, positive or negative")
     sentiment.add_argument("--source", type=Path, help="the source distribution (default: download it with pip)")
     tasks.add_parser("docstrings", parents=[common], help="docstrings of four libraries, with their one-line summaries")
-    tasks.add_parser("home_commands", parents=[common], help="what somebody says to a home, and the command as JSON")
+    tasks.add_parser("home_commands", parents=[common], help="utterances to a smart home, and the commands as JSON")
+    tasks.add_parser("compliance", parents=[common], help="licence texts, and their policy categories")
+    tasks.add_parser("localisation", parents=[common], help="texts of interfaces in English and three other languages")
+    tasks.add_parser("analytics", parents=[common], help="commands to a smart home as data, and utterances")
     options = vars(parser.parse_args(argv))
-    # A build may need packages that the others do not.
+    # A build may need packages that the others do not need.
     task = importlib.import_module(f"scripts.build_data.{options.pop('task')}.build")
     try:
         print(task.build(**options))

@@ -1,6 +1,6 @@
-"""What the data builds share: cleaning, exact and near-duplicates, hash orders, versions, files.
+"""Shared code of the data builds: cleaning, exact and near-duplicates, hash orders, versions, files.
 
-Nothing here draws random numbers or depends on hash seeds.
+Nothing here uses random numbers or depends on hash seeds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import html
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from softprompts.errors import UserError
 
 import numpy as np
 
-# Two texts are near-duplicates if either similarity (Jaccard) reaches its threshold. Words find a sentence
-# with a word put in or replaced, characters find one spelt or joined differently; below these thresholds the
-# pairs are mostly short stock phrases about different things ("great camera" and "great plan").
+# Two texts are near-duplicates if either similarity (Jaccard) reaches its threshold. Words find a sentence with an
+# added or replaced word; characters find one that is spelt or joined differently. Below these thresholds, pairs are
+# mostly short stock phrases about different things ("great camera" and "great plan").
 WORD_THRESHOLD = 0.6
 CHAR_THRESHOLD = 0.5
 SHINGLE = 4  # characters
@@ -33,7 +33,7 @@ def digest(key: str) -> str:
 def clean(text: str) -> str:
     """Return `text` with HTML entities resolved and white space collapsed.
 
-    The source holds doubly escaped entities (`&amp;amp;`), hence the second pass.
+    The source has doubly escaped entities (`&amp;amp;`), hence the second pass.
     """
     return " ".join(html.unescape(html.unescape(text)).split())
 
@@ -50,7 +50,7 @@ def _words(text: str) -> list[str]:
 
 
 def word_set(text: str) -> set[str]:
-    """Return the distinct words of `text`; empty if it has placeholders and signs only."""
+    """Return the distinct words of `text`; empty if it has only placeholders and symbols."""
     return set(_words(text))
 
 
@@ -63,7 +63,7 @@ def char_shingles(text: str) -> set[str]:
 def _similar(sets: Sequence[set[str]], threshold: float, start: int) -> set[tuple[int, int]]:
     """Return all pairs (i < j, j >= `start`) of sets whose Jaccard similarity is at least `threshold`.
 
-    Exhaustive: an inverted index counts the shared pieces of each set with all others. Empty sets match none.
+    The search is exhaustive: an inverted index counts the shared pieces of all sets. Empty sets match none.
     """
     lists: dict[str, list[int]] = defaultdict(list)
     for i, pieces in enumerate(sets):
@@ -89,7 +89,7 @@ def near_pairs(texts: Sequence[str], start: int = 0) -> list[tuple[int, int]]:
 
 
 def near_repeats(texts: Sequence[str]) -> set[int]:
-    """Return the places of the texts that are near-duplicates of an earlier one, which itself stays."""
+    """Return the indices of texts that are near-duplicates of an earlier text, which itself stays."""
     earlier: dict[int, list[int]] = defaultdict(list)
     for i, j in near_pairs(texts):
         earlier[j].append(i)
@@ -131,3 +131,20 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content.encode("utf-8"))
+
+
+def linked(count: int, links: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return the numbers below `count` in groups: two that are linked, or linked by others, are in one group."""
+    parent = list(range(count))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for i, j in links:
+        parent[max(root(i), root(j))] = min(root(i), root(j))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i in range(count):
+        groups[root(i)].append(i)
+    return list(groups.values())

@@ -1,1 +1,1 @@
-"""The documentation site's generated parts: recipes, reference of settings, messages, results and README's tables."""
+"""Generate parts of the site: recipes, reference of settings, messages, results and README's tables."""

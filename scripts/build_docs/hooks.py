@@ -1,4 +1,4 @@
-"""Hooks that MkDocs calls: pages and their generated parts, tables as CSV, drawings, the pages about serving."""
+"""Hooks for MkDocs: pages and their generated parts, tables as CSV, drawings, the pages about serving."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 SERVING = "Serving"
-# Others write these pages: each is in the navigation once it exists.
+# These pages are in the navigation if they exist.
 SERVING_PAGES = ("serving.md", "deploy.md", "engines.md", "serving_prefixes.md")
 HELPER, OWN_HELPER = "https://unpkg.com/iframe-worker/shim", "vendor/iframe-worker.js"
 DRAWING = re.compile(r"^!\[([^\]]*)\]\(([\w./-]+\.svg)\)$", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the pages about serving that there are to the navigation."""
+    """Add the existing pages about serving to the navigation."""
     for section in config.nav or ():
         if SERVING in section:
             section[SERVING] = [page for page in SERVING_PAGES if (ROOT / DOCS / page).is_file()]
@@ -55,17 +55,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put drawings into the page itself, where they have the page's colours; keep numbers and units together."""
+    """Put drawings into the page itself, with the page's colours; keep numbers and units together."""
     return unbroken(DRAWING.sub(lambda found: _drawing(found[2], found[1]), markdown))
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> str:
-    """Load the search's helper for pages opened as files from the site itself: the theme loads it from a network."""
+    """For pages opened as files, load the search's helper from the site; the theme would need a network."""
     return output.replace(HELPER, f"{'../' * page.url.count('/')}{OWN_HELPER}")
 
 
 def on_post_template(output_content: str, **_: Any) -> str:
-    """Do the same for the page of missing addresses."""
+    """Do the same for the page about missing addresses."""
     return output_content.replace(HELPER, OWN_HELPER)
 
 

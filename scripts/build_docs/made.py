@@ -1,10 +1,11 @@
-"""The directives that pages may use: each makes Markdown, with links from the root of the repository."""
+"""The directives for pages. Each makes Markdown, with links from the root of the repository."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from scripts.build_docs import messages, recipes, reference, results
+from scripts.build_docs import messages, recipes, reference, results, scaling
+from scripts.release import licences
 
 MADE: dict[str, Callable[..., str]] = {
     "recipe": recipes.facts,
@@ -19,6 +20,7 @@ MADE: dict[str, Callable[..., str]] = {
     "demo": results.demo,
     "overview": results.overview,
     "tasks": results.tasks,
+    "use_case": results.use_case,
     "benchmark": results.benchmark,
     "papers": results.papers,
     "claims": results.claims,
@@ -26,4 +28,8 @@ MADE: dict[str, Callable[..., str]] = {
     "sweep": results.sweep,
     "throughput": results.throughput,
     "bench_data": results.bench_data,
+    "licences": licences.table,
+    "chaos": results.chaos,
+    "scaling": scaling.table,
+    "scaling_hidden": scaling.hiding,
 }

@@ -1,4 +1,4 @@
-"""Every message that ends a run, read from the source: each `UserError` is raised with one."""
+"""Collect every message that ends a run from the source, where each `UserError` is raised."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "softprompts"
 
 @functools.cache
 def messages() -> dict[str, list[str]]:
-    """Return the messages of each module that has some, by its path within the package; `…` stands for a value."""
+    """Return the messages of each module that has some, by its path in the package. `…` stands for a value."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def of_modules(*names: str) -> str:
     """Return the messages of modules, or of all modules of a folder, as a folded list.
 
     Raises:
-        UserError: a module or folder that has none.
+        UserError: a module or folder has no messages.
     """
     lines = []
     for name in names:
@@ -61,5 +61,5 @@ def of_modules(*names: str) -> str:
 
 
 def within(module: str, name: str) -> bool:
-    """Say whether a module is the one named, or in the folder named."""
+    """Return whether a module is the named one, or is in the named folder."""
     return module == name or module.startswith(f"{name}/")

@@ -1,4 +1,4 @@
-"""Pages of the site: their sources, their directives, and their links.
+"""Read the pages of the site: their sources, directives and links.
 
 A page is Markdown in `docs/`, or one of the repository's own files in `EXTRA`. A line such as
 
@@ -21,7 +21,7 @@ from softprompts.errors import UserError, nearest
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = "docs"
 SOURCE = "source"  # the site's folder of copied files
-# Pages that are files of the repository: where the site has them, and where they come from.
+# Pages that are files of the repository: their places on the site, and their sources.
 EXTRA = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
@@ -29,14 +29,17 @@ EXTRA = {
     "data/sentiment.md": "data/sentiment/README.md",
     "data/home_commands.md": "data/home_commands/README.md",
     "data/docstrings.md": "data/docstrings/README.md",
+    "data/compliance.md": "data/compliance/README.md",
+    "data/localisation.md": "data/localisation/README.md",
+    "data/analytics.md": "data/analytics/README.md",
     "results/claims.md": "results/report/claims.md",
     "results/comparisons.md": "results/report/tables.md",
     "results/study.md": "results/report/study.md",
 }
-# Parts of a report that a page of `docs/` takes in.
+# Parts of a report that a page of `docs/` includes.
 WITHIN = {"results/report/summary.md": "results/benchmark.md", "results/report/papers.md": "results/papers.md"}
 DIRECTIVE = re.compile(r"^<!-- made: (.+?) -->$", re.MULTILINE)
-# Code is left alone: a fenced block, or a span.
+# Code is not changed: fenced blocks and spans.
 CODE = re.compile(r"^```.*?^```$|^~~~.*?^~~~$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -57,7 +60,7 @@ def source_of(place: str) -> str:
 
 
 def place_of(path: str) -> str:
-    """Return where the site has a file of the repository, given its path from the root."""
+    """Return the place on the site of a file of the repository, given its path from the root."""
     for place, source in EXTRA.items():
         if path == source:
             return place
@@ -69,7 +72,7 @@ def place_of(path: str) -> str:
 
 
 def read_page(site: Site, place: str, made: Made) -> str:
-    """Return a page as the site has it, and add it to the site."""
+    """Return a page in the form of the site, and add it to the site."""
     source = source_of(place)
     text = (ROOT / source).read_text(encoding="utf-8")
     text = expand(text, made, source)
@@ -81,7 +84,7 @@ def expand(text: str, made: Made, source: str) -> str:
     """Replace each directive by its output, whose links are relative to the root of the repository.
 
     Raises:
-        UserError: an unknown directive, or the wrong arguments for one.
+        UserError: a directive is unknown or has wrong arguments.
     """
 
     def result(found: re.Match[str]) -> str:
@@ -98,12 +101,12 @@ def expand(text: str, made: Made, source: str) -> str:
 
 
 def from_root(text: str, folder: Path) -> str:
-    """Make links from the root of the repository links from a folder of it."""
+    """Change links from the root of the repository to links from a folder."""
     return linked(text, lambda target: os.path.relpath(target, folder))
 
 
 def moved(site: Site, text: str, source: str, place: str) -> str:
-    """Return a page with its links as they are on the site; files that are no pages are added to its copies."""
+    """Return a page with the links of the site. Files that are not pages are added to the site's copies."""
 
     def target(found: str) -> str:
         path = os.path.normpath(os.path.join(os.path.dirname(source), found))  # noqa: PTH118, PTH120 - of text
@@ -119,7 +122,7 @@ def moved(site: Site, text: str, source: str, place: str) -> str:
 
 
 def linked(text: str, change: Callable[[str], str]) -> str:
-    """Change the targets of relative links and images; addresses, places on the page itself, and code stay."""
+    """Change the targets of relative links and images. Addresses, anchors on the page, and code stay."""
 
     def changed(found: re.Match[str]) -> str:
         path, mark, place = found[1].partition("#")
@@ -127,7 +130,7 @@ def linked(text: str, change: Callable[[str], str]) -> str:
 
     parts, start = [], 0
     for code in CODE.finditer(text):
-        # A link may have code for its text: "[`x`](y)". The target follows the span, so that it is seen.
+        # A link's text may be code: "[`x`](y)". Its target follows the span, so it is found.
         parts += [LINK.sub(changed, text[start : code.start()]), code[0]]
         start = code.end()
     return "".join([*parts, LINK.sub(changed, text[start:])])

@@ -1,4 +1,4 @@
-"""Generated parts of recipe pages: from the recipe, its configs, the table of methods and the records."""
+"""Generate parts of recipe pages from the recipe, its configs, the table of methods and the records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from scripts.build_docs.pages import ROOT
-from scripts.build_docs.records import TASKS, grids, runs, shipped
+from scripts.build_docs.records import TASKS, USE_CASES, grids, runs, shipped
 from scripts.build_docs.reference import anchor, sections_of
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
@@ -23,14 +23,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 RECIPES = ROOT / "recipes"
 KINDS = ("decoder", "encoder-decoder", "encoder")
-WRITTEN = ("zero_shot", "few_shot")  # rows of a benchmark that `hard_prompt` makes
+WRITTEN = ("zero_shot", "few_shot")  # a benchmark's rows from `hard_prompt`
 
 
 def facts(name: str) -> str:
     """Return the generated part of a recipe's page.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: the recipe is unknown.
     """
     if not (RECIPES / f"{name}.py").is_file():
         raise UserError(f"no recipe {name}")
@@ -72,10 +72,10 @@ def docstring(name: str) -> tuple[str, str, str]:
 
 
 def configs_of(name: str) -> list[str]:
-    """Return the shipped configs of a recipe, by the command at their head, that of the smallest task first."""
+    """Return the shipped configs of a recipe, by the command at their head, with the smallest task first."""
     found = []
     for path in sorted((ROOT / "configs").glob("*/*.yaml")):
-        if path.parent.name == "accelerate":  # launch files: their heads name a recipe as an example
+        if path.parent.name == "accelerate":  # launch files, whose heads name a recipe as an example
             continue
         head = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
         if re.search(rf"\brecipes/{name}\.py\b", head):
@@ -86,7 +86,7 @@ def configs_of(name: str) -> list[str]:
 def first_line(config: str) -> str:
     """Return the first sentence of a config's head."""
     head = []
-    for line in (ROOT / config).read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / config).read_text(encoding="utf-8").removeprefix("#!/bin/bash\n").splitlines():
         if not line.startswith("# "):
             break
         head.append(line.removeprefix("# "))
@@ -94,14 +94,14 @@ def first_line(config: str) -> str:
 
 
 def _example(name: str) -> tuple[str, str]:
-    """Return the path and the text of the config that a page shows; empty for a recipe without one."""
+    """Return the path and the text of a page's config; empty for a recipe without one."""
     paths = configs_of(name)
     return (paths[0], (ROOT / paths[0]).read_text(encoding="utf-8")) if paths else ("", "")
 
 
 def results_table(name: str) -> str:
     """Return a row for each task that has a record of the recipe's shipped config."""
-    rows = [_result_row(task, record) for task in TASKS if (record := shipped(task).get(name))]
+    rows = [_result_row(task, record) for task in (*TASKS, *USE_CASES) if (record := shipped(task).get(name))]
     head = ["task", "metric", "test, % (95 % interval)", "trained", "saved", "training", "memory"]
     return markdown_table(head, rows) if rows else ""
 
@@ -155,7 +155,7 @@ def _method_row(method: Any) -> list[str]:
 @functools.cache
 def configs_table(folder: str) -> str:
     """Return the shipped configs of a folder, each with the first sentence of its head."""
-    paths = sorted((ROOT / "configs" / folder).glob("*.yaml"))
+    paths = sorted(path for path in (ROOT / "configs" / folder).iterdir() if path.suffix in (".yaml", ".sbatch"))
     rows = [(path.relative_to(ROOT).as_posix(), path.name) for path in paths]
     return markdown_table(["file", "what for"], [[f"[{name}]({path})", first_line(path)] for path, name in rows])
 

@@ -1,4 +1,4 @@
-"""The records that the site's tables are made from, each read once in a build."""
+"""Read the records for the site's tables, each once per build."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
 from benchmarks.report.frame import runs_frame
+from benchmarks.tasks.record import TASKS as TASKS, USE_CASES as USE_CASES
 from scripts.build_docs.pages import ROOT
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.record import Result, load_result
 
 import pandas
 
-TASKS = ("sentiment", "home_commands", "docstrings")
 RESULTS = ROOT / "results"
 
 

@@ -1,4 +1,4 @@
-"""The reference of settings: from the dataclasses of the recipes' sections, and their docstrings."""
+"""Generate the reference of settings from the dataclasses of the recipes' sections, and their docstrings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED = ("model", "task", "training", "evaluation", "run")
 
 @functools.cache
 def sections_of(recipe: str) -> dict[str, type]:
-    """Return the sections of settings that a recipe has, with their dataclasses."""
+    """Return a recipe's sections of settings, with their dataclasses."""
     spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -28,7 +28,7 @@ def sections_of(recipe: str) -> dict[str, type]:
 
 
 def all_sections() -> dict[type, tuple[list[str], list[str]]]:
-    """Return each dataclass with the names of its sections and the recipes that have it, shared sections first."""
+    """Return each dataclass with the names of its sections and its recipes, shared sections first."""
     found: dict[type, tuple[list[str], list[str]]] = {}
     for path in sorted((ROOT / "recipes").glob("*.py")):
         for name, kind in sections_of(path.stem).items():
@@ -41,7 +41,7 @@ def all_sections() -> dict[type, tuple[list[str], list[str]]]:
 
 
 def anchor(kind: type) -> str:
-    """Return the name of a section's place on the page: one name may stand for several dataclasses."""
+    """Return the anchor of a section on the page. Several dataclasses may share a name."""
     return kind.__name__.lower()
 
 
@@ -72,5 +72,5 @@ def _default(item: Field[Any]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text of a docstring for Markdown: a bar, a brace and an angle bracket are letters in it."""
+    """Escape a docstring's text for Markdown: bars, braces and angle brackets."""
     return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""Tables of results, made from the records when the site is built."""
+"""Make tables of results from the records when the site is built."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from benchmarks.tasks.tables import table, tasks_table
 from scripts.build_docs.pages import ROOT, linked
-from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds
+from scripts.build_docs.records import RESULTS, TASKS, USE_CASES, grids, runs, shipped, speeds
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.frame import metrics_of
 from softprompts.reports.tables import markdown_table, size
@@ -20,7 +20,7 @@ from softprompts.runs.record import Result, load_result
 import pandas
 
 REPORT = "results/report"
-SPEED_NAMES = {  # of the records of the benchmark of training
+SPEED_NAMES = {  # names of the training benchmark's records
     "prompt20": "prompt tuning, 20 virtual tokens",
     "prompt100": "prompt tuning, 100 virtual tokens",
     "prefix20": "prefix tuning, 20 virtual tokens",
@@ -39,7 +39,14 @@ def demo() -> str:
 
 def tasks() -> str:
     """Return a table for each task: the shipped config of every recipe."""
-    return tasks_table([list(shipped(task).values()) for task in TASKS])
+    return tasks_table([list(shipped(task).values()) for task in (*TASKS, *USE_CASES)])
+
+
+def use_case(task: str) -> str:
+    """Return the table of a task's shipped configs, or that none is recorded yet."""
+    return (
+        tasks_table([list(shipped(task).values())]) or f"No run is recorded yet: `make tasks ONLY={task}` makes them."
+    )
 
 
 def overview() -> str:
@@ -74,7 +81,7 @@ def _both(task: str, name: str) -> str:
 
 
 def shipped_run(task: str, name: str) -> Result | None:
-    """Return the record of the shipped config that makes a row of the benchmark: a manual prompt by its examples."""
+    """Return the record of the shipped config for a row of the benchmark. A manual prompt is found by its shots."""
     if name not in ("zero_shot", "few_shot"):
         return shipped(task).get(name)
     found = shipped(task).get("hard_prompt")
@@ -82,7 +89,7 @@ def shipped_run(task: str, name: str) -> Result | None:
 
 
 def _score(result: Result, name: str) -> str:
-    """Return a metric in per cent; of a record of several tasks that of the rows that all others were tested on."""
+    """Return a metric in per cent; for a record of several tasks, on the rows of all other records."""
     chosen = [v for values in _rows_of(result.task).values() for v in values]
     tasks = result.notes.get("tasks", {})
     value = tasks[chosen[0]][name] if len(chosen) == 1 and chosen[0] in tasks else result.metrics[name].value
@@ -96,7 +103,7 @@ def _rows_of(task: str) -> dict[str, list[str]]:
 
 
 def decision() -> str:
-    """Return what each method costs and reaches on each task, for the page that helps to choose one."""
+    """Return each method's cost and score on each task, for the page about choosing a method."""
     rows = []
     for task, benchmark in grids().items():
         first = metrics_of(results_of(benchmark))[0]
@@ -159,7 +166,7 @@ def sweep() -> str:
 
 
 def throughput() -> str:
-    """Return seconds for one step of this engine, PEFT under `Trainer`, and TRL, and their memory."""
+    """Return the seconds per step of this engine, PEFT under `Trainer`, and TRL, and their memory."""
     head = ["method", "this engine", "PEFT", "TRL", "faster than PEFT", "faster than TRL", "memory", "PEFT's"]
     return markdown_table(head, [_speed_row(record) for record in speeds()])
 
@@ -172,13 +179,25 @@ def _speed_row(record: dict[str, Any]) -> list[str]:
 
 
 def bench_data() -> str:
-    """Return how long data of several sizes take until they are ready to train on, the first and the second time."""
+    """Return the time until data of several sizes is ready for training, for the first and the second time."""
     record = json.loads((RESULTS / "bench_data.json").read_text(encoding="utf-8"))
     rows = [
         [f"{int(count):,}", f"{found['megabytes']:.0f} MB", *(_ready(found[which]) for which in ("first", "second"))]
         for count, found in record["rows"].items()
     ]
     return markdown_table(["rows", "file", "the first time", "from the cache"], rows)
+
+
+def chaos() -> str:
+    """Return how often each fault was tried, and what came of it."""
+    file = RESULTS / "chaos.json"
+    if not file.is_file():
+        return "No record yet: `make chaos` makes it."
+    rows = []
+    for fault in json.loads(file.read_text(encoding="utf-8"))["faults"]:
+        outcomes = [f"{count} x {outcome}" for outcome, count in sorted(fault["outcomes"].items(), key=lambda o: -o[1])]
+        rows.append([fault["name"], str(fault["times"]), "; ".join(outcomes)])
+    return markdown_table(["fault", "times", "outcome"], rows)
 
 
 def _ready(found: dict[str, float]) -> str:

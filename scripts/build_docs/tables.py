@@ -1,4 +1,4 @@
-"""Tables of a page: parsed from Markdown, and written as CSV."""
+"""Parse tables in Markdown pages, and write them as CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas
 
 # A header line, a rule, and rows.
 TABLE = re.compile(r"^\|.*\|\n\|[-:| ]+\|\n(?:\|.*\|(?:\n|\Z))+", re.MULTILINE)
-# Spaces at which a cell is not broken.
+# Spaces that do not break a cell.
 BREAKS = re.compile(r"(?<=\d) (?=[±%]|to |[KMG]iB|s\b|min\b)|(?<=±) (?=\d)|(?<=\bto) (?=[\d+−])")
 CELL = re.compile(r"(?<!\\)\|")
 
@@ -25,7 +25,7 @@ def _plain(cell: str) -> str:
 
 
 def with_csv(page: str, place: str) -> tuple[str, dict[str, str]]:
-    """Return a page with a link to the CSV file of each of its tables, and these files by their places on the site."""
+    """Return a page with a link to each table's CSV file, and these files by their places on the site."""
     stem = PurePosixPath(place).stem
     files: dict[str, str] = {}
 
@@ -38,5 +38,5 @@ def with_csv(page: str, place: str) -> tuple[str, dict[str, str]]:
 
 
 def unbroken(page: str) -> str:
-    """Return a page whose tables never break a line inside "86.0 ± 0.7", or between a number and its unit."""
+    """Return a page whose tables do not break lines inside "86.0 ± 0.7", or between a number and its unit."""
     return TABLE.sub(lambda table: BREAKS.sub("\u00a0", table[0]), page)

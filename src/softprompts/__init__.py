@@ -1,7 +1,7 @@
 """Soft Prompt Recipes: the library that the scripts in `recipes/` call.
 
-`softprompts.train` and the other public names are listed in `__init__.pyi`. Each is imported from its module when it is
-first used: PEFT, transformers and PyTorch take seconds, which a misspelt key should not.
+`__init__.pyi` lists `softprompts.train` and the other public names. Each is imported from its module at its first use,
+because PEFT, transformers and PyTorch take seconds to import. A misspelt key is thus reported at once.
 """
 
 import lazy_loader

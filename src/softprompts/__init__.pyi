@@ -34,7 +34,9 @@ from .config.tools import (
     ExportConfig as ExportConfig,
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
+    NewConfig as NewConfig,
     OutcomesConfig as OutcomesConfig,
+    ReadinessConfig as ReadinessConfig,
     ReportConfig as ReportConfig,
     SamplingConfig as SamplingConfig,
     ServeConfig as ServeConfig,
@@ -105,6 +107,10 @@ from .models.loading import (
     kind_of as kind_of,
     load_base_model as load_base_model,
 )
+from .readiness.page import (
+    missing_baseline as missing_baseline,
+    write_readiness as write_readiness,
+)
 from .reports.comparison import save_contest as save_contest
 from .reports.pages.own_page import write_report as write_report
 from .reports.run import (
@@ -115,6 +121,7 @@ from .reports.run import (
 )
 from .runs.command import cli as cli
 from .runs.environment import environment as environment
+from .runs.estimate import estimated_seconds as estimated_seconds
 from .runs.run import start_run as start_run
 from .serving.http.server import run_server as run_server
 from .serving.http.service import load_tasks as load_tasks
@@ -126,6 +133,11 @@ from .sweeps.sweep import (
 from .system.files import (
     one_line as one_line,
     write_atomically as write_atomically,
+)
+from .tasks.proposal import (
+    fit_sizes as fit_sizes,
+    propose as propose,
+    write_proposal as write_proposal,
 )
 from .tasks.task import Task as Task, load_task as load_task
 from .training.loop import train as train

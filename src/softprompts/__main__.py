@@ -1,4 +1,4 @@
-"""`softprompts --version`: versions, device and folders, for a report of a problem."""
+"""`softprompts --version`: versions, device and folders, for bug reports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from softprompts.system.quiet import quiet_libraries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what the arguments ask for; return the exit code."""
+    """Print the versions or the help; return the exit code."""
     parser = argparse.ArgumentParser(
         "softprompts", description="Soft Prompt Recipes. Recipes are scripts: python recipes/prompt_tuning.py --help"
     )
-    parser.add_argument("--version", action="store_true", help="versions, device, types and folders, for a report")
+    parser.add_argument("--version", action="store_true", help="versions, device, type and folders, for bug reports")
     if parser.parse_args(argv).version:
         quiet_libraries()
         print(report())
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report() -> str:
-    """Return versions of the libraries, the device, the dtype that `auto` takes, and where models and data are."""
+    """Return the versions, the device, the dtype that `auto` selects, and the folders of models and data."""
     from softprompts.config.sections import ModelConfig
     from softprompts.data.sources import DATA_DIR
     from softprompts.models.bundled import cache_root

@@ -1,4 +1,4 @@
-"""The exceptions that end a run on purpose, the words that their lines are made of, warnings and notices."""
+"""Exceptions that end a run on purpose, helpers for the text of messages, warnings and notices."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Key(str):
 
 
 class UserError(ValueError):
-    """Something the user can fix: the setting, what is wrong with it, and the nearest valid choice.
+    """An error that the user can fix. Its text names the setting, the problem and the nearest valid choice.
 
     `softprompts.config.cli.cli` prints it as one line on standard error and exits with code 2.
 
     Args:
-        parts: the text in pieces. Those that name other settings are `Key`s, so that `under` can rename them.
-        key: the setting that is wrong; the text is put after it. By default the key that the text begins with, as in
-            "task.schema: no such file"; empty if it begins with none.
+        parts: the text in pieces. Pieces that name other settings are `Key`s, so that `under` can rename them.
+        key: the wrong setting, which precedes the text. By default the key at the beginning of the text, as in
+            "task.schema: no such file"; empty if there is none.
     """
 
     def __init__(self, *parts: str, key: str = "") -> None:
@@ -40,10 +40,10 @@ class UserError(ValueError):
         super().__init__("".join([f"{key}: " if key else "", *parts]))
 
     def under(self, names: Mapping[str, str]) -> UserError:
-        """Return this error with other names of its settings: {"adapter": "first"} makes adapter.path first.path.
+        """Return this error with its settings renamed: {"adapter": "first"} turns adapter.path into first.path.
 
         Args:
-            names: new names, of a section or of a whole key.
+            names: new names of sections or of whole keys.
         """
 
         def renamed(key: str) -> str:
@@ -56,7 +56,7 @@ class UserError(ValueError):
 
 @contextmanager
 def settings_named(names: Mapping[str, str]) -> Iterator[None]:
-    """Within this context a `UserError` names its settings as its `under(names)` does."""
+    """Rename the settings of every `UserError` that is raised within this context, by its `under(names)`."""
     try:
         yield
     except UserError as error:
@@ -64,21 +64,21 @@ def settings_named(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def check_above_zero(key: str, value: float | None) -> None:
-    """Raise `UserError` for the value of a setting that is not above 0, as NaN is not; None passes."""
+    """Raise `UserError` if a setting's value is not above 0. NaN is refused, None passes."""
     if value is not None and not value > 0:
         raise UserError(f"expected a number above 0, found {value}", key=key)
 
 
 class RunFinished(Exception):  # noqa: N818 - nothing is wrong
-    """The run that was to be resumed has its result already; `cli` prints the text and exits with code 0."""
+    """The resumed run already has its result; `cli` prints the text and exits with code 0."""
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing is wrong
-    """A signal has stopped the training, whose checkpoint is saved; `cli` prints the text and exits with 128 + signal.
+    """A signal stopped training after a checkpoint; `cli` prints the text and exits with 128 + signal.
 
     Args:
-        text: what was stopped, and how to continue.
-        number: the signal.
+        text: which run was stopped, and how to continue it.
+        number: the number of the signal.
     """
 
     def __init__(self, text: str, number: int) -> None:
@@ -101,22 +101,22 @@ def warn(text: str) -> None:
 
 
 def notice(text: str) -> None:
-    """Log one line about what the library does, likewise; a command line prints it on standard error."""
+    """Log a line about the library's work, once for all processes of a launch; `cli` prints it on standard error."""
     if is_first_process():
         logger.info(text, extra={"to_stderr": True})
 
 
 def short(text: object, most: int = LONGEST) -> str:
-    """Return a text for a message: in one line, unprintable characters escaped, at most `most` characters."""
+    """Return a text for a message: one line, at most `most` characters, unprintable ones escaped."""
     whole = str(text)
     plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole[: most + 1])
     return plain if len(plain) <= most else f"{plain[: most - 4]} ..."
 
 
 def listed(names: Iterable[object]) -> str:
-    """Return names for a message: the first `NAMES` of them, and how many more there are.
+    """Return names for a message: the first `NAMES` of them, and the number of the others.
 
-    A name is quoted if it is empty or begins or ends with a space, which nobody would see.
+    A name that is empty, or that begins or ends with a space, is quoted to make this visible.
     """
     given = list(map(str, names))
     shown = [short(name) if name and name == name.strip() else f'"{short(name)}"' for name in given[:NAMES]]
@@ -125,12 +125,12 @@ def listed(names: Iterable[object]) -> str:
 
 
 def nearest(name: str, valid: Iterable[str], prefix: str = "") -> str:
-    """Return ` (did you mean "x"?)` for the closest of `valid`, or the list of them if none is close.
+    """Return ` (did you mean "x"?)` for the closest of `valid`, or a list of `valid` if none is close.
 
-    `prefix` goes in front of a suggestion: what all of `valid` lack, such as the section of a key.
+    `prefix` is put before a suggestion, for example the section that the keys of `valid` lack.
     """
     options = sorted(map(str, valid))
-    # Compared by their beginnings: a thousand labels of a page each would take minutes.
+    # Only the beginnings are compared: a thousand labels of one page each would take minutes.
     folded = {option[:LONGEST].casefold(): option for option in options}
     close = difflib.get_close_matches(str(name)[:LONGEST].casefold(), folded, n=1, cutoff=0.5)
     if close:

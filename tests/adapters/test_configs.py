@@ -30,12 +30,12 @@ from transformers import AutoModelForSequenceClassification
     [
         (
             {"peft_type": "SUPERDUPERTUNING"},
-            'peft_type: PEFT knows no "SUPERDUPERTUNING" (did you mean "SUPERTUNING"?)',
+            'peft_type: PEFT does not know "SUPERDUPERTUNING" (did you mean "SUPERTUNING"?)',
         ),
-        ({"peft_type": "lora"}, 'peft_type: PEFT knows no "lora" (did you mean "LORA"?)'),
-        ({"peft_type": ["LORA"]}, 'peft_type: PEFT knows no "[\'LORA\']" (did you mean "LORA"?)'),
-        ({"peft_type": None}, "has no peft_type, which says what kind of adapter it is"),
-        ({"task_type": "CAUSAL"}, 'task_type: PEFT knows no "CAUSAL" (did you mean "CAUSAL_LM"?)'),
+        ({"peft_type": "lora"}, 'peft_type: PEFT does not know "lora" (did you mean "LORA"?)'),
+        ({"peft_type": ["LORA"]}, 'peft_type: PEFT does not know "[\'LORA\']" (did you mean "LORA"?)'),
+        ({"peft_type": None}, "has no peft_type, the kind of the adapter"),
+        ({"task_type": "CAUSAL"}, 'task_type: PEFT does not know "CAUSAL" (did you mean "CAUSAL_LM"?)'),
         ({"num_virtual_tokens": "5"}, "num_virtual_tokens: expected int, found '5'"),
         ({"num_virtual_tokens": True}, "num_virtual_tokens: expected int, found True"),
         ({"num_transformer_submodules": [1]}, "num_transformer_submodules: expected int, found [1]"),
@@ -78,7 +78,7 @@ def test_a8_an_adapter_for_another_kind_of_task_is_refused(
 ) -> None:
     saved(tiny_model, KINDS[kind](), tmp_path / "it")
     change_config(tmp_path / "it", task_type=task)
-    message = rf" is for {task} \(its task_type\), but the base model is a decoder that continues a text: CAUSAL_LM$"
+    message = rf" has task_type {task}, but the base model is a decoder that continues a text: expected CAUSAL_LM$"
     with pytest.raises(UserError, match=message):
         load(tiny_model, tmp_path / "it")
 
@@ -87,11 +87,11 @@ def test_a8_a_decoder_that_classifies_is_no_language_model(tiny_model: Path, tmp
     config = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights=False)
     base: Any = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
     get_peft_model(base, config).save_pretrained(str(tmp_path / "it"))
-    with pytest.raises(UserError, match=r" is for SEQ_CLS \(its task_type\), but the base model is a decoder"):
+    with pytest.raises(UserError, match=r" has task_type SEQ_CLS, but the base model is a decoder"):
         load(tiny_model, tmp_path / "it")
     base.save_pretrained(tmp_path / "whole")
     with pytest.raises(
-        UserError, match=r"^model\.name_or_path: \S+ is a LlamaForSequenceClassification: it classifies"
+        UserError, match=r"^model\.name_or_path: \S+ is a LlamaForSequenceClassification, which classifies"
     ):
         load_base_model(ModelConfig(str(tmp_path / "whole")), torch.device("cpu"))
 
@@ -140,6 +140,14 @@ def test_b9_a_size_that_would_fill_the_memory_is_one_line(
         load(tiny_model, tmp_path / "it")
 
 
+@pytest.mark.parametrize(("key", "value"), [("rank_pattern", {"q_proj": 10**15}), ("layer_replication", [[0, 10**15]])])
+def test_sizes_inside_of_a_value_are_checked_too(tiny_model: Path, tmp_path: Path, key: str, value: Any) -> None:
+    saved(tiny_model, KINDS["LoRA"](), tmp_path / "it")
+    change_config(tmp_path / "it", **{key: value})
+    with pytest.raises(UserError, match=rf"it: {key} holds 1000000000000000 in its config, and its largest tensor has"):
+        load(tiny_model, tmp_path / "it")
+
+
 @pytest.mark.parametrize("kind", ["LoRA, modules", "LoRA, tokens", "LoRA, norm", "multitask"])
 def test_b9_what_is_saved_with_an_adapter_must_be_there(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     saved(tiny_model, KINDS[kind](), tmp_path / "it")
@@ -162,7 +170,7 @@ def test_a_pickle_by_another_name_is_not_executed(
     saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
     (tmp_path / "it" / "adapter_model.safetensors").write_bytes(pickle.dumps(Bang()))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors is no safetensors file, or is damaged: "):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is not a safetensors file, or is damaged: "):
         load(tiny_model, tmp_path / "it")
     assert not (tmp_path / "executed").exists()
 
@@ -180,7 +188,7 @@ def test_modules_and_files_that_a_config_names_are_not_reached(
     ):
         load(tiny_model, tmp_path / "lora")
     change_config(tmp_path / "lora", megatron_config=None, peft_type="XLORA", adapters={"0": "/somewhere/else"})
-    with pytest.raises(UserError, match="adapters: such an adapter loads further adapters; it is not taken"):
+    with pytest.raises(UserError, match="adapters: such an adapter loads further adapters, which is not supported"):
         load(tiny_model, tmp_path / "lora")
     assert not (tmp_path / "executed").exists()
     saved(tiny_model, KINDS["multitask"](), tmp_path / "tasks")
@@ -213,7 +221,7 @@ def test_an_adapter_that_waits_for_tokens_is_refused_for_that(
     tiny_model: Path, tmp_path: Path, tokens: list[int]
 ) -> None:
     saved(tiny_model, LoraConfig(**LORA, alora_invocation_tokens=tokens), tmp_path / "it")
-    with pytest.raises(UserError, match=r"alora_invocation_tokens: such an adapter is at work only behind these tok"):
+    with pytest.raises(UserError, match=r"alora_invocation_tokens: such an adapter works only after these tokens"):
         load(tiny_model, tmp_path / "it")
     change_config(tmp_path / "it", alora_invocation_tokens=None)
     assert isinstance(load(tiny_model, tmp_path / "it"), PeftModel)
@@ -226,5 +234,5 @@ def test_keys_that_this_version_of_peft_does_not_know_are_no_fault(
     change_config(tmp_path / "it", something_new={"a": [1]}, another=False, peft_version="99.0")
     capsys.readouterr()
     assert isinstance(load(tiny_model, tmp_path / "it"), PeftModel)
-    said = f"{tmp_path}/it/adapter_config.json: this version of PEFT does not know something_new, and ignores it\n"
+    said = f"{tmp_path}/it/adapter_config.json: this version of PEFT ignores the unknown something_new\n"
     assert capsys.readouterr().err == f"warning: adapter.path: {said}"

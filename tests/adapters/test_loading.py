@@ -217,11 +217,11 @@ def damaged(saved: Path, folder: Path, case: str) -> Path:
     [
         (
             "several",
-            r"/it is no adapter: it has no \S+; there are: \S+/adapter/books, \S+/adapter/films$",
+            r"/it is not an adapter: it has no \S+; adapters below it: \S+/adapter/books, \S+/adapter/films$",
         ),
         ("pickled", r"/it has no adapter_model\.safetensors; pickled weights are not loaded$"),
-        ("whole model", r"/it is a whole model; give it as model\.name_or_path$"),
-        ("empty", r"/it is no adapter: it has no adapter_config\.json$"),
+        ("whole model", r"/it is a whole model; set model\.name_or_path to it$"),
+        ("empty", r"/it is not an adapter: it has no adapter_config\.json$"),
         ("nowhere", r"no such folder: \S+/it"),
     ],
 )
@@ -261,8 +261,8 @@ def change(folder: Path, copy: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"token_dim": 64}, r" is for another base model: its hidden size is 64, that of \S+ 32 \(it was trained on "),
-        ({"num_layers": 3}, r" is for another base model: its layers is 3, that of \S+ 2 "),
+        ({"token_dim": 64}, r" is for another base model: hidden size 64, but \S+ has 32 \(the adapter was trained"),
+        ({"num_layers": 3}, r" is for another base model: layers 3, but \S+ has 2 "),
         (
             {"base_model_name_or_path": "some/llama"},
             r" was trained on some/llama, not on \S+; if they are the same model, set adapter\.any_base to true$",

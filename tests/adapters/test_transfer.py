@@ -83,13 +83,13 @@ def test_another_type_or_length_is_refused(tiny_model: Path, tmp_path: Path, sec
     with pytest.raises(UserError) as caught:
         begin(tiny_model, section, adapter)
     assert str(caught.value) == (
-        f"{section}.init_adapter: {adapter} is of type {types[other]}; expected {types[section]}, to begin with"
+        f"{section}.init_adapter: {adapter} is of type {types[other]}; expected {types[section]}"
     )
     adapter, _ = trained(tiny_model, section, tmp_path / "longer", count=7)
     with pytest.raises(UserError) as caught:
         begin(tiny_model, section, adapter)
     assert str(caught.value) == (
-        f"{section}.init_adapter: {adapter} has 7 virtual tokens, and {section}.num_virtual_tokens is 4; set that to 7"
+        f"{section}.init_adapter: {adapter} has 7 virtual tokens, but {section}.num_virtual_tokens is 4; set it to 7"
     )
 
 
@@ -97,7 +97,7 @@ def test_another_base_is_refused_unless_it_is_asked_for(
     tiny_model: Path, wider_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, expected = trained(tiny_model, "prompt", tmp_path / "run")
-    with pytest.raises(UserError, match=r"^prompt\.init_adapter: .* is for another base model: its hidden size is 32"):
+    with pytest.raises(UserError, match=r"^prompt\.init_adapter: .* is for another base model: hidden size 32"):
         begin(wider_model, "prompt", adapter)
     base = load_base(tiny_model)[0]
     with torch.no_grad():
@@ -121,14 +121,10 @@ def test_a_damaged_table_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({"prompt_embeddings": torch.zeros(5, 33)}, file)
-    with pytest.raises(
-        UserError, match=r"^prompt\.init_adapter: holds 5 x 33 numbers, and what is to begin .* 5 x 32$"
-    ):
+    with pytest.raises(UserError, match=r"^prompt\.init_adapter: has 5 x 33 numbers, but the new one has 5 x 32$"):
         begin(tiny_model, "prompt", tmp_path / "a", count=5)
     save_file({"other": tensors["prompt_embeddings"]}, file)
-    with pytest.raises(
-        UserError, match=r"^prompt\.init_adapter: .* holds no table of prompt_embeddings, as PEFT saves"
-    ):
+    with pytest.raises(UserError, match=r"^prompt\.init_adapter: .* lacks the table prompt_embeddings that PEFT saves"):
         begin(tiny_model, "prompt", tmp_path / "a", count=5)
 
 
@@ -139,7 +135,7 @@ def test_a_recipe_that_reads_no_adapter_says_so(tiny_model: Path, section: str) 
     config: Any = kind(init_adapter="runs/a")
     with pytest.raises(UserError) as caught:
         add(base, tokenizer, config)
-    assert str(caught.value) == (f"{section}.init_adapter: this recipe begins with no other adapter; set it to null")
+    assert str(caught.value) == (f"{section}.init_adapter: this recipe does not start from an adapter; set it to null")
 
 
 @pytest.mark.slow

@@ -100,7 +100,9 @@ def test_b8_a_config_file_is_utf8_whatever_the_terminal_is(tmp_path: Path, start
 
 def test_b8_text_that_is_not_utf8_is_one_line(parsed: Parse) -> None:
     assert message(parsed, "", "--task.name", "caf\udce9") == "argument: not UTF-8: 'caf\\udce9'"
-    assert message(parsed, 'training: {best_by: "\\ud83d"}\n').endswith("c.yaml: holds half a character, '\\ud83d'")
+    assert message(parsed, 'training: {best_by: "\\ud83d"}\n').endswith(
+        "c.yaml: contains half of a surrogate pair, '\\ud83d'"
+    )
 
 
 def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path)
         ("training: {steps: null}\n", "training.steps: expected whole number, found null"),
         ("training: {optimizer: adamv}\n", 'expected adamw | adafactor | muon, found adamv (did you mean "adamw"?)'),
         ("model: {dtype: null}\n", "model.dtype: expected auto | float32 | bfloat16 | float16, found null"),
-        ("model: {revision: 1234}\n", "model.revision: expected text | null, found 1234; quote a text"),
+        ("model: {revision: 1234}\n", "model.revision: expected text | null, found 1234; quote texts"),
         ("evaluation: {stop: [{a}]}\n", """[text, ...], found {'a': None}; quote a template: "{a}\""""),
         ("evaluation: {batch_size: 0}\n", "evaluation.batch_size: expected a number above 0, found 0"),
         (
@@ -134,20 +136,26 @@ def test_flag_wins_over_yaml_on_either_side_of_it(parsed: Parse, tmp_path: Path)
             "evaluation.bootstrap_resamples: expected whole number, found null",
         ),
         ("evaluation: {stop: null}\n", "evaluation.stop: expected [text, ...], found null"),
-        ("training: {learning_rate: .inf}\n", "training.learning_rate: expected number, found inf: give one that is"),
-        ("training: {learning_rate: .nan}\n", "training.learning_rate: expected number, found nan: give one that is"),
+        (
+            "training: {learning_rate: .inf}\n",
+            "training.learning_rate: expected number, found inf; use a finite number",
+        ),
+        (
+            "training: {learning_rate: .nan}\n",
+            "training.learning_rate: expected number, found nan; use a finite number",
+        ),
         ("training: {best_by: loss}\nrun.seed: null\n", "run.seed: expected whole number, found null"),
         ("training: {max_grad_norm: -.inf}\n", "training.max_grad_norm: expected number, found -inf"),
         (
             "training: {steps: 1}\ntraining.steps: 3\n",
-            ": training.steps stands twice: as training: {steps: ...} and as training.steps",
+            ": training.steps appears twice: as training: {steps: ...} and as training.steps",
         ),
         (
             "task.where.a: [x]\ntraining.eval_every: 3\ntask.where: {b: [y]}\n",
-            ": task.where stands twice: as task.where.a and as task.where",
+            ": task.where appears twice: as task.where.a and as task.where",
         ),
         ("training:\n", "training: expected keys below it, found nothing"),
-        ("run: {output_dir: twice}\n", 'key "run" stands twice'),
+        ("run: {output_dir: twice}\n", 'key "run" appears twice'),
     ],
 )
 def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
@@ -162,8 +170,8 @@ def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
         (["--training.step", "1"], 'unknown flag "--training.step" (did you mean "training.steps"?)'),
         (["--steps", "1"], 'unknown flag "--steps" (did you mean "training.steps"?)'),
         (["--resum"], 'unknown flag "--resum"'),
-        (["--task.where", "{a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" stands twice'),
-        (["--task.where={a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" stands twice'),
+        (["--task.where", "{a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" appears twice'),
+        (["--task.where={a: [b], a: [c]}"], 'task.where: not valid YAML: key "a" appears twice'),
         (["--training.steps", "abc"], "training.steps: expected whole number, found abc"),
         (["--training.steps"], "--training.steps: expected one argument"),
         (["--config"], "--config: expected one argument"),
@@ -171,7 +179,7 @@ def test_yaml_mistakes(parsed: Parse, more: str, expected: str) -> None:
         (["--run.seed", "-1"], "run.seed: expected a number from 0 to 4294967295, found -1"),
         (["--run.seed", str(2**32)], "run.seed: expected a number from 0 to 4294967295, found 4294967296"),
         (["--run.seed", "null"], "run.seed: expected whole number, found None"),
-        (["--training.weight_decay", ".inf"], "training.weight_decay: expected number, found inf: give one that is"),
+        (["--training.weight_decay", ".inf"], "training.weight_decay: expected number, found inf; use a finite number"),
         (["stray"], "unrecognized arguments: stray"),
         (["--prompt.inference_mode", "true"], 'unknown flag "--prompt.inference_mode": the library sets'),
         (["--prompt.tokenizer_name_or_path", "x"], 'unknown flag "--prompt.tokenizer_name_or_path": the library sets'),
@@ -216,7 +224,7 @@ def test_choices(parsed: Parse, yaml: str, expected: Any) -> None:
 
 def test_choices_of_the_wrong_type(parsed: Parse) -> None:
     text = MINIMAL.replace('" {label}"', '" {label}"\n  choices: [yes, no]')
-    assert "found [True, False]; quote a text that YAML reads as something else" in message(parsed, text=text)
+    assert "found [True, False]; quote texts that YAML reads as another type" in message(parsed, text=text)
 
 
 def test_mappings_take_flags_for_single_keys(parsed: Parse) -> None:
@@ -265,7 +273,7 @@ def test_printed_config_can_be_fed_back(parsed: Parse, tmp_path: Path, capsys: p
 def test_an_argument_that_is_no_dataclass_is_the_authors_mistake() -> None:
     def main(steps: int) -> None: ...
 
-    with pytest.raises(TypeError, match="steps is no dataclass"):
+    with pytest.raises(TypeError, match="steps is not a dataclass"):
         build_parser(main)
 
 

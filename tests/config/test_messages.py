@@ -50,7 +50,7 @@ def test_describe(hint: Any, words: str) -> None:
         (Literal["adamw", "adafactor"], "zzz", "k: expected adamw | adafactor, found zzz"),
         (int, "abc", "k: expected whole number, found abc"),
         (str | None, "tex", "k: expected text | null, found tex"),
-        (list[str], "[True]", "k: expected [text, ...], found [True]; quote a text that YAML reads as something else"),
+        (list[str], "[True]", "k: expected [text, ...], found [True]; quote texts that YAML reads as another type"),
         (
             str,
             "{'text': None}",
@@ -71,7 +71,7 @@ def test_wrong_value(hint: Any, found: str, message: str) -> None:
         ("model.seed", ' (did you mean "run.seed"?)'),
         ("trainig", ' (did you mean "training"?)'),
         ("zzz", " (valid: run, task, training)"),
-        ("prompt.inference_mode", ": the library sets this field of PEFT's from the base model"),
+        ("prompt.inference_mode", ": the library sets this PEFT field from the base model"),
     ],
 )
 def test_nearest_key(key: str, hint: str) -> None:
@@ -95,28 +95,28 @@ def test_flatten_yields_inner_keys_before_leaves() -> None:
     [
         ("", "is empty"),
         ("# a comment\n", "is empty"),
-        ("- a\n- b\n", "is no mapping of keys to values"),
-        ("plain\n", "is no mapping of keys to values"),
+        ("- a\n- b\n", "is not a mapping of keys to values"),
+        ("plain\n", "is not a mapping of keys to values"),
         ("run: {seed: 1}\ntraining: [\n", ":3: not valid YAML: "),
         ("run:\n\tseed: 1\n", ":2: not valid YAML: "),
         ("run: {seed: {{x}}}\n", ":1: not valid YAML: found unhashable key"),
         ("run:\n  seed: \x01\n", ":2: not valid YAML: special characters are not allowed: '\\x01'"),
-        ("task:\n  prompt: {text} is\n", "; quote a text that begins with {"),
+        ("task:\n  prompt: {text} is\n", "; quote texts that begin with {"),
         (
             "task:\n  prompt: @text\n",
-            ":2: not valid YAML: found character '@' that cannot start any token; quote a text",
+            ":2: not valid YAML: found character '@' that cannot start any token; quote texts",
         ),
         (
             "task:\n  prompt: Text: {text}\n",
-            ":2: not valid YAML: mapping values are not allowed here; quote a text that",
+            ":2: not valid YAML: mapping values are not allowed here; quote texts that",
         ),
-        ("run: {seed: 1}\nrun: {seed: 2}\n", ':2: not valid YAML: key "run" stands twice'),
+        ("run: {seed: 1}\nrun: {seed: 2}\n", ':2: not valid YAML: key "run" appears twice'),
         (
             "task:\n  where: {yes: a, true: b}\n",
-            ':2: not valid YAML: key "true" stands twice, first as "yes"; quote both',
+            ':2: not valid YAML: key "true" appears twice, first as "yes"; quote both',
         ),
-        ("task:\n  where: {1: a, 1.0: b}\n", ':2: not valid YAML: key "1.0" stands twice, first as "1"; quote both'),
-        ("run:\n  seed: 1\n  seed: 2\n", ':3: not valid YAML: key "seed" stands twice'),
+        ("task:\n  where: {1: a, 1.0: b}\n", ':2: not valid YAML: key "1.0" appears twice, first as "1"; quote both'),
+        ("run:\n  seed: 1\n  seed: 2\n", ':3: not valid YAML: key "seed" appears twice'),
         ("run:\n", "run: expected keys below it, found nothing"),
         ("run: 5\n", "run: expected keys below it, found 5"),
         ("run: {sed: 1}\n", 'unknown key "run.sed" (did you mean "run.seed"?)'),
@@ -175,12 +175,12 @@ def test_values_that_fit(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("task: &a [*a]", "holds a value that refers to itself"),
-        ("task: &a {b: *a}", "holds a value that refers to itself"),
+        ("task: &a [*a]", "contains a value that refers to itself"),
+        ("task: &a {b: *a}", "contains a value that refers to itself"),
         ("task: !!float x", "a tag does not fit its value"),
         ("task: !!bool maybe", "a tag does not fit its value"),
         ("task: !!timestamp x", "a tag does not fit its value"),
-        ("task: {2020-01-01: x}", "holds a key that is no text; quote it"),
+        ("task: {2020-01-01: x}", "contains a key that is not a text; quote it"),
     ],
 )
 def test_yaml_that_no_settings_can_be_made_of_is_one_line(tmp_path: Path, text: str, said: str) -> None:

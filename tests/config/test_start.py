@@ -52,7 +52,7 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         (
             "prompt_tuning",
             ["--print_completion", "zsh"],
-            "--print_completion: expected bash | jsonschema, found zsh; zsh",
+            "--print_completion: expected bash | jsonschema, found zsh; for zsh",
         ),
         ("prompt_tuning", ["--print_completion"], "--print_completion: expected bash | jsonschema, found nothing"),
         ("prompt_tuning", ["--trainin.steps", "3"], 'unknown flag "--trainin.steps"'),
@@ -63,7 +63,7 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("sweep", ["--sweep.grid", "{training.step: [1]}"], 'did you mean "training.steps"'),
         ("prompt_tuning", ["--training.steps", "0"], "training.steps: expected a number above 0, found 0"),
         ("prompt_tuning", ["--training.warmup_steps=-1"], "training.warmup_steps: expected 0 or more, found -1"),
-        ("prompt_tuning", ["--training.steps", "9"], "expected training.steps, which is 9, or less; found 10"),
+        ("prompt_tuning", ["--training.steps", "9"], "expected at most training.steps (9), found 10"),
         ("prompt_tuning", ["--prompt.num_virtual_tokens", "0"], "prompt.num_virtual_tokens: expected a number above 0"),
         (
             "prompt_tuning",
@@ -74,8 +74,12 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("prompt_tuning", ["--model.name_or_path", "bundled:smollm"], 'unknown bundled model "smollm"'),
         ("prompt_tuning", ["--model.name_or_path", "./none"], "model.name_or_path: no such folder: ./none"),
         ("prompt_tuning", ["--run.output_dir", "src"], "run.output_dir: src is not empty; choose another folder"),
-        ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src holds no run to resume: it has no config.json"),
-        ("prefix_tuning", ["--prefix.init_text", "a", "--prefix.init_weights", "zero"], "not with init_weights"),
+        ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src has no run to resume: it has no config.json"),
+        (
+            "prefix_tuning",
+            ["--prefix.init_text", "a", "--prefix.init_weights", "zero"],
+            "cannot be combined with init_weights",
+        ),
     ],
 )
 def test_errors_that_need_no_model_import_nothing_heavy(
@@ -101,7 +105,7 @@ def test_a_resume_that_is_refused_or_done_imports_nothing_heavy(tmp_path: Path) 
     assert modules.isdisjoint(HEAVY)
     (tmp_path / RESULT_FILE).write_text("{}")
     code, modules, said, errors = start("prompt_tuning", *config, "--resume")
-    assert (code, said, errors) == (0, f"{tmp_path} holds a finished run; nothing to do", "")
+    assert (code, said, errors) == (0, f"{tmp_path} contains a finished run; nothing to do", "")
     assert modules.isdisjoint(HEAVY)
 
 
@@ -109,7 +113,11 @@ def test_a_resume_that_is_refused_or_done_imports_nothing_heavy(tmp_path: Path) 
 def test_help_names_keys_with_defaults_and_fits_a_terminal(recipe: str) -> None:
     text = help_of(load_recipe(recipe).main)
     model = "--model.name_or_path TEXT  (default: bundled:smollm2-135m-instruct)"
-    first = {"compose": "--compose.adapters", "report": "--report.runs"}  # these load no model
+    first = {
+        "compose": "--compose.adapters",
+        "readiness": "--readiness.config",
+        "report": "--report.runs",
+    }  # these load no model
     assert first.get(recipe, model) in text
     assert "--help all" in text
     assert max(map(len, text.splitlines())) <= 120

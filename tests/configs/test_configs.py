@@ -18,8 +18,12 @@ import yaml
 from peft import PromptTuningConfig
 
 # No recipe's: test_accelerate_configs.py, test_benchmark_configs.py, test_serving_configs.py, test_study.py.
-APART = ("accelerate", "benchmarks", "serving", "study")
-CONFIGS = sorted(p for p in (ROOT / "configs").glob("*/*.yaml") if p.parent.name not in APART)
+APART = ("accelerate", "benchmarks", "cluster", "serving", "study")
+CONFIGS = sorted(
+    p
+    for p in (ROOT / "configs").glob("*/*.yaml")
+    if p.parent.name not in APART and p.name != "readiness.yaml"  # answers of a person, not settings
+)
 # What needs a network runs in test_hub_tasks.py, on local data.
 OFFLINE = [p for p in CONFIGS if p.parent.name != "hub"]
 QUICK = ("demo", "own_data")  # run in `make test`

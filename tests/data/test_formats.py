@@ -117,12 +117,12 @@ def test_what_datasets_saves_to_disk_is_read_with_the_names_of_its_labels(tmp_pa
     ("name", "content", "message"),
     [
         ("a.json", b"[1, 2]", r"a\.json item 1: expected a JSON object, found int"),
-        ("a.json", b'[{"a": 1}, {"a": NaN}]', r"a\.json: malformed JSON: NaN is no value of JSON"),
-        ("a.json", b'[{"a": 1, "a": 2}]', r'a\.json: malformed JSON: key "a" stands twice'),
+        ("a.json", b'[{"a": 1}, {"a": NaN}]', r"a\.json: malformed JSON: NaN is not a JSON value"),
+        ("a.json", b'[{"a": 1, "a": 2}]', r'a\.json: malformed JSON: key "a" appears twice'),
         ("a.json", b"[]", r"a\.json: has no rows"),
         ("a.json", b'{"a": 1}\n{"a"', r"a\.json:2: malformed JSON"),
-        ("a.tsv", b"a,b\n1,2\n", r"a\.tsv:1: fields are parted by commas; name it \.csv"),
-        ("a.csv", b"a\tb\n1\t2\n", r"a\.csv:1: fields are parted by tabs; name it \.tsv"),
+        ("a.tsv", b"a,b\n1,2\n", r"a\.tsv:1: fields are separated by commas; name it \.csv"),
+        ("a.csv", b"a\tb\n1\t2\n", r"a\.csv:1: fields are separated by tabs; name it \.tsv"),
         ("a.jsonl.gz", b'{"a": 1}\n', r"a\.jsonl\.gz: damaged, or not gz"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], r"a\.jsonl\.gz: damaged, or not gz"),
         ("a.jsonl.bz2", b"BZh91", r"a\.jsonl\.bz2: damaged, or not bz2"),
@@ -150,7 +150,7 @@ def test_an_error_in_a_shard_names_the_shard(tmp_path: Path) -> None:
 def test_a_folder_or_pattern_without_files_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the folder holds no file whose name ends in \.jsonl"):
         read_file(tmp_path)
-    with pytest.raises(UserError, match=r"no file fits this pattern"):
+    with pytest.raises(UserError, match=r"no file matches this pattern"):
         read_file(tmp_path / "*.jsonl")
 
 
@@ -168,7 +168,7 @@ def test_data_in_folders_below_is_not_left_out_without_a_word(tmp_path: Path) ->
     jsonl(tmp_path / "a.jsonl")
     (tmp_path / "more").mkdir()
     jsonl(tmp_path / "more" / "b.jsonl")
-    with pytest.raises(UserError, match=r"has data in folders below it, .*more/b.jsonl for one; name a pattern: "):
+    with pytest.raises(UserError, match=r"has data in folders below it, for example .*more/b.jsonl; name a pattern: "):
         read_file(tmp_path)
     assert len(read_file(tmp_path / "*.jsonl")) == 2
     assert len(read_file(tmp_path / "**" / "*.jsonl")) == 4
@@ -225,9 +225,9 @@ def test_rows_may_be_below_a_key_of_a_json_object(more: dict[str, object], inden
     [
         (
             '{"train": [{"a": 1}], "test": [{"a": 2}]}',
-            "has lists of objects below train, test; give each list a file of",
+            "has lists of objects below train, test; put each list",
         ),
-        ('{\n "text": {"0": "a"}\n}', "is one JSON object without a list of objects in it; write rows as an array, or"),
+        ('{\n "text": {"0": "a"}\n}', "is a JSON object without a list of objects; write rows as an array, or"),
         ('{\n "data": [\n  {"a" 1}\n]}', "malformed JSON: Expecting ':' delimiter at line 3 column 8"),
     ],
 )

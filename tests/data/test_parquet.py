@@ -93,7 +93,7 @@ def test_what_is_shown_of_numbers_and_times(tmp_path: Path, array: pyarrow.Array
 def test_bytes_are_no_text(tmp_path: Path, kind: pyarrow.DataType) -> None:
     """A template would show them as "b'good'"."""
     ((place, row),) = read_file(write(tmp_path / "a.parquet", pyarrow.table({"a": pyarrow.array([b"good"], kind)})))
-    with pytest.raises(UserError, match=r'row 1: column "a" holds bytes, which are no text; store it as a string$'):
+    with pytest.raises(UserError, match=r'row 1: column "a" holds bytes, which are not text; store it as a string$'):
         render("{a}", row, place)
 
 

@@ -67,7 +67,7 @@ def files(tmp_path: Path) -> dict[str, str]:
         ({"max_rows": {"test": -1}}, "task.max_rows: test: expected a number above 0, found -1"),
         ({"validation": "nowhere.jsonl"}, "no such file: nowhere.jsonl"),
         ({"dataset": "embedded:sentimnt"}, '(did you mean "embedded:sentiment"?)'),
-        ({"train": None}, "task: give dataset, or a file as train"),
+        ({"train": None}, "task: set dataset, or train to a file"),
         ({"rename": {"txt": "body"}}, 'task.rename: no split has a column "txt" (did you mean "text"?)'),
         (
             {"rename": {"text": "label"}},
@@ -119,7 +119,7 @@ def test_held_out_splits_are_the_same_rows_wherever_they_stand(
     assert sorted(chain(*found.values())) == sorted(r["text"] for r in rows)  # nothing lost, nothing twice
     assert 25 <= len(found["validation"]) <= 55
     assert 25 <= len(found["test"]) <= 55
-    assert f"no test given; held out {len(found['test'])} rows of train" in capsys.readouterr().err
+    assert f"no test split; held out {len(found['test'])} rows of train" in capsys.readouterr().err
     shuffled = held_out(write(tmp_path / "b.jsonl", rows[::-1]))
     assert {k: sorted(v) for k, v in shuffled.items()} == {k: sorted(v) for k, v in found.items()}
 

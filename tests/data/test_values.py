@@ -18,8 +18,8 @@ import pytest
     ("names", "message"),
     [
         (["text", "label", "label"], 'here: columns 2 and 3 have one name, "label"'),
-        (["label", "text", " label"], 'columns 1 and 3 have names that differ in surrounding spaces only, "label"'),
-        (["a\n", "a"], 'columns 1 and 2 have names that differ in surrounding spaces only, "a"'),
+        (["label", "text", " label"], 'columns 1 and 3 have names that differ only in surrounding spaces, "label"'),
+        (["a\n", "a"], 'columns 1 and 2 have names that differ only in surrounding spaces, "a"'),
     ],
 )
 def test_a13_columns_that_one_name_would_mean(names: list[str], message: str) -> None:
@@ -44,18 +44,18 @@ def test_values_that_a_template_shows(value: Any) -> None:
     ("value", "why"),
     [
         (None, "is null"),
-        (float("nan"), "is nan, which is no value"),
-        (float("inf"), "is inf, which is no value"),
-        (-float("inf"), "is -inf, which is no value"),
-        (numpy.float32("nan"), "is nan, which is no value"),
-        (Decimal("NaN"), "is NaN, which is no value"),
-        (pandas.NaT, "is NaT, which is no value"),
-        (b"good", "holds bytes, which are no text; store it as a string"),
+        (float("nan"), "is nan, which is not a value"),
+        (float("inf"), "is inf, which is not a value"),
+        (-float("inf"), "is -inf, which is not a value"),
+        (numpy.float32("nan"), "is nan, which is not a value"),
+        (Decimal("NaN"), "is NaN, which is not a value"),
+        (pandas.NaT, "is NaT, which is not a value"),
+        (b"good", "holds bytes, which are not text; store it as a string"),
         (["a", None], "has an item that is null"),
         ([["a"], [float("nan")]], "has an item that has an item that is nan"),
         ({"a": {"b": float("inf")}}, "has a value that has a value that is inf"),
         ({"a": b"x"}, "has a value that holds bytes"),
-        (numpy.zeros(2), "holds a ndarray, which is no text"),
+        (numpy.zeros(2), "holds a ndarray, which is not text"),
         (Unread("values of the type interval"), "holds values of the type interval, which cannot be read as text"),
     ],
 )

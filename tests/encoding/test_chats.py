@@ -103,7 +103,7 @@ def test_chats_that_cannot_be(tiny_model: Path, template: str | None, system: st
 
 
 FAILS = r"^task\.chat: the chat template of \S+ fails: "
-HIDES = r"^task\.chat: the chat template of \S+ does not show the user's message as it is: 'the film' is not in "
+HIDES = r"^task\.chat: the chat template of \S+ changes the user's message: 'the film' is not in "
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_a_template_that_fails_or_hides_the_message(tiny_model: Path, template: 
 @pytest.mark.parametrize(
     ("shown", "message"),
     [
-        (("user", "assistant"), "task.system: the chat template of .* does not show the system message as it is: 'you"),
+        (("user", "assistant"), "task.system: the chat template of .* changes the system message: 'you"),
         (
             ("system", "user"),
-            "task.chat: the chat template of .* does not show the assistant's message as it is: 'good'",
+            "task.chat: the chat template of .* changes the assistant's message: 'good'",
         ),
     ],
 )

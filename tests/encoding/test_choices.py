@@ -163,15 +163,15 @@ def test_a12_a_target_that_no_tokens_give_back_is_said(capsys: pytest.CaptureFix
     task = make_task([("the film", "good"), ("the plot", '{"a": 1}')])
     encode(task, unigram(), InputSpec("encoder-decoder"))
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"warning: the tokenizer cannot give back 3 of 6 targets.*row 2: .*<unk>.*", line)
+    assert re.fullmatch(r"warning: the tokenizer cannot reproduce 3 of 6 targets.*row 2: .*<unk>.*", line)
 
 
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        ([" good", " good"], "' good' stands there twice"),
-        ([" good", " good "], "' good ' and ' good' differ in spaces only"),
-        ({"1": " good", "2": "good"}, "differ in spaces only"),
+        ([" good", " good"], "' good' appears twice"),
+        ([" good", " good "], "' good ' and ' good' differ only in spaces"),
+        ({"1": " good", "2": "good"}, "differ only in spaces"),
     ],
 )
 def test_a12_choices_that_read_alike_are_refused(choices: object, said: str, tiny_task: Path) -> None:

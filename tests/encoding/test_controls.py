@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 ROWS = [("the film", " good"), ("the </s> plot", " bad"), ("<s> and </s>", " bad"), ("a <plot>", " bad")]
 # The tasks that `with_prompt` makes have the rows in three splits, those of `make_task` the very same ones in each.
 SAID = (
-    'task.prompt: 2 of 4 rows hold control tokens of the tokenizer in their text, e.g. "</s>" in row 2: '
-    "the model reads them as control tokens, not as text; take them out unless they are meant"
+    'task.prompt: 2 of 4 rows contain control tokens of the tokenizer, e.g. "</s>" in row 2; '
+    "the model does not read them as text; remove them unless they are intended"
 )
 THRICE = SAID.replace("2 of 4", "6 of 12")
 

@@ -85,4 +85,4 @@ def test_a12_it_is_said_before_training(
 )
 def test_a17_labels_that_look_alike_are_said(labels: list[str], pairs: list[str]) -> None:
     lines = list(look_alikes(labels))
-    assert lines == [f"task.choices: from_train takes {pair} for two labels" for pair in pairs]
+    assert lines == [f"task.choices: from_train treats {pair} as two labels" for pair in pairs]

@@ -105,7 +105,9 @@ def test_a_long_row_is_refused_with_its_place(
         encode(task, tokenizer, InputSpec(room=room))
 
 
-@pytest.mark.parametrize(("room", "advice"), [(50, "raise task.max_length"), (6, "the base model takes no more")])
+@pytest.mark.parametrize(
+    ("room", "advice"), [(50, "raise task.max_length"), (6, "the base model has no more positions")]
+)
 def test_the_advice_names_what_limits(tokenizer: PreTrainedTokenizerBase, room: int, advice: str) -> None:
     with pytest.raises(UserError, match=rf"do not fit into \d+; {advice}, shorten the row, or set"):
         encode(make_task([("the film was " * 9, " good")], max_length=8), tokenizer, InputSpec(room=room))

@@ -234,18 +234,18 @@ def test_c1_6_the_attention_is_set_once_and_given_back(tiny_model: Path, monkeyp
 
 def test_c1_6_an_attention_that_takes_no_layout_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base("bloom")
-    with pytest.raises(LayoutError, match=r"^the model's attention is not one that can be replaced$"):
+    with pytest.raises(LayoutError, match=r"^the model's attention cannot be replaced$"):
         follow_layouts(base)
     assert attention_name(base) == "eager"
     dropping = Engine(make_base("stablelm"), None, packed=True)  # type: ignore[arg-type]
-    with pytest.raises(LayoutError, match=r"^the model's layers do not hand further arguments on"):
+    with pytest.raises(LayoutError, match=r"^the model's layers do not pass further arguments"):
         dropping(BRANCHED)
     engine = method_engine(tiny_model, "base")
     monkeypatch.setattr(type(engine.base), "forward", lambda self, inputs_embeds=None: None)
-    with pytest.raises(LayoutError, match=r"^the model's forward pass hands no further arguments on"):
+    with pytest.raises(LayoutError, match=r"^the model's forward pass does not pass further arguments"):
         follow_layouts(engine.base)
     engine.base.config._attn_implementation = "flex_attention"
-    with pytest.raises(LayoutError, match="it does not know the attention flex_attention"):
+    with pytest.raises(LayoutError, match="the attention flex_attention is unknown"):
         scores(engine, BRANCHED, packed=True)
 
 

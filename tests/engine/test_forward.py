@@ -256,7 +256,7 @@ def test_auto_falls_back_where_packed_disagrees_and_packed_refuses(
     engine, said = build(tiny_model, data, "auto")
     assert engine.packed is False
     assert len(said) == 1
-    assert said[0].startswith("warning: model.engine: taking stock")
+    assert said[0].startswith("warning: model.engine: using stock")
     assert difference in said[0]
     assert "\n" not in said[0]
     with pytest.raises(UserError, match=f"^model.engine: packed does not .*{difference}"):
@@ -299,7 +299,9 @@ def test_make_engine_takes_what_is_asked_for(
 def test_gradient_checkpointing_of_a_prefix_is_refused(tiny_model: Path, data: EncodedTask, mode: Any) -> None:
     base, tokenizer = load_base(tiny_model)
     model = get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
-    with pytest.raises(UserError, match=r"^model.gradient_checkpointing: not with prefix tuning.*micro_batch_tokens"):
+    with pytest.raises(
+        UserError, match=r"^model.gradient_checkpointing: cannot be combined with prefix tuning.*micro_batch_tokens"
+    ):
         make_engine(
             model,
             tokenizer,

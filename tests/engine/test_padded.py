@@ -207,7 +207,9 @@ def test_packed_is_for_decoders(request: pytest.FixtureRequest, kind: Any) -> No
     model, tokenizer = loaded = request.getfixturevalue("prefixed" if kind == "encoder" else "tuned_t5")
     data = made(loaded, kind)
     said: list[str] = []
-    with pytest.raises(UserError, match=rf"^model\.engine: packed is for decoders: an {kind} .*; take auto or stock$"):
+    with pytest.raises(
+        UserError, match=rf"^model\.engine: packed is for decoders: an {kind} .*; set it to auto or stock$"
+    ):
         make_engine(model, tokenizer, config=ModelConfig(engine="packed"), data=data, say=said.append)
     for engine in ("auto", "stock"):
         assert not make_engine(model, tokenizer, config=ModelConfig(engine=engine), data=data, say=said.append).packed  # type: ignore[arg-type]

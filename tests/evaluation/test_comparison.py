@@ -55,7 +55,7 @@ def test_each_kind_of_contestant(tiny_model: Path, tiny_task: Path, folder: Path
     assert (soft.model, full.model) == (ModelConfig(str(tiny_model)), ModelConfig(str(folder / "full" / "model")))
     assert full.adapter.path is None
     base, written = pair(tiny_model, tiny_task, {}, {"wording": "Say: {text}", "shots": 2, "separator": "\n"})
-    assert (base.name, written.name) == ("base model", "written prompt")
+    assert (base.name, written.name) == ("base model", "manual prompt")
     rows = load_task(task_config(tiny_task))
     assert base.task == rows
     for plain, row in zip(rows.splits["test"], written.task.splits["test"], strict=True):
@@ -75,9 +75,9 @@ def test_an_adapter_may_have_a_wording_of_its_own(tiny_model: Path, tiny_task: P
 
 def test_names_that_are_the_same_are_told_apart(tiny_model: Path, tiny_task: Path) -> None:
     a, b = pair(tiny_model, tiny_task, {"shots": 1}, {"shots": 2})
-    assert (a.name, b.name) == ("written prompt (first)", "written prompt (second)")
+    assert (a.name, b.name) == ("manual prompt (first)", "manual prompt (second)")
     a, b = pair(tiny_model, tiny_task, {"name": "ours"}, {"shots": 1})
-    assert (a.name, b.name) == ("ours", "written prompt")
+    assert (a.name, b.name) == ("ours", "manual prompt")
 
 
 def test_nothing_of_one_contestant_is_left_in_the_other(tiny_model: Path, tiny_task: Path, folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_nothing_of_one_contestant_is_left_in_the_other(tiny_model: Path, tiny_t
     assert not any("lora" in name for name, _ in soft.named_parameters())
 
 
-SAME = "first and second are the same: give one of them another path, wording or shots"
+SAME = "first and second are the same; change path, wording or shots of one of them"
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ SAME = "first and second are the same: give one of them another path, wording or
         ({"path": "soft"}, {"path": "soft/adapter", "name": "another"}, SAME),
         ({"wording": "{text} sentiment"}, {}, SAME),
         ({"path": "sfot"}, {}, "first.path: no such folder: "),
-        ({}, {"path": "written"}, "second.path: FOLDER/written is no adapter: it has no adapter_config.json"),
-        ({}, {"any_base": True}, "second.any_base: is for an adapter"),
-        ({"task_id": 1, "path": "full"}, {}, "first.task_id: is for an adapter"),
+        ({}, {"path": "written"}, "second.path: FOLDER/written is not an adapter: it has no adapter_config.json"),
+        ({}, {"any_base": True}, "second.any_base: requires an adapter"),
+        ({"task_id": 1, "path": "full"}, {}, "first.task_id: requires an adapter"),
         ({"task_id": 1, "path": "soft"}, {}, "first.task_id: 1 is not between 0 and 0"),
         ({"task_id": 2, "path": "tasks"}, {}, "first.task_id: 2 is not between 0 and 1"),
         ({}, {"shots": 41}, "second.shots: 41 is not between 0 and the 40 rows of train"),
@@ -121,7 +121,7 @@ def test_what_is_refused(
 def test_an_adapter_for_another_base_is_refused_by_its_config_alone(
     tiny_model: Path, wider_model: Path, tiny_task: Path, folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"^second\.path: \S+ is for another base model: its hidden size is 32, "):
+    with pytest.raises(UserError, match=r"^second\.path: \S+ is for another base model: hidden size 32, "):
         pair(wider_model, tiny_task, {}, {"path": str(folder / "soft")})
     shutil.copytree(folder / "lora", tmp_path / "lora")
     file = tmp_path / "lora" / "adapter_config.json"
@@ -133,12 +133,12 @@ def test_an_adapter_for_another_base_is_refused_by_its_config_alone(
 
 
 def test_examples_are_not_drawn_from_the_rows_that_are_scored(tiny_model: Path, tiny_task: Path) -> None:
-    with pytest.raises(UserError, match=r"^second\.shots: are drawn from train, and evaluation\.split is train"):
+    with pytest.raises(UserError, match=r"^second\.shots: few-shot examples come from train, which is also ev"):
         pair(tiny_model, tiny_task, {}, {"shots": 1}, split="train")
 
 
 def test_an_encoder_that_nothing_trained_is_refused(tiny_encoder: Path, tiny_task: Path, folder: Path) -> None:
-    with pytest.raises(UserError, match="an encoder writes nothing: its classifier has to be trained"):
+    with pytest.raises(UserError, match="an encoder generates no text, and its classifier must be trained"):
         pair(tiny_encoder, tiny_task, {}, {"path": str(folder / "full")})
 
 

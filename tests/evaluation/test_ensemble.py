@@ -72,9 +72,12 @@ def test_copies_of_a_row_become_one_prediction_with_mean_scores() -> None:
         answered("2", " c", [-1.0, -9.0, -3.0]),
         answered("2", " c", [-4.0, -2.0, -0.0]),
     ]
-    one, two = voted(copies, CHOICES, 3)
+    one, two = voted(copies, CHOICES, 3, EvaluationConfig())
     assert asdict(one) == asdict(copies[0]) | {"prediction": " b", "scores": pytest.approx([-7 / 3, -5 / 3, -3])}
     assert (two.place, two.target, two.prediction) == ("2", " c", " a")
+    # The chosen ones have 0.56 and 0.48 of the probability, by the mean scores.
+    voted_on = voted(copies, CHOICES, 3, EvaluationConfig(abstain_below=0.5))
+    assert [p.prediction for p in voted_on] == [" b", evaluation.ABSTAINED]
 
 
 def test_mean_best_and_vote_of_a_hand_computed_ensemble() -> None:
@@ -211,11 +214,11 @@ def test_rows_of_all_members_share_the_forward_passes(voters: dict[str, Path], t
     [
         (
             ("one", "lora"),
-            r"{lora} is of type LORA; only prompt tuning and prefix tuning leave the base model as it is",
+            r"{lora} is of type LORA; expected prompt tuning or prefix tuning, which do not change",
         ),
         (("one", "two", "one"), r"{one} and {one} are the same adapter"),
         (("one", "prefix one"), r"{one} is of type PROMPT_TUNING and {prefix one} of type PREFIX_TUNING; one forward"),
-        (("prefix one", "classifier"), r"{classifier} has a classifier of its own in the base model, and cannot share"),
+        (("prefix one", "classifier"), r"{classifier} has its own classifier in the base model, and thus cannot"),
     ],
 )
 def test_what_cannot_share_a_base_model_is_refused(
@@ -244,7 +247,7 @@ def test_one_alone_cannot_vote(adapters: list[str]) -> None:
 
 def test_open_answers_and_missing_folders_are_refused(voters: dict[str, Path]) -> None:
     config = config_of(voters, "one", "two")
-    with pytest.raises(UserError, match=r"^task.choices: a vote is between choices, and this task has none"):
+    with pytest.raises(UserError, match=r"^task.choices: a vote requires choices, but this task has open targets"):
         members(config, replace(TASK, choices=None))
     with pytest.raises(UserError, match=r"^ensemble.adapters: no such folder: ./nowhere"):
         members(EnsembleConfig([str(voters["one"]), "./nowhere"]), TASK)
@@ -252,7 +255,7 @@ def test_open_answers_and_missing_folders_are_refused(voters: dict[str, Path]) -
 
 def test_members_of_another_base_model_are_refused(voters: dict[str, Path], wider_model: Path, tiny_t5: Path) -> None:
     config = config_of(voters, "one", "two")
-    with pytest.raises(UserError, match=r"^ensemble.adapters: .*is for another base model: its hidden size is 32"):
+    with pytest.raises(UserError, match=r"^ensemble.adapters: .*is for another base model: hidden size 32"):
         load_members(load_base(wider_model)[0], members(config, TASK), config)
     other = load_base(wider_model)[0]
     other.config.hidden_size = 32

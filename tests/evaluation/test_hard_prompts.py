@@ -72,7 +72,7 @@ def test_braces_in_data_are_not_templates(task: Task, text: str) -> None:
 @pytest.mark.parametrize(
     ("wordings", "message"),
     [
-        ([], r"hard.wordings: give at least one"),
+        ([], r"hard.wordings: expected at least one prompt template"),
         (["{txt}"], r'no column "txt"; columns are: text, label'),
         (["{text} "], r"ends in a space"),
         (["{text"], r"hard.wordings: .*literal braces"),

@@ -102,7 +102,7 @@ def test_c7_a_text_may_be_longer_than_the_rows_of_the_run(tiny_model: Path) -> N
 
 def test_c7_advice_names_only_flags_that_there_are(tiny_model: Path) -> None:
     task = task_of_texts(InputConfig(["the film " * 20]), {})
-    message = r"^text 1: \d+ tokens \(\d+ of them target\) do not fit into 9; the base model takes no more, shorten it$"
+    message = r"^text 1: \d+ tokens \(\d+ of them target\) do not fit into 9; .*, so shorten the text$"
     with pytest.raises(UserError, match=message), own_flags():
         encode(task, load_base(tiny_model)[1], InputSpec(room=9))
     with pytest.raises(UserError, match=r"^input\.template: ends in a space"):
@@ -119,12 +119,15 @@ def test_lines_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (InputConfig(), r"^input\.text: no text to try; give some, or write lines to standard input$"),
+        (InputConfig(), r"^input\.text: expected a text; set it, or write lines to standard input$"),
         (
             InputConfig(["a"], template="{b} and {a}"),
-            r"^input\.template: expected one column to put a text into, found a, b in '\{b\} and \{a\}'$",
+            r"^input\.template: expected exactly one column for the text, found a, b in '\{b\} and \{a\}'$",
         ),
-        (InputConfig(["a"], template="text"), r"^input\.template: expected one column .*, found none in 'text'$"),
+        (
+            InputConfig(["a"], template="text"),
+            r"^input\.template: expected exactly one column .*, found none in 'text'$",
+        ),
     ],
 )
 def test_what_cannot_be_tried(config: InputConfig, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

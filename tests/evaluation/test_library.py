@@ -96,7 +96,7 @@ def test_mistakes_are_one_line(library: Path, tmp_path: Path) -> None:
     task = tmp_path / "task"
     index = library / "index.json"
     assert refused(nearest_adapters, task, library) == (
-        f"library: no {index}; python -m softprompts.evaluation.library {library} writes it"
+        f"library: no such file: {index}; make it with python -m softprompts.evaluation.library {library}"
     )
     (tmp_path / "empty").mkdir()
     assert refused(write_index, tmp_path / "empty") == (
@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(library: Path, tmp_path: Path) -> None:
     )
     write_index(str(library))
     assert refused(nearest_adapters, library / "prefix", library) == (
-        f"library: {library} has nothing of the type, width and base model of {library / 'prefix'}"
+        f"library: {library} has no adapter with the type, width and base model of {library / 'prefix'}"
     )
     assert refused(nearest_adapters, library / "lora", library) == (
         f"adapter.path: {library / 'lora'} has no virtual tokens to compare"

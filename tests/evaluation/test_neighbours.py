@@ -146,15 +146,15 @@ def test_an_adapter_without_virtual_tokens_is_one_line(
 ) -> None:
     saved_by_peft(tiny_model, config, tmp_path / "saved")
     code, said, errors = cli_in_process(command(tiny_model, tmp_path / "saved"), capfd)
-    message = f"an adapter of type {kind} has no embeddings of virtual tokens; prompt tuning, P-tuning and multitask"
+    message = (
+        f"an adapter of type {kind} has no embeddings of virtual tokens; expected prompt tuning, P-tuning or multitask"
+    )
     assert (code, said) == (2, "")
-    assert errors == [f"error: adapter.path: {message} prompt tuning have"]
+    assert errors == [f"error: adapter.path: {message} prompt tuning"]
 
 
 def test_no_adapter_and_no_neighbours_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"^adapter.path: expected an adapter, whose virtual tokens are to be looked at$"
-    ):
+    with pytest.raises(UserError, match=r"^adapter.path: expected an adapter with virtual tokens$"):
         virtual_token_embeddings(load_base(tiny_model)[0])
     with pytest.raises(UserError, match=r"^neighbours.k: expected a number above 0, found 0$"):
         NeighboursConfig(0)

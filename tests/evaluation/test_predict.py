@@ -13,6 +13,7 @@ from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import (
+    ABSTAINED,
     Prediction,
     answers_and_targets,
     choice_scores,
@@ -145,5 +146,23 @@ def test_a_loss_that_is_not_finite_gives_no_score(tiny_model: Path, choices: tup
     with torch.no_grad():
         base.get_output_embeddings().weight[7] = torch.nan
     data = encode(make_task(ROWS, choices), tokenizer, InputSpec(room=200))
-    with pytest.raises(UserError, match=r"^testing: the model's loss is nan, so that its answers mean nothing"):
+    with pytest.raises(UserError, match=r"^testing: the model's loss is nan, so predictions are meaningless"):
         evaluate_test(Engine(base, tokenizer), data, EvaluationConfig(max_new_tokens=2), Accelerator())
+
+
+def test_choices_below_a_probability_are_left_to_a_person(engine: Engine) -> None:
+    rows = examples(engine, CHOICES)
+    plain = predict(engine, rows, EvaluationConfig(), Accelerator(), "testing").predictions
+    sure = [float(torch.tensor(p.scores).softmax(-1).max()) for p in plain]
+    threshold = sum(sorted(sure)[1:3]) / 2  # two rows are below it
+    outcome = predict(engine, rows, EvaluationConfig(abstain_below=threshold), Accelerator(), "testing")
+    expected = [p.prediction if s >= threshold else ABSTAINED for p, s in zip(plain, sure, strict=True)]
+    assert [p.prediction for p in outcome.predictions] == expected
+    assert expected.count(ABSTAINED) == 2
+    assert [p.scores for p in outcome.predictions] == [p.scores for p in plain]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1.5, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=r"^evaluation.abstain_below: expected more than 0 and at most 1"):
+        EvaluationConfig(abstain_below=value)

@@ -67,7 +67,7 @@ def test_prompts_of_other_lengths_have_no_mean(
     bank, _ = bank_of(voters, tiny_model, "one", "two")
     with caplog.at_level(logging.INFO):
         assert mean_of(bank) is None
-    assert "no mean of the prompts is scored: their lengths are 4, 7 virtual tokens" in caplog.messages
+    assert "the mean of the prompts is not scored: their lengths are 4, 7 virtual tokens" in caplog.messages
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -166,5 +166,5 @@ def test_what_a_repository_lacks_is_one_line(
 def test_a_repository_holds_one_adapter(tiny_model: Path, voters: dict[str, Path], tmp_path: Path) -> None:
     given = {name: str(voters[name]) for name in ("one", "two")}
     config = ExportConfig("hub", str(tmp_path / "it"), given, base="org/tiny", **LICENCE)
-    with pytest.raises(UserError, match=r"export\.to hub takes one adapter"):
+    with pytest.raises(UserError, match=r"export\.to hub supports one adapter"):
         write_export(ModelConfig(str(tiny_model)), AdapterConfig(), config, InputConfig(TEXTS))

@@ -110,10 +110,10 @@ def test_a_prompt_with_stray_placeholders_is_refused(tiny_model: Path, tmp_path:
     (prefix,) = prefixes = read_prefixes(tmp_path / "exports")
     ids = prefix.placeholder_ids
     for prompt, message in (
-        ([ids[0]] * RUN + TEXT, "position 0 of the prompt are of no prefix"),
-        ([*TEXT, *ids, *TEXT], "position 3 of the prompt are not its start"),
+        ([ids[0]] * RUN + TEXT, "position 0 of the prompt are unknown"),
+        ([*TEXT, *ids, *TEXT], "position 3 of the prompt are not at its start"),
         ([*ids, *ids, *TEXT], "position 10 of the prompt follow the prefix task"),
-        (ids[1:] + tuple(TEXT), "of no prefix"),
+        (ids[1:] + tuple(TEXT), "are unknown"),
         (ids, "no token after the placeholders"),
     ):
         with pytest.raises(UserError, match=message):

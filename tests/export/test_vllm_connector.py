@@ -211,7 +211,7 @@ def test_a_prompt_that_cannot_be_served_fails_before_anything_is_computed(
     ids = [*prefix.placeholder_ids, *TEXT] if logprobs else [7] * 10
     asking = request(ids, skip_reading_prefix_cache=logprobs)
     connector.on_new_request(asking)
-    assert ("prompt_logprobs" if logprobs else "are of no prefix") in caplog.text
+    assert ("prompt_logprobs" if logprobs else "are unknown") in caplog.text
     assert not asking.skip_reading_prefix_cache  # vLLM would match nothing, and compute the placeholders
     assert connector.get_num_new_matched_tokens(asking, 4) == (len(ids) - 4, True)
     connector.update_state_after_alloc(asking, blocks(1, 2, 3, 4), len(ids) - 4)
@@ -232,9 +232,9 @@ def test_a_prompt_that_cannot_be_served_fails_before_anything_is_computed(
         (lambda e, c: setattr(e.kv_transfer_config, "kv_load_failure_policy", "recompute"), "kv_load_failure_policy"),
         (lambda e, c: setattr(c.kv_cache_groups[0].kv_cache_spec, "sliding_window", 64), "full attention"),
         (lambda e, c: c.kv_cache_groups.append(c.kv_cache_groups[0]), "full attention"),
-        (lambda e, c: setattr(e.model_config, "max_model_len", 10), "no room behind the prefix long"),
-        (lambda e, c: setattr(c.kv_cache_groups[0].kv_cache_spec, "head_size", 16), "its head size is 8, and .* 16"),
-        (lambda e, c: c.kv_cache_groups[0].layer_names.pop(), "its layers is 2, and .* 1"),
+        (lambda e, c: setattr(e.model_config, "max_model_len", 10), "no room after the prefix long"),
+        (lambda e, c: setattr(c.kv_cache_groups[0].kv_cache_spec, "head_size", 16), "its head size is 8, but .* 16"),
+        (lambda e, c: c.kv_cache_groups[0].layer_names.pop(), "its layers is 2, but .* 1"),
     ],
 )
 def test_an_engine_that_a_prefix_does_not_fit_is_refused_at_start(
@@ -251,7 +251,7 @@ def test_a_prefix_of_another_base_model_is_refused_by_its_config(module: Any, ti
     prefix = read_prefixes(folder)[0]
     described = prefix.base_model | {"config": {"rope_parameters": {"rope_theta": 1.0}}}
     other = SimpleNamespace(**vars(prefix) | {"base_model": described})
-    with pytest.raises(UserError, match=r"another base model, .*: its rope_parameters\.rope_theta is 1\.0, and that"):
+    with pytest.raises(UserError, match=r"another base model, .*: its rope_parameters\.rope_theta is 1\.0, but that"):
         module.check_prefix(other, engine, cache)
 
 
@@ -277,7 +277,7 @@ def test_weights_that_cannot_be_compared_are_served_with_a_warning(
     AutoModelForCausalLM.from_pretrained(tiny_model).to(torch.float8_e4m3fn).save_pretrained(tmp_path / "float8")
     module.PrefixConnector(*_with_role(configs(tmp_path / "float8", folder), Role.SCHEDULER))
     assert (
-        "not compared with those of long: the files hold float8_e4m3fn, and the digests are of float32" in caplog.text
+        "not compared with those of long: the files have float8_e4m3fn, but the digests are of float32" in caplog.text
     )
     engine, cache = configs(tiny_model, folder)
     engine.model_config.model = "nobody/nothing"

@@ -19,7 +19,7 @@ def main() -> int:
     """Return 0 if every case held, else 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cases", type=int, default=2000, help="how many, both fuzzers together")
+    parser.add_argument("--cases", type=int, default=5000, help="how many, all fuzzers together")
     parser.add_argument("--case", help="run this one alone, as crash:12, and show all of it")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 180  # longest case: crash runs up to two commands of a minute each
-FUZZERS = ("crash", "parity")
+ORDER = ("crash", "parity", "crash", "served", "crash", "parity")  # of the fuzzers, again and again
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["crash", "parity"])
+CONTEXT.set_forkserver_preload(["crash", "parity", "served"])
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a case found. `name` is "crash:12" or "parity:12"; each fault is a kind, a colon, and what was found."""
+    """What a case found. `name` is "crash:12", "parity:12" or "served:12".
+
+    Each fault is a kind, a colon, and what was found.
+    """
 
     name: str
     faults: list[str]
@@ -35,7 +39,8 @@ class Outcome:
 
 def names_of(cases: int) -> list[str]:
     """Return the names of so many cases, the fuzzers in turn."""
-    return [f"{FUZZERS[i % len(FUZZERS)]}:{i // len(FUZZERS)}" for i in range(cases)]
+    numbers = {fuzzer: itertools.count() for fuzzer in ORDER}
+    return [f"{fuzzer}:{next(numbers[fuzzer])}" for fuzzer in itertools.islice(itertools.cycle(ORDER), cases)]
 
 
 def make_stock(folder: Path) -> Path:
@@ -106,6 +111,7 @@ def _place(folder: Path, name: str) -> Path:
 def _work(name: str, seed: int, folder: Path, stock: Path) -> None:
     import crash  # here, since the process that asks for cases needs none of it
     import parity
+    import served
     import subjects
 
     fuzzer, number = name.split(":")
@@ -118,6 +124,8 @@ def _work(name: str, seed: int, folder: Path, stock: Path) -> None:
                 subjects.make_stock(folder)
             elif fuzzer == "crash":
                 faults = crash.run(int(number), seed, folder, stock)
+            elif fuzzer == "served":
+                faults = served.run(int(number), seed, folder, stock)
             else:
                 faults = parity.run(int(number), seed, folder)
         except Exception as error:

@@ -18,11 +18,12 @@ from typing import Any
 import mutations
 from damages import Case, damage
 from isolation import Finished
-from subjects import CHECKPOINTED, RECIPES, TRAINED, WITH_ADAPTER, settings_of
+from subjects import CHECKPOINTED, RECIPES, SUFFIXES, TRAINED, WITH_ADAPTER, settings_of
 
 LONGEST = 500  # characters of an error's line
 # How many cases of each.
-AREAS = {"nothing": 1, "settings": 2, "yaml": 1, "flags": 1, "data": 3, "adapter": 3, "checkpoint": 2, "folder": 1}
+AREAS = {"nothing": 2, "settings": 4, "yaml": 2, "flags": 2, "data": 8, "adapter": 6, "checkpoint": 4, "folder": 2}
+AREAS |= {"launch": 4}
 RECIPES_OF = {"adapter": WITH_ADAPTER, "checkpoint": CHECKPOINTED}
 
 
@@ -53,7 +54,7 @@ def run(number: int, seed: int, folder: Path, stock: Path) -> list[str]:
 def prepare(rng: random.Random, area: str, folder: Path, stock: Path) -> Case:
     """Return a case with nothing damaged yet, in `folder`."""
     recipe = rng.choice(RECIPES_OF.get(area, RECIPES))
-    case = Case(rng, recipe, settings_of(recipe, rng, rng.choice(["jsonl", "jsonl", "csv", "parquet"])))
+    case = Case(rng, recipe, settings_of(recipe, rng, rng.choice([".jsonl", *SUFFIXES])))
     shutil.copytree(stock / "base", folder / "base")
     shutil.copytree(stock / "task", folder / "task")
     if recipe in WITH_ADAPTER:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import files
+import launches
 import mutations
 from isolation import Finished, run_recipe
 from mutations import Tree
@@ -33,6 +34,7 @@ class Case:
         flags: its flags beside --config.
         stdin: what it reads there.
         encoding: that of its terminal.
+        environment: variables of its environment, as a launcher sets them.
         owned: a folder whose files it may change, but for those in `mine`.
         mine: the user's own folders in that.
         done: what was damaged.
@@ -45,6 +47,7 @@ class Case:
     flags: list[str] = field(default_factory=list)
     stdin: bytes = b""
     encoding: str = "utf-8"
+    environment: dict[str, str] = field(default_factory=dict)
     owned: str | None = None
     mine: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -70,7 +73,7 @@ class Case:
 
     def run(self, folder: Path) -> Finished:
         """Run the command in a folder that holds what it reads."""
-        return run_recipe(self.command, folder, self.stdin, self.encoding)
+        return run_recipe(self.command, folder, self.stdin, self.encoding, environment=self.environment)
 
 
 def damage(case: Case, area: str, folder: Path) -> None:
@@ -106,9 +109,19 @@ def _data(case: Case, folder: Path) -> str:
         case.stdin = mutations.damage(case.rng, case.stdin)
         return "any"
     name = case.tree["task"][case.rng.choice(list(ROWS))]
-    own: dict[str, Way] = {".jsonl": files.change_jsonl, ".csv": files.change_csv, ".parquet": files.change_parquet}
+    place = folder / name
+    if place.is_dir() and case.rng.random() < 0.3:
+        case.done.append(f"change_shards {name}")
+        return files.change_shards(case.rng, place)
+    if place.is_dir():
+        name = str(case.rng.choice(sorted(p for p in place.iterdir() if p.is_file())).relative_to(folder))
+    own: dict[str, Way] = {".jsonl": files.change_jsonl, ".csv": files.change_csv, ".json": files.change_json}
+    own |= {".parquet": files.change_table, ".arrow": files.change_table}
     ways: list[Way] = [own[Path(name).suffix]] * 3 + [mutations.damage_file]
-    return _one_of(case, ways if name.endswith(".parquet") else [*ways, files.recode], folder, name)
+    if place.is_dir():  # a part of a table: other rows may remain
+        _one_of(case, ways, folder, name)
+        return "any"
+    return _one_of(case, [*ways, files.recode] if name.endswith((".jsonl", ".csv")) else ways, folder, name)
 
 
 def _one_of(case: Case, ways: Sequence[Way], folder: Path, name: str) -> str:
@@ -169,6 +182,14 @@ def _checkpoint(case: Case, folder: Path) -> str:
     return "refused"
 
 
+def _launch(case: Case, folder: Path) -> str:
+    """Launch by a file of accelerate's in which a key or a value is changed."""
+    case.done.append("launch file")
+    case.environment = launches.drawn(case.rng, folder / "launch.yaml")
+    case.done.append(str(case.environment))
+    return "any"
+
+
 def _folder(case: Case, folder: Path) -> str:
     """Put something in the way of the output."""
     rng, out = case.rng, folder / "out"
@@ -216,4 +237,5 @@ AREAS: dict[str, Callable[[Case, Path], str]] = {
     "adapter": _adapter,
     "checkpoint": _checkpoint,
     "folder": _folder,
+    "launch": _launch,
 }

@@ -9,6 +9,7 @@ import codecs
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from mutations import damage, leaves, misspelt, odd
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import torch
 from safetensors.torch import load_file, save_file
@@ -97,9 +99,56 @@ def change_csv(rng: random.Random, file: Path) -> str:
     return expected
 
 
-def change_parquet(rng: random.Random, file: Path) -> str:
-    """Change the columns of a Parquet file."""
-    table = pyarrow.parquet.read_table(file)
+def change_shards(rng: random.Random, folder: Path) -> str:
+    """Take a shard of a table away, add one, give it another name or put something else in its place."""
+    shard = rng.choice(sorted(p for p in folder.iterdir() if p.is_file()))
+    how = rng.randrange(7)
+    if how == 0:
+        shard.unlink()
+        return "any"
+    if how == 1:
+        shutil.copy(shard, shard.with_name(f"part-9{shard.suffix}"))
+        return "any"
+    if how == 2:
+        shard.rename(shard.with_name(rng.choice(["part", "part.txt", ".part.parquet", "part.parquet.gz", "x.csv"])))
+        return "any"
+    if how == 3:
+        shard.write_bytes(rng.choice([b"", b"PAR1", b"ARROW1", b"{}\n", b"text,label\n"]))
+        return "any"
+    if how == 4:
+        shard.unlink()
+        shard.symlink_to(rng.choice(["nowhere", shard.name, "..", "/etc/hostname"]))
+        return "any"
+    if how == 5:
+        shard.unlink()
+        shard.mkdir()
+        return "any"
+    (folder / rng.choice(["notes.md", ".hidden.parquet", "_SUCCESS", "state.json", "dataset_dict.json"])).write_text(
+        "mine"
+    )
+    return "any"
+
+
+def _read_table(file: Path) -> tuple[pyarrow.Table, Callable[[pyarrow.Table], None]]:
+    """Return the table of a Parquet or Arrow file, and what writes another in its form."""
+    if file.suffix == ".parquet":
+        return pyarrow.parquet.read_table(file), lambda table: pyarrow.parquet.write_table(table, file)
+    data = file.read_bytes()
+    whole = data.startswith(b"ARROW1")
+    opened, made = (
+        (pyarrow.ipc.open_file, pyarrow.ipc.new_file) if whole else (pyarrow.ipc.open_stream, pyarrow.ipc.new_stream)
+    )
+
+    def write(table: pyarrow.Table) -> None:
+        with pyarrow.OSFile(str(file), "wb") as sink, made(sink, table.schema) as writer:
+            writer.write_table(table)
+
+    return opened(pyarrow.py_buffer(data)).read_all(), write
+
+
+def change_table(rng: random.Random, file: Path) -> str:
+    """Change the columns of a Parquet or Arrow file."""
+    table, write = _read_table(file)
     key = rng.choice(["text", "label"])
     count, values = table.num_rows, table.column(key)
     fill: list[tuple[Any, str]] = [
@@ -124,7 +173,7 @@ def change_parquet(rng: random.Random, file: Path) -> str:
         name = key if how == 2 else "more"
         table = table.drop_columns([key]).append_column(key, column) if how == 2 else table.append_column(name, column)
         expected = expected if how == 2 else "any"
-    pyarrow.parquet.write_table(table, file)
+    write(table)
     return expected
 
 

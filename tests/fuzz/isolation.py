@@ -39,7 +39,12 @@ class Finished:
 
 
 def run_recipe(
-    command: list[str], folder: Path, stdin: bytes = b"", encoding: str = "utf-8", stop_after: int | None = None
+    command: list[str],
+    folder: Path,
+    stdin: bytes = b"",
+    encoding: str = "utf-8",
+    stop_after: int | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Finished:
     """Run a recipe from `folder`.
 
@@ -49,11 +54,13 @@ def run_recipe(
         stdin: what it reads there.
         encoding: that of the terminal.
         stop_after: send SIGTERM after so many updates.
+        environment: further variables of its environment.
     """
     files = [folder.with_name(f"{folder.name}.{name}") for name in ("in", "out", "err")]
     files[0].write_bytes(stdin)
     child = os.fork()
     if child == 0:
+        os.environ |= environment or {}
         _become(command, folder, files, encoding, stop_after)
     ends = time.monotonic() + SECONDS
     code = None

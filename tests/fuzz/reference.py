@@ -168,7 +168,7 @@ class Reference:
                 text = generate(engine, [document.prompt_ids], tokens, soft_prompts=[document.soft_prompt])[0]
             if text.strip() != example.row.target.strip():
                 lost.append(f"{text!r} instead of {example.row.target!r}")
-        warning = re.search(r"cannot give back (\d+) of", said)
+        warning = re.search(r"cannot reproduce (\d+) of", said)
         splits = 3  # of the same rows
         if len(lost) * splits != (warned := int(warning[1]) if warning else 0):
             yield f"targets do not come back: {lost}, {len(lost) * splits} in all, and the warning says {warned}"

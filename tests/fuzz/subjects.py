@@ -11,10 +11,14 @@ from bases import Tokens, make_tokenizer, save_base
 from isolation import run_recipe
 from mutations import Tree
 
+import pyarrow
+import pyarrow.ipc
 from datasets import Dataset
 from transformers import AutoModel
 
+SHARDS = 2  # of a split
 ROWS = {"train": 12, "validation": 6, "test": 6}
+SUFFIXES = (".jsonl", ".csv", ".parquet", ".arrow", ".parquet-shards", ".arrow-shards", ".saved")
 TRAINED = ("prompt_tuning", "prefix_tuning", "p_tuning", "multitask_prompt_tuning", "lora", "full_finetuning")
 CHECKPOINTED = (*TRAINED, "sweep")
 WITH_ADAPTER = ("evaluate", "generate", "compare", "ensemble", "neighbours")
@@ -22,14 +26,14 @@ RECIPES = (*CHECKPOINTED, *WITH_ADAPTER, "hard_prompt")
 WORDS = ["good", "great", "fine", "lovely", "bad", "awful", "dull", "poor"]
 
 
-def settings_of(recipe: str, rng: random.Random, suffix: str = "jsonl") -> Tree:
-    """Return valid settings of a recipe, which runs them in about a second."""
+def settings_of(recipe: str, rng: random.Random, suffix: str = ".jsonl") -> Tree:
+    """Return valid settings of a recipe, which runs them in about a second; `suffix` is one of `SUFFIXES`."""
     open_answers = recipe not in ("ensemble", "full_finetuning") and rng.random() < 0.25
     choices: Any = [[" positive", " negative"], {" positive": " good", " negative": " bad"}, "from_train"]
     task: Tree = {
         "prompt": rng.choice(["{text} sentiment", "{text}\nSentiment:"]),
         "target": " {label}",
-        **{split: f"task/{split}.{suffix}" for split in ROWS},
+        **{split: f"task/{split}{suffix}" for split in ROWS},
         "choices": None if open_answers else rng.choice(choices),
         "metrics": ["exact_match"] if open_answers else ["accuracy"],
         "max_length": 100,
@@ -75,6 +79,14 @@ def settings_of(recipe: str, rng: random.Random, suffix: str = "jsonl") -> Tree:
     return tree | {"evaluation": evaluation, "run": {"output_dir": "out", "trackers": []}}
 
 
+def write_arrow(table: pyarrow.Table, file: Path, stream: bool = False) -> None:
+    """Write an Arrow file, or a stream as `datasets` does."""
+    with pyarrow.OSFile(str(file), "wb") as sink:
+        writer = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
+        with writer(sink, table.schema) as opened:
+            opened.write_table(table)
+
+
 def make_stock(folder: Path) -> None:
     """Make the models, the data, and finished and stopped runs, which cases take copies of."""
     for name in ("llama", "t5", "bert"):
@@ -92,6 +104,15 @@ def make_stock(folder: Path) -> None:
         table.to_json(folder / "task" / f"{split}.jsonl")
         table.to_csv(folder / "task" / f"{split}.csv")
         table.to_parquet(folder / "task" / f"{split}.parquet")
+        table.save_to_disk(folder / "task" / f"{split}.saved")
+        write_arrow(table.data.table, folder / "task" / f"{split}.arrow")
+        for number in range(SHARDS):
+            shard, name = table.shard(SHARDS, number, contiguous=True), f"part-{number}"
+            for kind in ("parquet", "arrow"):
+                (folder / "task" / f"{split}.{kind}-shards").mkdir(exist_ok=True)
+            shard.to_parquet(folder / "task" / f"{split}.parquet-shards" / f"{name}.parquet")
+            rows_of_shard = pyarrow.Table.from_pylist(shard.to_list())
+            write_arrow(rows_of_shard, folder / "task" / f"{split}.arrow-shards" / f"{name}.arrow", stream=number == 1)
     jobs: list[tuple[str, str, int | None]] = [("second", "prompt_tuning", None)]
     jobs += [(recipe, recipe, None) for recipe in TRAINED]
     jobs += [(f"stopped_{recipe}", recipe, 3) for recipe in CHECKPOINTED]

@@ -1,4 +1,4 @@
-"""Cases of the two fuzzers: 8 in `make test`, 92 more in `make test-all`; `make fuzz` runs 2,000, of any seed."""
+"""Cases of the fuzzers: 8 in `make test`, 92 more in `make test-all`; `make fuzz` runs 5,000, of any seed."""
 
 from __future__ import annotations
 

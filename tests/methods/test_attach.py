@@ -153,8 +153,8 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
         (0, {}, r"prompt.num_virtual_tokens: expected a number above 0, found 0"),
         (-3, {}, r"prompt.num_virtual_tokens: expected a number above 0, found -3"),
         (None, {}, r"prompt.num_virtual_tokens: expected a number above 0, found None"),
-        (256, {}, r"prompt.num_virtual_tokens: 256 leave no room in the 256 positions of the model"),
-        (4, text(""), r"prompt.prompt_tuning_init_text: TEXT needs a text that tokenizes to something"),
+        (256, {}, r"prompt.num_virtual_tokens: 256 virtual tokens leave no room in the model's 256 positions"),
+        (4, text(""), r"prompt.prompt_tuning_init_text: TEXT requires a text that has tokens"),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, tokens: Any, start: dict[str, str], message: str) -> None:
@@ -283,23 +283,26 @@ def test_without_a_start_of_ours_all_is_as_with_peft_s_config(tiny_model: Path) 
     [
         (
             {"init_from": "labels"} | text(TEXT),
-            "init_from: labels not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null",
+            "init_from: labels requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_from to null",
         ),
         (
             {"init_from": "frequent", "prompt_tuning_init": "SAMPLE_VOCAB"},
-            "init_from: frequent not with prompt_tuning_init: SAMPLE_VOCAB; set that to RANDOM, or init_from to null",
+            (
+                "init_from: frequent requires prompt_tuning_init: RANDOM, found SAMPLE_VOCAB; "
+                "set that, or init_from to null"
+            ),
         ),
         (
             {"init_labels": [" a"]},
-            "init_labels: are for init_from: labels; set that, or init_labels to null",
+            "init_labels: applies only to init_from: labels; set that, or init_labels to null",
         ),
         (
             {"init_from": "uniform", "init_labels": [" a"]},
-            "init_labels: are for init_from: labels; set that, or init_labels to null",
+            "init_labels: applies only to init_from: labels; set that, or init_labels to null",
         ),
         (
             {"init_from": "labels", "init_labels": []},
-            "init_labels: expected at least one label; null takes the task's choices",
+            "init_labels: expected at least one label; null means the task's choices",
         ),
     ],
 )
@@ -310,7 +313,9 @@ def test_ways_to_start_that_exclude_each_other_are_refused(settings: dict[str, A
 
 
 def test_labels_that_are_none_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match=r"^prompt.init_from: labels needs a task with choices; name others in prompt"):
+    with pytest.raises(
+        UserError, match=r"^prompt.init_from: labels requires a task with choices; otherwise set prompt"
+    ):
         begin(tiny_model, "labels", 4, choices=None)
     with pytest.raises(UserError, match=r"^prompt.init_labels: '' tokenizes to nothing$"):
         begin(tiny_model, "labels", 4, init_labels=[" plot", ""])

@@ -37,11 +37,11 @@ ROWS = [
 SCHEMA = {"properties": {"intent": {"enum": ["on", "off"]}, "slots": {"properties": {"area": {"type": "string"}}}}}
 DOCUMENTS = [Document((0, 5, 6), (7,)), Document((0, *range(20, 33)), (40, 41, 42))]
 NO_TEXT = (
-    "init_fill: frequent is for a text, and none is begun with; set it to repeat, or init_from to outputs or "
+    "init_fill: frequent requires a text for the initial values; set it to repeat, or init_from to outputs or "
     "demonstrations"
 )
 NETWORK = (
-    "keys and values cannot be put back through the network; set init_adapter to null, or prefix_projection to false"
+    "for the network cannot reproduce given keys and values; set init_adapter to null, or prefix_projection to false"
 )
 WAYS = {"prompt": ["normal", "outputs", "demonstrations"]}
 WAYS["prefix"] = [*WAYS["prompt"], "instruction", "zero"]
@@ -281,12 +281,12 @@ def test_rows_of_train_do_not_go_into_the_adapter_s_config(tiny_model: Path) -> 
         (
             "prompt",
             {"prompt_tuning_init": "TEXT", "init_from": "outputs"},
-            "init_from: outputs not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null",
+            "init_from: outputs requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_from to null",
         ),
         (
             "prompt",
             {"prompt_tuning_init": "TEXT", "init_adapter": "runs/a"},
-            "init_adapter: runs/a not with prompt_tuning_init: TEXT; set that to RANDOM, or init_adapter to null",
+            "init_adapter: runs/a requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_adapter to null",
         ),
         (
             "prompt",
@@ -311,42 +311,42 @@ def test_rows_of_train_do_not_go_into_the_adapter_s_config(tiny_model: Path) -> 
         (
             "prefix",
             {"init_from": "normal", "init_adapter": "runs/a"},
-            "init_adapter: not with init_from: normal; set one of them to null",
+            "init_adapter: cannot be combined with init_from: normal; set one of them to null",
         ),
         (
             "prompt",
             {"init_from": "uniform", "init_adapter": "runs/a"},
-            "init_adapter: not with init_from: uniform; set one of them to null",
+            "init_adapter: cannot be combined with init_from: uniform; set one of them to null",
         ),
         (
             "prompt",
             {"init_any_base": True},
-            "init_any_base: is for init_adapter; set that, or init_any_base to false",
+            "init_any_base: applies only to init_adapter; set that, or init_any_base to false",
         ),
         (
             "prefix",
             {"init_text": "a", "init_adapter": "b"},
-            "init_adapter: not with init_text; set one of them to null",
+            "init_adapter: cannot be combined with init_text; set one of them to null",
         ),
         (
             "prefix",
             {"init_text": "a", "init_from": "normal"},
-            "init_from: normal not with init_text; set one of them to null",
+            "init_from: normal cannot be combined with init_text; set one of them to null",
         ),
         (
             "prefix",
             {"init_text": "a", "init_from": "instruction"},
-            "init_from: instruction not with init_text; set one of them to null",
+            "init_from: instruction cannot be combined with init_text; set one of them to null",
         ),
         (
             "prefix",
             {"init_from": "outputs", "init_weights": "zero"},
-            "init_from: not with init_weights: zero; set one of them to null",
+            "init_from: cannot be combined with init_weights: zero; set one of them to null",
         ),
         (
             "prefix",
             {"init_adapter": "a", "prefix_projection": True},
-            f"init_adapter: not with prefix_projection: {NETWORK}",
+            f"init_adapter: cannot be combined with prefix_projection, {NETWORK}",
         ),
     ],
 )
@@ -363,27 +363,27 @@ def test_what_the_task_does_not_have_is_said(tiny_model: Path, section: str) -> 
     with pytest.raises(UserError) as caught:
         begin(tiny_model, section, 8, task=task_of(choices=None), init_from="outputs")
     assert str(caught.value) == (
-        f"{section}.init_from: outputs needs task.choices or task.schema; take demonstrations, or set init_from to null"
+        f"{section}.init_from: outputs requires task.choices or task.schema; set init_from to demonstrations or null"
     )
     shortest = min(len(ids_of(tiny_model, f"{p}{t}\n\n")) for p, t in ROWS)
     with pytest.raises(UserError) as caught:
         begin(tiny_model, section, 2, init_from="demonstrations")
     assert str(caught.value) == (
-        f"{section}.init_from: demonstrations: no row of train fits into the 2 virtual tokens left: the shortest "
-        f"has {shortest}; set {section}.num_virtual_tokens higher, or init_from to null"
+        f"{section}.init_from: demonstrations: no row of train fits into the remaining 2 virtual tokens: the shortest "
+        f"has {shortest}; raise {section}.num_virtual_tokens, or set init_from to null"
     )
 
 
 @pytest.mark.parametrize("way", ["normal", "outputs"])
 def test_a_start_of_the_task_s_needs_a_task(tiny_model: Path, way: str) -> None:
     base, tokenizer = load_base(tiny_model)
-    with pytest.raises(UserError, match=rf"^prefix.init_from: {way} needs a task, whose rows and choices are known"):
+    with pytest.raises(UserError, match=rf"^prefix.init_from: {way} requires a task with its rows and choices"):
         add_prefix(base, tokenizer, PrefixConfig(init_from=way), seed=0)  # type: ignore[arg-type]
 
 
 def test_keys_and_values_of_a_text_need_a_decoder(tiny_encoder: Path) -> None:
     base, tokenizer = load_base_model(ModelConfig(str(tiny_encoder)), torch.device("cpu"), ["a", "b"])
-    with pytest.raises(UserError, match=r"^prefix.init_from: normal: needs a decoder"):
+    with pytest.raises(UserError, match=r"^prefix.init_from: normal: requires a decoder"):
         add_prefix(base, tokenizer, PrefixConfig(init_from="normal"), task=task_of())
 
 
@@ -393,7 +393,7 @@ def test_a_text_that_is_cut_says_how_long_it_is(tiny_model: Path, caplog: pytest
         begin(tiny_model, "prompt", length, init_from="outputs")
         assert "init_from" not in caplog.text
         begin(tiny_model, "prompt", length - 1, init_from="outputs")
-    assert f"a text of {length} tokens, of which prompt.num_virtual_tokens leaves the first {length - 1}" in caplog.text
+    assert f"the text has {length} tokens; prompt.num_virtual_tokens keeps the first {length - 1}" in caplog.text
 
 
 def test_an_encoder_decoder_s_prompt_may_begin_so_too(tiny_t5: Path) -> None:

@@ -319,22 +319,22 @@ def test_the_group_of_the_given_rate_comes_first(tiny_model: Path) -> None:
     [
         (
             {"parametrization": "low_rank", "rank": 33},
-            "rank: 33 is more than the 32 dimensions of the embeddings; take",
+            "rank: 33 is more than the 32 dimensions of the embeddings; expected at most 32",
         ),
         ({"parametrization": "low_rank", "rank": 0}, "rank: expected a number above 0, found 0"),
         ({"parametrization": "residual_mlp", "bottleneck": -1}, "bottleneck: expected a number above 0, found -1"),
         (
             {"parametrization": "residual_mlp", "bottleneck": 513},
-            "bottleneck: 513 is more than 16 times the 32 dimensions of the embeddings; take at most 512",
+            "bottleneck: 513 is more than 16 times the 32 dimensions of the embeddings; expected at most 512",
         ),
         (
             {"parametrization": "superposition", "sampled_embeddings": 10**9},
-            r"sampled_embeddings: 1000000000 is more than the \d+ embeddings of the model; take at most \d+",
+            r"sampled_embeddings: 1000000000 is more than the \d+ embeddings of the model; expected at most \d+",
         ),
-        ({"rank": 2}, "rank: is for parametrization: low_rank; set that, or rank to null"),
+        ({"rank": 2}, "rank: applies only to parametrization: low_rank; set that, or rank to null"),
         (
             {"parametrization": "low_rank", "sampled_embeddings": 2},
-            "sampled_embeddings: is for parametrization: superposition; set that, or sampled_embeddings to null",
+            "sampled_embeddings: applies only to parametrization: superposition; set that, or sampled_embeddings",
         ),
     ],
 )
@@ -349,16 +349,22 @@ def test_sizes_without_sense_are_refused(tiny_model: Path, settings: dict[str, A
         ({"key_rate": -0.1}, "key_rate: expected 0 or more, found -0.1"),
         ({"layer_rates": [1, -1]}, r"layer_rates: expected 0 or more, found \[1, -1\]"),
         ({"layer_rates": []}, r"layer_rates: expected 0 or more, found \[\]"),
-        ({"key_rate": 0, "value_rate": 0}, "value_rate: every rate is 0, so that nothing would train; set one above 0"),
-        ({"layer_rates": [0, 0]}, "layer_rates: every rate is 0, so that nothing would train; set one above 0"),
+        (
+            {"key_rate": 0, "value_rate": 0},
+            "value_rate: every rate is 0, so the prefix would not be trained; set one above 0",
+        ),
+        ({"layer_rates": [0, 0]}, "layer_rates: every rate is 0, so the prefix would not be trained; set one above 0"),
         ({"frozen_first": -1}, "frozen_first: expected 0 or more, found -1"),
-        ({"frozen_first": 6}, "frozen_first: 6 of 6 virtual tokens leave none to train"),
-        ({"layer_rates": [1, 1, 0]}, "layer_rates: 3 rates do not part 2 layers evenly; give 1, 2"),
-        ({"parametrization": "scales", "key_rate": 0}, "parametrization: scales not with key_rate, value_rate, layer_"),
-        ({"init_text": None, "prefix_projection": True, "value_rate": 0.5}, "prefix_projection: not with parametriz"),
+        ({"frozen_first": 6}, "frozen_first: 6 of 6 virtual tokens would leave none to train"),
+        ({"layer_rates": [1, 1, 0]}, "layer_rates: 3 rates do not divide 2 layers evenly; the number can be 1, 2"),
+        ({"parametrization": "scales", "key_rate": 0}, "parametrization: scales cannot be combined with key_rate, "),
+        (
+            {"init_text": None, "prefix_projection": True, "value_rate": 0.5},
+            "prefix_projection: cannot be combined with parametriz",
+        ),
         (
             {"init_text": None, "prefix_projection": True, "parametrization": "scales"},
-            "prefix_projection: not with parametrization: scales, nor with key_rate, value_rate, layer_rates and",
+            "prefix_projection: cannot be combined with parametrization: scales or key_rate, value_rate,",
         ),
     ],
 )

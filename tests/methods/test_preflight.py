@@ -77,7 +77,19 @@ def test_every_refusal_by_kind_has_its_reason_and_no_other() -> None:
 
 def test_methods_are_named_like_their_recipes() -> None:
     recipes = {p.stem for p in (Path(__file__).resolve().parents[2] / "recipes").glob("*.py")}
-    tools = {"compare", "compose", "ensemble", "evaluate", "export", "generate", "neighbours", "report", "serve"}
+    tools = {
+        "compare",
+        "compose",
+        "ensemble",
+        "evaluate",
+        "export",
+        "generate",
+        "neighbours",
+        "new",
+        "readiness",
+        "report",
+        "serve",
+    }
     assert set(METHODS) == recipes - tools - {"sweep"}, "the others take what is trained"
 
 
@@ -100,15 +112,15 @@ def test_a_refusal_says_what_the_model_takes_instead(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check_method("prefix_tuning", ModelConfig(folder))
     first, _, others = str(caught.value).rpartition("; ")
-    assert first.startswith(f"model.name_or_path: {folder} (falcon) does not take prefix_tuning: Sizes of tensors")
-    assert others == "it takes " + ", ".join(m for m in METHODS if m not in ("prefix_tuning", "context_tuning"))
+    assert first.startswith(f"model.name_or_path: {folder} (falcon) does not support prefix_tuning: Sizes of tensors")
+    assert others == "it supports " + ", ".join(m for m in METHODS if m not in ("prefix_tuning", "context_tuning"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_method_that_is_not_for_the_kind_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path, BertConfig(**WIDER))
     message = (
-        r"\(bert\) does not take prompt_tuning: virtual tokens .*; it takes prefix_tuning, lora, ia3, full_finetuning$"
+        r"\(bert\) does not support prompt_tuning: virtual tokens .*; it supports prefix_tuning, lora, ia3, full_fi\w+$"
     )
     with pytest.raises(UserError, match=message):
         check_method("prompt_tuning", ModelConfig(folder))
@@ -143,9 +155,13 @@ def test_loras_target_modules_must_be_there(
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("full_finetuning", {"quantization": "nf4"}, r"^model\.quantization: full fine-tuning needs whole weights"),
-        ("prefix_tuning", {"gradient_checkpointing": True}, r"^model\.gradient_checkpointing: not with prefix tuning"),
-        ("context_tuning", {"gradient_checkpointing": True}, r"^model\.gradient_checkpointing: not with prefix tuning"),
+        (
+            "full_finetuning",
+            {"quantization": "nf4"},
+            r"^model\.quantization: full fine-tuning requires unquantised weights",
+        ),
+        ("prefix_tuning", {"gradient_checkpointing": True}, r"^model\.gradient_checkpointing: cannot be combined"),
+        ("context_tuning", {"gradient_checkpointing": True}, r"^model\.gradient_checkpointing: cannot be combined"),
     ],
 )
 def test_settings_that_a_method_cannot_have(
@@ -169,12 +185,12 @@ def test_a_model_that_cannot_be_tried_is_not_refused(
     monkeypatch.setattr(models.AUTO["decoder"], "from_config", raises)
     with caplog.at_level(logging.DEBUG, "softprompts.methods.preflight"):
         assert refusal("prefix_tuning", FalconConfig(**SIZES)) is None
-    assert "falcon cannot be tried without weights" in caplog.text
+    assert "falcon cannot run without weights" in caplog.text
     assert "ModuleNotFoundError: a kernel" in caplog.text
     assert main([saved(tmp_path, FalconConfig(**SIZES))]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len(lines) == len(METHODS)
-    assert all("unknown: its forward pass cannot be tried without weights" in line for line in lines), "and not yes"
+    assert all("unknown: the forward pass cannot run without weights" in line for line in lines), "and not yes"
 
 
 def test_the_command_says_yes_or_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +206,7 @@ def test_the_command_with_what_is_no_model(tmp_path: Path, capsys: pytest.Captur
     assert main([str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"error: model.name_or_path: {tmp_path} is no model folder: it has no config.json\n"
+    assert said.err == f"error: model.name_or_path: {tmp_path} is not a model folder: it has no config.json\n"
 
 
 def test_a_config_and_nothing_else_is_enough(tiny_model: Path, tmp_path: Path) -> None:

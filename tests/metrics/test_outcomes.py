@@ -65,7 +65,7 @@ def test_without_a_difference_few_are_shown(tmp_path: Path) -> None:
         ("{", "line 1: malformed JSON"),
         ("[1]", "line 1: expected an object with the texts id, split, adapter"),
         ('{"id": "x", "split": "s", "adapter": "a", "outcome": "yes"}', "line 1: outcome: expected a number"),
-        ('{"id": "x", "split": "s", "adapter": "a", "outcome": 1}', "no answer of that id"),
+        ('{"id": "x", "split": "s", "adapter": "a", "outcome": 1}', "no answer with that id"),
         ('{"id": "x", "split": "s", "adapter": "a"}', "no outcomes of two adapters of one split"),
         ("", "no outcomes of two adapters"),
     ],

@@ -29,6 +29,7 @@ from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = {"type": "object", "required": ["intent"]}
+MENTIONS = {"a cell": {"mentions": [["cell", "cells"]]}, "a cell %s": {"mentions": [["cell"], ["%s"]]}}
 TEXTS = {
     "accuracy": ["a", "b", "c"],
     "macro_f1": ["a", "b", "c"],
@@ -40,6 +41,8 @@ TEXTS = {
     "rouge_l": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
     "chrf": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
     "bleu": ["the cat sat on a mat", "a cat sat on a mat there", "the cat sat", "dogs ran to the mat"],
+    "policy_cost": ["permissive", "copyleft", "abstain", "proprietary"],
+    "mentions": ["a cell", "no", "cells", "a cell %s"],
 }
 
 
@@ -51,7 +54,7 @@ def drawn(name: str, rows: int) -> tuple[list[str], list[str]]:
 
 
 def loaded(name: str) -> dict[str, Metric]:
-    return load_metrics([name], SCHEMA)
+    return load_metrics([name], SCHEMA, MENTIONS)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -67,7 +70,8 @@ def test_intervals_are_those_of_recomputing_every_resample(name: str) -> None:
     for key, interval in intervals(metrics, answers, targets, 30).items():
         low, high = numpy.percentile([d[key] for d in draws], [2.5, 97.5])
         assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
-        assert 0 <= interval.low < interval.high <= 1
+        assert 0 <= interval.low <= interval.high <= 1
+        assert (interval.low < interval.high) == (interval.value < 1)
         assert interval.value == compute_metrics(metrics, answers, targets)[key]
 
 
@@ -173,13 +177,13 @@ def test_metrics_need_no_network_and_no_further_data(monkeypatch: pytest.MonkeyP
         (
             ["accuracy", "rouge_l"],
             True,
-            '"rouge_l" scores written answers, and this task has choices (take accuracy or macro_f1)',
+            '"rouge_l" scores open targets, but this task has choices (use accuracy or macro_f1)',
         ),
-        (["macro_f1"], False, '"macro_f1" scores choices, and this task has none (take accuracy or exact_match)'),
+        (["macro_f1"], False, '"macro_f1" scores choices, but this task has none (use accuracy or exact_match)'),
         (
             ["exact_match", "json_object"],
             False,
-            '"exact_match" and "json_object" both report exact_match; leave one out',
+            '"exact_match" and "json_object" both report exact_match; remove one',
         ),
     ],
 )
@@ -252,5 +256,5 @@ def test_with_a_network_the_hub_is_asked(there: bool | None, tmp_path: Path, mon
         return
     with pytest.raises(UserError) as caught:
         check_names(["rouge"])
-    unasked = "; the Hub cannot be asked for it (ConnectionError)" if there is None else ""
+    unasked = "; the Hub cannot be reached (ConnectionError)" if there is None else ""
     assert str(caught.value) == f'task.metrics: no metric "rouge" (did you mean "rouge_l"?){unasked}'

@@ -70,9 +70,7 @@ def test_a18_a_base_of_the_same_name_with_other_weights_is_refused(
     other = other_weights(
         tiny_model, tmp_path / "4b" / "model", lambda t: t + 0.01, "model.layers.1.mlp.up_proj.weight"
     )
-    message = (
-        rf"^adapter\.path: {adapter} was trained on {tiny_model}, and {other} has other weights; if it is to be put"
-    )
+    message = rf"^adapter\.path: {adapter} was trained on {tiny_model}, but {other} has other weights; to use it"
     with pytest.raises(UserError, match=message):
         load(other, adapter)
     assert isinstance(load(other, adapter, any_base=True), PeftModel)
@@ -133,16 +131,16 @@ def test_of_a_quantised_base_names_and_sizes_are_compared(wider_model: Path, tin
     other = other_weights(wider_model, tmp_path / "other" / "model", lambda t: t + 0.01, "model.norm.weight")
     with pytest.raises(UserError, match=rf"was trained on {wider_model}, not on {other}; if they are the same"):
         load(other, adapter)
-    with pytest.raises(UserError, match=r"is for another base model: its hidden size is 64, that of \S+ 32 "):
+    with pytest.raises(UserError, match=r"is for another base model: hidden size 64, but \S+ has 32 "):
         load(tiny_model, adapter)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "mistral"}, "its architecture is mistral, that of "),
-        ({"sizes": {"hidden_size": 32, "intermediate_size": 65}}, "its intermediate size is 65, that of "),
-        ({"sizes": {"num_attention_heads": 8}}, "its attention heads is 8, that of "),
+        ({"architecture": "mistral"}, "architecture mistral, but "),
+        ({"sizes": {"hidden_size": 32, "intermediate_size": 65}}, "intermediate size 65, but "),
+        ({"sizes": {"num_attention_heads": 8}}, "attention heads 8, but "),
     ],
 )
 def test_another_architecture_or_size_is_refused_whatever_is_said(
@@ -170,16 +168,16 @@ LOWER = {"normalizer": {"type": "Lowercase"}}
 @pytest.mark.parametrize(
     ("file", "changes", "said"),
     [
-        ("config.json", {"rms_norm_eps": 0.1}, "rms_norm_eps 0.1 in its config, which was 1e-06"),
+        ("config.json", {"rms_norm_eps": 0.1}, "rms_norm_eps 0.1 in its config instead of 1e-06"),
         (
             "config.json",
             {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
-            "rope_parameters.rope_theta 500.0 in its config, which was 10000.0",
+            "rope_parameters.rope_theta 500.0 in its config instead of 10000.0",
         ),
-        ("tokenizer.json", LOWER, "another tokenizer, by its normalizer"),
-        ("tokenizer.json", {"post_processor": None}, "another tokenizer, by its post-processor"),
-        ("tokenizer.json", {"decoder": None}, "another tokenizer, by its decoder"),
-        ("tokenizer_config.json", {"eos_token": "<pad>"}, "another tokenizer, by its special tokens"),
+        ("tokenizer.json", LOWER, "another tokenizer (different normalizer)"),
+        ("tokenizer.json", {"post_processor": None}, "another tokenizer (different post-processor)"),
+        ("tokenizer.json", {"decoder": None}, "another tokenizer (different decoder)"),
+        ("tokenizer_config.json", {"eos_token": "<pad>"}, "another tokenizer (different special tokens)"),
     ],
 )
 def test_a_base_with_the_same_weights_but_another_config_or_tokenizer_is_refused(
@@ -187,9 +185,7 @@ def test_a_base_with_the_same_weights_but_another_config_or_tokenizer_is_refused
 ) -> None:
     adapter = trained(tiny_model, tmp_path / "run")
     other = changed_base(tiny_model, tmp_path / "other", file, **changes)
-    message = (
-        rf"^adapter\.path: {adapter} was trained on {tiny_model}, and {other} has {re.escape(said)}; if it is to be"
-    )
+    message = rf"^adapter\.path: {adapter} was trained on {tiny_model}, but {other} has {re.escape(said)}; to use it"
     with pytest.raises(UserError, match=message):
         load(other, adapter)
     assert isinstance(load(other, adapter, any_base=True), PeftModel)
@@ -230,7 +226,8 @@ def test_another_chat_template_is_said(tiny_model: Path, tmp_path: Path, capsys:
     capsys.readouterr()
     assert isinstance(load(other, adapter), PeftModel)
     assert capsys.readouterr().err == (
-        f"warning: adapter.path: {adapter} was trained on {tiny_model} with another chat template than {other} has\n"
+        f"warning: adapter.path: {adapter} was trained on {tiny_model} with another chat template than "
+        f"that of {other}\n"
     )
 
 
@@ -279,11 +276,11 @@ def test_a18_what_names_do_not_tell_is_said(
     saved(tiny_model, KINDS["prompt"](), tmp_path / "it")
     file = tmp_path / "it" / "adapter_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    for name, said in (("final", "final"), (None, "a model that it does not name")):
+    for name, said in (("final", "final"), (None, "an unnamed model")):
         file.write_text(json.dumps(settings | {"base_model_name_or_path": name}), encoding="utf-8")
         capsys.readouterr()
         load(tiny_model, tmp_path / "it")
-        message = f"was trained on {said}; whether that is {tiny_model} cannot be checked\n"
+        message = f"was trained on {said}; nothing shows whether this is {tiny_model}\n"
         assert capsys.readouterr().err == f"warning: adapter.path: {tmp_path / 'it'} {message}"
 
 

@@ -50,6 +50,15 @@ def load(folder: Path, **settings: Any) -> Any:
     return load_base_model(ModelConfig(str(folder), **settings), CPU)
 
 
+def test_weights_that_are_a_pickle_are_not_read(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "it")
+    torch.save(load_file(tmp_path / "it" / "model.safetensors"), tmp_path / "it" / "pytorch_model.bin")
+    (tmp_path / "it" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"^model\.name_or_path: .*safetensors") as refusal:
+        load(tmp_path / "it")
+    assert "\n" not in str(refusal.value)
+
+
 def test_base_model_is_frozen_and_in_evaluation_mode(tiny_model: Path) -> None:
     model, tokenizer = load(tiny_model)
     assert not model.training
@@ -91,7 +100,7 @@ def change_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "is no model folder: it has no config.json"),
+        (lambda f: (f / "config.json").unlink(), "is not a model folder: it has no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: not valid JSON: "),
         (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x08"), "header too small"),
@@ -213,7 +222,7 @@ def test_an_encoder_gets_a_classifier_with_the_choices(tiny_encoder: Path) -> No
 
 
 def test_an_encoder_without_choices_is_refused(tiny_encoder: Path) -> None:
-    with pytest.raises(UserError, match=r"^task\.choices: \S+ is an encoder, which chooses between labels: give all"):
+    with pytest.raises(UserError, match=r"^task\.choices: \S+ is an encoder, which chooses between labels; list all"):
         load(tiny_encoder)
 
 
@@ -268,7 +277,7 @@ def test_c12_a_model_without_tokenizer_files_says_so_in_words(tiny_model: Path, 
     with pytest.raises(UserError) as caught:
         load_base_model(ModelConfig(str(folder)), torch.device("cpu"))
     assert str(caught.value) == (
-        f"model.name_or_path: cannot load {folder}: no tokenizer files that can be read, such as tokenizer.json"
+        f"model.name_or_path: cannot load {folder}: no readable tokenizer files, such as tokenizer.json"
     )
 
 
@@ -313,7 +322,7 @@ def test_a_model_folder_with_an_adapter_in_it_is_refused(tiny_model: Path, tmp_p
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(
-        UserError, match=r"^model\.name_or_path: \S+ holds a model and an adapter \(adapter_config\.json\); "
+        UserError, match=r"^model\.name_or_path: \S+ has both a model and an adapter \(adapter_config\.json\); "
     ):
         load(folder)
 
@@ -324,7 +333,7 @@ def test_c9_code_from_the_hub_that_a_config_asks_for_is_not_fetched(tiny_model: 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {key: "someone/attention"}))
     message = (
-        r"^model\.name_or_path: \S+ asks for code of others \(someone/attention, in its config\), and this project"
+        r"^model\.name_or_path: \S+ requires foreign code \(someone/attention, in its config\), which this project"
     )
     with pytest.raises(UserError, match=message):
         load(folder)

@@ -91,7 +91,7 @@ def test_a5_names_that_differ_in_case_only_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (["good", "bad", "fine"], r"are good, bad, fine, but the outputs of \S+ are named good, bad, so so; name the"),
+        (["good", "bad", "fine"], r"are good, bad, fine, but the outputs of \S+ are named good, bad, so so; use these"),
         ([" good", " bad"], r"are good, bad, but the outputs of \S+ are named good, bad, so so; "),
         (
             ["good", "bad", "so so", "x"],
@@ -110,7 +110,7 @@ def test_a5_other_names_than_the_choices_are_refused(
 def test_a5_a_trained_classifier_without_names_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
     nameless = {f"{i}": f"LABEL_{i}" for i in range(3)}
     folder = trained(tiny_encoder, tmp_path / "model", id2label=nameless, label2id={v: k for k, v in nameless.items()})
-    message = r"nothing says which output of \S+ is which choice: it calls them LABEL_0, LABEL_1, LABEL_2; write their"
+    message = r"the outputs of \S+ have no meaningful names \(LABEL_0, LABEL_1, LABEL_2\); write the names"
     with pytest.raises(UserError, match=rf"^task\.choices: {message}"):
         load(folder, NAMES)
     choices = ["LABEL_2", "LABEL_0", "LABEL_1"]
@@ -175,9 +175,7 @@ def test_a5_on_a_trained_classifier_an_adapter_keeps_its_order(tiny_encoder: Pat
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     swapped = {"id2label": {"0": "bad", "1": "good", "2": "so so"}}
     (folder / "config.json").write_text(json.dumps(config | swapped), encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r" has id2label\.0 bad in its config, which was good; if it is to be put on it"
-    ):
+    with pytest.raises(UserError, match=r" has id2label\.0 bad in its config instead of good; to use it nevertheless"):
         load_adapter(load(folder, order)[0], AdapterConfig(str(saved)))
 
 
@@ -245,7 +243,7 @@ def test_a5_a_strangers_classifier_without_names_is_refused_until_they_are_writt
     alone = Path(shutil.copytree(folder, tmp_path / "alone"))
     (alone / RECORD).unlink()
     choices = ["so so", "good", "bad"]
-    message = rf"{alone} does not say which output of its classifier is which choice; write their names into {alone}/"
+    message = rf"{alone} does not name the choices of its classifier's outputs; write the names into {alone}/"
     with pytest.raises(UserError, match=rf"^adapter\.path: {message}"):
         load_adapter(load(tiny_encoder, choices)[0], AdapterConfig(str(alone)))
     (alone / RECORD).write_text(json.dumps({"choices": NAMES}), encoding="utf-8")
@@ -254,7 +252,7 @@ def test_a5_a_strangers_classifier_without_names_is_refused_until_they_are_writt
 
 
 def test_a_classifier_at_random_values_is_not_scored(tiny_encoder: Path) -> None:
-    message = r"^model\.name_or_path: \S+ comes without a trained classifier: its answers would be random; "
+    message = r"^model\.name_or_path: \S+ comes without a trained classifier, so predictions would be random; "
     with pytest.raises(UserError, match=message):
         load_adapter(load(tiny_encoder, NAMES)[0], AdapterConfig())
 
@@ -262,8 +260,8 @@ def test_a_classifier_at_random_values_is_not_scored(tiny_encoder: Path) -> None
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (["good"], r"one choice, 'good': \S+ is an encoder, which needs two or more$"),
-        ([" good", "good "], r"'good' is there twice: \S+ has one output for each choice$"),
+        (["good"], r"one choice, 'good': \S+ is an encoder, which requires two or more$"),
+        ([" good", "good "], r"'good' appears twice: \S+ has one output for each choice$"),
     ],
 )
 def test_c8_an_encoder_needs_two_choices(tiny_encoder: Path, choices: list[str], message: str) -> None:

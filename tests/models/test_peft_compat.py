@@ -16,6 +16,7 @@ from softprompts.models.peft_compat import (
     encoder_of,
     forget_gguf,
     keep_four_bit_weights,
+    on_building,
     peft_model,
     without_prompt,
 )
@@ -25,7 +26,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig
 from peft.utils import AuxiliaryTrainingWrapper, get_peft_model_state_dict
-from transformers import LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
 
@@ -104,3 +105,20 @@ def test_an_encoders_prompt_and_classifier_can_be_switched_off() -> None:
         assert torch.equal(model(**vars(ids)).logits, expected)
     assert model.has_active_enabled_adapter
     assert torch.equal(model(**vars(ids)).logits, tuned)
+
+
+def test_a_model_is_changed_before_its_weights_are_read(tiny_model: Path) -> None:
+    own = PreTrainedModel.__dict__.get("maybe_distribute_model")
+    seen = []
+
+    def change(model: PreTrainedModel) -> None:
+        seen.append({parameter.device.type for parameter in model.parameters()})
+
+    with on_building(change) as arguments:
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, **arguments)
+    assert seen == [{"meta"}]
+    assert not hasattr(model.config, "distributed_config")
+    assert PreTrainedModel.__dict__.get("maybe_distribute_model") is own
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name

@@ -199,8 +199,8 @@ def test_weights_that_the_model_has_no_place_for_are_said(folder: Path, capsys: 
     change(folder / "config.json", "num_hidden_layers", to=1)
     load_base_model(ModelConfig(str(folder)), CPU)
     assert capsys.readouterr().err == (
-        f"warning: model.name_or_path: {folder} holds 9 weights that its config.json has no place for, and nothing "
-        "reads, the first: model.layers.1.input_layernorm.weight\n"
+        f"warning: model.name_or_path: {folder} holds 9 weights that its config.json has no place for, and that "
+        "are not used, the first: model.layers.1.input_layernorm.weight\n"
     )
 
 

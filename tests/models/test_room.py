@@ -36,19 +36,21 @@ def test_b1_a_tokenizer_without_an_end_is_one_line(tmp_path: Path) -> None:
     endless = words()
     task = make_task([("the film", "good")])
     with pytest.raises(
-        UserError, match=r"has no end-of-sequence token \(eos_token\): a written answer would never end"
+        UserError, match=r"has no end-of-sequence token \(eos_token\): a generated prediction would never end"
     ):
         encode(task, endless)
     data = encode(task, endless, needs_end=False)
     assert data.ends == ()
     assert data.test[0].document.target_ids == tuple(endless("good").input_ids)
     nested = make_task([("the film", "good"), ("the plot", "good film")], choices=("good", "good film"))
-    with pytest.raises(UserError, match=r"choice 'good' begins choice 'good film', and needs an end"):
+    with pytest.raises(UserError, match=r"choice 'good' begins choice 'good film' and requires an end"):
         encode(nested, endless)
 
 
 def test_more_virtual_tokens_than_positions_are_named(tiny_model: Path) -> None:
-    with pytest.raises(UserError, match=r"^num_virtual_tokens: 300 leave no room in the 256 positions of the model$"):
+    with pytest.raises(
+        UserError, match=r"^num_virtual_tokens: 300 virtual tokens leave no room in the model's 256 positions$"
+    ):
         input_spec(load_base(tiny_model)[0], 300)
 
 
@@ -81,7 +83,7 @@ def test_b2_an_answer_follows_its_prompt_without_what_ends_a_text() -> None:
 def test_b3_tokens_without_an_embedding_are_one_line(tiny_model: Path, prompt: str, target: str) -> None:
     base, tokenizer = load_base(tiny_model)
     tokenizer.add_tokens(["new"])
-    said = r"row 1: token 'new' has the number 326, and the base model has embeddings of 326 tokens only"
+    said = r"row 1: token 'new' has the number 326, and the base model has only embeddings of 326 tokens"
     with pytest.raises(UserError, match=said):
         encode(make_task([(prompt, target)]), tokenizer, input_spec(base))
 

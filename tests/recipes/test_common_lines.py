@@ -29,7 +29,16 @@ STEPS = ("load_task", "start_run", "load_base_model", "make_engine", "evaluate_t
 ENGINE = "engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)"
 TRAIN = "progress = sp.train(engine, data, training, evaluation, this)"
 SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is none of a run
-TOOLS = {"compose", "export", "generate", "neighbours", "report", "serve"}  # no run, and no task of their own
+TOOLS = {
+    "compose",
+    "export",
+    "generate",
+    "neighbours",
+    "new",
+    "readiness",
+    "report",
+    "serve",
+}  # no run, and no task of their own
 EVALUATES = {
     "compare",
     "compose",
@@ -38,9 +47,10 @@ EVALUATES = {
     "export",
     "generate",
     "neighbours",
+    "readiness",
     "report",
     "serve",
-}  # take an adapter as it is: the method is the one that made it
+}  # train nothing: they take adapters as they are, or look at data and records
 ALL = sorted((ROOT / "recipes").glob("*.py"))
 RECIPES = [path for path in ALL if path.stem not in TOOLS]
 
@@ -55,7 +65,7 @@ def lines(recipe: Path) -> list[str]:
 def test_there_are_recipes() -> None:
     names = {path.stem for path in ALL}
     assert {"prompt_tuning", "hard_prompt"} | TOOLS | EVALUATES <= names
-    assert names - EVALUATES - {"sweep"} == METHODS.keys(), "each method that is checked has its recipe"
+    assert names - EVALUATES - {"new", "sweep"} == METHODS.keys(), "each method that is checked has its recipe"
 
 
 @each_recipe
@@ -102,8 +112,10 @@ def test_what_trains_or_asks_checks_the_method_before_anything_is_loaded(recipe:
     if recipe.stem in EVALUATES:
         assert names == []
         return
-    assert names == ["sweep.method" if recipe.stem == "sweep" else recipe.stem]
-    assert text.index("start_run(") < text.index("check_method(") < text.index("load_base_model(")
+    other = {"sweep": "sweep.method", "new": "prompt_tuning"}
+    assert names == [other.get(recipe.stem, recipe.stem)]
+    before = "propose(" if recipe.stem == "new" else "start_run("
+    assert text.index(before) < text.index("check_method(") < text.index("load_base_model(")
 
 
 @each_recipe
@@ -153,6 +165,7 @@ def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
 PATH_NAMES = {
     "adapters",
     "init_adapter",
+    "metric_data",
     "metrics",
     "name_or_path",
     "output",

@@ -64,13 +64,13 @@ def test_a_sweep_may_vary_them(
         (
             "prompt_tuning",
             {"prompt.rank": 2},
-            "prompt.rank: is for parametrization: low_rank; set that, or rank to null",
+            "prompt.rank: applies only to parametrization: low_rank; set that, or rank to null",
         ),
         ("prefix_tuning", PREFIX | {"prefix.key_rate": -1}, "prefix.key_rate: expected 0 or more, found -1.0"),
         (
             "prefix_tuning",
             PREFIX | {"prefix.layer_rates": "[1, 1, 1]"},
-            "prefix.layer_rates: 3 rates do not part 2 lay",
+            "prefix.layer_rates: 3 rates do not divide 2 lay",
         ),
     ],
 )

@@ -152,7 +152,7 @@ def test_two_ways_to_start_are_one_line_before_anything_is_written(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, _, errors = cli_in_process(command(tmp_path / "run", **{"prompt.init_from": "labels"}), capfd)
-    said = "labels not with prompt_tuning_init: TEXT; set that to RANDOM, or init_from to null"
+    said = "labels requires prompt_tuning_init: RANDOM, found TEXT; set that, or init_from to null"
     assert (code, errors) == (2, [f"error: prompt.init_from: {said}"])
     assert not (tmp_path / "run").exists()
 
@@ -161,9 +161,11 @@ def test_a_finished_run_is_never_touched(command: Command, finished: Path, capfd
     before = contents(finished)
     code, _, errors = cli_in_process(command(finished), capfd)
     assert code == 2
-    assert errors == [f"error: run.output_dir: {finished} is not empty; choose another folder, or go on with --resume"]
+    assert errors == [
+        f"error: run.output_dir: {finished} is not empty; choose another folder, or continue with --resume"
+    ]
     code, said, errors = cli_in_process(command(finished, "--resume"), capfd)
-    assert (code, said, errors) == (0, f"{finished} holds a finished run; nothing to do\n", [])
+    assert (code, said, errors) == (0, f"{finished} contains a finished run; nothing to do\n", [])
     assert contents(finished) == before
 
 
@@ -174,7 +176,7 @@ def test_resuming_with_other_settings_says_what_changed(
     changed = command(finished, "--resume", **{"training.learning_rate": 0.5, "run.seed": 1})
     code, _, errors = cli_in_process(changed, capfd)
     assert code == 2
-    message = "training.learning_rate was 0.02 and is 0.5; run.seed was 0 and is 1"
+    message = "training.learning_rate was 0.02 and is now 0.5; run.seed was 0 and is now 1"
     assert errors == [f"error: --resume: the settings of {finished} have changed: {message}"]
     assert contents(finished) == before
 

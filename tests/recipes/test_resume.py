@@ -74,14 +74,14 @@ def stopped(tiny_model: Path, domain_task: Path, tmp_path: Path) -> Stop:
 def half_the_rows(folder: Path) -> str:
     file = folder / "task" / "train.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:20]))
-    return "train had 40 rows and has 20"
+    return "train had 40 rows and now has 20"
 
 
 def swapped_labels(folder: Path) -> str:
     file = folder / "task" / "validation.jsonl"
     text = file.read_text().replace('"positive"', '"?"').replace('"negative"', '"positive"')
     file.write_text(text.replace('"?"', '"negative"'))
-    return "validation has other rows, 16 as before"
+    return "validation has other rows, in the same number (16)"
 
 
 def other_weights(folder: Path) -> str:
@@ -129,7 +129,7 @@ def other_ends(folder: Path) -> str:
     file = folder / "model" / "generation_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {"eos_token_id": [1, 5]}))
-    return "written answers ended at the tokens [1] and end at [1, 5]"
+    return "generated predictions ended at the tokens [1] and now end at [1, 5]"
 
 
 def other_decoder(folder: Path) -> str:
@@ -160,7 +160,7 @@ def test_b4_a_run_that_failed_at_its_test_is_finished_with_other_evaluation(
     changed = ["--evaluation.max_new_tokens", "3", "--evaluation.bootstrap_resamples", "10", "--resume"]
     code, said, errors = cli_in_process([*command, *changed], capfd)
     assert (code, errors) == (0, [])
-    assert "going on with evaluation.max_new_tokens 3, which was 5\n" in said
+    assert "continuing with evaluation.max_new_tokens 3 instead of 5\n" in said
     result = read_result(tmp_path / "run")
     assert result["settings"]["evaluation"]["max_new_tokens"] == 3
     assert {"key": "evaluation.max_new_tokens", "was": 5, "is": 3} in result["notes"]["resumed"]
@@ -295,4 +295,4 @@ def test_b13_a_home_that_cannot_be_written_needs_no_cache(tiny_model: Path, doma
     assert done.stdout.endswith("\nended with 2\n")
     (said,) = error_lines(done.stderr)
     assert said.startswith(f'error: task.metrics: cannot load "{metric}": /proc/nowhere')
-    assert "HF_HOME chooses another folder" in said
+    assert "set HF_HOME to another folder" in said

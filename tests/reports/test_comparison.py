@@ -23,7 +23,7 @@ CONTEST = Contest(
 VERDICT = (
     "runs/lora is better than base model in accuracy by 0.1100 (95 % interval 0.0500 to 0.1700, p 0.002, 100 rows)"
 )
-COUNTS = "rows answered better, by the row's own accuracy: runs/lora on 12, base model on 1; alike 87"
+COUNTS = "rows predicted better, by the row's own accuracy: runs/lora on 12, base model on 1; equal on 87"
 
 
 def test_summary() -> None:
@@ -42,7 +42,7 @@ def test_page() -> None:
     row = "| accuracy | 0.9000 (0.8500 to 0.9500) | 0.7900 (0.7000 to 0.8800) | +0.1100 (+0.0500 to +0.1700) | 0.002 |"
     assert row in text.splitlines()
     assert COUNTS in text
-    assert "## Better with runs/lora: 10 of 12, the rest in `differences.jsonl`" in text
+    assert "## Better with runs/lora: 10 of 12; the others are in `differences.jsonl`" in text
     assert "## Better with base model: 1\n" in text
     assert "| test.jsonl:13 | c | x | y | x |" in text.splitlines()
     (line,) = (line for line in text.splitlines() if line.startswith("| test.jsonl:3 "))

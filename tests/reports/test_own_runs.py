@@ -73,12 +73,12 @@ def test_the_page_has_results_figures_comparisons_and_answers(tmp_path: Path) ->
     assert page.count("<svg") == 4
     compared = tables["Paired comparisons of sentiment"][1]
     assert compared[:3] == ["lora − prompt", "accuracy", "−70.0"]
-    answers = tables["Answers of sentiment"]
+    answers = tables["Predictions of sentiment"]
     assert answers[0] == ["row", "prompt", "target", "lora (seed 0)", "prompt (seed 0)"]
     assert answers[1] == ["mine/test.jsonl:1", "row 1:", "positive", "negative ✗", "positive ✓"]
-    assert "answers differ: 9" in page
+    assert "predictions differ: 9" in page
     assert [row[0] for row in tables["Settings that differ of sentiment"][1:]] == ["recipe"]
-    assert "Compared on the rows in common alone, fewer than all: lora and prompt (10)." in page
+    assert "Compared only on common rows, which are fewer than all: lora and prompt (10)." in page
 
 
 def test_what_is_not_a_finished_run_is_named_or_passed_over(tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_what_is_not_a_finished_run_is_named_or_passed_over(tmp_path: Path) -> N
     runs, notes = find_runs([tmp_path])
     assert [run.name for run in runs] == ["cut", "mute", "whole"]
     assert notes == [
-        "Left out, since they are not finished (no result.json): half",
-        "broken is left out: its result.json is damaged, or not that of a run",
-        "cut is in no comparison: its predictions.jsonl is damaged",
-        "mute has no predictions.jsonl: it is in no comparison",
-        f"other is left out: {tmp_path}/other/result.json: this record has schema version 99, and 1 is known",
+        "Left out, because they are not finished (no result.json): half",
+        "broken is left out: its result.json is damaged, or not from a run",
+        "cut is not compared: its predictions.jsonl is damaged",
+        "mute has no predictions.jsonl, so it is not compared",
+        f"other is left out: {tmp_path}/other/result.json: this record has schema version 99, but only 1 is known",
     ]
     page = written(tmp_path)
     assert all(note.replace("'", "&#39;") in page for note in notes)
@@ -124,7 +124,7 @@ def test_without_a_finished_run_it_is_one_line(tmp_path: Path, made: str, capsys
         folder.mkdir()
     if made == "unfinished":
         (folder / "config.json").write_text('{"recipe": "lora"}', encoding="utf-8")
-        said += "; Left out, since they are not finished (no result.json): runs"
+        said += "; Left out, because they are not finished (no result.json): runs"
     command = ["recipes/report.py", "--report.runs", f"[{folder}]"]
     assert cli_in_process(command, capsys) == (2, "", [said])
 
@@ -161,7 +161,7 @@ def test_metrics_that_are_gone_leave_the_table_and_are_said(tmp_path: Path) -> N
         task = {"metrics": ["./gone.py"]}
         make_run(tmp_path / name, [RIGHT, WRONG], task_settings=task, more={"training": {"steps": steps}})
     page = written(tmp_path)
-    assert "No comparison, since the task&#39;s metrics cannot be loaded: " in page
+    assert "No comparison, because the task&#39;s metrics cannot be loaded: " in page
     assert len(read(page).tables["Results of sentiment"]) == 1 + 3
 
 
@@ -171,7 +171,7 @@ def test_what_a_row_or_a_folder_says_stays_text(tmp_path: Path) -> None:
     make_run(tmp_path / "b", [RIGHT, RIGHT], more={"training": {"steps": 3}})
     page = written(tmp_path)
     assert "<img" not in page
-    assert read(page).tables["Answers of sentiment"][1][3] == f"{evil} ✗"
+    assert read(page).tables["Predictions of sentiment"][1][3] == f"{evil} ✗"
     assert "_a &lt;b&gt; $y$" in page.partition("<svg")[2].partition("</svg>")[0], "the legend has it"
 
 
@@ -216,8 +216,8 @@ def test_each_pair_is_compared_on_the_rows_that_both_have() -> None:
     }
     apart = "a and apart, a and edited, b and apart, b and edited, few and apart, few and edited and 1 more"
     assert notes == [
-        f"Not compared, since they have no row in common: {apart}.",
-        "Compared on the rows in common alone, fewer than all: a and few (3), b and few (3).",
+        f"Not compared, because they have no common rows: {apart}.",
+        "Compared only on common rows, which are fewer than all: a and few (3), b and few (3).",
     ]
     templates = dict.fromkeys(answers, "one") | {"edited": "another"}
     found = compare_on_common_rows(answers, templates, metrics, 50, [])

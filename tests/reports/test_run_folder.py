@@ -125,7 +125,7 @@ def test_card_names_base_data_licences_and_scores() -> None:
         "# prompt_tuning on sentiment\n",
         "PeftModel.from_pretrained(base, 'adapter')",
         "AutoModelForCausalLM.from_pretrained('HuggingFaceTB/SmolLM2-135M-Instruct')",
-        "It was trained on a 4-bit rounding of this base model",
+        "It was trained on a 4-bit version of this base model",
         "HuggingFaceTB/SmolLM2-135M-Instruct (Apache-2.0; bundled:smollm2-135m-instruct)",
         "licence: The MIT License (MIT)",
         "11,520 of 134,526,528",

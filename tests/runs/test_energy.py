@@ -39,5 +39,5 @@ def test_without_codecarbon_it_is_refused(make: Build, monkeypatch: pytest.Monke
 
 def test_a_sweep_refuses_it() -> None:
     training = TrainingConfig(energy=True)
-    with pytest.raises(UserError, match=r"training\.energy: the candidates of a sweep share their passes"):
+    with pytest.raises(UserError, match=r"training\.energy: the candidates of a sweep share forward passes"):
         grid_of(SweepConfig({"run.seed": [0, 1]}), {"prompt": PromptConfig()}, training, RunConfig("run"))

@@ -118,15 +118,15 @@ ALL = ("train", "validation", "test")
     ("change", "task", "said"),
     [
         (None, {}, []),
-        (None, {"rows": ROWS[:1]}, [f"{split} had 2 rows and has 1" for split in ALL]),
-        (None, {"rows": ROWS[::-1]}, [f"{split} has other rows, 2 as before" for split in ALL]),
+        (None, {"rows": ROWS[:1]}, [f"{split} had 2 rows and now has 1" for split in ALL]),
+        (None, {"rows": ROWS[::-1]}, [f"{split} has other rows, in the same number (2)" for split in ALL]),
         (
             another_template,
             {},
-            [f"{split} has the same rows, but as other tokens or of other tasks" for split in ALL],
+            [f"{split} has the same rows, but other tokens or tasks" for split in ALL],
         ),
-        (another_epsilon, {}, ["the base model's rms_norm_eps was 1e-06 and is 0.1"]),
-        (half_precision, {}, ["the base model MODEL was in float32 and is in bfloat16"]),
+        (another_epsilon, {}, ["the base model's rms_norm_eps was 1e-06 and is now 0.1"]),
+        (half_precision, {}, ["the base model MODEL was in float32 and is now in bfloat16"]),
         (another_weight, {}, ["the base model MODEL has other weights"]),
         (another_end, {}, []),
     ],
@@ -139,7 +139,7 @@ def test_a9_what_has_changed_is_named(tiny_model: Path, change: Any, task: Any, 
 def test_other_ends_of_written_answers_are_named(tiny_model: Path) -> None:
     before = inputs(tiny_model, written=True)
     now = inputs(tiny_model, another_end, written=True)
-    assert changes(before, now) == ["written answers ended at the tokens [1] and end at [1, 7]"]
+    assert changes(before, now) == ["generated predictions ended at the tokens [1] and now end at [1, 7]"]
     del before["ends"]
     assert changes(before, now) == [], "a checkpoint of an older version"
 
@@ -175,7 +175,7 @@ def test_what_the_outputs_of_a_bases_own_classifier_mean_is_named(tiny_encoder: 
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     swapped = {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
     (tmp_path / "config.json").write_text(json.dumps(config | swapped), encoding="utf-8")
-    assert changes(before, encoder_inputs(tmp_path)) == ["the base model's id2label.0 was good and is bad"]
+    assert changes(before, encoder_inputs(tmp_path)) == ["the base model's id2label.0 was good and is now bad"]
 
 
 def test_what_the_outputs_of_a_new_classifier_mean_is_the_tasks(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a9_rows_that_belong_to_other_tasks_are_other_data(tiny_model: Path) -> 
     data = encode(make_task(ROWS), tokenizer, InputSpec(room=200))
     numbers = iter((0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1))
     before, now = (inputs_of(with_soft_prompts(data, lambda _: next(numbers)), base) for _ in range(2))
-    assert changes(before, now) == ["validation has the same rows, but as other tokens or of other tasks"]
+    assert changes(before, now) == ["validation has the same rows, but other tokens or tasks"]
 
 
 def test_a9_a_metric_or_schema_with_other_content_is_named(tiny_model: Path, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a9_a_metric_or_schema_with_other_content_is_named(tiny_model: Path, tmp
         metric.write_text(text)
         task = replace(data.task, metrics=("accuracy", str(metric)), schema={"title": text})
         found.append(inputs_of(replace(data, task=task), base))
-    assert changes(*found) == ["the content of task.schema differs", f"the metric {metric} is another file"]
+    assert changes(*found) == ["the content of task.schema differs", f"the file of the metric {metric} has changed"]
 
 
 def test_a9_another_version_is_said_and_no_change(tiny_model: Path) -> None:
@@ -212,6 +212,14 @@ def test_a9_another_version_is_said_and_no_change(tiny_model: Path) -> None:
     del before["base"]["config"]["rms_norm_eps"]  # a field that came with another version of transformers
     assert changes(before, now) == []
     assert other_versions(before, now) == [
-        f"commit was abc and is {now['code']['commit']}",
-        f"torch was 1.0 and is {torch.__version__}",
+        f"commit was abc and is now {now['code']['commit']}",
+        f"torch was 1.0 and is now {torch.__version__}",
     ]
+
+
+def test_other_data_for_metrics_are_named(tiny_model: Path) -> None:
+    before = inputs(tiny_model)
+    now = before | {"metric_data": "another"}
+    assert changes(before, now) == ["the content of task.metric_data differs"]
+    del before["metric_data"]
+    assert changes(before, now) == [], "a checkpoint of an older version"

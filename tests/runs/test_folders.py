@@ -21,7 +21,7 @@ from softprompts.system import locks
 
 import pytest
 
-MINE = "not of this run and stays as it is"
+MINE = "not from this run and stays unchanged"
 
 
 @pytest.fixture(autouse=True)
@@ -85,10 +85,10 @@ def test_b4_settings_that_do_not_touch_what_trains_may_change(
     change = {"key": f"{section}.{name}", "was": was, "is": value}
     assert run.resumed == config(tmp_path)["resumed"] == [change]
     assert run.settings[section][name] == config(tmp_path)[section][name] == value, "the record says what was used"
-    assert f"going on with {section}.{name} {value}, which was {was}\n" in capfd.readouterr().out
+    assert f"continuing with {section}.{name} {value} instead of {was}\n" in capfd.readouterr().out
     again = start(tmp_path, resume=True, **{key: value})
     assert again.resumed == [change], "and remembers it"
-    assert "going on with" not in capfd.readouterr().out
+    assert "continuing with" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["result.json", "compare.json"])
@@ -97,8 +97,8 @@ def test_b4_a_finished_run_does_not_ignore_other_settings(tmp_path: Path, name: 
     (tmp_path / name).write_text("{}")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     said = refusal(tmp_path, resume=True, evaluation__split="validation")
-    assert "holds a finished run, made with evaluation.split test and not validation; recipes/evaluate.py" in said
-    assert "training.steps was 300 and is 5" in refusal(tmp_path, resume=True, training__steps=5)
+    assert "contains a finished run with evaluation.split test instead of validation; use recipes/evaluate.py" in said
+    assert "training.steps was 300 and is now 5" in refusal(tmp_path, resume=True, training__steps=5)
     with pytest.raises(RunFinished):
         start(tmp_path, resume=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
@@ -121,14 +121,14 @@ def test_a_setting_that_a_version_adds_counts_as_its_default(tmp_path: Path) -> 
     record["run"]["of_the_past"] = 1
     (tmp_path / "config.json").write_text(json.dumps(record))
     assert start(tmp_path, resume=True).resumed == []
-    assert "training.batch_size was 16 and is 8" in refusal(tmp_path, resume=True, training__batch_size=8)
+    assert "training.batch_size was 16 and is now 8" in refusal(tmp_path, resume=True, training__batch_size=8)
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"recipe": "te', "\x00\x00"])
 def test_b11_a_damaged_config_is_one_line_and_stays(tmp_path: Path, damage: str) -> None:
     begun(tmp_path)
     (tmp_path / "config.json").write_text(damage)
-    assert refusal(tmp_path, resume=True).startswith(f"{tmp_path / 'config.json'}: is damaged, or not that of a run: ")
+    assert refusal(tmp_path, resume=True).startswith(f"{tmp_path / 'config.json'}: is damaged, or not from a run: ")
     assert "is not empty" in refusal(tmp_path)
     assert (tmp_path / "config.json").read_text() == damage
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "checkpoints"}
@@ -138,7 +138,7 @@ def test_b11_a_damaged_config_is_one_line_and_stays(tmp_path: Path, damage: str)
 def test_c13_a_config_of_something_else_is_no_run(tmp_path: Path, content: str) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text(content)
-    expected = f"run.output_dir: {tmp_path} holds no run to resume: its config.json is not that of a run"
+    expected = f"run.output_dir: {tmp_path} has no run to resume: its config.json is not from a run"
     assert refusal(tmp_path, resume=True) == expected
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
@@ -196,7 +196,7 @@ def test_b12_folders_that_cannot_be_made_are_one_line(tmp_path: Path) -> None:
     long = tmp_path / ("a" * 300)
     assert refusal(long) == f"run.output_dir: {long}: File name too long"
     os.mkfifo(tmp_path / "pipe")
-    assert refusal(tmp_path / "pipe") == f"run.output_dir: {tmp_path / 'pipe'} is no folder"
+    assert refusal(tmp_path / "pipe") == f"run.output_dir: {tmp_path / 'pipe'} is not a folder"
     assert "run.output_dir: a path cannot hold a NUL character" in refusal("a\0b")
 
 
@@ -253,7 +253,7 @@ def test_b10_a_users_files_are_never_overwritten(tmp_path: Path, capfd: pytest.C
     assert (tmp_path / "README.md").read_text() == "my notes"
     assert run.output("adapter", fixed=True) == tmp_path / "adapter"
     (tmp_path / "model").mkdir()
-    with pytest.raises(UserError, match=r"/model is not of this run; move it away, then --resume$"):
+    with pytest.raises(UserError, match=r"/model is not from this run; move it away, then --resume$"):
         run.output("model", fixed=True)
 
 
@@ -262,7 +262,7 @@ def test_what_is_in_the_place_of_an_adapter_is_refused_before_training(tmp_path:
     begun(tmp_path, recipe=recipe)
     (tmp_path / name).mkdir()
     assert (
-        refusal(tmp_path, True, recipe=recipe) == f"{tmp_path / name} is not of this run; move it away, then --resume"
+        refusal(tmp_path, True, recipe=recipe) == f"{tmp_path / name} is not from this run; move it away, then --resume"
     )
 
 
@@ -279,3 +279,17 @@ def test_runs_of_versions_that_kept_no_list_write_as_they_did(tmp_path: Path) ->
     (tmp_path / "adapter").mkdir()
     run = start(tmp_path, resume=True, evaluation__batch_size=4)
     assert run.output("adapter", fixed=True) == tmp_path / "adapter"
+
+
+def test_what_a_kill_left_while_a_file_was_written_goes_and_nothing_else(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    (folder / "adapter").mkdir()
+    written = ["predictions.jsonl", "adapter", "../x"]
+    (folder / "config.json").write_text(json.dumps(config(folder) | {"outputs": written}), encoding="utf-8")
+    left = [".predictions.77.tmp.jsonl", ".result.77.tmp.json", ".config.5.tmp.json", "adapter/.README.77.tmp.md"]
+    kept = [".predictions.jsonl", ".predictions.mine.tmp.jsonl", ".notes.77.tmp.txt", "checkpoints/.result.7.tmp.json"]
+    for name in (*left, *kept, "../.x.77.tmp"):
+        (folder / name).write_text("x", encoding="utf-8")
+    start(folder, resume=True)
+    assert [name for name in left if (folder / name).exists()] == []
+    assert [name for name in (*kept, "../.x.77.tmp") if not (folder / name).exists()] == []

@@ -125,5 +125,5 @@ def test_a_record_without_a_schema_version_has_the_first_one(tmp_path: Path) -> 
 
 def test_a_record_of_an_unknown_schema_version_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(as_json(make_result(schema_version=99)), encoding="utf-8")
-    with pytest.raises(UserError, match=r"result\.json: this record has schema version 99, and 1 is known$"):
+    with pytest.raises(UserError, match=r"result\.json: this record has schema version 99, but only 1 is known$"):
         load_result(tmp_path / "result.json")

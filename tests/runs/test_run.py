@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import ROOT, recipe_environment
-from softprompts.config.sections import TRACKERS, RunConfig, TrainingConfig
+from softprompts.config.sections import TRACKERS, EvaluationConfig, RunConfig, TaskConfig, TrainingConfig
 from softprompts.errors import RunFinished, UserError
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.run import Run, leaves, plain, start_run
@@ -75,7 +75,7 @@ def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     assert refusal(tmp_path) == (
-        f"run.output_dir: {tmp_path} is not empty; choose another folder, or go on with --resume"
+        f"run.output_dir: {tmp_path} is not empty; choose another folder, or continue with --resume"
     )
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -88,9 +88,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
-    assert refusal(tmp_path, resume=True) == (
-        f"run.output_dir: {tmp_path} holds no run to resume: it has no config.json"
-    )
+    assert refusal(tmp_path, resume=True) == (f"run.output_dir: {tmp_path} has no run to resume: it has no config.json")
 
 
 def test_resume_of_what_never_began_begins_it(tmp_path: Path) -> None:
@@ -108,11 +106,11 @@ def test_resume_with_the_same_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 5}, "training.steps was 3 and is 5"),
-        ({"patience": 2}, "training.patience was None and is 2"),
-        ({"seed": 1}, "run.seed was 0 and is 1"),
-        ({"recipe": "other"}, "recipe was 'test' and is 'other'"),
-        ({"steps": 5, "seed": 1}, "training.steps was 3 and is 5; run.seed was 0 and is 1"),
+        ({"steps": 5}, "training.steps was 3 and is now 5"),
+        ({"patience": 2}, "training.patience was None and is now 2"),
+        ({"seed": 1}, "run.seed was 0 and is now 1"),
+        ({"recipe": "other"}, "recipe was 'test' and is now 'other'"),
+        ({"steps": 5, "seed": 1}, "training.steps was 3 and is now 5; run.seed was 0 and is now 1"),
     ],
 )
 def test_resume_with_other_settings_says_which(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -146,7 +144,7 @@ def test_a_finished_run_is_not_begun_again(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RunFinished) as caught:
         start(tmp_path, resume=True)
-    assert str(caught.value) == f"{tmp_path} holds a finished run; nothing to do"
+    assert str(caught.value) == f"{tmp_path} contains a finished run; nothing to do"
 
 
 def test_unknown_tracker_names_the_nearest_and_makes_no_folder(tmp_path: Path) -> None:
@@ -259,3 +257,12 @@ def test_a_process_that_accelerate_did_not_start_keeps_its_threads(monkeypatch: 
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
+
+
+def test_abstention_needs_choices(tmp_path: Path) -> None:
+    task = TaskConfig(prompt="{text}", target=" {label}")
+    with pytest.raises(UserError, match=r"^evaluation.abstain_below: applies only with task.choices"):
+        start_run(
+            "test", task=task, evaluation=EvaluationConfig(abstain_below=0.5), run=RunConfig(str(tmp_path / "run"))
+        )
+    assert not (tmp_path / "run").exists()

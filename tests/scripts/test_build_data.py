@@ -224,7 +224,7 @@ def test_build_fails_on_a_leak_and_writes_nothing(
 ) -> None:
     monkeypatch.setattr(sentiment, "drop_exact", lambda rows, stats: rows)
     monkeypatch.setattr(sentiment, "drop_near", lambda rows, stats: rows)
-    with pytest.raises(UserError, match="near-duplicate pairs lie in different splits"):
+    with pytest.raises(UserError, match="near-duplicate pairs are in different splits"):
         sentiment.build(archive[0], tmp_path / "out", archive[1], SIZES)
     assert not (tmp_path / "out").exists()
 

@@ -109,7 +109,7 @@ def test_a_damaged_adapter_changes_nothing(tiny_model: Path, tmp_path: Path) -> 
     folder = Path(saved(tiny_model, tmp_path / "t"))
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-7])
-    with pytest.raises(UserError, match="is no safetensors file, or is damaged"):
+    with pytest.raises(UserError, match="is not a safetensors file, or is damaged"):
         tasks.add("t", str(folder))
     assert tasks.names == ["base"]
 

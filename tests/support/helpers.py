@@ -7,8 +7,10 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,6 +287,35 @@ def run_recipe(command: list[str], said: str = "", **environment: str) -> subpro
     finally:
         process.kill()
     return subprocess.CompletedProcess(command, process.wait(), out, err)
+
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # what `accelerate launch` sets for the processes
+
+
+def run_together(command: list[str], processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a recipe in several processes that meet over gloo; return what the first said, and the errors of all.
+
+    A process that fails ends the others, after a few seconds in which they may say why they do.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)} | environment
+    ranks = [{"RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(processes)} for n in range(processes)]
+    started = [start_recipe(command, **(common | rank)) for rank in ranks]
+    try:
+        deadline = time.monotonic() + 300
+        while any(process.poll() is None for process in started) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            if any(process.poll() for process in started):
+                deadline = min(deadline, time.monotonic() + 5)
+        codes = [process.poll() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    said = [process.communicate(timeout=60) for process in started]
+    code = next((code for code in codes if code), None if None in codes else 0)
+    return subprocess.CompletedProcess(command, -1 if code is None else code, said[0][0], "".join(e for _, e in said))
 
 
 def run_recipe_cold(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -116,7 +116,7 @@ def test_ways_to_start_may_vary() -> None:
         UserError, match=r'^sweep.grid: prompt.init_from: expected .*, found labls \(did you mean "labels"'
     ):
         points_of("{prompt.init_from: [labls]}", prompt)
-    with pytest.raises(UserError, match=r"^prompt.init_from: uniform not with prompt_tuning_init: TEXT"):
+    with pytest.raises(UserError, match=r"^prompt.init_from: uniform requires prompt_tuning_init: RANDOM, found TEXT"):
         points_of(
             "{prompt.init_from: [uniform], prompt.prompt_tuning_init: [TEXT], prompt.prompt_tuning_init_text: [a]}",
             prompt,
@@ -401,7 +401,7 @@ def test_what_left_stays_gone_after_a_resume(make: Build, prompt: PromptConfig) 
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"method": "prefix"}, '^sweep.method: "prefix" .*prefix_tuning'),
-    ({"method": "prefix_tuning"}, "^prompt: sweep.method is prefix_tuning, which reads prefix; take prompt out$"),
+    ({"method": "prefix_tuning"}, "^prompt: sweep.method is prefix_tuning, which reads prefix; remove prompt$"),
     ({"method": "full_finetuning"}, "^prompt: sweep.method is full_finetuning, which has no section of its own"),
     ({"reduction_factor": 1}, "^sweep.reduction_factor: expected 2 or more, found 1"),
     ({"extend": ["run.sed"]}, r'^sweep.extend: "run.sed" is not in sweep.grid \(did you mean "run.seed"'),

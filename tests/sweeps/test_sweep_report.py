@@ -49,7 +49,7 @@ def drawn(standings: list[Standing], by: str, path: Path, monkeypatch: pytest.Mo
 
 def test_the_table_ranks_and_puts_those_given_up_last() -> None:
     assert table(STANDINGS, "accuracy").splitlines() == [
-        "| learning_rate | run.seed | best validation accuracy | step | updates made |",
+        "| learning_rate | run.seed | best validation accuracy | step | steps made |",
         "|---|---|---|---|---|",
         "| 0.01 | 1 | 0.8750 | 50 | 50 |",
         "| 0.1 | 0 | 0.7500 | 100 | 100 |",
@@ -147,7 +147,7 @@ def test_both_are_written_and_the_table_is_printed(tmp_path: Path, capsys: pytes
     run = Run("sweep", {}, tmp_path, 0, Accelerator(cpu=True), time.perf_counter())
     save_sweep(run, STANDINGS, "accuracy")
     text = table(STANDINGS, "accuracy") + "\n"
-    cost = "4 candidates made 250 updates, 62% of the 400 that all would have made\n"
+    cost = "4 candidates made 250 steps, 62% of the 400 steps of a full grid\n"
     assert {p.name for p in tmp_path.iterdir()} == {"sweep.md", "sweep.png"}
     assert (tmp_path / "sweep.md").read_text(encoding="utf-8") == text
     assert capsys.readouterr().out == text + cost

@@ -40,6 +40,8 @@ def error_of(make: Any) -> BaseException:
         (RuntimeError("MPS backend out of memory (MPS allocated: 17.99 GB)"), True),
         (RuntimeError(CUBLAS), True),
         (MemoryError(), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("can't start new thread"), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),

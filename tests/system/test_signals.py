@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Any
 
 from softprompts.system.signals import collected_signals
@@ -19,6 +20,27 @@ def test_a_second_signal_of_a_kind_acts_as_before() -> None:
             assert (received, before) == ([signal.SIGTERM], [signal.SIGTERM])
     finally:
         signal.signal(signal.SIGTERM, original)
+
+
+def test_within_another_context_the_list_is_that_of_the_other() -> None:
+    with collected_signals() as outer:
+        with collected_signals() as inner:
+            signal.raise_signal(signal.SIGTERM)
+        assert inner is outer
+        assert outer == [signal.SIGTERM]
+
+
+def test_a_thread_collects_nothing() -> None:
+    found: list[list[int]] = []
+
+    def run() -> None:
+        with collected_signals() as received:
+            found.append(received)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [[]]
 
 
 def test_every_signal_is_forwarded_and_the_handlers_come_back() -> None:

@@ -49,7 +49,8 @@ def test_sound_data_is_not_warned_of(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("split", "what"), [("train", "nothing else is learnt"), ("validation", "always says"), ("test", "always says")]
+    ("split", "what"),
+    [("train", "nothing else is learned"), ("validation", "always predicting"), ("test", "always predicting")],
 )
 @pytest.mark.parametrize("choices", [CHOICES, None])
 def test_a15_a_split_with_one_target(
@@ -64,7 +65,7 @@ def test_a15_a_split_with_one_target(
 def test_a15_a_single_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {split: [row | {"label": "good"} for row in sound(split, 6)] for split in ("train", "validation", "test")}
     loaded(tmp_path, rows, choices="from_train")
-    assert warnings(capsys)[0] == 'task.choices: " good" is the only choice: every answer is right'
+    assert warnings(capsys)[0] == 'task.choices: " good" is the only choice, so every prediction is right'
 
 
 def test_a15_rare_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +80,7 @@ def test_a15_rows_of_train_in_validation_or_test(tmp_path: Path, capsys: pytest.
     """Whatever their label is: what counts is what the model reads."""
     known = [{"text": "train text 1", "label": "bad"}, {"text": "train text 2", "label": "bad"}]
     loaded(tmp_path, {"test": [*sound("test", 6), *known]})
-    assert warnings(capsys) == [f"task.test: 2 of 8 prompts are in train, too, e.g. {tmp_path / 'test.jsonl'}:7"]
+    assert warnings(capsys) == [f"task.test: 2 of 8 prompts also occur in train, e.g. {tmp_path / 'test.jsonl'}:7"]
 
 
 def test_a14_empty_cells_that_the_prompt_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -265,7 +265,7 @@ def test_the_other_answers_of_a_task(calls: list[Call]) -> None:
             'row 1: no column "answer"; columns are: type, question, original_',
         ),
         ("opus100", {"target": " {translation[fr]}"}, '{translation[fr]}: no key "fr" in there; keys are: de, en'),
-        ("unfair_tos", {"choices": "from_train"}, 'task.metrics: "label_f1" scores written answers'),
+        ("unfair_tos", {"choices": "from_train"}, 'task.metrics: "label_f1" scores open targets'),
     ],
 )
 def test_mistakes_are_one_line(name: str, changes: dict[str, Any], message: str, calls: list[Call]) -> None:

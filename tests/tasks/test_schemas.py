@@ -47,14 +47,14 @@ def test_targets_that_keep_to_the_schema(with_schema: Load, load: Load) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ('{"intent": "on", "slots": {"area": 5}}', "breaks task.schema at slots.area: 5 is not of type 'string'"),
-        ("{}", "breaks task.schema: 'intent' is a required property"),
+        ('{"intent": "on", "slots": {"area": 5}}', "violates task.schema at slots.area: 5 is not of type 'string'"),
+        ("{}", "violates task.schema: 'intent' is a required property"),
         (
             "{intent: on}",
-            "is no JSON, as task.schema asks: Expecting property name enclosed in double quotes at column 2",
+            "is not JSON, as required by task.schema: Expecting property name enclosed in double quotes at column 2",
         ),
-        ("on", "is no JSON, as task.schema asks: Expecting value at column 1"),
-        (json.dumps({"intent": "very " * 99}), "breaks task.schema at intent: 'very very"),
+        ("on", "is not JSON, as required by task.schema: Expecting value at column 1"),
+        (json.dumps({"intent": "very " * 99}), "violates task.schema at intent: 'very very"),
     ],
 )
 def test_a_target_that_breaks_the_schema(with_schema: Load, target: str, message: str) -> None:
@@ -67,12 +67,18 @@ def test_a_target_that_breaks_the_schema(with_schema: Load, target: str, message
     ("settings", "message"),
     [
         ({"schema": "{"}, "schema.json: malformed JSON: Expecting property name"),
-        ({"schema": {"type": "objct"}}, "schema.json is no JSON Schema at type: 'objct' is not valid under any of"),
-        ({"schema": {"pattern": "("}}, "schema.json is no JSON Schema at pattern: '(' is not a 'regex'"),
+        ({"schema": {"type": "objct"}}, "schema.json is not a JSON Schema at type: 'objct' is not valid under any of"),
+        ({"schema": {"pattern": "("}}, "schema.json is not a JSON Schema at pattern: '(' is not a 'regex'"),
         ({"schema": True}, "schema.json: expected a JSON object, found bool"),
-        ({"schema": {"$ref": "https://x.org/y.json"}}, "refers to what it does not hold: https://x.org/y.json"),
-        ({"schema": {"properties": {"never": {"items": {"$ref": "#/$defs/x"}}}}}, "does not hold: #/$defs/x"),
-        ({"choices": "from_train", "metrics": ["accuracy"]}, "task.schema: is for written answers; take it out, or"),
+        (
+            {"schema": {"$ref": "https://x.org/y.json"}},
+            "refers to a part that it does not contain: https://x.org/y.json",
+        ),
+        ({"schema": {"properties": {"never": {"items": {"$ref": "#/$defs/x"}}}}}, "does not contain: #/$defs/x"),
+        (
+            {"choices": "from_train", "metrics": ["accuracy"]},
+            "task.schema: applies only to tasks without choices; remove it, or",
+        ),
     ],
 )
 def test_a_schema_that_is_none(with_schema: Load, settings: dict[str, Any], message: str) -> None:
@@ -96,16 +102,16 @@ def test_a_schema_of_an_embedded_task(with_schema: Load, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (b'{"type": "object", "type": "string"}', 'malformed JSON: key "type" stands twice in one object'),
-        (b'{"maximum": NaN}', "malformed JSON: NaN is no value of JSON at column 13"),
+        (b'{"type": "object", "type": "string"}', 'malformed JSON: key "type" appears twice in one object'),
+        (b'{"maximum": NaN}', "malformed JSON: NaN is not a JSON value at column 13"),
         (b'{"title": "caf\xe9"}', "schema.json:1: not UTF-8 (byte 0xe9)"),
         (b"[" * 3_000, "malformed JSON: nested too deeply"),
-        (b'{"allOf": [' * 90 + b"{}" + b"]}" * 90, "schema.json is no JSON Schema: maximum recursion depth"),
-        (b'{"$ref": "http://["}', "schema.json refers to what it does not hold: http://["),
-        (b'{"$dynamicRef": "#x"}', "schema.json refers to what it does not hold: #x"),
+        (b'{"allOf": [' * 90 + b"{}" + b"]}" * 90, "schema.json is not a JSON Schema: maximum recursion depth"),
+        (b'{"$ref": "http://["}', "schema.json refers to a part that it does not contain: http://["),
+        (b'{"$dynamicRef": "#x"}', "schema.json refers to a part that it does not contain: #x"),
         (
             b'{"items": {"$dynamicRef": "https://x.org/y"}}',
-            "schema.json refers to what it does not hold: https://x.org",
+            "schema.json refers to a part that it does not contain: https://x.org",
         ),
         (b'{"$ref": "#"}', "cannot be checked against task.schema: maximum recursion depth"),
     ],
@@ -116,8 +122,8 @@ def test_damaged_schemas_are_one_line(load: Load, tmp_path: Path, schema: bytes,
 
 
 def test_a_target_with_what_json_does_not_have(with_schema: Load) -> None:
-    assert "is no JSON, as task.schema asks: NaN is no value of JSON" in refusal(with_schema, '{"intent": NaN}')
-    assert 'is no JSON, as task.schema asks: key "intent" stands twice' in refusal(
+    assert "is not JSON, as required by task.schema: NaN is not a JSON value" in refusal(with_schema, '{"intent": NaN}')
+    assert 'is not JSON, as required by task.schema: key "intent" appears twice' in refusal(
         with_schema, '{"intent": "on", "intent": "off"}'
     )
 
@@ -143,3 +149,27 @@ def test_the_names_of_the_embedded_home_commands() -> None:
     assert names[:3] == ["intent", "slots", "HassBroadcast"]
     assert names.index("HassVacuumStart") < names.index("message") < names.index("purple"), "slots, then their values"
     assert len(names) == len(set(names)) < 150
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "task.metric_data: no such file: "),
+        ("{", "malformed JSON: "),
+        ("[]", "expected a JSON object, found list"),
+        ('{"good": {"mentions": "x"}}', '"mentions" fails on the targets: task.metric_data: "good": expected'),
+    ],
+)
+def test_metric_data_that_cannot_be_read(load: Load, tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "data.json"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    assert message in refusal(load, metrics=["mentions"], metric_data=str(file))
+
+
+def test_metric_data_reach_the_task(load: Load, tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text('{"good": {"mentions": [["good"]]}}', encoding="utf-8")
+    assert load(metrics=["mentions"], metric_data=str(file)).metric_data == {"good": {"mentions": [["good"]]}}
+    assert load().metric_data is None
+    assert "none of task.metrics reads it" in refusal(load, metrics=["rouge_l"], metric_data=str(file))

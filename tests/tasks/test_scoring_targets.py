@@ -33,7 +33,7 @@ def test_a16_a_metric_that_no_target_reaches_is_refused(name: str, targets: list
     with pytest.raises(UserError) as caught:
         check_reach([name], None, rows_of(*targets))
     assert str(caught.value).startswith(f'task.metrics: "{name}": every target of validation and test')
-    assert "e.g. t:1: it cannot score such texts; take another" in str(caught.value)
+    assert "e.g. t:1: it cannot score such texts; use another" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a16_metrics_that_reach_their_targets_say_nothing(name: str, targets: li
 
 def test_a16_a_further_number_that_cannot_be_reached() -> None:
     (line,) = check_reach(["json_object"], {"required": ["b"]}, rows_of('{"slots": {"a": 1}}'))
-    assert line.endswith("no answer reaches 1 in valid_schema: the targets themselves get 0.000")
+    assert line.endswith("no prediction can reach 1 in valid_schema: the targets themselves get 0.000")
 
 
 OWN = "sum(p == r {more} for p, r in zip(predictions, references)) / len(references)"
@@ -91,7 +91,7 @@ def test_a16_metrics_of_others_that_report_one_number(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'"own": no target of validation and test gets another number than an empty'):
         check_reach([latin], None, rows_of(CHINESE, CHINESE))
     (line,) = check_reach([latin], None, rows_of(ENGLISH, CHINESE))
-    assert "1 of 2 targets of validation and test get the number of an empty answer, e.g. t:2" in line
+    assert "1 of 2 targets of validation and test get the number of an empty prediction, e.g. t:2" in line
     error_rate = own_metric(tmp_path, f"return {{'errors': 1 - {OWN.format(more='')}}}", "errors")
     assert check_reach([error_rate], None, rows_of(ENGLISH, CHINESE)) == []
     several = own_metric(tmp_path, "return {'a': 0.0, 'b': 0.0}", "several")
@@ -103,7 +103,7 @@ def test_a16_metrics_of_others_that_report_one_number(tmp_path: Path) -> None:
     [
         ("return {'own': 1 / 0}", '"own" fails on the targets: division by zero'),
         ("raise KeyError", '"own" fails on the targets: KeyError'),
-        ("return {'own': [1.0]}", '"own" reports own as list, which is no number'),
+        ("return {'own': [1.0]}", '"own" reports own as list, which is not a number'),
         ("return None", '"own" fails on the targets: '),
     ],
 )
@@ -117,7 +117,7 @@ def test_own_metrics_that_fail_do_so_before_training(tmp_path: Path, body: str, 
     ("source", "message"),
     [
         (b"def (", "SyntaxError: "),
-        (b"x = 1\n", "it holds no class derived from evaluate.Metric"),
+        (b"x = 1\n", "it has no class derived from evaluate.Metric"),
         (b"raise KeyError('x')\n", "KeyError: 'x'"),
         (b"# caf\xe9\n", "UnicodeDecodeError: "),
     ],
@@ -154,5 +154,5 @@ def test_b13_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch
     file.touch()
     with pytest.raises(UserError) as caught:
         load_metrics([str(file)])
-    said = f'task.metrics: cannot load "{file}": /proc/nowhere: Permission denied; HF_HOME'
+    said = f'task.metrics: cannot load "{file}": /proc/nowhere: Permission denied; set HF_HOME'
     assert str(caught.value).startswith(said)

@@ -31,7 +31,7 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
     [
         ({"prompt": "{txt}:"}, 'train.jsonl:1: no column "txt"; columns are: text, label'),
         ({"target": "{lable}"}, 'train.jsonl:1: no column "lable"; columns are: text, label'),
-        ({"prompt": "{text}: "}, "task.prompt: ends in a space; let task.target begin with it"),
+        ({"prompt": "{text}: "}, "task.prompt: ends in a space; begin task.target with the space"),
         (
             {"prompt": "{text:>99999999999}"},
             "task.prompt: 99999999999 characters, in '{text:>99999999999}', are more than",
@@ -41,15 +41,15 @@ def test_rows_are_rendered(load: Load, tmp_path: Path) -> None:
         ({"prompt": "{text"}, "task.prompt: expected '}' before end of string; write {{ and }} for literal braces"),
         ({"target": "label}"}, "task.target: Single '}' encountered in format string"),
         ({"prompt": "{text.nothing}"}, 'train.jsonl:1: no column "text.nothing"; columns are: text, label'),
-        ({"prompt": "{text[en]}"}, '{text[en]}: no key "en" in there; keys are: none, it is no list or object'),
+        ({"prompt": "{text[en]}"}, '{text[en]}: no key "en" in there; keys are: none, it is not a list or object'),
         ({"prompt": "{text!x}"}, "cannot fill the template '{text!x}'"),
         ({"prompt": "{text:d}"}, "cannot fill the template '{text:d}'"),
         ({"prompt": "{}"}, 'train.jsonl:1: no column ""; columns are: text, label'),
         ({"choices": [" bad", " goood"]}, 'label " good" is outside task.choices (did you mean " goood"?)'),
         ({"choices": {" bad": " no", " goood": " yes"}}, 'label " good" is outside task.choices (did you mean'),
         ({"where": {"label": [], "text": []}}, "task.train: no rows"),
-        ({"system": "You are kind."}, "task.system: a system message needs task.chat: true"),
-        ({"metrics": ["rouge_l"], "choices": "from_train"}, 'task.metrics: "rouge_l" scores written answers'),
+        ({"system": "You are kind."}, "task.system: a system message requires task.chat: true"),
+        ({"metrics": ["rouge_l"], "choices": "from_train"}, 'task.metrics: "rouge_l" scores open targets'),
         ({"metrics": ["acuracy"]}, 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
     ],
 )
@@ -159,7 +159,7 @@ def test_c3_choices_from_train_are_those_of_all_rows_that_are_given(tmp_path: Pa
     ],
 )
 def test_c4_keys_that_yaml_reads_as_something_else(tmp_path: Path, labels: list[str], choices: str) -> None:
-    assert "; YAML reads some keys of task.choices as no text, such as yes as true: quote them" in from_yaml(
+    assert "; YAML reads some keys of task.choices as another type, such as yes as true: quote them" in from_yaml(
         tmp_path, labels, choices
     )
     assert from_yaml(tmp_path, labels, json.dumps({labels[0]: " good", labels[1]: " bad"})) == ""
@@ -192,8 +192,8 @@ def test_c6_free_text_is_no_choice(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_task(config)
     assert str(caught.value) == (
-        "task.choices: from_train finds 300 different targets in 300 rows: these are no labels; "
-        "remove task.choices for answers of any text"
+        "task.choices: from_train finds 300 different targets in 300 rows: these are not labels; "
+        "remove task.choices for open targets"
     )
 
 
@@ -208,4 +208,4 @@ def test_c6_a_label_far_from_many_others_is_a_short_line(load: Load) -> None:
 
 def test_a_label_that_stands_twice_once_quoted(load: Load) -> None:
     choices: Any = {True: " yes", "True": " no", "False": " no"}
-    assert 'task.choices: "True" stands twice, once as a text and once as' in refusal(load, choices=choices)
+    assert 'task.choices: "True" appears twice, as a text and as another' in refusal(load, choices=choices)

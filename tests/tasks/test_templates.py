@@ -51,10 +51,10 @@ def test_render_shows_values_as_text(template: str, text: str) -> None:
         ("{translation[xx]}", 'here: {translation[xx]}: no key "xx" in there; keys are: de, en'),
         ("{labels[2]}", 'here: {labels[2]}: no key "2" in there; keys are: 0, 1'),
         ("{answers[text][x]}", 'here: {answers[text][x]}: no key "x" in there; keys are: 0'),
-        ("{stars[0]}", 'here: {stars[0]}: no key "0" in there; keys are: none, it is no list or object'),
-        ("{hidden}", 'here: column "hidden" is null: no value, or a hidden label (-1)'),
-        ("{hidden[0]}", 'here: column "hidden[0]" is null: no value, or a hidden label (-1)'),
-        ("{inner[x]}", 'here: column "inner[x]" is null: no value, or a hidden label (-1)'),
+        ("{stars[0]}", 'here: {stars[0]}: no key "0" in there; keys are: none, it is not a list or object'),
+        ("{hidden}", 'here: column "hidden" is null: a missing value, or a hidden label (-1)'),
+        ("{hidden[0]}", 'here: column "hidden[0]" is null: a missing value, or a hidden label (-1)'),
+        ("{inner[x]}", 'here: column "inner[x]" is null: a missing value, or a hidden label (-1)'),
     ],
 )
 def test_render_says_what_is_not_there(template: str, message: str) -> None:
@@ -66,15 +66,15 @@ def test_render_says_what_is_not_there(template: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "target", "message"),
     [
-        ("Sentiment:", " {label}", "task.prompt: names no column, so that every row would be the same input; write"),
+        ("Sentiment:", " {label}", "task.prompt: names no column, so every row would have the same input; write"),
         (
             "{text} {label}:",
             " {label}",
-            "task.prompt: shows {label}, which is all that task.target asks for: the answer",
+            "task.prompt: shows {label}, all that task.target contains, so the input",
         ),
-        ("{label!r}:", " {label}", "task.prompt: shows {label}, which is all"),
-        ("{answer}:", " {answer[en]}", "task.prompt: shows {answer[en]}, which is all"),
-        ("{text}{label}:", ' {{"{label}": "{text}"}}', "task.prompt: shows {label}, {text}, which is all"),
+        ("{label!r}:", " {label}", "task.prompt: shows {label}, all"),
+        ("{answer}:", " {answer[en]}", "task.prompt: shows {answer[en]}, all"),
+        ("{text}{label}:", ' {{"{label}": "{text}"}}', "task.prompt: shows {label}, {text}, all"),
     ],
 )
 def test_templates_that_make_no_task_are_refused(prompt: str, target: str, message: str) -> None:
@@ -101,7 +101,7 @@ def test_a_wording_that_makes_no_task_is_named_as_such(tmp_path: Path) -> None:
     task = loader(tmp_path)()
     with pytest.raises(UserError) as caught:
         written_tasks(task, HardPromptConfig(wordings=["{text}:", "{text} {label}:"]), 0)
-    assert str(caught.value).startswith("hard.wordings: shows {label}, which is all that task.target asks for")
+    assert str(caught.value).startswith("hard.wordings: shows {label}, all that task.target contains")
 
 
 def test_render_keeps_braces_and_percent_signs_of_the_data() -> None:
@@ -111,7 +111,7 @@ def test_render_keeps_braces_and_percent_signs_of_the_data() -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("1e999", "is inf, which is no value"),
+        ("1e999", "is inf, which is not a value"),
         ('["a", null]', "has an item that is null"),
         ('{"k": -1e999}', "has a value that is -inf"),
     ],

@@ -12,9 +12,10 @@ from typing import Any
 
 from helpers import Build, run_training
 from softprompts.checkpoints import files as checkpoints
-from softprompts.config.sections import TrainingConfig
+from softprompts.config.sections import EvaluationConfig, TrainingConfig
 from softprompts.engine.forward import Scores
 from softprompts.errors import Interrupted, UserError
+from softprompts.evaluation import predict as predict_module
 from softprompts.evaluation.predict import Outcome, predict
 from softprompts.runs.record import Progress
 from softprompts.training import loop as training_module
@@ -74,6 +75,151 @@ def test_a_signal_during_the_last_validation_stops_before_the_test(
         run_training(parts)
     assert stopped.value.signal == signal.SIGTERM
     assert (parts.run.checkpoints / "step-000002").is_dir()
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_signal_ends_a_validation_between_two_batches_and_a_resumed_run_makes_it_again(
+    make: Build, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"steps": 4, "eval_every": 2}
+    monkeypatch.setattr(EvaluationConfig, "__post_init__", lambda config: setattr(config, "batch_size", 4))
+    parts, batches = make(**settings), []  # four batches a validation
+    original = predict_module._answer
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        batches.append(0)
+        if len(batches) == place * 2 + 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(predict_module, "_answer", interrupted)
+    with pytest.raises(Interrupted, match=rf"^stopped by SIGTERM at step {place}; go on with --resume$"):
+        run_training(parts)
+    monkeypatch.setattr(predict_module, "_answer", original)
+    assert len(batches) == place * 2 + 2, "no batch begins after the signal"
+    resumed, fresh = make(resume=True, **settings), make("fresh", **settings)
+    assert run_training(resumed).history == run_training(fresh).history
+    assert torch.equal(resumed.prompt(), fresh.prompt())
+
+
+def test_a_signal_ends_the_test_between_two_batches(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, batches = make(), []
+    parts.evaluation.batch_size = 4
+    original = predict_module._answer
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        batches.append(0)
+        if len(batches) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(predict_module, "_answer", interrupted)
+    given = parts.engine, parts.data, parts.evaluation, parts.run.accelerator
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT while testing; go on with --resume$") as stopped:
+        predict_module.evaluate_test(*given)
+    assert stopped.value.signal == signal.SIGINT
+    assert len(batches) == 2
+    assert predict_module.evaluate_test(*given).predictions, "the next scoring is whole"
+
+
+def poisoned(updates: Sequence[int]) -> Callable[..., list[float]]:
+    """Return an `update` before some of whose calls the soft prompt becomes NaN, as broken memory would make it."""
+    original, calls = training_module.update, []
+
+    def update(wrapped: Any, batches: Any, accelerator: Any) -> list[float]:
+        calls.append(0)
+        if len(calls) in updates:
+            with torch.no_grad():
+                batches[0][0].parameters[0].fill_(math.nan)
+        return original(wrapped, batches, accelerator)
+
+    return update
+
+
+ROLLED = {"steps": 8, "eval_every": 2, "on_nan": 0.5}
+
+
+def test_a_loss_that_is_not_finite_goes_back_once_with_a_smaller_rate(
+    make: Build, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_module, "update", poisoned([6]))
+    parts = make(**ROLLED)
+    progress = run_training(parts)
+    said = (
+        "the loss or its gradient was not finite at step 6; going back to step 4, and on with 0.5 of the learning rate"
+    )
+    assert said in capfd.readouterr().out
+    assert progress.rollbacks == [{"step": 6, "to": 4, "factor": 0.5}]
+    rates = {e["step"]: e["lr"] for e in progress.history if "lr" in e}
+    assert sorted(rates) == list(range(1, 9)), "every step once"
+    monkeypatch.undo()
+    usual = {e["step"]: e["lr"] for e in run_training(make("usual", **ROLLED)).history if "lr" in e}
+    assert all(rates[n] == (usual[n] if n <= 4 else usual[n] * 0.5) for n in range(1, 9))
+    assert parts.prompt().isfinite().all()
+
+
+@pytest.mark.parametrize("stopped_at", [5, 6, 7, 8, 9])
+def test_a_run_that_went_back_resumes_bit_for_bit(
+    make: Build, stopped_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = training_module.update
+
+    def until(stop: int | None) -> Callable[..., list[float]]:
+        calls = []
+
+        def update(wrapped: Any, batches: Any, accelerator: Any) -> list[float]:
+            calls.append(0)
+            if len(calls) == stop:
+                signal.raise_signal(signal.SIGTERM)
+            (candidate, _), *_ = batches
+            found = original(wrapped, batches, accelerator)
+            # The loss of step 6 is not finite at the first rate, and is at the smaller one.
+            slow = candidate.optimizer.param_groups[0]["initial_lr"] < 0.05
+            return [math.nan] if candidate.progress.step >= 5 and not slow else found
+
+        return update
+
+    # A loss that is not finite leaves the candidate as it is; here the update has moved it, and going back heals that.
+    monkeypatch.setattr(training_module, "update", until(None))
+    whole = make("whole", **ROLLED)
+    expected = run_training(whole)
+    assert [r["to"] for r in expected.rollbacks] == [4]
+    monkeypatch.setattr(training_module, "update", until(stopped_at))
+    with pytest.raises(Interrupted):
+        run_training(make(**ROLLED))
+    monkeypatch.setattr(training_module, "update", until(None))
+    resumed = make(resume=True, **ROLLED)
+    assert run_training(resumed).history == expected.history
+    assert torch.equal(resumed.prompt(), whole.prompt())
+
+
+def test_the_second_loss_that_is_not_finite_stops(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_module, "update", poisoned([6, 8]))
+    with pytest.raises(UserError, match=r"became nan at step 6, after training had gone back to step 4; the state of"):
+        run_training(make(**ROLLED))
+
+
+def test_a_run_that_stopped_over_a_loss_may_be_resumed_with_on_nan(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "update", poisoned([4]))
+    with pytest.raises(UserError, match="became nan at step 4; the state of step 2 is kept"):
+        run_training(make(steps=6, eval_every=2))
+    monkeypatch.setattr(training_module, "update", poisoned([2]))
+    progress = run_training(make(resume=True, steps=6, eval_every=2, on_nan=0.1))
+    assert progress.rollbacks == [{"step": 4, "to": 2, "factor": 0.1}]
+
+
+def test_going_back_passes_over_checkpoints_whose_validation_is_not_finite(
+    make: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_module, "update", poisoned([6]))
+    monkeypatch.setattr(training_module, "predict", with_losses([3.0, 2.0, NAN, 1.0, 1.0, 1.0]))
+    parts = make(**ROLLED)
+    progress = run_training(parts)
+    assert progress.rollbacks == [{"step": 6, "to": 2, "factor": 0.5}]
+    assert [e["step"] for e in progress.history if "validation_loss" in e] == [0, 2, 4, 6, 8]
+    assert sorted(p.name for p in parts.run.checkpoints.iterdir())[-1] == "step-000008"
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

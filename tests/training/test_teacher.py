@@ -255,7 +255,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_with_the_same_teacher_only(
             run_training(stopped)
     shutil.rmtree(folder)
     saved_by_peft(tiny_model, copy.deepcopy(KINDS["prompt"]), folder, scale=0.5)
-    with pytest.raises(UserError, match=r"^--resume: .* was trained on something else: the teacher is another one"):
+    with pytest.raises(UserError, match=r"^--resume: .* was trained on something else: the teacher or its rows"):
         run_training(make(resume=True, **settings))
     shutil.rmtree(folder)
     shutil.copytree(teachers["prompt"], folder)
@@ -274,11 +274,11 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_with_the_same_teacher_only(
         ),
         (
             {"teacher_temperature": 2.0},
-            "training.teacher_temperature: there is no teacher; name one in training.teacher, or teacher_context",
+            "training.teacher_temperature: needs a teacher; set training.teacher or training.teacher_context",
         ),
         (
             {"teacher_weight": 1.0},
-            "training.teacher_weight: there is no teacher; name one in training.teacher, or teacher_context",
+            "training.teacher_weight: needs a teacher; set training.teacher or training.teacher_context",
         ),
     ],
 )
@@ -321,7 +321,7 @@ def test_a_teacher_of_other_words_is_refused(make: Build, wider_model: Path, tmp
 
 def test_a_teacher_of_another_base_model_is_refused(make: Build, wider_model: Path, tmp_path: Path) -> None:
     saved_by_peft(wider_model, copy.deepcopy(KINDS["prompt"]), tmp_path / "teacher")
-    with pytest.raises(UserError, match=r"^training.teacher: .* is for another base model: its hidden size is 64"):
+    with pytest.raises(UserError, match=r"^training.teacher: .* is for another base model: hidden size 64"):
         run_training(make(teacher=str(tmp_path / "teacher")))
 
 

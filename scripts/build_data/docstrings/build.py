@@ -1,7 +1,7 @@
-"""The docstrings data: what a function does, and the one line in house style that sums it up.
+"""Build the docstrings data: descriptions of functions, and their one-line summaries in house style.
 
 Source: the docstrings of numpy, scipy, pandas and scikit-learn (BSD), read from the installed packages' .py files.
-Every order comes from SHA-256 of a key, so that a build gives the same bytes every time.
+Every order comes from the SHA-256 of a key, so that every build gives the same bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -31,6 +31,7 @@ from scripts.build_data.text import (
     WORD_THRESHOLD,
     check_versions,
     digest,
+    linked,
     near_pairs,
     near_repeats,
     normalise,
@@ -39,11 +40,11 @@ from scripts.build_data.text import (
 )
 from softprompts.errors import UserError
 
-# Metrics are loaded as scripts and import nothing of ours; this one's rule also chooses the rows.
+# Metrics are loaded as scripts. This metric's rule also chooses the rows.
 style = importlib.import_module("softprompts.metrics.modules.docstring_style")
 
 PINNED = {"numpy": "2.4.6", "scipy": "1.17.1", "pandas": "3.1.1", "scikit-learn": "1.9.1"}
-FOLDERS = {"scikit-learn": "sklearn"}  # where a package is not imported by its own name
+FOLDERS = {"scikit-learn": "sklearn"}  # packages whose import name differs
 # Files with the licences of each package, below its .dist-info.
 LICENCES = {
     "numpy": ("licenses/LICENSE.txt", "licenses/numpy/ma/LICENSE"),
@@ -52,13 +53,13 @@ LICENCES = {
     "scikit-learn": ("licenses/COPYING",),
 }
 SPLITS = ("train", "validation", "test")
-HELD_OUT = {"test": 450, "validation": 180}  # rows at most; the rest is train
-LARGEST = 8  # rows of a group that may be held out, so that no family counts many times
-SHORTEST_SUMMARY = 15  # characters; the longest is the metric's
+HELD_OUT = {"test": 450, "validation": 180}  # most rows; the others are train
+LARGEST = 8  # most rows of a held-out group, so that no family counts many times
+SHORTEST_SUMMARY = 15  # characters; the metric limits the length
 SHORTEST = 60  # characters of a description
-TOLD = 1 / 3  # of the summary's words, at least, stand in signature or description
-STEM = 4  # letters by which words are compared
-# Words that a summary has whatever it says.
+TOLD = 1 / 3  # smallest share of the summary's words in signature or description
+STEM = 4  # number of letters for comparing words
+# Words without content in summaries.
 NO_CONTENT = "and apply are compute calculate for from get given its make return that the this using with"
 EMPTY = set(NO_CONTENT.split())
 CARD = Path(__file__).with_name("card.md")
@@ -78,7 +79,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The bare name of the function, by which siblings in other modules and classes are known."""
+        """The bare name of the function, which identifies siblings in other modules and classes."""
         return self.id.rpartition(".")[2].lower().strip("_")
 
     def as_json(self) -> str:
@@ -87,21 +88,21 @@ class Row:
 
 
 def stems(text: str) -> set[str]:
-    """Return the first letters of the words of `text` that say something; CamelCase and snake_case are split."""
+    """Return the first letters of the content words of `text`; CamelCase and snake_case are split."""
     words = re.findall(r"[a-z]{3,}", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower())
     return {word[:STEM] for word in words if word not in EMPTY}
 
 
 def told_share(row: Row) -> float:
-    """Return the share of the summary's words that signature or description have, too: whether it can be guessed."""
+    """Return the share of the summary's words that signature or description also have, so that it can be guessed."""
     wanted = stems(row.summary)
     return len(wanted & stems(f"{row.signature} {row.description}")) / max(1, len(wanted))
 
 
-# Why a docstring whose summary keeps the style is left out, in the order in which it happens.
+# Reasons to leave out a docstring whose summary follows the style, in the order of the checks.
 SOURCE_REASONS: dict[str, Callable[[Documented], bool]] = {
     "special method": lambda item: ".__" in item.id,
-    # A private helper whose docstring has no sections was written for those who read its code.
+    # A private helper whose docstring has no sections was written for readers of its code.
     "private": lambda item: "._" in item.id and not SECTION.search(item.body),
     "deprecated": lambda item: item.deprecated,
     "short summary": lambda item: len(item.summary) < SHORTEST_SUMMARY,
@@ -116,7 +117,7 @@ SET_REASONS = ("same id", "same summary", "near duplicates")
 
 
 def read_rows(library: str, items: Iterable[Documented], stats: Stats) -> list[Row]:
-    """Return the rows that keep to the style and can be learnt from, and count what the others lack."""
+    """Return the rows that follow the style and can be learned from, and count the reasons against the others."""
     rows = []
     for item in items:
         stats[library]["docstrings"] += 1
@@ -153,31 +154,19 @@ def drop_repeats(rows: Sequence[Row], stats: Stats) -> list[Row]:
 def group(rows: Sequence[Row]) -> list[list[Row]]:
     """Return the rows in groups that must stay whole.
 
-    What links rows is a common name, or near-duplicate summaries or descriptions.
+    Rows are linked by a common name, or by near-duplicate summaries or descriptions.
     """
-    parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
     first: dict[str, int] = {}
     links = [(first.setdefault(row.name, i), i) for i, row in enumerate(rows)]
     links += near_pairs([row.summary for row in rows]) + near_pairs([row.description for row in rows])
-    for i, j in links:
-        parent[max(root(i), root(j))] = min(root(i), root(j))
-    groups: dict[int, list[Row]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        groups[root(i)].append(row)
-    return list(groups.values())
+    return [[rows[i] for i in members] for members in linked(len(rows), links)]
 
 
 def assign_splits(groups: Iterable[Sequence[Row]], held_out: Mapping[str, int] = HELD_OUT) -> dict[str, list[Row]]:
     """Return the rows of each split, shuffled; a group is never divided.
 
-    Groups in the order of their hashes fill each held-out split up to its number of rows; one that no longer fits goes
-    on to the next split, one of more than `LARGEST` rows to train.
+    Groups in the order of their hashes fill each held-out split up to its number of rows. A group that no longer fits
+    goes to the next split, a group of more than `LARGEST` rows to train.
     """
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for members in sorted(groups, key=lambda members: digest(min(row.id for row in members))):
@@ -187,7 +176,7 @@ def assign_splits(groups: Iterable[Sequence[Row]], held_out: Mapping[str, int] =
 
 
 def leaks(splits: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return what two splits have in common: names, summaries or descriptions that are the same or nearly so."""
+    """Return the names, and the equal or similar summaries or descriptions, that two splits have in common."""
     found = []
     for here, there in combinations(splits, 2):
         shared = {row.name for row in splits[here]} & {row.name for row in splits[there]}
@@ -201,7 +190,7 @@ def leaks(splits: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def licence() -> str:
-    """Return the licences of the four packages, without those of libraries that their binaries hold."""
+    """Return the licences of the four packages, without those of libraries in their binaries."""
     texts = [f"BSD-3-Clause ({', '.join(PINNED)})"]
     for library, names in LICENCES.items():
         files = {str(file).partition("/")[2]: file for file in metadata.files(library) or ()}
@@ -253,7 +242,7 @@ def card(splits: Mapping[str, Sequence[Row]], stats: Stats, groups: Sequence[Seq
 def build(out: Path) -> str:
     """Write `out`/docstrings from the installed packages; return a line for the user.
 
-    Raises UserError, before anything is written, for another version of a package, or if splits had rows in common.
+    Raises UserError before writing, for another version of a package, or if splits have rows in common.
     """
     check_versions("docstrings", PINNED)
     stats: Stats = {library: Counter() for library in PINNED}

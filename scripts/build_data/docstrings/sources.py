@@ -1,6 +1,6 @@
-"""Docstrings of installed packages, read from their source with `ast`: signature, summary, description.
+"""Read docstrings of installed packages from their source with `ast`: signature, summary, description.
 
-Nothing is imported, so that what a package does at import, or the platform, cannot change what is read.
+Nothing is imported, so neither a package's import nor the platform can change the result.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-SIGNATURE = 160  # characters at most; later arguments become "..."
-DESCRIPTION = 600  # characters at most, cut at the end of a sentence
-PROSE = 120  # characters: behind a shorter description stand what is returned and the parameters
-# Sentences that only point elsewhere, or lack what a citation stood for.
+SIGNATURE = 160  # most characters; later arguments become "..."
+DESCRIPTION = 600  # most characters, cut at the end of a sentence
+PROSE = 120  # characters; a shorter description is followed by return values and parameters
+# Sentences that only refer to other places, or lack a citation.
 REFERENCE = re.compile(
     r"(?i)^(see|refer to|for (more|further|general)) |read more|refer to the|\b(by|from|in|of|to)\.$"
 )
-# Folders and files that are no part of the library itself: tests, what other projects wrote, what is deprecated as a
-# whole. scipy/_lib is mostly such copies.
+# Folders and files that are not part of the library itself: tests, copies of other projects, and wholly deprecated
+# modules. scipy/_lib is mostly such copies.
 SKIPPED = {
     "tests",
     "conftest.py",
@@ -39,7 +39,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Documented:
-    """One documented object. `summary` is the first paragraph of the docstring, lines and all, `body` the rest."""
+    """One documented object. `summary` is the first paragraph of the docstring with its lines, `body` the rest."""
 
     id: str
     signature: str
@@ -49,12 +49,12 @@ class Documented:
 
 
 def read_package(folder: Path) -> Iterator[Documented]:
-    """Yield what the .py files of the package `folder` document, in the order of their paths."""
+    """Yield the documented objects in the .py files of the package `folder`, in the order of their paths."""
     for path in sorted(folder.rglob("*.py")):
         inner = path.relative_to(folder.parent)
         places = {*inner.parts, *(parent.as_posix() for parent in inner.parents)}
         if not places & SKIPPED:
-            # Where a name is defined is private: numpy.linalg._linalg has numpy.linalg.norm.
+            # The defining module may be private: numpy.linalg._linalg has numpy.linalg.norm.
             module = [part for part in inner.with_suffix("").parts if not part.startswith("_")]
             yield from _read(ast.parse(path.read_bytes()).body, module, ())
 
@@ -73,7 +73,7 @@ def _read(body: Sequence[ast.stmt], module: list[str], classes: tuple[str, ...])
 
 
 def _read_added(call: ast.Call, module: list[str]) -> Iterator[Documented]:
-    """Yield what a call of `add_newdoc` documents: functions in C, with the signature as the first paragraph.
+    """Yield the object that a call of `add_newdoc` documents: a function in C, whose first paragraph is the signature.
 
     numpy has `add_newdoc(module, name, doc)`, or `(name, doc)` of a method in place of `doc`; scipy lacks the module.
     """
@@ -81,7 +81,7 @@ def _read_added(call: ast.Call, module: list[str]) -> Iterator[Documented]:
         return
     try:
         *place, name, doc = (ast.literal_eval(argument) for argument in call.args)
-    except ValueError:  # put together at run time
+    except ValueError:  # composed at run time
         return
     classes = []
     if isinstance(doc, tuple):
@@ -113,7 +113,7 @@ def arguments(node: Definition, method: bool) -> str:
 
 
 def shorten(signature: str) -> str:
-    """Return the signature in one line; of a long one, as many arguments as there is room for."""
+    """Return the signature in one line, with as many arguments as there is room for."""
     signature = " ".join(signature.split())
     if len(signature) <= SIGNATURE:
         return signature
@@ -121,7 +121,7 @@ def shorten(signature: str) -> str:
 
 
 def document(key: str, signature: str, doc: str, deprecated: bool) -> Documented:
-    """Return the parts of a docstring, as `inspect.cleandoc` leaves it."""
+    """Return the parts of a docstring after `inspect.cleandoc`."""
     summary, _, body = doc.strip().partition("\n\n")
     deprecated = deprecated or ".. deprecated" in SECTION.split(body)[0] or summary.lower().startswith("deprecated")
     summary = "\n".join(inline(line) for line in summary.split("\n"))
@@ -129,7 +129,7 @@ def document(key: str, signature: str, doc: str, deprecated: bool) -> Documented
 
 
 def describe(body: str) -> str:
-    """Return what stands behind the summary as one line of prose; behind short prose, what is returned and taken."""
+    """Return the description as one line of prose; if it is short, add the return values and parameters."""
     prose, *sections = SECTION.split(body)  # prose, title, text, title, text, ...
     sentences = list(list_sentences(prose))
     if sum(map(len, sentences)) < PROSE:
@@ -144,7 +144,7 @@ def join(sentences: Sequence[str]) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the whole sentences of reST prose, made plain; what a formula or an example cut in two is left out."""
+    """Return the whole sentences of reST prose as plain text, without sentences that a formula or example splits."""
     parts = re.split(
         r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)(?<!cf\.)\s+(?=[A-Z`\"(])", inline(" ".join(text.split()))
     )
@@ -154,8 +154,8 @@ def split_sentences(text: str) -> list[str]:
 def list_sentences(prose: str) -> Iterator[str]:
     """Yield the sentences of the extended description.
 
-    Directives, lists, tables, formulas, code and all else that is indented are left out, and so is the sentence that
-    announces them with a colon.
+    Directives, lists, tables, formulas, code and all other indented text are left out, and so are sentences that
+    announce them with a colon.
     """
     for block in re.split(r"\n\s*\n", prose.strip("\n")):
         listed = any(re.match(r"\s*([-*+•]|\d+[.)]|[=+|][-= ]{2,})\s", line + " ") for line in block.split("\n"))
@@ -170,13 +170,13 @@ def list_fields(sections: Mapping[str, str]) -> Iterator[str]:
             head, _, text = entry.partition("\n")
             told = split_sentences(re.split(r"\n\s*(?:\n|\.\. |[-*] )", text)[0])[:1]
             if told and not re.match("Ignored|Not used", told[0]):
-                # Of a result there may be only the type, which can be a whole phrase.
+                # A result may have only a type, which can be a whole phrase.
                 name = inline(head.partition(" :")[0]).replace("`", "").strip()
                 yield f"{label} `{name}`: {told[0]}" if re.fullmatch(r"[\w*., ]{1,40}", name) else f"{label}: {told[0]}"
 
 
 def inline(text: str) -> str:
-    """Return `text` with reST markup made plain: roles, links, citations, bold; names stand in single backticks."""
+    """Return `text` without reST markup (roles, links, citations, bold); names are in single backticks."""
     text = re.sub(r"``(.+?)``", r"`\1`", text)
     text = re.sub(r":math:`([^`]*)`", r"\1", text)
     text = re.sub(r"(?::[\w:+-]+:)?`([^`<]+?)\s*<[^`>]*>`(__?)?", r"\1", text)  # a text and its target

@@ -1,8 +1,8 @@
-"""The home commands: utterances in four languages, each with the intent and slots that it stands for, as JSON.
+"""Build the home commands: utterances in four languages, each with its intent and slots as JSON.
 
 Source: the sentence templates of `home-assistant-intents` (Apache-2.0), expanded with households of our own and read
-back by hassil's recogniser, which alone gives the slots. Every choice comes from SHA-256 of a key, so that a build
-gives the same bytes every time.
+back by hassil's recogniser, which alone decides the slots. Every choice comes from the SHA-256 of a key, so that every
+build gives the same bytes.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ Stats = dict[str, Counter[str]]
 
 def write_all(sizes: Mapping[str, Mapping[str, int]], stats: Stats) -> dict[str, list[Row]]:
     """Return the rows of each split, all languages shuffled together; no two have the same words."""
-    # Languages do not depend on each other; a new process each, since a fork of a process with threads can hang.
+    # Languages are independent. Each gets a new process, because a fork of a process with threads can hang.
     with ProcessPoolExecutor(min(len(sizes), os.cpu_count() or 1), get_context("spawn")) as pool:
         found = list(pool.map(write_language, sizes, sizes.values()))
     seen: set[str] = set()
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for split in reversed(SPLITS):  # what two languages share stays where it is held out
+    for split in reversed(SPLITS):  # utterances that two languages share stay in the held-out split
         for language, (rows, dropped) in zip(sizes, found, strict=True):
             stats[language] += dropped if split == SPLITS[0] else Counter()
             new = [row for row in rows[split] if seen.isdisjoint(keys(row.text))]
@@ -68,7 +68,7 @@ def write_all(sizes: Mapping[str, Mapping[str, int]], stats: Stats) -> dict[str,
 
 
 def check(splits: Mapping[str, Sequence[Row]], rules: Mapping[str, Any]) -> None:
-    """Raise UserError if a command does not fit the schema, or a template lies in two splits of a language."""
+    """Raise UserError if a command does not fit the schema, or a template is in two splits of a language."""
     Draft202012Validator.check_schema(rules)
     validator = Draft202012Validator(rules)
     checked: set[str] = set()
@@ -76,7 +76,7 @@ def check(splits: Mapping[str, Sequence[Row]], rules: Mapping[str, Any]) -> None
     for split, rows in splits.items():
         for row in rows:
             if places.setdefault((row.language, row.template), split) != split:
-                raise UserError(f"{row.id}: its template {row.template} lies in two splits")
+                raise UserError(f"{row.id}: its template {row.template} is in two splits")
             if row.command not in checked and (error := next(validator.iter_errors(json.loads(row.command)), None)):
                 raise UserError(f"{row.id}: {row.command} does not fit the schema: {error.message}")
             checked.add(row.command)
@@ -134,7 +134,7 @@ def licence() -> str:
 def build(out: Path, sizes: Mapping[str, Mapping[str, int]] = SIZES) -> str:
     """Write `out`/home_commands from the installed packages; return a line for the user.
 
-    Raises UserError, before anything is written, for other versions than those pinned and for unsound rows.
+    Raises UserError before writing, for other versions than the pinned ones and for unsound rows.
     """
     check_versions("home_commands", PINNED)
     stats: Stats = {language: Counter() for language in sizes}

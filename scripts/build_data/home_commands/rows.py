@@ -1,4 +1,4 @@
-"""The rows of one language of the home commands: templates, their split, sentences, and what is read in them."""
+"""Make the rows of one language of the home commands: templates, their split, sentences, and their commands."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from hassil.util import normalize_for_matching
 from home_assistant_intents import get_intents
 
 SPLITS = ("train", "validation", "test")
-# Small talk and taking back: no command that a home could carry out.
+# Small talk and withdrawals, which are not commands that a home could execute.
 LEFT_OUT = {"HassRespond", "HassNevermind"}
-# Changing a timer by more than it runs for.
+# Changing a timer by more than its time.
 ABSURD = {"hours_start_minutes", "hours_start_seconds", "minutes_start_seconds", "seconds_start_hours"}
-HELD_OUT = {"test": 0.15, "validation": 0.08}  # of the templates of an intent
+HELD_OUT = {"test": 0.15, "validation": 0.08}  # shares of an intent's templates
 FEWEST = 3  # templates; an intent with fewer is in train only
-MOST = 40  # rows of a template
-TRIES, FAILURES = 400, 8  # sentences that are written for one row, and those of them that are read in vain
-HERE = "here"  # stands for the room of the microphone, which no sentence names
+MOST = 40  # most rows per template
+TRIES, FAILURES = 400, 8  # tries to make a row, and failures of the recogniser among them
+HERE = "here"  # stands for the room of the microphone, which sentences do not name
 
 
-# A text that a template gives contains a piece of each.
+# A text from a template contains a piece of each.
 Clauses = frozenset[frozenset[str]]
 
 
 @dataclass(frozen=True)
 class Template:
-    """A sentence template of one intent, with the blocks of the source that hold it."""
+    """A sentence template of one intent, with its blocks in the source."""
 
     id: str
     intent: str
@@ -49,7 +49,7 @@ class Template:
 
     @cached_property
     def domains(self) -> list[str]:
-        """The domains whose names fit, without repetition."""
+        """The domains with fitting names, without repetition."""
         found: dict[str, None] = {}
         for block in self.blocks:
             domain = (block.requires_context or {}).get("domain", [])
@@ -64,7 +64,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the recogniser reads in a text, and the ids of all templates that give just this."""
+    """The recogniser's command for a text, and the ids of all templates with this command."""
 
     intent: str
     slots: Mapping[str, Any]
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def id(self) -> str:
-        """The language and a hash of the text, which is the only one in its language."""
+        """The language and a hash of the text, which is unique in its language."""
         return f"{self.language}-{digest(f'{self.language}/{self.text}')[:12]}"
 
     def as_json(self) -> str:
@@ -142,7 +142,7 @@ class Language:
 
     @cached_property
     def single(self) -> list[tuple[str, IntentData, Clauses]]:
-        """Each template of the source with its intent, as a block of its own, and what its texts contain."""
+        """Each template of the source with its intent, as a separate block, and its clauses."""
         found = []
         for intent in self.intents.intents.values():
             for block in intent.data:
@@ -155,13 +155,13 @@ class Language:
 
     @cached_property
     def clauses(self) -> Clauses:
-        """All different clauses of the templates, which have many in common."""
+        """All distinct clauses of the templates, which share many."""
         return frozenset(clause for _, _, clauses in self.single for clause in clauses)
 
     def likely(self, text: str) -> Intents:
-        """Return the intents with those templates alone that `text` has a piece of each clause of.
+        """Return the intents with only those templates for which `text` has a piece of each clause.
 
-        The recogniser passes over the others as well, but looks for each piece in each template anew.
+        The recogniser would also skip the others, but it searches each piece in each template again.
         """
         said = normalize_for_matching(text).text.casefold()
         unmet = {clause for clause in self.clauses if not any(piece in said for piece in clause)}
@@ -172,10 +172,10 @@ class Language:
         return replace(self.intents, intents={name: Intent(name, same) for name, same in blocks.items()})
 
     def read(self, text: str) -> Reading | None:
-        """Return the one command that the recogniser reads in `text`; None if it finds none, or two intents.
+        """Return the recogniser's command for `text`; None if it finds none, or two intents.
 
-        As in the assistant itself, a reading with a longer name wins, then one with fewer wildcards, then one
-        with more words of the template.
+        As in the assistant itself, a command with a longer name wins, then one with fewer wildcards, then one with more
+        words of the template.
         """
         likely, context = self.likely(text), {"area": HERE}
         results = list(
@@ -195,7 +195,7 @@ class Language:
 
 
 def _rank(result: RecognizeResult) -> tuple[int, int, int, int]:
-    """Return the sort key of a result, the best one lowest (hassil's `recognize_best`, with `name` preferred)."""
+    """Return the sort key of a result, the best one lowest (as hassil's `recognize_best`, with `name` preferred)."""
     name = result.entities.get("name")
     wild = [entity for entity in result.entities_list if entity.is_wildcard]
     length = -len(name.text) if name is not None and not name.is_wildcard else 0
@@ -229,7 +229,7 @@ def assign(templates: Sequence[Template]) -> dict[str, str]:
 
 @dataclass
 class Writer:
-    """Writes the rows of one language, split after split; `seen` holds the `keys` of every text so far."""
+    """Write the rows of one language, split by split. `seen` has the `keys` of every text so far."""
 
     language: Language
     splits: Mapping[str, str]
@@ -241,8 +241,8 @@ class Writer:
     def fill(self, split: str, templates: Sequence[Template], size: int) -> list[Row]:
         """Return up to `size` rows of a split.
 
-        The intents take turns so that their rows go with the square root of their number of templates, and
-        the templates of an intent take turns as well, up to `MOST` rows each.
+        Intents take turns, so that their numbers of rows follow the square root of their numbers of templates. The
+        templates of an intent take turns as well, up to `MOST` rows each.
         """
         turns: dict[str, list[Template]] = defaultdict(list)
         for template in templates:
@@ -295,7 +295,7 @@ class Writer:
             return "several values"
         if any(self.splits.get(other, split) != split for other in reading.templates):
             return "two splits"
-        # What train must show before a held-out row may ask for it: slots, and the values of closed lists.
+        # Train must have these before a held-out row may need them: slots, and the values of closed lists.
         closed = {
             (slot, value) for slot, value in reading.slots.items() if isinstance(value, str) and slot not in values
         }
@@ -310,7 +310,7 @@ class Writer:
 
 
 def write_language(name: str, sizes: Mapping[str, int]) -> tuple[dict[str, list[Row]], Counter[str]]:
-    """Return the rows of one language and what was dropped; train first: what it lacks cannot be asked for later."""
+    """Return the rows of one language and the counts of dropped ones. Train is first, because it limits the others."""
     language = Language(name)
     templates = language.templates()
     splits = assign(templates)

@@ -1,4 +1,4 @@
-"""The JSON Schema of the commands, from the slots that the source's templates can fill."""
+"""Make the JSON Schema of the commands from the slots that the source's templates can fill."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from hassil.expression import Alternative, Expression, Group, ListReference, RuleReference
 from hassil.intents import Intents, RangeSlotList, SlotList, TextSlotList
 
-Types = dict[str, dict[str, Any]]  # of a slot: {"string": ..., "number": ..., "enum": ...}
+Types = dict[str, dict[str, Any]]  # types of a slot: {"string": ..., "number": ..., "enum": ...}
 
 
 def references(node: Expression, intents: Intents) -> Iterable[ListReference]:
-    """Yield the list references of an expression, those within rules included."""
+    """Yield the list references of an expression, including those within rules."""
     if isinstance(node, ListReference):
         yield node
     elif isinstance(node, RuleReference):
@@ -29,10 +29,10 @@ def number(value: Any) -> Any:
 
 
 def _add(types: Types, slots: SlotList | None) -> None:
-    """Add what a list can give (None: a name of the household) to the types of a slot."""
+    """Add the values of a list (None: a name of the household) to the types of a slot."""
     if isinstance(slots, TextSlotList):
         values = [number(value.value_out) for value in slots.values]
-        # A value that stands for several (a French "store") is no string or number, and in no row.
+        # A value that stands for several (a French "store") is not a string or number, and no row has it.
         types.setdefault("enum", {"enum": set()})["enum"].update(v for v in values if not isinstance(v, list))
     elif isinstance(slots, RangeSlotList):
         ends = sorted(int(end * (slots.multiplier or 1)) for end in (slots.start, slots.stop))
@@ -55,7 +55,7 @@ def _slot(types: Types) -> dict[str, Any]:
 def schema(languages: Mapping[str, Intents], info: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return the schema of {"intent": ..., "slots": {...}} for the intents `names`.
 
-    `info` is the source's list of intents: which slots each has, and which it requires.
+    `info` is the source's list of intents, with their slots and their required slots.
     """
     slots: dict[str, dict[str, Types]] = {name: defaultdict(dict) for name in names}
     for intents in languages.values():
@@ -71,7 +71,7 @@ def schema(languages: Mapping[str, Intents], info: Mapping[str, Any], names: Ite
         known = info[name].get("slots", {})
         allowed = {slot: _slot(slots[name][slot]) for slot in sorted(slots[name]) if slot in known}
         body: dict[str, Any] = {"type": "object", "properties": allowed, "additionalProperties": False}
-        # The room of the microphone stands in for an area, which is required only then.
+        # The room of the microphone replaces an area, which is required only then.
         if required := sorted(slot for slot in allowed if known[slot].get("required") and slot != "area"):
             body["required"] = required
         same = {"properties": {"intent": {"const": name}}}

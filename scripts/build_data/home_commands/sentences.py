@@ -1,8 +1,8 @@
-"""Sentences from hassil's templates: every choice comes from a hash, and a sentence must read like speech.
+"""Make sentences from hassil's templates. Every choice comes from a hash, and sentences must be like speech.
 
-A template is a sentence with options, alternatives, rules `<...>` and lists `{...}`. The values of a household (and of
-the lists that the source leaves open) are put in with their slot and their class, `{area:f|Küche}`, so that the words
-before them can be checked; `plain` takes the marks out.
+A template is a sentence with options, alternatives, rules `<...>` and lists `{...}`. Values come from a household, and
+from the lists that the source leaves open. They are inserted with their slot and their class, `{area:f|Küche}`, so that
+the words before them can be checked. `plain` removes the marks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from hassil.parse_expression import parse_sentence
 
 T = TypeVar("T")
 MARK = re.compile(r"\{(\w+):(\w+)\|([^}]*)\}")
-HELD_OUT = "*"  # behind a value of a household: in test only
+HELD_OUT = "*"  # after a value of a household: only in test
 MOST_WORDS = 20
-# Numbers as people say them; a list that is not named here is drawn from its whole range.
+# Numbers as people say them. For other lists, numbers come from the whole range.
 PERCENT = (*range(0, 101, 5), 1, 12, 33, 42, 66, 78, 99)
 NUMBERS: Mapping[str, Sequence[float]] = {
     "temperature": (*range(15, 28), 18.5, 19.5, 20.5, 21.5, 22.5),
@@ -40,7 +40,7 @@ NUMBERS: Mapping[str, Sequence[float]] = {
 
 @dataclass(frozen=True)
 class Value:
-    """A value of an open list: what is said, its class (gender, or what preposition it takes), whether test only."""
+    """A value of an open list: its text, its class (gender or preposition), and whether it is only in test."""
 
     text: str
     kind: str
@@ -49,13 +49,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Household:
-    """What a language needs besides the source.
+    """The data of a language in addition to the source.
 
     `values` has the values of each open list ("area", "floor", the wildcards) and of each domain of names
-    ("name/light"): {class: [value, ...]}. `before` has the words that may stand before a value of each
-    class, as a regular expression over `functions` (words that belong to the value that follows). `rules` and
-    `lists` are narrower forms of the source's, for sampling only; `repairs` (pattern, replacement) mend grammar
-    that the templates leave open, such as "1 hours"; `unreal` finds what nobody would say.
+    ("name/light"): {class: [value, ...]}. `before` has the words that may precede a value of each class, as a regular
+    expression over `functions` (words that belong to the following value). `rules` and `lists` are narrower forms of
+    the source's, for sampling only. `repairs` (pattern, replacement) fix grammar that the templates leave open, such as
+    "1 hours". `unreal` finds sentences that nobody would say.
     """
 
     values: Mapping[str, Mapping[str, Sequence[str]]]
@@ -68,7 +68,7 @@ class Household:
 
     @cached_property
     def open(self) -> dict[str, list[Value]]:
-        """The values of every open list, in the order in which they are written."""
+        """The values of every open list, in their written order."""
         return {
             name: [
                 Value(text.rstrip(HELD_OUT), kind, text.endswith(HELD_OUT))
@@ -80,13 +80,13 @@ class Household:
 
     @cached_property
     def patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
-        """The words before a marked value with the value, and what nobody would say."""
+        """The words before a marked value with the value, and the sentences that nobody would say."""
         words = re.compile(rf"((?:\b(?:{self.functions})(?: |(?<=')))*){MARK.pattern}", re.IGNORECASE)
         return words, re.compile("|".join(self.unreal) or r"(?!)", re.IGNORECASE)
 
 
 def load_household(language: str) -> Household:
-    """Read `households/LANGUAGE.yaml`: the fields of a `Household`, and `parts` that its texts hold as <NAME>."""
+    """Read `households/LANGUAGE.yaml`: the fields of a `Household`, and `parts` that its texts contain as <NAME>."""
     file = Path(__file__).parent / "households" / f"{language}.yaml"
     said = yaml.safe_load(file.read_text(encoding="utf-8"))
     parts: dict[str, str] = {}
@@ -96,7 +96,7 @@ def load_household(language: str) -> Household:
             return re.sub(r"<([A-Z]+)>", lambda found: parts[found[1]], value)
         return [fill(v) for v in value] if isinstance(value, list) else {k: fill(v) for k, v in value.items()}
 
-    for name, part in said.pop("parts", {}).items():  # a part may hold those before it
+    for name, part in said.pop("parts", {}).items():  # a part may contain those before it
         parts[name] = fill(part)
     return Household(**fill(said))
 
@@ -119,7 +119,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Writes sentences of one language; see `Household` for what narrows its choices."""
+    """Write sentences of one language. `Household` narrows its choices."""
 
     intents: Intents
     home: Household
@@ -131,7 +131,7 @@ class Sampler:
         return {name: rule.expression for name, rule in self.intents.expansion_rules.items()} | own
 
     def sample(self, expression: Expression, domains: Sequence[str], test: bool, key: str) -> str:
-        """Return one marked sentence of `expression`; names are of `domains`, values of test only if `test`."""
+        """Return one marked sentence of `expression`, with names of `domains`; with values of test only if `test`."""
         text = self._write(expression, domains, test, Draw(key))
         text = " ".join(text.split())
         for pattern, replacement in self.home.repairs:
@@ -150,7 +150,7 @@ class Sampler:
         if isinstance(node, Alternative):
             if node.is_optional and draw.below(2):
                 return ""
-            # What the source adds for words that a speech recogniser mishears is nothing that anyone says.
+            # The source also has misheard words of speech recognisers, which nobody says.
             items = [draw.one([item for item in items if not _misheard(item)])]
         elif isinstance(node, Permutation):
             items = sorted(items, key=lambda _: draw.below(1 << 20))
@@ -161,7 +161,7 @@ class Sampler:
         groups = [f"name/{domain}" for domain in domains] if name == "name" else [name]
         values = [v for group in groups for v in self.home.open.get(group, []) if test or not v.held_out]
         if values:
-            # Every second value of a test sentence is one that train does not have.
+            # Every second value of a test sentence does not occur in train.
             new = [value for value in values if value.held_out]
             value = draw.one(new if new and draw.below(2) else values)
             return f"{{{node.slot_name}:{value.kind}|{value.text}}}"

@@ -1,7 +1,7 @@
-"""The sentiment data: VADER's rated sentences as positive/negative rows of four domains.
+"""Build the sentiment data: VADER's rated sentences as positive or negative rows of four domains.
 
-Source: the source distribution of `vaderSentiment` (MIT), which carries the ratings of Hutto & Gilbert
-(2014). Every order comes from SHA-256 of a key, so that a build gives the same bytes every time.
+Source: the source distribution of `vaderSentiment` (MIT), which contains the ratings of Hutto & Gilbert (2014). Every
+order comes from the SHA-256 of a key, so that every build gives the same bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from softprompts.errors import UserError
 SDIST = "vaderSentiment==3.3.2"
 SDIST_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
-# File stem of each domain. The order matters: of near-duplicate rows the earliest one is kept.
+# File stem of each domain. The order matters, because the earliest of near-duplicate rows is kept.
 DOMAINS = {
     "movies": "movieReviewSnippets",
     "products": "amazonReviewSnippets",
@@ -44,13 +44,13 @@ DOMAINS = {
 }
 SPLITS = ("train", "validation", "test")
 LABELS = ("negative", "positive")
-HELD_OUT = {"test": 400, "validation": 150}  # rows per domain at most; the rest is train
-# The largest domain can spare more, and the shipped configs train on it: with 1,000 test rows an interval is some
-# 2 points wide either way.
+HELD_OUT = {"test": 400, "validation": 150}  # most rows per domain; the others are train
+# The largest domain can spare more, and the shipped configs train on it: with 1,000 test rows an interval is about 2
+# points wide on either side.
 HELD_OUT_FACTOR = {"movies": 2.5}
-MIN_RATING = 0.5  # of the scale -4..4: nearer to zero the crowd says "neutral"
+MIN_RATING = 0.5  # on the scale -4..4; nearer to zero means "neutral"
 CARD = Path(__file__).with_name("card.md")
-# Why rows are left out, in the order in which it happens.
+# Reasons to leave out rows, in the order of the checks.
 REASONS = ("rated near zero", "no letter", "exact duplicates", "conflicting duplicates", "near duplicates")
 
 Stats = dict[str, Counter[str]]
@@ -58,7 +58,7 @@ Stats = dict[str, Counter[str]]
 
 @dataclass(frozen=True)
 class Row:
-    """One sentence. `rating` is the mean of the crowd (-4..4), `group` the document that must stay whole."""
+    """One sentence. `rating` is the mean of all raters (-4..4), `group` the document that must stay in one split."""
 
     id: str
     domain: str
@@ -74,7 +74,7 @@ class Row:
 
 
 def cross_split_pairs(splits: Mapping[str, Sequence[Row]]) -> list[tuple[Row, Row]]:
-    """Return all near-duplicate pairs whose rows lie in different splits."""
+    """Return all near-duplicate pairs whose rows are in different splits."""
     # With the largest split first, only the pairs that end in a held-out row need counting.
     rows = [(split, row) for split in SPLITS for row in splits[split]]
     pairs = near_pairs([row.text for _, row in rows], start=len(splits["train"]))
@@ -103,14 +103,14 @@ def parse(domain: str, content: bytes, stats: Stats) -> list[Row]:
             stats[domain]["no letter"] += 1
         else:
             label = LABELS[rating > 0]
-            # Ids such as 12_3 are sentence 3 of document 12; the other files have one sentence a document.
+            # An id such as 12_3 is sentence 3 of document 12; the other files have one sentence per document.
             group = f"{domain}/{key.partition('_')[0]}"
             rows.append(Row(f"{domain}-{key}", domain, text, label, round(rating, 3), group))
     return rows
 
 
 def drop_exact(rows: Sequence[Row], stats: Stats) -> list[Row]:
-    """Return the first row of each normalised text; none of a text whose rows disagree on the label."""
+    """Return the first row of each normalised text. Texts with different labels are left out."""
     same: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         same[normalise(row.text)].append(row)
@@ -124,7 +124,7 @@ def drop_exact(rows: Sequence[Row], stats: Stats) -> list[Row]:
 
 
 def drop_near(rows: Sequence[Row], stats: Stats) -> list[Row]:
-    """Return the rows, in order, that are no near-duplicate of a row kept before."""
+    """Return the rows, in order, that are not near-duplicates of an earlier kept row."""
     repeats = near_repeats([row.text for row in rows])
     for i in repeats:
         stats[rows[i].domain]["near duplicates"] += 1
@@ -134,8 +134,8 @@ def drop_near(rows: Sequence[Row], stats: Stats) -> list[Row]:
 def assign_splits(rows: Sequence[Row], held_out: Mapping[str, int] = HELD_OUT) -> dict[str, list[Row]]:
     """Return the rows of each split, shuffled; a group is never divided.
 
-    Per domain, groups in the order of their hashes fill each held-out split up to its number of rows: a
-    group that no longer fits goes on to the next split.
+    Per domain, groups in the order of their hashes fill each held-out split up to its number of rows. A group that no
+    longer fits goes to the next split.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -156,7 +156,7 @@ def assign_splits(rows: Sequence[Row], held_out: Mapping[str, int] = HELD_OUT) -
 def read_members(archive: bytes, names: Sequence[str]) -> list[bytes]:
     """Return the contents of the members `names` (below the top folder) of a gzipped tar archive.
 
-    Raises UserError if it is no such archive or lacks a member.
+    Raises UserError if it is not such an archive, or lacks a member.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
@@ -227,8 +227,8 @@ def build(
 ) -> str:
     """Write `out`/sentiment from the archive `source` (None: download it); return a line for the user.
 
-    Raises UserError, before anything is written, for a missing or different archive, or if near-duplicate
-    rows were to lie in different splits.
+    Raises UserError before writing, for a missing or different archive, or if near-duplicate rows are in different
+    splits.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = (source or download(Path(folder))).read_bytes()
@@ -241,7 +241,7 @@ def build(
     splits = assign_splits(drop_near(drop_exact(rows, stats), stats), held_out)
     if pairs := cross_split_pairs(splits):
         first = " and ".join(row.id for row in pairs[0])
-        raise UserError(f"{len(pairs)} near-duplicate pairs lie in different splits, the first: {first}")
+        raise UserError(f"{len(pairs)} near-duplicate pairs are in different splits, the first: {first}")
     folder_out = out / "sentiment"
     texts = {split: "".join(row.as_json() for row in splits[split]) for split in SPLITS}
     write_folder(folder_out, texts, card(splits, stats), licence.decode("utf-8").replace("\r\n", "\n"))

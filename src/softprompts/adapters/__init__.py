@@ -1,1 +1,1 @@
-"""Adapters on disk: found, checked, loaded, saved."""
+"""Find, check, load and save adapters."""

@@ -1,9 +1,9 @@
-"""Did all of an adapter reach the model, and does the model answer differently with it."""
+"""Check that every tensor of an adapter reached the model, and that the adapter changes the model's output."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from softprompts.adapters.configs import first_line
 from softprompts.adapters.switch import without_adapter
 from softprompts.encoding.documents import Document
 from softprompts.engine.padded import stock_forward
-from softprompts.errors import UserError, warn
+from softprompts.errors import UserError, short, warn
 from softprompts.models.identity.base_model import base_name
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.identity.weights import sample_of
@@ -27,7 +27,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
-NAME = "default"  # PEFT's, for the only adapter of a model
+NAME = "default"  # PEFT's name for the only adapter of a model
 PROBE = 8  # tokens that the model reads with the adapter and without
 
 
@@ -35,29 +35,29 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return an adapter's tensors by name.
 
     Raises:
-        UserError: no safetensors file, or a damaged one; no tensors; values that are no numbers.
+        UserError: the file is missing, damaged or without tensors; it holds NaN or infinity.
     """
     file = folder / WEIGHTS
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
-        raise UserError(f"adapter.path: {file} is no safetensors file, or is damaged: {first_line(error)}") from None
+        raise UserError(f"adapter.path: {file} is not a safetensors file, or is damaged: {first_line(error)}") from None
     if not tensors:
-        raise UserError(f"adapter.path: {file} holds no tensors")
+        raise UserError(f"adapter.path: {file} contains no tensors")
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not t.float().isfinite().all()]
     if broken:
-        raise UserError(f"adapter.path: {file} holds NaN or infinity in {_listed(broken)}")
+        raise UserError(f"adapter.path: {file} contains NaN or infinity in {_listed(broken)}")
     return tensors
 
 
 def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Check the sizes that a config names against the file: PEFT would make room for what they ask before it looks.
+    """Check the sizes in a config against the tensors, because PEFT allocates memory by the config first.
 
     Raises:
-        UserError: a size that no tensor of the file has room for.
+        UserError: the config names a size that no tensor of the file reaches.
     """
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
-    rank = ["r"] if settings.peft_type == PeftType.LORA else []  # of other types it may be a bound
+    rank = ["r"] if settings.peft_type == PeftType.LORA else []  # of other types it may be an upper bound
     for key in ["num_virtual_tokens", "token_dim", "num_tasks", "num_ranks", "adapter_len", *rank]:
         value = getattr(settings, key, None)
         if isinstance(value, (int, float)) and value > largest:
@@ -65,14 +65,29 @@ def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folde
                 f"adapter.path: {folder}: {key} is {value} in its config, and its largest tensor has {largest} rows or "
                 "columns"
             )
+    for key, count in _further_sizes(settings):
+        if not isinstance(count, (int, float)) or count > largest:
+            raise UserError(
+                f"adapter.path: {folder}: {key} holds {short(count)} in its config, and its largest tensor has "
+                f"{largest} rows or columns"
+            )
+
+
+def _further_sizes(settings: PeftConfig) -> Iterator[tuple[str, Any]]:
+    """Yield sizes that stand inside of other values of a config: ranks by name, and layers that are used again."""
+    ranks: Any = getattr(settings, "rank_pattern", None)
+    yield from (("rank_pattern", rank) for rank in (ranks.values() if isinstance(ranks, dict) else ()))
+    spans: Any = getattr(settings, "layer_replication", None)
+    for span in spans if isinstance(spans, list) else ():
+        yield from (("layer_replication", end) for end in (span if isinstance(span, (list, tuple)) else ()))
 
 
 def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Compare what is in the model with what is in the file, by name and value: all of both, and nothing else.
+    """Check that the adapter in the model and the file have the same tensors, with the same values.
 
     Raises:
-        UserError: tensors of the file that the model has no place for; parts of the adapter that the file lacks; values
-            that did not arrive.
+        UserError: a tensor of the file has no place in the model; the file lacks a part of the adapter; a value
+            differs.
     """
     base, sent = cast(PreTrainedModel, model.get_base_model()), as_loaded(model, tensors, NAME)
     own = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
@@ -84,9 +99,9 @@ def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder:
     faults = [
         f"{what} {_listed(names)}"
         for names, what in (
-            (unknown, "holds what the model has no place for:"),
-            (missing, "lacks what its config asks for:"),
-            (other, "did not arrive in the model as it is:"),
+            (unknown, "contains tensors that do not exist in the model:"),
+            (missing, "lacks tensors that its config requires:"),
+            (other, "has values that did not reach the model unchanged:"),
         )
         if names
     ]
@@ -95,37 +110,37 @@ def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder:
 
 
 def _same(sent: torch.Tensor, found: torch.Tensor, base: torch.dtype) -> bool:
-    """Say whether a tensor holds what was sent, in the type that it has there."""
+    """Return whether a tensor of the model has the values of the file, in the model's data type."""
     there = found.detach().cpu()
     if sent.shape != there.shape:
         return False
-    # Some layers take on the base model's type in between.
+    # Some layers convert values to the base model's type first.
     return any(torch.equal(s.to(there.dtype), there) for s in (sent, sent.to(base) if base.is_floating_point else sent))
 
 
 def check_classifier(base: Any, folder: Path) -> None:
-    """Check that an adapter brings whatever the base model has at random values only: an encoder's classifier.
+    """Check that an adapter contains the parts that are untrained in the base model: an encoder's classifier.
 
     Raises:
-        UserError: it does not.
+        UserError: the adapter lacks such a part.
     """
     wrapped = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
     for part in facts_of(base).new_parts:
         if part not in wrapped:
             raise UserError(
-                f"adapter.path: {folder} brings no {part}, and {base.name_or_path} has none either: "
-                "its answers would be random"
+                f"adapter.path: {folder} contains no {part}, and that of {base.name_or_path} is untrained: "
+                "predictions would be random"
             )
 
 
 @torch.no_grad()
 def answer_to_probe(model: Any, settings: PeftConfig, task_id: int) -> torch.Tensor | None:
-    """Return the logits behind a few tokens, float32; None if the model has no room for them.
+    """Return the logits after a few tokens, float32; None if the model has too few positions.
 
     Args:
         model: the base model, or a PEFT model over it.
-        settings: the adapter's: tokens whose embeddings it changes are among those that are read.
-        task_id: of multitask prompt tuning.
+        settings: the adapter's config. If the adapter changes the embeddings of some tokens, the probe includes them.
+        task_id: the task's number, for multitask prompt tuning.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     vocabulary = base.config.get_text_config().vocab_size
@@ -143,16 +158,16 @@ def answer_to_probe(model: Any, settings: PeftConfig, task_id: int) -> torch.Ten
 
 
 def check_effect(model: PeftModel, before: torch.Tensor | None, *, task_id: int, folder: Path) -> None:
-    """Check that a model reads its adapter, and warn if it answers the same without.
+    """Check that an adapter can change the model's output, and warn if it does not do so now.
 
     Args:
-        model: with the adapter.
-        before: what `answer_to_probe` says of the base model alone.
-        task_id: of multitask prompt tuning.
-        folder: the adapter's.
+        model: the base model with the adapter.
+        before: the output of `answer_to_probe` for the base model alone.
+        task_id: the task's number, for multitask prompt tuning.
+        folder: the adapter's folder.
 
     Raises:
-        UserError: whatever values the adapter has, the model answers the same.
+        UserError: the output is the same for any values of the adapter.
     """
     settings: Any = model.peft_config[NAME]
     after = answer_to_probe(model, settings, task_id)
@@ -160,7 +175,7 @@ def check_effect(model: PeftModel, before: torch.Tensor | None, *, task_id: int,
         return
     wrappers = {n: m for n, m in model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)}
     saved = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
-    in_place = {parameter.data_ptr() for parameter in model.parameters()}  # some types save what they compute
+    in_place = {parameter.data_ptr() for parameter in model.parameters()}  # some types save computed tensors
     tensors = [
         tensor
         for name, tensor in saved.items()
@@ -171,46 +186,46 @@ def check_effect(model: PeftModel, before: torch.Tensor | None, *, task_id: int,
     shaken = _shaken(model, tensors, task_id) if tensors else None
     if shaken is not None and torch.equal(after, shaken):
         raise UserError(
-            f"adapter.path: {folder} has no effect: {model.get_base_model().name_or_path} answers the same whatever "
-            f"values this {getattr(settings.peft_type, 'value', settings.peft_type)} adapter has"
+            f"adapter.path: {folder} has no effect: the output of {model.get_base_model().name_or_path} is the same "
+            f"for any values of this {getattr(settings.peft_type, 'value', settings.peft_type)} adapter"
         )
     if torch.equal(before, after) and not any(_differs(wrapper) for wrapper in wrappers.values()):
         warn(
-            f"adapter.path: {folder} changes nothing: the base model answers the same without it, as it does before "
-            "anything has been trained"
+            f"adapter.path: {folder} changes nothing: the output is that of the base model, as with an adapter before "
+            "its first training step"
         )
 
 
 def samples_of(base: nn.Module) -> dict[str, torch.Tensor]:
-    """Return evenly spread numbers of each weight of a base model, before an adapter is put on it."""
+    """Return a sample of each weight of a base model, evenly spread, before an adapter is added."""
     return {name: sample_of(parameter).clone() for name, parameter in base.named_parameters()}
 
 
 def keeps_base(
     model: PeftModel, *, before: torch.Tensor | None, samples: Mapping[str, torch.Tensor], task_id: int, folder: Path
 ) -> bool:
-    """Say, and warn if not, whether a model whose adapter is switched off is the base model that it was before.
+    """Return whether a model is still its former base model when its adapter is switched off, and warn if not.
 
-    LoRA of some kinds takes a part of the base model's weights out, trains its biases, or doubles its layers.
+    Some kinds of LoRA subtract from the base model's weights, train its biases, or duplicate its layers.
 
     Args:
-        model: with the adapter.
-        before: what `answer_to_probe` says of the base model alone.
+        model: the base model with the adapter.
+        before: the output of `answer_to_probe` for the base model alone.
         samples: `samples_of` the base model alone.
-        task_id: of multitask prompt tuning.
-        folder: the adapter's.
+        task_id: the task's number, for multitask prompt tuning.
+        folder: the adapter's folder.
     """
     base = model.get_base_model()
     found = {base_name(name): parameter for name, parameter in base.named_parameters()}
     changed = any(not _equal(samples[name], sample_of(found[name])) for name in samples.keys() & found.keys())
     if not changed and before is not None:
-        with warnings.catch_warnings(action="ignore"), without_adapter(model):  # PEFT says it of biases, more roughly
+        with warnings.catch_warnings(action="ignore"), without_adapter(model):  # PEFT warns too, less precisely
             after = answer_to_probe(base, model.peft_config[NAME], task_id)
         changed = after is None or not _equal(before, after)
     if changed:
         warn(
-            f"adapter.path: {folder} changes weights or layers of {base.name_or_path} itself, and switched off leaves "
-            "another model; what the base model answers alone is had without adapter.path"
+            f"adapter.path: {folder} changes weights or layers of {base.name_or_path} itself, so switching it off does "
+            "not restore the base model; run without adapter.path to see the base model's predictions"
         )
     return not changed
 
@@ -221,7 +236,7 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def _shaken(model: PeftModel, tensors: Iterable[torch.Tensor], task_id: int) -> torch.Tensor | None:
-    """Return the answer to the probe with other values in the adapter, which gets its own back."""
+    """Return the logits of the probe with other values in the adapter, and restore the adapter's values."""
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         for tensor, _ in kept:
@@ -233,7 +248,7 @@ def _shaken(model: PeftModel, tensors: Iterable[torch.Tensor], task_id: int) -> 
 
 
 def _differs(wrapper: Any) -> bool:
-    """Say whether a module that an adapter replaces is another one than the base model's."""
+    """Return whether a module that an adapter replaces differs from the base model's."""
     if not isinstance(wrapper, ModulesToSaveWrapper):
         return False
     own, original = (m.state_dict() for m in (wrapper.modules_to_save[NAME], wrapper.original_module))

@@ -1,4 +1,4 @@
-"""Several cartridges, or prefixes, of one base model as one: their keys and values one after the other."""
+"""Join cartridges or prefixes of one base model into one adapter by concatenating their keys and values."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ SAME = ("peft_type", "task_type", "num_layers", "token_dim", "num_attention_head
 
 
 def compose(paths: Sequence[str], output: Path) -> int:
-    """Write a stock PEFT adapter with the keys and values of all these, in their order, along the positions.
+    """Write a stock PEFT adapter that concatenates the keys and values of several adapters along the positions.
 
-    A text sees all of them, and follows at the position after the last. Each was trained as if it were alone: their
-    keys keep the positions that they were trained at (Eyuboglu et al. 2025, composition by concatenation). Of a
-    cartridge's frozen first tokens those of the first one stay frozen, as in PEFT.
+    A text attends to all of them, and its own positions follow the last one. Each adapter was trained alone, so its
+    keys keep the positions of training (Eyuboglu et al. 2025, composition by concatenation). As in PEFT, only the
+    frozen first tokens of the first cartridge stay frozen.
 
     Args:
-        paths: two or more adapters, as `adapter.path` names them: all cartridges, or all prefixes.
+        paths: two or more adapters, each given as for `adapter.path`: all cartridges, or all prefixes.
         output: folder to write, which must be new or empty.
 
     Returns:
         The number of virtual tokens.
 
     Raises:
-        UserError: fewer than two; no adapter there, or a damaged one; another kind of adapter, or one with a
-            classifier; adapters of different kinds, sizes or base models; more virtual tokens than the base model has
-            positions.
+        UserError: fewer than two adapters; one that is missing, damaged, of another kind, or has a classifier; adapters
+            of different kinds, sizes or base models; more virtual tokens than the base model has positions.
     """
     if len(paths) < 2:
         raise UserError(f"compose.adapters: expected two or more, found {len(paths)}")
@@ -58,7 +57,7 @@ def compose(paths: Sequence[str], output: Path) -> int:
 
 
 class Part(NamedTuple):
-    """An adapter that holds keys and values; values: float32 (P, layers * 2 * groups * head size)."""
+    """An adapter of keys and values. `values` is float32 with shape (P, layers * 2 * groups * head size)."""
 
     folder: Path
     config: Any
@@ -67,26 +66,26 @@ class Part(NamedTuple):
 
 
 def read_part(folder: Path) -> Part:
-    """Return a cartridge or a prefix as it is on disk.
+    """Return a cartridge or a prefix from disk.
 
     Raises:
-        UserError: a damaged adapter, or one of another kind; a prefix that a network writes; further tensors, of a
-            classifier say.
+        UserError: the adapter is damaged or of another kind; a network computes the prefix; the file has further
+            tensors, for example those of a classifier.
     """
     config: Any = read_config(folder)
     if not isinstance(config, (CartridgeConfig, PrefixTuningConfig)):
         kind = getattr(config.peft_type, "value", config.peft_type)
-        raise UserError(f"adapter.path: {folder} is of type {kind}: only cartridges and prefixes hold keys and values")
+        raise UserError(f"adapter.path: {folder} is of type {kind}: expected a cartridge or a prefix")
     if getattr(config, "prefix_projection", False):
         raise UserError(
-            f"adapter.path: {folder}: a network writes this prefix; take one that is saved as it was written"
+            f"adapter.path: {folder}: a network computes this prefix; expected one without prefix_projection"
         )
     tensors = read_weights(folder)
     if others := sorted(tensors.keys() - {VALUES}):
-        raise UserError(f"adapter.path: {folder} holds {listed(others)} as well; expected keys and values alone")
+        raise UserError(f"adapter.path: {folder} also contains {listed(others)}; expected only keys and values")
     values = tensors.get(VALUES)
     if values is None or values.dim() != 2 or len(values) != config.num_virtual_tokens:
-        raise UserError(f"adapter.path: {folder} does not hold {config.num_virtual_tokens} rows of {VALUES}")
+        raise UserError(f"adapter.path: {folder} lacks {config.num_virtual_tokens} rows of {VALUES}")
     return Part(folder, config, read_record(folder), values.float())
 
 
@@ -96,21 +95,19 @@ def _check_alike(part: Part, first: Part) -> None:
         theirs = sizes[1][key]
         if ours != theirs:
             ours, theirs = (getattr(value, "value", value) for value in (ours, theirs))
-            raise UserError(f"adapter.path: {part.folder}: its {key} is {ours}, and that of {first.folder} is {theirs}")
+            raise UserError(f"adapter.path: {part.folder}: {key} is {ours}, but {first.folder} has {theirs}")
     one, other = part.record.base, first.record.base
-    names = [each.config.base_model_name_or_path or "no model that it names" for each in (part, first)]
+    names = [each.config.base_model_name_or_path or "an unnamed model" for each in (part, first)]
     same = same_weights(one, other) if one and other else same_name(*names)
     if same is False:
-        raise UserError(
-            f"adapter.path: {part.folder} was trained on {names[0]}, and {first.folder} on another model, {names[1]}"
-        )
+        raise UserError(f"adapter.path: {part.folder} was trained on {names[0]}, but {first.folder} on {names[1]}")
 
 
 def _check_room(first: Part, count: int) -> None:
-    """Raise `UserError` if the base model, as far as its config is recorded, has no position left for a text."""
+    """Raise `UserError` if the base model's recorded config leaves no position for a text."""
     config = first.record.base.config if first.record.base else {}
     positions = config.get("text_config", config).get("max_position_embeddings")
     if isinstance(positions, int) and count >= positions:
         raise UserError(
-            f"adapter.path: {count} virtual tokens together leave no room in the {positions} positions of the model"
+            f"adapter.path: {count} virtual tokens together leave no room in the model's {positions} positions"
         )

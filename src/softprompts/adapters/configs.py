@@ -1,4 +1,4 @@
-"""An adapter's config: is the file one, and is the adapter for this base model."""
+"""Read an adapter's config, and check that the adapter belongs to this base model."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 CONFIG = "adapter_config.json"
 TYPES = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-# What would make PEFT import a module, or read other files, that the config names.
+# Keys that make PEFT import a module, or read other files, that the config names.
 REACHES_OUT = {"megatron_config": "imports the module that megatron_core names", "adapters": "loads further adapters"}
-# Ways in which LoRA begins, by how their names begin, whose loaded model is not the one that was saved: training
-# changes the base model's weights, and loading either does not, or does it otherwise.
+# Initialisations of LoRA, by the beginnings of their names, that cannot be loaded as they were saved: training changes
+# the base model's weights, and loading does not repeat that change.
 BEGINNINGS = {
-    "pissa_niter": "PEFT draws at random what it takes from the base model's weights, anew whenever it is loaded",
-    "corda": "PEFT takes from the base model's weights what only the data of its training tells",
-    "lora_ga": "its training changed the base model's weights, and PEFT does not when it is loaded",
+    "pissa_niter": "PEFT splits the base model's weights at random, differently at each load",
+    "corda": "PEFT splits the base model's weights by data that only the training had",
+    "lora_ga": "training changed the base model's weights, and loading does not repeat that",
 }
 NAMES = SIZES | {"model_type": "architecture"}
 USES: dict[Kind, str] = {
@@ -60,9 +60,9 @@ def read_config(folder: Path) -> PeftConfig:
     """Return an adapter's config.
 
     Raises:
-        UserError: no JSON object; no type of adapter, or one that PEFT does not know; a kind of task that it does not
-            know; a value of the wrong type; what else PEFT refuses; an adapter that would load or run other files; one
-            that does not load as what was saved, or that is at work behind certain tokens only.
+        UserError: the file is not a JSON object; its type of adapter or kind of task is missing or unknown; a value has
+            the wrong type; PEFT refuses it; the adapter would load or run other files, would not load as it was saved,
+            or works only after certain tokens.
     """
     file = folder / CONFIG
     read = _read_object(file)
@@ -70,16 +70,16 @@ def read_config(folder: Path) -> PeftConfig:
     _check_values(file, read, TYPES[read["peft_type"]])
     for key, what in REACHES_OUT.items():
         if read.get(key):
-            raise UserError(f"adapter.path: {file}: {key}: such an adapter {what}; it is not taken")
+            raise UserError(f"adapter.path: {file}: {key}: such an adapter {what}, which is not supported")
     _check_lora(file, read)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # for `unknown_keys` to say
+            warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # `unknown_keys` reports them
             config = PeftConfig.from_pretrained(str(folder))
-    except Exception as error:  # whatever PEFT makes of a stranger's file
+    except Exception as error:  # PEFT raises many kinds of errors for a foreign file
         raise UserError(f"adapter.path: {file}: {first_line(error)}") from None
     if isinstance(config, MultitaskPromptTuningConfig):
-        # Else PEFT would first read the file that training began with, and then overwrite all of it.
+        # Otherwise PEFT would first read the initial values' file, and then overwrite them all.
         config.prompt_tuning_init = MultitaskPromptTuningInit.RANDOM
     return config
 
@@ -100,13 +100,13 @@ def _check_types(file: Path, read: Mapping[str, Any]) -> None:
     for key, known in (("peft_type", list(TYPES)), ("task_type", [kind.value for kind in TaskType])):
         value = read.get(key)
         if value is None and key == "peft_type":
-            raise UserError(f"adapter.path: {file} has no peft_type, which says what kind of adapter it is")
+            raise UserError(f"adapter.path: {file} has no peft_type, the kind of the adapter")
         if value is not None and value not in known:
-            raise UserError(f'adapter.path: {file}: {key}: PEFT knows no "{value}"{nearest(str(value), known)}')
+            raise UserError(f'adapter.path: {file}: {key}: PEFT does not know "{value}"{nearest(str(value), known)}')
 
 
 def unknown_keys(settings: PeftConfig, folder: Path) -> list[str]:
-    """Return what an adapter's config sets, a newer version's option say, that this version of PEFT does not know."""
+    """Return the keys of an adapter's config that this version of PEFT does not know."""
     read: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     known = {field.name for field in fields(settings)}
     return sorted(key for key, value in read.items() if key not in known and value is not None and value is not False)
@@ -125,18 +125,18 @@ def _check_lora(file: Path, read: Mapping[str, Any]) -> None:
     for beginning, why in BEGINNINGS.items():
         if isinstance(way, str) and way.lower().startswith(beginning):
             raise UserError(
-                f"adapter.path: {file}: init_lora_weights {way}: {why}; make it a plain LoRA where it was trained, by "
-                "save_pretrained(path_initial_model_for_weight_conversion=...)"
+                f"adapter.path: {file}: init_lora_weights {way}: {why}; in the program that trained it, save a plain "
+                "LoRA by save_pretrained(path_initial_model_for_weight_conversion=...)"
             )
     if read.get("alora_invocation_tokens"):
         raise UserError(
-            f"adapter.path: {file}: alora_invocation_tokens: such an adapter is at work only behind these tokens of a "
-            "prompt, and no prompt gets them here; it is not taken"
+            f"adapter.path: {file}: alora_invocation_tokens: such an adapter works only after these tokens of a "
+            "prompt, and prompts do not get them here; it is not supported"
         )
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Say whether a value is of a type, where that is a number or true and false; other types are PEFT's to check."""
+    """Return whether a number or a boolean fits a type; PEFT checks all other types."""
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, one) for one in get_args(hint) if one is not NoneType)
     if hint is bool:
@@ -147,10 +147,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def fit_task(settings: PeftConfig, base: PretrainedConfig, folder: Path) -> None:
-    """Check that an adapter is for what the base model does; one that does not say gets that kind of task.
+    """Check that an adapter's kind of task is the base model's; set it if the config names none.
 
     Raises:
-        UserError: it is for something else, a classifier on a decoder say.
+        UserError: it is for another kind of task, for example a classifier on a decoder.
     """
     kind = kind_of(base)
     own = TASK_TYPES[kind]
@@ -159,21 +159,21 @@ def fit_task(settings: PeftConfig, base: PretrainedConfig, folder: Path) -> None
     if settings.task_type != own:
         named = getattr(settings.task_type, "value", settings.task_type)
         raise UserError(
-            f"adapter.path: {folder} is for {named} (its task_type), but the base model is a {kind} that {USES[kind]}: "
+            f"adapter.path: {folder} has task_type {named}, but the base model is a {kind} that {USES[kind]}: expected "
             f"{own.value}"
         )
 
 
 def check_base(base: Any, settings: Any, *, folder: Path, config: AdapterConfig, record: Record) -> None:
-    """Refuse an adapter of another base model by what the base's config and name say: no weights are needed.
+    """Refuse an adapter of another base model, by config and name. This works without the weights.
 
     Raises:
-        UserError: it is for another kind of model, other sizes, or, if it does not tell the weights, another name; it
-            has no task of that number.
+        UserError: the adapter is for another kind of model, for other sizes or, if it has no digest of the weights, for
+            another name; it has no task of that number.
     """
     fit_task(settings, base.config, folder)
     theirs = [("num_hidden_layers", getattr(settings, "num_layers", None))]
-    if not isinstance(settings, (PrefixTuningConfig, CartridgeConfig)):  # as wide as the groups of heads, not the model
+    if not isinstance(settings, (PrefixTuningConfig, CartridgeConfig)):  # their width is that of the groups of heads
         theirs.append(("hidden_size", getattr(settings, "token_dim", None)))
     ours: dict[str, Any] = sizes_of(base.config) | {"model_type": base.config.model_type}
     if record.base:
@@ -181,8 +181,8 @@ def check_base(base: Any, settings: Any, *, folder: Path, config: AdapterConfig,
     for key, value in theirs:
         if value is not None and ours.get(key) is not None and value != ours[key]:
             raise UserError(
-                f"adapter.path: {folder} is for another base model: its {NAMES[key]} is {value}, that of "
-                f"{base.name_or_path} {ours[key]} (it was trained on {settings.base_model_name_or_path})"
+                f"adapter.path: {folder} is for another base model: {NAMES[key]} {value}, but "
+                f"{base.name_or_path} has {ours[key]} (the adapter was trained on {settings.base_model_name_or_path})"
             )
     if not (record.base and record.base.weights) and not config.any_base:
         _same_name(str(base.name_or_path), settings.base_model_name_or_path, folder)
@@ -192,7 +192,7 @@ def check_base(base: Any, settings: Any, *, folder: Path, config: AdapterConfig,
 
 
 def _same_name(ours: str, trained_on: str | None, folder: Path) -> bool:
-    """Say whether names show that an adapter was trained on this base model; refuse it if they show that it was not."""
+    """Return whether the names of the two base models are the same; refuse the adapter if they differ."""
     here = str(Path(ours).resolve()) if Path(ours).exists() else ours
     same = same_name(trained_on, here) if trained_on else None
     if same is False:
@@ -207,10 +207,10 @@ def _same_name(ours: str, trained_on: str | None, folder: Path) -> bool:
 def check_identity(
     base: PreTrainedModel, settings: Any, *, folder: Path, config: AdapterConfig, record: Record
 ) -> None:
-    """Refuse an adapter of a base model of the same sizes that is another one; warn if nothing tells which it was.
+    """Refuse an adapter of another base model of the same sizes; warn if its base model is unknown.
 
     Raises:
-        UserError: other weights, another config or tokenizer; if weights cannot be compared, another name.
+        UserError: the weights, the config or the tokenizer differ; or the name, if weights cannot be compared.
     """
     if config.any_base:
         return
@@ -222,30 +222,30 @@ def check_identity(
         others = ["other weights"] if same is False else _others(record.base, identity)
         if others:
             raise UserError(
-                f"adapter.path: {folder} was trained on {trained_on}, and {base.name_or_path} has {others[0]}; "
-                "if it is to be put on it all the same, set ",
+                f"adapter.path: {folder} was trained on {trained_on}, but {base.name_or_path} has {others[0]}; "
+                "to use it nevertheless, set ",
                 Key("adapter.any_base"),
                 " to true",
             )
         if "chat template" in other_parts(record.base.tokenizer, identity.tokenizer):
             warn(
-                f"adapter.path: {folder} was trained on {trained_on} with another chat template than "
-                f"{base.name_or_path} has"
+                f"adapter.path: {folder} was trained on {trained_on} with another chat template than that of "
+                f"{base.name_or_path}"
             )
     if same is None and not _same_name(str(base.name_or_path), trained_on, folder):
         warn(
-            f"adapter.path: {folder} was trained on {trained_on or 'a model that it does not name'}; whether that is "
-            f"{base.name_or_path} cannot be checked"
+            f"adapter.path: {folder} was trained on {trained_on or 'an unnamed model'}; nothing shows whether this is "
+            f"{base.name_or_path}"
         )
 
 
 def _others(before: Identity, now: Identity) -> list[str]:
-    """Say what of a base model's config or tokenizer is another, apart from its chat template."""
+    """Return the differences of two base models' configs and tokenizers, apart from chat templates."""
     parts = [part for part in other_parts(before.tokenizer, now.tokenizer) if part != "chat template"]
-    fields = [f"{key} {is_} in its config, which was {was}" for key, was, is_ in differences(before.config, now.config)]
-    return [*fields, *(f"another tokenizer, by its {part}" for part in parts)]
+    fields = [f"{key} {is_} in its config instead of {was}" for key, was, is_ in differences(before.config, now.config)]
+    return [*fields, *(f"another tokenizer (different {part})" for part in parts)]
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
+    """Return the text of an error as one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What training leaves: stock PEFT adapters, written and read back; full fine-tuning leaves a whole model."""
+"""Find a trained adapter and put it on its base model."""
 
 from __future__ import annotations
 
@@ -41,22 +41,21 @@ from transformers import PreTrainedModel
 
 
 def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel | PeftModel:
-    """Return the base model with the adapter on it, frozen; or the base model where there is none.
+    """Return the base model with the adapter on it, frozen; without `config.path` the base model itself.
 
-    An adapter that the base model answers the same with as without is taken, with a warning; so is one that changes the
-    base model itself, for which `has_base` says false.
+    An adapter that does not change the output is accepted with a warning. So is an adapter that changes the base model
+    itself; `has_base` is then false.
 
     Raises:
-        UserError: no adapter there, or a damaged one; another base model by its kind, sizes, weights, config,
-            tokenizer or name; tensors
-            that the file lacks, or that the model has no place for; an adapter without any effect; a classifier with
-            random weights, or one whose outputs have other names than the choices.
+        UserError: the adapter is missing or damaged; its base model has another kind, size, weights, config, tokenizer
+            or name; the file and the model differ in their tensors; the adapter cannot have an effect; the classifier
+            is untrained, or its outputs have other names than the choices.
     """
     if config.path is None:
         if parts := facts_of(base).new_parts:
             raise UserError(
-                f"model.name_or_path: {base.name_or_path} comes without a trained {parts[0]}: its answers would be "
-                "random; name the adapter that brings one, or a model that full fine-tuning left"
+                f"model.name_or_path: {base.name_or_path} comes without a trained {parts[0]}, so predictions would be "
+                "random; name an adapter that contains one, or a model of full fine-tuning"
             )
         return base
     folder = find_adapter(config.path)
@@ -70,7 +69,7 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
     try:
         before, samples = answer_to_probe(base, settings, config.task_id), samples_of(base)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # `check_arrived` says it
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # `check_arrived` reports them
             model: Any = PeftModel.from_pretrained(base, str(folder), config=settings)
         model.eval().requires_grad_(False)
         check_classifier(base, folder)
@@ -79,21 +78,21 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
         facts_of(base).kept = keeps_base(model, before=before, samples=samples, task_id=config.task_id, folder=folder)
     except UserError:
         raise
-    except Exception as error:  # whatever PEFT and the model make of a stranger's adapter
+    except Exception as error:  # PEFT and the model raise many kinds of errors for a foreign adapter
         lacks = "it lacks " if isinstance(error, KeyError) else ""
         raise UserError(
             f"adapter.path: {folder} does not fit {base.name_or_path}: {lacks}{first_line(error)}"
         ) from None
     if unknown := unknown_keys(settings, folder):
-        warn(f"adapter.path: {folder / CONFIG}: this version of PEFT does not know {listed(unknown)}, and ignores it")
+        warn(f"adapter.path: {folder / CONFIG}: this version of PEFT ignores the unknown {listed(unknown)}")
     return cast(PeftModel, model)
 
 
 def find_adapter(path: str) -> Path:
-    """Return the folder of an adapter: the path itself, `adapter/` in the folder of a run, or a Hub id's download.
+    """Return the folder of an adapter: the path itself, `adapter/` in a run's folder, or a download from the Hub.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: there is no adapter, or there are several.
     """
     folder = Path(path).expanduser()
     for place in (folder, folder / ADAPTER):
@@ -103,10 +102,10 @@ def find_adapter(path: str) -> Path:
             return place
     if folder.is_dir():
         if whole := find_model(path):
-            raise UserError(f"adapter.path: {whole} is a whole model; give it as model.name_or_path")
+            raise UserError(f"adapter.path: {whole} is a whole model; set model.name_or_path to it")
         inner = sorted(str(p.parent) for p in folder.glob(f"**/{CONFIG}"))
-        several = f"; there are: {', '.join(inner)}" if inner else ""
-        raise UserError(f"adapter.path: {path} is no adapter: it has no {CONFIG}{several}")
+        several = f"; adapters below it: {', '.join(inner)}" if inner else ""
+        raise UserError(f"adapter.path: {path} is not an adapter: it has no {CONFIG}{several}")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         near = nearest(path, [str(p.parent) for p in Path().glob(f"runs/**/{CONFIG}")])
         raise UserError(f"adapter.path: no such folder: {path}{near}")
@@ -117,7 +116,7 @@ def find_adapter(path: str) -> Path:
 
 
 def find_model(path: str) -> Path | None:
-    """Return the folder of a whole model, a path itself or `model/` in the folder of a run; None where it is none."""
+    """Return the folder of a whole model: the path itself, or `model/` in a run's folder; None if neither is one."""
     folder = Path(path)
     if any(folder.glob(f"**/{CONFIG}")):
         return None
@@ -130,12 +129,12 @@ def find_model(path: str) -> Path | None:
 
 
 def _name_outputs(base: Any, folder: Path, record: Record) -> None:
-    """Bind the outputs of an encoder's classifier, which an adapter may bring, to the task's choices by their names."""
+    """Match the outputs of an encoder's classifier with the task's choices by name."""
     facts = facts_of(base)
     names = record.choices or _choices_of_run(folder, facts.choices)
     if facts.new_classifier and names is None:
         raise UserError(
-            f"adapter.path: {folder} does not say which output of its classifier is which choice; write their names "
+            f"adapter.path: {folder} does not name the choices of its classifier's outputs; write the names "
             f'into {folder / RECORD}, in the order of the outputs: {{"choices": ["...", "..."]}}'
         )
     if names is not None:
@@ -143,24 +142,24 @@ def _name_outputs(base: Any, folder: Path, record: Record) -> None:
 
 
 def _choices_of_run(folder: Path, choices: Sequence[str]) -> list[str] | None:
-    """Return the choices of the run that wrote an adapter before adapters kept them, in the order of the outputs."""
+    """Return the choices in the order of the outputs, from the run's settings; older adapters lack them."""
     listed = run_settings(str(folder)).get("task", {}).get("choices")
     if isinstance(listed, dict):
-        listed = list(dict.fromkeys(listed.values()))  # two labels may share a word
+        listed = list(dict.fromkeys(listed.values()))  # labels may share a word
     return sorted(choices) if listed == "from_train" else listed
 
 
 def virtual_tokens(model: PreTrainedModel | PeftModel) -> int:
-    """Return how many positions an adapter's soft prompt takes; 0 without one."""
+    """Return the number of positions of an adapter's soft prompt; 0 without one."""
     config = model.active_peft_config if isinstance(model, PeftModel) else None
     return getattr(config, "num_virtual_tokens", None) or 0
 
 
 def run_settings(path: str) -> dict[str, Any]:
-    """Return the settings of the run that wrote an adapter; empty where its folder is not that of a run.
+    """Return the settings of the run that wrote an adapter; empty if its folder does not belong to a run.
 
     Raises:
-        UserError: the file of settings is damaged.
+        UserError: the settings file is damaged.
     """
     for folder in (Path(path), Path(path).parent, Path(path).parent.parent) if path else ():
         file = folder / "config.json"
@@ -170,11 +169,11 @@ def run_settings(path: str) -> dict[str, Any]:
             except (OSError, ValueError, RecursionError) as error:
                 raise UserError(f"adapter.path: cannot read {file}: {str(error).splitlines()[0]}") from None
             if not isinstance(settings, dict) or "recipe" not in settings:
-                return {}  # somebody else's file
+                return {}  # another program's file
             task = settings.get("task", {})
             if not isinstance(task, dict) or not _of_a_run(task):
-                raise UserError(f"adapter.path: {file} is damaged: task is not that of a run")
-            if task.get("choices") == "from_train":  # which they were, a classifier's adapter knows
+                raise UserError(f"adapter.path: {file} is damaged: its task is not valid")
+            if task.get("choices") == "from_train":  # a classifier's adapter records them
                 records = (read_record(place) for place in (Path(path), Path(path) / ADAPTER))
                 task["choices"] = next((record.choices for record in records if record.choices), "from_train")
             return settings

@@ -1,4 +1,4 @@
-"""Write an adapter as stock PEFT reads it, and beside it which base model it belongs to."""
+"""Write an adapter in PEFT's format, together with a record of its base model."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from transformers import PreTrainedModel
 
 
 def folded(model: PeftModel, task: int | None = None) -> PeftModel:
-    """Return a PEFT model over the same base whose soft prompt is what a prompt encoder, or a projection, writes.
+    """Return a PEFT model with the output of a prompt encoder, or of a projection, as its soft prompt.
 
-    P-tuning and multitask prompt tuning become plain prompt tuning, a projected prefix a plain one: PEFT saves the
-    outcome of an encoder under the encoder's own config, and what loads that into an encoder again puts it in front of
-    the encoder. Anything else is returned as it is.
+    P-tuning and multitask prompt tuning become plain prompt tuning; a projected prefix becomes a plain one. PEFT saves
+    an encoder's output together with the encoder's config. Loading that would treat the output as the encoder's input.
+    Any other model is returned as it is.
 
     Args:
-        model: what has been trained.
+        model: the trained model.
         task: number of the task, for multitask prompt tuning.
     """
     config, base = model.active_peft_config, cast(PreTrainedModel, model.get_base_model())
@@ -60,10 +60,10 @@ def folded(model: PeftModel, task: int | None = None) -> PeftModel:
 
 
 def write_adapter(model: PeftModel, folder: Path, names: Sequence[str] = ()) -> None:
-    """Write a stock PEFT adapter in safetensors into a folder; with `names`, one a task below it.
+    """Write a stock PEFT adapter in safetensors into a folder; with `names`, one adapter per task below it.
 
-    Beside it stands `base_model.json`, which PEFT does not read: the base model that it belongs to, and what each
-    output of its classifier means, if it has one. A bundled base model goes by its original's Hub id in both.
+    `base_model.json`, which PEFT does not read, records the base model and the meaning of each output of a classifier.
+    Both files name a bundled base model by the Hub id of its original.
     """
     for number, name in enumerate(names):
         _write(folded(model, number), folder / name)

@@ -1,4 +1,4 @@
-"""An adapter switched off: the model answers as its base model does."""
+"""Switch an adapter off for a while, to get the base model's output."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 
 
 def has_base(model: PreTrainedModel | PeftModel) -> bool:
-    """Say whether a model answers as its base model does while its adapter is switched off."""
+    """Return whether switching off the adapter restores the base model."""
     return facts_of(model).kept
 
 
 @contextmanager
 def without_adapter(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Within this context a model that `has_base` answers as its base model does."""
+    """Within this context, a model that `has_base` computes the output of its base model."""
     if not isinstance(model, PeftModel):
         yield
         return
@@ -32,5 +32,5 @@ def without_adapter(model: PreTrainedModel | PeftModel) -> Iterator[None]:
         with without_prompt(model) if prompt else model.disable_adapter():
             yield
     finally:
-        for parameter in frozen:  # PEFT lets what it switches on train
+        for parameter in frozen:  # PEFT makes parameters trainable when it switches an adapter on
             parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Transfer: a soft prompt, or a prefix, begins where one of another task has ended (Vu et al. 2022, "SPoT")."""
+"""Initialise a soft prompt or a prefix with that of another task (transfer; Vu et al. 2022, "SPoT")."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import torch
 from peft import PeftConfig, PeftType
 from transformers import PreTrainedModel
 
-# The key that PEFT saves a soft prompt under, whatever has written it.
+# The key of a soft prompt in PEFT's files, for every method.
 VALUES = "prompt_embeddings"
 
 
 def load_start(base: PreTrainedModel, config: PromptConfig | PrefixConfig) -> torch.Tensor | None:
-    """Return the values of the trained adapter to begin with, float32; None if the config names none.
+    """Return the initial values from a trained adapter, float32; None if the config names none.
 
-    Those of a soft prompt are (num_virtual_tokens, hidden size); those of a prefix (num_virtual_tokens, layers * 2 *
-    groups * head size). A classifier that came with a prefix stays where it is: the new task has its own.
+    A soft prompt has shape (num_virtual_tokens, hidden size), a prefix (num_virtual_tokens, layers * 2 * groups * head
+    size). The classifier of an adapter is not read: the new task has its own.
 
     Raises:
-        UserError: no adapter there, or a damaged one; one of another type or length; another base model, by what
-            `load_adapter` compares.
+        UserError: the adapter is missing or damaged, or has another type or length; its base model differs, as
+            `load_adapter` compares them.
     """
     if config.init_adapter is None:
         return None
@@ -41,13 +41,13 @@ def load_start(base: PreTrainedModel, config: PromptConfig | PrefixConfig) -> to
         settings = read_config(folder)
         if settings.peft_type != kind:
             found = getattr(settings.peft_type, "value", settings.peft_type)
-            raise UserError(f"adapter.path: {folder} is of type {found}; expected {kind.value}, to begin with")
+            raise UserError(f"adapter.path: {folder} is of type {found}; expected {kind.value}")
         values = read_values(base, settings, folder=folder, config=adapter)[VALUES]
         count = len(values)
         if count != config.num_virtual_tokens:
             raise UserError(
-                f"adapter.path: {folder} has {count} virtual tokens, and {section}.num_virtual_tokens is "
-                f"{config.num_virtual_tokens}; set that to {count}"
+                f"adapter.path: {folder} has {count} virtual tokens, but {section}.num_virtual_tokens is "
+                f"{config.num_virtual_tokens}; set it to {count}"
             )
     return values.float()
 
@@ -55,16 +55,16 @@ def load_start(base: PreTrainedModel, config: PromptConfig | PrefixConfig) -> to
 def read_values(
     base: PreTrainedModel, settings: PeftConfig, *, folder: Path, config: AdapterConfig
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of a soft prompt's file, one of which is the table `VALUES`, without PEFT's model around them.
+    """Return the tensors of a soft prompt's file without a PEFT model. One of them is the table `VALUES`.
 
     Args:
-        base: the base model that they are for.
+        base: the base model.
         settings: the adapter's config.
-        folder: the adapter's.
-        config: how it is loaded.
+        folder: the adapter's folder.
+        config: the settings for loading.
 
     Raises:
-        UserError: another base model, by what `load_adapter` compares; a damaged file, or one without that table.
+        UserError: the base model differs, as `load_adapter` compares them; the file is damaged or lacks that table.
     """
     record = read_record(folder)
     check_base(base, settings, folder=folder, config=config, record=record)
@@ -72,5 +72,5 @@ def read_values(
     tensors = read_weights(folder)
     check_sizes(settings, tensors, folder)
     if VALUES not in tensors or tensors[VALUES].dim() != 2:
-        raise UserError(f"adapter.path: {folder} holds no table of {VALUES}, as PEFT saves it")
+        raise UserError(f"adapter.path: {folder} lacks the table {VALUES} that PEFT saves")
     return tensors

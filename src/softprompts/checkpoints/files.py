@@ -1,12 +1,14 @@
 """Training checkpoints: written atomically, checked when read, resumed exactly; safetensors and JSON only.
 
-Kept are the newest checkpoint, the one before it in case the newest is damaged, and the best of each of the two: three
-at most. Nothing else in the folder is ever deleted.
+Kept are the newest checkpoint, the one before it in case the newest is damaged, the best of each of the two, and the
+newest with a finite validation, to which `training.on_nan` may go back: at most four. Nothing else in the folder is
+ever deleted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -32,6 +34,7 @@ from softprompts.checkpoints.folders import (
 )
 from softprompts.checkpoints.parameters import copy_by_name, set_trainable, trainable_tensors
 from softprompts.errors import UserError, short
+from softprompts.models.sharding.tensors import Part, gathered, rows_of, whole
 from softprompts.runs.fingerprints import changes, other_versions
 from softprompts.runs.record import Progress
 from softprompts.system.files import one_line
@@ -61,6 +64,7 @@ def save_checkpoint(
     progress: Progress,
     inputs: dict[str, Any] | None = None,
     average: Mapping[str, torch.Tensor] | None = None,
+    write: bool = True,
 ) -> Path:
     """Write `folder/step-N` and delete older checkpoints, but for the one before it and the best of both.
 
@@ -74,6 +78,7 @@ def save_checkpoint(
         progress: where training stands.
         inputs: `fingerprints.inputs_of` the training.
         average: averages of the trainable parameters, by name, if there are any.
+        write: whether this process writes. Where weights are sharded all processes call, and one writes.
 
     Raises:
         UserError: the disk is full; the place cannot be written.
@@ -81,7 +86,13 @@ def save_checkpoint(
     target = folder / f"step-{progress.step:06d}"
     temporary = folder / f".{target.name}.{os.getpid()}.tmp"
     state = optimizer.state_dict()
-    numbers, tensors = _split(state["state"])
+    numbers, tensors = _split(state["state"], _moved(optimizer), write)
+    trainable = trainable_tensors(model, keep=write)
+    averages = {
+        name: values.cpu() for name, mean in (average or {}).items() if (values := whole(mean)) is not None and write
+    }
+    if not write:
+        return target
     record = {
         "format": FORMAT,
         "progress": asdict(progress),
@@ -93,10 +104,10 @@ def save_checkpoint(
         remove_leftovers(folder)
         try:
             temporary.mkdir(parents=True)
-            save_file(trainable_tensors(model), temporary / TRAINABLE)
+            save_file(trainable, temporary / TRAINABLE)
             save_file(tensors, temporary / OPTIMIZER)
-            if average:
-                save_file({name: value.cpu() for name, value in average.items()}, temporary / AVERAGE)
+            if averages:
+                save_file(averages, temporary / AVERAGE)
             (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
             write_sums(temporary)
             make_room(target)
@@ -114,9 +125,28 @@ def _prune(folder: Path, progress: Progress) -> None:
     if before := [step for step in ours if step < progress.step]:
         previous = max(before)
         keep |= {previous, state_of(ours[previous])["progress"]["best_step"]}
+    keep |= {max((step for step, place in ours.items() if _is_finite(state_of(place))), default=progress.step)}
     for step, place in ours.items():
         if step not in keep:
             remove(place)
+
+
+def _is_finite(record: dict[str, Any]) -> bool:
+    """Return whether a checkpoint was written after a validation whose loss is finite."""
+    last = (record["progress"].get("history") or [{}])[-1].get("validation_loss")
+    return isinstance(last, int | float) and math.isfinite(last)
+
+
+def forget_later(folder: Path, step: int) -> None:
+    """Delete the checkpoints after `step`: those of a training that has gone back to it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with one_line(folder):
+        for later, place in checkpoint_folders(folder).items():
+            if later > step and is_ours(place):
+                remove(place)
 
 
 def load_checkpoint(
@@ -127,6 +157,7 @@ def load_checkpoint(
     scheduler: LRScheduler,
     inputs: dict[str, Any] | None = None,
     average: Mapping[str, torch.Tensor] | None = None,
+    finite: bool = False,
 ) -> Restored | None:
     """Restore the newest checkpoint in `folder` that is whole, and whose best one is; None if there is no checkpoint.
 
@@ -137,6 +168,7 @@ def load_checkpoint(
         scheduler: likewise.
         inputs: `fingerprints.inputs_of` the training that is to go on.
         average: tensors that get the averages of the trainable parameters, if the training keeps any.
+        finite: take only one that was written after a validation whose loss is finite.
 
     Raises:
         UserError: none is whole; it was made of other data or another base model; it does not fit the model; a newer
@@ -150,13 +182,15 @@ def load_checkpoint(
         except DamagedError as error:
             damage.append(str(error))
             continue
+        if finite and not _is_finite(record):
+            continue
         notes = _notes(found[step], record, inputs)
         if damage:
             notes.append(f"going on from {found[step].name}, an earlier checkpoint: {'; '.join(damage)}")
         set_trainable(model, tensors)
         if average:
             copy_by_name(_tensors(found[step] / AVERAGE), average)
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(state | {"state": _rows(state["state"], _moved(optimizer))})
         scheduler.load_state_dict(record["scheduler"] | {"lr_lambdas": [None] * len(optimizer.param_groups)})
         # Fields that another version has more or less of: those without a value keep their default.
         known = {f.name for f in fields(Progress)}
@@ -233,14 +267,36 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
         raise DamagedError(f"{file.name} of {file.parent.name} is damaged") from None
 
 
-def _split(state: dict[int, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
-    """Part an optimizer's state into JSON values and tensors, the latter under "parameter.name"."""
+def _moved(optimizer: Optimizer) -> list[torch.Tensor]:
+    """Return what an optimizer moves, in the order of the numbers that its state has."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _rows(state: dict[int, dict[str, Any]], moved: list[torch.Tensor]) -> dict[int, dict[str, Any]]:
+    """Return an optimizer's state with the rows alone that this process holds of sharded parameters."""
+
+    def own(value: Any, part: torch.Tensor) -> Any:
+        sharded = isinstance(part, Part) and isinstance(value, torch.Tensor) and value.shape == part.of.shape
+        return rows_of(value, part) if sharded else value
+
+    return {
+        index: {name: own(value, moved[index]) if index < len(moved) else value for name, value in values.items()}
+        for index, values in state.items()
+    }
+
+
+def _split(
+    state: dict[int, dict[str, Any]], moved: list[torch.Tensor], keep: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
+    """Part an optimizer's state into JSON values and whole tensors, the latter under "parameter.name"."""
     numbers: dict[str, dict[str, Any]] = {}
     tensors = {}
     for index, values in state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+                values_of_all = gathered(value, moved[index])
+                if keep:
+                    tensors[f"{index}.{name}"] = values_of_all.cpu().contiguous()
             else:
                 numbers.setdefault(str(index), {})[name] = value
     return numbers, tensors

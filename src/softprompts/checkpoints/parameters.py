@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from softprompts.errors import UserError
+from softprompts.models.sharding.tensors import put, whole
 
 import torch
 from torch import nn
 
 
-def trainable_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of the trainable parameters on the CPU, by name."""
-    return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+def trainable_tensors(model: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Return whole copies of the trainable parameters on the CPU, by name.
+
+    Of sharded ones all processes must ask at once; those that do not `keep` them get none.
+    """
+    trainable = ((name, whole(p)) for name, p in model.named_parameters() if p.requires_grad)
+    return {name: values.cpu().clone() for name, values in trainable if keep}
 
 
 def set_trainable(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -36,4 +41,4 @@ def copy_by_name(tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, t
             raise UserError(f"the checkpoint does not fit the model: {name} is {shapes[0]} there and {shapes[1]} here")
     with torch.no_grad():
         for name, value in tensors.items():
-            parameters[name].copy_(value)
+            put(parameters[name], value)

@@ -1,1 +1,1 @@
-"""The settings of a run: sections, YAML files, the command line, and messages for what is wrong."""
+"""The settings of a run: sections, YAML files, the command line, and messages about wrong settings."""

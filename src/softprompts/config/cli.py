@@ -1,7 +1,7 @@
-"""A recipe's command line: `cli` fills its arguments from YAML files and flags.
+"""Run a recipe from the command line: `cli` reads the arguments of `main` from YAML files and flags.
 
-The signature of a recipe's `main` is its schema: each dataclass argument is a section of the YAML file and a group of
-flags (`--training.learning_rate 0.02`). A key that nothing reads is an error.
+The signature of a recipe's `main` is its schema. Each dataclass argument is a section of the YAML file and a group of
+flags (`--training.learning_rate 0.02`). An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from softprompts.config.paths import check_utf8, expand_paths
 from softprompts.config.yaml_files import check_mapping, check_yaml, is_read, nearest_key
 from softprompts.errors import Interrupted, RunFinished, UserError, is_first_process, logger
 from softprompts.system import locks
+from softprompts.system.allocator import keep_freed_memory
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
+from softprompts.system.memory import is_out_of_memory
+from softprompts.system.processes import lost_process
 from softprompts.system.quiet import look_in_the_scripts_folder_last, quiet_libraries
 from softprompts.system.streams import fail, quiet_streams
 
@@ -36,12 +39,12 @@ def build_parser(main: Callable[..., None]) -> tuple[ArgumentParser, set[str]]:
     parser = ArgumentParser(
         description=inspect.getdoc(inspect.getmodule(main)), exit_on_error=False, default_env=False, allow_abbrev=False
     )
-    parser.add_argument("--config", action="config", help="YAML file with these keys; flags win over it")
+    parser.add_argument("--config", action="config", help="YAML file with these keys; flags override it")
     for name, hint in get_type_hints(main).items():
         if name == "return":
             continue
         if not (isinstance(hint, type) and is_dataclass(hint)):
-            raise TypeError(f"{main.__name__}: argument {name} is no dataclass")
+            raise TypeError(f"{main.__name__}: argument {name} is not a dataclass")
         parser.add_class_arguments(hint, name)
     valid = {key for key in vars(parser.get_defaults(skip_validation=True).as_flat()) if not key.startswith("config")}
     sections = {key.split(".")[0] for key in valid}
@@ -61,8 +64,23 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
             name, _, value = word[2:].partition("=")
             check_mapping(name, value or following)
     parser, valid = build_parser(main)
+    return _arguments(main, parser, lambda: parser.parse_args(_checked_words(argv, valid)))
+
+
+def parse_sections(main: Callable[..., None], text: str) -> dict[str, Any]:
+    """Return `main`'s arguments, read from a text of YAML whose keys are checked already.
+
+    Raises:
+        UserError: wrong type, wrong value.
+    """
+    parser, _ = build_parser(main)
+    return _arguments(main, parser, lambda: parser.parse_string(text))
+
+
+def _arguments(main: Callable[..., None], parser: ArgumentParser, read: Callable[[], Any]) -> dict[str, Any]:
+    """Return the dataclasses that `main` takes, of the settings that `read` gives."""
     try:
-        settings = parser.parse_args(_checked_words(argv, valid))
+        settings = read()
         if isinstance(settings.get("config"), list):
             del settings["config"]
         expand_paths(settings)
@@ -77,10 +95,10 @@ def parse(main: Callable[..., None], argv: list[str]) -> dict[str, Any]:
 
 
 def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
-    """Return the words of a command line: config files first, their paths expanded; `--resume` written out.
+    """Return the words of a command line, config files first, with expanded paths and `--resume` spelled out.
 
     Raises:
-        UserError: an unknown flag; a config file that is missing or not valid.
+        UserError: a flag is unknown; a config file is missing or not valid.
     """
     words, files, checked = iter(argv), [], []
     for word in words:
@@ -99,7 +117,7 @@ def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
         elif name not in ("", "help", "print_config", "print_completion") and not is_read(name, valid):
             raise UserError(f'unknown flag "--{name}"{nearest_key(name, valid)}')
         checked.append(word)
-    return files + checked  # flags win over files, wherever they are
+    return files + checked  # flags override files, in any order
 
 
 def cli(
@@ -107,16 +125,18 @@ def cli(
     check: Callable[[dict[str, Any]], None] | None = None,
     others: Mapping[str, Callable[..., None]] | None = None,
 ) -> None:
-    """Run a recipe's `main` from the command line; `check` looks at its arguments before.
+    """Run a recipe's `main` from the command line, after `check` has checked its arguments.
 
-    `others` are run in place of `main` if the command line has a flag of their section.
+    One of `others` runs instead of `main` if the command line has a flag of its section.
 
-    The process ends with one line and an exit code: a `UserError` on standard error with 2, as does an error of the
-    operating system about a file; `RunFinished` with 0; `Interrupted` with 128 + signal, and an interrupt before
-    training with 130; a closed pipe at standard output with 141. The library's log is printed, as `print_log` says.
+    The process ends with one line and an exit code. A `UserError`, an error of the operating system about a file, full
+    memory, or a lost process of a launch ends with 2 and a line on standard error. `RunFinished` ends with 0,
+    `Interrupted` with 128 + signal, an interrupt before training with 130, and a closed pipe at standard output with
+    141. The library's log is printed, see `print_log`.
     """
     main = _asked_main(main, others or {})
     quiet_libraries()
+    keep_freed_memory()
     look_in_the_scripts_folder_last()
     with quiet_streams():
         try:
@@ -128,7 +148,7 @@ def cli(
             if check:
                 check(arguments)
             main(**arguments)
-            sys.stdout.flush()  # a full disk there is an error, too
+            sys.stdout.flush()  # a full disk there is an error as well
         except UserError as error:
             fail(str(error))
         except RunFinished as finished:
@@ -136,22 +156,37 @@ def cli(
         except Interrupted as stopped:
             _tell(str(stopped))
             sys.exit(128 + stopped.signal)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            # Without a file it is a mistake of ours, or of a library's, which needs its traceback.
-            if error.filename is None and error_number(error) not in FULL:
-                raise
-            fail(": ".join(str(part) for part in (error.filename, error.strerror) if part))
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+        except Exception as error:
+            line = _line_of(error)
+            if line is None:
+                raise
+            fail(line)
         finally:
             locks.release()
             close_process_group()
 
 
+def _line_of(error: Exception) -> str | None:
+    """Return one line for an error that the machine makes; None for a mistake of ours, which needs its traceback."""
+    if is_out_of_memory(error):
+        return (
+            "out of memory: the machine has none left, or a limit of this process does not allow more (ulimit -v, "
+            "cgroup); what was saved is unharmed. Give it more, then --resume"
+        )
+    if isinstance(error, RuntimeError):
+        return lost_process(error)
+    # Without a file it is a mistake of ours, or of a library's.
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        return None
+    if error.filename is None and error_number(error) not in FULL:
+        return None
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+
+
 def _asked_main(main: Callable[..., None], others: Mapping[str, Callable[..., None]]) -> Callable[..., None]:
-    """Return the `main` whose section the command line has a flag of, by default the first."""
+    """Return the `main` whose section has a flag on the command line; by default the first."""
     given = (other for section, other in others.items() if any(w.startswith(f"--{section}.") for w in sys.argv[1:]))
     return next(given, main)
 
@@ -162,10 +197,10 @@ def _tell(text: str) -> None:
 
 
 def asked_for(main: Callable[..., None], argv: list[str]) -> str:
-    """Return the help, or the completion script, that a command line asks for; empty if it asks for none.
+    """Return the help or the completion script that a command line requests; empty if it requests none.
 
     Raises:
-        UserError: no such section, or no such kind of completion.
+        UserError: the section, or the kind of completion, is unknown.
     """
     for index, argument in enumerate(argv):
         word, _, value = argument.partition("=")
@@ -175,13 +210,13 @@ def asked_for(main: Callable[..., None], argv: list[str]) -> str:
         if word == "--print_completion" and value == "bash":
             return completion_script(Path(inspect.getfile(main)).stem, build_parser(main)[1])
         if word == "--print_completion" and value not in KINDS:
-            advice = "; zsh takes bash's after `autoload -U bashcompinit && bashcompinit`" if "zsh" in value else ""
+            advice = "; for zsh, use bash with `autoload -U bashcompinit && bashcompinit`" if "zsh" in value else ""
             raise UserError(f"--print_completion: expected {' | '.join(KINDS)}, found {value or 'nothing'}{advice}")
     return ""
 
 
 def close_process_group() -> None:
-    """Close the launch's group of processes, if there is one: left open, Python aborts now and then at its end."""
-    torch = sys.modules.get("torch")  # not imported for this: it takes a second
+    """Close the process group of a launch, if there is one. Otherwise Python sometimes aborts at exit."""
+    torch = sys.modules.get("torch")  # importing it only for this would cost a second
     if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a recipe says of its settings: `--help`, `--help all`, `--help SECTION`, and `--print_completion bash`."""
+"""Make the texts of `--help`, `--help all`, `--help SECTION` and `--print_completion bash`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from softprompts.errors import UserError, listed
 import yaml
 from docstring_parser import parse
 
-# Of the sections that recipes share. A method's own section is short, and is shown whole up to `MOST` keys.
+# The keys that `--help` shows of shared sections. A method's own section is short: its first `MOST` keys are shown.
 FIRST = {
     "model": ("name_or_path", "dtype", "quantization"),
     "task": ("train", "validation", "test", "dataset", "prompt", "target", "choices", "metrics", "max_length"),
@@ -28,9 +28,9 @@ FIRST = {
 MOST = 6
 INDENT = 6
 
-KINDS = ("bash", "jsonschema")  # the other is for editors, and jsonargparse's
+KINDS = ("bash", "jsonschema")  # jsonargparse makes the other one, for editors
 
-# Completion in a shell is by the name of a command, which is python's here: the recipe is found among the words.
+# A shell completes by the name of the command, here python. The script finds the recipe among the words.
 SCRIPT = """\
 _softprompts_{name}="{flags}"
 _softprompts() {{
@@ -49,14 +49,14 @@ complete -o default -F _softprompts python python3 accelerate
 
 
 def help_of(main: Callable[..., None], asked: str = "") -> str:
-    """Return the help of a recipe: what it does, an example, and for each section its first keys with defaults.
+    """Return the help of a recipe: its purpose, an example, and the first keys of each section with defaults.
 
     Args:
-        main: the recipe's.
-        asked: `all` for every key, a section for all keys of it, or an empty text.
+        main: the recipe's `main`.
+        asked: `all` for every key, a section for all of its keys, or an empty text.
 
     Raises:
-        UserError: there is no such section.
+        UserError: the section is unknown.
     """
     sections = {name: hint for name, hint in get_type_hints(main).items() if name != "return"}
     if asked in sections:
@@ -71,7 +71,7 @@ def help_of(main: Callable[..., None], asked: str = "") -> str:
     parts += [f"Example:\n{example}"] if example else []
     parts += [_section(name, section, whole=asked == "all") for name, section in sections.items()]
     parts.append(
-        "All keys: --help all; those of a section: --help SECTION; all with their values, as YAML: --print_config.\n"
+        "All keys: --help all. Keys of a section: --help SECTION. All keys with values, as YAML: --print_config.\n"
         "Completion of flags in bash: --print_completion bash. A schema for editors: --print_completion jsonschema."
     )
     return "\n\n".join(parts) + "\n"
@@ -100,7 +100,7 @@ def _kind(hint: Any) -> str:
 
 
 def default_of(item: Field[Any]) -> str | None:
-    """Return a key's default as YAML; None if it is needed."""
+    """Return a key's default as YAML; None if the key is required."""
     value = item.default if item.default_factory is MISSING else item.default_factory()
     if value is MISSING:
         return None
@@ -109,15 +109,15 @@ def default_of(item: Field[Any]) -> str | None:
 
 def _default(item: Field[Any]) -> str:
     text = default_of(item)
-    return "  (needed)" if text is None else f"  (default: {text})"
+    return "  (required)" if text is None else f"  (default: {text})"
 
 
 def completion_script(name: str, keys: Iterable[str]) -> str:
-    """Return a script for bash that completes the flags of `NAME.py`; those of several recipes may be read in turn.
+    """Return a script for bash that completes the flags of `NAME.py`. Scripts of several recipes may be combined.
 
     Args:
-        name: of the recipe's file, without `.py`.
-        keys: its settings, as dotted keys; those without a dot are sections, and no flags.
+        name: name of the recipe's file, without `.py`.
+        keys: the recipe's settings as dotted keys. Keys without a dot are sections, not flags.
     """
     flags = sorted(f"--{key}" for key in keys if "." in key)
     return SCRIPT.format(name=name, flags=" ".join(["--config", "--resume", "--help", "--print_config", *flags]))

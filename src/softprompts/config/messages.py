@@ -1,4 +1,4 @@
-"""Say what is wrong with a key or a value of the settings, in one line that names key, value and the valid ones."""
+"""Make one-line messages about wrong settings: the key, the value, and the valid values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softprompts.errors import UserError, nearest, short
 
 
 def explain(message: str, sections: dict[str, Any]) -> str:
-    """Put jsonargparse's message for a value of the wrong type into one line; leave other messages."""
+    """Shorten jsonargparse's message about a value of the wrong type to one line; keep other messages."""
     keys = re.findall(r'Parser key "(\w+)\.(\w+)', message)
     found = re.search(r".*(?:Got|Given) value: (.*)", message, re.DOTALL)
     if not keys or not found:
@@ -21,16 +21,16 @@ def explain(message: str, sections: dict[str, Any]) -> str:
 
 
 def check_values(section: str, settings: Any, kind: Any = None) -> None:
-    """Refuse what jsonargparse lets pass: null for a field that has no null, NaN, infinity.
+    """Refuse values that jsonargparse accepts: null for a field without null, NaN and infinity.
 
     Args:
         section: the name of the settings.
-        settings: a dataclass, or the values of its fields as attributes, before it is made: what it checks itself may
-            take the types for granted. What is not among them is not set by a user.
+        settings: a dataclass, or an object with the values of its fields before the dataclass is made. The dataclass's
+            own checks may then rely on the types. Attributes that are not its fields are ignored.
         kind: the dataclass; by default that of `settings`.
 
     Raises:
-        UserError: a value that is none of its field's.
+        UserError: a value does not fit its field.
     """
     kind = kind or type(settings)
     hints = get_type_hints(kind)
@@ -42,7 +42,7 @@ def check_values(section: str, settings: Any, kind: Any = None) -> None:
             raise UserError(wrong_value(key, hint, "null"))
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{key}: expected {describe(hint)}, found {number}: give one that is finite")
+                raise UserError(f"{key}: expected {describe(hint)}, found {number}; use a finite number")
 
 
 def wrong_value(key: str, hint: Any, found: str) -> str:
@@ -51,14 +51,14 @@ def wrong_value(key: str, hint: Any, found: str) -> str:
     close = nearest(found, [w for w in text.split(" | ") if re.fullmatch(r"\w+", w) and w not in ("text", "number")])
     advice = close if "did you mean" in close else ""
     if "text" in text and re.match(r"\[?(True|False|\d|\{)", found):
-        advice = "; quote a text that YAML reads as something else"
-    if "text" in text and (template := re.search(r"\{'([^']+)': None\}", found)):  # {text}, a mapping to YAML
+        advice = "; quote texts that YAML reads as another type"
+    if "text" in text and (template := re.search(r"\{'([^']+)': None\}", found)):  # YAML reads {text} as a mapping
         advice = f'; quote a template: "{{{short(template[1])}}}"'
     return f"{key}: expected {text}, found {short(found)}{advice}"
 
 
 def describe(hint: Any) -> str:
-    """Return a type in words: `[text, ...] | null` for `list[str] | None`, the values of a Literal or an Enum."""
+    """Describe a type in words: `[text, ...] | null` for `list[str] | None`; the values of a Literal or an Enum."""
     names: dict[Any, str] = {
         int: "whole number",
         float: "number",

@@ -1,4 +1,4 @@
-"""Settings that are paths: `~` and variables of the environment are expanded in them."""
+"""Expand `~` and environment variables in settings that are paths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from softprompts.system.files import expanded
 
 # Folders below that of a run.
 ADAPTER, MODEL = "adapter", "model"
-# Settings that are paths, or may be: `~` and variables of the environment are expanded in them.
+# Settings that are, or may be, paths.
 PATHS = (
     "adapter.path",
     "compose.adapters",
@@ -29,7 +29,13 @@ PATHS = (
     "probe.run",
     "prompt.init_adapter",
     "prompt.tokenizer_name_or_path",
+    "new.data",
+    "new.output",
     "outcomes.log",
+    "readiness.baseline",
+    "readiness.config",
+    "readiness.output",
+    "readiness.plan",
     "report.ensemble",
     "report.figures",
     "report.neighbours",
@@ -43,6 +49,7 @@ PATHS = (
     "serve.folder",
     "serve.keys_file",
     "serve.split_log",
+    "task.metric_data",
     "task.metrics",
     "task.schema",
     "task.test",
@@ -53,10 +60,10 @@ PATHS = (
 
 
 def expand_paths(settings: Any) -> None:
-    """Expand the paths among parsed settings in place: what is recorded is where data really came from.
+    """Expand the paths among parsed settings in place, so that the record has the real paths.
 
     Raises:
-        UserError: a path that cannot be expanded; a text that is not UTF-8, which no record could hold.
+        UserError: a path cannot be expanded, or is not UTF-8 and thus cannot be recorded.
     """
     for key in PATHS:
         value = settings.get(key)
@@ -71,10 +78,10 @@ def expand_paths(settings: Any) -> None:
 
 
 def check_utf8(key: str, text: str) -> None:
-    """Raise `UserError` for bytes of the command line that are not text, or half a character (\\ud83d) of a file."""
+    """Raise `UserError` for bytes that are not text, or for half of a surrogate pair (\\ud83d)."""
     try:
         text.encode()
     except UnicodeEncodeError:
         encoding = sys.getfilesystemencoding()
-        advice = "" if encoding == "utf-8" else f"; Python reads arguments as {encoding}, PYTHONUTF8=1 makes it UTF-8"
+        advice = "" if encoding == "utf-8" else f"; Python reads arguments as {encoding}; set PYTHONUTF8=1 for UTF-8"
         raise UserError(f"{key}: not UTF-8: {text!a}{advice}") from None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from softprompts.errors import UserError, check_above_zero, nearest
 
-# Those of accelerate, which takes seconds to import.
+# The trackers of accelerate. Importing accelerate for their names would take seconds.
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 
 
@@ -17,13 +17,14 @@ class ModelConfig:
 
     Args:
         name_or_path: `bundled:NAME`, a folder with a saved model, or a Hub id.
-        dtype: type of the base model's weights; the soft prompt itself is always float32. `auto` is bfloat16 where the
-            device has instructions for it, else float32; the record says which it was.
+        dtype: data type of the base model's weights; the soft prompt is always float32. `auto` selects bfloat16 if the
+            device has instructions for it, else float32. The record names the type.
         quantization: load the weights in 4 bits (`nf4`) or 8 bits (`int8`) through bitsandbytes.
         revision: branch, tag or commit, for a Hub id.
-        engine: the forward pass. `packed` computes the soft prompt once for several rows and pads nothing; `stock`
-            is PEFT's own; `auto` takes `packed` where it agrees with `stock` on the first rows, and says where not.
-        gradient_checkpointing: keep less for the backward pass and compute it again: less memory, more time.
+        engine: the forward pass. `packed` computes the soft prompt once for several rows, without padding; `stock` is
+            PEFT's own. `auto` uses `packed` if it matches `stock` on the first rows; otherwise it warns and uses
+            `stock`.
+        gradient_checkpointing: keep fewer activations for the backward pass and recompute them: less memory, more time.
     """
 
     name_or_path: str = "bundled:smollm2-135m-instruct"
@@ -36,37 +37,45 @@ class ModelConfig:
 
 @dataclass
 class TaskConfig:
-    """A task is data, a prompt template and a target.
+    """The data, the prompt template and the target.
 
     Args:
-        prompt: what the model reads, with `{column}` where a column's value goes, e.g. "{text}\\nSentiment:";
-            `{translation[en]}` is a value inside one. A list reads "a, b", an empty one "none", an object as JSON.
-        target: what it shall write, likewise, e.g. " {label}"; begin it with the space before the word.
-        dataset: `embedded:NAME`, a Hub id, or nothing where train, validation and test are files.
+        prompt: the model's input, with `{column}` in place of a column's value, e.g. "{text}\\nSentiment:".
+            `{translation[en]}` is a nested value. A list becomes "a, b", an empty list "none", an object JSON.
+        target: the text that the model must write, as a template, e.g. " {label}". Begin it with the space before the
+            word.
+        dataset: `embedded:NAME` or a Hub id; leave it out if train, validation and test are files.
         subset: configuration of a Hub dataset.
-        other_datasets: for a split that comes from another Hub dataset: its id, and `:SUBSET` behind it where it has
-            one, e.g. {test: "openai/gsm8k:main"}. `test` then names the split there; by default test.
-        revision: branch, tag or commit of `dataset`, where that is a Hub id.
-        train: file, folder, or pattern such as "data/*.jsonl". Files are .jsonl, .json, .csv, .tsv, .parquet or
-            .arrow, and may be packed (.gz, .zst, .bz2, .xz). Or a split of the dataset, for the Hub with a slice:
+        other_datasets: another Hub dataset for a split, as its id or ID:SUBSET, e.g. {test: "openai/gsm8k:main"}.
+            `test` then names the split of that dataset; by default test.
+        revision: branch, tag or commit of `dataset`, for a Hub id.
+        train: file, folder, or pattern such as "data/*.jsonl". Files are .jsonl, .json, .csv, .tsv, .parquet or .arrow,
+            and may be compressed (.gz, .zst, .bz2, .xz). Or a split of the dataset; the Hub also accepts a slice:
             "train[:1000]".
-        validation: likewise; without it a tenth of train is held out.
-        test: likewise; without it a tenth of train is held out.
-        choices: for classification: all targets as the template renders them; a mapping from a rendered target
-            to the words for it (a verbalizer); or `from_train`, the distinct targets of all rows given as train,
-            before any are held out or `max_rows` takes the first ones. Quote yes, no, true and numbers in YAML.
-        rename: new names of columns, in each split that has them, e.g. {query: question}; all else sees the new ones.
-        where: keep only rows whose column reads as one of these values, e.g. {domain: [movies]}.
-        max_rows: at most so many rows of a split (the first ones), e.g. {test: 500}.
+        validation: likewise; without it 10 % of train is held out.
+        test: likewise; without it 10 % of train is held out.
+        choices: for classification: all targets as the template renders them; or a mapping from a rendered target to
+            the words that stand for it (a verbalizer); or `from_train`, the distinct targets of all rows of train.
+            `from_train` reads them before rows are held out or limited by `max_rows`. Quote yes, no, true and numbers
+            in YAML.
+        rename: new names of columns, in each split that has them, e.g. {query: question}. All other keys refer to the
+            new names.
+        where: keep only rows whose column has one of these values, e.g. {domain: [movies]}.
+        max_rows: most rows of a split, e.g. {test: 500}; the first rows are used.
         metrics: names in src/softprompts/metrics/modules, or paths of `evaluate` modules.
-        schema: file with a JSON Schema (draft 2020-12), or `embedded:NAME/schema.json`. Every target must keep to it;
-            metrics of structured output check answers with it.
+        schema: file with a JSON Schema (draft 2020-12), or `embedded:NAME/schema.json`. Every target must be valid.
+            Metrics of structured output check predictions with it.
+        pii: personal data in rows, such as e-mail addresses and phone numbers: `keep` them, `mask` each value as
+            <EMAIL_ADDRESS_1> in every split before rendering, or `refuse` a row that has any. Patterns find them, so
+            names of people stay. `mask` and `refuse` need the extra `readiness`.
+        metric_data: file with a JSON object that metrics read, or `embedded:NAME/FILE.json`. For a target it has
+            further references (`references`), and terms that a prediction must mention (`mentions`).
         chat: put prompt and target into the tokenizer's chat template, as a user's message and its answer. The soft
-            prompt stands in front of all of it, the begin-of-sequence token and the system message included.
-        system: system message of the chat; by default that of the template.
-        max_length: tokens of prompt and target together. A longer row is an error, never a cut target.
-        long_rows: what to do with a longer row: stop (`error`), or cut its prompt from the left (`cut_prompt`).
-        name: name of the task in records; by default that of the dataset or of the train file.
+            prompt precedes all of it, including the begin-of-sequence token and the system message.
+        system: system message of the chat; by default the template's own.
+        max_length: most tokens of prompt and target together. A longer row is an error; targets are never cut.
+        long_rows: `error` refuses a longer row; `cut_prompt` cuts its prompt from the left.
+        name: name of the task in records; by default the name of the dataset or of the train file.
     """
 
     prompt: str
@@ -84,6 +93,8 @@ class TaskConfig:
     max_rows: dict[str, int] = field(default_factory=dict)
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])
     schema: str | None = None
+    pii: Literal["keep", "mask", "refuse"] = "keep"
+    metric_data: str | None = None
     chat: bool = False
     system: str | None = None
     max_length: int = 1024
@@ -93,37 +104,40 @@ class TaskConfig:
 
 @dataclass
 class TrainingConfig:
-    """How long and how fast to train. One step is one update of the soft prompt.
+    """Length, speed and optimizer of training. One step is one update of the trained parameters.
 
     Args:
-        steps: number of updates.
-        learning_rate: peak rate of the optimizer.
-        batch_size: rows an update sees, over all processes and accumulated micro-batches together.
-        micro_batch_tokens: most tokens of text in one forward pass, as far as rows can be parted; by default the whole
-            batch. The update is the same, the memory less.
+        steps: number of steps.
+        learning_rate: peak learning rate of the optimizer.
+        batch_size: rows per step, over all processes and accumulated micro-batches together.
+        micro_batch_tokens: most tokens of text in one forward pass, if rows can be divided; by default the whole batch.
+            The step is the same and needs less memory.
         optimizer: AdamW; Adafactor as in Lester et al. (2021); or Muon (Jordan et al. 2024) for parameters of two
-            dimensions, such as a soft prompt, with AdamW for all others. Muon's updates are scaled to the size of
-            AdamW's (Liu et al. 2025), so that learning rates carry over.
+            dimensions, such as a soft prompt, with AdamW for all others. Muon's steps are scaled to the size of AdamW's
+            (Liu et al. 2025), so that learning rates carry over.
         weight_decay: decoupled weight decay.
         schedule: learning-rate schedule, as transformers names it.
-        warmup_steps: updates of linear warm-up.
+        warmup_steps: steps of linear warm-up.
         max_grad_norm: clip the gradient to this norm.
-        ema: decay of an exponential moving average of the parameters that train, e.g. 0.98; 0 for none. The averaged
-            values are validated, chosen among and saved. They are corrected for their start, as Adam's moments are.
-        teacher: learn what this model says of the target tokens as well (Hinton et al. 2015): the folder of an adapter
-            for the same base model, or of a whole model with the same tokenizer. For decoders.
-        teacher_context: what the teacher reads before each row and the student does not: a text of several words, a
-            text file, or shots:K, K solved rows of train drawn by the run's seed. Without `teacher` the base model
-            itself teaches. A long text at weight 1 is put into a prefix so (Eyuboglu et al. 2025).
-        teacher_weight: of the divergence from the teacher in the loss, from 0 to 1; that of the targets is the rest.
+        ema: decay of an exponential moving average of the trained parameters, e.g. 0.98; 0 for none. The averaged
+            values are validated, compared and saved. They are corrected for their start, as Adam's moments are.
+        teacher: also learn this model's probabilities of the target tokens (Hinton et al. 2015). Give the folder of an
+            adapter for the same base model, or of a whole model with the same tokenizer. For decoders.
+        teacher_context: text that the teacher reads before each row and the student does not: several words, a text
+            file, or shots:K, K few-shot examples from train, drawn by the run's seed. Without `teacher` the base model
+            itself teaches. At weight 1 this puts a long text into a prefix (Eyuboglu et al. 2025).
+        teacher_weight: weight of the divergence from the teacher in the loss, from 0 to 1; the targets have the rest.
             At 0 there is no teacher.
-        teacher_temperature: of both distributions; above 1 they are flatter.
-        teacher_any_base: take an adapter as the teacher that was trained on a base model of another name.
-        eval_every: validate and save a checkpoint every so many updates.
+        teacher_temperature: temperature of both distributions; above 1 they are flatter.
+        teacher_any_base: accept a teacher's adapter that was trained on a base model of another name.
+        eval_every: steps from one validation, and its checkpoint, to the next.
         eval_rows: rows of the validation split to validate on during training; by default all.
-        best_by: what chooses the best checkpoint: `loss` on validation, or one of the task's metrics.
-        patience: stop after so many validations without improvement; by default never.
-        energy: estimate what training draws with codecarbon (`pip install codecarbon`), offline.
+        best_by: criterion for the best checkpoint: `loss` on validation, or one of the task's metrics.
+        patience: number of validations without improvement that ends training; by default none does.
+        on_nan: what to do if the loss or its gradient is not finite: `stop`, or a factor above 0 and up to 1, such as
+            0.5. With a factor, the training goes back to the last checkpoint with a finite validation loss and
+            continues with the learning rate times the factor. It does so once; the second time, it stops.
+        energy: estimate the energy of training with codecarbon (`pip install codecarbon`), offline.
     """
 
     steps: int = 300
@@ -145,10 +159,11 @@ class TrainingConfig:
     eval_rows: int | None = None
     best_by: str = "loss"
     patience: int | None = None
+    on_nan: float | Literal["stop"] = "stop"
     energy: bool = False
 
     def __post_init__(self) -> None:
-        # Now, and not after a download.
+        # Checked here, before any download.
         above = ("steps", "batch_size", "micro_batch_tokens", "eval_every", "eval_rows", "patience")
         for key in (*above, "learning_rate", "max_grad_norm", "teacher_temperature"):
             check_above_zero(f"training.{key}", getattr(self, key))
@@ -157,40 +172,46 @@ class TrainingConfig:
                 raise UserError(f"training.{key}: expected 0 or more, found {getattr(self, key)}")
         if (
             self.steps is not None and self.warmup_steps > self.steps
-        ):  # the rate would never reach training.learning_rate
+        ):  # otherwise the rate never reaches training.learning_rate
             raise UserError(
-                f"training.warmup_steps: expected training.steps, which is {self.steps}, or less; "
-                f"found {self.warmup_steps}"
+                f"training.warmup_steps: expected at most training.steps ({self.steps}), found {self.warmup_steps}"
             )
         if not 0 <= self.ema < 1:
             raise UserError(f"training.ema: expected 0 or more and less than 1, found {self.ema}")
+        if self.on_nan != "stop" and not 0 < self.on_nan <= 1:
+            raise UserError(f"training.on_nan: expected stop, or a factor above 0 and up to 1; found {self.on_nan}")
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
         if not 0 <= self.teacher_weight <= 1:
             raise UserError(f"training.teacher_weight: expected 0 to 1, found {self.teacher_weight}")
         if self.teacher is None and self.teacher_context is None:
             for key in ("teacher_weight", "teacher_temperature", "teacher_any_base"):
                 if getattr(self, key) != getattr(TrainingConfig, key):
                     raise UserError(
-                        f"training.{key}: there is no teacher; name one in training.teacher, or teacher_context"
+                        f"training.{key}: needs a teacher; set training.teacher or training.teacher_context"
                     )
 
     @property
     def taught(self) -> bool:
-        """Whether a teacher is asked for."""
+        """Whether the settings name a teacher."""
         return self.teacher_weight != 0 and (self.teacher is not None or self.teacher_context is not None)
 
 
 @dataclass
 class EvaluationConfig:
-    """How a trained adapter is scored.
+    """The scoring of a trained adapter.
 
     Args:
-        batch_size: rows of one forward pass.
-        max_new_tokens: longest answer generated, where the task has no choices.
-        bootstrap_resamples: resamples behind each 95 % interval.
-        stop: texts that end a written answer, beside the token that does: what stands from the first of them on is cut
-            off. For written prompts, which teach the model no such token.
-        split: rows that are scored at the end; `validation` as long as settings are still being chosen, so that test
-            has no say in it.
+        batch_size: rows per forward pass.
+        max_new_tokens: most tokens of a generated prediction, for tasks without choices.
+        bootstrap_resamples: number of resamples for each 95 % confidence interval.
+        stop: texts that end a generated prediction, in addition to the end token; the prediction is cut before the
+            first of them. For manual prompts, because the base model has not learned to end.
+        abstain_below: for tasks with choices, a prediction with a probability below this becomes "abstain", and a
+            person decides. Choose it on validation. None predicts a choice for every row.
+        split: split that is scored at the end. Use `validation` while you still choose settings, so that the test rows
+            choose nothing.
     """
 
     batch_size: int = 32
@@ -198,36 +219,42 @@ class EvaluationConfig:
     bootstrap_resamples: int = 2000
     stop: list[str] = field(default_factory=list)
     split: Literal["train", "validation", "test"] = "test"
+    abstain_below: float | None = None
 
     def __post_init__(self) -> None:
-        # Now, and not after hours of training.
+        # Checked here, and not after hours of training.
         for key in ("batch_size", "max_new_tokens", "bootstrap_resamples"):
             check_above_zero(f"evaluation.{key}", getattr(self, key))
+        if self.abstain_below is not None and not 0 < self.abstain_below <= 1:
+            raise UserError(f"evaluation.abstain_below: expected more than 0 and at most 1, found {self.abstain_below}")
         if not all(text.strip(" ") for text in self.stop):
-            raise UserError(f"evaluation.stop: an empty text, or spaces alone, would end every answer: {self.stop}")
+            raise UserError(f"evaluation.stop: an empty text, or only spaces, would end every prediction: {self.stop}")
 
 
 @dataclass
 class RunConfig:
-    """Where a run lives.
+    """The folder of a run, its seed and its trackers.
 
     Args:
-        output_dir: folder for adapter, record, predictions, curves and checkpoints. It must be new or empty. Here as
-            in every path, `~`, `$VAR` and `${VAR}` are expanded.
+        output_dir: folder for adapter, record, predictions, curves and checkpoints. It must be new or empty. In all
+            paths, `~`, `$VAR` and `${VAR}` are expanded.
         seed: seed of initial values, order of rows and drawn examples.
-        resume: go on where the run in output_dir stands (`--resume` for short); a finished run is left as it is. Only
-            settings of evaluation, and those that change numbers by rounding alone, may be others than before.
+        resume: continue the run in output_dir (short: `--resume`); a finished run stays as it is. Only settings of
+            evaluation, and settings that change numbers only by rounding, may differ from before.
         trackers: trackers of accelerate, e.g. tensorboard, wandb, mlflow.
+        process_timeout: seconds that the processes of a launch wait for one that does not respond, before all end.
     """
 
     output_dir: str
     seed: int = 0
     resume: bool = False
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    process_timeout: float = 1800.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:  # NumPy's generators take no other
+        if not 0 <= self.seed < 2**32:  # the range of NumPy's generators
             raise UserError(f"run.seed: expected a number from 0 to 4294967295, found {self.seed}")
+        check_above_zero("run.process_timeout", self.process_timeout)
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise UserError(f'run.trackers: unknown tracker "{tracker}"{nearest(tracker, TRACKERS)}')

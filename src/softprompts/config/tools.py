@@ -1,26 +1,37 @@
-"""Sections of settings for tools that take finished prompts: score, compare, vote, try out, look inside."""
+"""Sections of settings for the tools that work with trained adapters."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from softprompts.errors import UserError, check_above_zero
+from softprompts.errors import UserError, check_above_zero, short
+
+READINESS_PACKAGES = (
+    "datasketch",
+    "detect_secrets",
+    "presidio_analyzer",
+    "py3langid",
+    "spacy",
+    "statsmodels",
+    "tldextract",
+)
 
 
 @dataclass
 class InputConfig:
-    """What to try.
+    """The texts to try, and their form.
 
     Args:
         text: texts to put into the template; by default the lines of standard input.
-        template: prompt template with one `{column}`; by default that of the run which trained the adapter, else the
-            text as it is.
-        choices: score these answers by likelihood; by default those of the run, if it names them, else the model
-            writes its answer.
+        template: prompt template with one `{column}`; by default that of the run that trained the adapter, else the
+            text alone.
+        choices: score these choices by likelihood; by default the run's choices. Without any, the model generates its
+            prediction.
         chat: put the prompt into the tokenizer's chat template; by default as in the run.
     """
 
@@ -32,13 +43,13 @@ class InputConfig:
 
 @dataclass
 class SamplingConfig:
-    """How an answer is written.
+    """The generation of a prediction.
 
     Args:
-        max_new_tokens: longest answer.
-        temperature: 0 takes the likeliest token each time; above 0 tokens are drawn.
-        top_p: draw among the likeliest tokens that hold this share of the probability.
-        seed: seed of the draws.
+        max_new_tokens: most tokens of a prediction.
+        temperature: 0 always takes the likeliest token; above 0 tokens are sampled.
+        top_p: sample from the likeliest tokens that have this share of the probability.
+        seed: seed of the sampling.
     """
 
     max_new_tokens: int = 64
@@ -56,17 +67,17 @@ class SamplingConfig:
 
 @dataclass
 class ContestantConfig:
-    """One of the two that are compared: a saved adapter, a whole model or the base model, and what stands before it.
+    """One of the two models to compare: an adapter, a whole model or the base model, and its prompt.
 
     Args:
-        path: folder of an adapter or of the run which wrote it, a Hub id of one, or a whole model that full fine-tuning
-            left; without one the base model stands alone.
-        any_base: take an adapter although it was trained on a base model of another name.
-        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
+        path: folder of an adapter or of its run, a Hub id of an adapter, or a whole model of full fine-tuning; without
+            a path the base model itself.
+        any_base: accept an adapter that was trained on a base model of another name.
+        task_id: number of the task, for an adapter of PEFT's multitask prompt tuning.
         wording: prompt template in place of `task.prompt`.
-        shots: solved examples from train in front of every row, drawn by the run's seed.
-        separator: what stands between two examples.
-        name: what the report calls it; by default its path.
+        shots: number of few-shot examples from train in each prompt, drawn by the run's seed.
+        separator: text between two few-shot examples.
+        name: name in the report; by default the path.
     """
 
     path: str | None = None
@@ -80,12 +91,12 @@ class ContestantConfig:
 
 @dataclass
 class EnsembleConfig:
-    """Adapters that answer together.
+    """Adapters that vote.
 
     Args:
         adapters: folders of adapters, or of the runs that wrote them, or Hub ids; all of prompt tuning, or all of
             prefix tuning.
-        any_base: take them although they were trained on a base model of another name.
+        any_base: accept adapters that were trained on a base model of another name.
     """
 
     adapters: list[str]
@@ -98,11 +109,11 @@ class EnsembleConfig:
 
 @dataclass
 class ComposeConfig:
-    """Prefixes, or cartridges, that become one.
+    """Prefixes, or cartridges, that are joined into one.
 
     Args:
         adapters: folders of adapters, or of the runs that wrote them, or Hub ids: two or more, all prefixes or all
-            cartridges of one base model. Their order is that of the positions.
+            cartridges, of one base model. Their positions follow in this order.
         output_dir: folder to write, which must be new or empty.
     """
 
@@ -112,7 +123,7 @@ class ComposeConfig:
 
 @dataclass
 class ExportConfig:
-    """What to export, and where to.
+    """The adapters to export, the format and the folder.
 
     Args:
         to: `peft` writes stock PEFT folders. `vocabulary` writes the base model with soft prompts as new tokens.
@@ -123,11 +134,11 @@ class ExportConfig:
             {sentiment: runs/sentiment/prompt_tuning}. A name may hold letters, digits, "_", "." and "-".
         rows: validation rows of each adapter's task on which the export is compared with stock PEFT.
         max_new_tokens: tokens of greedy output that are compared on each row.
-        reserved: for `kv_cache`: two or more token ids that no text holds; placeholders are drawn from them. By default
-            the tokenizer's special tokens that have no role.
+        reserved: for `kv_cache`: two or more token ids that no text contains; placeholders are drawn from them. By
+            default the tokenizer's special tokens without a role.
         base: name of the base model in the files of `peft` and `hub`, such as a Hub id. By default the Hub id that was
-            loaded, or the source of a bundled model. A base model in a local folder needs it.
-        repo_id: for `hub`: the repository, as "user/name"; by default the name of output_dir.
+            loaded, or the source of a bundled model. A base model in a local folder requires a name.
+        repo_id: for `hub`: the repository, as "user/name"; by default the last part of output_dir.
         license: for `hub`: the adapter's licence, by the Hub's name for it; by default that of a bundled base model.
         license_file: for `hub`: the licence's text; by default LICENSE in the base model's folder.
     """
@@ -158,11 +169,11 @@ class ExportConfig:
 
 @dataclass
 class OutcomesConfig:
-    """Answers of a served split, and what became of them.
+    """The log of a served split test, with the outcomes of its predictions.
 
     Args:
-        log: file that `serve.split_log` named.
-        resamples: of the bootstrap that gives intervals and p values.
+        log: the file of `serve.split_log`.
+        resamples: number of bootstrap resamples for intervals and p values.
     """
 
     log: str
@@ -174,11 +185,11 @@ class OutcomesConfig:
 
 @dataclass
 class NeighboursConfig:
-    """What to show.
+    """The neighbours to show.
 
     Args:
         k: nearest tokens of each virtual token; Lester et al. look at five.
-        record: JSON file to write, which must not exist yet: the neighbours, and those of as many random vectors.
+        record: JSON file to write, which must not exist: the neighbours, and those of as many random vectors.
     """
 
     k: int = 5
@@ -191,15 +202,38 @@ class NeighboursConfig:
 
 
 @dataclass
-class ReportConfig:
-    """Which runs, and where the page goes.
+class NewConfig:
+    """A task to begin.
 
     Args:
-        runs: folders of runs, or folders that hold some at any depth.
-        output: HTML file to write; by default report.html in the first folder. A page of this recipe is replaced, any
+        task: its name, which its folders in configs and runs get: letters, digits, "_", "-" and ".".
+        data: its rows: a file, folder or pattern, as `task.train` takes them.
+        text: columns that the model reads; by default those with texts.
+        answer: column that it is to write; by default one with a usual name, such as label, or the last one.
+        output: config file to write, which must not exist yet; by default configs/TASK/prompt_tuning.yaml.
+    """
+
+    task: str
+    data: str
+    text: list[str] = field(default_factory=list)
+    answer: str | None = None
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.task):
+            raise UserError(f'new.task: expected letters, digits, "_", "-" and ".", found "{short(self.task)}"')
+
+
+@dataclass
+class ReportConfig:
+    """The runs of a report, and its file.
+
+    Args:
+        runs: folders of runs, or folders that contain some at any depth.
+        output: HTML file to write; by default report.html in the first folder. A page of this recipe is replaced; any
             other file is an error.
-        rows: rows of each task whose answers the page shows side by side, those on which methods differ first.
-        resamples: bootstrap resamples of each comparison.
+        rows: number of rows per task whose predictions are shown side by side. Rows on which methods differ come first.
+        resamples: number of bootstrap resamples per comparison.
     """
 
     runs: list[str]
@@ -215,13 +249,38 @@ class ReportConfig:
 
 
 @dataclass
-class AdapterConfig:
-    """A saved adapter, ours or anyone's from PEFT.
+class ReadinessConfig:
+    """What is checked before training, and where the page goes.
 
     Args:
-        path: its folder, that of the run which wrote it, or a Hub id; without one the base model stands alone.
-        any_base: take it although it was trained on a base model of another name.
-        task_id: for an adapter of PEFT's multitask prompt tuning, which task's prompt to take.
+        config: config of a recipe, e.g. configs/own_data/prompt_tuning.yaml.
+        plan: file with goal, KPI, owner, legal basis and so on; see configs/own_data/readiness.yaml.
+        output: folder for readiness.html and readiness.json; by default the one above `run.output_dir` of the config.
+            Files of this recipe are replaced, any other file is an error.
+        baseline: record, or folder, of the hard-prompt run that is to be beaten; by default `hard_prompt` in the
+            folder above `run.output_dir`, or the record of an included task.
+        run_baseline: run recipes/hard_prompt.py first if there is no such record.
+    """
+
+    config: str
+    plan: str
+    output: str | None = None
+    baseline: str | None = None
+    run_baseline: bool = False
+
+    def __post_init__(self) -> None:
+        if any(find_spec(name) is None for name in READINESS_PACKAGES):
+            raise UserError('readiness: needs more packages; install them by pip install "softprompts[readiness]"')
+
+
+@dataclass
+class AdapterConfig:
+    """A saved adapter, of this project or of PEFT.
+
+    Args:
+        path: folder of the adapter or of its run, or a Hub id; without a path the base model itself.
+        any_base: accept an adapter that was trained on a base model of another name.
+        task_id: number of the task, for an adapter of PEFT's multitask prompt tuning.
     """
 
     path: str | None = None
@@ -231,26 +290,26 @@ class AdapterConfig:
 
 @dataclass
 class ServeConfig:
-    """What is served, to whom, and within which limits.
+    """The served adapters, the address, and the limits of the server.
 
     Args:
-        adapters: adapters by the model name that requests give, e.g. {sentiment: runs/sentiment/prompt_tuning}.
-        folder: serve every adapter below this folder, named after its place there. Only adapters below it can be
+        adapters: adapters by their model name in requests, e.g. {sentiment: runs/sentiment/prompt_tuning}.
+        folder: serve every adapter below this folder; its path there is its name. Only adapters below it can be
             added while the server runs.
-        host: address to listen at; `0.0.0.0` is every one.
+        host: address to listen at; `0.0.0.0` means every address.
         port: port to listen at.
-        keys_file: file with one API key a line; without it everybody who reaches the port may ask.
-        max_batch_rows: most requests that are answered side by side.
-        max_batch_positions: most positions of their keys and values together; bounds the memory.
-        max_waiting: most requests in the queue; the next one gets status 429.
-        max_new_tokens: longest answer that a request may ask for, in tokens.
+        keys_file: file with one API key per line; without it, everybody who reaches the port may send requests.
+        max_batch_rows: most requests in one batch.
+        max_batch_positions: most positions of keys and values in one batch; this limits the memory.
+        max_waiting: most requests in the queue; further ones get status 429.
+        max_new_tokens: most output tokens that a request may ask for.
         max_body_bytes: largest body of a request.
-        timeout: seconds until an answer that is not complete ends.
-        drain: seconds that a server which is told to stop gives to the requests that it has.
-        cache_megabytes: most memory for the keys and values of prompts; a prefix is kept beside it.
-        split: model names that share their traffic out over others by weight, e.g.
+        timeout: seconds until an unfinished request is ended.
+        drain: seconds for the remaining requests after the server was told to stop.
+        cache_megabytes: most memory for the keys and values of prompts; prefixes need memory in addition.
+        split: model names whose requests are divided among other models by weight, e.g.
             {sentiment: {sentiment-a: 0.5, sentiment-b: 0.5}}.
-        split_log: file that gets one JSON line for each request of a split.
+        split_log: file for one JSON line per request of a split.
     """
 
     adapters: dict[str, str] = field(default_factory=dict)
@@ -271,7 +330,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if find_spec("fastapi") is None:
-            raise UserError('serve: needs more packages; install them by pip install "softprompts[serve]"')
+            raise UserError('serve: requires more packages; install them by pip install "softprompts[serve]"')
         counts = ("max_batch_rows", "max_batch_positions", "max_waiting", "max_new_tokens", "max_body_bytes")
         for key in (*counts, "timeout", "drain", "cache_megabytes"):
             check_above_zero(f"serve.{key}", getattr(self, key))

@@ -1,4 +1,4 @@
-"""Read a YAML file strictly: unknown keys, and keys that stand twice, are errors with their line."""
+"""Read a YAML file strictly: an unknown or repeated key is an error with its line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from softprompts.system.files import is_file, read_bytes
 
 import yaml
 
-TWICE = "stands twice"
+TWICE = "appears twice"
 MERGE = "tag:yaml.org,2002:merge"  # the key <<
-# Fields of PEFT's configs that follow from the base model or that the library sets: a value for them in a YAML
-# file would be overwritten, so they are not keys at all.
+# Fields of PEFT's configs that the library sets, or that follow from the base model. They are not keys, because a value
+# from a YAML file would be overwritten.
 PEFT_INTERNAL_FIELDS = {
     "task_type",
     "peft_type",
@@ -45,14 +45,14 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[str]:
 
 
 def check_yaml(path: str, valid: set[str]) -> None:
-    """Raise `UserError` for a missing, empty or malformed YAML file, or one with a key that nothing reads."""
+    """Raise `UserError` for a missing, empty or malformed YAML file, or one with an unknown key."""
     file = Path(path)
     if not is_file(file):
         raise UserError(f"no such config file: {path}{_nearest_files(path)}")
-    tree = _tree_of(file, path)
+    tree = tree_of(file, path)
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: is empty" if tree is None else f"{path}: is no mapping of keys to values")
-    if isinstance(tree.get("$schema"), str):  # for editors: jsonargparse passes over it, too
+        raise UserError(f"{path}: is empty" if tree is None else f"{path}: is not a mapping of keys to values")
+    if isinstance(tree.get("$schema"), str):  # for editors; jsonargparse ignores it as well
         del tree["$schema"]
     _check_values(path, tree)
     for key in flatten(tree):
@@ -67,23 +67,23 @@ def check_yaml(path: str, valid: set[str]) -> None:
 
 
 def check_mapping(key: str, text: str) -> None:
-    """Raise `UserError` for a mapping on the command line in which a key stands twice; all other texts pass."""
+    """Raise `UserError` for a mapping on the command line with a repeated key; all other texts pass."""
     if not text.startswith("{"):
         return
     try:
         yaml.load(text, Loader=_StrictLoader)
     except yaml.constructor.ConstructorError as error:
-        if TWICE in str(error.problem):  # else it is a template with literal braces
+        if TWICE in str(error.problem):  # otherwise the text is a template with literal braces
             raise UserError(f"{key}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError, ValueError):  # the type of the setting decides whether that is an error
+    except (yaml.YAMLError, RecursionError, ValueError):  # the setting's type decides whether this is an error
         return
 
 
-def _tree_of(file: Path, path: str) -> Any:
-    """Return what a YAML file holds.
+def tree_of(file: Path, path: str) -> Any:
+    """Return what a YAML file holds. `path` is how messages name it.
 
     Raises:
-        UserError: it is not UTF-8, or not valid YAML.
+        UserError: no such file; it is not UTF-8, or not valid YAML.
     """
     data = read_bytes(file)
     try:
@@ -102,44 +102,44 @@ def _tree_of(file: Path, path: str) -> Any:
         raise UserError(f"{path}:{number + 1}: not valid YAML: {error.reason}: {text[error.position]!a}") from None
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply") from None
-    # What PyYAML lets through if a tag, such as !!float, does not fit its value.
+    # PyYAML raises these if a tag, such as !!float, does not fit its value.
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise UserError(f"{path}: not valid YAML: a tag does not fit its value: {short(error)}") from None
 
 
 def _nearest_files(path: str) -> str:
-    """Return what to put behind the name of a config file that there is not: the nearest ones, and where all are."""
+    """Return the end of a message about a missing config file: the nearest files, and the folder of all."""
     names = [str(p) for p in Path("configs").glob("*/*.yaml") if p.parent.name != "accelerate"]
     close = difflib.get_close_matches(path[:LONGEST], names, n=3, cutoff=0)
     return f" (nearest: {listed(close)}; all are below {Path('configs').resolve()})" if close else ""
 
 
 def _quoting(line: str) -> str:
-    """Return a hint for a line that YAML does not read, if quotes round its value are what is missing."""
+    """Return a hint for a malformed YAML line if quotes around its value would fix it; else an empty text."""
     value = re.search(r"(?:^|\s)[\w.-]+:\s+(\S.*)", line)
     if not value or value[1][0] in "\"'#":
         return ""
     if value[1][0] in "@`%&*!|>" or re.match(r"\{[\w\[\]]+\}", value[1]):
-        return f"; quote a text that begins with {value[1][0]}"
-    return '; quote a text that holds ": "' if ": " in value[1] else ""
+        return f"; quote texts that begin with {value[1][0]}"
+    return '; quote texts that contain ": "' if ": " in value[1] else ""
 
 
 def _check_values(path: str, tree: dict[Any, Any]) -> None:
-    """Raise `UserError` for keys and values that no settings can be made of."""
+    """Raise `UserError` for keys and values that cannot be settings."""
     try:
         json.dumps(tree, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: holds half a character, {error.object[error.start]!a}") from None
+        raise UserError(f"{path}: contains half of a surrogate pair, {error.object[error.start]!a}") from None
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply") from None
-    except ValueError:  # an alias inside what it stands for
-        raise UserError(f"{path}: holds a value that refers to itself; write it out without & and *") from None
+    except ValueError:  # an alias inside its own value
+        raise UserError(f"{path}: contains a value that refers to itself; write it without & and *") from None
     except TypeError:  # a date, or a list
-        raise UserError(f"{path}: holds a key that is no text; quote it") from None
+        raise UserError(f"{path}: contains a key that is not a text; quote it") from None
 
 
 def _check_twice(path: str, tree: dict[str, Any]) -> None:
-    """Raise `UserError` for a setting with a dotted key and another: the last of them would win without a word."""
+    """Raise `UserError` if a setting has a dotted key and a nested one; YAML would silently use the last."""
     seen: dict[str, str] = {}
     for key, value in tree.items():
         inner = value if "." not in key and isinstance(value, dict) else {}
@@ -148,18 +148,18 @@ def _check_twice(path: str, tree: dict[str, Any]) -> None:
             setting = ".".join(dotted.split(".")[:2])
             if setting in seen:
                 raise UserError(
-                    f"{path}: {short(setting)} stands twice: as {short(seen[setting])} and as {short(spelling)}"
+                    f"{path}: {short(setting)} appears twice: as {short(seen[setting])} and as {short(spelling)}"
                 )
             seen[setting] = spelling
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping: plain YAML drops the first without a word."""
+    """Refuses a repeated key in a mapping; plain YAML silently drops the first one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, str] = {}
         for key in (k for k, _ in node.value if isinstance(k, yaml.ScalarNode)):
-            # yes and true, or 1 and 1.0, are one value in other words.
+            # For YAML, yes and true are the same value, as are 1 and 1.0.
             value = key.value if key.tag == MERGE else self.construct_object(key)
             if value in seen:
                 first = "" if seen[value] == key.value else f', first as "{seen[value]}"; quote both'
@@ -169,17 +169,17 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def is_read(key: str, valid: set[str]) -> bool:
-    """Return whether something reads `key`: it is valid, or below a field, as `task.where.domain` is."""
+    """Return whether `key` is valid, or is below a field, as `task.where.domain` is."""
     return key in valid or (key.count(".") > 1 and ".".join(key.split(".")[:2]) in valid)
 
 
 def nearest_key(key: str, valid: set[str]) -> str:
-    """Return what to put behind an unknown key: the key it may have meant, or those of its section."""
+    """Return the end of a message about an unknown key: the nearest key, or the keys of its section."""
     section, _, name = key.rpartition(".")
     same = {v for v in valid if v.rpartition(".")[2] == name}
     inside = {v.removeprefix(f"{section}.") for v in valid if v.startswith(f"{section}.")}
     if name in PEFT_INTERNAL_FIELDS and section in ("prompt", "prefix", "lora"):
-        return ": the library sets this field of PEFT's from the base model"
+        return ": the library sets this PEFT field from the base model"
     if same:
         return nearest(key, same)
     if inside:

@@ -1,1 +1,1 @@
-"""Rows of files, embedded tasks and the Hub, each with the place that it came from."""
+"""Read rows from files, embedded tasks and the Hub, each with its place."""

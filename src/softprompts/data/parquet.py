@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files, and of `datasets` tables."""
+"""Read rows of Parquet and Arrow files, and of `datasets` tables."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 BATCH = 1000  # rows
-CELL = 50  # bytes that one value takes as a Python object, roughly
+CELL = 50  # approximate size of a value as a Python object
 
 
 def parquet_batches(path: Path, data: bytes) -> Iterator[list[Record]]:
     """Yield the rows of a Parquet file with these bytes; a value that cannot be read is an `Unread`.
 
     Raises:
-        UserError: not readable, or damaged; a column that stands twice; more values than the memory holds.
+        UserError: the file is not readable or damaged; a column appears twice; the values need more memory than there
+            is.
     """
     with (
         _one_line(path, "parquet"),
@@ -37,23 +38,23 @@ def parquet_batches(path: Path, data: bytes) -> Iterator[list[Record]]:
 
 
 def arrow_batches(path: Path, data: bytes) -> Iterator[list[Record]]:
-    """Yield the rows of an Arrow file with these bytes, of either kind: a file, or a stream as `datasets` writes it.
+    """Yield the rows of an Arrow file with these bytes, of either kind: a file, or a stream as written by `datasets`.
 
     Raises:
-        UserError: not readable, or damaged; a column that stands twice.
+        UserError: the file is not readable or damaged; a column appears twice.
     """
     opened = pyarrow.ipc.open_file if data.startswith(b"ARROW1") else pyarrow.ipc.open_stream
     with _one_line(path, "arrow"):
         with opened(pyarrow.BufferReader(data)) as file:
             check_columns(str(path), file.schema.names)
             table = file.read_all()
-        table.validate(full=True)  # its values would be read wherever their damaged offsets point
+        table.validate(full=True)  # damaged offsets could point to any memory
         for start in range(0, table.num_rows, BATCH):
             yield _rows(table.slice(start, BATCH))
 
 
 def saved_batches(folder: Path) -> Iterator[list[Record]]:
-    """Yield the rows of a table that `datasets` has saved to disk.
+    """Yield the rows of a table that `datasets` saved to disk.
 
     Raises:
         UserError: it cannot be loaded.
@@ -70,7 +71,7 @@ def batches_of(table: datasets.Dataset) -> Iterator[list[Record]]:
 
 @contextmanager
 def _one_line(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a library makes of damaged bytes, which is nearly anything, into one line."""
+    """Turn any error of a library about damaged bytes into one line."""
     try:
         yield
     except UserError:
@@ -82,19 +83,19 @@ def _one_line(path: Path, kind: str) -> Iterator[None]:
 
 
 def _check_size(path: Path, metadata: Any) -> None:
-    """A few bytes of a file can stand for billions of values, by intent or by damage."""
+    """Refuse a file whose few bytes expand to billions of values, by intent or by damage."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     needed = size + CELL * metadata.num_rows * metadata.num_columns
     memory = psutil.virtual_memory().total
     if needed > memory:
         raise UserError(
             f"{path}: {metadata.num_rows:,} rows of {metadata.num_columns} columns need {needed / 2**30:,.0f} GiB, "
-            f"and this machine has {memory / 2**30:,.0f}; split the file"
+            f"but this machine has {memory / 2**30:,.0f}; split the file"
         )
 
 
 def _rows(table: pyarrow.Table) -> list[Record]:
-    """Return the rows of a table, column by column, since one that cannot be read shall not stop the others."""
+    """Return the rows of a table. It is read by column, so that an unreadable column does not stop the others."""
     columns: dict[str, list[Any]] = {}
     for name in table.column_names:
         column = table.select([name])
@@ -102,9 +103,9 @@ def _rows(table: pyarrow.Table) -> list[Record]:
             columns[name] = [_cell(value) for value in column[name]]
             continue
         try:
-            # Not Dataset.from_parquet, which keeps a copy of every version of a user's file in the cache of `datasets`.
+            # Dataset.from_parquet would keep a copy of every version of a user's file in the cache of `datasets`.
             columns[name] = [row[name] for row in rows_of(datasets.Dataset(column))]
-        except Exception:  # a type that `datasets` has no name for, or a text that is not UTF-8
+        except Exception:  # a type without a name in `datasets`, or a text that is not UTF-8
             columns[name] = [_cell(value) for value in column[name]]
     return [{name: values[n] for name, values in columns.items()} for n in range(table.num_rows)]
 
@@ -115,7 +116,7 @@ def _has_field_twice(kind: pyarrow.DataType) -> bool:
 
 
 def _cell(value: pyarrow.Scalar) -> Any:
-    """Return one value of a column that cannot be read as a whole."""
+    """Return one value of a column that is not readable as a whole."""
     kind = value.type
     if not value.is_valid:
         return None
@@ -128,7 +129,7 @@ def _cell(value: pyarrow.Scalar) -> Any:
 
 
 def rows_of(table: datasets.Dataset) -> list[Record]:
-    """Return the rows of a `datasets` table as plain dicts, class labels as their names, hidden ones (-1) as None."""
+    """Return the rows of a `datasets` table as plain dicts: class labels as their names, hidden ones (-1) as None."""
     nested = {c: f for c, f in table.features.items() if not isinstance(f, datasets.Value)}
     rows = table.to_list()
     for row in rows:

@@ -1,4 +1,4 @@
-"""Read rows from files and folders of JSON, CSV, Parquet and Arrow, naming file and line of whatever is wrong."""
+"""Read rows from files and folders of JSON, CSV, Parquet and Arrow; errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ import psutil
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 WILD = re.compile(r"[*?\[]")
-CHUNK = 2**20  # bytes of a text that are in memory at a time
+CHUNK = 2**20  # bytes of a text that are read at a time
 BATCH = 1000  # rows
 LONGEST_CELL = 2**31 - 1
 
-# How files begin that are no text in UTF-8, and what to do with them.
+# First bytes of files that are not UTF-8 text, and the advice for each.
 MAGIC = {
     b"\x1f\x8b": "gzip: let its name end in .gz",
     b"BZh": "bzip2: let its name end in .bz2",
@@ -45,14 +45,15 @@ MAGIC = {
     b"\xfe\xff": "UTF-16: save it as UTF-8",
 }
 
-Rows = list[tuple[str, Record]]  # each with the place that it came from
+Rows = list[tuple[str, Record]]  # each with its place
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that can be read again and again, a batch at a time.
+    """Rows that can be read repeatedly, one batch at a time.
 
-    batches: reads them, in order; content: returns a digest of what is read; size: bytes of it, packed if it is packed.
+    batches: reads the rows in order; content: returns a digest of the data; size: bytes of the data, compressed if it
+    is.
     """
 
     batches: Callable[[], Iterator[Rows]]
@@ -61,16 +62,16 @@ class Source:
 
 
 def open_file(path: str | Path) -> Source:
-    """Return the rows of a file, of all files of a folder, or of those that a pattern such as *.jsonl fits.
+    """Return the rows of a file, of all files of a folder, or of those that match a pattern such as *.jsonl.
 
-    Files may be packed (.gz, .bz2, .xz, .zst). A folder may also be what `datasets` saves to disk. The place of a row
+    Files may be compressed (.gz, .bz2, .xz, .zst). A folder may also be one that `datasets` saved. The place of a row
     is "FILE:LINE"; "FILE row N", from 1, for Parquet and Arrow; "FILE item N" for an array in JSON, and
     "FILE data item N" for one below a key, as in {"data": [...]}.
 
     Raises:
-        UserError: no such file; unknown suffix; a folder without such files, or a pattern that fits none. When it is
-            read: empty file, not UTF-8, malformed line, two columns of one name; a file that may not be read, or is
-            damaged.
+        UserError: the file is missing or its suffix unknown; a folder, or a pattern, without such files. During
+            reading: the file is empty, damaged, not UTF-8 or not readable; a line is malformed; two columns have one
+                name.
     """
     path = Path(path)
     if is_folder(path) and (path / "state.json").is_file():
@@ -84,7 +85,7 @@ def open_file(path: str | Path) -> Source:
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         shards = sorted(Path(name) for name in found if is_file(Path(name)))
         if not shards:
-            raise UserError(f"{path}: no file fits this pattern")
+            raise UserError(f"{path}: no file matches this pattern")
     elif is_file(path):
         shards = [path]
     else:
@@ -93,16 +94,16 @@ def open_file(path: str | Path) -> Source:
         if _kind(shard) not in SUFFIXES:
             packed = ", ".join(PACKED)
             raise UserError(
-                f"{shard}: unknown kind of file; names end in {', '.join(SUFFIXES)}, and if packed in {packed}"
+                f"{shard}: unknown kind of file; names end in {', '.join(SUFFIXES)}, or if compressed in {packed}"
             )
     return _source(shards, lambda: (batch for shard in shards for batch in _read_one(shard)))
 
 
 def _shards(folder: Path) -> list[Path]:
-    """Return the data files of a folder; hidden ones, as editors and other systems leave, are none.
+    """Return the data files of a folder. Hidden files, as editors and other systems leave them, do not count.
 
     Raises:
-        UserError: there are none, or the folder has splits below it; data in folders below is not read.
+        UserError: there are none; the folder contains splits; or the data is in folders below it, which are not read.
     """
     if (folder / "dataset_dict.json").is_file():
         splits = [str(p.parent) for p in sorted(folder.glob("*/state.json"))]
@@ -112,8 +113,8 @@ def _shards(folder: Path) -> list[Path]:
     if len(below) > len(hidden):
         seen = next(p for p in below if p not in hidden)
         raise UserError(
-            f"{folder}: has data in folders below it, {seen} for one; name a pattern: {folder}/*{_kind(seen)} without "
-            f"them, {folder}/**/*{_kind(seen)} with them"
+            f"{folder}: has data in folders below it, for example {seen}; name a pattern: {folder}/*{_kind(seen)} "
+            f"without them, {folder}/**/*{_kind(seen)} with them"
         )
     found = sorted(p for p in folder.iterdir() if _kind(p) in SUFFIXES and is_file(p) and not p.name.startswith("."))
     if not found:
@@ -126,7 +127,7 @@ def _source(files: list[Path], batches: Callable[[], Iterator[Rows]]) -> Source:
 
 
 def _digest(files: list[Path]) -> str:
-    """Return a digest of the names and bytes of files: places name the files, and neither size nor time says enough."""
+    """Return a digest of the names and bytes of files. Places have the names; size and time do not suffice."""
     whole = hashlib.sha256()
     for file in files:
         with one_line(file), file.open("rb") as stream:
@@ -169,12 +170,12 @@ def _text(path: Path, kind: str) -> Iterator[Rows]:
 
 
 def _kind(path: Path) -> str:
-    """Return what a file's name says that is in it, in small letters, whatever it is packed with."""
+    """Return the suffix of a file's format in lower case, without that of a compression."""
     return (Path(path.stem).suffix if _packed(path) else path.suffix).lower()
 
 
 def _packed(path: Path) -> str:
-    """Return what a file's name says that it is packed with; an empty text if it is not."""
+    """Return the suffix of a file's compression; an empty text if it has none."""
     suffix = path.suffix.lower()
     return suffix if suffix in PACKED else ""
 
@@ -186,10 +187,10 @@ def _parts(path: Path) -> Iterator[bytes]:
 
 
 def _unpacked(path: Path) -> Iterator[bytes]:
-    """Yield what was packed, in parts.
+    """Yield the decompressed data in parts.
 
     Raises:
-        UserError: it is damaged, or larger than the memory that is free: a few bytes can stand for very many.
+        UserError: the file is damaged, or expands to more than half of the free memory.
     """
     source = io.BytesIO(read_bytes(path))
     free, size = psutil.virtual_memory().available, 0
@@ -198,7 +199,9 @@ def _unpacked(path: Path) -> Iterator[bytes]:
             while part := stream.read(CHUNK):
                 size += len(part)
                 if 2 * size > free:
-                    raise UserError(f"{path}: unpacked it takes more than half of the free memory; split the file")
+                    raise UserError(
+                        f"{path}: needs more than half of the free memory when decompressed; split the file"
+                    )
                 yield part
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: damaged, or not {_packed(path)[1:]}: {short(error)}") from None
@@ -217,7 +220,7 @@ def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, without a byte order mark.
 
     Raises:
-        UserError: it may not be read; it is not UTF-8, or holds a NUL.
+        UserError: the file is not readable, not UTF-8, or contains a NUL.
     """
     return _decode(path, read_bytes(path))
 
@@ -232,7 +235,7 @@ def _beside(path: Path) -> list[str]:
 def _blocks(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the text of a file in UTF-8 as blocks of whole lines, each with the number of its first line.
 
-    A block ends in a line feed, which is never part of another character, nor of a line end that goes on.
+    A block ends in a line feed, which is never part of another character or of a longer line end.
     """
     first, rest = 1, []
     for part in _unpacked(path) if _packed(path) else _parts(path):
@@ -249,13 +252,13 @@ def _blocks(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _decode(path: Path, data: bytes, first: int = 1) -> str:
-    """Return a text whose first line has this number."""
+    """Decode UTF-8, or name the line of an error; the first line has the given number."""
     try:
         text = data.decode("utf-8-sig" if first == 1 else "utf-8")
         at = data.find(b"\0")
-        what = "holds a NUL byte, as UTF-16 does, and no text in UTF-8"
+        what = "contains a NUL byte, as in UTF-16; UTF-8 texts have none"
     except UnicodeDecodeError as error:
-        # The codec counts from behind a byte order mark.
+        # The codec counts from after a byte order mark.
         at = error.start + (3 if first == 1 and data.startswith(b"\xef\xbb\xbf") else 0)
         what = f"not UTF-8 (byte 0x{data[at]:02x})"
     if at < 0:
@@ -268,11 +271,11 @@ def _decode(path: Path, data: bytes, first: int = 1) -> str:
 def _jsonl(path: Path, blocks: Iterator[tuple[int, str]]) -> Iterator[Rows]:
     last = 0
     for _, text in blocks:
-        # Not splitlines(): a JSON string may hold U+2028 and other characters that it takes for line ends.
+        # Not splitlines(), which also splits at U+2028 and other characters that a JSON string may contain.
         lines = re.split(r"\r\n|\n|\r", text)
         rows = []
         for number, line in enumerate(lines, start=last + 1):
-            line = line.removeprefix("\ufeff")  # files that were joined keep the byte order mark of each
+            line = line.removeprefix("\ufeff")  # joined files keep the byte order mark of each
             if not line.strip():
                 continue
             try:
@@ -295,16 +298,16 @@ def _in_batches(rows: Rows) -> Iterator[Rows]:
 
 
 def _json(path: Path, blocks: Iterator[tuple[int, str]]) -> Iterator[Rows]:
-    """Read an array of rows, an object that holds one, or lines.
+    """Read an array of rows, an object that contains one, or lines.
 
-    An array, or an object, is read all at once: whoever has very many rows had better write lines.
+    An array, or an object, is read at once. Lines suit very large files better.
     """
     first = next(blocks, (1, ""))
     rest = blocks
     blocks = (block for part in ([first], rest) for block in part)
     begun = first[1].lstrip("\ufeff \t\r\n")
     line, *more = re.split(r"\r\n|\n|\r", begun, maxsplit=1)
-    broken = re.search(r"[\[{,:]\s*\Z", line)  # goes on in the next line, as that of no row does
+    broken = re.search(r"[\[{,:]\s*\Z", line)  # continues on the next line, unlike a row's
     if not begun.startswith("[") and not broken and more and more[0].strip():
         return _jsonl(path, blocks)
     text = "".join(text for _, text in blocks)
@@ -313,24 +316,22 @@ def _json(path: Path, blocks: Iterator[tuple[int, str]]) -> Iterator[Rows]:
     except JsonError as error:
         if begun.startswith("[") or broken:
             raise UserError(f"{path}: malformed JSON: {short(error)}") from None
-        return _jsonl(path, iter([(1, text)]))  # which says where
+        return _jsonl(path, iter([(1, text)]))  # whose error names the line
     if isinstance(value, list):
         return _items(str(path), value)
     if (key := _rows_key(path, value)) is not None:
         return _items(f"{path} {key}", value[key])
     if broken:
-        raise UserError(
-            f"{path}: is one JSON object without a list of objects in it; write rows as an array, or in lines"
-        )
+        raise UserError(f"{path}: is a JSON object without a list of objects; write rows as an array, or one per line")
     return _jsonl(path, iter([(1, text)]))
 
 
 def _rows_key(path: Path, value: Any) -> str | None:
-    """Return the key of an object below which the rows are: the only one with a list of objects."""
+    """Return the key of an object's rows: the only key with a list of objects."""
     lists = {k: v for k, v in value.items() if isinstance(v, list)} if isinstance(value, dict) else {}
     keys = [key for key, items in lists.items() if items and all(isinstance(item, dict) for item in items)]
     if len(keys) > 1:
-        raise UserError(f"{path}: has lists of objects below {listed(keys)}; give each list a file of its own")
+        raise UserError(f"{path}: has lists of objects below {listed(keys)}; put each list into a separate file")
     return keys[0] if keys else None
 
 
@@ -347,9 +348,9 @@ def _items(name: str, items: list[Any]) -> Iterator[Rows]:
 
 
 def _csv(path: Path, blocks: Iterator[tuple[int, str]], delimiter: str) -> Iterator[Rows]:
-    """Read every field as text: guessing types would turn "NA" into nothing, "007" into 7 and "true" into "True".
+    """Read every field as text. Guessed types would turn "NA" into a missing value, "007" into 7, "true" into "True".
 
-    A column without a name, as pandas writes its index, is left out: no setting could name it.
+    A column without a name, such as the index of pandas, is left out because no setting could name it.
     """
     lines = (line for _, text in blocks for line in io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -366,7 +367,7 @@ def _csv(path: Path, blocks: Iterator[tuple[int, str]], delimiter: str) -> Itera
                     if values and len(values) != len(header):
                         raise UserError(f"{path}:{line}: {len(values)} fields, but the header names {len(header)}")
                     if values and [v.removeprefix("\ufeff") for v in values] == header:
-                        raise UserError(f"{path}:{line}: the header stands here once more")
+                        raise UserError(f"{path}:{line}: the header appears again")
                     if values:
                         rows.append((f"{path}:{line}", {header[n]: values[n] for n in kept}))
                     line = reader.line_num + 1
@@ -378,11 +379,11 @@ def _csv(path: Path, blocks: Iterator[tuple[int, str]], delimiter: str) -> Itera
 
 
 def _named_columns(path: Path, header: list[str]) -> list[int]:
-    """Return the numbers of the columns that have a name."""
+    """Return the numbers of the named columns."""
     if len(header) == 1 and (other := re.search(r"[,\t;|]", header[0])):
         named = {"\t": "tabs", ",": "commas"}.get(other[0], f'"{other[0]}"')
-        advice = {"\t": "name it .tsv", ",": "name it .csv"}.get(other[0], "write them with commas")
-        raise UserError(f"{path}:1: fields are parted by {named}; {advice}")
+        advice = {"\t": "name it .tsv", ",": "name it .csv"}.get(other[0], "separate them with commas")
+        raise UserError(f"{path}:1: fields are separated by {named}; {advice}")
     kept = [n for n, name in enumerate(header) if name.strip()]
     check_columns(f"{path}:1", (name if name.strip() else f"#{n}" for n, name in enumerate(header)))
     if not kept:
@@ -392,7 +393,7 @@ def _named_columns(path: Path, header: list[str]) -> list[int]:
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    """Let cells be of any length within this context only: others read CSV, too."""
+    """Allow cells of any length within this context only, because other code reads CSV as well."""
     before = csv.field_size_limit(LONGEST_CELL)
     try:
         yield

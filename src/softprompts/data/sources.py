@@ -1,4 +1,4 @@
-"""Rows of each split, from files, embedded tasks and Hub datasets: renamed, filtered, held out where none are given."""
+"""Read the rows of each split from files, embedded tasks and Hub datasets; rename, filter and hold out rows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from softprompts.data.values import Record, Unread, plain
 from softprompts.errors import UserError, check_above_zero, listed, nearest, short
 from softprompts.system.files import IS_CLONE, PROJECT
 
-# In a clone `data/`, in an installation what `setup.py` put beside the modules.
+# `data/` in a clone; in an installation, the copy that `setup.py` put next to the modules.
 DATA_DIR = PROJECT / "data" if IS_CLONE else Path(str(resources.files("softprompts") / "embedded"))
 EMBEDDED_PREFIX = "embedded:"
 SPLITS = ("train", "validation", "test")
-HELD_OUT = 0.1  # share of train held out for a split that the user does not give
+HELD_OUT = 0.1  # share of train that is held out for a missing split
 
 
 def open_sources(config: TaskConfig) -> dict[str, Source]:
-    """Return where the rows of each split that is given come from.
+    """Return the source of the rows of each given split.
 
     Raises:
-        UserError: missing file or dataset; a split that there is none of; a number of rows below 1.
+        UserError: a file, a dataset or a split is missing; a number of rows is below 1.
     """
     for key, given in (("max_rows", config.max_rows), ("other_datasets", config.other_datasets)):
         for split in given:
@@ -36,28 +36,28 @@ def open_sources(config: TaskConfig) -> dict[str, Source]:
 
 
 class Reading:
-    """One pass over the rows of a task: `rows` of each of `sources`, in order, and then `check`.
+    """One pass over the rows of a task: call `rows` for each of `sources` in order, then `check`.
 
-    Rows of train may belong to a split that is not given: they are held out. `held_out` says so in words, once train
-    has been read.
+    Some rows of train are held out for splits that are not given. Once train has been read, `held_out` describes them
+    in words.
     """
 
     def __init__(self, config: TaskConfig, sources: dict[str, Source]) -> None:
-        """Begin to read `open_sources(config)`."""
+        """Prepare to read `open_sources(config)`."""
         self.config = config
         self.sources = sources
         self.held_out: list[str] = []
         self._columns: set[str] = set()
 
     def fed_by(self, given: str) -> list[str]:
-        """Return the splits that the rows of a source go to: train's to those that are held out, too."""
+        """Return the splits that a source has rows for: train also has those of splits that are held out."""
         return [given, *(split for split in SPLITS if split not in self.sources)] if given == "train" else [given]
 
     def rows(self, given: str, enough: Callable[[], bool] = lambda: False) -> Iterator[list[tuple[str, str, Record]]]:
-        """Yield the rows of a source, (split, place, record), a batch at a time, until the caller has enough.
+        """Yield the rows of a source, (split, place, record), one batch at a time, until the caller has enough.
 
         Raises:
-            UserError: damaged data; a missing column; too few rows to hold some out.
+            UserError: the data is damaged; a column is missing; there are too few rows to hold some out.
         """
         where = {column: set[str]() for column in self.config.where}
         held = self.fed_by(given)[1:]
@@ -88,7 +88,7 @@ class Reading:
         self._check_held_out(counts, held, whole)
 
     def check(self) -> None:
-        """Raise `UserError` if no split has had a column that is to be renamed."""
+        """Raise `UserError` if no split has a column that `task.rename` names."""
         for old in self.config.rename:
             if old not in self._columns:
                 raise UserError(f'task.rename: no split has a column "{old}"{nearest(old, self._columns)}')
@@ -105,7 +105,7 @@ class Reading:
         return renamed
 
     def _is_wanted(self, place: str, record: Record, where: dict[str, set[str]]) -> bool:
-        """Say whether a row reads as `task.where` asks; `where` collects what the columns hold."""
+        """Return whether a row fits `task.where`; `where` collects the values of the columns."""
         for column, wanted in self.config.where.items():
             if not where[column] and column not in record:
                 raise UserError(f'task.where: no column "{column}"; columns are: {listed(record)}')
@@ -123,16 +123,16 @@ class Reading:
         for split in held:
             if whole and (not counts[split] or counts[split] == total):
                 raise UserError(
-                    f"task.{split}: too few rows ({total}) to hold some out of train: of each ten one is taken by "
-                    "chance, as its text decides; give a file of its own, or 100 rows or more"
+                    f"task.{split}: too few rows ({total}) to hold some out of train, because each row is held out at "
+                    "random with probability 0.1; name a separate file, or use 100 rows or more"
                 )
             total -= counts[split]
             of = "train" if whole else f"the first {sum(counts.values()):,} rows of train"
-            self.held_out.append(f"task: no {split} given; held out {counts[split]} rows of {of}")
+            self.held_out.append(f"task: no {split} split; held out {counts[split]} rows of {of}")
 
 
 def _is_held_out(config: TaskConfig, split: str) -> bool:
-    """Say whether nothing is given for a split, so that a part of train is held out for it."""
+    """Return whether a split is not given, so that a part of train is held out for it."""
     embedded = (config.dataset or "").startswith(EMBEDDED_PREFIX)
     return split != "train" and not getattr(config, split) and split not in config.other_datasets and not embedded
 
@@ -144,7 +144,7 @@ def _open(config: TaskConfig, split: str) -> Source:
         return _open_hub("task.other_datasets", path, subset or None, name or split, None)
     if config.dataset is None:
         if not name:
-            raise UserError("task: give dataset, or a file as train")
+            raise UserError("task: set dataset, or train to a file")
         return open_file(name)
     if config.dataset.startswith(EMBEDDED_PREFIX):
         folder = DATA_DIR / config.dataset.removeprefix(EMBEDDED_PREFIX)
@@ -163,11 +163,11 @@ def _open_hub(key: str, path: str, subset: str | None, split: str, revision: str
         raise UserError(f"{key}: expected the id of a dataset, found an empty text")
     from softprompts.data.parquet import batches_of
 
-    import datasets  # takes a second, and few need it
+    import datasets  # takes a second, and is seldom needed
 
     try:
         table = datasets.load_dataset(path, subset, split=split, revision=revision)
-    except Exception as error:  # the many kinds of network, naming and parsing errors of a Hub dataset
+    except Exception as error:  # many kinds of network, naming and parsing errors
         raise UserError(
             f"{key}: cannot load {path}: {short(str(error).strip().partition(chr(10))[0]) or type(error).__name__}"
         ) from error
@@ -180,17 +180,17 @@ def _open_hub(key: str, path: str, subset: str | None, split: str, revision: str
 
 
 def _content(record: Record) -> str:
-    """Return what decides to which split a row belongs: the `repr` of its columns and values, sorted.
+    """Return the text that decides the split of a row: the `repr` of its columns and values, sorted.
 
-    Equal rows are on one side; the order of rows and of columns does not count; a column added, a renamed one, or a
-    number of another type (1 and 1.0) does.
+    Equal rows are in one split. The order of rows and of columns does not matter. An added or renamed column, or a
+    number of another type (1 and 1.0), changes the split.
     """
     return str(sorted(record.items(), key=str))
 
 
 def _share(content: str, split: str) -> float:
-    """Return a number from 0 to 1 that rows are held out by: below `HELD_OUT` a row belongs to the split.
+    """Return a number from 0 to 1. A row is held out for the split if the number is below `HELD_OUT`.
 
-    It comes from the content of the row and no seed, so that no seed sees a test row of another in train.
+    It depends on the row's content and not on the seed, so that all seeds have the same test rows.
     """
     return int.from_bytes(hashlib.sha256(f"{split}{content}".encode()).digest()[:8]) / 2**64

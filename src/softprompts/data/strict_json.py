@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it: Python's own parser takes NaN, a key that stands twice and half a character."""
+"""Parse JSON by RFC 8259: unlike Python's parser, refuse NaN, repeated keys and half of a surrogate pair."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-DEEPEST = 200  # objects and lists inside each other; Python's parser, printer and `repr` give up at about 1,000
+DEEPEST = 200  # levels of nesting; Python's parser, printer and `repr` fail at about 1,000
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _CONSTANT = re.compile(rf"{_STRING}|(NaN|-?Infinity)", re.DOTALL)
 _BRACKET = re.compile(rf"{_STRING}|([\[{{])|([\]}}])", re.DOTALL)
@@ -14,15 +14,16 @@ _ESCAPE = re.compile(r"\\(?:u(d[89ab][0-9a-f]{2})(\\ud[c-f][0-9a-f]{2})?|u(d[c-f
 
 
 class JsonError(ValueError):
-    """What is wrong with a text that should be JSON, and where in it."""
+    """A text is not valid JSON; the message names the problem and its place."""
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text. A number beyond a float is infinite; an integer beyond Python's is its digits.
+    """Return the value of a JSON text. A number too large for a float is infinite; an integer with too many digits
+    stays a text.
 
     Raises:
-        JsonError: malformed JSON; NaN or Infinity; a key twice in one object; half of a surrogate pair, which is no
-            character; more than `DEEPEST` levels. The message ends in the column, and has the line if there are many.
+        JsonError: malformed JSON; NaN or Infinity; a key twice in one object; half of a surrogate pair, which is not a
+            character; more than `DEEPEST` levels. The message ends in the column, after the line if there are several.
     """
     try:
         if text.startswith("\ufeff"):
@@ -32,7 +33,7 @@ def parse_json(text: str) -> Any:
         raise JsonError(f"{error.msg.removesuffix(' at')} {_place(text, error.pos)}") from None
     except _ConstantError as error:
         at = next(found.start(1) for found in _CONSTANT.finditer(text) if found[1])
-        raise JsonError(f"{error} is no value of JSON {_place(text, at)}") from None
+        raise JsonError(f"{error} is not a JSON value {_place(text, at)}") from None
     except RecursionError:
         raise JsonError("nested too deeply") from None
     if text.count("[") + text.count("{") > DEEPEST and _depth(text) > DEEPEST:
@@ -41,7 +42,7 @@ def parse_json(text: str) -> Any:
         for found in _ESCAPE.finditer(text):
             half = found[3] or (found[1] if not found[2] else None)
             if half:
-                raise JsonError(f"half of a surrogate pair, no character: \\u{half} {_place(text, found.start())}")
+                raise JsonError(f"half of a surrogate pair: \\u{half} {_place(text, found.start())}")
     return value
 
 
@@ -56,7 +57,7 @@ def _refuse(constant: str) -> None:
 def _whole(digits: str) -> int | str:
     try:
         return int(digits)
-    except ValueError:  # Python turns no more than 4,300 digits into a number, or back
+    except ValueError:  # Python converts at most 4,300 digits to a number, or back
         return digits
 
 
@@ -64,13 +65,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        raise JsonError(f'key "{next(n for i, n in enumerate(names) if n in names[:i])}" stands twice in one object')
+        raise JsonError(f'key "{next(n for i, n in enumerate(names) if n in names[:i])}" appears twice in one object')
     return made
 
 
 _DECODER = json.JSONDecoder(
     parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object
-)  # makes no new one a row
+)  # not a new one for each row
 
 
 def _depth(text: str) -> int:

@@ -1,8 +1,7 @@
-"""Arrow tables that are made once: small ones in memory, large ones memory-mapped from the cache folder of `datasets`.
+"""Make Arrow tables once: small ones in memory, large ones as memory-mapped files in the cache of `datasets`.
 
-What makes the content of a table is in its key: the bytes of the files, the settings, the tokenizer, the code. A table
-is thus never out of date, and one that nothing asks for any more is in nobody's way but the disk's: the folder can be
-deleted at any time.
+The key of a table has everything that decides its content: the bytes of the files, the settings, the tokenizer and the
+code. A table is thus never out of date. Old tables only take space, and the folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -27,30 +26,30 @@ import pyarrow
 import pyarrow.ipc
 from filelock import FileLock
 
-LARGE = 2**24  # bytes of sources from which on tables are kept; less is read anew about as fast
+LARGE = 2**24  # bytes of sources; smaller ones are read again about as fast as a kept table
 BATCH = 1000  # rows
 NOTES = "notes.json"
-# Whatever these do decides what is in a table.
+# Libraries that decide the content of a table.
 LIBRARIES = ("transformers", "tokenizers", "pyarrow", "datasets")
 T = TypeVar("T")
 
 
 class NotKept(Exception):  # noqa: N818 - no error: the table is made in memory instead
-    """What a table holds cannot be written to a file."""
+    """The content of a table cannot be written to a file."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables by name, and what else was found in making them. `key` is None if they are in memory only."""
+    """Tables by name, and notes from making them. `key` is None if they are only in memory."""
 
     tables: dict[str, pyarrow.Table]
     notes: Any
     key: str | None
 
     def batches(self, name: str, columns: Sequence[str]) -> Iterator[pyarrow.Table]:
-        """Yield some columns of a table from its first row to its last, a batch of rows at a time.
+        """Yield some columns of a table from its first row to its last, one batch of rows at a time.
 
-        A file is read and not mapped then: mapped pages stay in the memory of the process until others need it.
+        A file is read, not mapped: mapped pages stay in the process's memory until another process needs it.
         """
         if self.key is None:
             yield from (self.tables[name].select(columns).slice(n, BATCH) for n in self._starts(name))
@@ -69,7 +68,7 @@ def _only(schema: pyarrow.Schema, columns: Sequence[str]) -> pyarrow.ipc.IpcRead
 
 
 class Writer:
-    """Takes the rows of one table, a batch of columns at a time."""
+    """Write the rows of one table, one batch of columns at a time."""
 
     def __init__(self, schema: pyarrow.Schema, file: Path | None) -> None:
         """Write to a file, or keep the batches."""
@@ -105,7 +104,7 @@ class _WriteError(Exception):
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """Tell an error of the cache's disk from one of the data's."""
+    """Separate errors of the cache's disk from errors of the data."""
     try:
         yield
     except OSError as error:
@@ -113,7 +112,7 @@ def _failing() -> Iterator[None]:
 
 
 def key_of(kind: str, *parts: Any) -> str:
-    """Return the key of what is made from these parts, JSON values or their `repr`, by the code that runs."""
+    """Return the key of tables that the present code makes from these parts, which are JSON values or have a `repr`."""
     text = json.dumps([_code(), parts], sort_keys=True, default=repr)
     return f"{kind}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
 
@@ -131,8 +130,8 @@ def _code() -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder that tables are kept in."""
-    import datasets  # takes a second, and small data do without
+    """Return the folder of kept tables."""
+    import datasets  # takes a second, and small data do not need it
 
     return Path(datasets.config.HF_DATASETS_CACHE) / "softprompts"
 
@@ -140,16 +139,16 @@ def cache_folder() -> Path:
 def make_tables(
     key: str | None, schemas: Mapping[str, pyarrow.Schema], make: Callable[[dict[str, Writer]], Any]
 ) -> Tables:
-    """Return tables that were kept under a key, or make them now and keep them.
+    """Return the tables that are kept under a key; otherwise make and keep them.
 
-    Several processes that ask for the same key at once wait for the one that makes it. A cache that cannot be written
-    is said once, and the tables are made in memory then.
+    If several processes request the same key at once, one makes the tables and the others wait. If the cache cannot be
+    written, a single warning is logged and the tables are made in memory.
 
     Args:
-        key: as `key_of` returns it; None makes them in memory.
+        key: a key from `key_of`; None makes the tables in memory.
         schemas: the tables' columns.
-        make: writes the rows and returns what else is to be kept, as JSON values. For a table that cannot be kept it
-            raises `NotKept`, and is called again to make it in memory.
+        make: writes the rows, and returns notes to keep as JSON values. It raises `NotKept` for a table that cannot be
+            written to a file, and is then called again to make it in memory.
     """
     if key is not None:
         folder = cache_folder() / key
@@ -168,19 +167,19 @@ def make_tables(
 
 @cache
 def _warn_of_cache(folder: str, why: str) -> None:
-    warn(f"{folder}: cannot be written ({why}), so that rows and tokens are made in memory, and anew every time")
+    warn(f"{folder}: cannot be written ({why}), so every run makes rows and tokens again, in memory")
 
 
 def _make_files(folder: Path, schemas: Mapping[str, pyarrow.Schema], make: Callable[..., Any]) -> Tables:
     with _failing():
         folder.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        with _failing(), suppress(NotImplementedError):  # without locks each process makes its own
+        with _failing(), suppress(NotImplementedError):  # without locks, each process makes its own tables
             stack.enter_context(FileLock(f"{folder}.lock"))
         if found := _open(folder, schemas):
             return found
         with _failing():
-            for left in folder.parent.glob(f"{folder.name}.*.tmp"):  # by a process that was killed
+            for left in folder.parent.glob(f"{folder.name}.*.tmp"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
@@ -199,17 +198,17 @@ def _make_files(folder: Path, schemas: Mapping[str, pyarrow.Schema], make: Calla
         with _failing():
             sizes = {name: (temporary / f"{name}.arrow").stat().st_size for name in schemas}
             (temporary / NOTES).write_text(json.dumps({"sizes": sizes, "notes": notes}), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)  # what `_open` could not read
+            shutil.rmtree(folder, ignore_errors=True)  # `_open` could not read it
             with suppress(FileExistsError):
                 temporary.rename(folder)
         made = _open(folder, schemas)
     if made is None:
-        raise _WriteError("what was written cannot be read")
+        raise _WriteError("the written tables cannot be read")
     return made
 
 
 def _open(folder: Path, schemas: Mapping[str, pyarrow.Schema]) -> Tables | None:
-    """Return the tables of a folder; None if they are not there, or damaged."""
+    """Return the tables of a folder; None if they are missing or damaged."""
     try:
         kept = json.loads((folder / NOTES).read_text(encoding="utf-8"))
         tables = {}
@@ -226,15 +225,15 @@ def _open(folder: Path, schemas: Mapping[str, pyarrow.Schema]) -> Tables | None:
 
 
 class Lazy(Sequence[T], Generic[T]):
-    """A sequence whose items are made whenever they are asked for. A slice of it is one, too."""
+    """A sequence that makes an item at each access. A slice of it is also lazy."""
 
     def __init__(self, count: int) -> None:
-        """Hold all of `count` items."""
+        """Cover all of `count` items."""
         self.span = self.whole = range(count)
 
     @abstractmethod
     def _items(self, numbers: range) -> Iterator[T]:
-        """Yield the items of these numbers, counted in the whole."""
+        """Yield the items with these numbers in the whole sequence."""
 
     def __len__(self) -> int:
         return len(self.span)
@@ -266,7 +265,7 @@ class Lazy(Sequence[T], Generic[T]):
 
 
 def columns_of(table: pyarrow.Table, names: Sequence[str], numbers: range) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of some columns in the rows of these numbers."""
+    """Yield the values of some columns for the rows with these numbers."""
     if len(numbers) == 1:
         yield tuple(table[name][numbers[0]].as_py() for name in names)
     elif numbers.step == 1:

@@ -1,4 +1,4 @@
-"""Columns and values of a row: which names they may have, and what a template shows of a value."""
+"""Check the column names of rows, and convert values to the text that a template shows."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from softprompts.errors import UserError, short
 
 Record = dict[str, Any]
 
-# What `str` turns into the text that a person would write; all else is refused if a template uses it.
+# Types whose `str` is the text that a person would write. A template refuses all others.
 SHOWN = (str, Number, date, time, timedelta)  # a datetime is a date, a bool and a Decimal are numbers
 
 
 @dataclass(frozen=True)
 class Unread:
-    """Stands for a value that could not be read. `kind` says what it is in the file, e.g. "map<string, int64>"."""
+    """A placeholder for an unreadable value. `kind` is its type in the file, e.g. "map<string, int64>"."""
 
     kind: str
 
 
 def check_columns(place: str, names: Iterable[str]) -> None:
-    """Raise `UserError` for two columns of one name, or whose names differ in surrounding spaces only.
+    """Raise `UserError` if two columns have one name, or names that differ only in surrounding spaces.
 
-    Names that differ in case are two names: a template takes the one that it spells.
+    Names that differ in case are different: a template uses the name as it is spelled.
     """
     first: dict[str, tuple[int, str]] = {}
     for number, name in enumerate(names, start=1):
         before, spelled = first.setdefault(name.strip(), (number, name))
         if before != number:
-            kind = "have one name" if spelled == name else "have names that differ in surrounding spaces only"
+            kind = "have one name" if spelled == name else "have names that differ only in surrounding spaces"
             raise UserError(f'{place}: columns {before} and {number} {kind}, "{short(name.strip())}"')
 
 
 def plain(value: Any) -> Any:
-    """Return a value as a template takes it: a list as "a, b" or "none", an object as JSON, all else as it is.
+    """Convert a value for a template: a list to "a, b" or "none", an object to JSON; others stay the same.
 
-    A template then shows it by `str`: a truth value as True or False, a number by the fewest digits that give it back
-    (1.50 in JSON is 1.5; a 32-bit float shows the digits of its 64-bit value), a decimal with all its digits, a date as
-    2024-05-31, a point in time as 2024-05-31 12:30:00 and its zone. What `trouble` names is never shown.
+    A template then formats it with `str`. A boolean is True or False. A number has the fewest digits that identify it
+    (1.50 in JSON is 1.5; a 32-bit float has the digits of its 64-bit value). A decimal has all its digits. A date is
+    2024-05-31, a point in time 2024-05-31 12:30:00 and its zone. Values that `trouble` names are never shown.
     """
     if isinstance(value, list):
         return ", ".join(str(plain(v)) for v in value) or "none"
@@ -52,19 +52,19 @@ def plain(value: Any) -> Any:
 
 
 def trouble(value: Any) -> str | None:
-    """Return why no template can show a value, as the end of a sentence about its column; None if one can."""
+    """Return why a template cannot show a value, as the end of a sentence about its column; None if it can."""
     if value is None:
-        return "is null: no value, or a hidden label (-1)"
+        return "is null: a missing value, or a hidden label (-1)"
     if isinstance(value, Unread):
         return f"holds {value.kind}, which cannot be read as text"
     if isinstance(value, bytes):
-        return "holds bytes, which are no text; store it as a string"
+        return "holds bytes, which are not text; store it as a string"
     if isinstance(value, list):
         return next((f"has an item that {why}" for why in map(trouble, value) if why), None)
-    if isinstance(value, dict):  # null is a value of JSON
+    if isinstance(value, dict):  # null is a JSON value
         return next((f"has a value that {why}" for v in value.values() if v is not None and (why := trouble(v))), None)
     if not isinstance(value, SHOWN):
-        return f"holds a {type(value).__name__}, which is no text"
+        return f"holds a {type(value).__name__}, which is not text"
     endless = isinstance(value, float | Decimal) and not math.isfinite(value)
-    # NaT, the missing point in time, is a date and equals nothing.
-    return f"is {value}, which is no value" if endless or value != value else None
+    # NaT, a missing point in time, is a date that equals nothing.
+    return f"is {value}, which is not a value" if endless or value != value else None

@@ -1,1 +1,1 @@
-"""Rows as token ids: chats, documents, targets and what ends them."""
+"""Convert rows to token ids: chats, documents, targets and their end tokens."""

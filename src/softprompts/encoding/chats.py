@@ -1,4 +1,4 @@
-"""Prompts as chats: what the tokenizer's own template makes of them, and whether the model gets to see them there."""
+"""Put prompts into the tokenizer's chat template, and check that the result contains them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 def in_chat(task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str | None = None) -> str:
-    """Return a prompt as the chat template shows it to the model: up to where it answers, or with its answer.
+    """Return a prompt in the chat template, up to the beginning of the answer, or with the answer.
 
     Raises:
-        UserError: the tokenizer has no chat template, or one that fails, takes no system message, or does not show
-            prompt, answer and system message as they are, but for the white space around them.
+        UserError: the tokenizer has no chat template; the template fails, refuses the system message, or changes
+            prompt, answer or system message in more than surrounding white space.
     """
     name, system = tokenizer.name_or_path, task.config.system
     if not tokenizer.chat_template:
@@ -23,7 +23,7 @@ def in_chat(task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, answer:
     messages = [{"role": role, "content": content} for role, content in said]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
-    except Exception as error:  # a template is a program of the model's folder: any of its lines may fail
+    except Exception as error:  # a template is a program, and may fail anywhere
         what = (
             "task.system: the chat template of {} refuses it" if system else "task.chat: the chat template of {} fails"
         )
@@ -31,12 +31,12 @@ def in_chat(task: Task, tokenizer: PreTrainedTokenizerBase, prompt: str, answer:
         raise UserError(f"{what.format(name)}: {why}") from None
     assert isinstance(text, str)
     for role, content in said:
-        # Rows that the model cannot tell apart would all get one score, and nobody would know.
+        # Otherwise rows could look alike to the model, and get the same score without a warning.
         if content.strip() not in text:
             key = "task.system" if role == "system" else "task.chat"
             message = "system message" if role == "system" else f"{role}'s message"
             raise UserError(
-                f"{key}: the chat template of {name} does not show the {message} as it is: {short(repr(content))} is "
+                f"{key}: the chat template of {name} changes the {message}: {short(repr(content))} is "
                 f"not in {short(repr(text))}"
             )
     return text

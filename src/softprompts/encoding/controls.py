@@ -1,4 +1,4 @@
-"""Control tokens in the text of rows: the model would read them as such, which nobody expects of data."""
+"""Warn of control tokens in the text of rows, which the model would not read as text."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from softprompts.tasks.templates import render
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# A wording, or a longer soft prompt, has the same rows read again.
+# A further prompt template, or a longer soft prompt, reads the same rows again.
 warn_once = cache(warn)
 
 
 def control_tokens(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return a warning if the values in prompts hold special tokens of the tokenizer, such as `<|im_start|>`.
+    """Return a warning if values in prompts contain special tokens of the tokenizer, such as `<|im_start|>`.
 
-    The templates may hold them on purpose. So may targets: those are part of the answer, and are compared as text.
+    Templates and targets may contain them on purpose. Targets are compared as text.
     """
     named = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     known = sorted(named.union(tokenizer.all_special_tokens), key=len, reverse=True)
-    # A tokenizer with `split_special_tokens` takes them for text.
+    # A tokenizer with `split_special_tokens` reads them as text.
     acting = [t for t in known if len(tokenizer(t, add_special_tokens=False).input_ids) == 1]
     pattern = re.compile("|".join(map(re.escape, acting)) or r"(?!)")
     template = task.config.prompt
@@ -33,7 +33,7 @@ def control_tokens(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     first, count, total = "", 0, 0
     for rows in {id(rows): rows for rows in task.splits.values()}.values():
         for number, text in enumerate(texts_of(rows)):
-            # With solved examples in front a prompt holds theirs, too: the row's own are in its record.
+            # A prompt may have them from few-shot examples; the row's own are in its record.
             if not pattern.search(text.prompt):
                 continue
             found = Counter(pattern.findall(render(template, rows[number].record, text.place))) - meant
@@ -42,7 +42,7 @@ def control_tokens(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
                 first = first or f'"{next(iter(found))}" in {text.place}'
         total += len(rows)
     said = (
-        f"task.prompt: {count:,} of {total:,} rows hold control tokens of the tokenizer in their text, e.g. {first}: "
-        "the model reads them as control tokens, not as text; take them out unless they are meant"
+        f"task.prompt: {count:,} of {total:,} rows contain control tokens of the tokenizer, e.g. {first}; "
+        "the model does not read them as text; remove them unless they are intended"
     )
     return [said] if count else []

@@ -1,4 +1,4 @@
-"""Texts as token ids: documents, the examples made of them, and the splits of a task."""
+"""Data types for token ids: documents, examples, and the splits of a task."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ import pyarrow.compute
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids that a decoder reads as one text: prompt, then target. Both are non-empty.
+    """Token ids that a decoder reads as one text: the prompt, then the target. Neither is empty.
 
-    An encoder-decoder reads the prompt and writes the target; for an encoder the target is the number of a choice.
-    `soft_prompt` is the number of the soft prompt, of the engine's bank, that it is read after.
+    An encoder-decoder reads the prompt and generates the target. For an encoder the target is the number of a choice.
+    `soft_prompt` is the number of the soft prompt, in the engine's prompt bank, that precedes the document.
     """
 
     prompt_ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class Document:
 
     @property
     def input_ids(self) -> tuple[int, ...]:
-        """All tokens that go through the model: the last target token is predicted, never read."""
+        """All tokens that the model reads. The last target token is only predicted."""
         return self.prompt_ids + self.target_ids[:-1]
 
 
@@ -52,8 +52,7 @@ class Example:
 class EncodedTask:
     """A task and the tokenized rows of its splits, in the order of the task's rows.
 
-    `ends` are the token ids that end an answer: the one that written targets are trained to end with, and the base
-    model's own.
+    `ends` are the token ids that end a prediction: the one at the end of training targets, and those of the base model.
     """
 
     task: Task
@@ -65,7 +64,7 @@ class EncodedTask:
 
 Targets = tuple[tuple[int, ...], ...]
 _IDS = pyarrow.list_(pyarrow.int32())
-# Written answers have targets of their own. Choices have those of a set, by its number, which many rows share.
+# Open tasks store the target of each row. Tasks with choices store the number of a set that many rows share.
 SCHEMA = pyarrow.schema(
     [("prompt_ids", _IDS), ("target_ids", _IDS), ("choices", pyarrow.int32()), ("answer", pyarrow.int32())]
 )
@@ -73,7 +72,7 @@ CHOICES_SCHEMA = pyarrow.schema([("target_ids", pyarrow.list_(_IDS))])
 
 
 class Answer(NamedTuple):
-    """Where a row came from, its target, and the token ids of that."""
+    """The place of a row, its target, and the target's token ids."""
 
     place: str
     target: str
@@ -81,14 +80,14 @@ class Answer(NamedTuple):
 
 
 class StoredExamples(Lazy[Example]):
-    """The examples of a split: rows, and a table of their token ids."""
+    """The examples of a split: its rows, and a table of their token ids."""
 
     def __init__(self, rows: Sequence[Row], tables: Tables, split: str, choice_texts: tuple[str, ...]) -> None:
-        """Take the examples that an `ExampleWriter` has written to one of the tables."""
+        """Read the examples that an `ExampleWriter` wrote to one of the tables."""
         super().__init__(len(rows))
         self.rows = rows
         self.choice_texts = choice_texts
-        self.soft_prompts: Sequence[int] | None = None  # of each row of the whole; None: the first for all
+        self.soft_prompts: Sequence[int] | None = None  # of each row of the whole split; None: the first for all
         self._table = tables.tables[split]
         self._sha256: str = tables.notes["sha256"][split]
         (column,) = tables.tables["choices"].to_pydict().values()
@@ -106,7 +105,7 @@ class StoredExamples(Lazy[Example]):
             yield Example(row, documents[answer], documents, self.choice_texts)
 
     def answers(self) -> Iterator[Answer]:
-        """Yield the targets of the rows, without all else, which takes most of the time."""
+        """Yield only the targets of the rows, because the rest takes most of the time."""
         texts = texts_of(self.rows if self.span == self.whole else [self.rows[n] for n in self.span])
         for start in range(0, len(self.span), BATCH):
             numbers = self.span[start : start + BATCH]
@@ -126,7 +125,7 @@ class StoredExamples(Lazy[Example]):
         return [int(found[n]) for n in self.span]
 
     def moved(self, soft_prompts: Sequence[int]) -> StoredExamples:
-        """Return the examples with other soft prompts, by number, one for each row of the whole."""
+        """Return the examples with other soft prompts, by number, one for each row of the whole split."""
         other = copy.copy(self)
         other.soft_prompts = soft_prompts
         return other
@@ -145,7 +144,7 @@ def answers_of(examples: Sequence[Example]) -> Iterator[Answer]:
 
 
 def lengths_of(examples: Sequence[Example], prompts_only: bool = False) -> list[int]:
-    """Return how many tokens of each example's document go through the model, or those of its prompt only."""
+    """Return the number of tokens that the model reads of each example, or only of its prompt."""
     if isinstance(examples, StoredExamples):
         return examples.lengths(prompts_only)
     return [len(e.document.prompt_ids if prompts_only else e.document.input_ids) for e in examples]
@@ -158,7 +157,7 @@ def digest_of_tokens(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         for document in (example.document, *example.choices):
-            digest.update(array("q", [document.soft_prompt]).tobytes())  # of several tasks, its own
+            digest.update(array("q", [document.soft_prompt]).tobytes())  # with several tasks, each has its own
             digest.update(_packed(document.prompt_ids) + _packed(document.target_ids))
     return digest.hexdigest()
 
@@ -173,7 +172,7 @@ def _packed_targets(targets: Targets) -> list[bytes]:
 
 
 class ChoiceWriter:
-    """Writes the token ids of choices, once for all rows in which they are the same."""
+    """Write the token ids of choices, once for all rows that share them."""
 
     def __init__(self, writer: Writer) -> None:
         """Write to a table of `CHOICES_SCHEMA`."""
@@ -181,15 +180,15 @@ class ChoiceWriter:
         self.numbers: dict[Targets, int] = {}
 
     def close(self) -> None:
-        """Write them."""
+        """Write the choices."""
         self.writer.write([list(map(list, targets)) for targets in self.numbers])
 
 
 class ExampleWriter:
-    """Writes the token ids of one split."""
+    """Write the token ids of one split."""
 
     def __init__(self, writer: Writer, choices: ChoiceWriter) -> None:
-        """Write to a table of `SCHEMA`, and the choices to another."""
+        """Write to a table of `SCHEMA`, and the choices to another table."""
         self.writer, self.choices = writer, choices
         self.digest = hashlib.sha256()
 
@@ -199,9 +198,9 @@ class ExampleWriter:
         """Append rows.
 
         Args:
-            prompts: token ids.
-            targets: those of each choice, or of the only target.
-            answers: which choice is the target; None if there are no choices.
+            prompts: token ids of the prompts.
+            targets: token ids of each choice, or of the only target.
+            answers: numbers of the choices that are the targets; None if there are no choices.
         """
         flat = pyarrow.array(numpy.fromiter(chain.from_iterable(prompts), "i4"))
         ends = numpy.cumsum([0, *map(len, prompts)], dtype="i4")
@@ -219,12 +218,12 @@ class ExampleWriter:
 
 
 def with_soft_prompt(data: EncodedTask, soft_prompt: int) -> EncodedTask:
-    """Return the task with every document read after soft prompt number `soft_prompt` of the bank."""
+    """Return the task with soft prompt number `soft_prompt` of the prompt bank before every document."""
     return with_soft_prompts(data, lambda _: soft_prompt)
 
 
 def with_soft_prompts(data: EncodedTask, number: Callable[[Example], int]) -> EncodedTask:
-    """Return the task with each example's documents read after soft prompt `number(example)` of the bank."""
+    """Return the task with soft prompt `number(example)` of the prompt bank before each example's documents."""
 
     def moved(examples: Sequence[Example]) -> Sequence[Example]:
         if isinstance(examples, StoredExamples) and examples.span == examples.whole:

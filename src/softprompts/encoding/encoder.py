@@ -1,4 +1,4 @@
-"""Token ids of texts: many at a time, if that gives what the tokenizer gives for each alone."""
+"""Tokenize many texts at a time, if the ids are the same as for each text alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import chain
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# Between a sign that is no white space and a space. `\w` and ASCII are white space to no tokenizer.
+# Between a visible character and a space. No tokenizer treats `\w` or visible ASCII as white space.
 BOUNDARY = re.compile(r"(?<=[\w!-~])(?= )")
 GOOD = r"[\w!-~]\Z"  # the end of a word: a space after it is a boundary
-# Some patterns join a line break to a sign such as a full stop, none to a letter.
+# Some patterns join a line break to a mark such as a full stop, but none to a letter.
 END = re.compile(rf"{BOUNDARY.pattern}|(?<=[^\W_])(?=\n)")
-# How GPT-4 and Llama 3, and how Qwen part a text before they look for tokens. GPT-2's is `ByteLevel` itself.
+# The patterns by which GPT-4 and Llama 3, and Qwen, split a text first. That of GPT-2 is `ByteLevel` itself.
 KNOWN_PATTERNS = tuple(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     + digits
@@ -22,28 +22,27 @@ KNOWN_PATTERNS = tuple(
     for digits in ("{1,3}", "")
 )
 REMEMBERED = 2**18  # pieces of texts
-LONGEST = 64  # characters of a piece that is remembered: a text without a space is one piece
+LONGEST = 64  # most characters of a remembered piece; a text without a space is one piece
 
 
 class Encoder:
-    """Tokenizes texts, in one of three ways of which each gives the same ids.
+    """Tokenize texts in one of three ways with the same ids.
 
-    `is_batched` says whether it goes past what `transformers` does around each text, which takes most of the time: with
-    the tokenizer's backend, or in pieces. Many tokenizers part a text before a space, whatever there is on either
-    side, and look for tokens in each part alone. Their pieces are words, which come again and again: their ids are
-    remembered.
+    `is_batched` is true if it avoids the slow work of `transformers` around each text, by the tokenizer's backend or in
+    pieces. Many tokenizers always split a text before a space, and tokenize each piece alone. These pieces are words,
+    which occur again and again, so their ids are remembered.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, sample: Sequence[str]) -> None:
-        """Look at a sample of texts: another way is gone only if it gives the very ids of the tokenizer for them."""
+        """Choose the way by a sample of texts. A faster way must give the same ids as the tokenizer."""
         self.tokenizer = tokenizer
-        self._own: Callable[[Sequence[str]], list[list[int]]] | None = None  # ids without marks, by another way
+        self._own: Callable[[Sequence[str]], list[list[int]]] | None = None  # ids without marks, by a faster way
         self._marks: tuple[list[int], list[int]] | None = None  # before each text and after it; None if unknown
         self._forget()
         if not getattr(tokenizer, "is_fast", False):
             return
         alone = [tokenizer(text, add_special_tokens=False).input_ids for text in sample]
-        marked = [tokenizer(text).input_ids for text in sample]  # this sets padding and truncation of the backend, too
+        marked = [tokenizer(text).input_ids for text in sample]  # this also sets padding and truncation of the backend
         ways = [self._backend, *([self._in_pieces] if _parts_at_spaces(tokenizer) else [])]
         self._own = next((way for way in reversed(ways) if way(sample) == alone), None)
         if self._own and self._backend(sample, special=True) == marked:
@@ -53,12 +52,12 @@ class Encoder:
 
     @property
     def is_batched(self) -> bool:
-        """Whether ids are made in another way than text by text."""
+        """Whether ids are made by a faster way than text by text."""
         return self._own is not None
 
     @property
     def is_in_pieces(self) -> bool:
-        """Whether ids are made in pieces, so that `tail` says what the ids of a text that follows another depend on."""
+        """Whether ids are made in pieces. The ids of a text then depend only on the `tail` of the text before it."""
         return self._own == self._in_pieces
 
     def _backend(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
@@ -72,7 +71,7 @@ class Encoder:
 
     def _of_text(self, text: str) -> list[int]:
         first, *words = text.split(" ")
-        try:  # most texts are words with one space between them, which is quickly seen
+        try:  # most texts are words with single spaces between them, which is quickly found
             return list(chain(self._first[first], chain.from_iterable(map(self._words.__getitem__, words))))
         except KeyError:
             return list(chain.from_iterable(map(self._pieces.__getitem__, BOUNDARY.split(text))))
@@ -96,9 +95,9 @@ class Encoder:
         return [front + ids + closing for ids in own] if front or closing else own
 
     def open_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts that go on: without the end or separator that some tokenizers put after every text.
+        """Return the ids of texts that continue: without the end or separator that some tokenizers add to every text.
 
-        A text that begins with the tokens that are put before it, or is empty, has its own rule: see `_added`.
+        `_added` handles empty texts, and texts that begin with the tokens that the tokenizer would add.
         """
         whole = self.ids(texts, special=True)
         unsure = list(range(len(texts)))
@@ -112,12 +111,12 @@ class Encoder:
         return opened
 
     def closing(self, text: str) -> int:
-        """Return how many tokens the tokenizer puts after a text by itself."""
+        """Return the number of tokens that the tokenizer adds after a text."""
         (whole,), (own,) = (self.ids([text], special) for special in (True, False))
         return _added(whole, own)[1]
 
     def tail(self, text: str) -> str:
-        """Return the end of a text, the only part of it that decides on the tokens of what follows."""
+        """Return the end of a text. Only this part affects the tokens of a following text."""
         at = len(text)
         while (at := max(text.rfind(" ", 0, at), text.rfind("\n", 0, at))) > 0:
             if END.match(text, at):
@@ -126,7 +125,7 @@ class Encoder:
 
 
 class _Known(dict[str, tuple[int, ...]]):
-    """Ids of texts after a prefix, made when they are first asked for. A text that does not fit is a `KeyError`."""
+    """Ids of texts after a prefix, made at their first access. A text that does not fit is a `KeyError`."""
 
     def __init__(self, ids: Callable[[list[str]], list[list[int]]], prefix: str = "", fits: str = "") -> None:
         super().__init__()
@@ -140,13 +139,13 @@ class _Known(dict[str, tuple[int, ...]]):
 
 
 def _added(ids: list[int], own: list[int]) -> tuple[int, int]:
-    """Return how many of the ids of a text are put before its own and after them."""
+    """Return the number of ids that the tokenizer added before a text's own ids, and after them."""
     front = next((i for i in range(len(ids) - len(own) + 1) if ids[i : i + len(own)] == own), None)
     return (0, 0) if front is None else (front, len(ids) - front - len(own))
 
 
 def _marks(count: int, marked: list[list[int]], alone: list[list[int]]) -> tuple[list[int], list[int]] | None:
-    """Return the ids before every text and after it, `count` in all; None if they are not the same for all."""
+    """Return the ids before and after every text, `count` in all; None if they differ between texts."""
     pairs = list(zip(marked, alone, strict=True))
     found = []
     for front in range(count + 1):
@@ -158,7 +157,7 @@ def _marks(count: int, marked: list[list[int]], alone: list[list[int]]) -> tuple
 
 
 def _parts_at_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Say whether a tokenizer always parts a text at a `BOUNDARY`, and looks at each part alone."""
+    """Return whether a tokenizer always splits a text at a `BOUNDARY`, and tokenizes each part alone."""
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     model, steps = parts["model"], parts["pre_tokenizer"] or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]

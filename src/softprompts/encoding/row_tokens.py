@@ -1,4 +1,4 @@
-"""The token ids of single rows: prompts, targets as they continue them, and rows that are too long."""
+"""Tokenize single rows: prompts, the targets that continue them, and rows that are too long."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Ids = tuple[list[int], Targets]  # of a prompt, and of each target
 
 
 class RowTooLongError(UserError):
-    """A row has more tokens than fit. `facts` says so without the advice, which a caller may give in other words."""
+    """A row has too many tokens. `facts` is the message without the advice, which a caller may replace."""
 
     def __init__(self, facts: str, advice: str = "") -> None:
         super().__init__(f"{facts}; {advice}" if advice else facts)
@@ -39,18 +39,18 @@ class NestedError(Exception):
 
 
 def _nested(choices: Sequence[str], ids: Targets, place: str) -> tuple[str, str] | None:
-    """Return two choices of which one's tokens begin the other's; None if there are none.
+    """Return two choices if the tokens of one begin with those of the other; None if there is no such pair.
 
     Raises:
         UserError: two choices are the same tokens.
     """
     found = None
-    # Sorted, a sequence comes right before those that it begins.
+    # In sorted order, a sequence directly precedes those that begin with it.
     for (first, a), (second, b) in pairwise(sorted(zip(ids, choices, strict=True))):
         if first == second:
             raise UserError(
                 f"task.choices: {a!r} and {b!r} are the same tokens to this tokenizer ({place}): "
-                "nothing can tell them apart; give one of them other words"
+                "they cannot be told apart; rename one of them"
             )
         found = found or ((a, b) if second[: len(first)] == first else None)
     return found
@@ -58,9 +58,9 @@ def _nested(choices: Sequence[str], ids: Targets, place: str) -> tuple[str, str]
 
 @dataclass(frozen=True)
 class RowTokenizer:
-    """Makes token ids of rows. `ending` holds the tokens that follow each target: one, or none.
+    """Make token ids of rows. `ending` are the tokens that follow each target: one, or none.
 
-    If the prompts hold solved examples, `separator` ends a target instead, as it ends those of the examples.
+    If the prompts contain few-shot examples, `separator` ends a target instead, as it ends the examples' targets.
     """
 
     task: Task
@@ -94,7 +94,7 @@ class RowTokenizer:
         return {"sha256": digests}
 
     def _read(self, rows: Sequence[Text]) -> list[_Ids]:
-        """Return the token ids of rows; of several that are refused, the first is named."""
+        """Return the token ids of rows. If several rows are refused, the error names the first."""
         try:
             given = [self.task.choices or (row.target,) for row in rows]
             read = self._tokens(rows, [row.prompt for row in rows], given)
@@ -105,7 +105,7 @@ class RowTokenizer:
             raise
 
     def _tokens(self, rows: Sequence[Text], prompts: Sequence[str], given: Sequence[Sequence[str]]) -> list[_Ids]:
-        """Return for each row the ids of a prompt, and those of each of the given targets after it."""
+        """Return the ids of each row's prompt, and of each of its targets after the prompt."""
         texts = [in_chat(self.task, self.tokenizer, p) for p in prompts] if self.task.config.chat else prompts
         prompt_ids = self._prompt_ids(texts)
         for row, ids in zip(rows, prompt_ids, strict=True):
@@ -116,7 +116,7 @@ class RowTokenizer:
             return [(ids, tuple((n,) for n in range(len(t)))) for ids, t in zip(prompt_ids, given, strict=True)]
         if not self.encoder.is_in_pieces or self.separator or not self.task.choices:
             return list(zip(prompt_ids, self._targets(rows, texts, prompt_ids, given), strict=True))
-        # The last piece of a prompt decides alone on the tokens of the choices, and many prompts end alike.
+        # The tokens of the choices depend only on the prompt's last piece, and many prompts end alike.
         tails = [self.encoder.tail(text) for text in texts]
         first = {tail: n for n, tail in reversed(list(enumerate(tails)))}
         numbers = sorted(first.values())
@@ -136,13 +136,13 @@ class RowTokenizer:
         prompt_ids: Sequence[list[int]],
         given: Sequence[Sequence[str]],
     ) -> list[Targets]:
-        """Return for each row the ids of its targets after its prompt, each with its ending."""
+        """Return the ids of each row's targets after its prompt, each with its ending."""
         answers_left = iter(self._target_ids(texts, prompt_ids, given))
         found = []
         for row, text, ids, targets in zip(rows, texts, prompt_ids, given, strict=True):
             answers = list(islice(answers_left, len(targets)))
             if not self.task.choices and not targets[0]:
-                # A text of one's own has no target to read: a token that the model knows takes its place.
+                # A user's text has no target. A token that the model knows replaces it.
                 answers = [ids[-1:]]
             for target, answer in zip(targets, answers, strict=True):
                 if not answer:
@@ -155,10 +155,10 @@ class RowTokenizer:
         return found
 
     def _ending_after(self, text: str, prompt_ids: list[int], answers: dict[str, list[int]]) -> Sequence[int]:
-        """Return what ends a row's targets: after solved examples, the token that would follow if it were one of them.
+        """Return the end of a row's targets. With few-shot examples, it is the token that would follow an example.
 
-        The text after a separator decides on its tokens, too: of two line breaks at the end of a text, many
-        tokenizers make one token, and two of those between texts.
+        The text after a separator affects the separator's tokens: many tokenizers make one token of two line breaks at
+        the end of a text, and two tokens of them between texts.
         """
         if not self.separator:
             return self.ending
@@ -175,27 +175,27 @@ class RowTokenizer:
         if vocabulary is not None and max(ids) >= vocabulary:
             raise UserError(
                 f"{row.place}: token {self.tokenizer.convert_ids_to_tokens(max(ids))!r} has the number {max(ids)}, and "
-                f"the base model has embeddings of {vocabulary} tokens only: take the tokenizer that belongs to it, "
-                "or resize the model"
+                f"the base model has only embeddings of {vocabulary} tokens; use the tokenizer that belongs to it, or "
+                "resize the model"
             )
 
     def _prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if self.task.config.chat:  # the template has written its special tokens out
+        if self.task.config.chat:  # the template contains its special tokens
             return self.encoder.ids(texts, special=False)
         return self.encoder.open_ids(texts) if self.spec.kind == "decoder" else self.encoder.ids(texts, special=True)
 
     def _target_ids(
         self, texts: Sequence[str], prompt_ids: Sequence[list[int]], given: Sequence[Sequence[str]]
     ) -> list[list[int]]:
-        """Return the ids of each row's targets, one row's after the other's."""
-        # An answer by itself, in a decoder of its own or in a message, does not begin with a space.
+        """Return the ids of all rows' targets in one list, row by row."""
+        # A target that does not continue a text, in an encoder-decoder or a message, does not begin with a space.
         alone = self.spec.kind == "encoder-decoder" or self.task.config.chat
         targets = [[t.strip() if alone else t for t in row] for row in given]
         if self.spec.kind == "encoder-decoder":
             return self._own_ids(list(chain(*targets)))
-        # The target as it continues this prompt: tokenizers of the SentencePiece kind put a space of their own before
-        # a text by itself. If the two fuse into other tokens, they are tokenized apart.
-        if self.encoder.is_in_pieces:  # the last piece of a prompt decides alone, and many prompts end alike
+        # The target as it continues this prompt: SentencePiece tokenizers add a space before a separate text. If prompt
+        # and target fuse into other tokens, they are tokenized separately.
+        if self.encoder.is_in_pieces:  # only the last piece of a prompt matters, and many prompts end alike
             tails = map(self.encoder.tail, texts)
             pairs = [(tail, t) for tail, row in zip(tails, targets, strict=True) for t in row]
             distinct = list(dict.fromkeys(pairs))
@@ -214,13 +214,13 @@ class RowTokenizer:
         return [known[pair] for pair in pairs]
 
     def _own_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts by themselves; many may be the same."""
+        """Return the ids of separate texts; many may be the same."""
         distinct = list(dict.fromkeys(texts))
         ids = dict(zip(distinct, self.encoder.ids(distinct, special=False), strict=True))
         return [ids[text] for text in texts]
 
     def _fit(self, row: Text, targets: Sequence[str], read: _Ids) -> _Ids:
-        """Return the ids of one row, its prompt cut if it is too long and may be cut."""
+        """Return the ids of one row. A prompt that is too long is cut if this is allowed."""
         config = self.task.config
         limit = config.max_length if self.spec.room is None else min(config.max_length, self.spec.room)
         prompt_ids, target_ids = read
@@ -228,23 +228,23 @@ class RowTokenizer:
         excess = length - limit
         if excess <= 0:
             return read
-        # A token that a tokenizer puts before every text stays: the model has never read a text without it.
+        # The first token of every text is kept, because the model has never read a text without it.
         first = (self.tokenizer.bos_token_id, self.tokenizer.cls_token_id)
         kept = 1 if prompt_ids[0] in first else 0
-        # A token that it puts after every text of an encoder stays as well.
+        # The last token of every text of an encoder is kept as well.
         closing = 0 if self.spec.kind == "decoder" else self.encoder.closing(row.prompt)
         own = len(prompt_ids) - kept - closing
         if config.chat:
             own = len(self.encoder.ids([row.prompt], special=False)[0])
         possible = own - excess >= 1
         if not possible or config.long_rows != "cut_prompt":
-            advice = "raise task.max_length" if limit == config.max_length else "the base model takes no more"
+            advice = "raise task.max_length" if limit == config.max_length else "the base model has no more positions"
             target = "" if self.spec.kind == "encoder" else f" ({max(map(len, target_ids))} of them target)"
             raise RowTooLongError(
                 f"{row.place}: {length} tokens{target} do not fit into {limit}",
                 f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else ""),
             )
-        if config.chat:  # the template stays whole, the message loses its beginning
+        if config.chat:  # the template stays whole; the message is cut at its beginning
             return self._cut_message(row, targets, excess, limit)
         return prompt_ids[:kept] + prompt_ids[kept + excess :], target_ids
 
@@ -254,10 +254,9 @@ class RowTokenizer:
         return len(prompt_ids) + (0 if self.spec.kind == "encoder" else max(map(len, target_ids)))
 
     def _cut_message(self, row: Text, targets: Sequence[str], excess: int, limit: int) -> _Ids:
-        """Return the ids of a message without its beginning, as short a one as makes them fit.
+        """Return the ids of a message that is cut at its beginning, by as little as possible.
 
-        Cut text makes other tokens than those that were left of it, at times as many as before. Every turn takes a
-        character off at least.
+        A cut text has other tokens than before, sometimes as many. Every turn removes at least one character.
         """
         message = row.prompt
         while message and excess > 0:
@@ -265,11 +264,11 @@ class RowTokenizer:
             (read,) = self._tokens([row], [message], [targets])
             excess = self._length(read) - limit
         if not message.strip():
-            raise UserError(f"{row.place}: nothing of the prompt would be left of {limit} tokens; shorten the row")
+            raise UserError(f"{row.place}: nothing of the prompt would be left within {limit} tokens; shorten the row")
         return read
 
     def _end_of_tokens(self, text: str, count: int) -> int:
-        """Return where in a text its first `count` tokens end, in characters; at least 1."""
+        """Return the number of characters of a text's first `count` tokens; at least 1."""
         if not self.tokenizer.is_fast:
             share = count / max(1, len(self.tokenizer(text, add_special_tokens=False).input_ids))
             return max(1, math.floor(len(text) * share))

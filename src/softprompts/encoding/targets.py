@@ -1,4 +1,4 @@
-"""Targets that no written answer can equal: warnings of one line, before anything is trained."""
+"""Warn before training of targets that no generated prediction can equal."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from softprompts.errors import short, warn
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-REMEMBERED = 2**16  # texts of targets: many rows have the same
+REMEMBERED = 2**16  # texts of targets; many rows share one
 
 
 def lost_targets(data: EncodedTask, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return a warning if targets would not read as they are written, even if the model wrote them token by token."""
+    """Return a warning if the tokenizer cannot reproduce the text of some targets from their tokens."""
 
     def given_back(ids: tuple[int, ...]) -> str:
         return read_answer(tokenizer, ids, data.ends)
 
-    return _changed(data, given_back, "the tokenizer cannot give back")
+    return _changed(data, given_back, "the tokenizer cannot reproduce")
 
 
 def warn_of_cut_targets(
     data: EncodedTask, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, stop: Sequence[str]
 ) -> None:
-    """Warn of targets that `evaluation.stop` or `evaluation.max_new_tokens` cut off; choices are not written.
+    """Warn of targets that `evaluation.stop` or `evaluation.max_new_tokens` would cut; choices are never cut.
 
     Args:
         data: the task.
-        tokenizer: the base model's.
-        max_new_tokens: the longest answer, in tokens.
-        stop: texts that end an answer.
+        tokenizer: the base model's tokenizer.
+        max_new_tokens: most tokens of a prediction.
+        stop: texts that end a prediction.
     """
     if data.task.choices is not None:
         return
@@ -51,15 +51,15 @@ def warn_of_cut_targets(
 
 
 def _changed(data: EncodedTask, written: Callable[[tuple[int, ...]], str], what: str) -> list[str]:
-    """Return a warning if `written` makes another text of the token ids of some targets."""
+    """Return a warning if `written` changes the text of some targets."""
     read = lru_cache(maxsize=REMEMBERED)(written)
     lost, first = 0, ""
     for place, given, ids in chain.from_iterable(map(answers_of, (data.train, data.validation, data.test))):
         target = given.strip()
-        if target and (text := read(ids).strip()) != target:  # a text of one's own has none
+        if target and (text := read(ids).strip()) != target:  # a user's text has none
             first = first or f"{place}: {short(target)!r} comes back as {short(text)!r}"
             lost += 1
     if not lost:
         return []
     count = sum(len(split) for split in (data.train, data.validation, data.test))
-    return [f"{what} {lost} of {count} targets, so that no answer to these rows can be right: {first}"]
+    return [f"{what} {lost} of {count} targets, so no prediction for these rows can be right: {first}"]

@@ -1,4 +1,4 @@
-"""Turn rows into token ids, as the kind of base model reads them: a target is never truncated."""
+"""Convert rows to token ids for the kind of base model. Targets are never truncated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from softprompts.tasks.task import Task
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-SAMPLED = 8  # rows of each split that show whether a tokenizer gives the same ids for many texts at a time
+SAMPLED = 8  # rows per split that show whether a tokenizer gives the same ids for many texts at once
 
 
 def encode(
@@ -27,27 +27,27 @@ def encode(
 ) -> EncodedTask:
     """Tokenize a task.
 
-    A choice is scored by the likelihood of its tokens. If the tokens of one begin with those of another, as "Java" and
-    "JavaScript" do, the shorter would always be as likely or likelier: then every choice gets the token that ends an
-    answer, in training and in scoring. Other choices get none: nothing is gained by it (docs/lab-log.md).
+    A choice is scored by the likelihood of its tokens. If the tokens of one choice begin with those of another, as for
+    "JavaScript" and "Java", the shorter one would always be at least as likely. In this case every choice gets the
+    token that ends a prediction, in training and in scoring. Other choices do not, because it did not help
+    (docs/lab-log.md).
 
     Args:
-        task: the rows; `task.config` says what becomes of long ones, and whether they are chats.
-        tokenizer: the base model's. Written targets get the token that ends an answer, so that generation learns to
-            stop.
-        spec: what the base model can read; by default a decoder without limits.
-        needs_end: whether written targets have to have an end; without it, answers run to their greatest length.
+        task: the rows; `task.config` has the settings for long rows and chats.
+        tokenizer: the base model's tokenizer. Open targets get the end token, so that the model learns to stop.
+        spec: limits of the base model's input; by default a decoder without limits.
+        needs_end: whether open targets must have an end token; without one, generation runs to its greatest length.
 
     Raises:
-        UserError: a target that tokenizes to nothing; a row longer than `task.max_length` or the model's room; a chat
-            whose template `in_chat` refuses; token ids that the base model has no embedding of; choices that are the
-            same tokens; a tokenizer without an end that is needed.
+        UserError: a target has no tokens; a row is longer than `task.max_length` or the model's positions; `in_chat`
+            refuses the chat template; a token id has no embedding in the base model; two choices have the same tokens;
+            the tokenizer lacks a required end token.
     """
     spec = spec or InputSpec()
     end = end_of_answer(task, tokenizer)
     written = task.choices is None and spec.kind != "encoder"
     if written and end is None and needs_end:
-        raise _endless(tokenizer, "a written answer would never end")
+        raise _endless(tokenizer, "a generated prediction would never end")
     encoder = Encoder(tokenizer, _sample(task))
     ends = tuple(dict.fromkeys([*([] if end is None else [end]), *spec.ends]))
     reader = RowTokenizer(task, tokenizer, encoder, spec, (end,) if written and end is not None else ())
@@ -63,14 +63,14 @@ def encode(
     except NestedError as nested:
         first, second = nested.pair
         if end is None:
-            raise _endless(tokenizer, f"choice {first!r} begins choice {second!r}, and needs an end") from None
+            raise _endless(tokenizer, f"choice {first!r} begins choice {second!r} and requires an end") from None
         reader = replace(reader, ending=(end,), separator=_separator(task, spec))
         try:
             tables = make_tables(key and f"{key}-ended", schemas, reader.write)
         except NestedError as still:
             first, second = still.pair
             raise UserError(
-                f"task.choices: {second!r} holds what ends {first!r}; the two cannot be told apart"
+                f"task.choices: {second!r} contains the end of {first!r}; the two cannot be told apart"
             ) from None
     splits = {name: StoredExamples(rows, tables, name, task.choices or ()) for name, rows in task.splits.items()}
     data = EncodedTask(task, **splits, ends=ends)
@@ -93,7 +93,7 @@ def _endless(tokenizer: PreTrainedTokenizerBase, why: str) -> UserError:
 
 
 def _sample(task: Task) -> list[str]:
-    """Return texts of some rows, evenly spread over each split: prompts, and prompts with their targets."""
+    """Return texts of evenly spread rows of each split: prompts, and prompts with their targets."""
     texts = []
     for rows in task.splits.values():
         for n in range(0, len(rows), max(1, len(rows) // SAMPLED)):
@@ -102,21 +102,21 @@ def _sample(task: Task) -> list[str]:
 
 
 def end_of_answer(task: Task, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token that ends an answer: what a chat template puts there, else the end of the sequence.
+    """Return the token that ends a prediction: that of the chat template, or else the end of the sequence.
 
-    BERT's tokenizers call theirs a separator. None if there is neither.
+    In BERT's tokenizers it is the separator. None if there is no such token.
     """
     usual = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     if task.config.chat:
         after = in_chat(task, tokenizer, "?", "ANSWER").rpartition("ANSWER")[2]
         ids = tokenizer(after, add_special_tokens=False).input_ids
-        # Some are special without a name among the tokenizer's own: Gemma's <end_of_turn>, say.
+        # Some special tokens have no role in the tokenizer, for example Gemma's <end_of_turn>.
         added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        marks = added.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # which may stand for any text
+        marks = added.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # it may stand for any text
         return next((i for i in ids if i in marks), usual)
     return usual
 
 
 def _separator(task: Task, spec: InputSpec) -> str:
-    """Return what ends the choices of solved examples in the prompt; none if an answer stands apart from its prompt."""
+    """Return the text after the targets of few-shot examples; empty if a target does not continue its prompt."""
     return "" if task.config.chat or spec.kind == "encoder-decoder" else task.separator

@@ -1,1 +1,1 @@
-"""The forward pass, packed or PEFT's own, and how an answer is written."""
+"""The forward pass, packed or PEFT's own, and generation."""

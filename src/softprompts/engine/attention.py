@@ -1,15 +1,15 @@
-"""Attention over packed texts: each sees its soft prompt and itself, and little else is computed.
+"""Attention over packed texts: each text attends to its soft prompt and to itself.
 
-The linear layers of a decoder work token by token, so texts can lie end to end in one row without padding. Attention
-alone needs to know where one ends: it takes the texts out of the row, puts the keys and values of their soft prompt in
-front, attends, and puts the results back. A mask over the whole row would compute all pairs of tokens and throw most
-of them away.
+The linear layers of a decoder work token by token, so texts can be concatenated in one row without padding. Only
+attention must separate them. It takes the texts out of the row, prepends the keys and values of their soft prompt,
+attends, and puts the results back. A mask over the whole row would compute all pairs of tokens and discard most of
+them.
 
-The layout of the row goes through the model as a keyword argument of its forward pass. Transformers hands it on to the
-attention that `follow_layouts` has set; without a layout that attention is the model's own.
+The layout of the row is a keyword argument of the model's forward pass. Transformers passes it to the attention that
+`follow_layouts` has set. Without a layout, that attention is the model's own.
 
-The letters in shapes are those of `layout`, and H heads of queries, G groups of heads that share keys and values, D
-numbers of a head, K keys: of the whole row, or of a text with what is in front of it.
+Letters in shapes are those of `layout`, and H heads of queries, G groups of heads that share keys and values, D numbers
+per head, K keys: of the whole row, or of a text with its soft prompt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-PREFIX = "softprompts_packed_"  # and then the name of the attention that the model has without a layout
+PREFIX = "softprompts_packed_"  # followed by the name of the model's own attention
 OWN = ("sdpa", "eager")
 
 
@@ -39,30 +39,30 @@ class LayoutError(ValueError):
 
 
 def follow_layouts(base: Any) -> None:
-    """Let the attention layers of a base model follow the layout of a forward pass.
+    """Make the attention layers of a base model follow the layout of a forward pass.
 
-    Without a layout they attend as before: PEFT's own forward pass, generation, and whoever else has the model, go on
-    as they did. What is set is not saved with the model, nor with an adapter.
+    Without a layout they attend as before, so PEFT's own forward pass, generation and other users of the model do not
+    change. The setting is saved neither with the model nor with an adapter.
 
     Raises:
-        LayoutError: an attention that is none of transformers' own, or that cannot be replaced; a model that takes no
-            further arguments.
+        LayoutError: the attention is not one of transformers' own or cannot be replaced; the model accepts no further
+            arguments.
     """
     own = attention_name(base)
     if own.startswith(PREFIX):
         return
     if own not in OWN:
-        raise LayoutError(f"it does not know the attention {own}")
+        raise LayoutError(f"the attention {own} is unknown")
     if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base.forward).parameters.values()):
-        raise LayoutError("the model's forward pass hands no further arguments on to its attention")
-    with silent_transformers():  # which warns if the model has an attention of its own, and leaves it
+        raise LayoutError("the model's forward pass does not pass further arguments to its attention")
+    with silent_transformers():  # it warns if the model has its own attention, and keeps that
         base.set_attn_implementation(PREFIX + own)
     if not attention_name(base).startswith(PREFIX):
-        raise LayoutError("the model's attention is not one that can be replaced")
+        raise LayoutError("the model's attention cannot be replaced")
 
 
 def unfollow_layouts(base: Any) -> None:
-    """Give a base model back the attention that it had before `follow_layouts`."""
+    """Restore the attention that a base model had before `follow_layouts`."""
     if attention_name(base).startswith(PREFIX):
         base.set_attn_implementation(attention_name(base).removeprefix(PREFIX))
 
@@ -78,7 +78,7 @@ def attend(
     layout: Layout | None = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend by the layout, or as the attention `own` does; called by transformers for every layer.
+    """Attend by the layout, or by the attention `own` without one. Transformers calls this for every layer.
 
     query (1, H, Q, D), key and value (1, G, K, D) -> (1, Q, H, D); without a layout for any number of rows.
     """
@@ -130,10 +130,10 @@ def _by_layout(
 
 
 def takes_groups(device_type: str) -> bool:
-    """Say whether PyTorch's attention with a mask should get fewer heads of keys than of queries, on such a device.
+    """Return whether PyTorch's attention with a mask should get fewer heads of keys than of queries.
 
-    On a CPU it computes them group by group. On CUDA `enable_gqa` together with a mask leaves the math kernel only,
-    which holds the scores of all pairs, (b, H, L, K); with keys and values repeated, other kernels take them.
+    On a CPU it computes them group by group. On CUDA, `enable_gqa` together with a mask leaves only the math kernel,
+    which stores the scores of all pairs, (b, H, L, K); with repeated keys and values, other kernels work.
     """
     return device_type == "cpu"
 
@@ -149,7 +149,7 @@ def _attention(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(b, H, L, D) queries against (b, G, K, D) keys -> (b, H, L, D); G groups of heads share keys and values.
+    """Attend: (b, H, L, D) queries, (b, G, K, D) keys -> (b, H, L, D). G groups of heads share keys and values.
 
     softcap: bound of the scores (Gemma 2); sinks (H,): score of a key without a value (GPT-OSS).
     """
@@ -182,23 +182,23 @@ def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _take(row: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Take a stretch (1, H, S, D) apart by places (b, L) -> (b, H, L, D)."""
+    """Split a part of the row (1, H, S, D) into texts by places (b, L) -> (b, H, L, D)."""
     heads, size = row.shape[1], row.shape[-1]
     table = row[0].transpose(0, 1).reshape(-1, heads * size)
-    # A look-up of rows: as an embedding its gradient costs a tenth of what that of indexing costs on the CPU.
+    # A look-up of rows. As an embedding, its gradient costs a tenth of that of indexing on the CPU.
     return functional.embedding(places, table).view(*places.shape, heads, size).transpose(1, 2)
 
 
 def _behind(front: Sequence[torch.Tensor], texts: torch.Tensor) -> torch.Tensor:
-    """Put parts (1, G, P, D) in front of each text (b, G, L, D)."""
+    """Prepend parts (1, G, P, D) to each text (b, G, L, D)."""
     return torch.cat([*(part.expand(len(texts), -1, -1, -1) for part in front), texts], dim=2)
 
 
 def checkpoint_layers(base: nn.Module) -> None:
-    """Keep only the inputs of decoder layers for the backward pass, which computes the rest again.
+    """Keep only the inputs of decoder layers for the backward pass, which recomputes the rest.
 
-    A layer's inputs are its arguments, the layout among them. Not transformers' own switch: that one works in training
-    mode only, where the base's dropout would be active.
+    The inputs of a layer are its arguments, including the layout. Transformers' own switch works only in training mode,
+    in which the base model's dropout would be active.
     """
 
     def recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Documents of token ids, and batches of them: padded, or packed into one row.
+"""Make batches of documents of token ids: padded, or packed into one row.
 
-Index tensors are built on the host with numpy, and go to the device in one copy for each batch. The letters in shapes:
-B documents, S tokens of the longest, N tokens of a packed row, T target tokens.
+Index tensors are built on the host with numpy, and copied to the device once per batch. Letters in shapes: B documents,
+S tokens of the longest document, N tokens of a packed row, T target tokens.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Array = numpy.ndarray  # of int64, on the host
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Documents side by side, padded on the right.
+    """A batch of documents, padded on the right.
 
     input_ids (B, S), attention_mask (B, S); `predictors` (T,) are places in the flattened (B * S) hidden states
-    whose logits predict `targets` (T,); `document` (T,) says which document a target belongs to.
+    whose logits predict `targets` (T,); `document` (T,) is the number of each target's document.
     """
 
     input_ids: torch.Tensor
@@ -34,10 +34,10 @@ class PaddedBatch:
 
 
 def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
-    """Lay documents side by side, padded on the right.
+    """Make a batch of documents, padded on the right.
 
-    Right padding keeps every token's position behind the prompt what it is alone, whatever `padding_side` the
-    tokenizer has: PEFT ignores `position_ids`, so left padding would move the text away from the soft prompt.
+    Right padding keeps every token's position after the prompt, whatever `padding_side` the tokenizer has. PEFT ignores
+    `position_ids`, so left padding would move the text away from the soft prompt.
 
     Raises:
         ValueError: no documents.
@@ -67,10 +67,10 @@ def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
 
 @dataclass(frozen=True)
 class Text:
-    """A stretch of a packed row: `length` tokens behind the soft prompt of that number.
+    """A part of a packed row: `length` tokens after the soft prompt with that number.
 
-    A `head` is what all texts of its soft prompt begin with, their instruction say; they follow it, and see it. `view`
-    says which row of the batch's `seen` holds the positions of the soft prompt that the text sees.
+    A `head` is the common beginning of all texts of its soft prompt, for example an instruction. The texts follow it
+    and attend to it. `view` is the row of the batch's `seen` that holds the visible positions of the soft prompt.
     """
 
     soft_prompt: int
@@ -81,15 +81,16 @@ class Text:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Texts end to end in one row of N tokens, on the host: nothing is padded, and nothing is read twice.
+    """Texts concatenated in one row of N tokens, on the host, without padding or repetition.
 
-    What all texts of a soft prompt begin with stands in front of them once, as their head. Documents with the same
-    prompt are one text: their targets branch off it, so that two choices cost little more than one.
+    The common beginning of all texts of a soft prompt appears once, as their head. Documents with the same prompt are
+    one text whose targets branch off, so two choices cost little more than one.
 
     input_ids (N,); `position` (N,) counts from 0 in each document; `branch` (N,) is 0 in a prompt and numbers the
-    targets of a text from 1; `texts` in the order of the row: those of a soft prompt side by side, its head first, then
-    the longest first. `predictors` (T,) are places in the row, `targets` and `document` (T,) as in `PaddedBatch`.
-    `seen` (views, P) is 1 for positions of the soft prompt that a text sees; None if each sees all of them.
+    targets of a text from 1. `texts` are in the order of the row: the texts of one soft prompt are adjacent, first the
+    head, then from the longest to the shortest. `predictors` (T,) are places in the row, `targets` and `document` (T,)
+    as in `PaddedBatch`. `seen` (views, P) is 1 for positions of the soft prompt that a text attends to; None if each
+    text attends to all.
     """
 
     input_ids: Array
@@ -112,7 +113,7 @@ class _Row:
         self.length = 0
 
     def add(self, ids: tuple[int, ...], first: int, branch: int) -> int:
-        """Append a piece, and return the place where it starts."""
+        """Append a piece, and return its place."""
         self.ids.append(ids)
         self.first.append(first)
         self.branch.append(branch)
@@ -126,12 +127,12 @@ class _Row:
 
 
 def pack(documents: Sequence[Document], seen: Array | None = None) -> PackedBatch:
-    """Lay documents end to end.
+    """Concatenate documents into one row.
 
     Args:
         documents: B of them.
-        seen: (B, P), 1 for positions of the soft prompt that a document sees: what others are shared with is read
-            apart, since it depends on what is seen.
+        seen: (B, P), 1 for positions of the soft prompt that a document attends to. Documents that attend to different
+            positions share no common beginning, because it depends on these positions.
 
     Raises:
         ValueError: no documents.
@@ -139,14 +140,14 @@ def pack(documents: Sequence[Document], seen: Array | None = None) -> PackedBatc
     if not documents:
         raise ValueError("empty batch")
     views, view = (None, [0] * len(documents)) if seen is None else _views(seen)
-    # For every text: which tokens branch off its prompt, and the documents that end in them.
+    # For every text: the tokens that branch off its prompt, and the documents that end in them.
     found: dict[tuple[int, tuple[int, ...], int], dict[tuple[int, ...], list[int]]] = {}
     for index, d in enumerate(documents):
         text = d.soft_prompt, d.prompt_ids, view[index]
         found.setdefault(text, {}).setdefault(d.target_ids[:-1], []).append(index)
     ordered = sorted(found.items(), key=lambda text: (text[0][0], -len(text[0][1]) - sum(map(len, text[1]))))
     row, texts = _Row(), list[Text]()
-    # Of each document the place of its prompt's last token, and of the first token that branches off.
+    # For each document: the place of its prompt's last token, and of the first token that branches off.
     last, branched = (numpy.zeros(len(documents), dtype=numpy.int64) for _ in range(2))
     for soft_prompt, group in itertools.groupby(ordered, key=lambda text: text[0][0]):
         members = [(prompt_ids, number, branches) for (_, prompt_ids, number), branches in group]
@@ -173,24 +174,24 @@ def pack(documents: Sequence[Document], seen: Array | None = None) -> PackedBatc
 
 
 def _views(seen: Array) -> tuple[Array, list[int]]:
-    """Return the distinct rows of `seen` (views, P), and of each document the number of its own."""
+    """Return the distinct rows of `seen` (views, P), and the number of each document's row."""
     views, view = numpy.unique(seen, axis=0, return_inverse=True)
     return views, view.ravel().tolist()
 
 
 def common_head(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Return how many tokens all prompts begin with, leaving each one of its own; 0 for a single one."""
+    """Return the length of the common beginning of all prompts, less than any prompt; 0 for a single prompt."""
     if len(prompts) == 1:
         return 0
-    first, last = min(prompts), max(prompts)  # what these share, all share that lie between them
+    first, last = min(prompts), max(prompts)  # all prompts between these share their common beginning
     most = min(len(prompt) for prompt in prompts) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def to_device(arrays: Sequence[Array], device: torch.device) -> list[torch.Tensor]:
-    """Copy integers to a device as tensors of the same shapes: all in one piece, from pinned memory to a GPU.
+    """Copy integers to a device as tensors of the same shapes, all at once, from pinned memory to a GPU.
 
-    The copy does not make the host wait for the device.
+    The host does not wait for the copy.
     """
     flat = torch.from_numpy(numpy.concatenate([array.ravel() for array in arrays]))
     if device.type == "cuda":
@@ -208,5 +209,5 @@ def _lengths(pieces: Iterable[Sequence[int]]) -> Array:
 
 
 def _within(lengths: Array) -> Array:
-    """Return for each element of pieces of these lengths its place in its own piece."""
+    """Return the place of each element in its own piece, for pieces of these lengths."""
     return numpy.arange(lengths.sum()) - numpy.repeat(lengths.cumsum() - lengths, lengths)

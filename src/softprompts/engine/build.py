@@ -1,7 +1,7 @@
-"""Take the packed forward pass where it gives what PEFT's own gives.
+"""Build the engine: use the packed forward pass if it matches PEFT's own.
 
-The reason for not taking it is one line. If the reason is an error, `SOFTPROMPTS_LOG=debug` in the environment of a
-recipe prints its traceback; in Python `logging.getLogger("softprompts.engine.build")` logs it, at level DEBUG.
+The reason for not using it is one line. If the reason is an error, `SOFTPROMPTS_LOG=debug` in the environment of a
+recipe prints its traceback. In Python, `logging.getLogger("softprompts.engine.build")` logs it at level DEBUG.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from softprompts.engine.generation import answers
 from softprompts.errors import UserError
 from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
 from softprompts.models.loading import kind_of
+from softprompts.models.sharding.tensors import any_sharded, local
 from softprompts.models.windows import unknown_layers, window_of
 from softprompts.system.memory import is_out_of_memory, one_line_if_memory_is_full
 
 import torch
+from torch import distributed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-# How far two forward passes may differ, relative to the stock one's loss and gradient: rounding adds up over the
-# layers, in 16 bits about a thousand times faster than in 32.
+# Bounds of the difference of two forward passes, relative to the stock one's loss and gradient. Rounding adds up over
+# the layers, about a thousand times faster in 16 bits than in 32.
 TOLERANCE = {
     torch.float64: (1e-4, 1e-3),
     torch.float32: (1e-4, 1e-3),
@@ -40,7 +42,7 @@ TOLERANCE = {
     torch.float16: (5e-3, 5e-2),
 }
 CHECKED_ROWS, MORE_ROWS = 8, 32
-# Texts that branch, and begin alike, are compared for so many soft prompts: two rows of so many targets each.
+# The check of branching texts: number of soft prompts with two rows each, and number of targets per row.
 BRANCHED_PROMPTS, TARGETS = 4, 3
 WRITTEN_TOKENS = 8
 
@@ -54,23 +56,23 @@ def make_engine(
     say: Callable[[str], None],
     bank: Sequence[Any] = (),
 ) -> Engine:
-    """Return the engine that `config.engine` asks for, checked on rows of the task.
+    """Return the engine for `config.engine`, checked on rows of the task.
 
     Args:
         model: a base model, or a PEFT model over one.
-        tokenizer: its tokenizer.
+        tokenizer: the model's tokenizer.
         config: the base model's settings.
-        data: the task, tokenized.
-        say: takes a line of warning.
-        bank: further PEFT models over the same base.
+        data: the tokenized task.
+        say: function that reports a line of warning.
+        bank: further PEFT models over the same base model.
 
     Raises:
-        UserError: `packed` is asked for and disagrees with the stock forward; gradient checkpointing of a prefix; a
-            row that does not fit into memory.
+        UserError: `packed` is set and does not match the stock forward pass; gradient checkpointing of a prefix; a row
+            does not fit into memory.
     """
     engine = Engine(model, tokenizer, bank=bank)
     engine.ends = data.ends
-    engine.eval()  # PEFT's new modules, a dropout say, come in training mode; an update puts them there by itself
+    engine.eval()  # PEFT adds modules in training mode, for example dropout; a training step sets that mode itself
     if config.gradient_checkpointing:
         if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):
             raise UserError(PREFIX_AND_CHECKPOINTS)
@@ -78,8 +80,8 @@ def make_engine(
     kind = kind_of(engine.base.config)
     if config.engine == "packed" and kind != "decoder":
         raise UserError(
-            f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so that "
-            "nothing can be shared; take auto or stock"
+            f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so "
+            "nothing can be shared; set it to auto or stock"
         )
     if kind != "decoder":
         engine.reads_padding = _reads_padding(engine, data)
@@ -89,10 +91,10 @@ def make_engine(
     if data.task.choices is None:
         difference = difference or different_answers(engine, [e.document for e in data.train[:CHECKED_ROWS]])
     if difference and config.engine == "packed":
-        raise UserError(f"model.engine: packed does not give what PEFT gives with this model: {difference}")
+        raise UserError(f"model.engine: packed does not match PEFT's forward pass for this model: {difference}")
     if difference:
-        logger.debug("taking stock: %s", difference)
-        say(f"warning: model.engine: taking stock, because packed does not give what PEFT gives: {difference}")
+        logger.debug("using stock: %s", difference)
+        say(f"warning: model.engine: using stock, because packed does not match PEFT's forward pass: {difference}")
         unfollow_layouts(engine.base)
     engine.packed = difference is None
     return engine
@@ -100,10 +102,10 @@ def make_engine(
 
 @torch.no_grad()
 def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
-    """Say whether a row is answered otherwise beside a longer one than alone: some models mix the padding in.
+    """Return whether the output for a row depends on the padding that a longer row in its batch adds.
 
-    FNet's Fourier transform, the landmarks of a Nyströmformer and the convolutions of a ConvBERT do, whatever the
-    attention mask says. A decoder cannot see what stands behind a text.
+    This is so for FNet's Fourier transform, Nyströmformer's landmarks and ConvBERT's convolutions, whatever the
+    attention mask. A decoder cannot attend to padding after a text.
     """
     splits = (data.train, data.validation, data.test)
     found = [(n, split, i) for split in splits for i, n in enumerate(lengths_of(split, prompts_only=True))]
@@ -112,17 +114,17 @@ def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
     )
     if len(short.prompt_ids) == len(long.prompt_ids):
         return False
-    with one_line_if_memory_is_full("in the longest row", "lower task.max_length, or take a smaller base model"):
+    with one_line_if_memory_is_full("in the longest row", "lower task.max_length, or use a smaller base model"):
         alone = engine([short]).logits
         beside = engine([short, long]).logits[: len(alone)]
     if engine.base.dtype not in TOLERANCE:
-        return True  # rows of one length are right in any case
+        return True  # rows of one length are correct in any case
     allowed = 10 * TOLERANCE[engine.base.dtype][0]
     return bool((alone - beside).abs().max() > allowed * alone.abs().max())
 
 
 def _on_rows(engine: Engine, data: EncodedTask) -> str | None:
-    """Return `disagreement` on rows of the task. In 16 bits more rows have the last word: their mean rounds less."""
+    """Return `disagreement` on rows of the task. In 16 bits more rows decide, because their mean rounds less."""
     more = (MORE_ROWS,) if engine.base.dtype in (torch.bfloat16, torch.float16) else ()
     difference = None
     for rows in (CHECKED_ROWS, *more):
@@ -134,11 +136,10 @@ def _on_rows(engine: Engine, data: EncodedTask) -> str | None:
 
 
 def checked_documents(engine: Engine, data: EncodedTask, most: int = CHECKED_ROWS) -> list[list[Document]]:
-    """Return the batches that are compared.
+    """Return the batches of the comparison.
 
-    The first rows of train, `most` or so many that each soft prompt has one; rows with several targets each, after a
-    common beginning; and the longest row, if layers look back less far than it is long, and the first rows show nothing
-    of it.
+    These are the first rows of train, at least one for each soft prompt; rows with several targets each after a common
+    beginning; and the longest row, if layers have a shorter window than its length and the first rows do not show this.
     """
     count = len(engine.owners)
     train = data.train
@@ -160,14 +161,14 @@ def checked_documents(engine: Engine, data: EncodedTask, most: int = CHECKED_ROW
 
 
 def _original_positions(base: Any) -> float:
-    """Return the length from which on a model stretches its positions (Phi-3), infinity where it does not."""
+    """Return the length above which a model stretches its positions (Phi-3); infinity if it does not."""
     return getattr(base.config.get_text_config(), "original_max_position_embeddings", None) or math.inf
 
 
 def _branching(rows: Sequence[Example], train: Sequence[Example]) -> list[Document]:
-    """Return the rows with several targets each, choices for example, and prompts that begin with the same tokens.
+    """Return rows with several targets each, for example choices, whose prompts begin with the same tokens.
 
-    No document is longer than one of the task's: there may be no room for more.
+    No document is longer than the task's documents, because there may be no room for more.
     """
     prompts = [row.document.prompt_ids for row in rows]
     common = (min(map(len, prompts)) + 1) // 2
@@ -187,7 +188,7 @@ def _length(document: Document) -> int:
 
 
 def _in_parts(engine: Engine, documents: Sequence[Document]) -> str | None:
-    """Return `disagreement`, of halves of the documents where memory does not hold all of them at once."""
+    """Return `disagreement`; compare halves of the documents if memory is too small for all of them at once."""
     try:
         return disagreement(engine, documents)
     except Exception as error:
@@ -197,38 +198,38 @@ def _in_parts(engine: Engine, documents: Sequence[Document]) -> str | None:
             trains = any(p.requires_grad for p in engine.parameters())
             key = "training.micro_batch_tokens" if trains else "evaluation.batch_size"
             raise UserError(
-                f"out of memory at a single row, of {len(documents[0].input_ids)} tokens, which {key} cannot part: "
+                f"out of memory for a single row of {len(documents[0].input_ids)} tokens, which {key} cannot divide: "
                 "lower task.max_length, or set model.gradient_checkpointing or a smaller model.dtype"
             ) from error
-    # Not in the handler: the error holds on to the tensors that were in the way.
+    # Not in the handler, because the error keeps the tensors alive.
     half = (len(documents) + 1) // 2
     return _in_parts(engine, documents[:half]) or _in_parts(engine, documents[half:])
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What PEFT's own forward pass gives: the mean loss of the targets, and the gradient of what trains, flat."""
+    """The result of PEFT's forward pass: the targets' mean loss, and the flat gradient of trained parameters."""
 
     loss: float
     gradient: torch.Tensor
 
 
 def disagreement(engine: Engine, documents: Sequence[Document]) -> str | None:
-    """Say where packed and stock forward differ by more than rounding in loss or gradient; None where nowhere.
+    """Describe a difference of packed and stock in loss or gradient beyond rounding; None if there is none.
 
-    `engine.packed` is left as it was. Of errors, only those of the model's own code count as a difference: one of ours
-    is raised.
+    `engine.packed` keeps its value. Only errors in the model's own code count as a difference; errors in our code are
+    raised.
     """
     dtype = engine.model.get_input_embeddings().weight.dtype
     if dtype not in TOLERANCE:
-        return f"nothing is known of how {dtype} rounds"
+        return f"the rounding of {dtype} is unknown"
     before = engine.packed
     try:
         engine.packed = False
         unfollow_layouts(engine.base)
         reference = Reference(*_loss_and_gradient(engine, documents))
         engine.packed = True
-        for differs in (_in_training, _in_evaluation):  # in the order of what they cost
+        for differs in (_in_training, _in_evaluation):  # the cheaper one first
             difference = differs(engine, documents, reference, *TOLERANCE[dtype])
             if difference:
                 return difference
@@ -248,27 +249,27 @@ def _in_training(
     # Written so that NaN disagrees.
     if not abs(loss - reference.loss) <= loss_bound * max(abs(reference.loss), 1.0):
         return f"the loss is {loss:.6g} instead of {reference.loss:.6g}"
-    distance, norm = (gradient - reference.gradient).norm().item(), reference.gradient.norm().item()
+    distance, norm = (_norm(x, engine) for x in (gradient - reference.gradient, reference.gradient))
     return None if distance <= gradient_bound * norm else f"the gradient is off by {distance:.3g} of {norm:.3g}"
 
 
 def _in_evaluation(
     engine: Engine, documents: Sequence[Document], reference: Reference, loss_bound: float, _: float
 ) -> str | None:
-    """Evaluation keeps the keys and values of the soft prompts, which training computes with the texts."""
+    """Compare in evaluation, which caches the soft prompts' keys and values; training computes them each time."""
     with torch.no_grad(), engine.prompts_cached():
         loss = engine(documents).nll().mean().item()
     if abs(loss - reference.loss) <= loss_bound * max(abs(reference.loss), 1.0):
         return None
-    return f"with the soft prompt's keys and values kept, the loss is {loss:.6g} instead of {reference.loss:.6g}"
+    return f"with cached keys and values of the soft prompt, the loss is {loss:.6g} instead of {reference.loss:.6g}"
 
 
 @torch.no_grad()
 def different_answers(engine: Engine, documents: Sequence[Document]) -> str | None:
-    """Say where the shortest and the longest row are continued otherwise than by PEFT, in the first eight tokens.
+    """Describe a difference from PEFT in the first eight generated tokens of the shortest and the longest row.
 
-    Two tokens that PEFT's own forward pass finds equally likely, up to rounding, are no difference. `engine.packed` is
-    left as it was; of errors only those of the model's own code count.
+    Two tokens that PEFT's forward pass finds equally likely, up to rounding, are not a difference. `engine.packed`
+    keeps its value. Only errors in the model's own code count.
     """
     by_length = sorted(documents, key=lambda d: len(d.prompt_ids))
     rows = [by_length[0], by_length[-1]]
@@ -283,13 +284,13 @@ def different_answers(engine: Engine, documents: Sequence[Document]) -> str | No
         differences = (_written_otherwise(engine, *row) for row in zip(rows, expected, found, strict=True))
         return next(filter(None, differences), None)
     except Exception as error:
-        return _of_model(error, engine, "in writing it raises")
+        return _of_model(error, engine, "generation raises")
     finally:
         engine.packed = before
 
 
 def _written_otherwise(engine: Engine, row: Document, expected: list[int], found: list[int]) -> str | None:
-    """Say at which token an answer differs, where the forward pass finds one of the two tokens likelier."""
+    """Name the first different token, if the forward pass finds one of the two tokens likelier."""
     common = next((i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]), None)
     if common is None:
         common = min(len(expected), len(found))
@@ -310,30 +311,50 @@ def _written_otherwise(engine: Engine, row: Document, expected: list[int], found
     ours_said, theirs_said = (
         f"token {answer[common]}" if common < len(answer) else "the end" for answer in (found, expected)
     )
-    return f"after {common} written tokens {ours_said} follows instead of {theirs_said}"
+    return f"after {common} generated tokens, {ours_said} follows instead of {theirs_said}"
 
 
 def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[float, torch.Tensor]:
     trainable = [p for p in engine.parameters() if p.requires_grad]
     with torch.set_grad_enabled(bool(trainable)):
         loss = engine(documents).nll().mean()
-    # A parameter that the loss does not reach is the training loop's to report: it can name it.
+    if any_sharded(trainable):
+        return loss.item(), _gradient_of_rows(loss, trainable)
+    # The training loop reports parameters that the loss does not reach, because it can name them.
     reached = trainable if loss.requires_grad else []
     gradients = torch.autograd.grad(loss, reached, allow_unused=True) if reached else ()
     flat = [p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in zip(reached, gradients, strict=True)]
     return loss.item(), torch.cat([torch.zeros(1), *(g.float().cpu() for g in flat)])
 
 
+def _gradient_of_rows(loss: torch.Tensor, trainable: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    """Return the gradient of the rows that this process holds, flat: FSDP leaves it at the parameters only."""
+    loss.backward()
+    rows = [torch.zeros(1) if p.grad is None else local(p.grad).flatten().float().cpu() for p in trainable]
+    for parameter in trainable:
+        parameter.grad = None
+    return torch.cat(rows)
+
+
+def _norm(gradient: torch.Tensor, engine: Engine) -> float:
+    """Return the norm of a flat gradient, the same in all processes, of which each may hold some rows."""
+    if not any_sharded(p for p in engine.parameters() if p.requires_grad):
+        return gradient.norm().item()
+    squares = (gradient.norm() ** 2).to(engine.device)
+    distributed.all_reduce(squares)
+    return squares.sqrt().item()
+
+
 def _of_model(error: Exception, engine: Engine, doing: str) -> str:
-    """Return an error of the model's own code as a difference; raise any other, and full memory, again."""
+    """Return an error in the model's own code as a difference; raise other errors, and full memory, again."""
     if is_out_of_memory(error) or not engine.packed or not raised_by_model(error, engine.base):
         raise error
-    logger.debug("the packed way fails", exc_info=True)
+    logger.debug("the packed forward pass fails", exc_info=True)
     return f"{doing} {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def raised_by_model(error: BaseException, base: Any) -> bool:
-    """Say whether an error came up in the model's own code, and not in ours that it calls, its attention above all."""
+    """Return whether an error is from the model's own code, and not from our code that it calls."""
     model = {inspect.getfile(c) for c in type(base).__mro__ if c.__module__.split(".")[0] not in ("torch", "builtins")}
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
     first = next((i for i, file in enumerate(files) if file in model), None)

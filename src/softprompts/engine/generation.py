@@ -1,4 +1,4 @@
-"""How answers are written: with keys and values that all rows share, or by PEFT's own `generate`."""
+"""Generate predictions: with keys and values that all rows share, or by PEFT's own `generate`."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def generate(
     stop: Sequence[str] = (),
     **sampling: Any,
 ) -> list[str]:
-    """Continue each prompt until one of the tokens in `engine.ends`; greedily, unless `sampling` says otherwise.
+    """Continue each prompt until one of the tokens in `engine.ends`. Without `sampling`, decoding is greedy.
 
-    Special tokens inside an answer are part of its text. A model with a table of learned positions stops at its
-    last one.
+    Special tokens inside a prediction are part of its text. A model with a table of learned positions stops at the last
+    one.
 
     Args:
-        engine: says by which way, too: packed or PEFT's own.
+        engine: the model, with its way of computing: packed or PEFT's own.
         prompts: token ids of each row.
-        max_new_tokens: longest answer.
-        soft_prompts: number of the soft prompt in front of each row; by default the first.
-        stop: texts that end an answer, beside that token; they are cut off.
-        sampling: fields of transformers' `GenerationConfig`; nothing else decides, see `own_settings`.
+        max_new_tokens: most tokens of a prediction.
+        soft_prompts: number of the soft prompt before each row; by default the first.
+        stop: texts that end a prediction, in addition to the end tokens; they are cut off.
+        sampling: fields of transformers' `GenerationConfig`; the model's own settings are ignored, see `own_settings`.
 
     Raises:
         ValueError: no prompts.
@@ -60,7 +60,7 @@ def answers(
     soft_prompts: Sequence[int] | None = None,
     stop: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Return the token ids of each answer, without its end; `settings` as in `own_settings`, the rest as `generate`."""
+    """Return the token ids of each prediction without its end; `settings` as in `own_settings`."""
     if not prompts:
         raise ValueError("empty batch")
     numbers = list(soft_prompts or [0] * len(prompts))
@@ -74,12 +74,12 @@ def answers(
     longest = max(map(sum, lengths)) + settings["max_new_tokens"]
     if longest <= min(window_of(engine.base), math.inf if positions is None else positions):
         return write(engine, prompts, numbers, stop, settings)
-    # Padding counts in a layer that looks back so many positions, and a longer row would use up the positions of a
-    # shorter one: rows of one length have neither.
+    # Padding counts in a layer with a window, and a longer row would use up the positions of a shorter one. Rows of one
+    # length avoid both.
     found: dict[int, list[int]] = {}
     for length in dict.fromkeys(lengths):
         chosen = [i for i, other in enumerate(lengths) if other == length]
-        # The last token that is written is not read.
+        # The last generated token is not read.
         room = math.inf if positions is None else positions - sum(length) + 1
         some = settings | {"max_new_tokens": int(min(settings["max_new_tokens"], max(room, 1)))}
         written = write(engine, [prompts[i] for i in chosen], [numbers[i] for i in chosen], stop, some)
@@ -89,22 +89,21 @@ def answers(
 
 @contextmanager
 def own_settings(base: Any, ends: Sequence[int], settings: dict[str, Any]) -> Iterator[GenerationConfig]:
-    """Within this context a base model generates by these settings alone, whatever its folder says of generation.
+    """Within this context, a base model generates only by these settings, not by those of its folder.
 
-    A model's generation_config.json may hold penalties, beams, samples, another cache or none. Transformers would fill
-    every gap of a call's settings with them, so that they are put aside. Without `settings` this is plain greedy
-    decoding.
+    A model's generation_config.json may have penalties, beams, sampling or a kind of cache. Transformers would fill
+    every gap of a call's settings with them, so they are put aside. Without `settings` this is plain greedy decoding.
 
     Args:
         base: the base model.
-        ends: token ids that end an answer.
-        settings: fields of `GenerationConfig`; `max_new_tokens` is one of them.
+        ends: token ids that end a prediction.
+        settings: fields of `GenerationConfig`, including `max_new_tokens`.
     """
-    sampled = {"top_k": 0} if settings.get("do_sample") else {}  # transformers would draw among 50 tokens by default
+    sampled = {"top_k": 0} if settings.get("do_sample") else {}  # transformers samples from 50 tokens by default
     config = GenerationConfig(
         **{"do_sample": False, "num_beams": 1, "use_cache": True} | sampled | settings,
         eos_token_id=sorted(ends) or None,
-        # It fills up rows that have ended, and the place of tokens whose keys and values are cached: never read.
+        # It fills rows that have ended, and places of tokens with cached keys and values. It is never read.
         pad_token_id=0,
         decoder_start_token_id=decoder_start(base) if kind_of(base.config) == "encoder-decoder" else None,
         return_dict_in_generate=True,
@@ -117,18 +116,18 @@ def own_settings(base: Any, ends: Sequence[int], settings: dict[str, Any]) -> It
 
 
 class HalfEnded(StoppingCriteria):
-    """Ends a row's answer where `stop` does, and all rows' once at least half of them have ended.
+    """End a row where `stop` does, and all rows as soon as at least half of them have ended.
 
-    `ended` (B,) then says which these are.
+    `ended` (B,) then marks the ended rows.
     """
 
     def __init__(self, stop: StopAt, ends: Sequence[int]) -> None:
-        """`ends` are tokens that end an answer, too: transformers itself stops there."""
+        """Set the criteria. `ends` also end a prediction; transformers itself stops there."""
         self.stop, self.ends = stop, torch.tensor(ends, dtype=torch.long)
         self.ended = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return whether each row is at its end, (B,)."""
+        """Return whether each row has ended, (B,)."""
         answers = input_ids[:, self.stop.start :]
         self.ended = torch.isin(answers, self.ends.to(answers.device)).any(1)
         if self.stop.texts:
@@ -143,15 +142,15 @@ def _shared(
     stop: Sequence[str],
     settings: dict[str, Any],
 ) -> list[list[int]]:
-    """Compute the keys and values of the soft prompts, and of what all texts behind one begin with, once.
+    """Compute the keys and values of the soft prompts, and of their texts' common beginnings, once.
 
-    They are cached in front of all rows; text is padded on the left, and its positions follow its soft prompt's
-    without a gap. PEFT's own `generate` counts the padding in, so that its answers depend on the batch.
+    They are cached before all rows. Text is padded on the left, and its positions follow those of its soft prompt
+    without a gap. PEFT's own `generate` counts the padding, so its output depends on the batch.
     """
     with engine.prompts_cached():
         behind = {k: [tuple(p) for p, o in zip(prompts, numbers, strict=True) if o == k] for k in numbers}
         longest = max(engine.virtual_tokens(k) + max(map(len, texts)) for k, texts in behind.items())
-        # A layer that looks back so few positions would keep the end of a head only.
+        # A layer with a shorter window would keep only the end of a head.
         fits = longest + settings["max_new_tokens"] <= window_of(engine.base)
         heads = {k: common_head(texts) if fits else 0 for k, texts in behind.items()}
         fronts = [engine.cached_states(k, behind[k][0][: heads[k]]) for k in numbers]
@@ -167,16 +166,16 @@ def decode(
     stop: Sequence[str],
     settings: dict[str, Any],
 ) -> list[list[int]]:
-    """Continue rows of tokens, and take out of the batch those that have ended, half of it at a time.
+    """Continue rows of tokens, and remove ended rows from the batch, half of it at a time.
 
-    Answers end at very different lengths, and transformers' `generate` computes every row until the last one ends.
-    Returns the token ids of each answer, without its end.
+    Predictions have very different lengths, and transformers' `generate` computes every row until the last one ends.
+    Returns the token ids of each prediction, without its end.
 
     Args:
         engine: over a decoder.
-        prompts: token ids of each row, behind its front; not empty.
+        prompts: token ids of each row after its front; not empty.
         fronts: keys and values of the first positions of each row, or None.
-        stop: texts that end an answer; they stay in it.
+        stop: texts that end a prediction; they stay in it.
         settings: as in `own_settings`.
     """
     base, cache, (ids, mask) = engine.base, _side_by_side(fronts), _padded_on_the_left(prompts, fronts, engine.device)
@@ -206,7 +205,7 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - mask.shape[1])], dim=1)[rows]
         ids = ids[rows]
         if cache is not None:
-            # Meant for beams, but fewer rows will do. `batch_select_indices` passes over a layer's recurrent states.
+            # Meant for beams, but works for fewer rows. `batch_select_indices` ignores a layer's recurrent states.
             cache.reorder_cache(rows)
 
 
@@ -218,10 +217,10 @@ def _side_by_side(fronts: Sequence[States | None]) -> Cache | None:
 def _padded_on_the_left(
     prompts: Sequence[Sequence[int]], fronts: Sequence[States | None], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and mask (B, P + S): S tokens of the longest row behind the P positions of the longest front."""
+    """Return ids and mask (B, P + S): S tokens of the longest row after the P positions of the longest front."""
     virtual = max(map(positions_of, fronts))
     width = virtual + max(map(len, prompts))
-    # Tokens whose keys and values are in the cache already are not read: the padding there only keeps their place.
+    # Tokens with cached keys and values are not read; the padding only keeps their places.
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for index, (text, front) in enumerate(zip(prompts, fronts, strict=True)):
@@ -238,10 +237,10 @@ def _stock(
     stop: Sequence[str],
     settings: dict[str, Any],
 ) -> list[list[int]]:
-    """PEFT's own generation, one call for each soft prompt and, of a decoder, each length of a row.
+    """Generate with PEFT, in one call for each soft prompt and, with a decoder, each length of a row.
 
-    An encoder-decoder reads its rows side by side. A decoder reads only those of one length together: PEFT counts
-    padding into the positions, so that an answer would depend on the other rows.
+    An encoder-decoder may read rows of different lengths together. A decoder may not, because PEFT counts padding as
+    positions, and a prediction would depend on the other rows.
     """
     encoded = kind_of(engine.base.config) == "encoder-decoder"
     common = [engine.read_with(ids) if encoded else len(ids) for ids in prompts]
@@ -251,7 +250,7 @@ def _stock(
         chosen = [i for i, other in enumerate(groups) if other == group]
         number, task = engine.owners[group[0]]
         model: Any = engine.bank[number]
-        # PEFT would go on with a soft prompt that is switched off.
+        # PEFT would use a soft prompt that is switched off.
         off = isinstance(model, PeftModel) and not model.has_active_enabled_adapter
         arguments = {} if task is None or off else {"task_ids": torch.full((len(chosen),), task, device=engine.device)}
         batch = pad([Document(tuple(prompts[i]), (0,)) for i in chosen], engine.device)

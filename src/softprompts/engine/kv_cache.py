@@ -1,4 +1,4 @@
-"""Soft prompts as the attention layers see them: keys and values at every layer, kept as long as they are true."""
+"""Cache the keys and values of soft prompts at every layer for as long as they are valid."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import Cache, DynamicCache
 
-# Of each layer the keys and the values, (1, G, P, D) both: G groups of heads, P positions.
+# The keys and the values of each layer, (1, G, P, D) each: G groups of heads, P positions.
 States = list[tuple[torch.Tensor, torch.Tensor]]
-# A soft prompt by its number, and the tokens that all texts behind it begin with.
+# The number of a soft prompt, and the common first tokens of its texts.
 Key = tuple[int, tuple[int, ...]]
 
 
 class PromptCache:
-    """What each soft prompt of a bank gives at every layer: computed when first needed, and again when it is stale.
+    """Keys and values of the soft prompts of a bank, computed at their first use and again when stale.
 
-    Stale is what was computed with other parameters, another active adapter, an adapter that was on and is off, or in
-    another precision. It has no gradient.
+    They are stale if they were computed with other parameters, another active adapter, an adapter that has since been
+    switched off, or another precision. They have no gradient.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -37,7 +37,7 @@ class PromptCache:
 
     @contextmanager
     def emptied_by_optimizers(self) -> Iterator[None]:
-        """Within this context every step of an optimizer empties the cache: fused ones leave no trace in a tensor."""
+        """Within this context, every optimizer step empties the cache, because fused optimizers leave no trace."""
         handle = register_optimizer_step_post_hook(lambda *_: self._kept.clear())
         try:
             yield
@@ -45,20 +45,20 @@ class PromptCache:
             handle.remove()
 
     def get(self, number: int, key: Key, compute: Callable[[], States | None]) -> States | None:
-        """Return what is kept under a key, of model `number`; computed anew if it is missing or stale."""
+        """Return the cached states of model `number` under a key; compute them if they are missing or stale."""
         state = self._state(number)
         found = self._kept.get(key)
         if found is not None and found[0] == state:
             return found[1]
         states = compute()
-        # One head at a time: those of other batches would fill the memory.
+        # Only one head is kept, because heads of other batches would fill the memory.
         for other in [other for other in self._kept if other[0] == key[0] and other[1]]:
             del self._kept[other]
         self._kept[key] = state, states
         return states
 
     def _state(self, number: int) -> Any:
-        """Return what has to be the same for keys and values to be the same; cheap, since each batch asks for it."""
+        """Return everything that keys and values depend on. This is cheap, because each batch needs it."""
         model = self._models[number]
         active = (model.active_adapters, model.has_active_enabled_adapter) if isinstance(model, PeftModel) else None
         layers = [(layer.disable_adapters, list(layer.active_adapters), layer.merged) for layer in self._layers[number]]
@@ -68,9 +68,9 @@ class PromptCache:
 
 
 def states_in(cache: Cache, positions: int) -> States:
-    """Return what a cache of so many positions holds.
+    """Return the states in a cache with this number of positions.
 
-    A layer that looks back less keeps the last of them only; the others, which nothing behind sees, become zeros.
+    A layer with a shorter window keeps only the last ones; the others, which no text attends to, become zeros.
     """
     layers: list[Any] = cache.layers
     return [(_filled(layer.keys, positions), _filled(layer.values, positions)) for layer in layers]
@@ -84,13 +84,13 @@ def positions_of(prompt: torch.Tensor | States | None) -> int:
 
 
 def one_behind_the_other(prompts: Sequence[States]) -> DynamicCache:
-    """Return a cache of one row that holds all soft prompts, one behind the other."""
+    """Return a cache of one row with all soft prompts in sequence."""
     layers = zip(*prompts, strict=True)
     return DynamicCache([tuple(torch.cat(tensors, dim=2) for tensors in zip(*layer, strict=True)) for layer in layers])
 
 
 def side_by_side(rows: Sequence[States | None], positions: int) -> DynamicCache:
-    """Return a cache of one row for each of `rows`, padded on the left to `positions`; None has no position."""
+    """Return a cache of one row for each of `rows`, padded on the left to `positions`; None stands for no positions."""
     some = next(row for row in rows if row)
     layers: list[tuple[torch.Tensor, ...]] = []
     for number, layer in enumerate(some):

@@ -1,7 +1,7 @@
-"""Where the texts of a packed row are, and who sees whom in it: worked out once for each batch, for all layers.
+"""Compute the places of the texts in a packed row, and their attention masks, once per batch for all layers.
 
-The letters in shapes: N tokens of the row, T target tokens; b texts of a group, L tokens of its longest, P positions in
-front of them; Q queries of the row, which are N, and as many more as there are positions of soft prompts among them.
+Letters in shapes: N tokens of the row, T target tokens; b texts of a group, L tokens of its longest text, P positions
+before them; Q queries of the row: the N tokens and the positions of soft prompts that are queries.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy
 import torch
 from torch.nn import functional
 
-# Texts are padded to the longest of their group inside attention. Attention is the small part of the work, so that a
-# few groups are enough: a text joins a group whose longest is at most twice as long.
+# Attention pads texts to the longest of their group. It is the small part of the work, so a few groups are enough: a
+# text joins a group whose longest text is at most twice as long.
 SHORTEST_OF_GROUP = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """A stretch of the row: b texts of at most L tokens each, behind the same P positions.
+    """A part of the row: b texts of at most L tokens each, after the same P positions.
 
-    front: the parts of the row of keys that make up these positions; tokens: length of the stretch; places (b, L):
-    where in the stretch a text's tokens are, 0 for padding; back (tokens,): where in the flattened (b * L) a token of
-    the stretch is; position (b, L): positions of the texts' tokens; sees (b, 1, L, P + L): who sees whom.
+    front: the parts of the row of keys that hold these positions; tokens: number of tokens of this part; places (b, L):
+    places of a text's tokens in this part, 0 for padding; back (tokens,): places of this part's tokens in the flattened
+    (b * L); position (b, L): positions of the texts' tokens; sees (b, 1, L, P + L): the attention mask.
     """
 
     front: tuple[int, ...]
@@ -43,9 +43,9 @@ class Group:
 class Layout:
     """A row of keys in parts: `[soft prompt 1]..[soft prompt K][group 1]..[group G]`.
 
-    prompts: positions of each soft prompt; prompt_queries: whether they are among the queries, too (prompt tuning), or
-    come as keys and values only (prefix tuning); masks: who sees whom in each part and sliding window, filled in when
-    the first layer asks, so that all layers share them; reached: whether any layer has asked.
+    prompts: positions of each soft prompt; prompt_queries: whether they are also queries (prompt tuning), or only keys
+    and values (prefix tuning); masks: the masks for each part and sliding window, made at their first use and shared by
+    all layers; reached: whether any layer has used the layout.
     """
 
     prompts: tuple[int, ...]
@@ -55,7 +55,7 @@ class Layout:
     reached: bool = False
 
     def mask(self, index: int, window: int | None) -> torch.Tensor:
-        """Return (b, 1, L, P + L): who sees whom in a group, where a layer looks back fewer than `window` positions."""
+        """Return the attention mask of a group, (b, 1, L, P + L), for a layer with this sliding window."""
         group = self.groups[index]
         length, keys = group.sees.shape[-2:]
         if window is None or window >= int(keys):
@@ -69,7 +69,7 @@ class Layout:
         return self.masks[part, window]
 
     def prompt_mask(self, index: int, window: int | None, device: torch.device) -> torch.Tensor:
-        """Return (P, P): who sees whom in a soft prompt that is among the queries."""
+        """Return the attention mask (P, P) of a soft prompt that is among the queries."""
         if (index, window) not in self.masks:
             position = torch.arange(self.prompts[index], device=device)
             behind = position[:, None] - position
@@ -78,7 +78,7 @@ class Layout:
 
 
 class Inputs(NamedTuple):
-    """What a packed forward pass reads beside the layout, on the device.
+    """The inputs of a packed forward pass in addition to the layout, on the device.
 
     input_ids (N,); position_ids (Q,), those of soft prompts among the queries first; predictors, targets, document
     (T,), as in `PackedBatch`.
@@ -92,7 +92,7 @@ class Inputs(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """A group before it is on the device: where it starts in the row, and of its texts the lengths and views, (b,)."""
+    """A group before it is on the device: its start in the row, and the lengths and views of its texts, (b,)."""
 
     front: tuple[int, ...]
     before: int
@@ -104,13 +104,13 @@ class _Stretch(NamedTuple):
 def lay_out(
     batch: PackedBatch, prompts: Mapping[int, int], *, prompt_queries: bool, device: torch.device
 ) -> tuple[Inputs, Layout]:
-    """Lay out the texts of a batch behind their soft prompts, and copy all of it to the device.
+    """Lay out the texts of a batch after their soft prompts, and copy the result to the device.
 
     Args:
-        batch: the row.
-        prompts: positions of each soft prompt that the batch uses, in the order of its texts; 0 where there is none.
+        batch: the packed row.
+        prompts: positions of each soft prompt in the batch, in the order of its texts; 0 if there is none.
         prompt_queries: see `Layout`.
-        device: where the model computes.
+        device: the model's device.
     """
     lengths = [text.length for text in batch.texts]
     position = batch.position + numpy.repeat([prompts[text.soft_prompt] for text in batch.texts], lengths)  # (N,)
@@ -132,8 +132,8 @@ def lay_out(
 
 
 def _stretches(texts: Sequence[Text], prompts: Mapping[int, int]) -> Iterator[_Stretch]:
-    """Part the texts into groups: those of a soft prompt, of about one length; a head is alone, and before others."""
-    part, start = len(prompts), 0  # of the row of keys, in which the soft prompts come first
+    """Divide the texts into groups of one soft prompt and similar lengths. A head is a group before the others."""
+    part, start = len(prompts), 0  # in the row of keys, which begins with the soft prompts
     for index, (soft_prompt, members) in enumerate(groupby(texts, key=lambda text: text.soft_prompt)):
         front: tuple[int, ...] = (index,)
         before, rest = prompts[soft_prompt], list(members)
@@ -148,15 +148,15 @@ def _stretches(texts: Sequence[Text], prompts: Mapping[int, int]) -> Iterator[_S
 
 
 def _indices(stretch: _Stretch, position: Array, batch: PackedBatch) -> Iterator[Array]:
-    """Yield places (b, L), back (tokens,), and of the tokens in these places position and branch, (b, L) both.
+    """Yield places (b, L), back (tokens,), and position and branch of the tokens in these places, (b, L) each.
 
-    Then, if texts do not see all of their soft prompt, which positions each sees, (b, P).
+    If texts do not attend to all of their soft prompt, yield their visible positions (b, P) as well.
     """
     starts, offset = stretch.lengths.cumsum() - stretch.lengths, numpy.arange(stretch.lengths.max())
     inside = offset < stretch.lengths[:, None]
     places = numpy.where(inside, starts[:, None] + offset, 0)
     row = places + stretch.start
-    # Padding is a branch of its own, which no text sees.
+    # Padding is a separate branch, which no text attends to.
     yield from (places, inside.ravel().nonzero()[0], position[row], numpy.where(inside, batch.branch[row], -1))
     if batch.seen is not None:
         yield batch.seen[stretch.views]

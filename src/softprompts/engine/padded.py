@@ -1,4 +1,4 @@
-"""PEFT's own forward pass, over padded documents, for each kind of base model: the reference for the packed one."""
+"""Run PEFT's own forward pass over padded documents, as the reference for the packed one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch.nn import functional
 
 
 class Scores(NamedTuple):
-    """What a forward pass says of T target tokens, over V tokens of the vocabulary.
+    """The logits of T target tokens over V tokens of the vocabulary.
 
-    logits (T, V) float32; targets (T,) token ids; document (T,) index of the document that each belongs to. Of an
-    encoder V are its choices, and a target is the number of one.
+    logits (T, V) float32; targets (T,) token ids; document (T,) index of each target's document. For an encoder, V are
+    its choices, and a target is the number of a choice.
     """
 
     logits: torch.Tensor
@@ -46,12 +46,12 @@ def stock_forward(
     Args:
         model: the base model, or a PEFT model over one.
         documents: B of them.
-        device: where the model computes.
-        seen: (B, P), which positions of a decoder's prefix each document sees; by default all.
-        arguments: go to the model's forward.
+        device: the model's device.
+        seen: (B, P), the positions of a decoder's prefix that each document attends to; by default all.
+        arguments: further arguments of the model's forward.
 
     Raises:
-        UserError: an encoder-decoder whose config has no token to begin with.
+        UserError: the config of an encoder-decoder has no first token.
     """
     kind = kind_of(model.config)
     batch = pad(documents, device)
@@ -61,9 +61,9 @@ def stock_forward(
         return Scores(output.logits[0].float(), batch.targets, batch.document)
     read = pad([Document(d.prompt_ids, (0,)) for d in documents], device)
     if kind == "encoder":
-        # Not use_cache=False: BERT would then leave out a prefix without a word.
+        # With use_cache=False, BERT would silently ignore a prefix.
         output = model(input_ids=read.input_ids, attention_mask=read.attention_mask, **arguments)
-        # A classifier has its outputs in an order of its own; a target is the number of a choice.
+        # A classifier's outputs may have another order than the choices.
         outputs = list(facts_of(model).choice_outputs) or slice(None)
         return Scores(output.logits[:, outputs].float(), batch.targets, batch.document)
     written = pad([Document((decoder_start(model),), d.target_ids) for d in documents], device)
@@ -79,26 +79,26 @@ def stock_forward(
 
 
 def decoder_start(model: Any) -> int:
-    """Return the token that an encoder-decoder's answer begins with, in training and in writing alike.
+    """Return the first token of an encoder-decoder's output, in both training and generation.
 
     Raises:
-        UserError: neither the model's config nor its settings of generation name one.
+        UserError: neither the model's config nor its generation settings name one.
     """
     for config in (model.config, getattr(model, "generation_config", None)):
         if isinstance(start := getattr(config, "decoder_start_token_id", None), int):
             return start
     raise UserError(
-        "model.name_or_path: the base model's config.json has no decoder_start_token_id, the token that an "
-        "encoder-decoder begins an answer with"
+        "model.name_or_path: the base model's config.json has no decoder_start_token_id, the first token of an "
+        "encoder-decoder's output"
     )
 
 
 @contextmanager
 def hidden_states_in_one_piece(model: Any) -> Iterator[None]:
-    """Within this context the model's output embedding gets its hidden states (B, S, H) in one piece of memory.
+    """Within this context, the model's output embedding gets contiguous hidden states (B, S, H).
 
-    In generation they are a slice of the prompt's, for which PyTorch copies the output embedding once a row: six of
-    seven seconds of reading 32 prompts in bfloat16 on a CPU.
+    In generation they are a slice of the prompt's hidden states, for which PyTorch copies the output embedding once per
+    row. This took six of seven seconds for 32 prompts in bfloat16 on a CPU.
     """
     handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     try:
@@ -109,15 +109,15 @@ def hidden_states_in_one_piece(model: Any) -> Iterator[None]:
 
 @contextmanager
 def logits_at(model: Any, predictors: torch.Tensor, shape: torch.Size) -> Iterator[None]:
-    """Within this context the model's output embedding sees only the hidden states at `predictors`.
+    """Within this context, the model's output embedding gets only the hidden states at `predictors`.
 
-    The vocabulary is the widest matrix of a small model, and the loss needs it at the targets only. A hook on the
-    layer, not `logits_to_keep`: that takes the same columns of every row.
+    The vocabulary is the widest matrix of a small model, and the loss needs it only at the targets. This is a hook on
+    the layer, because `logits_to_keep` selects the same columns of every row.
 
     Args:
-        model: with `get_output_embeddings()`.
+        model: a model with `get_output_embeddings()`.
         predictors: (T,) places in the flattened last `shape[1]` positions of every row.
-        shape: (B, S) of the documents' tokens, without the virtual tokens that PEFT puts in front.
+        shape: (B, S) of the documents' tokens, without the virtual tokens that PEFT adds.
     """
 
     def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -133,13 +133,13 @@ def logits_at(model: Any, predictors: torch.Tensor, shape: torch.Size) -> Iterat
 
 @contextmanager
 def prefix_seen(model: Any, seen: torch.Tensor | None) -> Iterator[None]:
-    """Within this context rows do not see some positions of a prefix, and have the positions that they have otherwise.
+    """Within this context, some positions of a prefix are hidden from rows. The rows' own positions stay.
 
-    PEFT lets each row see all of its prefix. The mask that it hands to the base model is changed on its way.
+    In PEFT each row attends to all of its prefix. This changes the mask that PEFT passes to the base model.
 
     Args:
         model: a PEFT model with a prefix, over a decoder.
-        seen: (B, P), true for what a row sees; None for all of it.
+        seen: (B, P), true for positions that a row attends to; None for all.
     """
     if seen is None:
         yield
@@ -152,7 +152,7 @@ def prefix_seen(model: Any, seen: torch.Tensor | None) -> Iterator[None]:
         count = seen.shape[1]
         mask[:, :count] = seen
         changed = {"attention_mask": mask}
-        if takes_positions:  # some models count them in the mask
+        if takes_positions:  # some models derive them from the mask
             changed["position_ids"] = torch.arange(count, mask.shape[1], device=mask.device)[None]
         return inputs, arguments | changed
 

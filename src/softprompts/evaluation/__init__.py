@@ -1,1 +1,1 @@
-"""Answers to the rows and their scores; written prompts, votes, comparisons, texts of your own."""
+"""Predict and score: the test split, manual prompts, votes, comparisons, and a user's own texts."""

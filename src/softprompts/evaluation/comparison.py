@@ -1,4 +1,4 @@
-"""Two contestants on the same rows: who they are, how they load, and what their answers say of them."""
+"""Compare two models on the same rows: settings, loading, and the paired comparison of their predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class Contestant:
-    """A contestant that is ready to load. `key` names its section; `task` holds the rows as it reads them."""
+    """A model of a comparison, ready to load. `key` is its section; `task` has the rows with its prompts."""
 
     key: str
     name: str
@@ -40,7 +40,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row that one of the two answers better, by the row's own score in the task's first metric."""
+    """A row that one of the models predicts better, by the row's score in the task's first metric."""
 
     place: str
     prompt: str
@@ -52,10 +52,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Contest:
-    """What two contestants' answers to the same rows say, the first before the second in each pair.
+    """The comparison of two models' predictions for the same rows. In each pair, the first model comes first.
 
-    metrics: with intervals; comparisons: one for each number of the metrics; row_metric: the number by which a row is
-    better, computed of that row alone; differences: the rows that one of the two answers better.
+    metrics: with intervals; comparisons: one per number of the metrics; row_metric: the metric that compares single
+    rows; differences: the rows that one of the two models predicts better.
     """
 
     names: tuple[str, str]
@@ -66,7 +66,7 @@ class Contest:
     rows: int
 
     def wins(self, name: str) -> list[Difference]:
-        """Return the rows that a contestant answers better, the largest difference first."""
+        """Return the rows that a model predicts better, the largest difference first."""
         won = [d for d in self.differences if d.better == name]
         return sorted(won, key=lambda d: -abs(d.scores[0] - d.scores[1]))
 
@@ -79,17 +79,17 @@ def contestants(
     evaluation: EvaluationConfig,
     seed: int,
 ) -> tuple[Contestant, Contestant]:
-    """Return the two, ready to load; what can be refused before anything is computed, is.
+    """Return the two models, ready to load. Wrong settings are refused before anything is computed.
 
     Raises:
-        UserError: the same twice; no adapter or model there; an adapter for another base; settings of an adapter
-            without one; more shots than train has rows, or shots from the rows that are scored; an encoder without
-            anything that was trained.
+        UserError: both are the same; an adapter or model is missing; an adapter is for another base model; settings of
+            an adapter without one; more few-shot examples than train has rows, or examples from the scored rows; an
+            encoder without an adapter.
     """
     a = _contestant("first", first, model, task, evaluation.split, seed)
     b = _contestant("second", second, model, task, evaluation.split, seed)
     if _what(a) == _what(b) and a.task.splits == b.task.splits:
-        raise UserError("first and second are the same: give one of them another path, wording or shots")
+        raise UserError("first and second are the same; change path, wording or shots of one of them")
     if a.name == b.name:
         a, b = (replace(side, name=f"{side.name} ({side.key})") for side in (a, b))
     return a, b
@@ -100,7 +100,7 @@ def _contestant(
 ) -> Contestant:
     adapter = AdapterConfig(None, config.any_base, config.task_id)
     written = config.wording is not None or config.shots != 0
-    name = config.name or config.path or ("written prompt" if written else "base model")
+    name = config.name or config.path or ("manual prompt" if written else "base model")
     whole = find_model(config.path) if config.path else None
     with settings_named(_own_keys(key)):
         if config.path is None:
@@ -111,9 +111,11 @@ def _contestant(
             adapter = replace(adapter, path=str(find_adapter(config.path)))
             _check_adapter(model, adapter)
         if adapter.path is None and (config.any_base or config.task_id):
-            raise UserError(f"adapter.{'any_base' if config.any_base else 'task_id'}: is for an adapter")
+            raise UserError(f"adapter.{'any_base' if config.any_base else 'task_id'}: requires an adapter")
         if config.shots and split == "train":
-            raise UserError("hard.shots: are drawn from train, and evaluation.split is train: they would hold answers")
+            raise UserError(
+                "hard.shots: few-shot examples come from train, which is also evaluation.split: they would leak targets"
+            )
         if written:
             task = with_prompt(
                 task, config.wording or task.config.prompt, draw_shots(task, config.shots, seed), config.separator
@@ -122,25 +124,25 @@ def _contestant(
 
 
 def _check_adapter(model: ModelConfig, adapter: AdapterConfig) -> None:
-    """Refuse an adapter for another base by the base's config alone: its weights may come after minutes of scoring."""
+    """Refuse an adapter of another base model by the config, because loading may come after minutes of scoring."""
     folder = Path(adapter.path or "")
     base: Any = SimpleNamespace(config=load_model_config(model), name_or_path=model_path(model))
     check_base(base, read_config(folder), folder=folder, config=adapter, record=read_record(folder))
 
 
 def _what(side: Contestant) -> tuple[Any, ...]:
-    """Return what a contestant's weights are."""
+    """Return the settings that decide a model's weights."""
     adapter = side.adapter.path and Path(side.adapter.path).resolve()
     return replace(side.model, name_or_path=str(Path(side.model.name_or_path).resolve())), adapter, side.adapter.task_id
 
 
 def _own_keys(key: str) -> dict[str, str]:
-    """Return what a contestant's section calls the settings of other sections: `first.path` is `adapter.path`."""
+    """Return the keys of a model's section for settings of other sections: `first.path` for `adapter.path`."""
     return {"adapter": key, "hard": key, "task.prompt": f"{key}.wording"}
 
 
 def load_contestant(base: PreTrainedModel, side: Contestant) -> PreTrainedModel | PeftModel:
-    """Return a contestant's base model with its adapter on it, where it has one.
+    """Return a model: the base model with its adapter, if there is one.
 
     Raises:
         UserError: as `load_adapter`.
@@ -152,15 +154,15 @@ def load_contestant(base: PreTrainedModel, side: Contestant) -> PreTrainedModel 
 def judge(
     sides: tuple[Contestant, Contestant], outcomes: Sequence[TestOutcome], task: Task, evaluation: EvaluationConfig
 ) -> Contest:
-    """Compare two contestants' answers: metric by metric over the same resampled rows, and row by row.
+    """Compare two models' predictions: each metric over the same resampled rows, and each row.
 
     Args:
-        sides: the two.
-        outcomes: of each, on the same split.
-        task: the rows as the settings of the task have them, without either's wording.
-        evaluation: which split that was, and how many resamples.
+        sides: the two models.
+        outcomes: the predictions of each, on the same split.
+        task: the rows by the task's settings, without either model's prompt template.
+        evaluation: settings with the split and the number of resamples.
     """
-    metrics = load_metrics(task.metrics, task.schema)
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     names = (sides[0].name, sides[1].name)
     answers = [answers_and_targets(outcome.predictions)[0] for outcome in outcomes]
     targets = answers_and_targets(outcomes[0].predictions)[1]

@@ -1,4 +1,4 @@
-"""An ensemble of prompts: several of one task in one bank over one base model, and their vote (Lester et al. 2021)."""
+"""An ensemble: several prompts of one task vote, in one prompt bank over one base model (Lester et al. 2021)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.data.sources import SPLITS
 from softprompts.encoding.documents import EncodedTask, with_soft_prompt
 from softprompts.errors import UserError, settings_named
-from softprompts.evaluation.predict import Outcome, Prediction, TestOutcome, answers_and_targets, majority_predictions
+from softprompts.evaluation.predict import (
+    Outcome,
+    Prediction,
+    TestOutcome,
+    answers_and_targets,
+    chosen,
+    majority_predictions,
+)
 from softprompts.evaluation.soup import Soup
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics, mean_intervals
 from softprompts.metrics.significance import Comparison, compare, verdict
@@ -24,20 +31,20 @@ from peft import PeftModel, PeftType, TaskType
 from transformers import PreTrainedModel
 
 VOTE, SINGLE, CHOSEN, SOUP = "the vote", "a single prompt", "the best by validation", "the soup"
-# What this section calls the settings of a single adapter.
+# This section's keys for the settings of a single adapter.
 OWN_KEYS = {"adapter.path": "ensemble.adapters", "adapter.any_base": "ensemble.any_base"}
 KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
 
 def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
-    """Return the folders of the adapters, which are looked at before anything is loaded.
+    """Return the folders of the adapters, which are checked before anything is loaded.
 
     Raises:
-        UserError: no adapter there; one twice; one that is no soft prompt or prefix, or changes the base model; both
-            kinds; a task without choices.
+        UserError: an adapter is missing or given twice; it is not a soft prompt or prefix, or changes the base model;
+            both kinds are mixed; the task has no choices.
     """
     if task.choices is None:
-        raise UserError("task.choices: a vote is between choices, and this task has none: its answers are written")
+        raise UserError("task.choices: a vote requires choices, but this task has open targets")
     folders: list[Path] = []
     kinds = []
     for path in config.adapters:
@@ -51,12 +58,12 @@ def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
         kind = getattr(settings.peft_type, "value", str(settings.peft_type))
         if kind not in KINDS:
             raise UserError(
-                f"ensemble.adapters: {path} is of type {kind}; only prompt tuning and prefix tuning leave the base "
-                "model as it is, and so can share it"
+                f"ensemble.adapters: {path} is of type {kind}; expected prompt tuning or prefix tuning, which do not "
+                "change the base model and thus can share it"
             )
         if settings.task_type == TaskType.SEQ_CLS:
             raise UserError(
-                f"ensemble.adapters: {path} has a classifier of its own in the base model, and cannot share it"
+                f"ensemble.adapters: {path} has its own classifier in the base model, and thus cannot share it"
             )
         folders.append(folder)
         kinds.append(kind)
@@ -64,7 +71,7 @@ def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
         other = next(i for i, kind in enumerate(kinds) if kind != kinds[0])
         raise UserError(
             f"ensemble.adapters: {config.adapters[0]} is of type {kinds[0]} and {config.adapters[other]} of type "
-            f"{kinds[other]}; one forward pass takes one of them"
+            f"{kinds[other]}; one forward pass supports only one type"
         )
     return folders
 
@@ -85,7 +92,7 @@ def load_members(base: PreTrainedModel, folders: Sequence[Path], config: Ensembl
 
 
 def behind_each(data: EncodedTask, count: int) -> EncodedTask:
-    """Return the task with every row once behind each of `count` soft prompts, the copies of a row side by side."""
+    """Return the task with every row once after each of `count` soft prompts; a row's copies are adjacent."""
     placed = [with_soft_prompt(data, number) for number in range(count)]
     train, validation, test = (
         [e for copies in zip(*(getattr(one, name) for one in placed), strict=True) for e in copies] for name in SPLITS
@@ -96,24 +103,26 @@ def behind_each(data: EncodedTask, count: int) -> EncodedTask:
 def vote(scores: Sequence[Sequence[float]]) -> int:
     """Return the choice that most members find likeliest (Lester et al. 2021, section 6, a simple majority).
 
-    Among choices with as many votes the summed log-likelihood decides, and then the order.
+    If several choices have the most votes, the summed log-likelihood decides, and then the order.
 
     Args:
-        scores: log-likelihoods, a row of all choices for each member.
+        scores: log-likelihoods of all choices, one list per member.
     """
     votes = Counter(max(range(len(row)), key=row.__getitem__) for row in scores)
     sums = [sum(column) for column in zip(*scores, strict=True)]
     return max(range(len(sums)), key=lambda choice: (votes[choice], sums[choice]))
 
 
-def voted(predictions: Sequence[Prediction], choices: Sequence[str], count: int) -> list[Prediction]:
-    """Return one prediction a row, of `count` copies side by side; its scores are the members' mean log-likelihoods."""
+def voted(
+    predictions: Sequence[Prediction], choices: Sequence[str], count: int, evaluation: EvaluationConfig
+) -> list[Prediction]:
+    """Return one prediction per row from `count` adjacent copies; its scores are mean log-likelihoods."""
     made = []
     for start in range(0, len(predictions), count):
         copies = predictions[start : start + count]
         scores = [p.scores for p in copies if p.scores is not None]
         means = [sum(column) / count for column in zip(*scores, strict=True)]
-        made.append(replace(copies[0], prediction=choices[vote(scores)], scores=means))
+        made.append(replace(copies[0], prediction=chosen(choices, vote(scores), means, evaluation), scores=means))
     return made
 
 
@@ -125,26 +134,26 @@ def outcome_of_vote(
     evaluation: EvaluationConfig,
     soup: Soup | None = None,
 ) -> tuple[TestOutcome, dict[str, Any]]:
-    """Return what the vote is worth, and notes on the members.
+    """Return the outcome of the vote, and notes on the members.
 
-    The notes hold each member's metrics, their `mean`, the member `chosen` on validation by the task's first metric and
-    then by likelihood, and the `best_afterwards`, found on the very rows that it is scored on: an upper end, no result.
-    Lester et al. (2021), section 6, show mean, best and vote. `comparisons` are paired, as `statistics.compare` makes
-    them: the vote, its members as so many seeds of one method, and the chosen one. `soup` is there if there is one:
-    its metrics, and comparisons of its own with the vote and the chosen one.
+    The notes have each member's metrics, their `mean`, and the member `chosen` on validation by the task's first metric
+    and then by likelihood. `best_afterwards` is the best member on the scored rows themselves: an upper bound, not a
+    result. Lester et al. (2021), section 6, report mean, best and vote. `comparisons` are paired, made by
+    `statistics.compare`: the vote, its members as seeds of one method, and the chosen one. `soup`, if there is one, has
+    its own metrics and comparisons with the vote and the chosen one.
 
     Args:
-        outcome: of `evaluate_test` on data that stand behind each soft prompt.
-        validation: answers to their validation rows.
-        data: these data.
-        config: names the adapters, in the order of the bank.
-        evaluation: how many resamples.
+        outcome: result of `evaluate_test` on data with each row after each soft prompt.
+        validation: predictions for the validation rows.
+        data: the same data.
+        config: the adapters, in the order of the prompt bank.
+        evaluation: settings with the number of resamples.
         soup: the mean of the prompts, on the same rows.
     """
     count, resamples = len(config.adapters), evaluation.bootstrap_resamples
     assert data.task.choices
-    metrics = load_metrics(data.task.metrics, data.task.schema)
-    predictions = voted(outcome.predictions, data.task.choices, count)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
+    predictions = voted(outcome.predictions, data.task.choices, count, evaluation)
     answers, targets = answers_and_targets(predictions)
     single = [answers_and_targets(outcome.predictions[number::count])[0] for number in range(count)]
     examples = outcome.examples[::count]
@@ -185,7 +194,7 @@ def outcome_of_vote(
 def _note(
     metrics: dict[str, Metric], validation: Sequence[Prediction], answers: list[str], targets: list[str], resamples: int
 ) -> dict[str, Any]:
-    """Return a member's metrics on validation, and those of its answers to the scored rows with intervals."""
+    """Return a member's metrics on validation, and those on the scored rows with intervals."""
     return {
         "validation": compute_metrics(metrics, *answers_and_targets(validation)),
         "metrics": _plain(intervals(metrics, answers, targets, resamples)),
@@ -202,9 +211,9 @@ def _plain(numbers: dict[str, Interval]) -> dict[str, dict[str, Any]]:
 
 
 def summary_of_members(notes: dict[str, Any]) -> str:
-    """Return lines to read: mean, the member chosen on validation, the best afterwards, and the soup if there is one.
+    """Return a summary: mean, the member chosen on validation, the best afterwards, and the soup if there is one.
 
-    Those of the vote follow them. Of the comparisons those of the vote and the soup by the first metric.
+    The vote's metrics follow. The comparisons are those of the vote and the soup by the first metric.
     """
 
     def line(who: str, metrics: dict[str, dict[str, Any]]) -> str:

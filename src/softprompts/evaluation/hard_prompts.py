@@ -1,4 +1,4 @@
-"""Hard prompts: written wordings and solved examples, chosen on validation."""
+"""Hard prompts: try prompt templates, with few-shot examples, and choose one on validation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from accelerate import Accelerator
 
 @dataclass(frozen=True)
 class Wording:
-    """A wording, the metric that it reached on validation, and the mean tokens of its prompts there."""
+    """A prompt template, its metric on validation, and the mean number of tokens of its prompts there."""
 
     prompt: str
     metric: str
@@ -28,13 +28,13 @@ class Wording:
 
 
 def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]:
-    """Return the task once for each wording, with the same drawn examples in front.
+    """Return the task once for each prompt template, with the same few-shot examples.
 
     Raises:
-        UserError: no wording, or one that is no template of a prompt; more shots than train has rows.
+        UserError: no template, or one that is not valid; more few-shot examples than train has rows.
     """
     if not config.wordings:
-        raise UserError("hard.wordings: give at least one")
+        raise UserError("hard.wordings: expected at least one prompt template")
     check_above_zero("hard.validation_rows", config.validation_rows)
     shots = draw_shots(task, config.shots, seed)
     with settings_named({"task.prompt": "hard.wordings"}):
@@ -42,7 +42,7 @@ def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]
 
 
 def draw_shots(task: Task, shots: int, seed: int) -> list[Row]:
-    """Draw rows of train without replacement."""
+    """Draw few-shot examples from train without replacement."""
     return draw_rows(task, shots, seed, "hard.shots")
 
 
@@ -53,16 +53,16 @@ def choose_wording(
     evaluation: EvaluationConfig,
     accelerator: Accelerator,
 ) -> tuple[int, list[Wording]]:
-    """Score every wording on validation by the task's first metric; return the index of the best, and all scores."""
+    """Score every template on validation by the task's first metric; return the best one's index, and all scores."""
     task = candidates[0].task
-    metrics = load_metrics(task.metrics[:1], task.schema)
+    metrics = load_metrics(task.metrics[:1], task.schema, task.metric_data)
     warn_of_scored_rows("hard.validation_rows", candidates[0].validation, config.validation_rows)
     wordings = []
     for number, data in enumerate(candidates, start=1):
         rows = data.validation[: config.validation_rows]
-        label = f"wording {number} of {len(candidates)}"
+        label = f"template {number} of {len(candidates)}"
         outcome = predict(engine, rows, evaluation, accelerator, label)
-        # A metric module may report several numbers; the first is the one that it is named for.
+        # A metric module may report several numbers; the first is the one after which it is named.
         (name, value), *_ = compute_metrics(metrics, *answers_and_targets(outcome.predictions)).items()
         tokens = sum(len(e.document.prompt_ids) for e in rows) / len(rows)
         wordings.append(Wording(data.task.config.prompt, name, value, tokens))

@@ -1,4 +1,4 @@
-"""Texts of one's own as a task, formatted as the run that trained an adapter formatted its rows."""
+"""Make a task from a user's texts, with the prompt template of the run that trained the adapter."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ OWN_KEYS = {"task.choices": "input.choices", "task.chat": "input.chat", "task.pr
 
 
 def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig) -> list[str]:
-    """Return each example's likeliest choice with its probability among the choices, or the answer that is written."""
+    """Return each example's likeliest choice and its probability among the choices, or the generated text."""
     if examples[0].choices:
         with torch.inference_mode():
             scores = torch.tensor(choice_scores(engine, examples)).softmax(-1)
         if scores.isnan().any():
-            raise UserError("the model's scores are not finite: its answers mean nothing; try model.dtype float32")
+            raise UserError(
+                "the model's scores are not finite, so predictions are meaningless; try model.dtype float32"
+            )
         best = [(row.max().item(), int(row.argmax())) for row in scores]
         return [f"{e.choice_texts[i].strip()} ({p:.0%})" for e, (p, i) in zip(examples, best, strict=True)]
     drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -50,16 +52,16 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
 
 @contextmanager
 def own_flags() -> Iterator[None]:
-    """Let errors name the settings that a text of one's own has: a task's choices are `input.choices` here."""
+    """Within this context, errors name the settings of a user's texts, such as `input.choices` for task.choices."""
     with settings_named(OWN_KEYS):
         try:
             yield
         except RowTooLongError as error:
-            raise UserError(f"{error.facts}; the base model takes no more, shorten it") from None
+            raise UserError(f"{error.facts}; the base model has no more positions, so shorten the text") from None
 
 
 def record_of(field: str, text: str) -> Record:
-    """Return a row of one column in which a template's field reads a text; `a[0]` is a value inside the column `a`."""
+    """Return a row in which a template's field has a text as its value; `a[0]` is a value inside the column `a`."""
     column, *keys = field.replace("]", "").split("[")
     value: Any = text
     for key in reversed(keys):
@@ -68,18 +70,18 @@ def record_of(field: str, text: str) -> Record:
 
 
 def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
-    """Return a task whose three splits hold the texts; its targets are placeholders, empty if there are no choices.
+    """Return a task with the texts as each split. Its targets are placeholders, empty if there are no choices.
 
     Args:
         config: the texts and how to format them.
-        settings: those of the run that trained the adapter; empty where they are not known.
+        settings: the settings of the run that trained the adapter; empty if unknown.
 
     Raises:
-        UserError: no text, or one that is not UTF-8; half a character in a choice; a template with several columns.
+        UserError: there is no text, or one is not valid UTF-8; the template has several columns.
     """
     texts = config.text or lines_of_input()
     if not texts:
-        raise UserError("input.text: no text to try; give some, or write lines to standard input")
+        raise UserError("input.text: expected a text; set it, or write lines to standard input")
     before = settings.get("task", {})
     template = config.template or before.get("prompt") or "{text}"
     target = before.get("target") or " {answer}"
@@ -88,10 +90,10 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     columns = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     if len(columns) != 1:
         named = ", ".join(sorted(columns)) or "none"
-        raise UserError(f"input.template: expected one column to put a text into, found {named} in {template!r}")
+        raise UserError(f"input.template: expected exactly one column for the text, found {named} in {template!r}")
     (column,) = columns
     listed = before.get("choices")
-    # Two labels may share a word.
+    # Labels may share a word.
     words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
     choices = config.choices or (words if isinstance(words, list) else None)
     for text in [*(choices or ()), before.get("system") or ""]:
@@ -108,6 +110,6 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
         target=target,
         chat=before.get("chat", False) if config.chat is None else config.chat,
         system=before.get("system"),
-        max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
+        max_length=sys.maxsize,  # the base model's own limit is enough without training
     )
     return Task("tryout", dict.fromkeys(SPLITS, rows), tuple(choices) if choices else None, (), "yours", task)

@@ -1,9 +1,9 @@
-"""A library of trained soft prompts: an index of a folder, and which of them is nearest to a task.
+"""Index a library of trained soft prompts, and find the nearest ones to a task.
 
     python -m softprompts.evaluation.library runs --like runs/new_task
 
-The task embedding of Vu et al. (2022), "SPoT", section 3.2, is a prompt that was trained on the task for a short while;
-what is nearest by it is likely to be a good prompt to begin with (`prompt.init_adapter`, `prefix.init_adapter`).
+The task embedding of Vu et al. (2022), "SPoT", section 3.2, is a prompt after a short training on the task. The prompts
+nearest to it are likely to be good initial values (`prompt.init_adapter`, `prefix.init_adapter`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """A trained soft prompt of a library: its folder in there, PEFT's type, base model, and the task if it is known."""
+    """A trained soft prompt of a library: its folder, PEFT's type, base model, and the task if it is known."""
 
     path: str
     type: str
@@ -50,10 +50,10 @@ class Near:
 
 
 def write_index(library: str) -> list[Entry]:
-    """Write `index.json` into a folder: the soft prompts and prefixes anywhere below it. Return what it lists.
+    """Write `index.json` into a folder: all soft prompts and prefixes below it. Return the entries.
 
     Raises:
-        UserError: no such folder; none in it; a damaged one.
+        UserError: the folder is missing or has no soft prompts; one of them is damaged.
     """
     folder = Path(library).expanduser()
     entries = []
@@ -74,32 +74,34 @@ def write_index(library: str) -> list[Entry]:
 
 
 def read_index(library: str) -> list[Entry]:
-    """Return what the index of a library lists.
+    """Return the entries of a library's index.
 
     Raises:
-        UserError: there is none, or a damaged one.
+        UserError: the index is missing or damaged.
     """
     file = Path(library).expanduser() / INDEX
     try:
         return [Entry(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))["adapters"]]
     except FileNotFoundError:
-        raise UserError(f"library: no {file}; python -m softprompts.evaluation.library {library} writes it") from None
+        command = f"python -m softprompts.evaluation.library {library}"
+        raise UserError(f"library: no such file: {file}; make it with {command}") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"library: {file} is damaged: {error}; write it anew") from None
+        raise UserError(f"library: {file} is damaged: {error}; write it again") from None
 
 
 def nearest_adapters(adapter: str, library: str) -> list[Near]:
-    """Return the soft prompts of a library that a task could begin with, the nearest first.
+    """Return the soft prompts of a library that a task could start from, the nearest first.
 
-    Vu et al. (2022), section 3.2, compare tasks by the cosine of the means over the virtual tokens, so that lengths may
-    differ. Left out are other types and widths, other base models as far as that is known, and the adapter itself.
+    Vu et al. (2022), section 3.2, compare tasks by the cosine of the means over the virtual tokens, so lengths may
+    differ. Other types, widths and known other base models are left out, as is the adapter itself.
 
     Args:
-        adapter: folder of a soft prompt that was trained on the task for a short while, or of its run, or a Hub id.
+        adapter: folder of a soft prompt after a short training on the task, or of its run, or a Hub id.
         library: folder with an index.
 
     Raises:
-        UserError: no such adapter, or one without virtual tokens; no index, or one of what is gone; nothing to compare.
+        UserError: the adapter is missing or has no virtual tokens; the index is missing or outdated; nothing to
+            compare.
     """
     own = find_adapter(adapter)
     kind, mean, base = read_config(own).peft_type, _mean(own), read_record(own).base
@@ -112,7 +114,7 @@ def nearest_adapters(adapter: str, library: str) -> list[Near]:
         if entry.type == kind and other.shape == mean.shape and not strange and place.resolve() != own.resolve():
             found.append(Near(entry, torch.cosine_similarity(mean, other, dim=0).item()))
     if not found:
-        raise UserError(f"library: {library} has nothing of the type, width and base model of {own}")
+        raise UserError(f"library: {library} has no adapter with the type, width and base model of {own}")
     return sorted(found, key=lambda near: -near.similarity)
 
 
@@ -125,10 +127,10 @@ def _mean(folder: Path) -> torch.Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the index of a library, print it or what is nearest to an adapter, and return the exit code."""
+    """Write the index of a library; print it, or the nearest soft prompts to an adapter; return the exit code."""
     parser = argparse.ArgumentParser("python -m softprompts.evaluation.library", description=__doc__.splitlines()[0])
-    parser.add_argument("library", help="folder with adapters or runs below it; gets an index.json")
-    parser.add_argument("--like", help="an adapter that was trained on a task for a short while, or its run")
+    parser.add_argument("library", help="folder with adapters or runs below it, for the index.json")
+    parser.add_argument("--like", help="an adapter after a short training on a task, or its run")
     arguments = parser.parse_args(argv)
     print_log()
     try:

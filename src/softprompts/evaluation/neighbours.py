@@ -1,4 +1,4 @@
-"""What learned virtual tokens lie near: their nearest neighbours in the vocabulary (Lester et al. 2021, section 7)."""
+"""Find the nearest neighbours of virtual tokens in the vocabulary (Lester et al. 2021, section 7)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 class Neighbours:
     """The k nearest tokens of one virtual token, the nearest first.
 
-    similarities: cosines with the virtual token; cluster: mean cosine between the neighbours themselves, 1 for a single
-    one. Tokens that mean the same, or are forms of one word, make it high, and so do rare ones. It is taken from the
-    mean of the vocabulary, which all embeddings share and which makes any two of them look alike (Mu and Viswanath
-    2018, "All-but-the-top").
+    similarities: cosines with the virtual token; cluster: mean cosine between the neighbours, 1 for a single neighbour.
+    Tokens with the same meaning, or forms of one word, make it high, and so do rare tokens. Cosines are taken after
+    subtracting the vocabulary's mean, which all embeddings share and which makes any two of them similar (Mu and
+    Viswanath 2018, "All-but-the-top").
     """
 
     tokens: list[str]
@@ -39,10 +39,10 @@ def virtual_token_embeddings(model: Any, task: int = 0) -> torch.Tensor:
         task: number of the task, for multitask prompt tuning.
 
     Raises:
-        UserError: there is no adapter, or one without such embeddings.
+        UserError: there is no adapter, or it has no such embeddings.
     """
     if not isinstance(model, PeftModel):
-        raise UserError("adapter.path: expected an adapter, whose virtual tokens are to be looked at")
+        raise UserError("adapter.path: expected an adapter with virtual tokens")
     config = model.active_peft_config
     tasks = torch.tensor([task], device=model.device) if isinstance(config, MultitaskPromptTuningConfig) else None
     with torch.no_grad():
@@ -50,7 +50,7 @@ def virtual_token_embeddings(model: Any, task: int = 0) -> torch.Tensor:
     if not isinstance(prompt, torch.Tensor):  # keys and values, or no prompt at all
         raise UserError(
             f"adapter.path: an adapter of type {getattr(config.peft_type, 'value', config.peft_type)} has no "
-            "embeddings of virtual tokens; prompt tuning, P-tuning and multitask prompt tuning have"
+            "embeddings of virtual tokens; expected prompt tuning, P-tuning or multitask prompt tuning"
         )
     return prompt[0].float()
 
@@ -58,15 +58,15 @@ def virtual_token_embeddings(model: Any, task: int = 0) -> torch.Tensor:
 def random_vectors(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, seed: int = 0
 ) -> torch.Tensor:
-    """Return vectors from where a base model's words lie: normal, of their mean and deviation in each dimension.
+    """Return random vectors with the mean and standard deviation of a base model's embeddings in each dimension.
 
-    Lester et al. (2021), section 7, hold the neighbours of learned tokens against those of such vectors.
+    Lester et al. (2021), section 7, compare the neighbours of learned tokens with those of such vectors.
 
     Args:
         base: the base model.
-        tokenizer: of the base model.
-        count: how many.
-        seed: of the draw.
+        tokenizer: the base model's tokenizer.
+        count: number of vectors.
+        seed: seed of the sampling.
 
     Returns:
         float32 (count, hidden size).
@@ -78,12 +78,12 @@ def random_vectors(
 def nearest_tokens(
     values: torch.Tensor, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, k: int
 ) -> list[Neighbours]:
-    """Return the neighbours of each virtual token, by cosine, as Lester et al. (2021) measure it in section 7.
+    """Return the neighbours of each virtual token by cosine, as in section 7 of Lester et al. (2021).
 
     Args:
         values: embeddings of the virtual tokens, (P, H).
-        base: whose input embeddings, (V, H), they are compared with.
-        tokenizer: of the base model.
+        base: model whose input embeddings, (V, H), are searched.
+        tokenizer: the base model's tokenizer.
         k: number of neighbours.
     """
     embeddings = words_of(base, tokenizer)
@@ -101,7 +101,7 @@ def nearest_tokens(
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """Return a token as text, or by its name where it is a part of a character: such parts would all look the same."""
+    """Return a token as text, or by its name if it is a part of a character, because such parts look the same."""
     text = str(tokenizer.decode([token]))
     return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in text else text
 
@@ -109,8 +109,8 @@ def _shown(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 def repeated(found: Sequence[Neighbours]) -> dict[str, list[int]]:
     """Return the words near several virtual tokens, with the numbers of these from 1, the most frequent word first.
 
-    Case and surrounding spaces do not count. Lester et al. (2021), section 7, see this in long prompts, and take it for
-    a sign that they have room to spare, or that it is hard to keep a thing to one position.
+    Case and surrounding spaces do not count. Lester et al. (2021), section 7, find such words in long prompts. They
+    suggest that these prompts have spare capacity, or that training spreads information over several positions.
     """
     places: dict[str, list[int]] = {}
     for number, one in enumerate(found, start=1):
@@ -122,7 +122,7 @@ def repeated(found: Sequence[Neighbours]) -> dict[str, list[int]]:
 
 
 def table_of(found: Sequence[Neighbours]) -> str:
-    """Return the neighbours as lines to read, one a virtual token, and the repeated words below them."""
+    """Return the neighbours as lines of text, one per virtual token, and the repeated words below them."""
     lines = [f"{'token':>5}  {'cluster':>7}  nearest in the vocabulary, with the cosine"]
     for number, one in enumerate(found, start=1):
         near = "  ".join(f"{token!r} {cosine:.2f}" for token, cosine in zip(one.tokens, one.similarities, strict=True))

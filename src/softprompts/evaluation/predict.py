@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,12 @@ from softprompts.encoding.documents import Document, EncodedTask, Example, answe
 from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
-from softprompts.errors import UserError
+from softprompts.errors import Interrupted, UserError
 from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
+from softprompts.models.sharding.layers import without_gradient
+from softprompts.models.sharding.turns import turns
 from softprompts.system.memory import one_line_if_memory_is_full
+from softprompts.system.signals import collected_signals
 
 import numpy
 import torch
@@ -24,12 +28,16 @@ from accelerate.utils import gather_object
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
+ABSTAINED = "abstain"  # in place of a choice whose probability is below evaluation.abstain_below
 CHOICE_TOKENS = 2048  # most target tokens of choices in one forward pass: 0.4 GB of logits at 49,152 words
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model answered to one row. `scores` are log-likelihoods of the choices, in nats; None if open."""
+    """The prediction for one row. `scores` are log-likelihoods of the choices, in nats; None if open.
+
+    `prediction` is a choice, `ABSTAINED`, or an open prediction.
+    """
 
     place: str
     prompt: str
@@ -40,7 +48,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Answers to a split in its order, and the mean loss of its target tokens in nats."""
+    """Predictions for a split in its order, and the mean loss of its target tokens in nats."""
 
     predictions: list[Prediction]
     loss: float
@@ -48,9 +56,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TestOutcome:
-    """What the test split says. `baselines` holds what a model reaches that always says the majority class.
+    """The result on the test split. `baselines` are the scores of always predicting the majority class.
 
-    examples: the rows that were scored, those of `evaluation.split`; predictions: the answers to them.
+    examples: the scored rows, those of `evaluation.split`; predictions: the predictions for them.
     """
 
     examples: Sequence[Example]
@@ -62,24 +70,27 @@ class TestOutcome:
 
 
 def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
-    """Score the test split, or `config.split`, once, at the end: nothing that is chosen may depend on test.
+    """Score the test split, or `config.split`, once at the end, so that no choice depends on test.
+
+    A signal ends the scoring between two batches. A resumed run scores all rows again: answers are saved once, whole.
 
     Raises:
-        UserError: a loss that is not finite; full memory.
+        UserError: the loss is not finite; the memory is full.
+        Interrupted: after SIGINT or SIGTERM.
     """
     rows: Sequence[Example] = getattr(data, config.split)
     started = time.perf_counter()
-    if not any(p.requires_grad for p in engine.parameters()):  # else it was said before training
+    if not any(p.requires_grad for p in engine.parameters()):  # otherwise it was reported before training
         warn_of_cut_targets(data, engine.tokenizer, config.max_new_tokens, config.stop)
     label = "testing"
     outcome = predict(engine, rows, config, accelerator, label)
     seconds = time.perf_counter() - started
     if not math.isfinite(outcome.loss):
         raise UserError(
-            f"{label}: the model's loss is {outcome.loss}, so that its answers mean nothing: its weights hold numbers "
-            "that are not finite, or model.dtype is too narrow for it; try float32"
+            f"{label}: the model's loss is {outcome.loss}, so predictions are meaningless: its weights are not finite, "
+            "or model.dtype is too narrow for it; try float32"
         )
-    metrics = load_metrics(data.task.metrics, data.task.schema)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     resamples = config.bootstrap_resamples
     baselines = {}
     if data.task.choices:
@@ -104,15 +115,16 @@ def predict(
     *,
     answer_open: bool = True,
 ) -> Outcome:
-    """Answer every example: the likeliest choice, or a greedily generated text.
+    """Predict every example: the likeliest choice, or a greedily generated text.
 
-    The rows are shared out over the processes; each returns the whole. `answer_open=False` skips generation and
-    leaves open answers empty, where only the loss is wanted.
+    The processes share the rows, and each returns the whole. `answer_open=False` skips generation and leaves
+    predictions of open tasks empty, if only the loss is needed.
 
     Raises:
-        UserError: full memory.
+        UserError: the memory is full.
+        Interrupted: after SIGINT or SIGTERM, which any of the processes has received.
     """
-    # Longest first: rows of like length share a batch, and the largest batch, if it does not fit, fails at once.
+    # Longest first: rows of similar length share a batch, and a batch that is too large fails at once.
     lengths = lengths_of(examples)
     order = sorted(range(len(examples)), key=lambda i: -lengths[i])
     batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
@@ -120,13 +132,26 @@ def predict(
     answers: list[tuple[int, str, list[float] | None, float, int]] = []
     bar = tqdm(own_batches, desc=label, unit="batch", disable=not accelerator.is_local_main_process, leave=False)
     full = one_line_if_memory_is_full(f"while {label}", f"lower evaluation.batch_size (now {config.batch_size})")
-    # Nothing moves meanwhile: a parametrised soft prompt is computed once for PEFT's own forward pass, too.
-    with torch.inference_mode(), engine.prompts_cached(), parametrize.cached(), full:
+    # Parameters do not change here, so a parametrised soft prompt is computed once, also in PEFT's forward pass.
+    with (
+        collected_signals() as received,
+        without_gradient(engine),
+        engine.prompts_cached(),
+        parametrize.cached(),
+        full,
+        turns(engine.base, engine.device),
+    ):
         for indices in bar:
+            if received:
+                break
             batch = [examples[i] for i in indices]
             answers.extend(zip(indices, *_answer(engine, batch, config, answer_open), strict=True))
+    numbers = received[:1]
     if accelerator.num_processes > 1:
-        answers = gather_object(answers)
+        numbers, answers = gather_object(numbers), gather_object(answers)  # also after a signal: the others are waiting
+    if numbers:
+        name = signal.Signals(numbers[0]).name
+        raise Interrupted(f"stopped by {name} while {label}; go on with --resume", numbers[0])
     answers.sort()
     predictions = [
         Prediction(examples[i].row.place, examples[i].row.prompt, examples[i].row.target, text, scores)
@@ -141,12 +166,12 @@ def _answer(
     config: EvaluationConfig,
     answer_open: bool,
 ) -> tuple[list[str], list[list[float] | None], list[float], list[int]]:
-    """Return for each example its answer, its choices' scores, and the sum and number of its targets' losses."""
+    """Return each example's prediction, its choices' scores, and the sum and number of its targets' losses."""
     counts = [len(e.document.target_ids) for e in batch]
     if batch[0].choices:
         scores = choice_scores(engine, batch)
         pairs = list(zip(batch, scores, strict=True))
-        texts = [e.choice_texts[int(numpy.argmax(row))] for e, row in pairs]
+        texts = [chosen(e.choice_texts, int(numpy.argmax(row)), row, config) for e, row in pairs]
         losses = [-row[e.choice_texts.index(e.row.target)] for e, row in pairs]
         return texts, list(scores), losses, counts
     documents = [e.document for e in batch]
@@ -163,6 +188,19 @@ def _answer(
     return texts, [None] * len(batch), losses, counts
 
 
+def chosen(choices: Sequence[str], index: int, scores: Sequence[float], config: EvaluationConfig) -> str:
+    """Return the choice of an index, or `ABSTAINED` if its probability among the choices is too low.
+
+    Args:
+        choices: their texts; scores: their log-likelihoods, in nats.
+    """
+    if config.abstain_below is not None:
+        odds = numpy.exp(numpy.array(scores) - numpy.max(scores))
+        if odds[index] / odds.sum() < config.abstain_below:
+            return ABSTAINED
+    return choices[index]
+
+
 def document_losses(engine: Engine, documents: Sequence[Document]) -> torch.Tensor:
     """Return the summed negative log-likelihood of each document's target, (documents,), in nats."""
     scores = engine(documents)
@@ -173,12 +211,12 @@ def choice_scores(engine: Engine, batch: Sequence[Example]) -> list[list[float]]
     """Return the log-likelihood of every choice for every example, in nats, from one forward pass."""
     choices = [e.choices for e in batch]
     if all(len(d.target_ids) == 1 and d.prompt_ids == row[0].prompt_ids for row in choices for d in row):
-        # Every choice is one token behind the same prompt: one position's logits hold all the answers.
+        # Every choice is one token after the same prompt, so the logits of one position have all scores.
         logits = engine([row[0] for row in choices])[0]
         ids = torch.tensor([[d.target_ids[0] for d in row] for row in choices], device=logits.device)
         return logits.log_softmax(-1).gather(1, ids).tolist()
     documents = [d for row in choices for d in row]
-    # The logits of all target tokens are held at once: 77 choices of a row are some hundred already.
+    # The logits of all target tokens are in memory at once: 77 choices of a row are already about a hundred.
     tokens = max(sum(len(d.target_ids) for d in row) for row in choices)
     rows = max(1, CHOICE_TOKENS // tokens) * len(choices[0])
     parts = [document_losses(engine, documents[i : i + rows]) for i in range(0, len(documents), rows)]
@@ -187,11 +225,11 @@ def choice_scores(engine: Engine, batch: Sequence[Example]) -> list[list[float]]
 
 
 def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str, dict[str, float]]:
-    """Return the metrics on the scored rows with each value of a column, and how many `rows` these are."""
+    """Return the metrics on the scored rows for each value of a column, and the number of these `rows`."""
     groups: dict[str, list[Prediction]] = {}
     for example, prediction in zip(outcome.examples, outcome.predictions, strict=True):
         groups.setdefault(str(example.row.record[column]), []).append(prediction)
-    metrics = load_metrics(data.task.metrics, data.task.schema)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     return {
         name: compute_metrics(metrics, *answers_and_targets(group)) | {"rows": float(len(group))}
         for name, group in sorted(groups.items())
@@ -199,11 +237,11 @@ def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str
 
 
 def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:
-    """Return the answers of a model that always says the most frequent target of train."""
+    """Return the predictions of always choosing the most frequent target of train."""
     majority = Counter(answer.target for answer in answers_of(train)).most_common(1)[0][0]
     return [Prediction(e.row.place, e.row.prompt, e.row.target, majority, None) for e in test]
 
 
 def answers_and_targets(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
-    """Return what the metrics compare: surrounding spaces do not count."""
+    """Return predictions and targets for the metrics, without surrounding spaces."""
     return [p.prediction.strip() for p in predictions], [p.target.strip() for p in predictions]

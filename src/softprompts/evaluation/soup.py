@@ -1,4 +1,4 @@
-"""A soup: the mean of trained prompts, as one prompt that costs no more than any of them (Wortsman et al. 2022)."""
+"""Make a soup: the mean of trained prompts, as one prompt at the cost of one (Wortsman et al. 2022)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class Soup:
-    """The mean of some prompts, and its answers to validation and to the rows that are scored."""
+    """The mean of some prompts, and its predictions for validation and for the scored rows."""
 
     model: PeftModel
     validation: Outcome
@@ -32,14 +32,16 @@ class Soup:
 def mean_of(bank: Sequence[PeftModel]) -> PeftModel | None:
     """Return a frozen soft prompt, or prefix, whose values are the mean of all; None if their lengths differ.
 
-    Wortsman et al. (2022), section 2, average models that began at the same values: those of other random values may
-    lie in other valleys, with nothing good halfway.
+    Wortsman et al. (2022), section 2, average models that started from the same values. Models with other random values
+    may be in other minima, and a point halfway may be worse.
     """
     plain = [folded(model) for model in bank]
     values = [encoder_of(model).embedding.weight.detach() for model in plain]
     if len({value.shape for value in values}) > 1:
         lengths = sorted({len(value) for value in values})
-        notice(f"no mean of the prompts is scored: their lengths are {', '.join(map(str, lengths))} virtual tokens")
+        notice(
+            f"the mean of the prompts is not scored: their lengths are {', '.join(map(str, lengths))} virtual tokens"
+        )
         return None
     config = plain[0].active_peft_config
     kind = PrefixTuningConfig if isinstance(config, PrefixTuningConfig) else PromptTuningConfig
@@ -56,13 +58,13 @@ def mean_of(bank: Sequence[PeftModel]) -> PeftModel | None:
 
 
 def make_soup(engine: Engine, data: EncodedTask, evaluation: EvaluationConfig, accelerator: Accelerator) -> Soup | None:
-    """Return the mean of the prompts of an engine's bank with its answers; None if it has none.
+    """Return the mean of an engine's prompts with its predictions; None if there is no mean.
 
     Args:
-        engine: with a bank of soft prompts, or prefixes, over one base model.
-        data: the task, for none of them in particular.
-        evaluation: how it is scored.
-        accelerator: shares the rows out.
+        engine: engine with a prompt bank of soft prompts, or of prefixes, over one base model.
+        data: the task, without a soft prompt's number.
+        evaluation: settings of the scoring.
+        accelerator: divides the rows among processes.
 
     Raises:
         UserError: as `predict` and `evaluate_test`.

@@ -1,1 +1,1 @@
-"""Adapters in the forms that other programs and servers read, each compared with stock PEFT."""
+"""Export adapters for other programs and servers, and compare each export with stock PEFT."""

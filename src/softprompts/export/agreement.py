@@ -1,4 +1,4 @@
-"""Stock PEFT as the reference of every export: its soft prompts, its greedy output and its logits on real rows."""
+"""Compare exports with stock PEFT: its soft prompts, greedy output and logits on real rows."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SOFT_PROMPTS = [
     kind.value for kind in (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT)
 ]
 PREFIXES = [kind.value for kind in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)]
-# The largest difference of logits, as a share of the largest logit, that counts as rounding.
+# The largest difference of logits that counts as rounding, as a share of the largest logit.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model gives after one prompt: T greedy tokens, and logits (T + 1, V) float32 that predict and follow them.
+    """A model's output after a prompt: T greedy tokens, and the logits at them and after, (T + 1, V) float32.
 
-    The logits are those of stock PEFT's greedy tokens for every model, so that they can be compared.
+    For every model, the logits belong to stock PEFT's greedy tokens, so that they can be compared.
     """
 
     tokens: list[int]
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trained:
-    """An adapter that stock PEFT has loaded; prompts: token ids of each row; expected: what PEFT gives after each."""
+    """An adapter loaded by stock PEFT; prompts: token ids of each row; expected: PEFT's output after each."""
 
     source: Source
     reading: Reading
@@ -53,16 +53,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainedPrompt(Trained):
-    """A soft prompt that stock PEFT has loaded; vectors: (P, H) float32."""
+    """A soft prompt loaded by stock PEFT; vectors: (P, H) float32."""
 
     vectors: torch.Tensor
 
 
 def load_prompts(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[TrainedPrompt]]:
-    """Return the base model, its tokenizer, and each soft prompt of an export with what stock PEFT makes of it.
+    """Return the base model, its tokenizer, and each soft prompt of an export with stock PEFT's output.
 
     Raises:
-        UserError: a base model that is not a decoder; adapters of other types; what `load_adapter` refuses.
+        UserError: the base model is not a decoder; an adapter has another type; `load_adapter` refuses an adapter.
     """
     check_kinds(job, SOFT_PROMPTS, "soft prompts")
     base, tokenizer = _load_decoder(job)
@@ -76,10 +76,10 @@ def load_prompts(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, li
 
 
 def load_prefixes(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Trained]]:
-    """Return the base model, its tokenizer, and what stock PEFT makes of each prefix, or cartridge, of an export.
+    """Return the base model, its tokenizer, and each prefix or cartridge of an export with stock PEFT's output.
 
     Raises:
-        UserError: a base model that is not a decoder; adapters of other types; what `load_adapter` refuses.
+        UserError: the base model is not a decoder; an adapter has another type; `load_adapter` refuses an adapter.
     """
     check_kinds(job, PREFIXES, "prefixes and cartridges")
     base, tokenizer = _load_decoder(job)
@@ -91,8 +91,8 @@ def _load_decoder(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     kind = kind_of(load_model_config(job.model))
     if kind != "decoder":
         raise UserError(
-            f"model.name_or_path: export.to {job.config.to} needs a decoder, and {job.model.name_or_path} is an "
-            f"{kind}; export.to peft and hub take every kind"
+            f"model.name_or_path: export.to {job.config.to} requires a decoder, but {job.model.name_or_path} is an "
+            f"{kind}; export.to peft and hub support every kind"
         )
     return load_base_model(job.model, default_device())
 
@@ -100,7 +100,7 @@ def _load_decoder(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def _trained(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Source, new: int
 ) -> tuple[Any, Trained]:
-    """Return an adapter as PEFT has loaded it, and what it gives."""
+    """Return an adapter that PEFT has loaded, and its output."""
     with naming(source), own_flags():
         tuned: Any = load_adapter(base, source.adapter)
         count = virtual_tokens(tuned)
@@ -112,20 +112,20 @@ def _trained(
 
 
 def task_number(tuned: Any, source: Source) -> int | None:
-    """Return which task's prompt an adapter of PEFT's multitask prompt tuning is to give; None for all others."""
+    """Return the number of the task to export from multitask prompt tuning; None for other adapters."""
     several = isinstance(getattr(tuned, "active_peft_config", None), MultitaskPromptTuningConfig)
     return source.adapter.task_id if several else None
 
 
 def task_arguments(tuned: Any, number: int | None) -> dict[str, Any]:
-    """Return what PEFT's forward pass needs to know of a `task_number`."""
+    """Return the arguments of PEFT's forward pass for a `task_number`."""
     return {} if number is None else {"task_ids": torch.tensor([number], device=tuned.device)}
 
 
 def outcome_of(
     model: Any, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], new: int, **arguments: Any
 ) -> Outcome:
-    """Return what a model gives after the token ids of one prompt; `arguments` go to the model."""
+    """Return a model's output after the token ids of a prompt; `arguments` are passed to the model."""
     read = torch.tensor([ids], device=model.device)
     tokens = greedy(model, tokenizer, new, input_ids=read, **arguments)[len(ids) :]
     return Outcome(tokens, logits_after(model, [*ids, *tokens], len(tokens), **arguments))
@@ -133,18 +133,18 @@ def outcome_of(
 
 @torch.inference_mode()
 def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, new: int, **inputs: Any) -> list[int]:
-    """Return what `generate` gives greedily for one row, without the penalties that the model's own settings name.
+    """Return greedy output of `generate` for one row, without the penalties in the model's own settings.
 
     Args:
         model: a model of transformers or PEFT.
-        tokenizer: names the padding token.
+        tokenizer: tokenizer with the padding token.
         new: most new tokens.
-        inputs: `input_ids` (1, N), whose tokens are returned as well, or `inputs_embeds` (1, N, H); with `input_ids`
-            a cache of the first of them, as `past_key_values`.
+        inputs: `input_ids` (1, N), whose tokens are returned as well, or `inputs_embeds` (1, N, H). With `input_ids`,
+            `past_key_values` may be a cache of the first tokens.
     """
     (read,) = (inputs[key] for key in ("input_ids", "inputs_embeds") if key in inputs)
     mask = torch.ones(read.shape[:2], dtype=torch.long, device=read.device)
-    # PEFT warns in each step that it ignores positions, which follow from the mask.
+    # PEFT warns in each step that it ignores positions, but these follow from the mask.
     with silent_transformers(), warnings.catch_warnings(action="ignore"):
         (row,) = model.generate(
             **inputs,
@@ -161,7 +161,7 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, new: int, **inputs: A
 
 @torch.inference_mode()
 def logits_after(model: Any, ids: Sequence[int], count: int, before: int = 0, **arguments: Any) -> torch.Tensor:
-    """Return the logits at the last `count` + 1 of these tokens, float32 on the CPU (count + 1, V).
+    """Return the logits at the last `count` + 1 tokens, float32 on the CPU (count + 1, V).
 
     `before` is the number of positions in a cache among the arguments.
     """
@@ -174,17 +174,18 @@ def logits_after(model: Any, ids: Sequence[int], count: int, before: int = 0, **
 def compare(prompt: Trained, form: str, found_of: Callable[[list[int], Outcome], Outcome], dtype: torch.dtype) -> str:
     """Compare an export with stock PEFT on each row, and return one line about it.
 
-    In 32 bits greedy output has to be equal. In 16 bits logits have to agree, and the line reports how many rows have
-    equal output: rounding decides between two tokens that are almost as likely.
+    In 32 bits, greedy output must be equal. In 16 bits, logits must agree, and the line reports the number of rows with
+    equal output: rounding may decide between two tokens of almost equal likelihood.
 
     Args:
-        prompt: with what stock PEFT gives.
-        form: of the export, for messages.
-        found_of: takes the token ids of a prompt and PEFT's outcome. Returns the export's, for PEFT's tokens.
-        dtype: that the export computes in.
+        prompt: the adapter with stock PEFT's output.
+        form: name of the export's form, for messages.
+        found_of: function of a prompt's token ids and PEFT's outcome. It returns the export's outcome for PEFT's
+            tokens.
+        dtype: data type in which the export computes.
 
     Raises:
-        UserError: they differ by more than rounding.
+        UserError: the outputs differ by more than rounding.
     """
     found = [found_of(ids, outcome) for ids, outcome in zip(prompt.prompts, prompt.expected, strict=True)]
     pairs = list(zip(found, prompt.expected, strict=True))
@@ -202,19 +203,19 @@ def compare(prompt: Trained, form: str, found_of: Callable[[list[int], Outcome],
 
 
 def difference_of(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
-    """Return the largest difference of pairs of logits, and its share of the largest finite logit of the second."""
+    """Return the largest difference of pairs of logits, and its share of the largest finite second logit."""
     difference = max(_largest(one, other) for one, other in pairs)
     largest = max(float(other[other.isfinite()].abs().max()) for _, other in pairs)
     return difference, difference / max(largest, 1e-30)
 
 
 def _largest(one: torch.Tensor, other: torch.Tensor) -> float:
-    # Equal infinities differ by NaN.
+    # The difference of equal infinities is NaN.
     return float((one - other).masked_fill(one == other, 0.0).nan_to_num(torch.inf).abs().max())
 
 
 def check_share(source: Source, form: str, share: float, dtype: torch.dtype) -> None:
-    """Raise `UserError` if logits differ by more than rounding in this type does."""
+    """Raise `UserError` if logits differ by more than rounding in this data type."""
     if not share <= TOLERANCE.get(dtype, 1e-2):
         raise UserError(
             f"export.to: {form} failed its check, and nothing was written: the logits of {source.name} differ from "

@@ -1,4 +1,4 @@
-"""The forms of an export: each writes a new folder and compares it with stock PEFT before the folder appears."""
+"""Write an export in one of several forms. The new folder appears only after the comparison with stock PEFT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softprompts.export.stock import write_stock
 from softprompts.export.vocabulary import write_vocabulary
 from softprompts.system.files import building, check_new
 
-# Writes into an empty folder, and returns lines about what was compared.
+# A function that writes into an empty folder, and returns lines about its comparison.
 Form = Callable[[Job, Path], list[str]]
 FORMS: Mapping[str, Form] = {
     "peft": write_stock,
@@ -28,16 +28,16 @@ FORMS: Mapping[str, Form] = {
 
 
 def write_export(model: ModelConfig, adapter: AdapterConfig, export: ExportConfig, texts: InputConfig) -> list[str]:
-    """Write an export, and return lines that report what was compared and what to do next.
+    """Write an export, and return lines about the comparison and the next steps.
 
     Args:
-        model: the base model, and the type that it is loaded in.
-        adapter: the adapter, if there is one only; how all of them are loaded.
-        export: the form and where to write it.
-        texts: what to compare on in place of validation rows.
+        model: the base model, and its data type.
+        adapter: the adapter, if there is only one; settings for loading all of them.
+        export: the form and the output folder.
+        texts: texts for the comparison in place of validation rows.
 
     Raises:
-        UserError: a folder that exists; no adapter; one that the form does not take; a check that fails.
+        UserError: the folder exists; an adapter is missing or does not suit the form; a check fails.
     """
     folder = Path(export.output_dir)
     check_new("export.output_dir", folder)
@@ -45,6 +45,6 @@ def write_export(model: ModelConfig, adapter: AdapterConfig, export: ExportConfi
     with building(folder) as temporary:
         lines = FORMS[export.to](job, temporary)
         public = next(temporary.rglob("*.json"))
-        for file in temporary.rglob("*.safetensors"):  # written for their owner alone, and a server may be another user
+        for file in temporary.rglob("*.safetensors"):  # a server may run as another user than their owner
             shutil.copymode(public, file)
     return lines

@@ -1,4 +1,4 @@
-"""A folder for the Hugging Face Hub: an adapter, its model card, its licence and an example that runs."""
+"""Write a folder for the Hugging Face Hub: an adapter, its model card, its licence and a runnable example."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-STAND_IN = "An example text."  # no row of the data: they may be private
+STAND_IN = "An example text."  # rows of the data may be private
 WRITES = """inputs = {inputs}
 ids, mask = inputs["input_ids"], inputs["attention_mask"]
 output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=32, do_sample=False)
@@ -45,13 +45,14 @@ class Licence:
 
 
 def write_hub(job: Job, folder: Path) -> list[str]:
-    """Write an adapter for the Hub, compare it with the original, and return lines about it and how to upload it.
+    """Write an adapter for the Hub, compare it with the original, and return lines about the result and the upload.
 
     Raises:
-        UserError: several adapters; a repository name that the Hub refuses; no licence; what `write_adapter` refuses.
+        UserError: there are several adapters or no licence; the Hub refuses the name; `write_adapter` refuses the
+            adapter.
     """
     if len(job.sources) > 1:
-        raise UserError("export.adapters: export.to hub takes one adapter; name it as adapter.path")
+        raise UserError("export.adapters: export.to hub supports one adapter; name it in adapter.path")
     (source,) = job.sources
     repository = job.config.repo_id or Path(job.config.output_dir).name
     try:
@@ -73,7 +74,7 @@ def write_hub(job: Job, folder: Path) -> list[str]:
 
 
 def _licence(job: Job) -> Licence:
-    """Return the licence of the adapter: the one that the settings name, else that of a bundled base model."""
+    """Return the licence of the adapter: the one in the settings, else that of a bundled base model."""
     config, model = job.config, job.model.name_or_path
     bundled = BUNDLED.get(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else None
     name = config.license or (bundled.license.lower() if bundled else None)
@@ -81,19 +82,21 @@ def _licence(job: Job) -> Licence:
         raise UserError("export.license: name the adapter's licence as the Hub does, for example apache-2.0")
     file = Path(config.license_file) if config.license_file else Path(model_path(job.model)) / "LICENSE"
     if not config.license_file and not file.is_file():
-        raise UserError(f"export.license_file: the base model's folder has no LICENSE; name a file with that of {name}")
+        raise UserError(
+            f"export.license_file: the base model's folder has no LICENSE; name a file with the text of {name}"
+        )
     return Licence(name, read_bytes(file))
 
 
 def example(task: Task, kind: Kind, base: str, repository: str, choices: list[str] | None) -> str:
-    """Return a program that loads base model and adapter, and prints an answer to one text.
+    """Return a program that loads base model and adapter, and prints the prediction for one text.
 
     Args:
-        task: with the prompt template.
-        kind: of the base model.
-        base: its name.
-        repository: of the adapter.
-        choices: what the outputs of an encoder's classifier mean; None if the base model's config says it.
+        task: the task, with its prompt template.
+        kind: kind of the base model.
+        base: name of the base model.
+        repository: name of the adapter's repository.
+        choices: choices of an encoder's outputs; None if the base model's config has them.
     """
     auto, config = AUTO[kind].__name__, task.config
     more = f", num_labels={len(choices)}" if kind == "encoder" and choices else ""
@@ -130,7 +133,7 @@ def filled(template: str) -> str:
 
 
 def _result(folder: Path) -> Result | None:
-    """Return the record of the run that an adapter is the only one of; None if there is none."""
+    """Return the record of the run, if its folder contains only this adapter; else None."""
     file = folder.parent / RESULT_FILE
     return load_result(file) if folder.name == ADAPTER and file.is_file() else None
 

@@ -1,12 +1,13 @@
-"""Soft prompts as vectors for vLLM's prompt embeddings, and the client that builds a request from them.
+"""Export soft prompts as vectors for vLLM's prompt embeddings, and build requests from them.
 
     soft_prompt = read_soft_prompt(Path("exports/vectors"), "sentiment")
     text = soft_prompt.reading.text_of(tokenizer, {"text": "A film to see twice."})
     ids = soft_prompt.reading.ids_of(tokenizer, text)
     body = request_body("base-model", prompt_tensor(soft_prompt, ids, base.get_input_embeddings()), max_tokens=8)
 
-`tokenizer` and `base` are those of the base model, by transformers. Send the body to `/v1/completions` of a server that
-was started with `--enable-prompt-embeds`. That endpoint applies no chat template, so the tensor holds the whole prompt.
+`tokenizer` and `base` belong to the base model and come from transformers. Send the body to `/v1/completions` of a
+server that was started with `--enable-prompt-embeds`. This endpoint has no chat template, so the tensor is the whole
+prompt.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-VECTORS = "prompt_embeds"  # name of the tensor, as of vLLM's field
+VECTORS = "prompt_embeds"  # name of the tensor, as in vLLM's field
 
 
 @dataclass(frozen=True)
 class SoftPrompt:
-    """A task's soft prompt as it was exported: vectors (P, H) float32, and how the task reads texts."""
+    """A task's exported soft prompt: vectors (P, H) float32, and the task's `Reading`."""
 
     vectors: torch.Tensor
     reading: Reading
@@ -43,7 +44,7 @@ def read_soft_prompt(folder: Path, task: str) -> SoftPrompt:
     """Return the soft prompt of a task from an export.
 
     Raises:
-        UserError: no such task; a damaged file.
+        UserError: the task is unknown, or its file is damaged.
     """
     record, file = folder / f"{task}.json", folder / f"{task}.safetensors"
     try:
@@ -59,11 +60,11 @@ def read_soft_prompt(folder: Path, task: str) -> SoftPrompt:
 
 @torch.no_grad()
 def prompt_tensor(soft_prompt: SoftPrompt, ids: Sequence[int], embedding: nn.Module) -> torch.Tensor:
-    """Return the embeddings of a whole prompt: the soft prompt, then those of the text.
+    """Return the embeddings of a whole prompt: the soft prompt, then the text.
 
     Args:
-        soft_prompt: of P virtual tokens.
-        ids: N token ids of the text, by `Reading.ids_of`.
+        soft_prompt: the soft prompt, of P virtual tokens.
+        ids: N token ids of the text, from `Reading.ids_of`.
         embedding: the base model's `get_input_embeddings()`.
 
     Returns:
@@ -77,12 +78,12 @@ def prompt_tensor(soft_prompt: SoftPrompt, ids: Sequence[int], embedding: nn.Mod
 def request_body(model: str, prompt: torch.Tensor, **settings: Any) -> dict[str, Any]:
     """Return the JSON body of a request to vLLM's Completions API.
 
-    vLLM expects a tensor as `torch.save` writes it, in base64. Such a file is a pickle: a server that reads it has to
-    trust its clients. This project writes them for vLLM and reads none.
+    vLLM expects a tensor in the format of `torch.save`, in base64. Such a file is a pickle, so the server must trust
+    its clients. This project writes such files for vLLM, and reads none.
 
     Args:
-        model: name under which the server knows the base model.
-        prompt: (P + N, H), by `prompt_tensor`.
+        model: the server's name of the base model.
+        prompt: (P + N, H), from `prompt_tensor`.
         settings: further fields of the request, such as `max_tokens` and `temperature`.
     """
     buffer = io.BytesIO()
@@ -96,7 +97,7 @@ def write_prompt_embeds(job: Job, folder: Path) -> list[str]:
     """Write `TASK.safetensors` and `TASK.json` for each soft prompt, compare them with stock PEFT, and report it.
 
     Raises:
-        UserError: a base model that is not a decoder; adapters of other types; a check that fails.
+        UserError: the base model is not a decoder; an adapter has another type; a check fails.
     """
     base, tokenizer, prompts = load_prompts(job)
     model: Any = base

@@ -1,4 +1,4 @@
-"""What an export starts from: adapters by task name, the rows to compare on, and how a task's texts are read."""
+"""Collect the sources of an export: adapters by task name, rows for the comparison, and how tasks read texts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 class Source:
     """An adapter to export.
 
-    name: of its task; key: the setting that named it; folder: where its files are; kind: PEFT's name of its type; task:
-    the rows to compare on, the same in all three splits.
+    name: the task's name; key: the setting that named the adapter; folder: the folder of its files; kind: PEFT's name
+    of its type; task: the rows for the comparison, the same in all three splits.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a form of export needs to know."""
+    """The settings and sources of an export."""
 
     model: ModelConfig
     config: ExportConfig
@@ -53,9 +53,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a task's texts are read, for a client: `text_of` fills the template, `ids_of` gives the token ids.
+    """The way in which a task reads texts. `text_of` fills the template, `ids_of` returns the token ids.
 
-    head_ids: tokens that the tokenizer puts before each text; a chat template writes its own.
+    head_ids: tokens that the tokenizer puts before each text; a chat template has its own.
     """
 
     num_virtual_tokens: int
@@ -69,18 +69,18 @@ class Reading:
         """Return the text of one request: the template filled with these columns, within the chat template if any.
 
         Raises:
-            UserError: a column that is missing or has no text; a chat template that fails.
+            UserError: a column is missing or has no text; the chat template fails.
         """
         return shown(self.template, self.chat, self.system, tokenizer, render(self.template, columns, "request"))
 
     def ids_of(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-        """Return the token ids of a text, those before it included."""
+        """Return the token ids of a text, including those before it."""
         ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         return [*self.head_ids, *ids]
 
 
 def shown(template: str, chat: bool, system: str | None, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """Return a prompt as the model reads it: as it is, or within the tokenizer's chat template."""
+    """Return a prompt as the model reads it: unchanged, or in the tokenizer's chat template."""
     if not chat:
         return prompt
     config = TaskConfig(prompt=template, target="", chat=True, system=system)
@@ -88,16 +88,16 @@ def shown(template: str, chat: bool, system: str | None, tokenizer: PreTrainedTo
 
 
 def reading_of(source: Source, tokenizer: PreTrainedTokenizerBase, count: int, prompt_ids: Sequence[int]) -> Reading:
-    """Return how an adapter's task reads texts.
+    """Return the `Reading` of an adapter's task.
 
     Args:
         source: the adapter.
-        tokenizer: the base model's.
-        count: virtual tokens.
-        prompt_ids: those of the first row, which show what is put before a text.
+        tokenizer: the base model's tokenizer.
+        count: number of virtual tokens.
+        prompt_ids: token ids of the first row, which show the tokens before a text.
 
     Raises:
-        UserError: the tokenizer changes a text in another way than by tokens before it.
+        UserError: the tokenizer changes a text by more than tokens before it.
     """
     task, choices = source.task.config, source.task.choices
     plain = Reading(count, task.prompt, task.chat, task.system, None if choices is None else list(choices), [])
@@ -117,23 +117,23 @@ def row_text(reading: Reading, tokenizer: PreTrainedTokenizerBase, row: Row) -> 
 
 
 def sources_of(adapter: AdapterConfig, config: ExportConfig, texts: InputConfig) -> list[Source]:
-    """Return the adapters to export, each with the rows to compare on.
+    """Return the adapters to export, each with rows for the comparison.
 
     Raises:
-        UserError: no adapter, or both ways to name one; a task name with other characters, or that is given twice; no
-            adapter there; rows that cannot be read, and no texts in their place.
+        UserError: no adapter is named, or in both ways; a task name has other characters or occurs twice; an adapter is
+            missing; rows cannot be read, and no texts replace them.
     """
     if bool(adapter.path) == bool(config.adapters):
         found = "both" if adapter.path else "neither"
-        raise UserError(f"adapter.path: expected an adapter there or in export.adapters, found {found}")
+        raise UserError(f"adapter.path: expected an adapter here or in export.adapters, found {found}")
     if not texts.text and texts != InputConfig():
-        raise UserError("input.text: input.template, choices and chat apply only to texts; give some")
+        raise UserError("input.text: input.template, choices and chat require texts; set input.text")
     given = config.adapters or {_task_name(adapter.path or ""): adapter.path or ""}
     for name in given:
         _check_name(name)
     for one, other in combinations(given, 2):
         if one.casefold() == other.casefold():
-            raise UserError(f"export.adapters: {one} and {other} differ in upper case only; rename one of them")
+            raise UserError(f"export.adapters: {one} and {other} differ only in upper case; rename one of them")
     sources = []
     for name, path in given.items():
         key = f"export.adapters.{name}" if config.adapters else "adapter.path"
@@ -150,62 +150,62 @@ def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         close = _valid_name(name)
         raise UserError(
-            f'export.adapters: the task name "{short(name)}" may hold letters, digits, "_", "." and "-" only; '
+            f'export.adapters: the task name "{short(name)}" may contain only letters, digits, "_", "." and "-"; '
             f"name it {close}: --export.adapters '{{{close}: ...}}'"
         )
 
 
 def _valid_name(text: str) -> str:
-    """Return the nearest task name that may be given."""
+    """Return the nearest valid task name."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
     return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$", "", plain)[:64] or "task"
 
 
 def _task_name(path: str) -> str:
-    """Return a name for the task that an adapter was trained on, or for its folder if the task is not known."""
+    """Return a name for an adapter's task, or for its folder if the task is unknown."""
     task = run_settings(path).get("task", {})
     named = task.get("name") or task.get("dataset") or Path(task.get("train") or "").stem
     return _valid_name(str(named).removeprefix(EMBEDDED_PREFIX) or Path(path).name)
 
 
 def _rows(path: str, count: int, texts: InputConfig) -> Task:
-    """Return a task whose three splits hold the same few rows: validation rows of the run, or the user's texts."""
+    """Return a task whose three splits have the same few rows: the run's validation rows, or the user's texts."""
     settings = run_settings(path)
     if texts.text:
         return task_of_texts(texts, settings)
     if "task" not in settings:
-        raise UserError(f"input.text: no run shows which rows {path} was trained on; give some texts to compare on")
+        raise UserError(f"input.text: the training rows of {path} are unknown; set texts for the comparison")
     known = {field.name for field in fields(TaskConfig)}
     config = TaskConfig(**{key: value for key, value in settings["task"].items() if key in known})
     try:
         task = load_task(config)
     except UserError as error:
-        raise UserError(f"input.text: the rows of {path} cannot be read: {error}; give some texts instead") from None
+        raise UserError(f"input.text: the rows of {path} cannot be read: {error}; set texts instead") from None
     rows = list(task.splits["validation"][:count])
-    # A prompt that is cut has no text of its own.
+    # A cut prompt has no text.
     whole = replace(task.config, max_length=sys.maxsize, long_rows="error")
     return replace(task, splits=dict.fromkeys(SPLITS, rows), config=whole)
 
 
 def check_kinds(job: Job, kinds: Sequence[str], what: str) -> None:
-    """Raise `UserError` for an adapter of another type than a form takes.
+    """Raise `UserError` for an adapter whose type the form does not support.
 
     Args:
         job: the export.
-        kinds: PEFT's names of types.
-        what: those types in words.
+        kinds: PEFT's names of the types.
+        what: the types in words.
     """
     for source in job.sources:
         if source.kind not in kinds:
             raise UserError(
-                f"{source.key}: export.to {job.config.to} takes {what}, and {source.folder} is of type {source.kind}; "
-                "export.to peft and hub take every type, kv_cache prefixes"
+                f"{source.key}: export.to {job.config.to} supports {what}, but {source.folder} is of type "
+                f"{source.kind}; export.to peft and hub support every type, kv_cache supports prefixes"
             )
 
 
 @contextmanager
 def naming(source: Source) -> Iterator[None]:
-    """Within this context an error about an adapter names the setting that the adapter came from."""
+    """Within this context, an error about an adapter names the setting that named the adapter."""
     with settings_named({"adapter.path": source.key}):
         yield
 
@@ -216,10 +216,10 @@ def as_record(readings: Mapping[str, Reading]) -> dict[str, Any]:
 
 
 def reading_from(name: str, record: Mapping[str, Any], folder: Path) -> Reading:
-    """Return the reading of a task out of a record of an export.
+    """Return the reading of a task from the record of an export.
 
     Raises:
-        UserError: no task of that name; a damaged record.
+        UserError: the task is unknown, or the record is damaged.
     """
     if name not in record:
         raise UserError(f'{folder}: no task "{short(name)}" (there are: {listed(record)})')

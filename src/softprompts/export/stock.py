@@ -1,4 +1,4 @@
-"""A plain folder of stock PEFT that names its base model as other machines know it."""
+"""Write stock PEFT folders whose base model's name is valid on other machines."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from peft import PeftModel
 
 
 def write_stock(job: Job, folder: Path) -> list[str]:
-    """Write each adapter as stock PEFT reads it, compare their logits, and return lines about it.
+    """Write each adapter in PEFT's format, compare the logits, and return lines about it.
 
-    A single adapter is written into the folder itself, several into folders by task name below it.
+    A single adapter is written into the folder itself, several into subfolders by task name.
 
     Raises:
-        UserError: a base model in a local folder, and no name for it; what `load_adapter` refuses; a check that fails.
+        UserError: a local base model has no name; `load_adapter` refuses an adapter; a check fails.
     """
     name = portable_base(job)
     several = len(job.sources) > 1
@@ -42,7 +42,7 @@ def write_stock(job: Job, folder: Path) -> list[str]:
 
 
 def portable_base(job: Job) -> str:
-    """Return the name of the base model that an export writes into its files.
+    """Return the base model's name for the files of an export.
 
     Raises:
         UserError: the base model is a folder of this machine, and `export.base` does not name it.
@@ -58,7 +58,7 @@ def portable_base(job: Job) -> str:
 
 
 def about_base(job: Job) -> str:
-    """Return what a user has to know about the named base model: the bundled one is not the original; or nothing."""
+    """Return a note that a bundled base model differs from the original; empty for others."""
     if job.config.base or not job.model.name_or_path.startswith(PREFIX):
         return ""
     bundled = lookup(job.model.name_or_path)
@@ -71,16 +71,16 @@ def about_base(job: Job) -> str:
 def write_adapter(job: Job, source: Source, folder: Path, base_name: str) -> str:
     """Write one adapter, compare its logits with those of the original in stock PEFT, and return a line about it.
 
-    What a prompt encoder has written becomes plain prompt tuning; a task of multitask prompt tuning likewise.
+    Adapters of a prompt encoder, and tasks of multitask prompt tuning, become plain prompt tuning.
 
     Args:
         job: the export.
         source: the adapter.
-        folder: to write, made if it is missing.
-        base_name: name of the base model in its config.
+        folder: output folder, which is made if it is missing.
+        base_name: name of the base model in the adapter's config.
 
     Raises:
-        UserError: what `load_adapter` refuses; a check that fails.
+        UserError: `load_adapter` refuses the adapter; a check fails.
     """
     with naming(source), own_flags():
         base, tokenizer = load_base_model(job.model, default_device(), source.task.choices)
@@ -91,7 +91,7 @@ def write_adapter(job: Job, source: Source, folder: Path, base_name: str) -> str
     number = task_number(tuned, source)
     expected = _logits(tuned, documents, **task_arguments(tuned, number))
     plain = folded(tuned, number)
-    with warnings.catch_warnings(action="ignore"):  # that embeddings are saved, since the adapter changes them
+    with warnings.catch_warnings(action="ignore"):  # PEFT warns that it saves changed embeddings
         plain.save_pretrained(str(folder), safe_serialization=True)
     for file in folder.iterdir():
         if file.name not in (CONFIG, WEIGHTS):  # an empty model card
@@ -104,7 +104,7 @@ def write_adapter(job: Job, source: Source, folder: Path, base_name: str) -> str
     outputs = facts_of(base).choice_outputs
     del base, tuned, plain
     again, _ = load_base_model(job.model, default_device(), source.task.choices)
-    facts_of(again).choice_outputs = outputs  # the adapter may have them in another order than the task
+    facts_of(again).choice_outputs = outputs  # the adapter's order may differ from the task's
     found = _logits(PeftModel.from_pretrained(again, str(folder)).eval(), documents)
     difference, share = difference_of(list(zip(found, expected, strict=True)))
     check_share(source, job.config.to, share, again.dtype)

@@ -1,15 +1,16 @@
-"""Soft prompts baked into their base model as new vocabulary: one model for many tasks, served by text.
+"""Add soft prompts to their base model as new tokens: one model for many tasks, served by text.
 
 The input embeddings of a task's tokens `<|softprompts:TASK:0|>`, ... are its trained vectors. Any engine that reads
-text then reads the soft prompt: `request_text` builds the text of a request, and the chat template takes `task="TASK"`.
+text thus reads the soft prompt. `request_text` builds the text of a request, and the chat template accepts
+`task="TASK"`.
 
-The new tokens cannot win greedy decoding. Their rows in the output embedding are the mean of all rows before them, so
-their logit is the mean of all logits, which is below the largest unless all are equal. By the inequality of arithmetic
-and geometric means, sampling at any temperature draws each of them with a probability of at most 1 / V, unless the
-model caps its logits. The check reports the largest probability that it saw. A copy of another row would not do: it
-loses a tie in greedy decoding, but sampling draws it as often as that row's token. An output embedding with a bias gets
--10,000 there. The tokens are also in `suppress_tokens` of the generation settings, which transformers heeds and most
-engines do not.
+Greedy decoding cannot choose the new tokens. Their rows in the output embedding are the mean of all rows before them.
+Their logit is thus the mean of all logits, which is below the largest unless all are equal. Sampling at any temperature
+chooses each of them with a probability of at most 1 / V, by the inequality of arithmetic and geometric means, unless
+the model caps its logits. The check reports the largest probability that it saw. A copy of another row would
+lose ties in greedy decoding, but sampling would choose it as often as that row's token. An output embedding with a bias
+gets -10,000 there. The tokens are also in `suppress_tokens` of the generation settings, which transformers uses and
+most engines ignore.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 MARK = "<|softprompts:"
-BROKEN = "< |softprompts:"  # no token: what becomes of MARK in a user's text
+BROKEN = "< |softprompts:"  # replaces MARK in a user's text; it is not a token
 RECORD = "softprompts.json"
-BLOCK = 16  # tokens that vLLM caches at a time
-SAMPLED = 256  # rows among which one shows the scale of an embedding layer
-NEVER = -1e4  # bias of a token that is never written; float16 holds it
+BLOCK = 16  # tokens per cache block of vLLM
+SAMPLED = 256  # rows that are searched for the scale of an embedding layer
+NEVER = -1e4  # bias of a token that is never generated; within the range of float16
 
 
 def tokens_of(task: str, count: int) -> list[str]:
@@ -45,15 +46,15 @@ def tokens_of(task: str, count: int) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Return a text that reads as no token of a soft prompt: `<|softprompts:` becomes `< |softprompts:`."""
+    """Return a text without tokens of soft prompts: `<|softprompts:` becomes `< |softprompts:`."""
     return text.replace(MARK, BROKEN)
 
 
 def read_tasks(folder: Path) -> dict[str, Reading]:
-    """Return how each task of an exported model reads texts.
+    """Return the `Reading` of each task of an exported model.
 
     Raises:
-        UserError: no record in the folder, or a damaged one.
+        UserError: the folder's record is missing or damaged.
     """
     file = folder / RECORD
     try:
@@ -65,16 +66,16 @@ def read_tasks(folder: Path) -> dict[str, Reading]:
 
 
 def request_text(task: str, read: Reading, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return the text of a request: a task's tokens, then a text in which no such token is left.
+    """Return the text of a request: a task's tokens, then the text without such tokens.
 
-    Tokenize it with `add_special_tokens=False`: tokens that belong before a text, such as `<s>`, are written out after
-    those of the task: PEFT has them there.
+    Tokenize it with `add_special_tokens=False`. Tokens that precede a text, such as `<s>`, follow the task's tokens
+    here, as they do in PEFT.
 
     Args:
         task: name of the task.
-        read: how the task reads texts, by `read_tasks`.
-        tokenizer: the exported model's.
-        text: the whole prompt, by `Reading.text_of`.
+        read: the task's reading, from `read_tasks`.
+        tokenizer: the exported model's tokenizer.
+        text: the whole prompt, from `Reading.text_of`.
     """
     head = "".join(tokenizer.convert_ids_to_tokens(read.head_ids))
     return "".join(tokens_of(task, read.num_virtual_tokens)) + head + escaped(text)
@@ -83,15 +84,15 @@ def request_text(task: str, read: Reading, tokenizer: PreTrainedTokenizerBase, t
 def write_vocabulary(job: Job, folder: Path) -> list[str]:
     """Write the base model with all soft prompts as vocabulary, compare it with stock PEFT, and return lines about it.
 
-    The weights have the type that the base model was loaded in (`model.dtype`). PEFT rounds a soft prompt to that type
-    as well before the first layer reads it.
+    The weights keep the type that the base model was loaded in (`model.dtype`). PEFT also rounds a soft prompt to that
+    type before the first layer.
 
     Raises:
-        UserError: a base model that is not a decoder, is quantised or holds soft prompts already; adapters of other
-            types; a check that fails.
+        UserError: the base model is not a decoder, is quantised or already has soft prompts; an adapter has another
+            type; a check fails.
     """
     if job.model.quantization != "none":
-        raise UserError("model.quantization: export.to vocabulary needs the weights as they are; take none")
+        raise UserError("model.quantization: export.to vocabulary requires unquantised weights; set it to none")
     base, _, prompts = load_prompts(job)
     tokenizer = read_tokenizer(model_path(job.model), job.model.revision)
     ids = _add_tokens(tokenizer, prompts)
@@ -116,8 +117,8 @@ def write_vocabulary(job: Job, folder: Path) -> list[str]:
 def _advice(name: str, count: int) -> str:
     whole = -(-count // BLOCK) * BLOCK
     return (
-        f"{name}: vLLM caches prompts in blocks of {BLOCK} tokens, and {count} virtual tokens do not fill theirs; "
-        f"num_virtual_tokens {whole} does"
+        f"{name}: vLLM caches prompts in blocks of {BLOCK} tokens, and {count} virtual tokens do not fill whole "
+        f"blocks; num_virtual_tokens {whole} would"
     )
 
 
@@ -125,7 +126,7 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[TrainedPro
     """Add the tokens of all soft prompts to a tokenizer, and return their ids."""
     if old := next((token for token in tokenizer.get_vocab() if token.startswith(MARK)), None):
         raise UserError(
-            f"model.name_or_path: {tokenizer.name_or_path} holds soft prompts already, such as {short(old)}; "
+            f"model.name_or_path: {tokenizer.name_or_path} already has soft prompts, such as {short(old)}; "
             "export all tasks together from the base model"
         )
     names = [token for prompt in prompts for token in tokens_of(prompt.source.name, len(prompt.vectors))]
@@ -140,15 +141,15 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[in
 
 @torch.no_grad()
 def add_rows(model: Any, ids: Sequence[int], vectors: torch.Tensor) -> float:
-    """Give a decoder new tokens: its input embeddings are these vectors, and no logit of theirs is the largest.
+    """Add new tokens to a decoder, with these vectors as input embeddings, whose logits are never the largest.
 
     Args:
-        model: changed in place; an output embedding that shares the input's weights gets its own.
-        ids: P token ids, of rows that no other token has.
+        model: the decoder, changed in place; an output embedding that shares the input's weights gets a copy.
+        ids: P token ids, whose rows no other token uses.
         vectors: (P, H) float32.
 
     Returns:
-        The largest change of a value by rounding to the model's type, as a share of the largest value; 0 for float32.
+        The largest change of a value by rounding to the model's type, relative to the largest value.
     """
     _untie(model)
     rows = len(model.get_input_embeddings().weight)
@@ -164,7 +165,7 @@ def add_rows(model: Any, ids: Sequence[int], vectors: torch.Tensor) -> float:
 
 
 def _mean_of_others(rows: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
-    """Return the mean of all rows but those with these numbers, float64: some base models have rows to spare."""
+    """Return the mean of all rows but those with these numbers, float64. Some base models have unused rows."""
     spare = rows[[number for number in ids if number < len(rows)]]
     return (rows.sum(0, dtype=torch.float64) - spare.sum(0, dtype=torch.float64)) / (len(rows) - len(spare))
 
@@ -178,7 +179,7 @@ def _untie(model: Any) -> None:
 
 
 def _scale(table: Any) -> float:
-    """Return what an embedding layer multiplies its rows with: the root of the width in Gemma, 1 in most models."""
+    """Return the scale of an embedding layer: the root of the width in Gemma, 1 in most models."""
     rows = table.weight[:SAMPLED].float()
     number, at = divmod(int(rows.abs().argmax()), rows.shape[1])  # the row of a padding token is 0
     (read,) = table(torch.tensor([number], device=rows.device)).float()
@@ -192,16 +193,16 @@ def _each_template(template: Any, counts: Mapping[str, int]) -> Any:
 
 
 def with_task(template: str, counts: Mapping[str, int]) -> str:
-    """Return a chat template with an argument `task`, whose tokens it puts before all else.
+    """Return a chat template with an argument `task`, which puts the task's tokens before everything else.
 
-    In whatever the original template writes, messages and tools included, no token of a soft prompt is left.
+    The output of the original template, including messages and tools, has no tokens of soft prompts.
 
     Args:
-        template: the original, in Jinja.
-        counts: virtual tokens by task.
+        template: the original template, in Jinja.
+        counts: numbers of virtual tokens by task.
     """
     prompts = json.dumps({name: "".join(tokens_of(name, count)) for name, count in counts.items()})
-    # Jinja takes the line break after a tag away, and the last one of a template.
+    # Jinja removes the line break after a tag, and the last one of a template.
     body = template.removesuffix("\n")
     return (
         "{%- if task is defined and task is not none -%}"
@@ -216,7 +217,7 @@ def with_task(template: str, counts: Mapping[str, int]) -> str:
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], folder: Path) -> None:
     settings: Any = model.generation_config
     if settings is not None:
-        # Without the mark of settings that were made of config.json, which transformers may make anew.
+        # Without the mark of settings that come from config.json, which transformers may replace.
         kept = {key: value for key, value in settings.to_dict().items() if not key.startswith("_")}
         suppressed = [*(settings.suppress_tokens or []), *ids]
         model.generation_config = GenerationConfig.from_dict(kept | {"suppress_tokens": suppressed})
@@ -226,7 +227,7 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Seque
 
 
 def _keep_names(base: Path, folder: Path) -> None:
-    """Keep what transformers 4 reads and transformers 5 does not write: an engine may bring the older one."""
+    """Keep settings that transformers 4 reads and transformers 5 does not write; an engine may use version 4."""
     for name, key in (("config.json", "rope_theta"), ("tokenizer_config.json", "tokenizer_class")):
         if (base / name).is_file():
             before, now = (json.loads((place / name).read_text(encoding="utf-8")) for place in (base, folder))
@@ -238,7 +239,7 @@ def _keep_names(base: Path, folder: Path) -> None:
 def _check(
     job: Job, folder: Path, prompts: Sequence[TrainedPrompt], ids: Sequence[int], dtype: torch.dtype
 ) -> list[str]:
-    """Load what was written with transformers alone, and compare it with stock PEFT from the text of a request on."""
+    """Load the export with transformers only, and compare it with stock PEFT, starting from a request's text."""
     with reading(str(folder)), silent_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
@@ -267,7 +268,7 @@ def _check(
 def _check_text(
     prompt: TrainedPrompt, tokenizer: PreTrainedTokenizerBase, text: str, expected: list[int], said: str
 ) -> None:
-    """Raise `UserError` unless the text of a request, and the chat template, give the tokens that PEFT reads."""
+    """Raise `UserError` unless a request's text, and the chat template, become the tokens that PEFT reads."""
     name, read = prompt.source.name, prompt.reading
     texts = [request_text(name, read, tokenizer, text)]
     if read.chat:
@@ -280,12 +281,12 @@ def _check_text(
         if tokenizer(each, add_special_tokens=False).input_ids != expected:
             raise UserError(
                 f"export.to: vocabulary failed its check, and nothing was written: after the tokens of {name} the "
-                f"tokenizer reads {short(repr(text))} in another way; export.to prompt_embeds does not depend on it"
+                f"tokenizer splits {short(repr(text))} differently; export.to prompt_embeds does not depend on it"
             )
 
 
 def _of_base(logits: torch.Tensor, ids: Sequence[int], before: torch.Tensor) -> torch.Tensor:
-    """Return logits without those of new tokens; a row that the base model had to spare counts as unchanged."""
+    """Return logits without those of new tokens; an unused row of the base model counts as unchanged."""
     size = before.shape[1]
     spare = [number for number in ids if number < size]
     kept = logits[:, :size].clone()
@@ -296,5 +297,7 @@ def _of_base(logits: torch.Tensor, ids: Sequence[int], before: torch.Tensor) -> 
 def _written(logits: torch.Tensor, ids: Sequence[int]) -> float:
     """Return the largest probability of a new token, and raise `UserError` if one is the likeliest."""
     if bool(torch.isin(logits.argmax(-1), torch.tensor(ids)).any()):
-        raise UserError("export.to: vocabulary failed its check, and nothing was written: a new token would be written")
+        raise UserError(
+            "export.to: vocabulary failed its check, and nothing was written: a new token would be generated"
+        )
     return float(logits.softmax(-1)[:, list(ids)].max())

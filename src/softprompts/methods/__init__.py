@@ -1,1 +1,1 @@
-"""Methods: each puts trainable parameters on a base model. What they share is here; each has a file below."""
+"""Methods: each adds trainable parameters to a base model. Shared code is here; each method has a file below."""

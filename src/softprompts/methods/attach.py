@@ -1,4 +1,4 @@
-"""Initial values of a soft prompt, and attaching it to the frozen base model."""
+"""Make the initial values of a soft prompt, and attach it to the frozen base model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ TASK_TYPES: dict[Kind, TaskType] = {
 }
 
 
-FROM_TEXT = ("outputs", "demonstrations")  # ways to start from a text that the task gives
-FREQUENT = 5000  # tokens that `frequent` draws from: Lester et al. (2021), section 3.2
+FROM_TEXT = ("outputs", "demonstrations")  # initial values from a text of the task
+FREQUENT = 5000  # tokens that `frequent` samples from: Lester et al. (2021), section 3.2
 
 
 def attach(base: PreTrainedModel, config: PromptLearningConfig, *, section: str, seed: int | None) -> PeftModel:
-    """Return a PEFT model over `base` with the soft prompt that `config` describes; `section` holds it in the YAML.
+    """Return a PEFT model over `base` with the soft prompt of `config`; `section` is its section in the YAML.
 
     Raises:
-        UserError: no virtual tokens, or more than the model has positions; what PEFT refuses.
+        UserError: there are no virtual tokens, or more than the model's positions; PEFT refuses the config.
     """
     count = config.num_virtual_tokens
     if not isinstance(count, int) or count < 1:
@@ -41,10 +41,10 @@ def attach(base: PreTrainedModel, config: PromptLearningConfig, *, section: str,
     positions = max_positions(base)
     if positions is not None and count >= positions:
         raise UserError(
-            f"{section}.num_virtual_tokens: {count} leave no room in the {positions} positions of the model"
+            f"{section}.num_virtual_tokens: {count} virtual tokens leave no room in the model's {positions} positions"
         )
     plain = for_base(config, base)
-    plain.num_transformer_submodules = 1  # PEFT would train a second half for a T5's decoder and never read it
+    plain.num_transformer_submodules = 1  # PEFT would train a second half for T5's decoder, and never use it
     if seed is not None:
         torch.manual_seed(seed)
     try:
@@ -54,13 +54,13 @@ def attach(base: PreTrainedModel, config: PromptLearningConfig, *, section: str,
 
 
 def as_peft(config: Any, kind: type[PeftConfig], **changes: Any) -> Any:
-    """Return the config of PEFT's that has the values of a section of settings, as far as PEFT has fields for them."""
+    """Return a PEFT config with the values of a section of settings, for the fields that PEFT has."""
     known = {f.name for f in fields(kind) if f.init}
     return kind(**{f.name: getattr(config, f.name) for f in fields(config) if f.name in known} | changes)
 
 
 def for_base(config: Any, base: PreTrainedModel) -> Any:
-    """Return a copy of a PEFT config with the kind of model, whose new classifier trains and is saved as well."""
+    """Return a copy of a PEFT config with the model's kind of task; a new classifier is trained and saved."""
     made = copy.copy(config)
     made.task_type = TASK_TYPES[kind_of(base.config)]
     if parts := facts_of(base).new_parts:
@@ -69,24 +69,24 @@ def for_base(config: Any, base: PreTrainedModel) -> Any:
 
 
 def check_loaded(config: PromptConfig | PrefixConfig, start: torch.Tensor | None) -> None:
-    """Raise `UserError` if a config names an adapter to begin with, and the recipe has not read it."""
+    """Raise `UserError` if a config names an adapter for the initial values, and the recipe has not read it."""
     if config.init_adapter is not None and start is None:
         section = "prompt" if isinstance(config, PromptConfig) else "prefix"
-        raise UserError(f"{section}.init_adapter: this recipe begins with no other adapter; set it to null")
+        raise UserError(f"{section}.init_adapter: this recipe does not start from an adapter; set it to null")
 
 
 def set_start(model: PeftModel, values: torch.Tensor | None, key: str = "") -> None:
-    """Put initial values into the embedding of a soft prompt; None leaves what PEFT has drawn.
+    """Put initial values into the embedding of a soft prompt; None keeps PEFT's random values.
 
     Raises:
-        UserError: they are of another shape, as only those of an adapter can be; `key` is the setting that named it.
+        UserError: the shapes differ, which only values of an adapter can; `key` is the setting that named it.
     """
     if values is None:
         return
     weight = encoder_of(model).embedding.weight
     if values.shape != weight.shape:
         found, own = (" x ".join(map(str, shape)) for shape in (values.shape, weight.shape))
-        raise UserError(f"{key}: holds {found} numbers, and what is to begin with them has {own}")
+        raise UserError(f"{key}: has {found} numbers, but the new one has {own}")
     with torch.no_grad():
         weight.copy_(values)
 
@@ -104,12 +104,12 @@ def initial_values(
     """Return float32 values (count, hidden size), or None for PEFT's own random ones, N(0, 1).
 
     Args:
-        base: whose input embeddings they are.
-        tokenizer: of the base model.
+        base: the base model with the input embeddings.
+        tokenizer: the base model's tokenizer.
         count: number of virtual tokens.
-        start: TEXT, SAMPLE_VOCAB or RANDOM, or a way of `PromptConfig`.
-        text: for TEXT, outputs and demonstrations.
-        labels: for labels.
+        start: TEXT, SAMPLE_VOCAB or RANDOM, or a value of `init_from` in `PromptConfig`.
+        text: the text for TEXT, outputs and demonstrations.
+        labels: the labels for labels.
         fill: see `text_ids`.
     """
     weight = base.get_input_embeddings().weight
@@ -141,14 +141,14 @@ def _rows(weight: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
 def sampled_ids(
     tokenizer: PreTrainedTokenizerBase, count: int, most: int | None = None, rows: int | None = None
 ) -> list[int]:
-    """Draw `count` token ids below `rows`, no special ones; with `most` from the so many most frequent tokens.
+    """Sample `count` token ids below `rows` without special tokens; with `most`, from the `most` frequent ones.
 
-    These are the lowest ids. Lester et al. (2021), section 3.2, read frequency off the vocabulary's order, too:
-    SentencePiece sorts tokens by their likelihood, and byte pair encoding numbers them as it merges them, the most
-    frequent pair first. Counts in a task's own rows would know the words of one domain only. What the order does not
-    say is how frequent the single bytes are that a byte-level vocabulary begins with, 256 of 5,000.
+    Frequent tokens are those with the lowest ids. Lester et al. (2021), section 3.2, also read frequency from the order
+    of the vocabulary: SentencePiece sorts tokens by likelihood, and byte pair encoding numbers them in the order of
+    merges, the most frequent pair first. Counts in a task's own rows would cover the words of one domain only. The
+    order does not show the frequency of single bytes, with which a byte-level vocabulary begins (256 of 5,000).
     """
-    # SmolLM2's vocabulary begins with <repo_name> and the like: added to it by hand, whatever their place.
+    # SmolLM2's vocabulary begins with tokens such as <repo_name>, which were added by hand.
     added = tokenizer.added_tokens_decoder if most else ()
     # A tokenizer may know more tokens than the model has embeddings.
     known = len(tokenizer) if rows is None else min(rows, len(tokenizer))
@@ -157,15 +157,15 @@ def sampled_ids(
 
 
 def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> torch.Tensor:
-    """Return the mean embedding of each class label's tokens, float32 (labels, hidden size), from those in `weight`.
+    """Return the mean embedding in `weight` of each class label's tokens, float32 (labels, hidden size).
 
     Lester et al. (2021), section 3.2: a label of several tokens becomes one virtual token.
 
     Raises:
-        UserError: no labels, or one that tokenizes to nothing.
+        UserError: there are no labels, or one has no tokens.
     """
     if not labels:
-        raise UserError("prompt.init_from: labels needs a task with choices; name others in prompt.init_labels")
+        raise UserError("prompt.init_from: labels requires a task with choices; otherwise set prompt.init_labels")
     means = []
     for label in labels:
         ids = tokenizer(label, add_special_tokens=False).input_ids
@@ -176,19 +176,19 @@ def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, label
 
 
 def words_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Return the embeddings of a vocabulary, float32 (V, H); those after the tokenizer's last token are padding."""
+    """Return the embeddings of a vocabulary, float32 (V, H); rows after the tokenizer's last token are padding."""
     weight = base.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     return weight[: len(tokenizer)].detach().float()
 
 
 def normal_values(like: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw values (count, W) from a normal distribution with the mean and deviation of each column of others (N, W).
+    """Sample values (count, W) from a normal distribution with the mean and deviation of each column of `like`.
 
     Args:
-        like: the others.
-        count: how many rows.
-        generator: of the draw, which takes place on its device; by default the one of the CPU.
+        like: values (N, W).
+        count: number of rows.
+        generator: generator, whose device is used; by default the CPU's.
     """
     device = generator.device if generator else torch.device("cpu")
     drawn = torch.randn(count, like.shape[1], generator=generator, device=device)
@@ -208,20 +208,20 @@ def text_ids(
     """Return the token ids of a text without special tokens, cut or filled up to `count`.
 
     Args:
-        tokenizer: of the base model.
+        tokenizer: the base model's tokenizer.
         text: the text.
         count: number of virtual tokens.
-        key: the setting that asked for them.
-        fill: `repeat` fills up with the text itself, `frequent` with drawn frequent tokens.
-        at_end: keep the end of the text, and put what fills up before it.
-        vocabulary: tokens that the base model has embeddings of, to draw from.
+        key: the setting with the text, for messages.
+        fill: `repeat` repeats the text, `frequent` samples frequent tokens.
+        at_end: keep the end of the text, and put the filling before it.
+        vocabulary: number of tokens with embeddings in the base model, for sampling.
 
     Raises:
-        UserError: there are none.
+        UserError: the text has no tokens.
     """
     ids = tokenizer(text or "", add_special_tokens=False).input_ids
     if not ids:
-        raise UserError(f"{key} needs a text that tokenizes to something")
+        raise UserError(f"{key} requires a text that has tokens")
     if fill == "repeat":
         return [ids[i % len(ids)] for i in (range(-count, 0) if at_end else range(count))]
     kept = ids[-count:] if at_end else ids[:count]

@@ -1,6 +1,6 @@
-"""The one table of methods: code that lists, names, draws or checks methods reads it here.
+"""The table of methods, for all code that lists, names, plots or checks methods.
 
-A new method is a line here, a module in `soft_prompts` or `baselines`, and a recipe and a config of its name.
+A new method needs a line here, a module in `soft_prompts` or `baselines`, and a recipe and a config.
 """
 
 from __future__ import annotations
@@ -11,32 +11,31 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:  # the table is read by what needs no model
+if TYPE_CHECKING:  # code that reads the table may not need models
     from softprompts.models.loading import Kind
 
-FIRST = "virtual tokens in front of an encoder's text would take the place of its first token"
+FIRST = "virtual tokens before an encoder's text would take the place of its first token"
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method, named like its recipe.
+    """A method.
 
     Args:
-        name: of its recipe and of its configs, and of its module if it changes the model. The module is in the folder
-            `soft_prompts` or `baselines`.
-        label: in tables and figures.
-        what: `written`; `soft` for a soft prompt; `few` for one that is made of a handful of rows, and trained on no
-            other; `weights` for a method that changes the model's weights; `factors` for one that multiplies its
-            activations. The page of results is about written and soft prompts and weights.
-        kinds: of base model that it is for.
-        section: of the settings that are the method's own.
-        peft: name of the class in PEFT that describes it; empty without an adapter.
-        trains: the parameters that get a gradient, in words.
-        saves: the parameters that an adapter holds, in words.
-        colour: of Okabe and Ito's palette, or Paul Tol's where that is used up: told apart with any kind of colour
-            vision.
-        marker: of matplotlib, for who sees no colour.
-        refusals: the reason for each other kind.
+        name: name of its recipe and configs, and of its module in the folder `soft_prompts` or `baselines`, if it
+            changes the model.
+        label: name in tables and figures.
+        what: `written` for manual prompts; `soft` for a soft prompt; `few` for a soft prompt that is made from a few
+            rows and trained only on them; `weights` for a method that changes the model's weights; `factors` for one
+            that scales its activations. The page of results is about manual prompts, soft prompts and weights.
+        kinds: kinds of base models that it supports.
+        section: the section of its own settings.
+        peft: name of its config class in PEFT; empty without an adapter.
+        trains: the trainable parameters, in words.
+        saves: the saved parameters, in words.
+        colour: from Okabe and Ito's palette, or from Paul Tol's if that is used up, for all kinds of colour vision.
+        marker: matplotlib's marker, for readers who do not see colours.
+        refusals: the reason for each kind that it does not support.
     """
 
     name: str
@@ -52,9 +51,9 @@ class Method:
     refusals: Mapping[Kind, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def smallest(self) -> Callable[[Any, Any], Any]:
-        """Return `smallest(base, settings)` of the method's module: it puts the method on a model, as small as it goes.
+        """Return `smallest(base, settings)` of the method's module, which adds a small version of the method.
 
-        `settings` may be None. A written prompt leaves the model as it is.
+        `settings` may be None. A manual prompt does not change the model.
         """
         if self.what == "written":
             return lambda base, _: base
@@ -76,7 +75,7 @@ TABLE = (
         saves="nothing",
         colour="#999999",
         marker="X",
-        refusals={"encoder": "an encoder writes nothing: its classifier has to be trained"},
+        refusals={"encoder": "an encoder generates no text, and its classifier must be trained"},
     ),
     Method(
         name="prompt_tuning",
@@ -102,7 +101,7 @@ TABLE = (
         saves="the same",
         colour="#56B4E9",
         marker="s",
-        refusals={"encoder-decoder": "PEFT's prefix is not read when an encoder-decoder writes"},
+        refusals={"encoder-decoder": "PEFT ignores a prefix when an encoder-decoder generates"},
     ),
     Method(
         name="context_tuning",
@@ -116,8 +115,8 @@ TABLE = (
         colour="#882255",
         marker=">",
         refusals={
-            "encoder": "it continues no examples",
-            "encoder-decoder": "PEFT's prefix is not read when an encoder-decoder writes",
+            "encoder": "it does not continue few-shot examples",
+            "encoder-decoder": "PEFT ignores a prefix when an encoder-decoder generates",
         },
     ),
     Method(
@@ -131,7 +130,7 @@ TABLE = (
         saves="embeddings of virtual tokens",
         colour="#332288",
         marker="d",
-        refusals={"encoder": FIRST, "encoder-decoder": "PEFT has it for decoders"},
+        refusals={"encoder": FIRST, "encoder-decoder": "PEFT supports only decoders"},
     ),
     Method(
         name="p_tuning",
@@ -140,7 +139,7 @@ TABLE = (
         kinds=("decoder", "encoder-decoder"),
         section="prompt",
         peft="PromptEncoderConfig",
-        trains="a network that writes the virtual tokens",
+        trains="a network that computes the virtual tokens",
         saves="embeddings of virtual tokens",
         colour="#009E73",
         marker="^",
@@ -153,13 +152,13 @@ TABLE = (
         kinds=("decoder",),
         section="prompt",
         peft="MultitaskPromptTuningConfig",
-        trains="a shared prompt, and a low-rank factor of it for each task",
+        trains="a shared prompt, and a low-rank factor for each task",
         saves="embeddings of virtual tokens, for each task",
         colour="#F0E442",
         marker="p",
         refusals={
-            "encoder": "PEFT has it for decoders",
-            "encoder-decoder": "PEFT has it for decoders, as far as it works",
+            "encoder": "PEFT supports only decoders",
+            "encoder-decoder": "PEFT's support works only for decoders",
         },
     ),
     Method(
@@ -169,7 +168,7 @@ TABLE = (
         kinds=("decoder", "encoder-decoder", "encoder"),
         section="lora",
         peft="LoraConfig",
-        trains="low-rank matrices beside the weights",
+        trains="low-rank matrices that are added to the weights",
         saves="the same",
         colour="#E69F00",
         marker="D",
@@ -181,7 +180,7 @@ TABLE = (
         kinds=("decoder", "encoder-decoder", "encoder"),
         section="ia3",
         peft="IA3Config",
-        trains="factors of keys, values and inner activations",
+        trains="factors for keys, values and inner activations",
         saves="the same",
         colour="#999933",
         marker="<",

@@ -1,4 +1,4 @@
-"""Texts that soft prompts start from: an instruction, what a task's answers are made of, solved rows."""
+"""Make texts for initial values: an instruction, a task's possible outputs, or few-shot examples."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from softprompts.tasks.task import Task, in_words, outputs_in_words
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-CANDIDATES = 1000  # most rows that demonstrations are chosen from
-SEPARATOR = "\n\n"  # ends a demonstration, as it ends the solved examples of hard prompts by default
+CANDIDATES = 1000  # most candidate rows for demonstrations
+SEPARATOR = "\n\n"  # ends a demonstration, and by default the few-shot examples of hard prompts
 
 
 def initial_text(
@@ -24,18 +24,18 @@ def initial_text(
     first: str | None = None,
     section: str,
 ) -> str:
-    """Return the text that `init_from` asks for.
+    """Return the text for `init_from`.
 
     Args:
         source: instruction, outputs or demonstrations.
-        task: what the soft prompt is for: without one there is nothing to take.
-        tokenizer: of the base model.
-        count: number of virtual tokens, which decides how many demonstrations there are.
-        first: a text that goes first.
-        section: of the settings, for messages.
+        task: the task of the soft prompt; without a task there is no text.
+        tokenizer: the base model's tokenizer.
+        count: number of virtual tokens, which limits the number of demonstrations.
+        first: a text that precedes the others.
+        section: the section of the settings, for messages.
 
     Raises:
-        UserError: no task; outputs of a task without choices and schema; no row of train that fits.
+        UserError: the task is missing; it has neither choices nor a schema for outputs; no row of train fits.
     """
     key = f"{section}.init_from: {source}"
     task = _given(task, key)
@@ -47,33 +47,32 @@ def initial_text(
         return text
     found = in_words(task) if source == "instruction" else outputs_in_words(task)
     if found is None:
-        raise UserError(f"{key} needs task.choices or task.schema; take demonstrations, or set init_from to null")
+        raise UserError(f"{key} requires task.choices or task.schema; set init_from to demonstrations or null")
     text = f"{first} {found}" if first else found
     length = _length(tokenizer, text)
     if length > count:
-        notice(f"{key}: a text of {length} tokens, of which {section}.num_virtual_tokens leaves the first {count}")
+        notice(f"{key}: the text has {length} tokens; {section}.num_virtual_tokens keeps the first {count}")
     return text
 
 
 def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, section: str) -> list[Text]:
-    """Choose rows of train for their coverage: each next one adds most to what those before it cover.
+    """Choose rows of train for their coverage. Each next row adds most to the coverage of those before it.
 
-    Choices are to be covered, or the tokens of written targets. Once nothing is left to cover, it all begins again, so
-    that choices come in turn. Levy et al. (2023), "Diverse Demonstrations Improve In-context Compositional
-    Generalization", choose by parts of the output likewise. Rows that add as much come in an order that PyTorch's
-    generator decides.
+    Coverage means choices, or the tokens of open targets. When everything is covered, it starts again, so that choices
+    alternate. Levy et al. (2023), "Diverse Demonstrations Improve In-context Compositional Generalization", also choose
+    by parts of the output. PyTorch's generator decides the order of rows that add the same.
 
     Args:
-        task: whose train split is chosen from, at most `CANDIDATES` drawn rows of it.
-        tokenizer: of the base model.
-        room: tokens that the rows and the separators that end them may have together.
-        section: of the settings, for messages.
+        task: the task, from whose train split at most `CANDIDATES` random rows are candidates.
+        tokenizer: the base model's tokenizer.
+        room: most tokens of the rows with their separators.
+        section: the section of the settings, for messages.
 
     Returns:
         As many rows as fit.
 
     Raises:
-        UserError: none fits.
+        UserError: no row fits.
     """
     rows = _drawn(task)
     lengths = [len(ids) for ids in _ids(tokenizer, list(map(_written, rows)))]
@@ -91,17 +90,17 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, se
         room -= lengths[best]
     if not chosen:
         raise UserError(
-            f"{section}.init_from: demonstrations: no row of train fits into the {max(room, 0)} virtual tokens left: "
-            f"the shortest has {min(lengths)}; set {section}.num_virtual_tokens higher, or init_from to null"
+            f"{section}.init_from: demonstrations: no row of train fits into the remaining {max(room, 0)} virtual "
+            f"tokens: the shortest has {min(lengths)}; raise {section}.num_virtual_tokens, or set init_from to null"
         )
     return [rows[n] for n in chosen]
 
 
 def sampled_text(tokenizer: PreTrainedTokenizerBase, task: Task | None, most: int, key: str) -> list[int]:
-    """Return `most` token ids of drawn rows of train one after the other, special tokens included.
+    """Return `most` token ids of random rows of train in sequence, including special tokens.
 
     Raises:
-        UserError: no task; `key` is the setting that asked for its rows.
+        UserError: the task is missing; `key` is the setting that requires its rows.
     """
     text = "".join(map(_written, _drawn(_given(task, key))))
     ids: list[int] = tokenizer(text).input_ids
@@ -110,7 +109,7 @@ def sampled_text(tokenizer: PreTrainedTokenizerBase, task: Task | None, most: in
 
 def _given(task: Task | None, key: str) -> Task:
     if task is None:
-        raise UserError(f"{key} needs a task, whose rows and choices are known; set init_from to null")
+        raise UserError(f"{key} requires a task with its rows and choices; set init_from to null")
     return task
 
 

@@ -1,10 +1,10 @@
-"""Parametrisations: in training a soft prompt is computed from other parameters; what is saved is the outcome.
+"""Parametrisations: training computes the soft prompt from other parameters, and the result is saved.
 
-PyTorch's `parametrize` puts them on the embedding of PEFT's prompt encoder. Whoever reads that embedding gets the
-outcome: both forward passes, the prompt cache, and PEFT as it saves. So the adapter is a stock one, and checkpoints
-hold the parameters that train. Each starts at exactly the values that the soft prompt had without it.
+PyTorch's `parametrize` adds them to the embedding of PEFT's prompt encoder. All code that reads that embedding gets the
+result: both forward passes, the prompt cache, and PEFT's saving. So the adapter is a stock one, and checkpoints have
+the trainable parameters. Each parametrisation starts at exactly the initial values of the soft prompt.
 
-They compute in float32, under autocast as well: what is saved is to the last bit what training ended with.
+They compute in float32, also under autocast, so the saved values are exactly those at the end of training.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch.nn.utils.parametrize import ParametrizationList, register_parametriza
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-WIDEST = 16  # most times that a bottleneck may be as wide as the embeddings: more is a slip
+WIDEST = 16  # largest width of a bottleneck, in widths of the embeddings; more is probably a mistake
 
 
 class ResidualMLP(nn.Module):
     """P + MLP(P), one network for all virtual tokens: residual prompt tuning (Razdaibiedina et al. 2023).
 
-    The network is linear, ReLU, linear, LayerNorm, and all of it trains, P (tokens, width) included. The LayerNorm's
-    gain and bias start at zero, so that at first nothing is added.
+    The network is linear, ReLU, linear, LayerNorm. All of it is trained, including P (tokens, width). The LayerNorm's
+    gain and bias start at zero, so the network adds nothing at first.
     """
 
     def __init__(self, width: int, bottleneck: int) -> None:
@@ -47,9 +47,9 @@ class ResidualMLP(nn.Module):
 class LowRank(nn.Module):
     """start + scale * (Z R) + shift: ultra-low-dimensional prompt tuning (ULPT, Wu et al. 2025).
 
-    Z (tokens, rank), scale and shift (width,) train; R (rank, width), drawn from N(0, 1 / rank), is frozen. ULPT has no
-    start: a random R of low rank cannot express given embeddings, and least squares would keep about rank / width of
-    them. Here the start is frozen, and what is learnt is added to it; Z starts at zero.
+    Z (tokens, rank), scale and shift (width,) are trained; R (rank, width), sampled from N(0, 1 / rank), is frozen.
+    ULPT has no start: a random R of low rank cannot express given embeddings, and least squares would keep about rank /
+    width of them. Here the start is frozen, and the learned part is added to it. Z starts at zero.
     """
 
     projection: torch.Tensor
@@ -66,10 +66,10 @@ class LowRank(nn.Module):
 
 
 class Superposition(nn.Module):
-    """Each virtual token is a learnt mixture of embeddings: SuperPos-Prompt (Ali Sadraei Javaheri et al. 2024).
+    """Each virtual token is a learned mixture of embeddings: SuperPos-Prompt (Ali Sadraei Javaheri et al. 2024).
 
-    The embeddings are the soft prompt's start (tokens, width) and those sampled from the vocabulary (count, width), all
-    frozen. The mixture (tokens, tokens + count) trains; at first each virtual token is its own start.
+    The embeddings are the soft prompt's start (tokens, width) and others sampled from the vocabulary (count, width),
+    all frozen. The mixture (tokens, tokens + count) is trained. At first, each virtual token is its own start.
     """
 
     sampled: torch.Tensor
@@ -85,7 +85,7 @@ class Superposition(nn.Module):
 
 
 class Scales(nn.Module):
-    """A prefix times a learnt factor for the keys, and one for the values, of each layer; at first one."""
+    """A prefix times learned factors for the keys and the values of each layer, which start at one."""
 
     def __init__(self, cells: int) -> None:
         super().__init__()
@@ -97,11 +97,11 @@ class Scales(nn.Module):
 
 
 class Parts(nn.Module):
-    """A prefix as parts that train at rates of their own: a learning rate belongs to a whole tensor.
+    """A prefix in parts with separate learning rates, because a learning rate applies to a whole tensor.
 
     Args:
-        rates: a factor on the learning rate for each virtual token's keys or values of a layer, (tokens, layers * 2).
-            Cells of one rate make a part, (cells, groups * head size).
+        rates: factors on the learning rate for each virtual token's keys or values of each layer, (tokens, layers * 2).
+            Cells with one rate form a part, (cells, groups * head size).
     """
 
     part: torch.Tensor
@@ -126,12 +126,12 @@ class Parts(nn.Module):
 def parametrize_prompt(
     model: PeftModel, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PromptConfig
 ) -> None:
-    """Put `config.parametrization` on the soft prompt (tokens, width) of a model, which starts where it is.
+    """Add `config.parametrization` to the soft prompt (tokens, width) of a model, without changing its values.
 
-    What is drawn follows PyTorch's generator.
+    PyTorch's generator decides random values.
 
     Raises:
-        UserError: a width that the base model's embeddings cannot have.
+        UserError: the size is too large for the base model's embeddings.
     """
     if config.parametrization == "direct":
         return
@@ -156,14 +156,14 @@ def parametrize_prompt(
 
 def _check_most(key: str, value: int, most: int, what: str) -> None:
     if value > most:
-        raise UserError(f"prompt.{key}: {value} is more than {what}; take at most {most}")
+        raise UserError(f"prompt.{key}: {value} is more than {what}; expected at most {most}")
 
 
 def parametrize_prefix(model: PeftModel, config: PrefixConfig) -> None:
-    """Put scales, or rates of its parts, on the prefix (tokens, layers * 2 * groups * head size) of a model.
+    """Add scales, or rates of parts, to the prefix (tokens, layers * 2 * groups * head size) of a model.
 
     Raises:
-        UserError: rates that the layers cannot be shared out to.
+        UserError: the layers cannot be divided evenly among the rates.
     """
     layers: int = model.active_peft_config.num_layers
     if config.parametrization == "scales":
@@ -173,7 +173,9 @@ def parametrize_prefix(model: PeftModel, config: PrefixConfig) -> None:
     given = config.layer_rates or [1.0]
     if layers % len(given):
         valid = ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
-        raise UserError(f"prefix.layer_rates: {len(given)} rates do not part {layers} layers evenly; give {valid}")
+        raise UserError(
+            f"prefix.layer_rates: {len(given)} rates do not divide {layers} layers evenly; the number can be {valid}"
+        )
     by_layer = torch.tensor(given, dtype=torch.float64).repeat_interleave(layers // len(given))
     kinds = torch.tensor([config.key_rate, config.value_rate], dtype=torch.float64)
     rates = (by_layer[:, None] * kinds).flatten().repeat(config.num_virtual_tokens, 1)
@@ -191,7 +193,7 @@ def _register(model: PeftModel, module: nn.Module) -> None:
 
 
 def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-    """Return what trains in a model as an optimizer's groups, one a rate; that of `learning_rate` comes first."""
+    """Return a model's trainable parameters as optimizer groups, one per rate; `learning_rate` comes first."""
     factors: dict[nn.Parameter, float] = {}
     for module in model.modules():
         if isinstance(module, ParametrizationList) and isinstance(module[0], Parts):

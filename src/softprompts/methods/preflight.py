@@ -1,8 +1,8 @@
-"""Which methods a base model supports, found out from its config alone: before a download or an hour of training.
+"""Find the methods that a base model supports, from its config alone, before a download or training.
 
     python -m softprompts.methods.preflight NAME_OR_PATH
 
-builds the model without weights (on PyTorch's meta device), puts each method on it and runs PEFT's own forward pass.
+builds the model without weights (on PyTorch's meta device), adds each method and runs PEFT's own forward pass.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ logger = logging.getLogger(__name__)
 
 Settings = LoraConfig | IA3Config | None
 PREFIX_AND_CHECKPOINTS = (
-    "model.gradient_checkpointing: not with prefix tuning, where every layer adds its keys and values to a "
-    "cache: computed again, it would add them again. Set training.micro_batch_tokens to save memory"
+    "model.gradient_checkpointing: cannot be combined with prefix tuning, because recomputing would add each layer's "
+    "keys and values to the cache a second time. Set training.micro_batch_tokens to save memory"
 )
 
 
 def check_method(method: str, model: ModelConfig, settings: Settings = None) -> None:
-    """Raise `UserError` where the base model does not support a method; nothing but its config is read.
+    """Raise `UserError` if the base model does not support a method. Only its config is read.
 
     Args:
-        method: one of METHODS, named like its recipe.
+        method: one of METHODS.
         model: the base model's settings.
-        settings: those of LoRA or IA3, whose target modules must be there.
+        settings: settings of LoRA or IA3, whose target modules must exist.
     """
     if method == "full_finetuning" and model.quantization != "none":
         raise UserError(WHOLE_WEIGHTS)
@@ -55,13 +55,13 @@ def check_method(method: str, model: ModelConfig, settings: Settings = None) -> 
             raise UserError(reason)
         others = [name for name in METHODS if name != method and refusal(name, config) is None]
         raise UserError(
-            f"model.name_or_path: {model.name_or_path} ({config.model_type}) does not take {method}: {reason}; "
-            f"it takes {', '.join(others) or 'none of our methods'}"
+            f"model.name_or_path: {model.name_or_path} ({config.model_type}) does not support {method}: {reason}; "
+            f"it supports {', '.join(others) or 'none of our methods'}"
         )
 
 
 def refusal(method: str, config: PretrainedConfig, settings: Settings = None) -> str | None:
-    """Return why a model of this config does not take a method, or None where it does."""
+    """Return the reason why a model of this config does not support a method; None if it does."""
     known = METHODS[method]
     kind = kind_of(config)
     if kind not in known.kinds:
@@ -77,15 +77,15 @@ def refusal(method: str, config: PretrainedConfig, settings: Settings = None) ->
 
 
 def without_weights(config: PretrainedConfig, kind: Kind) -> Any:
-    """Return the model on PyTorch's meta device; None where its forward pass cannot be tried there."""
+    """Return the model on PyTorch's meta device; None if its forward pass cannot run there."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         with torch.device("meta"):
             base = AUTO[kind].from_config(copy.deepcopy(config), attn_implementation="eager").eval()
         probe(base)
-    except Exception:  # whatever a model does that needs numbers: then nothing is known, and nothing refused
-        logger.debug("%s cannot be tried without weights", config.model_type, exc_info=True)
+    except Exception:  # the model needs numbers, so nothing is known, and nothing is refused
+        logger.debug("%s cannot run without weights", config.model_type, exc_info=True)
         return None
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -105,9 +105,9 @@ def probe(model: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print for each method whether a base model takes it, as far as that is known; return the exit code."""
+    """Print for each method whether a base model supports it, if this is known; return the exit code."""
     parser = argparse.ArgumentParser(
-        "python -m softprompts.methods.preflight", description="Which methods a base model takes."
+        "python -m softprompts.methods.preflight", description="Show the methods that a base model supports."
     )
     parser.add_argument("name_or_path", help="bundled:NAME, a folder, or a Hub id")
     name = parser.parse_args(argv).name_or_path
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(f"{name}: {config.model_type}, {kind_of(config)}")
     tried = without_weights(config, kind_of(config)) is not None
-    taken = "yes" if tried else "unknown: its forward pass cannot be tried without weights"
+    taken = "yes" if tried else "unknown: the forward pass cannot run without weights"
     for method in METHODS:
         print(f"  {method:24} {refusal(method, config) or taken}")
     return 0

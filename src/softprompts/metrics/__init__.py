@@ -1,1 +1,1 @@
-"""`evaluate` modules kept in the repo, one folder each, so that no metric needs a download."""
+"""Metrics as `evaluate` modules that need no download, confidence intervals, and tests of differences."""

@@ -1,11 +1,12 @@
-"""What the metric modules share: features, description, and numbers that follow from sums over rows.
+"""Base classes of the metric modules, whose numbers follow from sums over rows.
 
-A module imports this file (`from softprompts.metrics import base`), and no class of it: `evaluate.load` takes the first
-metric class among the names of a module.
+A module imports this file (`from softprompts.metrics import base`) and none of its classes, because `evaluate.load`
+uses the first metric class among a module's names.
 """
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 import evaluate
@@ -13,11 +14,11 @@ import numpy
 
 
 class RowMetric(evaluate.Metric):
-    """A metric of predictions and references, both strings, whose numbers follow from sums of statistics over rows.
+    """A metric of predictions and references, both strings, with numbers from sums of statistics over rows.
 
-    row_statistics: of predictions, references and the metric's own settings, (rows, K) float64 numbers.
-    from_sums: of their sums over the rows of a sample, (K,), the metric's numbers by name, floats.
-    open_only: it scores written answers, and no choices.
+    row_statistics: from predictions, references and the metric's own settings, (rows, K) float64 numbers.
+    from_sums: from their sums over the rows of a sample, (K,), the metric's numbers by name, floats.
+    open_only: true if it scores generated predictions, and no choices.
     """
 
     open_only = True
@@ -38,7 +39,7 @@ class RowMetric(evaluate.Metric):
 
 
 class MeanMetric(RowMetric):
-    """A metric that is the mean over rows of `score`, under the name `number`."""
+    """A metric that is the mean of `score` over rows, with the name `number`."""
 
     number: str
     score: Callable[[str, str], float]
@@ -52,9 +53,34 @@ class MeanMetric(RowMetric):
 
 
 class Equality(MeanMetric):
-    """The share of predictions that equal their reference, letter by letter but for surrounding space."""
+    """The share of predictions that equal their reference exactly, except for surrounding space."""
 
     open_only = False
 
     def score(self, prediction: str, reference: str) -> float:
         return prediction.strip() == reference.strip()
+
+
+def entry_of(reference: str, data: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what `task.metric_data` has under a row's reference; an empty entry if it has nothing.
+
+    Raises:
+        ValueError: an entry of another form than `{"references": [text], "mentions": [[text]]}`, each optional.
+    """
+    entry = {} if data is None else data.get(reference.strip(), {})
+    texts, mentions = (entry.get(key, []) if isinstance(entry, dict) else None for key in ("references", "mentions"))
+    if not (_are_texts(texts) and isinstance(mentions, list) and all(map(_are_texts, mentions)) and all(mentions)):
+        raise ValueError(
+            f'task.metric_data: "{reference.strip()[:40]}": expected {{"references": [text], "mentions": [[text]]}}'
+        )
+    found: dict[str, Any] = entry
+    return found
+
+
+def references_of(reference: str, data: dict[str, Any] | None) -> list[str]:
+    """Return a row's reference, and the further ones that `task.metric_data` has under it."""
+    return [reference, *entry_of(reference, data).get("references", ())]
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

@@ -1,4 +1,4 @@
-"""Which metrics there are: said without the library that loads them, whose import takes seconds."""
+"""Check the names of metrics without the `evaluate` library, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KINDS = ("metric", "comparison", "measurement")  # owners of the modules that `e
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise `UserError` for a name of no metric, and for two metrics of one name.
+    """Raise `UserError` for an unknown metric, and for two metrics of one name.
 
-    A metric is one of ours, a path, a module that `evaluate` has kept from before, or one on the Hub.
+    A metric is one of ours, a path, a module in the cache of `evaluate`, or one on the Hub.
     """
     seen: set[str] = set()
     for name in names:
@@ -30,13 +30,13 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def no_such_metric(name: str, why: str = "") -> UserError:
-    """Return the one line for a name of no metric."""
+    """Return the error for an unknown metric."""
     return UserError(f'task.metrics: no metric "{short(name)}"{nearest(name, OWN)}{why}')
 
 
 def _check_elsewhere(name: str) -> None:
-    """Raise `UserError` if a name is that of no module that was loaded once, and of none on the Hub."""
-    from huggingface_hub import HfApi, constants  # half a second, and few need it
+    """Raise `UserError` if a module is neither in the cache nor on the Hub."""
+    from huggingface_hub import HfApi, constants  # half a second, and is seldom needed
 
     ids = [f"evaluate-{kind}/{name}" for kind in KINDS] if "/" not in name else [name]
     if name.count("/") > 1 or Path(name).suffix == ".py":
@@ -48,7 +48,7 @@ def _check_elsewhere(name: str) -> None:
         raise no_such_metric(name)
     try:
         there = any(HfApi().repo_exists(found, repo_type="space") for found in ids)
-    except Exception as error:  # the many kinds of network errors
-        raise no_such_metric(name, f"; the Hub cannot be asked for it ({type(error).__name__})") from error
+    except Exception as error:  # many kinds of network errors
+        raise no_such_metric(name, f"; the Hub cannot be reached ({type(error).__name__})") from error
     if not there:
         raise no_such_metric(name)

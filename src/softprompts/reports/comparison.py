@@ -1,4 +1,4 @@
-"""What a comparison of two contestants leaves: its record, a page, and the rows that they answer unlike."""
+"""Write the outputs of a comparison of two models: record, page, and the rows with different scores."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from softprompts.runs.run import Run
 from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task
 
-SHOWN = 10  # rows of each contestant on the page; all are in differences.jsonl
-ONE_RUN = "Each is a single run: what another seed would change is in none of these numbers."
+SHOWN = 10  # rows per model on the page; differences.jsonl has all of them
+ONE_RUN = "Each side is a single run, so these numbers do not cover variation between seeds."
 
 
 def save_contest(
@@ -35,10 +35,10 @@ def save_contest(
 
     Args:
         run: the run.
-        task: the rows as the settings of the task have them.
-        sides: the two contestants.
-        outcomes: the answers of each, on the same split.
-        evaluation: which split that was, and how many resamples.
+        task: the rows by the task's settings.
+        sides: the two models.
+        outcomes: the predictions of each, on the same split.
+        evaluation: settings with the split and the number of resamples.
     """
     contest = judge(sides, outcomes, task, evaluation)
     if run.accelerator.is_main_process:
@@ -60,7 +60,7 @@ def _record(
     evaluation: EvaluationConfig,
     contest: Contest,
 ) -> dict[str, Any]:
-    """Return the record of a comparison: its keys are those of `Result`, where both have one."""
+    """Return the record of a comparison, with the keys of `Result` for common contents."""
     contestants = [
         {
             "name": side.name,
@@ -95,7 +95,7 @@ def _record(
 
 
 def summary(contest: Contest) -> str:
-    """Return the lines that the recipe ends with."""
+    """Return the lines that the recipe prints at its end."""
     lines = [
         f"{name}: {key} {x.value:.4f} (95 % interval {x.low:.4f} to {x.high:.4f}, {x.rows} rows)"
         for name, metrics in zip(contest.names, contest.metrics, strict=True)
@@ -105,10 +105,10 @@ def summary(contest: Contest) -> str:
 
 
 def _counts(contest: Contest) -> str:
-    """Say how many rows each of the two answers better."""
+    """Return the numbers of rows that each model predicts better."""
     each = ", ".join(f"{name} on {len(contest.wins(name))}" for name in contest.names)
     alike = contest.rows - len(contest.differences)
-    return f"rows answered better, by the row's own {contest.row_metric}: {each}; alike {alike}"
+    return f"rows predicted better, by the row's own {contest.row_metric}: {each}; equal on {alike}"
 
 
 def page(contest: Contest, title: str) -> str:
@@ -132,11 +132,11 @@ def page(contest: Contest, title: str) -> str:
 
 
 def _won(contest: Contest, name: str) -> list[str]:
-    """Return the section of a page with the rows that one of the two answers better."""
+    """Return the section of a page with the rows that one of the models predicts better."""
     won = contest.wins(name)
     if not won:
         return []
-    shown = f"{len(won)}" if len(won) <= SHOWN else f"{SHOWN} of {len(won)}, the rest in `differences.jsonl`"
+    shown = f"{len(won)}" if len(won) <= SHOWN else f"{SHOWN} of {len(won)}; the others are in `differences.jsonl`"
     rows = [[*map(_cut, (d.place, d.prompt, d.target, *d.answers))] for d in won[:SHOWN]]
     table = markdown_table(["row", "prompt", "target", *map(_cut, contest.names)], rows)
     return ["", f"## Better with {name}: {shown}", "", table]

@@ -1,4 +1,4 @@
-"""Learning curves of one run, and of a sweep, as pictures."""
+"""Draw the learning curves of a run, and those of a sweep."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from softprompts.runs.record import Result, Standing
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot: no screen is needed, and no backend is chosen for the process
+from matplotlib.figure import Figure  # without pyplot: needs no screen, and chooses no backend for the process
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's palette: told apart with any kind of colour vision.
+# From Okabe and Ito's palette, for all kinds of colour vision.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
-SMOOTHING = 10  # updates in the running mean of the training loss
+SMOOTHING = 10  # steps in the running mean of the training loss
 
 
 def plot_curves(result: Result, path: Path) -> None:
-    """Draw loss (left) and, where there are any, validation metrics (right) against updates, as PNG."""
+    """Draw loss (left) and validation metrics, if there are any, (right) over steps, as PNG."""
     history = result.training["history"]
     steps = [h for h in history if h.get("loss") is not None]
     validations = [h for h in history if h.get("validation_loss") is not None]
@@ -39,7 +39,7 @@ def plot_curves(result: Result, path: Path) -> None:
         label="validation",
     )
     left.set_yscale("log")
-    left.set_ylabel("loss (nats a target token)")
+    left.set_ylabel("loss (nats per target token)")
     for axis, colour, name in zip(
         axes[0][1:].repeat(len(metrics)), (BLUE, ORANGE) * len(metrics), metrics, strict=False
     ):
@@ -68,8 +68,8 @@ def plot_curves(result: Result, path: Path) -> None:
 def plot_sweep(standings: Sequence[Standing], best_by: str, path: Path) -> None:
     """Draw a sweep as PNG.
 
-    Above each candidate's validations over the updates (left) and its best one (right); below parallel coordinates:
-    one line a candidate, from each value that it has to its best validation.
+    Above: each candidate's validations over steps (left), and its best one (right). Below: parallel coordinates, one
+    line per candidate, from each of its values to its best validation.
     """
     rows = ranked(standings)
     height = max(3.6, 0.28 * len(rows) + 1.2)
@@ -116,7 +116,7 @@ def _draw_ranks(axis: Axes, rows: Sequence[Standing], best_by: str) -> None:
 
 
 def _draw_coordinates(axis: Axes, rows: Sequence[Standing], best_by: str) -> None:
-    """Draw parallel coordinates. Numbers are in their order, evenly spaced; the last axis is the best validation."""
+    """Draw parallel coordinates. Numbers are in order and evenly spaced; the last axis is the best validation."""
     keys = list(rows[0].values)
     kept = [s for s in rows if s.value is not None]
     values = [as_read(s.value, best_by) for s in kept if s.value is not None]
@@ -149,13 +149,13 @@ def _share(part: float, whole: float) -> float:
 
 
 def as_read(value: float, best_by: str) -> float:
-    """Return a number that chooses the best as people read it: a loss chooses as its negative."""
+    """Return a number that chooses the best as it is read: a loss has been negated for the choice."""
     return -value if best_by == "loss" else value
 
 
 def ranked(standings: Sequence[Standing]) -> list[Standing]:
-    """Return standings in order: those that came farthest first, the best of them at their head; given up last.
+    """Return standings in order: by length of training, then by score; those given up come last.
 
-    One that left a sweep early is never above one that did not: it was worse when both had trained as long.
+    A candidate that left early is never above one that did not, because it was worse at the same step.
     """
     return sorted(standings, key=lambda s: (s.value is None, -s.steps if s.left else -math.inf, -(s.value or 0.0)))

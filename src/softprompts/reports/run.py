@@ -1,9 +1,10 @@
-"""Write what a run leaves: record, predictions, curves and a card."""
+"""Write the outputs of a run: record, predictions, curves and model card."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,13 +16,14 @@ from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.evaluation.predict import Prediction, TestOutcome
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.models.loading import AUTO, Kind, count_parameters, kind_of
+from softprompts.models.sharding.layers import weights_together
 from softprompts.reports.plots import plot_curves
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import Progress, Result, as_json
 from softprompts.runs.run import Run
-from softprompts.system.files import filling, replacing, write_atomically
+from softprompts.system.files import filling, one_line, replacing, write_atomically
 from softprompts.tasks.task import Task
 
 from peft import (
@@ -47,18 +49,18 @@ def save_run(
     adapter: Path | None = None,
     notes: dict[str, Any] | None = None,
 ) -> Result:
-    """Write `predictions.jsonl`, `curves.png`, `README.md` and, last, `result.json`: a folder with it is finished.
+    """Write `predictions.jsonl`, `curves.png`, `README.md` and, last, `result.json`, which marks the run as finished.
 
-    A file of the user's that stands in the place of one of these stays, and that one gets another name.
+    If a user's file has one of these names, it stays, and the output gets another name.
 
     Args:
         run: the run.
-        task: what it was scored on.
+        task: the task of the scores.
         model: the model whose parameters are counted.
-        outcome: its scores on the test split, or on another that `evaluation.split` names.
-        progress: its training, where it trained.
-        adapter: folder of its adapter, or of the model that it trained, where it has one.
-        notes: what else the recipe has to say, as JSON values.
+        outcome: its scores on the test split, or on the split in `evaluation.split`.
+        progress: its training, if it was trained.
+        adapter: folder of its adapter, or of the trained model, if there is one.
+        notes: further notes of the recipe, as JSON values.
     """
     notes = (notes or {}) | ({"resumed": run.resumed} if run.resumed else {})
     result = _result(run, task, model, outcome, progress, adapter, notes)
@@ -68,11 +70,12 @@ def save_run(
             with replacing(run.output("curves.png")) as picture:
                 plot_curves(result, picture)
         write_atomically(run.output("README.md"), card(result))
-        if adapter:  # PEFT has left a form there for somebody to fill in
+        if adapter:  # replaces PEFT's empty form
             write_atomically(adapter / "README.md", f"{front_matter(result)}\n{card(result, inside=True)}")
         write_atomically(run.folder / RESULT_FILE, as_json(result) + "\n")
     run.say(summary(result, run.folder))
-    run.accelerator.end_training()
+    with one_line(f"run.trackers, in {run.accelerator.project_dir}"):
+        run.accelerator.end_training()
     return result
 
 
@@ -127,13 +130,13 @@ def _result(
 
 
 def _write_predictions(predictions: Sequence[Prediction], choices: Sequence[str] | None, path: Path) -> None:
-    """Write a line for each row; `choices` names the scores, in their order."""
+    """Write one line per row. `choices` are the names of the scores, in their order."""
     named = [asdict(p) | {"choices": None if p.scores is None else choices} for p in predictions]
     write_atomically(path, "\n".join(json.dumps(line, ensure_ascii=False) for line in named) + "\n")
 
 
 def summary(result: Result, folder: Path) -> str:
-    """Return the lines that a recipe ends with."""
+    """Return the lines that a recipe prints at its end."""
     lines = [
         f"{name} {x.value:.4f} (95 % interval {x.low:.4f} to {x.high:.4f}, {x.rows} {split_of(result)} rows)"
         for name, x in result.metrics.items()
@@ -144,20 +147,20 @@ def summary(result: Result, folder: Path) -> str:
 
 
 def split_of(result: Result) -> str:
-    """Return the split that was scored."""
+    """Return the scored split."""
     split: str = result.settings.get("evaluation", {}).get("split", "test")
     return split
 
 
 def front_matter(result: Result) -> str:
-    """Return the block that the Hub reads at the head of an adapter's card."""
+    """Return the metadata for the Hub at the head of an adapter's card."""
     source, _ = _base_model(result)
     library = "transformers" if result.notes.get("saved") == "model" else "peft"
     return f"---\nbase_model: {source}\nlibrary_name: {library}\npipeline_tag: {PIPELINES[result.notes['kind']]}\n---\n"
 
 
 def _base_model(result: Result) -> tuple[str, str]:
-    """Return where the base model comes from, and its licence."""
+    """Return the source of the base model, and its licence."""
     name = result.settings["model"]["name_or_path"]
     bundled = BUNDLED.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     return (bundled.source, f"{bundled.license}; {name}") if bundled else (name, "licence: see its own card")
@@ -165,23 +168,23 @@ def _base_model(result: Result) -> tuple[str, str]:
 
 def _how_to_load(result: Result, inside: bool) -> str:
     if scored := result.settings.get("adapter", {}).get("path"):
-        return f"Nothing was trained here: it is the score of the adapter in `{scored}`.\n"
+        return f"Nothing was trained here. This is the score of the adapter in `{scored}`.\n"
     if voters := result.settings.get("ensemble", {}).get("adapters"):
-        return f"Nothing was trained here: it is the vote of the adapters in `{'`, `'.join(voters)}`.\n"
+        return f"Nothing was trained here. This is the vote of the adapters in `{'`, `'.join(voters)}`.\n"
     if not result.parameters["saved"]:
         return "Nothing was trained and there is no adapter.\n"
     saved = result.notes["saved"]
     auto = AUTO[result.notes["kind"]].__name__
     root = Path() if inside else Path(saved)
     folders = [str(root / task) for task in result.notes.get("tasks", {})] or [str(root)]
-    where = "this folder" if inside else f"the folder of the run, above `{saved}/`"
+    where = "this folder" if inside else f"the run's folder, which contains `{saved}/`"
     if saved == "model":
         lines = [
             f"from transformers import {auto}, AutoTokenizer",
             f"model = {auto}.from_pretrained({folders[0]!r})",
             f"tokenizer = AutoTokenizer.from_pretrained({folders[0]!r})",
         ]
-        return _code(lines) + f"Run it in {where}: a whole model, with its tokenizer.\n"
+        return _code(lines) + f"Run it in {where}. It loads a whole model with its tokenizer.\n"
     name, _ = _base_model(result)
     name = str(Path(name).resolve()) if Path(name).exists() else name
     revision, outputs = result.settings["model"].get("revision"), result.notes.get("outputs")
@@ -194,11 +197,13 @@ def _how_to_load(result: Result, inside: bool) -> str:
         f"tokenizer = AutoTokenizer.from_pretrained({name!r}{version})",
         *(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders),
     ]
-    what = "a stock PEFT adapter each" if len(folders) > 1 else "a stock PEFT adapter"
+    what = "stock PEFT adapters" if len(folders) > 1 else "a stock PEFT adapter"
     bundled = result.settings["model"]["name_or_path"].startswith(PREFIX)
-    rounded = "\nIt was trained on a 4-bit rounding of this base model, so that scores may differ a little.\n"
+    rounded = "\nIt was trained on a 4-bit version of this base model, so scores may differ slightly.\n"
     return (
-        _code(lines) + f"Run it in {where}: {what}, which needs `peft` and `transformers` only.\n" + rounded * bundled
+        _code(lines)
+        + f"Run it in {where}. It loads {what} and requires only `peft` and `transformers`.\n"
+        + rounded * bundled
     )
 
 
@@ -207,11 +212,11 @@ def _code(lines: Sequence[str]) -> str:
 
 
 def card(result: Result, inside: bool = False) -> str:
-    """Return the README of an adapter: what it is, how to load it, its scores and its licences.
+    """Return the README of an adapter: method, loading, scores and licences.
 
     Args:
         result: the record.
-        inside: whether the README lies in the adapter's own folder, and not in the run's.
+        inside: whether the README is in the adapter's own folder, and not in the run's folder.
     """
     base = "{} ({})".format(*_base_model(result))
     metrics = markdown_table(
@@ -223,24 +228,34 @@ def card(result: Result, inside: bool = False) -> str:
 {_how_to_load(result, inside)}
 - base model: {base}
 - data: {result.task}, licence: {result.data["licence"]}
-- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
+{_masked(result)}- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
 - prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
 - seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
 
 {metrics}
 
-The whole record is in `result.json`, the answers to the {split_of(result)} split are in `predictions.jsonl`.
+The whole record is in `result.json`, the predictions for the {split_of(result)} split are in `predictions.jsonl`.
 """
 
 
-def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
-    """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder; with `names`, one a task below it.
+def _masked(result: Result) -> str:
+    """Return the line of a card that says what personal data were masked, without the values; empty if none were."""
+    if result.settings["task"].get("pii", "keep") != "mask":
+        return ""
+    counts: Counter[str] = Counter()
+    for split in result.data["splits"].values():
+        counts.update(split.get("masked", {}))
+    found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+    return f"- personal data, masked in all splits (task.pii): {found or 'none were found'}\n"
 
-    Beside it stands `base_model.json`, which PEFT does not read: the base model that it belongs to, and what each
-    output of its classifier means, if it has one.
+
+def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
+    """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder; with `names`, one per task.
+
+    `base_model.json`, which PEFT does not read, records the base model, and the meaning of each output of a classifier.
 
     Raises:
-        UserError: the disk is full; something of the user's is there.
+        UserError: the disk is full; a user's file has this name.
     """
     folder = run.folder / ADAPTER
     if run.accelerator.is_main_process:
@@ -261,15 +276,17 @@ def save_soup(model: PeftModel, run: Run, adapters: Sequence[str]) -> Path:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Run) -> Path:
-    """Write `model/`, all weights and the tokenizer, as `from_pretrained` loads them, and return its folder.
+    """Write `model/`, with all weights and the tokenizer for `from_pretrained`, and return its folder.
 
     Raises:
-        UserError: the disk is full; something of the user's is there.
+        UserError: the disk is full; a user's file has this name.
     """
     folder = run.folder / MODEL
-    if run.accelerator.is_main_process:
+    main = run.accelerator.is_main_process
+    weights = weights_together(model, keep=main)
+    if main:
         with filling(run.output(MODEL, fixed=True)) as temporary:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=weights)
             tokenizer.save_pretrained(temporary)
     run.accelerator.wait_for_everyone()
     return folder

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and sizes as text."""
+"""Format tables in Markdown, and sizes as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; line breaks within a cell become spaces, and a bar in it is escaped."""
+    """Return a table; line breaks within a cell become spaces, and bars are escaped."""
     return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, rows)])
 
 

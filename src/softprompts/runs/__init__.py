@@ -1,1 +1,1 @@
-"""The folder of a run: who owns it, what it is bound to, what it leaves."""
+"""The folder of a run: its owner, its inputs, its record."""

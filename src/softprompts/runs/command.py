@@ -1,4 +1,4 @@
-"""A recipe's command line: what is wrong with its run is said before rows are read and heavy libraries are imported."""
+"""Check the settings of a run before rows are read and heavy libraries are imported."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def cli(main: Callable[..., None], **others: Callable[..., None]) -> None:
 
 
 def check_settings(arguments: dict[str, Any]) -> None:
-    """Refuse settings that need neither rows nor a model to be seen as wrong. Nothing is written.
+    """Refuse settings that are wrong for any rows and models. Nothing is written.
 
     Args:
         arguments: the recipe's dataclass arguments by name.
 
     Raises:
-        UserError: a base model that there is not; a folder in which a run can neither begin nor go on.
+        UserError: the base model does not exist; a run can neither start nor continue in the folder.
         RunFinished: the run to be resumed is already finished.
     """
     for value in arguments.values():
         if isinstance(value, ModelConfig):
             check_model(value)
     run = arguments.get("run")
-    # Of several processes one claims the folder for all, in `start_run`: each would see what another has written.
+    # With several processes, one claims the folder for all in `start_run`, because each sees the others' files.
     if isinstance(run, RunConfig) and os.environ.get("WORLD_SIZE", "1") == "1":
         _check_folder(run, arguments)
 
@@ -43,9 +43,9 @@ def _check_folder(run: RunConfig, arguments: dict[str, Any]) -> None:
     with one_line(f"run.output_dir: {folder}"):
         try:
             before = record_of(folder) or {}
-        except UserError:  # for `is_finished` to judge
+        except UserError:  # `is_finished` reports it
             before = {}
-        # The recipe says its name, and what it records, when it starts.
+        # The recipe's name and full record are known only when it starts.
         record = {name: plain(value) for name, value in arguments.items() if name in before}
         if is_finished(folder, {RECIPE: before.get(RECIPE)} | record, arguments):
             raise finished(folder)

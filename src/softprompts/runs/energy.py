@@ -1,4 +1,4 @@
-"""The energy that training takes, as codecarbon estimates it: offline, from the load of processor, memory and GPU."""
+"""Estimate the energy of training with codecarbon, offline, from the load of processor, memory and GPU."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from dataclasses import dataclass
 
 @dataclass
 class Meter:
-    """What has been used, in kWh, once its context has ended; None where nothing was measured."""
+    """The energy in kWh, after its context has ended; None if nothing was measured."""
 
     kwh: float | None = None
 
 
 @contextmanager
 def energy_meter(wanted: bool) -> Iterator[Meter]:
-    """Within this context the energy of this process is estimated.
+    """Within this context, the energy of this process is estimated.
 
-    Where the machine shows no counter of its own, codecarbon multiplies the processor's load by what it takes its
-    model to draw, and adds a constant for the memory: good for comparing runs on one machine, rough otherwise.
+    If the machine has no counter of its own, codecarbon multiplies the processor's load by an assumed power for its
+    model, and adds a constant for the memory. This suits comparisons of runs on one machine, and is rough otherwise.
     """
     meter = Meter()
     if not wanted:
         yield meter
         return
-    from codecarbon import OfflineEmissionsTracker  # not above: it comes with an extra, and takes seconds to import
+    from codecarbon import OfflineEmissionsTracker  # imported here, because it is an extra and takes seconds
 
     tracker = OfflineEmissionsTracker(
-        country_iso_code="USA",  # of the emissions, which are not read
+        country_iso_code="USA",  # for the emissions, which are not used
         tracking_mode="process",
         save_to_file=False,
         log_level="error",
-        allow_multiple_runs=True,  # a benchmark has several at once
+        allow_multiple_runs=True,  # a benchmark has several processes at once
     )
     tracker.start()
     try:

@@ -1,4 +1,4 @@
-"""Where a run ran: versions, commit, processor, cores, memory."""
+"""Describe the environment of a run: versions, commit, processor, cores, memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _processor() -> str:
 
 
 def peak_memory_gib() -> float:
-    """Return the process's largest resident size so far, or the GPU's allocated one where there is a GPU."""
+    """Return the process's largest resident size so far; with a GPU, the largest allocated size on it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if platform.system() == "Darwin" else 1024
@@ -63,10 +63,10 @@ def peak_memory_gib() -> float:
 
 
 def commit() -> str:
-    """Return the commit of this project that the code is from; "unknown" if nothing says which.
+    """Return the commit of the running code; "unknown" if it cannot be found.
 
-    In a clone git says it, with "+changes" if files differ from it. An installation from a repository's address holds
-    it. Any other installation may lie within a repository of somebody else's, whose commit would mean nothing.
+    In a clone it comes from git, with "+changes" if files differ from it. An installation from a repository's address
+    records it. Any other installation may be inside a foreign repository, whose commit would mean nothing.
     """
     if IS_CLONE:
         try:
@@ -89,17 +89,17 @@ def available_cores() -> int:
 
 
 def use_all_cores() -> None:
-    """Undo the single thread that `accelerate launch` gives a process on the CPU when it is told no number."""
+    """Undo the single thread that `accelerate launch` sets for a CPU process without a given number."""
     if torch.get_num_threads() == 1 and not torch.accelerator.is_available() and _launcher_chose_threads():
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, available_cores() // processes))
 
 
 def _launcher_chose_threads() -> bool:
-    """Return whether `accelerate launch` started this process and was itself told no number of threads.
+    """Return whether `accelerate launch` started this process without a given number of threads.
 
-    It sets OMP_NUM_THREADS=1 then, which looks like a user's own choice. Only the launcher's command line and
-    environment show the difference: a variable of accelerate's may be set by anything that starts a process.
+    It then sets OMP_NUM_THREADS=1, which looks like a user's own choice. Only the launcher's command line and
+    environment show the difference, because any program may set accelerate's variables.
     """
     try:
         launcher = psutil.Process(os.getppid())
@@ -107,7 +107,7 @@ def _launcher_chose_threads() -> bool:
     except (psutil.Error, OSError):
         return False
     by_accelerate = any(Path(word).name in ("accelerate", "accelerate-launch") for word in words[:2])
-    # Of `python -m accelerate.commands.launch` the command line keeps the module's name.
+    # With `python -m accelerate.commands.launch`, the command line contains the module's name.
     by_accelerate |= any(word in ("accelerate.commands.launch", "accelerate.commands.accelerate_cli") for word in words)
     told = any(word.replace("-", "_").startswith("__num_cpu_threads_per_process") for word in words)
     return by_accelerate and not told and "OMP_NUM_THREADS" not in variables

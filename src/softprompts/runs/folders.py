@@ -1,4 +1,4 @@
-"""The output folder of a run: whether a run may begin or go on there, and with which settings."""
+"""Check and claim the output folder of a run, and compare the settings when a run is resumed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.config.sections import RunConfig
 from softprompts.errors import RunFinished, UserError
 from softprompts.system import locks
-from softprompts.system.files import expanded, is_file, read_bytes, write_atomically
+from softprompts.system.files import expanded, is_file, read_bytes, remove_leftovers, write_atomically
 
 CONFIG_FILE = "config.json"
 LOGS = "logs"
 RESULT_FILE = "result.json"
-COMPARE_FILE = "compare.json"  # what a comparison leaves in its place
-# Files of a run that was killed while it began: its lock, and a config that was not whole yet.
+COMPARE_FILE = "compare.json"  # in place of it after a comparison
+# Files of a run that was killed at its start: its lock, and an incomplete config.
 LEFTOVER = re.compile(rf"{re.escape(locks.LOCK)}(\..+)?|\.config\.\d+\.tmp\.json", re.ASCII)
-# Keys of config.json beside the settings.
+# Keys of config.json in addition to the settings.
 RECIPE, OUTPUTS, RESUMED = "recipe", "outputs", "resumed"
-# Settings that may be others on resume: they do not touch what trains, or give the same numbers up to rounding.
-FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split"}
+# Settings that may change on resume: they do not affect training, or change numbers only by rounding. `training.on_nan`
+# only affects steps that are still to come.
+FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split", "training.on_nan"}
 ROUNDING = {"model.engine", "model.gradient_checkpointing", "training.micro_batch_tokens"}
-ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free too, unless written answers choose the checkpoint
+ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free unless predictions choose the checkpoint
 
 
-# The settings that are others on resume: those of this time, and those of all times.
+# The settings that changed on resume: those of this time, and those of all times.
 Changes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -39,7 +40,7 @@ def folder_of(config: RunConfig) -> Path:
     """Return the folder of a run.
 
     Raises:
-        UserError: it is an empty text, or a path that cannot be expanded.
+        UserError: the setting is an empty text, or a path that cannot be expanded.
     """
     if not config.output_dir.strip():
         raise UserError("run.output_dir: expected a folder, found an empty text")
@@ -47,20 +48,20 @@ def folder_of(config: RunConfig) -> Path:
 
 
 def finished(folder: Path) -> RunFinished:
-    """Return what ends a recipe whose run has its result already."""
-    return RunFinished(f"{folder} holds a finished run; nothing to do")
+    """Return the exception for a run that already has its result."""
+    return RunFinished(f"{folder} contains a finished run; nothing to do")
 
 
 def is_finished(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> bool:
-    """Say whether the run in a folder has its result. Nothing is written.
+    """Return whether the run in a folder has its result. Nothing is written.
 
     Args:
         folder: the folder, which need not exist.
-        record: what the run's config.json will hold: the recipe and its settings.
-        arguments: the recipe's dataclass arguments by name, `run` among them.
+        record: content of the run's future config.json: the recipe and its settings.
+        arguments: the recipe's dataclass arguments by name, including `run`.
 
     Raises:
-        UserError: a run can neither begin nor go on there, or not with these settings.
+        UserError: a run can neither start nor continue there, or not with these settings.
     """
     resume = arguments["run"].resume
     if os.path.lexists(folder) and not folder.is_dir():
@@ -71,11 +72,11 @@ def is_finished(folder: Path, record: dict[str, Any], arguments: dict[str, Any])
     if resume and done and (before := record_of(folder)):
         for change in _changed(folder, before, record, arguments):
             raise UserError(
-                f"--resume: {folder} holds a finished run, made with {change['key']} {change['was']} and not "
-                f"{change['is']}; recipes/evaluate.py scores what it left in other ways"
+                f"--resume: {folder} contains a finished run with {change['key']} {change['was']} instead of "
+                f"{change['is']}; use recipes/evaluate.py to score its output with other settings"
             )
         return True
-    if not (folder / locks.LOCK).exists():  # else its owner is what there is to say
+    if not (folder / locks.LOCK).exists():  # otherwise the error names its owner
         names, begun = _look(folder, resume)
         if begun and not names <= {CONFIG_FILE, LOGS}:
             _changed(folder, begun, record, arguments)
@@ -83,13 +84,13 @@ def is_finished(folder: Path, record: dict[str, Any], arguments: dict[str, Any])
 
 
 def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[str, Any]) -> Changes | None:
-    """Make the folder ours and return which settings have changed; None if its run has its result.
+    """Claim the folder and return the changed settings; None if its run has its result.
 
     Raises:
         UserError: see `start_run`.
     """
     record = {RECIPE: recipe} | settings
-    # Before the lock, so that nothing is ever written where something else lives.
+    # Before the lock, so that nothing is ever written into a foreign folder.
     if is_finished(folder, record, arguments):
         return None
     try:
@@ -97,7 +98,7 @@ def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[s
     except OSError as error:
         raise UserError(f"run.output_dir: cannot make {folder}: {error.strerror}") from error
     except RecursionError:
-        raise UserError(f"run.output_dir: {len(folder.parts)} folders inside one another are too many") from None
+        raise UserError(f"run.output_dir: {len(folder.parts)} nested folders are too many") from None
     new = locks.own(folder)
     try:
         return _begin(folder, record, arguments)
@@ -108,30 +109,28 @@ def claim(folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[s
 
 
 def not_ours(path: Path) -> UserError:
-    """Return the one line for something of the user's where a run has to write."""
-    return UserError(f"{path} is not of this run; move it away, then --resume")
+    """Return the error for a user's file where a run must write."""
+    return UserError(f"{path} is not from this run; move it away, then --resume")
 
 
 def _what_is(path: Path) -> str:
     if path.is_symlink() and not path.exists():
         return f"a link to {path.readlink()}, which does not exist"
-    return "a file" if path.is_file() else "no folder"
+    return "a file" if path.is_file() else "not a folder"
 
 
 def _refusal(folder: Path, resume: bool) -> UserError:
     if not resume:
-        return UserError(f"run.output_dir: {folder} is not empty; choose another folder, or go on with --resume")
-    reason = (
-        f"its {CONFIG_FILE} is not that of a run" if (folder / CONFIG_FILE).exists() else f"it has no {CONFIG_FILE}"
-    )
-    return UserError(f"run.output_dir: {folder} holds no run to resume: {reason}")
+        return UserError(f"run.output_dir: {folder} is not empty; choose another folder, or continue with --resume")
+    reason = f"its {CONFIG_FILE} is not from a run" if (folder / CONFIG_FILE).exists() else f"it has no {CONFIG_FILE}"
+    return UserError(f"run.output_dir: {folder} has no run to resume: {reason}")
 
 
 def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
     """Return the names in a folder and the config.json of the run in it, if there is one.
 
     Raises:
-        UserError: a run can neither begin nor go on there.
+        UserError: a run can neither start nor continue there.
     """
     names = {p.name for p in folder.iterdir() if not LEFTOVER.fullmatch(p.name)}
     try:
@@ -146,14 +145,15 @@ def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
 
 
 def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> Changes:
-    """Begin a run in a folder that is ours, or go on with the one in it."""
+    """Start a run in a claimed folder, or continue the run in it."""
     names, before = _look(folder, arguments["run"].resume)
-    if before is None or names <= {CONFIG_FILE, LOGS}:  # it failed before its first checkpoint: nothing to lose
+    _remove_leftovers(folder, before or {})
+    if before is None or names <= {CONFIG_FILE, LOGS}:  # it failed before its first checkpoint, so nothing is lost
         write_atomically(folder / CONFIG_FILE, json.dumps(record | {OUTPUTS: []}, indent=2))
         return [], []
     fixed = MODEL if record[RECIPE] == "full_finetuning" else ADAPTER
     if "training" in record and fixed not in before.get(OUTPUTS, [fixed]) and os.path.lexists(folder / fixed):
-        raise not_ours(folder / fixed)  # now, and not once it is to be written
+        raise not_ours(folder / fixed)  # now, and not when it is written
     changed = _changed(folder, before, record, arguments)
     resumed = before.get(RESUMED, []) + changed
     if changed:
@@ -162,13 +162,21 @@ def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> C
     return changed, resumed
 
 
+def _remove_leftovers(folder: Path, record: dict[str, Any]) -> None:
+    """Delete what a run that was killed left while it wrote one of its own files."""
+    listed = record.get(OUTPUTS)
+    outputs = [n for n in listed if isinstance(n, str) and Path(n).name == n] if isinstance(listed, list) else []
+    for name in (CONFIG_FILE, RESULT_FILE, COMPARE_FILE, *outputs, *(f"{name}/README.md" for name in outputs)):
+        remove_leftovers(folder / name)
+
+
 def _changed(
     folder: Path, before: dict[str, Any], record: dict[str, Any], arguments: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the settings that are others than before and may be.
+    """Return the settings that have changed and may change.
 
     Raises:
-        UserError: a setting is another one that may not be.
+        UserError: a setting has changed that may not change.
     """
     old, new = (dict(leaves(json.loads(json.dumps(tree)))) for tree in (before, record))
     for key in (OUTPUTS, RESUMED):
@@ -178,17 +186,17 @@ def _changed(
     answers = ANSWERS if training is None or training["best_by"] == "loss" else set()
     changed, refused = [], []
     for key in sorted(old.keys() | new.keys(), key=lambda k: (k == "run.seed", k)):
-        # An older version, which did not have the setting, did as its default does.
+        # An older version without the setting behaved as with its default.
         was, now = old.get(key, defaults.get(key)), new.get(key)
         if was == now or (key.startswith("run.") and key != "run.seed"):
             continue
-        # An older version kept all fields of PEFT's configs, those too that nobody sets.
+        # An older version kept all fields of PEFT's configs, including those that are not settings.
         if key not in new and key.partition(".")[0] in ("prompt", "prefix", "lora"):
             continue
         if key in FREE | ROUNDING | answers:
             changed.append({"key": key, "was": was, "is": now})
         else:
-            refused.append(f"{key} was {was!r} and is {now!r}")
+            refused.append(f"{key} was {was!r} and is now {now!r}")
     if refused:
         raise UserError(f"--resume: the settings of {folder} have changed: {'; '.join(refused)}")
     return changed
@@ -206,10 +214,10 @@ def _defaults(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_of(folder: Path) -> dict[str, Any] | None:
-    """Return the config.json of a run; None if there is none, or one that is not a run's.
+    """Return the config.json of a run; None if it is missing or not from a run.
 
     Raises:
-        UserError: it is cut short or cannot be read.
+        UserError: it is incomplete or cannot be read.
     """
     file = folder / CONFIG_FILE
     if not is_file(file):
@@ -217,12 +225,12 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(read_bytes(file))
     except ValueError as error:
-        raise UserError(f"{file}: is damaged, or not that of a run: {error}") from None
+        raise UserError(f"{file}: is damaged, or not from a run: {error}") from None
     return record if isinstance(record, dict) and RECIPE in record else None
 
 
 def plain(value: Any) -> Any:
-    """Turn settings into JSON values: dataclasses into dicts, enums into their values, sets into sorted lists."""
+    """Convert settings to JSON values: dataclasses into dicts, enums into their values, sets into sorted lists."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Enum):
@@ -233,7 +241,7 @@ def plain(value: Any) -> Any:
         return sorted(plain(v) for v in value)
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    if type(value).__module__ == "torch":  # a dtype; not imported for this, it takes seconds
+    if type(value).__module__ == "torch":  # a dtype; importing torch only for this would take seconds
         return str(value)
     return value
 

@@ -11,12 +11,12 @@ from typing import Any
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval
 
-SCHEMA_VERSION = 1  # of a record; another one for a field that goes or changes its meaning, not for one that is added
+SCHEMA_VERSION = 1  # raised if a field is removed or changes its meaning, not if one is added
 
 
 @dataclass(kw_only=True)
 class Result:
-    """The record of a run, as `result.json` holds it. Seconds are wall time, memory GiB, tokens real ones."""
+    """The record of a run in `result.json`. Seconds are wall time, memory is in GiB, tokens exclude padding."""
 
     schema_version: int = SCHEMA_VERSION
     recipe: str
@@ -36,7 +36,7 @@ class Result:
 
 
 def as_json(result: Result) -> str:
-    """Return a record as JSON text, with null for a loss that is not a number: JSON has no word for it."""
+    """Return a record as JSON text, with null for a loss that is not finite, because JSON has no value for it."""
     return json.dumps(_finite(asdict(result)), indent=1, ensure_ascii=False, allow_nan=False)
 
 
@@ -49,15 +49,15 @@ def _finite(value: Any) -> Any:
 
 
 def load_result(path: Path) -> Result:
-    """Read a record back; fields that another version of the library has written besides are left out.
+    """Read a record. Unknown fields of another version of the library are ignored.
 
     Raises:
-        UserError: the record has a schema version that this version of the library does not know.
+        UserError: the library does not know the record's schema version.
     """
-    data = {"schema_version": 1} | json.loads(path.read_text(encoding="utf-8"))  # the first records do not name it
+    data = {"schema_version": 1} | json.loads(path.read_text(encoding="utf-8"))  # the first records lack it
     if data["schema_version"] != SCHEMA_VERSION:
         raise UserError(
-            f"{path}: this record has schema version {data['schema_version']}, and {SCHEMA_VERSION} is known"
+            f"{path}: this record has schema version {data['schema_version']}, but only {SCHEMA_VERSION} is known"
         )
     data["metrics"] = _intervals(data["metrics"])
     data["baselines"] = {name: _intervals(metrics) for name, metrics in data["baselines"].items()}
@@ -70,11 +70,13 @@ def _intervals(metrics: dict[str, dict[str, Any]]) -> dict[str, Interval]:
 
 @dataclass
 class Progress:
-    """Where training stands. `history` holds one entry a validation and one a logged step.
+    """The progress of training. `history` has one entry per validation and one per logged step.
 
-    seconds: wall time, validations included; cpu_seconds: processor time of all threads of this process, which other
-    work on the machine moves far less. energy_kwh: see `energy`; None where it was not estimated, or not all of it,
-    since the run was stopped in between. loss_scale: state of the loss scaler in float16 mixed precision, else None.
+    seconds: wall time, including validations. cpu_seconds: processor time of all threads of this process, which other
+    work on the machine affects far less. energy_kwh: see `energy`; None if it was not estimated, or only in part,
+    because the run was interrupted. loss_scale: state of the loss scaler in float16 mixed precision, else None.
+    rollbacks: each with the `step` whose loss was not finite, the step `to` which training went back, and the `factor`
+    of the learning rate from there on.
     """
 
     step: int = 0
@@ -86,11 +88,13 @@ class Progress:
     energy_kwh: float | None = None
     tokens: int = 0
     loss_scale: dict[str, float] | None = None
+    rollbacks: list[dict[str, float]] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
 
     def followed_by(self, later: Progress) -> Progress:
-        """Return both stages as one, the later one's steps counted on; its best counts, and is chosen as it was."""
+        """Return both stages as one, with the later steps added to the earlier ones. The later stage has the best."""
         energy, more = self.energy_kwh, later.energy_kwh
+        back = [r | {"step": r["step"] + self.step, "to": r["to"] + self.step} for r in later.rollbacks]
         shifted = [entry | {"step": entry["step"] + self.step} for entry in later.history]
         return replace(
             later,
@@ -100,15 +104,16 @@ class Progress:
             cpu_seconds=self.cpu_seconds + later.cpu_seconds,
             energy_kwh=None if energy is None or more is None else energy + more,
             tokens=self.tokens + later.tokens,
+            rollbacks=self.rollbacks + back,
             history=self.history + shifted,
         )
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a candidate ended: its best validation (`value`, the larger the better) and the curve of all of them.
+    """The end of a candidate: its best validation (`value`, larger is better) and all validations.
 
-    `steps` are the updates that it made, `planned` those of its whole training; `left` says that it left a sweep early.
+    `steps` are its steps, `planned` those of a whole training; `left` is true if it left a sweep early.
     """
 
     values: dict[str, Any]

@@ -6,10 +6,11 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from softprompts.config.sections import RunConfig
+from softprompts.config.sections import EvaluationConfig, RunConfig, TaskConfig
 from softprompts.errors import UserError, logger
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.folders import (
@@ -25,20 +26,20 @@ from softprompts.runs.folders import (
     plain,
     record_of,
 )
-from softprompts.system.allocator import keep_freed_memory
+from softprompts.runs.launch import check_launch
 from softprompts.system.files import one_line, write_atomically
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, set_seed
 
 
 @dataclass
 class Run:
-    """A run under way. `settings` are the recipe's arguments as plain values; `folder` is where its output goes.
+    """A run in progress. `settings` are the recipe's arguments as plain values; `folder` is its output folder.
 
-    `resumed` holds the settings that were changed on resume, each with `key`, `was` and `is`.
+    `resumed` are the settings that were changed on resume, each with `key`, `was` and `is`.
     """
 
     recipe: str
@@ -51,7 +52,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the training checkpoints."""
+        """The folder of the training checkpoints."""
         return self.folder / "checkpoints"
 
     def say(self, text: str) -> None:
@@ -60,22 +61,22 @@ class Run:
             logger.info(text)
 
     def output(self, name: str, fixed: bool = False) -> Path:
-        """Return where the run writes an output: `name` in its folder, or another if something of the user's is there.
+        """Return the path of an output: `name` in the run's folder, or another name if a user's file has it.
 
-        The run's own names are listed in its config.json, so that a resumed run may write them again.
+        The run's config.json lists its own names, so that a resumed run may write them again.
 
         Raises:
-            UserError: something of the user's is there, and the name is `fixed`.
+            UserError: a user's file has the name, and the name is `fixed`.
         """
         record = record_of(self.folder)
-        if not record or OUTPUTS not in record:  # begun by a version that kept no list
+        if not record or OUTPUTS not in record:  # started by a version without this list
             return self.folder / name
         written = record[OUTPUTS]
         taken = [n for n in (name, *(f"run-{i}-{name}" for i in range(1, 100))) if n in written or not self._has(n)]
         if taken[0] != name and fixed:
             raise not_ours(self.folder / name)
         if taken[0] != name:
-            self.say(f"{self.folder / name} is not of this run and stays as it is; writing {taken[0]} instead")
+            self.say(f"{self.folder / name} is not from this run and stays unchanged; writing {taken[0]} instead")
         if taken[0] not in written:
             written.append(taken[0])
             write_atomically(self.folder / CONFIG_FILE, json.dumps(record, indent=2))
@@ -90,26 +91,31 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
     Args:
         recipe: name in the record, e.g. "prompt_tuning".
-        arguments: the recipe's dataclass arguments by name, `run` among them.
+        arguments: the recipe's dataclass arguments by name, including `run`.
 
     Raises:
-        UserError: the folder exists and holds something, and the run is not to be resumed; it is to be resumed
-            with other settings; another process owns it; it cannot be written; a tracker that is not installed.
-        RunFinished: the run to be resumed is already finished.
+        UserError: the folder is not empty, and the run is not resumed; it is resumed with other settings; another
+            process owns it; it cannot be written; a tracker is not installed; recipes do not support the launch;
+            abstention without choices.
+        RunFinished: the resumed run is already finished.
     """
     config: RunConfig = arguments["run"]
     settings = {name: plain(value) for name, value in arguments.items()}
     folder = folder_of(config)
     _check_trackers(config.trackers)
+    check_launch()
+    _check_abstention(arguments.get("task"), arguments.get("evaluation"))
     use_all_cores()
-    keep_freed_memory()
     accelerator = Accelerator(
-        # Processes that accelerate launched on a machine without a GPU would not find each other otherwise.
+        # Otherwise processes that accelerate launched on a machine without a GPU would not find each other.
         cpu=not torch.accelerator.is_available(),
         log_with=list(config.trackers) or None,
         project_dir=str(folder / LOGS),
-        # The base is frozen and the same everywhere: only gradients of trainable parameters need to be exchanged.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        # The frozen base model is the same everywhere, so only gradients of trainable parameters are exchanged.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
+        ],
     )
     changes = _claim_once(accelerator, folder, recipe, settings, arguments)
     if changes is None:
@@ -117,7 +123,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     changed, resumed = changes
     run = Run(recipe, settings, folder, config.seed, accelerator, time.perf_counter(), resumed)
     for change in changed:
-        run.say(f"going on with {change['key']} {change['is']}, which was {change['was']}")
+        run.say(f"continuing with {change['key']} {change['is']} instead of {change['was']}")
     set_seed(config.seed)
     if config.trackers:
         with one_line(folder / LOGS):
@@ -127,14 +133,19 @@ def start_run(recipe: str, **arguments: Any) -> Run:
 
 def _check_trackers(trackers: list[str]) -> None:
     for tracker in trackers:
-        if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would leave it out without a word
+        if tracker not in {t.value for t in get_available_trackers()}:  # accelerate would silently ignore it
             raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
+
+
+def _check_abstention(task: TaskConfig | None, evaluation: EvaluationConfig | None) -> None:
+    if task and evaluation and evaluation.abstain_below is not None and task.choices is None:
+        raise UserError("evaluation.abstain_below: applies only with task.choices, whose probabilities it looks at")
 
 
 def _claim_once(
     accelerator: Accelerator, folder: Path, recipe: str, settings: dict[str, Any], arguments: dict[str, Any]
 ) -> Changes | None:
-    """Claim the folder in one process, which tells the others: they would see what it has written meanwhile."""
+    """Claim the folder in one process, which informs the others, because they would see its files."""
     verdict: list[Any] = [None]
     if accelerator.is_main_process:
         try:

@@ -1,1 +1,1 @@
-"""Sweeps: the candidates, who goes on, and the choice of the best."""
+"""Sweeps: candidates, successive halving, and the choice of the best."""

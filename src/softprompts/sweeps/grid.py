@@ -1,4 +1,4 @@
-"""The combinations of a sweep: settings of a method and of training, one set a candidate."""
+"""Make the candidates of a sweep: one set of settings of the method and of training per candidate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from softprompts.errors import UserError, nearest
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-# The section of each method that a sweep takes; full fine-tuning has none.
+# The section of each method in a sweep; full fine-tuning has none.
 SECTIONS: dict[str, str | None] = {
     "prompt_tuning": "prompt",
     "prefix_tuning": "prefix",
@@ -23,7 +23,7 @@ SECTIONS: dict[str, str | None] = {
     "lora": "lora",
     "full_finetuning": None,
 }
-# What all candidates share: how they are compared, and how the forward passes are cut.
+# Settings that all candidates share: those of the comparison and of the forward passes.
 COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy", "teacher", "teacher_context")
 SEED = "run.seed"
 RATE = "training.learning_rate"
@@ -33,22 +33,22 @@ Settings = PromptConfig | PrefixConfig | EncoderConfig | LoraConfig
 
 @dataclass
 class SweepConfig:
-    """Candidates of one method: every combination of the values in `grid`. Validation chooses among them.
+    """Candidates of one method: every combination of the values in `grid`. Validation chooses the best.
 
-    Soft prompts train side by side over one base model. LoRA and full fine-tuning change the base model's weights:
-    their candidates train one after another.
+    Soft prompts are trained in the same forward passes over one base model. LoRA and full fine-tuning change the base
+    model's weights, so their candidates are trained one after another.
 
     Args:
-        grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Any key
-            of the method's section and of training may, and run.seed; the best on validation is kept.
-        method: what trains; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
-        reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after 1/8, 1/4 and 1/2 of
-            the updates, say, the best 1/reduction_factor of the candidates go on. By default all train to their end.
-        extensions: as long as the best value of a number is the largest or the smallest tried, one more candidate is
-            tried beyond it, so many times at most. A new one goes on as long as it is among the best
-            1/reduction_factor of all that came as far (Li et al. 2020).
-        extend: keys of the grid that may go beyond their edges; by default the learning rate alone: a longer prompt, or
-            a larger rank, costs more.
+        grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Keys may be
+            those of the method's section and of training, and run.seed; the best on validation is kept.
+        method: the method; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
+        reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after parts of the steps,
+            for example 1/8, 1/4 and 1/2, the best 1/reduction_factor of the candidates continue. By default none leave.
+        extensions: most further candidates. While the best value of a number is the largest or the smallest tried, one
+            candidate beyond it is added. It continues while it is among the best 1/reduction_factor of all candidates
+            that reached the same step (Li et al. 2020).
+        extend: keys of the grid that may extend beyond their edges; by default only the learning rate, because longer
+            prompts and larger ranks cost more.
     """
 
     grid: dict[str, list[str | int | float | bool | None]]
@@ -60,7 +60,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if self.reduction_factor is not None and self.reduction_factor < 2:
             raise UserError(
-                f"sweep.reduction_factor: expected 2 or more, found {self.reduction_factor}; null lets all train on"
+                f"sweep.reduction_factor: expected 2 or more, found {self.reduction_factor}; null trains all to the end"
             )
         if self.extensions < 0:
             raise UserError(f"sweep.extensions: expected 0 or more, found {self.extensions}")
@@ -68,7 +68,7 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class Point:
-    """The settings of one candidate; `values` are those that vary, by dotted key.
+    """The settings of one candidate; `values` are the varied ones, by dotted key.
 
     `method` is the section of the method, None for full fine-tuning.
     """
@@ -80,13 +80,13 @@ class Point:
 
     @property
     def name(self) -> str:
-        """The varied values, for people: "learning_rate=0.01 seed=1"."""
+        """The varied values as text: "learning_rate=0.01 seed=1"."""
         return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items())
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What a sweep may vary, with its settings: `sections` holds those of the method, of training and of the run."""
+    """The settings that a sweep may vary. `sections` are those of the method, of training and of the run."""
 
     sweep: SweepConfig
     sections: Mapping[str, Any]
@@ -98,10 +98,10 @@ class Grid:
         return [key for key in keys if key not in [f"training.{name}" for name in COMMON]] + [SEED]
 
     def point(self, values: dict[str, Any]) -> Point:
-        """Return the candidate that has these values.
+        """Return the candidate with these values.
 
         Raises:
-            UserError: a value that its key does not take, or not together with another.
+            UserError: a key does not accept a value, or not in combination with another.
         """
         changed = {}
         for section, before in self.sections.items():
@@ -115,7 +115,8 @@ class Grid:
         """Return every candidate: all combinations of `sweep.grid`, its last key varying fastest.
 
         Raises:
-            UserError: a key that there is not, or that may not vary; no values; a value twice or of the wrong type.
+            UserError: a key is unknown or may not vary; there are no values; a value occurs twice or has the wrong
+                type.
         """
         if not self.sweep.grid:
             raise UserError("sweep.grid: expected at least one key with its values")
@@ -134,49 +135,49 @@ class Grid:
 
 
 def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: TrainingConfig, run: RunConfig) -> Grid:
-    """Return what a sweep may vary.
+    """Return the settings that a sweep may vary.
 
     Args:
         sweep: the sweep.
-        sections: of all methods, by name.
-        training: what the grid does not vary of it.
-        run: likewise.
+        sections: sections of all methods, by name.
+        training: settings of training that the grid does not vary.
+        run: settings of the run, likewise.
 
     Raises:
-        UserError: no such method; settings of another method than the sweep's; energy, which candidates share; a
-            teacher, which a run has alone.
+        UserError: the method is unknown; settings belong to another method; energy is set, which candidates share; a
+            teacher is set, which candidates cannot have.
     """
     if sweep.method not in SECTIONS:
         raise UserError(f'sweep.method: "{sweep.method}"{nearest(sweep.method, SECTIONS)}')
     for key in sweep.extend:
-        if key not in (RATE, *sweep.grid):  # the rate is the default, whether or not it varies
+        if key not in (RATE, *sweep.grid):  # the learning rate keeps its default, whether or not it varies
             raise UserError(f'sweep.extend: "{key}" is not in sweep.grid{nearest(key, sweep.grid)}')
     if training.energy:
-        raise UserError("training.energy: the candidates of a sweep share their passes; measure a run of its own")
+        raise UserError("training.energy: the candidates of a sweep share forward passes; measure a separate run")
     if training.taught:
         key = "teacher" if training.teacher else "teacher_context"
         raise UserError(
-            f"training.{key}: the candidates of a sweep have no teacher; set it to null, or train one alone"
+            f"training.{key}: the candidates of a sweep have no teacher; set it to null, or train a single run"
         )
     mine = SECTIONS[sweep.method]
     for name, section in sections.items():
         if name != mine and section != type(section)():
             reads = f"reads {mine}" if mine else "has no section of its own"
-            raise UserError(f"{name}: sweep.method is {sweep.method}, which {reads}; take {name} out")
+            raise UserError(f"{name}: sweep.method is {sweep.method}, which {reads}; remove {name}")
     method = {mine: sections[mine]} if mine else {}
     return Grid(sweep, {**method, "training": training, "run": run})
 
 
 def beyond(best: Mapping[str, Any], tried: Sequence[Mapping[str, Any]], keys: Collection[str]) -> list[dict[str, Any]]:
-    """Return one candidate's values for each number of the best that is an edge of what was tried.
+    """Return the values of one candidate for each number of the best that is at an edge of the tried values.
 
-    A number goes on by the ratio of the last two values, if all are above zero, else by their difference. Seeds have
-    no edge. A number with one value was never varied.
+    A number continues by the ratio of the last two values if all are above zero, else by their difference. Seeds have
+    no edge. A number with a single value is not extended.
 
     Args:
         best: the values of the best candidate, by key.
         tried: the values of all candidates.
-        keys: which may go on.
+        keys: the keys that may be extended.
     """
     found = []
     for key, value in best.items():
@@ -201,7 +202,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _rounded(value: float) -> float:
-    """Return a number of two digits: 0.03 * 0.03 / 0.01 is 0.09 and some dust."""
+    """Return a number rounded to two digits, because 0.03 * 0.03 / 0.01 is not exactly 0.09."""
     return value if value == 0 else round(value, 1 - math.floor(math.log10(abs(value))))
 
 

@@ -1,4 +1,4 @@
-"""Successive halving: which candidates of a sweep go on (Jamieson and Talwalkar 2016; Li et al. 2018)."""
+"""Successive halving of a sweep's candidates (Jamieson and Talwalkar 2016; Li et al. 2018)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 
 def rungs(candidates: int, reduction_factor: int | None) -> list[float]:
-    """Return after which shares of a candidate's updates the worse ones leave, ascending; the last is 1.
+    """Return the shares of a candidate's steps after which the worse candidates leave, ascending; the last is 1.
 
-    There are so many that one of the first candidates is left for the last: 1/8, 1/4, 1/2 and 1 for eight of them and a
+    Their number leaves one of the first candidates for the last share: 1/8, 1/4, 1/2 and 1 for eight candidates and a
     factor of two.
     """
     if reduction_factor is None:
@@ -21,10 +21,10 @@ def rungs(candidates: int, reduction_factor: int | None) -> list[float]:
 
 
 def go_on(values: Mapping[int, float], reduction_factor: int) -> set[int]:
-    """Return which candidates go on: the best 1/reduction_factor of all that came as far, rounded up.
+    """Return the candidates that continue: the best 1/reduction_factor of all that came as far, rounded up.
 
-    `values` holds what chooses the best, by the number of a candidate: the larger the better. Of equals the first
-    go on.
+    `values` are the scores of the choice, by the number of a candidate; larger is better. Among equals, the first ones
+    continue.
     """
     best = sorted(values, key=lambda number: (-values[number], number))
     return set(best[: math.ceil(len(best) / reduction_factor)])

@@ -1,4 +1,4 @@
-"""A sweep: candidates with different settings train, the worse ones leave early, and validation chooses the best."""
+"""Run a sweep: train candidates with different settings, drop worse ones early, and choose the best."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from softprompts.training.state import Candidate, make_candidate
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-LEFT = "left.json"  # the progress of a candidate that left; its checkpoints are deleted then
+LEFT = "left.json"  # the progress of a candidate that left, whose checkpoints are deleted
 
-# Builds models with the settings of these points, and the engine that runs them.
+# A function that builds models with the settings of these points, and the engine that runs them.
 Build = Callable[[Sequence[Point]], Engine]
 
 
 @dataclass
 class Contender:
-    """A candidate of a sweep, whether or not its model is in memory.
+    """A candidate of a sweep. Its model need not be in memory.
 
-    `left_at` is the update after which it left; None as long as it has not.
+    `left_at` is the step after which it left; None if it has not left.
     """
 
     number: int
@@ -51,17 +51,17 @@ class Contender:
     failure: str | None = None
 
     def pause(self, rung: float) -> int:
-        """Return the update that a share of its training ends with."""
+        """Return the last step of a share of its training."""
         return math.ceil(rung * self.point.training.steps)
 
     def came(self, rung: float) -> bool:
-        """Say whether it trained as far as a rung, or ended early because nothing was gained any more."""
+        """Return whether it was trained up to a rung, or ended early because it no longer improved."""
         patience = self.point.training.patience
         spent = patience is not None and self.progress.validations_without_gain >= patience
         return not self.failure and (self.progress.step >= self.pause(rung) or spent)
 
     def value(self, rung: float) -> float:
-        """Return the best validation up to a rung, the larger the better; minus infinity if none was finite."""
+        """Return the best validation up to a rung, larger is better; minus infinity if none was finite."""
         by = self.point.training.best_by
         seen = [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
         values = [-e["validation_loss"] if by == "loss" else e[f"validation_{by}"] for e in seen]
@@ -69,13 +69,13 @@ class Contender:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What it is ordered by at the end: its best validation, and among equals the smaller loss there."""
+        """The key of the final order: its best validation, and among equals the smaller loss there."""
         losses = {e["step"]: e["validation_loss"] for e in self.progress.history if "validation_loss" in e}
         return self.value(1.0), -losses.get(self.progress.best_step, math.inf)
 
     @property
     def standing(self) -> Standing:
-        """What the record keeps."""
+        """The candidate's entry in the record."""
         validations = [entry for entry in self.progress.history if "validation_loss" in entry]
         value = None if self.failure else self.progress.best_value
         return Standing(
@@ -92,7 +92,7 @@ class Contender:
 
 @dataclass
 class Sweep:
-    """A sweep under way."""
+    """A sweep in progress."""
 
     grid: Grid
     build: Build
@@ -103,12 +103,14 @@ class Sweep:
     contenders: list[Contender] = field(default_factory=list)
 
     def add(self, points: Sequence[Point]) -> list[Contender]:
-        """Take further candidates in; those that have left before a resume come with their progress.
+        """Add candidates. Those that left before a resume are added with their progress.
 
         Raises:
-            UserError: settings that do not fit together.
+            UserError: settings that cannot be combined.
         """
-        names = reported(load_metrics(self.data.task.metrics, self.data.task.schema), self.data.train[0].row.target)
+        task = self.data.task
+        metrics = load_metrics(task.metrics, task.schema, task.metric_data)
+        names = reported(metrics, self.data.train[0].row.target)
         for point in points:
             check_training(point.training, self.run.accelerator, names, len(self.data.train))
         new = []
@@ -123,7 +125,7 @@ class Sweep:
         return new
 
     def train(self, new: Sequence[Contender]) -> None:
-        """Train these candidates from rung to rung; at each the worse leave."""
+        """Train these candidates from rung to rung. At each rung, the worse ones leave."""
         factor = self.grid.sweep.reduction_factor
         for rung in rungs(len(self.grid.points()), factor):
             alive = [c for c in new if c.left_at is None]
@@ -136,10 +138,10 @@ class Sweep:
                     self.leave(contender)
 
     def advance(self, group: Sequence[Contender], rung: float) -> None:
-        """Train some candidates in the same forward passes as far as a rung.
+        """Train some candidates in the same forward passes up to a rung.
 
         Raises:
-            UserError: as `training.train`; a candidate of the grid, not one beyond it, that cannot be built.
+            UserError: as `training.train`; a candidate of the grid, not an added one, cannot be built.
         """
         try:
             engine, candidates = self.open(group, rung)
@@ -155,10 +157,10 @@ class Sweep:
         for contender, candidate in zip(group, candidates, strict=True):
             contender.progress, contender.failure = candidate.progress, candidate.failure
             if contender.value(rung) == -math.inf and not contender.failure:
-                contender.failure = "no validation gave a finite number; look at the validation losses, and model.dtype"
+                contender.failure = "no validation gave a finite number; check the validation losses and model.dtype"
 
     def open(self, group: Sequence[Contender], rung: float) -> tuple[Engine, list[Candidate]]:
-        """Return some candidates with their models, as their newest checkpoints leave them, and their engine."""
+        """Return some candidates with their models at their newest checkpoints, and their engine."""
         engine = self.build([c.point for c in group])
         inputs = inputs_of(self.data, engine.model)
         candidates = [
@@ -178,7 +180,7 @@ class Sweep:
         return engine, candidates
 
     def leave(self, contender: Contender) -> None:
-        """Let a candidate leave: its progress stays, its checkpoints go unless a failure names them."""
+        """Remove a candidate: keep its progress, and delete its checkpoints unless a failure names them."""
         contender.left_at = contender.progress.step
         record = {
             "left_at": contender.left_at,
@@ -193,7 +195,7 @@ class Sweep:
 
     @property
     def best(self) -> Contender:
-        """The best on validation of those that trained to their end.
+        """The best on validation of those that were trained to the end.
 
         Raises:
             UserError: every candidate was given up.
@@ -204,14 +206,14 @@ class Sweep:
         return max(ended, key=lambda c: c.rank)
 
     def further(self) -> list[Point]:
-        """Return candidates beyond the best, for each of its numbers that is an edge of what was tried."""
+        """Return candidates beyond the best, for each of its numbers that is at an edge of the tried values."""
         points = []
         tried = [c.point.values for c in self.contenders]
         for values in beyond(self.best.point.values, tried, self.grid.sweep.extend):
             try:
                 points.append(self.grid.point(values))
-            except UserError as error:  # a key takes no such value: the edge is its own
-                self.run.say(f"sweep.extensions: nothing beyond: {error}")
+            except UserError as error:  # the key does not accept the value, so this is its limit
+                self.run.say(f"sweep.extensions: no further candidate: {error}")
         return points
 
 
@@ -225,19 +227,19 @@ def run_sweep(
     *,
     together: bool = True,
 ) -> tuple[Engine, Candidate, list[Standing]]:
-    """Train the candidates of a grid, and return the best on validation with its engine, and how each one ended.
+    """Train the candidates of a grid; return the best on validation with its engine, and all standings.
 
     Args:
-        grid: what varies.
-        build: returns the engine over one model for each of the points that it is given, in their order.
-        tokenizer: of the base model.
-        data: the task, tokenized.
-        evaluation: how validation scores.
+        grid: the settings that vary.
+        build: returns the engine over one model for each of the given points, in their order.
+        tokenizer: the base model's tokenizer.
+        data: the tokenized task.
+        evaluation: settings of the scoring on validation.
         run: the run.
-        together: train the candidates side by side; else one after another.
+        together: whether candidates are trained in the same forward passes; otherwise one after another.
 
     Raises:
-        UserError, Interrupted: as `training.train`; more than one process; every candidate was given up.
+        UserError, Interrupted: as `training.train`; there are several processes; every candidate was given up.
     """
     if run.accelerator.num_processes > 1:
         raise UserError("a sweep trains its candidates in one process; launch it with --num_processes 1")
@@ -252,7 +254,7 @@ def run_sweep(
         if not further:
             break
         for point in further:
-            run.say(f"sweep.extensions: the best is an edge of what was tried: trying {point.name}")
+            run.say(f"sweep.extensions: the best is at an edge of the tried values; trying {point.name}")
             sweep.train(sweep.add([point]))
     engine, (best,) = sweep.open([sweep.best], 1.0)
     best.take_best()
@@ -271,10 +273,10 @@ def save_sweep(run: Run, standings: Sequence[Standing], best_by: str) -> None:
 
 
 def table(standings: Sequence[Standing], best_by: str) -> str:
-    """Return the candidates as a Markdown table: those that trained to their end first, those given up last."""
+    """Return the candidates as a Markdown table: those trained to the end first, those given up last."""
     keys = list(standings[0].values)
     short = [k.removeprefix("training.").removeprefix("prompt.") for k in keys]
-    head = [*short, f"best validation {best_by}", "step", "updates made"]
+    head = [*short, f"best validation {best_by}", "step", "steps made"]
     rows = []
     for standing in ranked(standings):
         value = "given up" if standing.value is None else f"{as_read(standing.value, best_by):.4f}"
@@ -284,8 +286,6 @@ def table(standings: Sequence[Standing], best_by: str) -> str:
 
 
 def cost_in_words(standings: Sequence[Standing]) -> str:
-    """Return what a sweep cost, and how much of the full grid that is."""
+    """Return the cost of a sweep in words, and its share of the full grid."""
     made, whole = sum(s.steps for s in standings), sum(s.planned for s in standings)
-    return (
-        f"{len(standings)} candidates made {made} updates, {made / whole:.0%} of the {whole} that all would have made"
-    )
+    return f"{len(standings)} candidates made {made} steps, {made / whole:.0%} of the {whole} steps of a full grid"

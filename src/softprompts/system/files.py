@@ -190,8 +190,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with one_line(path):
         try:
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            _flush(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -209,7 +208,23 @@ def filling(folder: Path) -> Iterator[Path]:
         for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
             target = folder / file.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
+            _flush(file)
             file.replace(target)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what `replacing` left beside a file when its process was killed; no process may be writing the file."""
+    leftover = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}", re.ASCII)
+    with one_line(path):
+        for place in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
+            if leftover.fullmatch(place.name):
+                place.unlink()
+
+
+def _flush(file: Path) -> None:
+    """Wait until a file is on the disk: a rename may get there before what it names."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def check_new(key: str, folder: Path) -> None:

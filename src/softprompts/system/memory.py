@@ -9,15 +9,21 @@ from contextlib import contextmanager
 
 from softprompts.errors import UserError, is_first_process, logger
 
-import torch
-
-# How PyTorch and the libraries under it word it where they have no exception for it.
-WORDINGS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "ALLOC_FAILED")
+# How PyTorch and the libraries under it word it, in their own exceptions too. A thread needs room for its stack.
+WORDINGS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "can't start new thread",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory is full: CUDA's, MPS's, the CPU allocator's, Python's or NumPy's."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or getattr(error, "errno", None) == errno.ENOMEM:
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(wording in str(error) for wording in WORDINGS)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+_open: list[list[int]] = []  # of the contexts that collect signals now, the outer one first
 
 
 @contextmanager
@@ -14,7 +17,14 @@ def collected_signals(forward: Callable[[int], object] | None = None) -> Iterato
     """Collect SIGINT and SIGTERM in a list instead of dying.
 
     Each signal goes to `forward`. Without it, the second signal of a kind acts as if nothing were collected: it kills.
+    Within another such context, the list is that of the other. In a thread, which receives no signals, it stays empty.
     """
+    if forward is None and _open:
+        yield _open[-1]
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
     received: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -25,8 +35,10 @@ def collected_signals(forward: Callable[[int], object] | None = None) -> Iterato
             forward(number)
 
     previous: dict[signal.Signals, Any] = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    _open.append(received)
     try:
         yield received
     finally:
+        _open.remove(received)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,1 +1,1 @@
-"""Rows become a task: prompts, targets and choices, as text and as tokens."""
+"""Make tasks from rows: prompts, targets and choices."""

@@ -1,4 +1,4 @@
-"""What makes numbers meaningless, said before anything is trained: one line each, on standard error."""
+"""Warn before training of data that would make the scores meaningless."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from softprompts.tasks.templates import Row
 
 import numpy
 
-# With fewer rows of a label, which of them happen to be in train decides what is learnt of it: two seeds of the split
-# tell different stories. Few-shot work calls 1 to 5 rows a label "few".
+# With fewer rows of a label, the draw of the training rows decides what is learned of it, and two seeds of the split
+# lead to different conclusions. Few-shot work calls 1 to 5 rows per label "few".
 RARE = 5
-# `choices: from_train` with more targets than this, and than half of its rows, has found free text, no labels.
+# Targets are free text, not labels, if there are more of them than this and than half of the rows.
 LABELS = 20
 
 
 class Scored(Protocol):
-    """What is scored: a `documents.Example`."""
+    """A scored row: a `documents.Example`."""
 
     @property
     def row(self) -> Row: ...
 
 
 def check_labels(labels: Counter[str]) -> None:
-    """Raise `UserError` if the targets of train, each with its number of rows, are too many to be labels."""
+    """Raise `UserError` if there are too many targets to be labels. `labels` has the rows of each."""
     distinct, rows = len(labels), labels.total()
     if distinct > max(LABELS, rows / 2):
         raise UserError(
             f"task.choices: from_train finds {distinct:,} different targets in {rows:,} rows: "
-            "these are no labels; remove task.choices for answers of any text"
+            "these are not labels; remove task.choices for open targets"
         )
 
 
 def check_distinct(choices: Sequence[str]) -> None:
-    """Raise `UserError` if two choices are the same, or differ in the spaces around them only: both read alike."""
+    """Raise `UserError` if two choices are the same, or differ only in surrounding spaces."""
     seen: dict[str, str] = {}
     for choice in choices:
         if (other := seen.get(choice.strip())) is not None:
-            how = "stands there twice" if other == choice else f"and {short(other)!r} differ in spaces only"
-            raise UserError(f"task.choices: {short(choice)!r} {how}: answers of the two could not be told apart")
+            how = "appears twice" if other == choice else f"and {short(other)!r} differ only in spaces"
+            raise UserError(f"task.choices: {short(choice)!r} {how}, so predictions of the two could not be told apart")
         seen[choice.strip()] = choice
 
 
 def look_alikes(choices: Sequence[str]) -> Iterator[str]:
-    """Yield warnings of labels that a reader would take for one: 1 and 1.0, "Yes" and "yes", true and True."""
+    """Yield warnings of labels that probably mean the same: 1 and 1.0, "Yes" and "yes", true and True."""
     seen: dict[object, str] = {}
     for choice in choices:
         text = choice.strip().casefold()
@@ -59,19 +59,19 @@ def look_alikes(choices: Sequence[str]) -> Iterator[str]:
         except ValueError:
             meant = text
         if (other := seen.setdefault(meant, choice)) != choice:
-            yield f"task.choices: from_train takes {short(other)!r} and {short(choice)!r} for two labels"
+            yield f"task.choices: from_train treats {short(other)!r} and {short(choice)!r} as two labels"
 
 
 class Seen:
-    """What there is to say of the rows of one split, gathered row by row: not all of them are in memory."""
+    """Facts about the rows of one split for warnings, collected row by row, because not all rows are in memory."""
 
     def __init__(self, split: str, prompt: str, choices: bool) -> None:
-        """Look at a split, whose template of a prompt is given.
+        """Start with the first row of a split.
 
         Args:
-            split: its name.
-            prompt: the template.
-            choices: whether its targets are choices, so that there are few of them to count.
+            split: the name of the split.
+            prompt: the prompt template.
+            choices: whether targets are choices, whose distinct values can be counted.
         """
         self.split = split
         self.rows = 0
@@ -80,12 +80,12 @@ class Seen:
         self._columns = list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(prompt) if name))
         self._empty: dict[str, int] = {}
         self._first_empty: dict[str, str] = {}
-        # Hashes of 64 bits: of a million prompts, two different ones share one once in 40 million tasks.
+        # 64-bit hashes: among a million prompts, two different ones share a hash in one of 40 million tasks.
         self.prompts = array("q")
-        self.places: list[str] = []  # of those splits that are compared with train
+        self.places: list[str] = []  # only of splits that are compared with train
 
     def add(self, place: str, prompt: str, target: str, record: Record) -> None:
-        """Take a row."""
+        """Add a row."""
         self.rows += 1
         if self._choices or len(self.targets) < 2:
             self.targets[target] += 1
@@ -100,7 +100,7 @@ class Seen:
     def same_target(self) -> Iterator[str]:
         """Yield a warning if all rows have one target."""
         if len(self.targets) == 1:
-            what = "nothing else is learnt" if self.split == "train" else "who always says it scores 100 %"
+            what = "nothing else is learned" if self.split == "train" else "always predicting it scores 100 %"
             count = f"all {self.rows:,} rows have" if self.rows > 1 else "the only row has"
             yield f'task.{self.split}: {count} the target "{short(next(iter(self.targets)))}": {what}'
 
@@ -121,24 +121,24 @@ class Seen:
             yield f"task.{self.split}: {count}, e.g. {named}"
 
     def known(self, train: Seen) -> Iterator[str]:
-        """Yield a warning if prompts are in train, too."""
+        """Yield a warning if prompts also occur in train."""
         same = numpy.isin(numpy.frombuffer(self.prompts, "q"), numpy.frombuffer(train.prompts, "q")).nonzero()[0]
         if len(same):
             where = self.places[same[0]]
-            yield f"task.{self.split}: {len(same):,} of {self.rows:,} prompts are in train, too, e.g. {where}"
+            yield f"task.{self.split}: {len(same):,} of {self.rows:,} prompts also occur in train, e.g. {where}"
 
 
 def row_warnings(splits: Mapping[str, Seen], choices: Sequence[str] | None) -> list[str]:
-    """Return warnings of rows that make the numbers of a task meaningless.
+    """Return warnings of rows that make the scores of a task meaningless.
 
-    - all rows of a split have one target: always saying it is right;
+    - all rows of a split have one target, so always predicting it is right;
     - labels with fewer than `RARE` rows in train;
-    - rows of validation or test whose prompt is in train, too: they are known, not predicted;
+    - rows of validation or test whose prompt also occurs in train, so the model may know them;
     - columns of the prompt that are empty in some rows.
     """
     said = []
     if only := choices is not None and len(choices) == 1:
-        said.append(f'task.choices: "{short((choices or ("",))[0])}" is the only choice: every answer is right')
+        said.append(f'task.choices: "{short((choices or ("",))[0])}" is the only choice, so every prediction is right')
     for seen in splits.values():
         said += [*(() if only else seen.same_target()), *seen.empty_columns()]
     train = splits["train"]
@@ -149,10 +149,10 @@ def row_warnings(splits: Mapping[str, Seen], choices: Sequence[str] | None) -> l
 
 
 def first_rows_warning(key: str, split: str, taken: Sequence[str], whole: Collection[str]) -> Iterator[str]:
-    """Yield a warning if the first rows of a split are no sample of it, since the file is sorted by target.
+    """Yield a warning if the first rows of a split do not represent it because the file is sorted by target.
 
     Args:
-        key: the setting that takes the first rows only.
+        key: the setting that selects the first rows.
         split: the split.
         taken: targets of these rows, in order.
         whole: targets of the whole split.
@@ -166,14 +166,14 @@ def first_rows_warning(key: str, split: str, taken: Sequence[str], whole: Collec
 
 
 def is_sorted(targets: Sequence[str]) -> bool:
-    """Say whether rows seem to be sorted: each target makes one run, and not a short one, which comes by chance."""
+    """Return whether rows seem sorted: the rows of each target are adjacent, and too many for chance."""
     distinct = len(set(targets))
     runs = 1 + sum(a != b for a, b in pairwise(targets))
     return runs == distinct and len(targets) >= (2 if distinct == 1 else 5 * distinct)
 
 
 def warn_of_scored_rows(key: str, examples: Sequence[Scored], count: int | None) -> None:
-    """Warn if the first `count` examples of validation, which choose something, are no sample of it."""
+    """Warn if the first `count` examples of validation, which serve for a choice, do not represent it."""
     targets = [example.row.target for example in examples]
     for text in first_rows_warning(key, "validation", targets[:count], targets):
         warn(text)

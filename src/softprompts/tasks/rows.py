@@ -1,4 +1,4 @@
-"""Rows of a split as an Arrow table: each is made of it when it is asked for."""
+"""Keep the rows of a split in an Arrow table, and make each row at its access."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from softprompts.tasks.templates import Row, render
 
 import pyarrow
 
-# `record` is JSON; null if the record holds what JSON has no word for, such as a date.
+# `record` is JSON; null if the record contains a value that JSON does not have, such as a date.
 SCHEMA = pyarrow.schema([(name, pyarrow.large_string()) for name in ("place", "prompt", "target", "record")])
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Text(NamedTuple):
-    """What a row shows of itself, without its record."""
+    """The texts of a row, without its record."""
 
     place: str
     prompt: str
@@ -30,7 +30,7 @@ class StoredRows(Lazy[Row]):
     """The rows of a split. `sha256` is the digest of their prompts and targets."""
 
     def __init__(self, tables: Tables, split: str) -> None:
-        """Take the rows that a `RowWriter` has written to one of the tables."""
+        """Read the rows that a `RowWriter` wrote to one of the tables."""
         self.table = tables.tables[split]
         self._tables, self._split = tables, split
         notes = tables.notes[split]
@@ -45,7 +45,7 @@ class StoredRows(Lazy[Row]):
             yield Row(place, prompt, target, self._odd[number] if record is None else json.loads(record))
 
     def texts(self) -> Iterator[Text]:
-        """Yield the rows without their records, which take most of the time."""
+        """Yield the rows without their records, whose reading takes most of the time."""
         if self.span == self.whole:
             for batch in self._tables.batches(self._split, Text._fields):
                 yield from map(Text._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
@@ -60,7 +60,7 @@ def texts_of(rows: Sequence[Row]) -> Iterator[Text]:
 
 
 def key_of_rows(rows: Sequence[Row]) -> str | None:
-    """Return what names these very rows in the keys of other tables; None if they are in memory only."""
+    """Return the name of these rows in the keys of other tables; None if they are only in memory."""
     return f"{rows.key} {rows.span}" if isinstance(rows, StoredRows) and rows.key else None
 
 
@@ -93,7 +93,7 @@ class RowWriter:
         """Append a row.
 
         Raises:
-            NotKept: the table is a file, and the record no JSON.
+            NotKept: the table is a file, and the record is not JSON.
         """
         text = _as_json(record) if _is_json(record) else None
         if text is None:
@@ -112,13 +112,13 @@ class RowWriter:
             self._batch.clear()
 
     def close(self) -> dict[str, Any]:
-        """Write what is left and return what `StoredRows` needs besides the table."""
+        """Write the remaining rows, and return the facts that `StoredRows` needs in addition to the table."""
         self._flush()
         return {"sha256": self._digest.hexdigest(), "odd": self._odd}
 
 
 def rewritten(rows: Sequence[Row], writer: Writer, prompt: str, solved: str) -> dict[str, Any]:
-    """Write rows with another prompt, behind a text of solved examples; return what `StoredRows` needs."""
+    """Write rows with another prompt after the few-shot examples; return the facts that `StoredRows` needs."""
     written = RowWriter(writer)
     for row in rows:
         written.add(row.place, solved + render(prompt, row.record, row.place), row.target, row.record)
@@ -126,7 +126,7 @@ def rewritten(rows: Sequence[Row], writer: Writer, prompt: str, solved: str) -> 
 
 
 def _is_json(value: Any) -> bool:
-    """Say whether JSON gives back the very value."""
+    """Return whether a value is the same after conversion to JSON and back."""
     kind = type(value)
     if kind is dict:
         return all(type(key) is str and _is_json(v) for key, v in value.items())

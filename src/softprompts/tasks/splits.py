@@ -1,4 +1,4 @@
-"""One pass over the rows of a task: each is rendered, checked and written down; what there is to say is collected."""
+"""Read the rows of a task once: render, check and write each row, and collect warnings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from softprompts.tasks.checks import (
     look_alikes,
     row_warnings,
 )
+from softprompts.tasks.privacy import Privacy
 from softprompts.tasks.rows import RowWriter
 from softprompts.tasks.schemas import target_check
 from softprompts.tasks.templates import check_characters, render
 
 
 class _Choices:
-    """What the targets of a task may be, as far as that is known: those of train once train has been read."""
+    """The possible targets of a task, as far as known: with `from_train`, only after train has been read."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -36,7 +37,7 @@ class _Choices:
         self.in_train: Counter[str] = Counter()
         if isinstance(config.choices, dict):
             self.mapping = _mapping(config.choices)
-            self._take(tuple(dict.fromkeys(self.mapping.values())))  # two labels may share a word
+            self._take(tuple(dict.fromkeys(self.mapping.values())))  # labels may share a word
         elif isinstance(config.choices, list):
             self._take(tuple(config.choices))
 
@@ -51,7 +52,7 @@ class _Choices:
         self.words = words
 
     def end_of_train(self) -> list[str]:
-        """Take the labels that train had, and return warnings of them."""
+        """Use the labels of train as choices, and return warnings about them."""
         if not self.from_train:
             return []
         check_labels(self.in_train)
@@ -60,7 +61,7 @@ class _Choices:
 
     @property
     def valid(self) -> Any:
-        """What a label may be: all choices, or the labels that stand for them; None if that may be anything."""
+        """The valid labels: all choices, or the labels that the mapping has for them; None if any label is valid."""
         return self.words if self.mapping is None else self.mapping
 
     def target(self, place: str, label: str) -> str:
@@ -76,15 +77,16 @@ class _Choices:
 
 
 class _Split:
-    """The rows of one split: those that are taken are written; of the others, the labels count."""
+    """The rows of one split. Rows beyond `task.max_rows` are not written, but their labels count."""
 
     def __init__(self, name: str, config: TaskConfig, choices: _Choices, check: Any, writer: Writer) -> None:
         self.name, self.config, self.choices, self.check = name, config, choices, check
         self.limit = config.max_rows.get(name)
         self.writer = RowWriter(writer)
         self.seen = Seen(name, config.prompt, config.choices is not None)
-        self.taken: list[str] = []  # labels of the first rows, if they may be no sample of all
+        self.taken: list[str] = []  # labels of the first rows, if these may not represent all rows
         self.labels: set[str] = set()
+        self.masked: Counter[str] = Counter()
 
     @property
     def is_full(self) -> bool:
@@ -92,15 +94,15 @@ class _Split:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the rows that are left have no say any more."""
+        """Whether the remaining rows cannot change anything."""
         if not self.is_full:
             return False
         return self.choices.valid is None or not is_sorted(self.taken) or self.labels.issuperset(self.choices.valid)
 
-    def add(self, place: str, record: Record) -> None:
+    def add(self, place: str, record: Record, masked: Counter[str]) -> None:
         if self.is_full:
             if self.config.choices is not None:
-                with suppress(UserError):  # rows that nothing else reads may lack a label
+                with suppress(UserError):  # rows that are not used may lack a label
                     self.labels.add(render(self.config.target, record, place))
             return
         label = render(self.config.target, record, place)
@@ -110,25 +112,29 @@ class _Split:
         prompt = render(self.config.prompt, record, place)
         self.writer.add(place, prompt, target, record)
         self.seen.add(place, prompt, target, record)
+        self.masked += masked
         if self.limit is not None and self.config.choices is not None:
             self.taken.append(label)
             self.labels.add(label)
 
 
-def _fill(splits: dict[str, _Split], given: str, reading: Reading, choices: _Choices) -> UserError | None:
-    """Add the rows of one source to the splits that it feeds, until they have enough; return what is wrong with one.
+def _fill(
+    splits: dict[str, _Split], given: str, reading: Reading, choices: _Choices, privacy: Privacy
+) -> UserError | None:
+    """Add the rows of a source to its splits until they have enough; return the error of the first wrong row.
 
-    The rest is read even so: `Reading` checks the columns and values of all rows.
+    The remaining rows are read as well, because `Reading` checks the columns and values of all rows.
     """
     fed = [splits[name] for name in reading.fed_by(given)]
     collects = choices.from_train and given == "train"
     wrong: UserError | None = None
     for batch in reading.rows(given, lambda: not collects and all(split.is_settled for split in fed)):
         try:
-            for name, place, record in batch if wrong is None else ():
+            for name, place, read in batch if wrong is None else ():
+                record, masked = privacy.clean(place, read)
                 if collects:
                     choices.in_train[render(choices.config.target, record, place)] += 1
-                splits[name].add(place, record)
+                splits[name].add(place, record, masked)
         except UserError as error:
             wrong = error
     return wrong
@@ -137,10 +143,9 @@ def _fill(splits: dict[str, _Split], given: str, reading: Reading, choices: _Cho
 def write_splits(
     config: TaskConfig, schema: dict[str, Any] | None, sources: dict[str, Source], writers: dict[str, Writer]
 ) -> dict[str, Any]:
-    """Write the rows of a task and return the rest, JSON values: what `StoredRows` needs, choices, and what to say.
+    """Write the rows of a task; return notes as JSON values: the facts for `StoredRows`, the choices, warnings.
 
-    Rows are read until there are enough: with `task.max_rows`, not the whole of a file, unless labels have to be
-    found in it.
+    Reading stops at `task.max_rows`, unless labels must be found in the whole file.
 
     Raises:
         UserError: as `load_task`.
@@ -149,11 +154,12 @@ def write_splits(
     choices = _Choices(config)
     check = None if schema is None else target_check(schema)
     splits = {name: _Split(name, config, choices, check, writers[name]) for name in SPLITS}
+    privacy = Privacy(config.pii)
     wrong: UserError | None = None
     warnings = []
     for given in reading.sources:
-        found = _fill(splits, given, reading, choices)
-        # A column that is misspelt in task.rename or task.where is what is wrong, not what follows from it.
+        found = _fill(splits, given, reading, choices, privacy)
+        # A misspelt column in task.rename or task.where is reported first; it may be the cause of the error.
         if found and not (config.rename or config.where):
             raise found
         wrong = wrong or found
@@ -170,7 +176,13 @@ def write_splits(
         split = splits[name]
         warnings += first_rows_warning("task.max_rows", name, split.taken, split.labels)
     rows = {name: split.writer.close() for name, split in splits.items()}
-    return rows | {"choices": choices.words, "held_out": reading.held_out, "warnings": warnings}
+    masked = {name: dict(sorted(split.masked.items())) for name, split in splits.items()}
+    return rows | {
+        "choices": choices.words,
+        "held_out": reading.held_out,
+        "masked": masked if config.pii == "mask" else {},
+        "warnings": warnings,
+    }
 
 
 def _mapping(choices: dict[str, str]) -> dict[str, str]:
@@ -178,14 +190,13 @@ def _mapping(choices: dict[str, str]) -> dict[str, str]:
     for label, word in choices.items():
         if str(label) in mapping:
             raise UserError(
-                f'task.choices: "{short(label)}" stands twice, once as a text and once as what YAML reads as none: '
-                "keep one of them, quoted"
+                f'task.choices: "{short(label)}" appears twice, as a text and as another type: keep one of them, quoted'
             )
         mapping[str(label)] = word
     return mapping
 
 
 def _advice(config: TaskConfig) -> str:
-    """Return what to do about labels that YAML has read as something else: yes and no as truth values, 007 as 7."""
+    """Return advice about labels that YAML reads as another type: yes and no as booleans, 007 as 7."""
     changed = isinstance(config.choices, dict) and not all(isinstance(key, str) for key in config.choices)
-    return "; YAML reads some keys of task.choices as no text, such as yes as true: quote them" if changed else ""
+    return "; YAML reads some keys of task.choices as another type, such as yes as true: quote them" if changed else ""

@@ -1,34 +1,37 @@
-"""A task: rows of `{prompt, target}` for each split, its choices and its metrics."""
+"""Load a task: rows of `{prompt, target}` for each split, its choices and its metrics."""
 
 from __future__ import annotations
 
 import random
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sources
-from softprompts.errors import UserError, notice, warn
+from softprompts.errors import UserError, listed, notice, warn
 from softprompts.metrics.names import check_names
 from softprompts.metrics.scoring import check_metrics, check_reach
+from softprompts.tasks.privacy import check_packages, finder_version
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
-from softprompts.tasks.schemas import names_in, read_schema
+from softprompts.tasks.schemas import names_in, read_metric_data, read_schema
 from softprompts.tasks.splits import write_splits
 from softprompts.tasks.templates import Row, check_characters, check_task_templates, render
 
-# Settings that decide nothing about the rows, only what becomes of them.
-OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "name")
+# Settings that do not change the rows, only their later use.
+OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "metric_data", "name")
 
 
 @dataclass(frozen=True)
 class Task:
-    """Rows by split, and how they are scored. `choices` holds every possible target, or is None for open ones.
+    """Rows by split, with choices and metrics. `choices` are all possible targets, or None for open targets.
 
-    `separator` ends each solved example in front of the rows, if there are any.
+    `separator` ends each few-shot example in the prompts, if there are any. `masked` has the number of masked values of
+    each kind of personal data, for each split; it is empty if `task.pii` is not `mask`. `metric_data` is the content of
+    that setting's file.
     """
 
     name: str
@@ -38,45 +41,56 @@ class Task:
     licence: str
     config: TaskConfig
     schema: dict[str, Any] | None = None
+    metric_data: dict[str, Any] | None = None
     separator: str = ""
+    masked: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, for each split, its number of rows and the SHA-256 of its prompts and targets."""
-        return {name: {"rows": len(rows), "sha256": digest_of(rows)} for name, rows in self.splits.items()}
+        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and what was masked."""
+        found: dict[str, dict[str, Any]] = {
+            name: {"rows": len(rows), "sha256": digest_of(rows)} for name, rows in self.splits.items()
+        }
+        for name, masked in self.masked.items():
+            found[name]["masked"] = masked
+        return found
 
 
 def load_task(config: TaskConfig) -> Task:
-    """Read, filter and render the three splits of a task; warn of what makes their numbers meaningless.
+    """Read, filter and render the three splits of a task; warn of data that makes the scores meaningless.
 
-    Large data are read once: while neither files nor settings change, their rows come from a cache.
+    Large data is read once. Later runs use a cache, as long as files and settings are the same.
 
     Raises:
-        UserError: settings that exclude each other; missing file, column, dataset or split; no rows left; empty target;
-            a label outside the choices, or free text as choices; a target that breaks the schema; metrics that do not
-            fit, or that no target reaches.
+        UserError: settings exclude each other; a file, column, dataset or split is missing; no rows are left; a target
+            is empty or violates the schema; a label is not a choice; choices are free text; a metric does not fit the
+            task, or no target reaches its best score; personal data are refused.
     """
     check_task_templates(config.prompt, config.target)
     check_names(config.metrics)
     if config.system is not None and not config.chat:
-        raise UserError("task.system: a system message needs task.chat: true")
+        raise UserError("task.system: a system message requires task.chat: true")
     if config.schema and config.choices is not None:
-        raise UserError("task.schema: is for written answers; take it out, or task.choices")
+        raise UserError("task.schema: applies only to tasks without choices; remove it, or task.choices")
     check_characters("task.system", config.system or "")
     schema = read_schema(config.schema) if config.schema else None
+    metric_data = read_metric_data(config.metric_data) if config.metric_data else None
     sources = open_sources(config)
     key = None
     if sum(source.size for source in sources.values()) >= tables.LARGE:
         settings = {name: value for name, value in asdict(config).items() if name not in OF_TOKENS}
+        if config.pii != "keep":
+            check_packages("task.pii")
+            settings["pii_found_by"] = finder_version()
         key = tables.key_of("rows", settings, schema, {name: s.content() for name, s in sources.items()})
     made = tables.make_tables(
         key, dict.fromkeys(SPLITS, SCHEMA), lambda writers: write_splits(config, schema, sources, writers)
     )
     splits: dict[str, Sequence[Row]] = {name: StoredRows(made, name) for name in SPLITS}
-    for text in made.notes["held_out"]:
+    for text in [*made.notes["held_out"], *_masked_in_words(made.notes["masked"])]:
         notice(text)
-    # Last: the library of the metrics takes seconds to import, which a missing file or column should not.
-    check_metrics(config.metrics, config.choices is not None)
-    for text in [*_reach(config, schema, splits), *made.notes["warnings"]]:
+    # Last, because the metrics' library takes seconds to import; a missing file is thus reported at once.
+    check_metrics(config.metrics, config.choices is not None, metric_data)
+    for text in [*_reach(config, schema, metric_data, splits), *made.notes["warnings"]]:
         warn(text)
     choices = made.notes["choices"]
     source = config.dataset or config.other_datasets.get("train") or Path(config.train or "").stem
@@ -88,18 +102,34 @@ def load_task(config: TaskConfig) -> Task:
         licence=_licence(config),
         config=config,
         schema=schema,
+        masked=made.notes["masked"],
+        metric_data=metric_data,
     )
 
 
-def _reach(config: TaskConfig, schema: dict[str, Any] | None, splits: dict[str, Sequence[Row]]) -> list[str]:
-    """Return what `check_reach` says of the rows that are scored: of many, it takes seconds."""
+def _masked_in_words(masked: dict[str, dict[str, int]]) -> list[str]:
+    """Return a line per split that says what was masked in it, without the values."""
+    return [
+        f"task.pii: masked in {split}: {listed(f'{count:,} {kind}' for kind, count in kinds.items()) or 'nothing'}"
+        for split, kinds in masked.items()
+    ]
+
+
+def _reach(
+    config: TaskConfig,
+    schema: dict[str, Any] | None,
+    metric_data: dict[str, Any] | None,
+    splits: dict[str, Sequence[Row]],
+) -> list[str]:
+    """Return the warnings of `check_reach` for the scored rows, which take seconds for many rows."""
     scored = [splits[name] for name in SPLITS[1:]]
     keys = [key_of_rows(rows) for rows in scored]
-    ours = not any(Path(name).exists() for name in config.metrics)  # what a user's own module does is not in the key
-    key = tables.key_of("reach", keys, config.metrics, schema) if ours and all(keys) else None
+    ours = not any(Path(name).exists() for name in config.metrics)  # the key does not cover users' modules
+    key = tables.key_of("reach", keys, config.metrics, schema, metric_data) if ours and all(keys) else None
 
     def check(_: dict[str, tables.Writer]) -> list[str]:
-        return check_reach(config.metrics, schema, [(r.place, r.target) for rows in scored for r in texts_of(rows)])
+        pairs = [(r.place, r.target) for rows in scored for r in texts_of(rows)]
+        return check_reach(config.metrics, schema, pairs, metric_data)
 
     said: list[str] = tables.make_tables(key, {}, check).notes
     return said
@@ -109,7 +139,7 @@ def draw_rows(task: Task, count: int, seed: int, key: str) -> list[Row]:
     """Draw rows of train without replacement.
 
     Raises:
-        UserError: fewer than none, or more than train has; `key` is the setting that asked for them.
+        UserError: the count is below 0, or above that of train; `key` is the setting with the count.
     """
     train = task.splits["train"]
     if not 0 <= count <= len(train):
@@ -118,10 +148,10 @@ def draw_rows(task: Task, count: int, seed: int, key: str) -> list[Row]:
 
 
 def in_words(task: Task) -> str:
-    """Return a task as a text for a soft prompt to start from: the words of its template, and its choices.
+    """Return a task as a text for initial values: the words of its template, and its choices.
 
-    "{text}\\nSentiment:" with choices becomes "Sentiment: positive or negative"; without any words of its own,
-    "text: queue".
+    "{text}\\nSentiment:" with choices becomes "Sentiment: positive or negative". A template without words
+    uses the column's name, as in "text: queue".
     """
     pieces = list(string.Formatter().parse(task.config.prompt))
     words = " ".join("".join(literal for literal, *_ in pieces).split())
@@ -132,10 +162,11 @@ def in_words(task: Task) -> str:
 
 
 def outputs_in_words(task: Task) -> str | None:
-    """Return what a task's answers are made of: its choices, "positive, negative" say, or the names in its schema.
+    """Return the possible outputs of a task as a text: its choices, such as "positive, negative", or its schema's
+    names.
 
-    The names have spaces between them alone: with commas those of home_commands would take a third more tokens. None if
-    the task has neither.
+    Only spaces separate the names: commas would add a third more tokens for home_commands. None if the task has neither
+    choices nor a schema.
     """
     if task.choices:
         return ", ".join(choice.strip() for choice in task.choices)
@@ -143,7 +174,7 @@ def outputs_in_words(task: Task) -> str | None:
 
 
 def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: str = "") -> Task:
-    """Return the same task with another prompt template, and solved examples (`shots`) in front of every row."""
+    """Return the same task with another prompt template, and few-shot examples (`shots`) before every row."""
     check_task_templates(prompt, task.config.target)
     solved = "".join(render(prompt, s.record, s.place) + s.target + separator for s in shots)
 

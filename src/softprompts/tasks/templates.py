@@ -1,4 +1,4 @@
-"""Prompt and target of a row: templates with `{column}` fields, filled from one record."""
+"""Fill the templates of prompt and target, with `{column}` fields, from one record."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WIDEST = 10_000  # most characters that a template may pad a value to
 
 @dataclass(frozen=True)
 class Row:
-    """One example: `prompt` is what the model reads, `target` what it shall write, `place` where it came from.
+    """One example: `prompt` is the model's input, `target` the desired output, `place` the source of the row.
 
-    The target is empty for a text of one's own, whose answer nobody knows.
+    The target is empty for a user's text, whose target is unknown.
     """
 
     place: str
@@ -29,45 +29,45 @@ class Row:
 
 
 def check_template(prompt: str, target: str) -> None:
-    """Raise `UserError` for malformed templates, absurd widths, or a space that is lost or doubled between the two."""
+    """Raise `UserError` for malformed templates, absurd widths, or a prompt that ends in a space."""
     for key, template in (("task.prompt", prompt), ("task.target", target)):
         try:
             fields = list(FORMATTER.parse(template))
         except ValueError as error:
             raise UserError(f"{key}: {short(error)}; write {{{{ and }}}} for literal braces") from None
         for _, _, specification, _ in fields:
-            # Width and precision; the digits may be too many for a number.
+            # Width and precision; there may be too many digits for a number.
             found = [number.lstrip("0") for number in re.findall(r"\d+", specification or "")]
             if wide := next((n for n in found if len(n) > len(str(WIDEST)) or int(n or 0) > WIDEST), None):
                 raise UserError(
                     f"{key}: {short(wide)} characters, in {short(repr(template))}, are more than {WIDEST:,}"
                 )
     if prompt.endswith(" "):
-        # "Sentiment: " + "positive" tokenizes unlike any text that the model was trained on.
-        raise UserError('task.prompt: ends in a space; let task.target begin with it (target: " {label}")')
+        # "Sentiment: " + "positive" tokenizes differently from the texts that the model was trained on.
+        raise UserError('task.prompt: ends in a space; begin task.target with the space (target: " {label}")')
 
 
 def check_task_templates(prompt: str, target: str) -> None:
-    """Raise `UserError` for templates that `check_template` refuses, or that make no task.
+    """Raise `UserError` for templates that `check_template` refuses, or that do not make a task.
 
-    A prompt without a column is the same for every row; one that shows all columns of the target gives the answer away.
-    A column that is cut, as in `{text:.50}`, may be gone on with.
+    A prompt without a column is the same for every row. A prompt with all columns of the target gives the target away.
+    A cut column, as in `{text:.50}`, is allowed, because the target may continue it.
     """
     check_template(prompt, target)
     fields = [(name, specification or "") for _, name, specification, _ in FORMATTER.parse(prompt) if name is not None]
     if not fields:
         raise UserError(
-            "task.prompt: names no column, so that every row would be the same input; write {column} where a column's "
+            "task.prompt: names no column, so every row would have the same input; write {column} where a column's "
             'value goes, e.g. "{text}"'
         )
     shown = {name for name, specification in fields if "." not in specification}
     asked = list(dict.fromkeys(name for _, name, _, _ in FORMATTER.parse(target) if name is not None))
-    # `{translation}` shows `{translation[en]}`, too.
+    # `{translation}` also shows `{translation[en]}`.
     if asked and all(any(name == s or name.startswith(f"{s}[") for s in shown) for name in asked):
         raise UserError(
-            f"task.prompt: shows {short(', '.join(f'{{{name}}}' for name in asked))}, which is all that ",
+            f"task.prompt: shows {short(', '.join(f'{{{name}}}' for name in asked))}, all that ",
             Key("task.target"),
-            " asks for: the answer would stand in the input; take it out of one of the two",
+            " contains, so the input would contain the target; remove it from one of the two",
         )
 
 
@@ -75,8 +75,8 @@ def render(template: str, record: Record, place: str) -> str:
     """Fill `{column}` fields from one record; `{column[key]}` and `{column[0]}` reach into objects and lists.
 
     Raises:
-        UserError: a column or key that the record lacks, the message lists those there are; a value that is no text,
-            as `values.trouble` says: null, NaN, infinite, bytes, of a type that cannot be read; half a character.
+        UserError: the record lacks a column or key, and the message lists those that it has; a value cannot be shown,
+            see `values.trouble`; the text contains half of a surrogate pair.
     """
     parts = []
     for literal, field, specification, conversion in _pieces(template):
@@ -98,7 +98,7 @@ def _pieces(template: str) -> tuple[tuple[str, str | None, str | None, Any], ...
 
 
 def check_characters(place: str, text: str) -> None:
-    """Raise `UserError` for a text that holds half of a surrogate pair: no tokenizer reads it, no file takes it."""
+    """Raise `UserError` for half of a surrogate pair, which neither tokenizers nor files accept."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -116,7 +116,7 @@ def _look_up(record: Record, field: str, place: str) -> Any:
             break
         inside = {str(n): v for n, v in enumerate(value)} if isinstance(value, list) else value
         if not isinstance(inside, dict) or key not in inside:
-            known = listed(inside) if isinstance(inside, dict) else "none, it is no list or object"
+            known = listed(inside) if isinstance(inside, dict) else "none, it is not a list or object"
             raise UserError(f'{place}: {{{field}}}: no key "{key}" in there; keys are: {known}')
         value = inside[key]
     if why := trouble(value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from softprompts.checkpoints.parameters import set_trainable, trainable_tensors
+from softprompts.models.sharding.tensors import local
 
 import torch
 from torch import nn
@@ -36,7 +36,8 @@ def add_to_average(average: Mapping[str, torch.Tensor], model: nn.Module, decay:
     weight = (1 - decay) / (1 - decay**step)
     for name, parameter in model.named_parameters():
         if name in average:
-            average[name].lerp_(parameter.to(average[name].dtype), weight)
+            mean = local(average[name])
+            mean.lerp_(local(parameter).to(mean.dtype), weight)
 
 
 @contextmanager
@@ -45,9 +46,16 @@ def averaged(model: nn.Module, average: Mapping[str, torch.Tensor]) -> Iterator[
     if not average:
         yield
         return
-    own = trainable_tensors(model)
-    set_trainable(model, average)
+    parameters = {name: p for name, p in model.named_parameters() if name in average}
+    own = {name: local(p).clone() for name, p in parameters.items()}
+    _set(parameters, average)
     try:
         yield
     finally:
-        set_trainable(model, own)
+        _set(parameters, own)
+
+
+@torch.no_grad()
+def _set(parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in parameters.items():
+        local(parameter).copy_(local(values[name]))

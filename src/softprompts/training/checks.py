@@ -9,7 +9,6 @@ from softprompts.config.sections import TrainingConfig
 from softprompts.errors import UserError, nearest
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
 # Most times that an update may read every row of train. A batch may straddle epochs, and be larger than a handful of
 # rows, as when one config serves several sizes of train.
@@ -44,8 +43,3 @@ def _check_launch(accelerator: Accelerator, batch_size: int) -> None:
     processes = accelerator.num_processes
     if batch_size % processes:
         raise UserError(f"training.batch_size: {batch_size} rows cannot be shared by {processes} processes")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise UserError(
-            f"{accelerator.distributed_type.value}: a sharded base model is not supported yet; "
-            "launch with configs/accelerate/multi_gpu.yaml, which keeps a whole one on each GPU"
-        )

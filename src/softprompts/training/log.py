@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from softprompts.system.files import one_line
 from softprompts.training.state import Candidate
 
 from accelerate import Accelerator
@@ -39,6 +40,11 @@ class TrainingLog:
         if candidate.patience_spent and progress.step < training.steps:
             self._note(candidate, f"stopped early: no gain in {training.patience} validations")
 
+    def rolled_back(self, candidate: Candidate, step: int, text: str) -> None:
+        """Say that a candidate has gone back from a step, and show where it stands."""
+        self.bar.update(candidate.progress.step - step)
+        self._note(candidate, text)
+
     def failure(self, candidate: Candidate) -> None:
         """Say why a candidate is given up, if it is."""
         if candidate.failure:
@@ -48,7 +54,8 @@ class TrainingLog:
         """Give the newest entry to the trackers; return it without its step."""
         values = {key: value for key, value in candidate.progress.history[-1].items() if key != "step"}
         prefix = f"{candidate.name}/" if candidate.name else ""
-        self.accelerator.log({f"{prefix}{k}": v for k, v in values.items()}, step=candidate.progress.step)
+        with one_line(f"run.trackers, in {self.accelerator.project_dir}"):
+            self.accelerator.log({f"{prefix}{k}": v for k, v in values.items()}, step=candidate.progress.step)
         return values
 
     def _note(self, candidate: Candidate, text: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from softprompts.config.sections import EvaluationConfig, TrainingConfig
 from softprompts.encoding.documents import EncodedTask
@@ -14,15 +14,18 @@ from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.metrics.scoring import Metric, compute_metrics, load_metrics, reported
+from softprompts.models.sharding.layers import alike
+from softprompts.models.sharding.tensors import any_sharded
 from softprompts.runs.energy import energy_meter
 from softprompts.runs.fingerprints import inputs_of
 from softprompts.runs.record import Progress
 from softprompts.runs.run import Run
+from softprompts.system.processes import tell_step
 from softprompts.system.signals import collected_signals
 from softprompts.tasks.checks import warn_of_scored_rows
 from softprompts.training.averaging import averaged
 from softprompts.training.checks import check_training
-from softprompts.training.log import training_log
+from softprompts.training.log import TrainingLog, training_log
 from softprompts.training.state import Candidate, loss_scaler, make_candidate
 from softprompts.training.step import update
 from softprompts.training.teacher import load_teacher
@@ -53,7 +56,7 @@ def train(
             not finite; a full disk; full memory; a checkpoint of other data or another base model.
         Interrupted: after SIGINT or SIGTERM, the checkpoint saved.
     """
-    metrics = load_metrics(data.task.metrics, data.task.schema)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
     teacher = load_teacher(engine, data, training, seed=run.seed, say=run.say)
     inputs = inputs_of(data, engine.model) | ({"teacher": teacher.fingerprint} if teacher else {})
@@ -94,33 +97,48 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     """
     accelerator = run.accelerator
     task = candidates[0].data.task
-    metrics = load_metrics(task.metrics, task.schema)
-    # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
-    # for each of them, those of an earlier stage included.
-    wrapped = accelerator.prepare(engine)
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
+    wrapped = _wrapped(engine, accelerator)
     for candidate in candidates:
         candidate.scaler = loss_scaler(accelerator, candidate.progress)
         candidate.start_clock()
     with collected_signals() as received, training_log(candidates, accelerator) as log:
         while True:
             for candidate in [c for c in candidates if c.validation_due]:
-                validate(candidate, engine, metrics, evaluation, accelerator)
+                try:
+                    validate(candidate, engine, metrics, evaluation, accelerator)
+                except Interrupted:  # a resumed run validates this step again
+                    save_all(candidates, accelerator)
+                    stop(received, candidates)
                 log.validation(candidate)
                 save(candidate, accelerator)
             active = [c for c in candidates if not c.finished]
             if not active:
                 break
+            tell_step(max(c.progress.step for c in active) + 1)
             batches = [(candidate, candidate.rows()) for candidate in active]
             losses = update(wrapped, batches, accelerator)
             for (candidate, rows), loss in zip(batches, losses, strict=True):
                 candidate.record_update(loss, rows)
-            log.update(active)
+            broken = [c.may_roll_back for c in active]
+            for candidate in (c for c, back in zip(active, broken, strict=True) if back):
+                roll_back(candidate, accelerator, log)
+            log.update([c for c, back in zip(active, broken, strict=True) if not back])
             if any_process(bool(received), accelerator):
-                for candidate in [c for c in active if not c.failure]:
-                    save(candidate, accelerator)
+                save_all(active, accelerator)
                 break
         if any_process(bool(received), accelerator):  # all are saved, be it by the last validation
             stop(received, candidates)
+
+
+def _wrapped(engine: Engine, accelerator: Accelerator) -> Any:
+    """Return the engine as several processes train it."""
+    if engine.sharded:
+        alike(p for p in engine.parameters() if p.requires_grad and not any_sharded([p]))
+        return engine
+    # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
+    # for each of them, those of an earlier stage included.
+    return accelerator.prepare(engine)
 
 
 def say_start(candidates: Sequence[Candidate], run: Run) -> None:
@@ -153,20 +171,46 @@ def validate(
 
 
 def save(candidate: Candidate, accelerator: Accelerator) -> None:
-    """Save a checkpoint in the main process; all processes raise what that raises.
+    """Save a checkpoint, which the main process writes; all processes raise what that raises.
 
     Raises:
         UserError: as `save_checkpoint`.
     """
+    _agreed(lambda: candidate.save(write=accelerator.is_main_process))
+
+
+def roll_back(candidate: Candidate, accelerator: Accelerator, log: TrainingLog) -> None:
+    """Let a candidate go back to its last good state in all processes, and say so; or say that there is none.
+
+    Raises:
+        UserError: as `load_checkpoint`; the folder cannot be written.
+    """
+    at, text = candidate.progress.step, candidate.roll_back()
+    if text is None:
+        log.failure(candidate)
+        return
+    accelerator.wait_for_everyone()  # all have read
+    _agreed(candidate.forget_later if accelerator.is_main_process else lambda: None)
+    log.rolled_back(candidate, at, text)
+
+
+def _agreed(action: Callable[[], object]) -> None:
+    """Do something in every process; all processes raise the `UserError` of the main process."""
     error: list[Exception | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            candidate.save()
-        except UserError as full:
-            error[0] = full
+    try:
+        action()
+    except UserError as full:
+        error[0] = full
     broadcast_object_list(error)  # one that went on alone would wait for the others for ever
     if error[0]:
         raise error[0]
+
+
+def save_all(candidates: Sequence[Candidate], accelerator: Accelerator) -> None:
+    """Save a checkpoint of every candidate that is not given up, as `save` does."""
+    for candidate in candidates:
+        if not candidate.failure:
+            save(candidate, accelerator)
 
 
 def stop(received: Sequence[int], candidates: Sequence[Candidate]) -> NoReturn:

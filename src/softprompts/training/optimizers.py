@@ -8,6 +8,7 @@ from typing import Any
 from softprompts.config.sections import TrainingConfig
 from softprompts.errors import UserError
 from softprompts.methods.parametrization import parameter_groups
+from softprompts.models.sharding.tensors import any_sharded, part_of
 
 import torch
 from torch import nn
@@ -36,11 +37,18 @@ def make_optimizer(model: Any, training: TrainingConfig) -> Optimizer:
     """Return the optimizer over the trainable parameters, each at the rate that its method gives it.
 
     Raises:
-        UserError: no parameter requires a gradient.
+        UserError: no parameter requires a gradient; an optimizer that needs whole weights, and these are sharded.
     """
     groups = parameter_groups(model, training.learning_rate)
     if not groups:
         raise UserError("nothing to train: no parameter requires a gradient")
+    if training.optimizer != "adamw" and any_sharded(p for group in groups for p in group["params"]):
+        raise UserError(
+            f"training.optimizer: {training.optimizer} computes with whole matrices, and FSDP leaves each process some "
+            "rows of those that train; take adamw"
+        )
+    for group in groups:
+        group["params"] = [part_of(p) for p in group["params"]]
     if training.optimizer == "adafactor":
         return torch.optim.Adafactor(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
     if training.optimizer == "muon":

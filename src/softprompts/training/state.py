@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softprompts.checkpoints.files import load_best, load_checkpoint, save_checkpoint
+from softprompts.checkpoints.files import forget_later, load_best, load_checkpoint, save_checkpoint
 from softprompts.checkpoints.folders import checkpoint_folders
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.engine.forward import Engine
 from softprompts.methods.soft_prompts.context_tuning import TrainingMask
+from softprompts.models.sharding.tensors import Part
 from softprompts.runs.record import Progress
 from softprompts.training.averaging import add_to_average, new_average
 from softprompts.training.optimizers import make_optimizer
@@ -61,8 +62,10 @@ class Candidate:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What moves."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        """What moves: of a sharded weight the rows that this process holds."""
+        moved = (p for group in self.optimizer.param_groups for p in group["params"])
+        parts = {p.of: p for p in moved if isinstance(p, Part)}
+        return [parts.get(p, p) for p in self.model.parameters() if p.requires_grad]
 
     @property
     def dropouts(self) -> list[nn.Module]:
@@ -116,8 +119,9 @@ class Candidate:
         """Keep an update on these rows. If its loss, or the norm of its gradient, is not finite, set `failure`."""
         progress = self.progress
         if not math.isfinite(loss):
+            again = f", after training had gone back to step {r[-1]['to']}" if (r := progress.rollbacks) else ""
             self.failure = (
-                f"the loss or its gradient became {loss} at step {progress.step + 1}; the state of step "
+                f"the loss or its gradient became {loss} at step {progress.step + 1}{again}; the state of step "
                 f"{self.last_saved} is kept in {self.folder}. "
                 f"Lower training.learning_rate ({self.training.learning_rate})"
             )
@@ -140,8 +144,59 @@ class Candidate:
             progress.validations_without_gain += 1
         progress.history.append({"step": progress.step, **values})
 
-    def save(self) -> None:
-        """Save a checkpoint."""
+    @property
+    def may_roll_back(self) -> bool:
+        """Whether the candidate is given up, and `training.on_nan` allows it to go back to an earlier state."""
+        return self.failure is not None and self.training.on_nan != "stop" and not self.progress.rollbacks
+
+    def roll_back(self) -> str | None:
+        """Go back to the newest checkpoint with a finite validation, with a smaller rate from there on.
+
+        What has been spent stays counted. The history becomes that of the checkpoint: a run that is killed before its
+        next checkpoint gets to the same step, fails there alike, and goes back again.
+
+        Returns:
+            What to say; None if there is no such checkpoint, and the candidate stays given up.
+
+        Raises:
+            UserError: as `load_checkpoint`.
+        """
+        assert self.training.on_nan != "stop"
+        spent, factor = self.progress, self.training.on_nan
+        restored = load_checkpoint(
+            self.folder,
+            model=self.model,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            inputs=self.inputs,
+            average=self.average,
+            finite=True,
+        )
+        if restored is None:
+            return None
+        self.progress, self.failure, self.order = restored.progress, None, None
+        back = {"step": spent.step + 1, "to": self.progress.step, "factor": factor}
+        self.progress.rollbacks.append(back)
+        self.progress.seconds, self.progress.cpu_seconds = spent.seconds, spent.cpu_seconds
+        self.progress.tokens = spent.tokens
+        if self.scaler is not None and self.progress.loss_scale is not None:
+            self.scaler.load_state_dict(self.progress.loss_scale)
+        # Both are part of a checkpoint, so that a resumed run keeps the smaller rate.
+        self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+        return (
+            f"the loss or its gradient was not finite at step {back['step']}; going back to step {back['to']}, and on "
+            f"with {factor:g} of the learning rate"
+        )
+
+    def forget_later(self) -> None:
+        """Delete the checkpoints after the step that the training has gone back to."""
+        forget_later(self.folder, self.progress.step)
+
+    def save(self, write: bool = True) -> None:
+        """Save a checkpoint; the other processes take part without `write`, since they hold parts of it."""
         save_checkpoint(
             self.folder,
             model=self.model,
@@ -150,6 +205,7 @@ class Candidate:
             progress=self.progress,
             inputs=self.inputs,
             average=self.average,
+            write=write,
         )
 
     def take_best(self) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from softprompts.config.sections import TrainingConfig
 from softprompts.encoding.documents import Document
 from softprompts.engine.padded import Scores
 from softprompts.errors import UserError
+from softprompts.models.sharding.gradients import clip_gradients, exchange_gradients
+from softprompts.models.sharding.layers import most_anywhere
+from softprompts.models.sharding.tensors import Part
 from softprompts.system.memory import one_line_if_memory_is_full
 from softprompts.training.state import Candidate
 from softprompts.training.teacher import Teacher, distillation
@@ -45,16 +49,16 @@ def update(
     targets = torch.zeros(len(batches), device=accelerator.device)
     for document in rows:
         targets[number[document.soft_prompt]] += len(document.target_ids)
-    mine = share_out(rows, accelerator.num_processes)[accelerator.process_index]
+    sharded = getattr(wrapped, "sharded", False)
     totals = torch.zeros_like(targets)
-    parts = micro_batches(mine, batches[0][0].training.micro_batch_tokens)
+    parts, counted = _passes(rows, batches[0][0].training.micro_batch_tokens, accelerator, sharded)
     dropouts = [module for candidate, _ in batches for module in candidate.dropouts]
     torch.manual_seed(dropout_seed([candidate for candidate, _ in batches], accelerator.process_index))
     for index, documents in enumerate(parts):
         last = index == len(parts) - 1
         with (
             one_line_if_memory_is_full("in an update", _less_memory(documents, batches[0][0].training)),
-            nullcontext() if last else accelerator.no_sync(wrapped),
+            nullcontext() if last or sharded else accelerator.no_sync(wrapped),
             training_mode(dropouts),
         ):
             scores = wrapped(documents)
@@ -62,6 +66,8 @@ def update(
             owner = owners[scores.document]
             each = token_losses(scores, documents, batches[0][0].teacher, accelerator)
             losses = torch.zeros_like(targets).index_add(0, owner, each / targets[owner])
+            if index >= counted:
+                losses = 0 * losses
             totals += losses.detach()
             if not losses.requires_grad:
                 raise UserError("nothing receives a gradient at step 0: the loss does not depend on what trains")
@@ -69,8 +75,25 @@ def update(
             # Not accelerator.backward: it would divide by its own number of accumulated steps, and knows one scale.
             (_scaled(losses, [c for c, _ in batches]).sum() * accelerator.num_processes).backward()
     totals = accelerator.reduce(totals, "sum")
+    if sharded:
+        for candidate, _ in batches:
+            exchange_gradients(candidate.parameters)
     losses_now = zip(batches, totals.tolist(), strict=True)
     return [_step(candidate, loss) for (candidate, _), loss in losses_now]
+
+
+def _passes(
+    rows: Sequence[Document], most_tokens: int | None, accelerator: Accelerator, sharded: bool
+) -> tuple[list[list[Document]], int]:
+    """Return the micro-batches of this process, and how many of them count.
+
+    Sharded layers are put together by all processes at once, so that each makes as many passes. One that is through
+    reads its last row again, for nothing.
+    """
+    shares = share_out(rows, accelerator.num_processes)
+    parts = micro_batches(shares[accelerator.process_index], most_tokens)
+    most = max(len(micro_batches(share, most_tokens)) for share in shares) if sharded else len(parts)
+    return parts + [parts[-1][-1:]] * (most - len(parts)), len(parts)
 
 
 def token_losses(
@@ -142,10 +165,10 @@ def _step(candidate: Candidate, loss: float) -> float:
         optimizer.zero_grad()
         return loss
     if candidate.progress.step == 0:
-        check_gradients(candidate.model)
+        check_gradients(candidate.model, candidate.parameters)
     if scaler is not None:
         scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(candidate.parameters, candidate.training.max_grad_norm).item()
+    norm = clip_gradients(candidate.parameters, candidate.training.max_grad_norm).item()
     # A scaler meets infinite gradients by design, skips the step by itself, and lowers its scale.
     if not math.isfinite(norm) and (scaler is None or scaler.get_scale() < LEAST_LOSS_SCALE):
         optimizer.zero_grad()
@@ -161,15 +184,21 @@ def _step(candidate: Candidate, loss: float) -> float:
     return loss
 
 
-def check_gradients(model: nn.Module) -> None:
+def check_gradients(model: nn.Module, moved: Sequence[nn.Parameter] = ()) -> None:
     """Check after the first backward pass that all that trains received a gradient, and nothing else did.
+
+    Args:
+        model: what trains, and what does not.
+        moved: what the optimizer moves, if weights are sharded: their gradients are with these.
 
     Raises:
         UserError: names the parameter. A soft prompt without gradient would train to no effect, for hours.
     """
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parts: dict[Any, Any] = {p.of: p for p in moved if isinstance(p, Part)}
+    trainable = {name: parts.get(p, p) for name, p in model.named_parameters() if p.requires_grad}
     # One alone may be zero: LoRA's matrix A at first, behind a matrix B of zeros.
-    nothing = not any(p.grad is not None and p.grad.any() for p in trainable.values())
+    something = any(p.grad is not None and p.grad.any() for p in trainable.values())
+    nothing = not (most_anywhere(int(something), next(iter(parts)).device) if parts else something)
     for name, parameter in trainable.items():
         if nothing or parameter.grad is None:
             raise UserError(f"{name} receives no gradient at step 0: it would never move")

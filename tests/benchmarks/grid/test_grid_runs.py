@@ -91,7 +91,7 @@ def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(
     process.send_signal(signal.SIGTERM)  # within a run that this launch has begun
     said = "".join(process.communicate(timeout=300))
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped; the same command goes on" in said
+    assert "stopped; the same command continues" in said
     assert "Traceback" not in said
     assert not list(stopped.glob("records/tiny/prompt_tuning/seed0*"))
 

@@ -71,17 +71,17 @@ def test_every_claim_is_judged_where_all_is_recorded(whole: list[Section]) -> No
     assert None not in [v.word for v in verdicts(whole)]
     expected = {
         "valid JSON": "holds",
-        "exact command more often than a written": "holds",
+        "exact command more often than a manual": "holds",
         "exact command more often than LoRA": "does not hold",
-        "Drawn at random": "holds",
-        "house style, and overlap": "does not hold",
+        "With sampling, predictions": "holds",
+        "house style more often, and overlap": "does not hold",
         "fewer parameters": "holds",
         "fewer bytes": "holds",
         "fewer seconds": "does not hold",
         "less memory": "holds",
         "loss on general text": "holds",
-        "to the last bit": "holds",
-        "fewer tokens for a request": "holds",
+        "restores the base model exactly": "holds",
+        "fewer tokens per request": "holds",
     }
     for words, word in expected.items():
         assert verdict(whole, words, "docstrings" if "style" in words else "home_commands").word == word
@@ -117,7 +117,7 @@ def test_a_p_that_is_not_small_shows_no_difference(tmp_path: Path) -> None:
 
 
 def test_one_comparison_against_it_is_enough_for_its_method_and_comes_first(tmp_path: Path) -> None:
-    found = verdict_of(records(tmp_path, prefix_tuning=0.4), "exact command more often than a written", "home_commands")
+    found = verdict_of(records(tmp_path, prefix_tuning=0.4), "exact command more often than a manual", "home_commands")
     assert found.words == {"prompt tuning": "holds", "prefix tuning": "does not hold", "P-tuning": "holds"}
     assert found.word == "does not hold"
     assert found.findings["method"].iloc[0].startswith("prefix tuning")
@@ -127,7 +127,7 @@ def test_p_is_adjusted_for_the_comparisons_of_the_claim_and_task_alone(tmp_path:
     # Two metrics, three soft prompts, two written ones: 12 comparisons; of one metric 6. Holm multiplies equal p.
     card = make_card(records(tmp_path, adjusted=0.05))  # p 0.005 each
     two, one = (
-        verdict(card, words, "home_commands") for words in ("valid JSON", "exact command more often than a written")
+        verdict(card, words, "home_commands") for words in ("valid JSON", "exact command more often than a manual")
     )
     assert (set(two.findings["adjusted p"]), len(two.findings)) == ({"0.060"}, 12)
     assert (set(one.findings["adjusted p"]), len(one.findings)) == ({"0.030"}, 6)
@@ -138,20 +138,20 @@ def test_the_matrix_has_a_word_a_method(tmp_path: Path) -> None:
     found = records(tmp_path, {"docstrings": {"without": ["p_tuning/seed1"]}}, prefix_tuning=0.4)
     matrix = words_table(make_card(found)).set_index("claim")
     assert list(matrix) == ["prompt tuning", "prefix tuning", "P-tuning", "LoRA", "full fine-tuning"]
-    assert matrix.loc["Soft prompts give the exact command more often than a written prompt."].tolist() == [
+    assert matrix.loc["Soft prompts give the exact command more often than a manual prompt."].tolist() == [
         *("holds", "does not hold", "holds", "", ""),
     ]
     assert matrix.loc["Soft prompts train fewer parameters than LoRA and full fine-tuning."].tolist() == [
         *["holds (sentiment, home_commands); no verdict (docstrings)"] * 3,
         *("", ""),
     ]
-    assert set(matrix.loc["Soft prompts keep to the house style more often than a written prompt."]) == {""}
+    assert set(matrix.loc["Soft prompts follow the house style more often than a manual prompt."]) == {""}
 
 
 @pytest.mark.parametrize("change", [{"without": ["p_tuning/seed1"]}, {"failed": {"p_tuning/seed1": "no space"}}])
 def test_it_refuses_to_speak_where_a_run_is_missing(tmp_path: Path, change: dict[str, Any]) -> None:
     card = make_card(records(tmp_path, {"home_commands": change}))
-    found = verdict(card, "exact command more often than a written", "home_commands")
+    found = verdict(card, "exact command more often than a manual", "home_commands")
     gap = f"P-tuning, seed 1 ({'failed: no space' if 'failed' in change else 'no record'})"
     assert (found.word, found.missing, len(found.findings)) == (None, (gap,), 0)
     silent = [v for v in verdicts(card) if v.word is None]
@@ -162,7 +162,7 @@ def test_it_refuses_to_speak_where_a_run_is_missing(tmp_path: Path, change: dict
 def test_a_missing_run_of_a_method_that_a_claim_does_not_name_does_not_silence_it(tmp_path: Path) -> None:
     card = make_card(records(tmp_path, {"home_commands": {"without": ["full_finetuning/seed0"]}}))
     assert verdict(card, "valid JSON", "home_commands").word == "holds"
-    assert verdict(card, "to the last bit", "home_commands").word == "holds"
+    assert verdict(card, "restores the base model exactly", "home_commands").word == "holds"
     assert verdict(card, "fewer bytes", "home_commands").word is None
 
 
@@ -172,7 +172,7 @@ def test_it_refuses_to_speak_without_probes_comparisons_a_metric_a_method_or_a_t
     assert verdict(card, "loss on general text", "docstrings").missing[0] == (
         "change of loss on general text, attached of prompt tuning, seeds 0, 1, 2"
     )
-    for words in ("score on other tasks", "to the last bit", "fewer tokens", "answered sooner"):
+    for words in ("score on other tasks", "restores the base model exactly", "fewer tokens", "answered sooner"):
         assert verdict(card, words, "docstrings").word is None
     found = records(tmp_path / "whole")
     card = make_card(make_records(list(found.benchmarks.values()), {}))
@@ -190,9 +190,9 @@ def test_it_refuses_to_speak_without_probes_comparisons_a_metric_a_method_or_a_t
 def test_answers_drawn_otherwise_than_claimed_do_not_count(tmp_path: Path) -> None:
     found = records(tmp_path)
     found.benchmarks["home_commands"].cells["lora"][0].probes["sampling"]["temperature"] = 1.0
-    assert verdict_of(again(found), "Drawn at random", "home_commands").missing == (
-        "agreement of 5 draws at temperature 0.7 of LoRA, seed 0",
-        "exact_match of answers drawn at temperature 0.7 of LoRA, seed 0",
+    assert verdict_of(again(found), "With sampling, predictions", "home_commands").missing == (
+        "agreement of 5 samples at temperature 0.7 of LoRA, seed 0",
+        "exact_match of predictions sampled at temperature 0.7 of LoRA, seed 0",
     )
 
 
@@ -202,7 +202,7 @@ def test_the_smallest_change_when_detached_is_told(tmp_path: Path, where: str) -
     forgetting = found.benchmarks["docstrings"].cells["lora"][1].probes["forgetting"]
     measured = forgetting["general"] if where == "general" else forgetting["tasks"][where]
     measured["detached"] += 1e-6
-    told = verdict_of(again(found), "to the last bit", "docstrings")
+    told = verdict_of(again(found), "restores the base model exactly", "docstrings")
     assert told.findings.to_numpy().tolist() == [
         ["LoRA", "up to 1e-06", "9", "does not hold"],
         *([method, "exactly zero", "9", "holds"] for method in ("prompt tuning", "prefix tuning", "P-tuning")),
@@ -219,8 +219,8 @@ def test_scores_on_other_tasks_may_be_losses_or_accuracies(whole: list[Section])
         *("LoRA: −27.7 (−28.7 to −26.7) points", "higher in every seed", "holds"),
     ] in rows
     assert [
-        *("change of loss on home_commands, attached", "prompt tuning: +0.210 (+0.200 to +0.220) nats a token"),
-        *("LoRA: +0.810 (+0.800 to +0.820) nats a token", "lower in every seed", "holds"),
+        *("change of loss on home_commands, attached", "prompt tuning: +0.210 (+0.200 to +0.220) nats per token"),
+        *("LoRA: +0.810 (+0.800 to +0.820) nats per token", "lower in every seed", "holds"),
     ] in rows
 
 
@@ -263,7 +263,7 @@ def test_tables_have_the_numbers_and_say_what_was_not_measured(whole: list[Secti
         "saved for the task": "9.4 MiB",
         "time of training": "276 ± 1 s",
         "processor time of training": "550 ± 0 s",
-        "tokens a second": "300 ± 0",
+        "tokens per second": "300 ± 0",
         "peak memory": "2.60 ± 0.00 GiB",
         "energy": "–",
     }

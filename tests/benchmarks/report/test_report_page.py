@@ -59,7 +59,7 @@ def test_what_a_model_or_a_row_says_stays_text(tmp_path: Path, evil: str) -> Non
     assert evil not in page
     reader = read(page)
     assert not {tag for tag, _ in reader.seen} & {"script", "img"}
-    assert reader.tables["Answers of sentiment"][1] == ["row 0", evil, "positive", *[evil] * 7]
+    assert reader.tables["Predictions of sentiment"][1] == ["row 0", evil, "positive", *[evil] * 7]
     assert [values for tag, values in reader.seen if "onerror" in values] == []
 
 
@@ -69,7 +69,7 @@ def test_tables_have_the_numbers_of_the_records(tmp_path: Path) -> None:
     shown = results_table(records_of(benchmark), "sentiment")
     assert tables["Results of sentiment"] == [list(shown.columns), *shown.to_numpy().tolist()]
     assert len(tables["Paired comparisons of sentiment"]) == 1 + 2 * 21
-    assert len(tables["Sweeps: 15 points, and what validation chose of sentiment"]) == 1 + 5 * 3
+    assert len(tables["Sweeps: 15 points, and the choice by validation of sentiment"]) == 1 + 5 * 3
     assert tables["Scores of LoRA, seed 2"][1] == ["accuracy", "81.0", "78.0 to 84.0"]
     costs = dict(map(tuple, tables["Cost of LoRA, seed 2"]))
     assert costs["seconds training"] == "277"
@@ -101,7 +101,7 @@ def test_the_matrix_has_a_sign_per_task_and_says_it_in_words(tmp_path: Path) -> 
     assert fewer[0].endswith(" sentiment, home_commands, docstrings")
     assert fewer[1] == "✓sentiment: holds. ✓home_commands: holds. –docstrings: no verdict. "
     assert fewer[4:] == ["", ""], "the claim is not about LoRA"
-    exact = rows["Soft prompts give the exact command more often than a written prompt"]
+    exact = rows["Soft prompts give the exact command more often than a manual prompt"]
     assert [cell[:1] for cell in exact[1:4]] == ["✓", "✗", "✓"]
 
 
@@ -110,13 +110,13 @@ def test_each_run_opens_to_its_settings_and_answers_are_side_by_side(tmp_path: P
     page = rendered(benchmark, shown=3)
     summaries = re.findall(r"<summary>(.*?)</summary>", page)
     assert sum(", seed " in s for s in summaries) == 21
-    assert "Answers side by side: 4 rows, 0 on which answers differ" in summaries
+    assert "Predictions side by side: 4 rows, 0 on which predictions differ" in summaries
     for name in ("Settings", "Environment and data", "Probes"):
         assert summaries.count(name) == 21
     assert "bundled:smollm2-135m-instruct" in page
     assert "… (50 characters more) …" in page
     assert "x" * (LONGEST + 1) not in page
-    table = read(page).tables["Answers of sentiment"]
+    table = read(page).tables["Predictions of sentiment"]
     assert (len(table), len(table[0])) == (1 + 3, 3 + 7)
 
 

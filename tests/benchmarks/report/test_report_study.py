@@ -40,14 +40,14 @@ def record(recipe: str = "lora", by: str = "loss") -> dict[str, Any]:
 
 def test_candidates_are_listed_as_they_came_far() -> None:
     head, _, *rows = candidates(record()).splitlines()
-    assert head == "| training.learning_rate | prompt.init_from | best validation loss | at update | updates made |"
+    assert head == "| training.learning_rate | prompt.init_from | best validation loss | at step | steps made |"
     assert rows == [
         "| 0.2 | none | 0.2500 | 9 | 9 of 9 |",
         "| 0.4 | none | 0.7500 | 3 | 3 of 9 |",
         "| 0.1 | none | 0.5000 | 1 | 1 of 9 |",
         "| 0.3 | none | given up | 3 | 3 of 9 |",
     ]
-    assert cost(record()) == "4 candidates made 16 updates, 44% of the 36 that all would have made."
+    assert cost(record()) == "4 candidates made 16 steps, 44% of the 36 steps of a full grid."
     assert best(record())["values"]["training.learning_rate"] == 0.2
 
 

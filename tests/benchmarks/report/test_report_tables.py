@@ -112,10 +112,10 @@ def test_runs_that_their_sweep_has_left_behind_are_said(tmp_path: Path) -> None:
     sweep["chosen"] = {"training.learning_rate": 0.3}
     file.write_text(json.dumps(sweep), encoding="utf-8")
     records = records_of(load_benchmark(tmp_path / "sentiment"))
-    sentence = "validation chooses otherwise now: LoRA (learning_rate 0.3)."
+    sentence = "validation now has another choice: LoRA (learning_rate 0.3)."
     assert results_markdown(records, "sentiment").endswith(sentence)
     (note,) = notes(records)
-    assert note.startswith("sentiment: Sweeps have gone on")
+    assert note.startswith("sentiment: Sweeps continued after")
 
 
 def test_comparisons(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_readme_shows_a_task_once_all_its_runs_are_there(tmp_path: Path) -> 
     assert "| LoRA | 80.0 ± 1.0 |" in said
     assert "![sentiment: seconds](docs/sentiment_seconds.png)" in said
     assert "**home_commands**: no run is recorded" in said
-    assert "**docstrings**: 20 of 21 runs are recorded; its numbers come once all are." in said
+    assert "**docstrings**: 20 of 21 runs are recorded; results follow when all are." in said
     assert "docstrings, 4 test rows" not in said
     fewer = "| Soft prompts train fewer parameters than LoRA and full fine-tuning. |"
     assert f"{fewer} holds (sentiment); no verdict (home_commands, docstrings) |" in said

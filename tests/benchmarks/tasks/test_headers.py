@@ -22,7 +22,7 @@ def hardware(threads: int, *gpus: str) -> dict[str, object]:
 def test_a_header_says_metrics_rows_seconds_and_source() -> None:
     result = make_result(metrics=METRICS, cost={"seconds_training": 248.7}, environment=hardware(2))
     assert measured(result, SOURCE) == (
-        "# Measured: ROUGE-L 37.2 %, style rate 99.0 % on 1,300 test rows; 249 s of training on 2 CPU threads\n"
+        "# Result: ROUGE-L 37.2 %, style rate 99.0 % on 1,300 test rows; 249 s of training on 2 CPU threads\n"
         f"# ({SOURCE})."
     )
 

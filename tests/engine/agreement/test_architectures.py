@@ -39,7 +39,7 @@ METHODS = {  # and what the catalog calls them
 }
 MUST_BE_PACKED = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi", "gpt2", "gpt_neox", "opt"]
 
-NOT_PACKED = "packed is for decoders: models of other kinds read a soft prompt together with each text"
+NOT_PACKED = "packed is for decoders: other kinds of models read a soft prompt together with each text"
 
 Cell = tuple[str, str]  # what stands in the table, and the reason that its footnote gives; without one if empty
 
@@ -158,7 +158,7 @@ def generates(model_type: str) -> Cell:
             alone = recorded(written_by(engine), model, [prompt])
             settings: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "do_sample": False}
             if not alike(alone, recorded(model.generate, model, input_ids=ids, max_new_tokens=NEW_TOKENS, **settings)):
-                return "no", "a row alone is continued otherwise than by PEFT"
+                return "no", "a single row is continued differently than by PEFT"
             if not alike(alone, ([together[0][index]], together[1][index : index + 1])):
                 return "no", "what a row gets depends on how far it is padded"
         if not go_on_alike(engine, prompts):
@@ -199,23 +199,22 @@ def row(model_type: str) -> tuple[str, dict[str, Cell]]:
 HEAD = f"""\
 # Architectures
 
-Made by `tests/engine/agreement/test_architectures.py`; this writes it again:
+`tests/engine/agreement/test_architectures.py` makes this page. To make it again:
 
     {AGAIN}
 
-The table comes from tiny random models with the default attention implementation, not from trained ones: it says
-whether the code works, not how well a model learns.
+The table comes from tiny random models with the default attention implementation. It shows whether the code works, not
+how well a model learns.
 
-- `packed`: the packed forward gives the loss and the gradient of PEFT's own forward.
-- `stock`: only PEFT's own forward works, and `model.engine: auto` takes it; the footnote says what packed does.
-- `no`: PEFT's own forward fails with its default settings, gives no gradient, or is not what the method needs; the
-  footnote says how. The recipes say so before they load anything; so does
+- `packed`: loss and gradient of the packed forward pass match those of PEFT's own forward pass.
+- `stock`: only PEFT's own forward pass works, and `model.engine: auto` uses it. The footnote gives the reason.
+- `no`: PEFT's own forward pass fails with its default settings, has no gradient, or does not suit the method. The
+  footnote gives the reason. The recipes report it before they load anything; so does
   `python -m softprompts.methods.preflight NAME_OR_PATH`.
-- `{GENERATE}`: behind a soft prompt, `engine.generation` writes the same greedy tokens, from the same logits, for a row
-  alone and in a batch with longer ones, also where some of these end before it does, and the same as PEFT's own
-  `generate` for the row alone.
+- `{GENERATE}`: `engine.generation` gives the same greedy tokens and logits after a soft prompt for a single row as for
+  the row in a batch with longer ones, even if some of these end earlier. PEFT's `generate` does so for a single row.
 
-Prompt and prefix tuning: {VIRTUAL} virtual tokens. LoRA: `target_modules="all-linear"`. Full: all weights train.
+Prompt and prefix tuning: {VIRTUAL} virtual tokens. LoRA: `target_modules="all-linear"`. Full: all weights are trained.
 Sliding windows ({WINDOW["sliding_window"]} tokens) are shorter than most of the texts.
 """
 

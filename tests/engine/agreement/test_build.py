@@ -101,7 +101,7 @@ def test_c1_3_what_evaluation_keeps_is_compared(tiny_model: Path, monkeypatch: p
     monkeypatch.setattr(Engine, "_states", wrong)
     engine, said = made(tiny_model, data_of(APART))
     assert not engine.packed
-    assert "with the soft prompt's keys and values kept, the loss is" in said[0]
+    assert "with cached keys and values of the soft prompt, the loss is" in said[0]
 
 
 @pytest.mark.falls_back
@@ -191,7 +191,7 @@ def test_c1_4_full_memory_at_a_single_row_is_an_error(
     monkeypatch.setattr(Engine, "_packed", full_above(0, []))
     model, tokenizer = load_tuned(tiny_model)
     model.requires_grad_(trains)
-    with pytest.raises(UserError, match=rf"^out of memory at a single row, of \d+ tokens, which {key} cannot part"):
+    with pytest.raises(UserError, match=rf"^out of memory for a single row of \d+ tokens, which {key} cannot divide"):
         make_engine(model, tokenizer, config=ModelConfig(), data=data_of(APART), say=print)
 
 
@@ -202,7 +202,7 @@ def test_a_base_in_float64_is_packed_and_an_unknown_type_is_not(
     engine.double()
     assert disagreement(engine, APART) is None
     monkeypatch.setattr(agreement, "TOLERANCE", {})
-    assert disagreement(engine, APART) == "nothing is known of how torch.float64 rounds"
+    assert disagreement(engine, APART) == "the rounding of torch.float64 is unknown"
 
 
 SIZES: dict[str, Any] = {
@@ -239,7 +239,7 @@ def test_layers_that_look_back_in_chunks_are_not_packed(tiny_model: Path) -> Non
     said: list[str] = []
     engine = make_engine(model, tokenizer, config=ModelConfig(), data=data_of(APART), say=said.append)
     assert not engine.packed
-    assert "it does not know layers of chunked_attention, attention_chunk_size 32" in said[0]
+    assert "it does not support layers of chunked_attention, attention_chunk_size 32" in said[0]
     assert window_of(engine.base) == 32
     with pytest.raises(UserError, match=r"^model.engine: packed .*layers of chunked_attention"):
         make_engine(model, tokenizer, config=ModelConfig(engine="packed"), data=data_of(APART), say=said.append)
@@ -260,12 +260,12 @@ class Described:
         ({"sliding_window": None, "use_sliding_window": True, "max_window_layers": 28}, {}, None),
         ({"sliding_window_pattern": 6, "chunk_size_feed_forward": 8}, {}, None),
         ({"window_size": 8, "sliding_window": 4}, {"window_size": 8, "sliding_window": 4}, None),
-        ({"attention_chunk_size": 8}, {"attention_chunk_size": 8}, "it does not know attention_chunk_size 8"),
-        ({"keep_window_size": 8}, {"keep_window_size": 8}, "it does not know keep_window_size 8"),
-        ({"index_topk": 2048}, {"index_topk": 2048}, "it does not know index_topk 2048"),
+        ({"attention_chunk_size": 8}, {"attention_chunk_size": 8}, "it does not support attention_chunk_size 8"),
+        ({"keep_window_size": 8}, {"keep_window_size": 8}, "it does not support keep_window_size 8"),
+        ({"index_topk": 2048}, {"index_topk": 2048}, "it does not support index_topk 2048"),
         ({"layer_types": ["full_attention", "sliding_attention"] * 16}, {}, None),
-        ({"layer_types": ["full_attention", "conv"] * 16}, {}, "it does not know layers of conv"),
-        ({"layers_block_type": ["mamba", "attention"] * 16}, {}, "it does not know layers of mamba"),
+        ({"layer_types": ["full_attention", "conv"] * 16}, {}, "it does not support layers of conv"),
+        ({"layers_block_type": ["mamba", "attention"] * 16}, {}, "it does not support layers of mamba"),
     ],
 )
 def test_what_bounds_how_far_layers_look_back(settings: Any, bounds: dict[str, int], unknown: str | None) -> None:

@@ -44,8 +44,8 @@ def test_c1_4_written_answers_that_differ_are_a_difference(tiny_model: Path, mon
     monkeypatch.setattr(generation, "decode", one_token_off)
     made_engine, said = made(tiny_model, "auto")
     assert not made_engine.packed
-    assert "after 3 written tokens token" in said[0]
-    with pytest.raises(UserError, match=r"^model\.engine: packed does not give .* after 3 written tokens"):
+    assert "after 3 generated tokens, token" in said[0]
+    with pytest.raises(UserError, match=r"^model\.engine: packed does not match .* after 3 generated tokens"):
         made(tiny_model, "packed")
 
 
@@ -61,7 +61,7 @@ def test_c1_4_an_answer_that_ends_elsewhere_is_a_difference(
 ) -> None:
     monkeypatch.setattr(generation, "decode", lambda *arguments: [answer[:ended] for answer in decode(*arguments)])
     said = different_answers(method_engine(tiny_model, "prompt tuning"), DOCUMENTS)
-    assert f"after {ended} written tokens the end follows instead of token" in (said or "")
+    assert f"after {ended} generated tokens, the end follows instead of token" in (said or "")
 
 
 def test_c1_4_tokens_that_are_as_likely_are_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_an_encoders_classifier_trains_with_lora(tiny_encoder: Path) -> None:
     [
         ({"target_modules": ["q_projj"]}, r"^lora: .*q_projj"),
         ({"r": 0}, r"^lora: .*positive integer.* 0$"),
-        ({"alora_invocation_tokens": [5]}, r"^lora\.alora_invocation_tokens: LoRA would work only behind these tokens"),
+        ({"alora_invocation_tokens": [5]}, r"^lora\.alora_invocation_tokens: LoRA would work only after these tokens"),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
@@ -174,5 +174,7 @@ def test_full_fine_tuning_moves_every_weight(tiny_model: Path, tmp_path: Path) -
 def test_full_fine_tuning_of_quantised_weights_is_refused(tiny_model: Path) -> None:
     base = load_base(tiny_model)[0]
     base.is_quantized = True
-    with pytest.raises(UserError, match=r"^model\.quantization: full fine-tuning needs whole weights; set it to none"):
+    with pytest.raises(
+        UserError, match=r"^model\.quantization: full fine-tuning requires unquantised weights; set it to none"
+    ):
         train_everything(base)

@@ -191,7 +191,9 @@ def test_an_update_hides_and_evaluation_does_not(tiny_model: Path, tiny_task: Pa
 
 
 def test_more_tokens_than_positions_are_refused(tiny_model: Path, tiny_task: Path) -> None:
-    message = r"^context.demonstrations: 20 make \d+ virtual tokens, and the longest row has \d+: more than the 256 "
+    message = (
+        r"^context.demonstrations: 20 make \d+ virtual tokens, and the longest row has \d+: more than the model's 256 "
+    )
     with pytest.raises(UserError, match=message):
         build(tiny_model, tiny_task, settings(demonstrations=20))
 
@@ -207,8 +209,8 @@ def test_layers_that_keep_fewer_positions_are_refused(tiny_model: Path, tiny_tas
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"demonstrations": 0}, r"^context.demonstrations: expected 2 or more, found 0: each is left out"),
-        ({"demonstrations": 1}, r"set leave_one_out to false for a single one$"),
+        ({"demonstrations": 0}, r"^context.demonstrations: expected 2 or more, found 0: leave_one_out hides each"),
+        ({"demonstrations": 1}, r"set it to false for a single one$"),
         ({"demonstrations": 0, "leave_one_out": False}, r"^context.demonstrations: expected 1 or more, found 0$"),
         ({"token_dropout": 1.0}, r"^context.token_dropout: expected 0 or more and below 1, found 1.0$"),
         ({"token_dropout": -0.1}, r"^context.token_dropout: expected 0 or more and below 1, found -0.1$"),

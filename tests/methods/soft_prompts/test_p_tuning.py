@@ -102,10 +102,16 @@ def test_the_seed_decides_the_network_whatever_was_drawn_before(tiny_model: Path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"encoder_dropout": 0.2}, r"^prompt\.encoder_dropout: an MLP has none to set; it is the LSTM's$"),
-        ({"encoder_num_layers": 3}, r"^prompt\.encoder_num_layers: an MLP has none to set; it is the LSTM's$"),
+        ({"encoder_dropout": 0.2}, r"^prompt\.encoder_dropout: applies only to encoder_reparameterization_type: LSTM$"),
+        (
+            {"encoder_num_layers": 3},
+            r"^prompt\.encoder_num_layers: applies only to encoder_reparameterization_type: LSTM$",
+        ),
         ({"num_virtual_tokens": 0}, r"^prompt\.num_virtual_tokens: expected a number above 0, found 0$"),
-        ({"num_virtual_tokens": 300}, r"^prompt\.num_virtual_tokens: 300 leave no room in the 256 positions"),
+        (
+            {"num_virtual_tokens": 300},
+            r"^prompt\.num_virtual_tokens: 300 virtual tokens leave no room in the model's 256 positions",
+        ),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, settings: dict[str, Any], message: str) -> None:

@@ -154,14 +154,20 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
     [
         ({"num_virtual_tokens": 0}, r"^prefix\.num_virtual_tokens: expected a number above 0, found 0$"),
         ({"num_virtual_tokens": None}, r"^prefix\.num_virtual_tokens: expected a number above 0, found None$"),
-        ({"num_virtual_tokens": 256}, r"^prefix\.num_virtual_tokens: 256 leave no room in the 256 positions"),
+        (
+            {"num_virtual_tokens": 256},
+            r"^prefix\.num_virtual_tokens: 256 virtual tokens leave no room in the model's 256 positions",
+        ),
         ({"init_text": ""}, r"^prefix\.init_text: the text is empty; null is none$"),
         ({"init_text": "./gone.txt"}, r"^prefix\.init_text: no such file: gone.txt; name another, or write a text of"),
         (
             {"init_text": "a", "prefix_projection": True},
-            r"^prefix\.init_text: not with prefix_projection: .*; set init_text to null, or prefix_proj\w+ to false$",
+            r"^prefix\.init_text: cannot be combined with prefix_projection, .*; set init_text to null",
         ),
-        ({"init_text": "a", "init_weights": "zero"}, r"^prefix\.init_text: not with init_weights: zero; set one"),
+        (
+            {"init_text": "a", "init_weights": "zero"},
+            r"^prefix\.init_text: cannot be combined with init_weights: zero; set one",
+        ),
     ],
 )
 def test_settings_without_sense_are_refused(tiny_model: Path, settings: dict[str, Any], message: str) -> None:
@@ -174,7 +180,7 @@ def test_settings_without_sense_are_refused(tiny_model: Path, settings: dict[str
 def test_a_text_is_for_decoders(request: pytest.FixtureRequest, kind: str) -> None:
     config = ModelConfig(str(request.getfixturevalue(kind)))
     base, tokenizer = load_base_model(config, torch.device("cpu"), ["a", "b"])
-    with pytest.raises(UserError, match=r"^prefix\.init_text: needs a decoder"):
+    with pytest.raises(UserError, match=r"^prefix\.init_text: requires a decoder"):
         add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=3, init_text="the film"))
 
 
@@ -184,5 +190,5 @@ def test_a_text_longer_than_a_sliding_window_is_refused(tiny_model: Path) -> Non
     config = MistralConfig(vocab_size=len(tokenizer), num_hidden_layers=2, sliding_window=8, **sizes)
     base = MistralForCausalLM(config).eval().requires_grad_(False)
     add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=5, init_text=TEXT))
-    with pytest.raises(UserError, match=r"^prefix\.init_text: .*12.*; set it to null to begin at random$"):
+    with pytest.raises(UserError, match=r"^prefix\.init_text: .*12.*; set it to null for random initial values$"):
         add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=12, init_text=TEXT))

@@ -41,9 +41,9 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no type": (lambda f: change_config(f, peft_type=None), "has no peft_type"),
     "an unknown type": (lambda f: change_config(f, peft_type="PROMPT_TUNE"), '(did you mean "PROMPT_TUNING"?)'),
     "a number as text": (lambda f: change_config(f, num_virtual_tokens="5"), "expected int, found '5'"),
-    "another task": (lambda f: change_config(f, task_type="SEQ_2_SEQ_LM"), "is for SEQ_2_SEQ_LM (its task_type)"),
+    "another task": (lambda f: change_config(f, task_type="SEQ_2_SEQ_LM"), "has task_type SEQ_2_SEQ_LM, but"),
     "other keys": (lambda f: change_weights(f, lambda t: {"embeddings": t["prompt_embeddings"]}), "prompt_embeddings"),
-    "more keys": (lambda f: change_weights(f, lambda t: t | {"x": torch.ones(1)}), "has no place for: x"),
+    "more keys": (lambda f: change_weights(f, lambda t: t | {"x": torch.ones(1)}), "do not exist in the model: x"),
 }
 
 
@@ -137,12 +137,12 @@ def test_b14_a_strangers_config_beside_an_adapter_says_nothing(
     [
         ('{"recipe": "lora", "ta', "cannot read "),
         ("", "cannot read "),
-        ('{"recipe": "lora", "task": null}', "is damaged: task is not that of a run"),
-        ('{"recipe": "lora", "task": {"prompt": 3}}', "is damaged: task is not that of a run"),
-        ('{"recipe": "lora", "task": {"chat": "yes"}}', "is damaged: task is not that of a run"),
-        ('{"recipe": "lora", "task": {"choices": [1, 2]}}', "is damaged: task is not that of a run"),
-        ('{"recipe": "lora", "task": {"choices": {"a": 2}}}', "is damaged: task is not that of a run"),
-        ('{"recipe": "lora", "task": {"system": 2}}', "is damaged: task is not that of a run"),
+        ('{"recipe": "lora", "task": null}', "is damaged: its task is not valid"),
+        ('{"recipe": "lora", "task": {"prompt": 3}}', "is damaged: its task is not valid"),
+        ('{"recipe": "lora", "task": {"chat": "yes"}}', "is damaged: its task is not valid"),
+        ('{"recipe": "lora", "task": {"choices": [1, 2]}}', "is damaged: its task is not valid"),
+        ('{"recipe": "lora", "task": {"choices": {"a": 2}}}', "is damaged: its task is not valid"),
+        ('{"recipe": "lora", "task": {"system": 2}}', "is damaged: its task is not valid"),
     ],
 )
 def test_b14_a_broken_record_of_a_run_is_one_line(
@@ -202,8 +202,8 @@ def test_c9_code_of_a_model_folder_is_neither_run_nor_asked_for(
         command = recipe_command(recipe, "sentiment", tiny_flags(model, tiny_task, tmp_path / "run"))
     code, _, errors = cli_in_process(command, capfd)
     assert code == 2
-    said = "brings code of its own (auto_map in its config), and this project runs no code from model folders; take a"
-    assert errors == [f"error: model.name_or_path: {model} {said} model of an architecture that transformers has"]
+    said = "has its own code (auto_map in its config), and this project does not run code from model folders; use a"
+    assert errors == [f"error: model.name_or_path: {model} {said} model whose architecture is in transformers"]
     assert not list(tmp_path.rglob("executed"))
     assert not Path("executed").exists()
 

@@ -51,7 +51,7 @@ def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd
         (["--training.lerning_rate", "1"], '"--training.lerning_rate" (did you mean "training.learning_rate"?)'),
         (["--task.prompt", "{txt}"], 'no column "txt"; columns are: text, label'),
         (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "smollm2-135m-instruct"?)'),
-        (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 leave no room in the 256 positions"),
+        (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 virtual tokens leave no room in the"),
         (["--training.batch_size", "99999"], "training.batch_size: 99999 is more than 100 times the 40 rows of train"),
     ],
     ids=["command line", "data", "base model", "method", "training"],
@@ -71,7 +71,7 @@ def test_each_part_of_a_run_fails_with_one_line(fail: Fail, more: list[str], mes
         (["--task.metrics", "[acuracy]"], 'task.metrics: no metric "acuracy" (did you mean "accuracy"?)'),
         (["--training.best_by", "acuracy"], 'training.best_by: "acuracy" (did you mean "accuracy"?)'),
         (["--training.micro_batch_tokens", "0"], "training.micro_batch_tokens: expected a number above 0, found 0"),
-        (["--prompt.prompt_tuning_init_text", ""], "TEXT needs a text"),
+        (["--prompt.prompt_tuning_init_text", ""], "TEXT requires a text"),
         (["--run.trackers", "[tensorbord]"], 'unknown tracker "tensorbord" (did you mean "tensorboard"?)'),
     ],
 )  # fmt: skip

@@ -42,8 +42,8 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softprompts.load_base_model", refuse)
 
 
-ENCODER_TAKES = "it takes prefix_tuning, lora, ia3, full_finetuning"
-T5_TAKES = "it takes hard_prompt, prompt_tuning, p_tuning, lora, ia3, full_finetuning"
+ENCODER_TAKES = "it supports prefix_tuning, lora, ia3, full_finetuning"
+T5_TAKES = "it supports hard_prompt, prompt_tuning, p_tuning, lora, ia3, full_finetuning"
 
 
 @pytest.mark.usefixtures("nothing_loaded")
@@ -52,9 +52,9 @@ T5_TAKES = "it takes hard_prompt, prompt_tuning, p_tuning, lora, ia3, full_finet
     [
         ("prompt_tuning", "tiny_encoder", f"take the place of its first token; {ENCODER_TAKES}"),
         ("p_tuning", "tiny_encoder", f"take the place of its first token; {ENCODER_TAKES}"),
-        ("multitask_prompt_tuning", "tiny_encoder", f"PEFT has it for decoders; {ENCODER_TAKES}"),
-        ("prefix_tuning", "tiny_t5", f"PEFT's prefix is not read when an encoder-decoder writes; {T5_TAKES}"),
-        ("multitask_prompt_tuning", "tiny_t5", f"PEFT has it for decoders, as far as it works; {T5_TAKES}"),
+        ("multitask_prompt_tuning", "tiny_encoder", f"PEFT supports only decoders; {ENCODER_TAKES}"),
+        ("prefix_tuning", "tiny_t5", f"PEFT ignores a prefix when an encoder-decoder generates; {T5_TAKES}"),
+        ("multitask_prompt_tuning", "tiny_t5", f"PEFT's support works only for decoders; {T5_TAKES}"),
     ],
 )
 def test_a_method_that_the_architecture_lacks(
@@ -63,7 +63,7 @@ def test_a_method_that_the_architecture_lacks(
     folder = request.getfixturevalue(model)
     kind = {"tiny_encoder": "bert", "tiny_t5": "t5"}[model]
     message = fail(recipe, **{"model.name_or_path": folder})
-    assert message.startswith(f"model.name_or_path: {folder} ({kind}) does not take {recipe}: ")
+    assert message.startswith(f"model.name_or_path: {folder} ({kind}) does not support {recipe}: ")
     assert message.endswith(reason)
 
 
@@ -71,8 +71,12 @@ def test_a_method_that_the_architecture_lacks(
 @pytest.mark.parametrize(
     ("recipe", "flags", "message"),
     [
-        ("prefix_tuning", {"model.gradient_checkpointing": "true"}, "model.gradient_checkpointing: not with prefix"),
-        ("full_finetuning", {"model.quantization": "nf4"}, "model.quantization: full fine-tuning needs whole weights"),
+        ("prefix_tuning", {"model.gradient_checkpointing": "true"}, "model.gradient_checkpointing: cannot be combined"),
+        (
+            "full_finetuning",
+            {"model.quantization": "nf4"},
+            "model.quantization: full fine-tuning requires unquantised weights",
+        ),
         ("lora", {"lora.target_modules": "[q_prj]"}, "lora: Target modules {'q_prj'} not found in the base model"),
         ("lora", {"lora.r": 0}, "lora: `r` should be a positive integer value but the value passed is 0"),
     ],
@@ -89,12 +93,12 @@ def test_settings_are_refused_before_anything_is_loaded(
         (
             "prefix_tuning",
             {"prefix.prefix_projection": "true", "prefix.encoder_hidden_size": 16},
-            "prefix.init_text: not with prefix_projection: keys and values cannot be put back through the network",
+            "prefix.init_text: cannot be combined with prefix_projection, for the network cannot reproduce",
         ),
-        ("prefix_tuning", {"prefix.init_weights": "zero"}, "prefix.init_text: not with init_weights: zero; set one"),
+        ("prefix_tuning", {"prefix.init_weights": "zero"}, "prefix.init_text: cannot be combined with init_weights"),
         ("prefix_tuning", {"prefix.init_text": ""}, "prefix.init_text: the text is empty; null is none"),
         ("prefix_tuning", {"prefix.num_virtual_tokens": 0}, "prefix.num_virtual_tokens: expected a number above 0"),
-        ("p_tuning", {"prompt.encoder_dropout": 0.5}, "prompt.encoder_dropout: an MLP has none to set"),
+        ("p_tuning", {"prompt.encoder_dropout": 0.5}, "prompt.encoder_dropout: applies only to"),
         (
             "multitask_prompt_tuning",
             {"prompt.column": "domian"},
@@ -103,13 +107,13 @@ def test_settings_are_refused_before_anything_is_loaded(
         (
             "multitask_prompt_tuning",
             {"task.where": "{domain: [books]}"},
-            'prompt.column: all rows of train have domain "books"; several tasks need at least two',
+            'prompt.column: all rows of train have domain "books"; expected two or more tasks',
         ),
         ("multitask_prompt_tuning", {"prompt.num_ranks": 0}, "prompt.num_ranks: expected a number above 0, found 0"),
         (
             "lora",
             {"task.metrics": "[rouge_l]"},
-            'task.metrics: "rouge_l" scores written answers, and this task has choices',
+            'task.metrics: "rouge_l" scores open targets, but this task has choices',
         ),
     ],
 )
@@ -119,12 +123,12 @@ def test_settings_that_exclude_each_other(fail: Fail, recipe: str, flags: dict[s
 
 def test_an_encoder_has_no_text_to_begin_with(fail: Fail, tiny_encoder: Path) -> None:
     message = fail("prefix_tuning", **{"model.name_or_path": tiny_encoder})
-    assert message == "prefix.init_text: needs a decoder, whose keys and values of a text do what the text does"
+    assert message == "prefix.init_text: requires a decoder, for which keys and values of a text replace the text"
 
 
 def test_an_encoder_needs_choices(fail: Fail, tiny_encoder: Path) -> None:
     flags = {"model.name_or_path": tiny_encoder, "task.choices": "null", "task.metrics": "[exact_match]"}
-    expected = f"task.choices: {tiny_encoder} is an encoder, which chooses between labels: give all of them"
+    expected = f"task.choices: {tiny_encoder} is an encoder, which chooses between labels; list all of them"
     assert fail("lora", **flags) == expected
 
 
@@ -139,9 +143,12 @@ def test_a_task_that_train_lacks_is_named(fail: Fail, domain_task: Path, tmp_pat
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("{label}", ":1: the target is no JSON, as task.schema asks: "),
-        ('{{"label": "{label}"}}', ":2: the target breaks task.schema at label: 'positive' is not one of ['negative']"),
-        ('{{"lable": "{label}"}}', ":1: the target breaks task.schema: 'label' is a required property"),
+        ("{label}", ":1: the target is not JSON, as required by task.schema: "),
+        (
+            '{{"label": "{label}"}}',
+            ":2: the target violates task.schema at label: 'positive' is not one of ['negative']",
+        ),
+        ('{{"lable": "{label}"}}', ":1: the target violates task.schema: 'label' is a required property"),
     ],
 )
 def test_a_target_that_breaks_its_schema_is_named(fail: Fail, target: str, message: str, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_two_adapters_answer_as_they_did_in_their_runs(method_run: MethodRun, fl
     assert (record["recipe"], record["split"], record["seed"]) == ("compare", "test", 0)
     assert "versions" in record["environment"]
     again = run_recipe(recipe_command("compare", "sentiment", settings, "--resume"))
-    assert (again.returncode, again.stdout) == (0, f"{folder} holds a finished run; nothing to do\n")
+    assert (again.returncode, again.stdout) == (0, f"{folder} contains a finished run; nothing to do\n")
 
 
 def test_a_whole_model_against_a_written_prompt(method_run: MethodRun, go: Callable[..., Path]) -> None:
@@ -114,7 +114,7 @@ def test_answers_that_are_written(method_run: MethodRun, go: Callable[..., Path]
 
 def test_what_is_refused_is_one_line(method_run: MethodRun, fail: Callable[..., str], tiny_model: Path) -> None:
     run = method_run("lora")
-    same = "first and second are the same: give one of them another path, wording or shots"
+    same = "first and second are the same; change path, wording or shots of one of them"
     assert fail() == same
     assert fail(**{"first.path": run, "second.path": run / "adapter"}) == same
     assert fail(**{"first.path": "./nothing"}).startswith("first.path: no such folder: ./nothing")
@@ -124,4 +124,4 @@ def test_what_is_refused_is_one_line(method_run: MethodRun, fail: Callable[..., 
     several = fail(**{"second.path": method_run("multitask")})
     assert several.startswith("second.path: ")
     assert several.endswith("adapter/movies")
-    assert fail(**{"second.path": tiny_model, "second.any_base": "true"}) == "second.any_base: is for an adapter"
+    assert fail(**{"second.path": tiny_model, "second.any_base": "true"}) == "second.any_base: requires an adapter"

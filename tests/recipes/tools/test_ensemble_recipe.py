@@ -71,7 +71,7 @@ def test_a_bad_ensemble_ends_with_one_line_and_writes_nothing(
         (["one"], {}, "ensemble.adapters: expected two or more to vote, found 1"),
         (["one", "one"], {}, "are the same adapter"),
         (["one", "lora"], {}, "is of type LORA"),
-        (["one", "two"], OPEN, "task.choices: a vote is between choices"),
+        (["one", "two"], OPEN, "task.choices: a vote requires choices"),
     ):
         adapters = [voters[name] for name in names]
         code, _, errors = cli_in_process(command(tiny_model, tiny_task, tmp_path / "run", adapters, **flags), capfd)

@@ -186,8 +186,8 @@ def test_an_adapter_that_peft_saved_itself(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"token_dim": 64}, "is for another base model: its hidden size is 64, that of "),
-        ({"num_layers": 3}, "is for another base model: its layers is 3, that of "),
+        ({"token_dim": 64}, "is for another base model: hidden size 64, but "),
+        ({"num_layers": 3}, "is for another base model: layers 3, but "),
         ({"base_model_name_or_path": "someone/other-llama"}, "was trained on someone/other-llama, not on "),
     ],
 )
@@ -205,14 +205,14 @@ def test_a_base_of_another_name_may_be_allowed(score: Evaluate, adapter: Path, t
 
 def test_the_run_of_a_whole_model_says_where_the_model_is(method_run: MethodRun, fail: Fail) -> None:
     run = method_run("full")
-    assert fail(run) == f"adapter.path: {run / 'model'} is a whole model; give it as model.name_or_path"
+    assert fail(run) == f"adapter.path: {run / 'model'} is a whole model; set model.name_or_path to it"
 
 
 def test_what_is_no_adapter_is_refused(fail: Fail, adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    assert fail(tiny_model) == f"adapter.path: {tiny_model} is a whole model; give it as model.name_or_path"
+    assert fail(tiny_model) == f"adapter.path: {tiny_model} is a whole model; set model.name_or_path to it"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert fail(empty) == f"adapter.path: {empty} is no adapter: it has no adapter_config.json"
+    assert fail(empty) == f"adapter.path: {empty} is not an adapter: it has no adapter_config.json"
     pickled = changed(adapter, tmp_path / "pickled")
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     assert fail(pickled).endswith("has no adapter_model.safetensors; pickled weights are not loaded")

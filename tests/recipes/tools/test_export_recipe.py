@@ -140,26 +140,30 @@ ADAPTERS = "export.adapters"
 @pytest.mark.parametrize(
     ("to", "flags", "message"),
     [
-        ("vocabulary", {"adapter.path": "prefix one"}, "export.to vocabulary takes soft prompts, and "),
-        ("prompt_embeds", {"adapter.path": "lora"}, "is of type LORA; export.to peft and hub take every type"),
-        ("vocabulary", {ADAPTERS: "{a: [one], b: [prefix one]}"}, "export.adapters.b: export.to vocabulary takes soft"),
+        ("vocabulary", {"adapter.path": "prefix one"}, "export.to vocabulary supports soft prompts, but "),
+        ("prompt_embeds", {"adapter.path": "lora"}, "is of type LORA; export.to peft and hub support every type"),
+        (
+            "vocabulary",
+            {ADAPTERS: "{a: [one], b: [prefix one]}"},
+            "export.adapters.b: export.to vocabulary supports soft",
+        ),
         ("vocab", {"adapter.path": "one"}, 'found vocab (did you mean "vocabulary"?)'),
-        ("vocabulary", {}, "adapter.path: expected an adapter there or in export.adapters, found neither"),
+        ("vocabulary", {}, "adapter.path: expected an adapter here or in export.adapters, found neither"),
         ("vocabulary", {"adapter.path": "one", ADAPTERS: "{a: [one]}"}, "or in export.adapters, found both"),
-        ("vocabulary", {ADAPTERS: "{a: [one], A: [two]}"}, "export.adapters: a and A differ in upper case only"),
-        ("vocabulary", {ADAPTERS: "{a: [one], a: [two]}"}, 'export.adapters: not valid YAML: key "a" stands twice'),
+        ("vocabulary", {ADAPTERS: "{a: [one], A: [two]}"}, "export.adapters: a and A differ only in upper case"),
+        ("vocabulary", {ADAPTERS: "{a: [one], a: [two]}"}, 'export.adapters: not valid YAML: key "a" appears twice'),
         ("vocabulary", {ADAPTERS: "{'my task!': [one]}"}, "name it my_task: --export.adapters '{my_task: ...}'"),
         ("vocabulary", {ADAPTERS: "{'../up': [one]}"}, "name it up: --export.adapters '{up: ...}'"),
         ("vocabulary", {ADAPTERS: "{'a:0|>': [one]}"}, "name it a_0: --export.adapters"),
         ("vocabulary", {ADAPTERS: "{a: ./nothing}"}, "export.adapters.a: no such folder: ./nothing"),
         ("peft", {"adapter.path": "one"}, "is a folder of this machine; name the base model by its Hub id"),
-        ("vocabulary", {"adapter.path": "one", "input.text": "[]"}, "input.text: no run shows which rows"),
-        ("vocabulary", {"adapter.path": "one", "input.text": "[]", "input.chat": "false"}, "apply only to texts"),
+        ("vocabulary", {"adapter.path": "one", "input.text": "[]"}, "input.text: the training rows of"),
+        ("vocabulary", {"adapter.path": "one", "input.text": "[]", "input.chat": "false"}, "and chat require texts"),
         ("vocabulary", {"adapter.path": "one", "export.rows": 0}, "export.rows: expected a number above 0, found 0"),
         ("peft", {"adapter.path": "one", "export.license": "mit"}, "export.license: applies only to export.to hub"),
         ("vocabulary", {"adapter.path": "one", "export.base": "a/b"}, "applies only to export.to peft or hub"),
         ("vocabulary", {"adapter.path": "one", "export.reserved": "[7, 8]"}, "applies only to export.to kv_cache"),
-        ("kv_cache", {"adapter.path": "one"}, "export.to kv_cache takes prefixes and cartridges, and "),
+        ("kv_cache", {"adapter.path": "one"}, "export.to kv_cache supports prefixes and cartridges, but "),
         (
             "vocabulary",
             {"adapter.path": "one", "model.quantization": "nf4"},
@@ -191,9 +195,9 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("tiny_t5", "needs a decoder, and {base} is an encoder-decoder; export.to peft and hub take every kind"),
-        ("tiny_encoder", "needs a decoder, and {base} is an encoder; export.to peft and hub take every kind"),
-        ("wider_model", "is for another base model: its hidden size is 32, that of {base} 64"),
+        ("tiny_t5", "requires a decoder, but {base} is an encoder-decoder; export.to peft and hub support"),
+        ("tiny_encoder", "requires a decoder, but {base} is an encoder; export.to peft and hub support every kind"),
+        ("wider_model", "is for another base model: hidden size 32, but {base} has 64"),
         ("another vocabulary", "was trained on"),
     ],
 )
@@ -250,7 +254,7 @@ def test_rows_that_are_gone(
     code, _, errors = cli_in_process(command, capfd)
     assert (code, len(errors)) == (2, 1)
     assert errors[0].startswith(f"error: input.text: the rows of {run} cannot be read: ")
-    assert errors[0].endswith("give some texts instead")
+    assert errors[0].endswith("set texts instead")
     code, _, errors = cli_in_process([*command, "--input.text", TEXTS], capfd)
     assert (code, errors) == (0, []), "the template is still that of the run"
     assert json.loads((tmp_path / "it/train.json").read_text())["task"]["train"]["template"] == "{text} sentiment"

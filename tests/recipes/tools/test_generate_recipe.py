@@ -116,7 +116,7 @@ def test_an_adapter_that_changes_the_base_stands_alone(
     flags = {"input.text": json.dumps(TEXTS), "sampling.max_new_tokens": 6}
     code, said, errors = cli_in_process(generate_command(tiny_model, tmp_path / "it", **flags), capfd)
     assert (code, len(errors)) == (0, 1)
-    assert errors[0].endswith("what the base model answers alone is had without adapter.path")
+    assert errors[0].endswith("run without adapter.path to see the base model's predictions")
     assert said == "".join(f"\n{text}\n  with adapter  {a.strip()}\n" for text, a in zip(TEXTS, answers, strict=True))
 
 
@@ -136,9 +136,9 @@ def test_draws_follow_the_seed(say: Say, adapter: Path) -> None:
         ({"sampling.temperature": -1}, "sampling.temperature: expected 0 or more, found -1"),
         ({"sampling.top_p": 0}, "sampling.top_p: expected a number above 0 and at most 1, found 0"),
         ({"sampling.max_new_tokens": 0}, "sampling.max_new_tokens: expected a number above 0, found 0"),
-        ({"input.text": "[]"}, "input.text: no text to try; give some, or write lines to standard input"),
-        ({"input.template": "{a} and {b}"}, "input.template: expected one column to put a text into, found a, b in"),
-        ({"input.template": "nothing"}, "input.template: expected one column to put a text into, found none in"),
+        ({"input.text": "[]"}, "input.text: expected a text; set it, or write lines to standard input"),
+        ({"input.template": "{a} and {b}"}, "input.template: expected exactly one column for the text, found a, b in"),
+        ({"input.template": "nothing"}, "input.template: expected exactly one column for the text, found none in"),
         ({"input.template": "{a} "}, "ends in a space"),
         ({"input.tempalte": "{a}"}, 'unknown flag "--input.tempalte" (did you mean "input.template"?)'),
         ({"adapter.path": "./nothing"}, "adapter.path: no such folder: ./nothing"),

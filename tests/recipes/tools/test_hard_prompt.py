@@ -82,7 +82,7 @@ def test_shots_stand_in_front_of_every_row_and_follow_the_seed(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hard.wordings": "[]"}, "hard.wordings: give at least one"),
+        ({"hard.wordings": "[]"}, "hard.wordings: expected at least one prompt template"),
         ({"hard.shots": 41}, "hard.shots: 41 is not between 0 and the 40 rows of train"),
         ({"hard.wordings": '["{txt}"]'}, 'no column "txt"; columns are: text, label'),
         ({"hard.shots": 30, "task.max_length": 64}, "do not fit into 64"),

@@ -88,7 +88,7 @@ def test_the_best_on_validation_is_chosen(finished: Path) -> None:
 
 def test_the_table_has_a_row_for_each_candidate_the_chosen_one_first(finished: Path) -> None:
     head, _, *rows = (finished / "sweep.md").read_text(encoding="utf-8").splitlines()
-    assert head == "| learning_rate | run.seed | best validation loss | step | updates made |"
+    assert head == "| learning_rate | run.seed | best validation loss | step | steps made |"
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert {(float(rate), int(seed)) for rate, seed, *_ in cells} == {(r, s) for r in RATES for s in SEEDS}
     shown = [float(value) for _, _, value, *_ in cells]
@@ -141,7 +141,7 @@ def test_a_finished_sweep_is_never_touched(command: Command, finished: Path, cap
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
     again = command(finished, "sweep", "--resume", **{"sweep.grid": GRID})
     code, said, errors = cli_in_process(again, capfd)
-    assert (code, said, errors) == (0, f"{finished} holds a finished run; nothing to do\n", [])
+    assert (code, said, errors) == (0, f"{finished} contains a finished run; nothing to do\n", [])
     other = command(finished, "sweep", "--resume", **{"sweep.grid": "{run.seed: [3, 4]}"})
     code, _, errors = cli_in_process(other, capfd)
     assert code == 2

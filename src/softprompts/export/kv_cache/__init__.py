@@ -1,1 +1,1 @@
-"""Prefixes as keys and values for an engine's cache: their files, and the connector that serves them in vLLM."""
+"""Export prefixes as keys and values for an engine's cache, and serve them in vLLM."""

@@ -1,7 +1,7 @@
-"""Exported prefixes on disk, and which of them a prompt asks for by its first tokens.
+"""Read and write exported prefixes, and find the prefix that a prompt requests by its first tokens.
 
-Each prefix is `NAME.safetensors` with its keys and values, and `NAME.json` with what they are. An engine imports this
-module in an environment of its own: it needs neither PEFT nor transformers.
+Each prefix is `NAME.safetensors` with its keys and values, and `NAME.json` with their description. An engine imports
+this module in its own environment, so it requires neither PEFT nor transformers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 FORMAT = 2
-# So many reserved tokens in a row are placeholders: no text has them.
+# This number of reserved tokens in sequence means placeholders, because no text has them.
 RUN = 8
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What an exported prefix is.
+    """The description of an exported prefix.
 
-    tokens, layers, heads, head_size: its sizes; heads are those of keys and values. placeholder_ids: the token ids that
-    a prompt begins with to get this prefix, `tokens` of them. placeholder_text: a text that the tokenizer makes these
-    ids of, None if there is none. reserved_ids: the ids that placeholders are drawn from. base_model: the model that it
-    was trained on, as `base_model.json` beside an adapter describes it. weight_names: of that model's weights, in the
-    order of their digests; empty if its files have other names. sha256: digest of the safetensors file. task: how the
-    task reads texts, for a client.
+    tokens, layers, heads, head_size: its sizes; heads are those of keys and values. placeholder_ids: `tokens` token ids
+    at the beginning of a prompt that request this prefix. placeholder_text: a text with these ids, or None.
+    reserved_ids: the ids that placeholders are drawn from. base_model: the model of its training, described as in an
+    adapter's `base_model.json`. weight_names: names of that model's weights, in the order of their digests; empty if
+    its files have other names. sha256: digest of the safetensors file. task: the task's `Reading`, for a client.
     """
 
     name: str
@@ -52,14 +51,14 @@ class Prefix:
 
 
 def placeholders_of(sha256: str, count: int, reserved: Sequence[int]) -> tuple[int, ...]:
-    """Return the placeholder ids of a prefix: they follow from its values.
+    """Return the placeholder ids of a prefix, which follow from its values.
 
-    An engine's prefix cache knows a prompt by its token ids. Other values must therefore have other ids.
+    An engine's prefix cache identifies a prompt by its token ids, so other values must have other ids.
 
     Args:
         sha256: digest of the prefix's file.
-        count: number of its tokens.
-        reserved: token ids that no text holds, two or more.
+        count: number of placeholders.
+        reserved: two or more token ids that no text contains.
     """
     stream = hashlib.shake_256(sha256.encode()).digest(count)
     return tuple(reserved[byte % len(reserved)] for byte in stream)
@@ -73,7 +72,7 @@ def write_states(keys: torch.Tensor, values: torch.Tensor, file: Path) -> str:
 
 
 def write_prefix(prefix: Prefix, folder: Path) -> None:
-    """Write `NAME.json`, which `read_prefixes` reads."""
+    """Write `NAME.json` for `read_prefixes`."""
     record = {"format": FORMAT} | asdict(prefix)
     write_atomically(folder / f"{prefix.name}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
@@ -82,8 +81,8 @@ def read_prefixes(folder: Path) -> list[Prefix]:
     """Return the prefixes of a folder, by name.
 
     Raises:
-        UserError: no prefix there; a damaged description; one of another format; two prefixes whose placeholders
-            begin alike, so that a prompt could mean either.
+        UserError: the folder has no prefix; a description is damaged or has another format; the placeholders of two
+            prefixes begin alike, so that a prompt could mean either.
     """
     files = sorted(folder.glob("*.json"))
     if not files:
@@ -107,7 +106,9 @@ def _read(file: Path) -> Prefix:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{file}: is no description of a prefix, or is damaged: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{file}: is not a description of a prefix, or is damaged: {str(error).splitlines()[0]}"
+        ) from None
     if prefix.name != file.stem:
         raise UserError(f"{file}: describes a prefix of another name, {prefix.name}")
     if prefix.placeholder_ids != placeholders_of(prefix.sha256, prefix.tokens, prefix.reserved_ids):
@@ -119,7 +120,7 @@ def read_states(prefix: Prefix, folder: Path) -> tuple[torch.Tensor, torch.Tenso
     """Return a prefix's keys and values, (layers, tokens, heads, head size) both.
 
     Raises:
-        UserError: no such file; a file that was changed since; tensors of other sizes.
+        UserError: the file is missing or was changed; its tensors have other sizes.
     """
     file = folder / f"{prefix.name}.safetensors"
     content = read_bytes(file)
@@ -129,7 +130,7 @@ def read_states(prefix: Prefix, folder: Path) -> tuple[torch.Tensor, torch.Tenso
         tensors = load(content)
         keys, values = tensors["keys"], tensors["values"]
     except (SafetensorError, KeyError) as error:
-        raise UserError(f"{file}: holds no keys and values: {error}") from None
+        raise UserError(f"{file}: has no keys and values: {error}") from None
     shape = (prefix.layers, prefix.tokens, prefix.heads, prefix.head_size)
     if keys.shape != shape or values.shape != shape:
         raise UserError(f"{file}: expected keys and values of shape {shape}, found {tuple(keys.shape)}")
@@ -137,19 +138,19 @@ def read_states(prefix: Prefix, folder: Path) -> tuple[torch.Tensor, torch.Tenso
 
 
 def find_prefix(prompt: Sequence[int], prefixes: Collection[Prefix]) -> Prefix | None:
-    """Return the prefix whose placeholders a prompt begins with; None if it asks for none.
+    """Return the prefix whose placeholders a prompt begins with; None if it requests none.
 
     Raises:
-        UserError: placeholders that are of no known prefix, or are not at the start; nothing after the placeholders.
+        UserError: the placeholders are unknown or not at the start; nothing follows them.
     """
     found = next((p for p in prefixes if tuple(prompt[: p.tokens]) == p.placeholder_ids), None)
     start = found.tokens if found else 0
     place = _run_of({id_ for p in prefixes for id_ in p.reserved_ids}, prompt, start)
     if place is not None:
-        what = f"follow the prefix {found.name}" if found else "are of no prefix" if place == 0 else "are not its start"
+        what = f"follow the prefix {found.name}" if found else "are unknown" if place == 0 else "are not at its start"
         raise UserError(
-            f"the placeholders at position {place} of the prompt {what}; a prompt begins with all placeholders of one "
-            f"of these prefixes: {listed(p.name for p in prefixes)}"
+            f"the placeholders at position {place} of the prompt {what}; expected a prompt that begins with all "
+            f"placeholders of one of these prefixes: {listed(p.name for p in prefixes)}"
         )
     if found and len(prompt) == start:
         raise UserError(f"the prompt has no token after the placeholders of the prefix {found.name}")
@@ -157,7 +158,7 @@ def find_prefix(prompt: Sequence[int], prefixes: Collection[Prefix]) -> Prefix |
 
 
 def _run_of(ids: Collection[int], prompt: Sequence[int], start: int) -> int | None:
-    """Return where `RUN` of these ids in a row begin in a prompt, at `start` or later; None if they do not."""
+    """Return the first place, from `start` on, of `RUN` of these ids in sequence; None if there is none."""
     length = 0
     for place in range(start, len(prompt)):
         length = length + 1 if prompt[place] in ids else 0

@@ -1,12 +1,12 @@
-"""A KV connector that serves exported prefixes in vLLM: the keys and values go where the placeholders' would.
+"""A KV connector that serves exported prefixes in vLLM, in place of the placeholders' keys and values.
 
     vllm serve MODEL --kv-transfer-config '{"kv_connector": "PrefixConnector", "kv_role": "kv_consumer",
         "kv_connector_module_path": "softprompts.export.kv_cache.vllm_connector",
         "kv_connector_extra_config": {"prefixes": "FOLDER"}}'
 
-A prompt that begins with the placeholders of a prefix is answered with it, and any other as always. It is written for
-vLLM 0.32, whose interface for connectors is experimental. vLLM's environment needs this package, lazy-loader and
-nothing else: neither PEFT nor this project's version of transformers.
+A prompt that begins with the placeholders of a prefix is completed with it, any other prompt as always. The connector
+is written for vLLM 0.32, whose interface for connectors is experimental. vLLM's environment requires this package and
+lazy-loader, but neither PEFT nor this project's version of transformers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(f"vllm.{__name__}")  # vLLM configures the loggers be
 
 @dataclass
 class Load:
-    """Rows of a prefix, from the `first` one, that go to these slots of the cache."""
+    """Rows of a prefix, from the `first` one, for these slots of the cache."""
 
     prefix: str
     first: int
@@ -44,14 +44,14 @@ class Load:
 
 @dataclass
 class Step(KVConnectorMetadata):
-    """What the scheduler asks of the workers in one step: what to load, and the ids of requests that must fail."""
+    """The scheduler's orders for the workers in one step: the loads, and the ids of requests that must fail."""
 
     loads: list[Load] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
 
 
 class PrefixConnector(KVConnectorBase_V1):
-    """Loads prefixes; one instance decides in the scheduler, and another one writes in the worker."""
+    """Load prefixes. One instance decides in the scheduler, another one writes in the worker."""
 
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
@@ -63,11 +63,11 @@ class PrefixConnector(KVConnectorBase_V1):
         for prefix in self._prefixes.values():
             check_prefix(prefix, vllm_config, kv_cache_config)
         self._block_size: int = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-        # Of the scheduler: what each waiting or running request asks for, and what the next step has to do.
+        # For the scheduler: the prefix of each waiting or running request, and the orders for the next step.
         self._asked: dict[str, Prefix] = {}
         self._refused: set[str] = set()
         self._step = Step()
-        # Of the worker.
+        # For the worker.
         self._states: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         if role == KVConnectorRole.WORKER:
             self._states = {name: read_states(prefix, Path(place)) for name, prefix in self._prefixes.items()}
@@ -76,27 +76,27 @@ class PrefixConnector(KVConnectorBase_V1):
     # The scheduler's side.
 
     def on_new_request(self, request: Any) -> None:
-        """Note which prefix a request asks for, or why it cannot be served."""
+        """Note the prefix that a request asks for, or the reason why it cannot be served."""
         try:
             prefix = find_prefix(request.prompt_token_ids or (), self._prefixes.values())
             if prefix and request.skip_reading_prefix_cache:
                 raise UserError(
                     f"the prefix {prefix.name} cannot be computed from its placeholders, which prompt_logprobs and "
-                    "skip_reading_prefix_cache ask for"
+                    "skip_reading_prefix_cache would require"
                 )
         except UserError as error:
             logger.error("Request %s is refused: %s", request.request_id, error)
             self._refused.add(request.request_id)
-            # Else vLLM would not ask for matched tokens, and compute the placeholders.
+            # Otherwise vLLM would not ask for matched tokens, and would compute the placeholders.
             request.skip_reading_prefix_cache = False
         else:
             if prefix:
                 self._asked[request.request_id] = prefix
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        """Return how many tokens of a prompt come from a prefix, and whether they come between two steps.
+        """Return the number of a prompt's tokens that come from a prefix, and whether they load asynchronously.
 
-        A refused prompt is said to come as a whole and between steps: such a load can fail before anything is computed.
+        For a refused prompt, all tokens load asynchronously, because such a load can fail before any computation.
         """
         if request.request_id in self._refused:
             return request.num_tokens - num_computed_tokens, True
@@ -104,7 +104,7 @@ class PrefixConnector(KVConnectorBase_V1):
         return (max(prefix.tokens - num_computed_tokens, 0) if prefix else 0), False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        """Plan what goes into the blocks that a request has got."""
+        """Plan the loads into the blocks of a request."""
         if not num_external_tokens:
             return
         if request.request_id in self._refused:
@@ -116,12 +116,12 @@ class PrefixConnector(KVConnectorBase_V1):
         self._step.loads.append(Load(prefix.name, first, slots_of(ids, self._block_size, first, prefix.tokens)))
 
     def build_connector_meta(self, scheduler_output: Any) -> Step:
-        """Return what has been planned since the last step."""
+        """Return the orders since the last step."""
         step, self._step = self._step, Step()
         return step
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        """Forget a request; nothing of it is sent anywhere."""
+        """Forget a request, and send nothing."""
         self._asked.pop(request.request_id, None)
         self._refused.discard(request.request_id)
         return False, None
@@ -129,7 +129,7 @@ class PrefixConnector(KVConnectorBase_V1):
     # The worker's side.
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        """Find the layers that the caches are of, and bring the prefixes to their device."""
+        """Find the layers of the caches, and move the prefixes to their device."""
         context = self._vllm_config.compilation_config.static_forward_context
         self._layers = {extract_layer_index(name): context[name] for name in kv_caches}
         unfit = [name for name in kv_caches if not hasattr(context[name].impl, "do_kv_cache_update")]
@@ -142,7 +142,7 @@ class PrefixConnector(KVConnectorBase_V1):
         }
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Write what this step needs into every layer's cache, by the layer's own writer: only it knows the layout."""
+        """Write this step's loads into every layer's cache by the layer's own writer, which knows the layout."""
         for load in self._get_connector_metadata().loads:
             keys, values = self._states[load.prefix]
             rows = slice(load.first, load.first + len(load.slots))
@@ -152,7 +152,7 @@ class PrefixConnector(KVConnectorBase_V1):
                 layer.impl.do_kv_cache_update(layer, key, value, layer.kv_cache, slots)
 
     def get_transfer_results(self, finished_req_ids: set[str]) -> KVConnectorTransferResults:
-        """Say that the refused requests' loads have failed."""
+        """Report that the loads of refused requests failed."""
         refused = self._get_connector_metadata().refused
         return KVConnectorTransferResults(finished_recving=set(refused), failed_recving=set(refused))
 
@@ -167,25 +167,27 @@ class PrefixConnector(KVConnectorBase_V1):
 
 
 def slots_of(block_ids: list[int], block_size: int, first: int, end: int) -> list[int]:
-    """Return the slots of the cache that hold the positions from `first` to `end` of a request with these blocks."""
+    """Return the cache slots of the positions from `first` to `end` of a request with these blocks."""
     return [block_ids[place // block_size] * block_size + place % block_size for place in range(first, end)]
 
 
 def check_engine(vllm_config: Any, kv_cache_config: Any) -> None:
-    """Refuse what a prefix has not been tried with, or cannot work with.
+    """Refuse settings of vLLM that prefixes were not tested with, or do not support.
 
     Raises:
-        UserError: several devices for one model; speculative decoding; several kinds of attention, or one that looks
-            back less; loads that may fail silently.
+        UserError: several devices for one model; speculative decoding; several kinds of attention, or a sliding window;
+            loads that may fail silently.
     """
     parallel = vllm_config.parallel_config
     for setting in ("tensor_parallel_size", "pipeline_parallel_size", "decode_context_parallel_size"):
         if getattr(parallel, setting) != 1:
-            raise UserError(f"{setting}: prefixes are served with 1 only, found {getattr(parallel, setting)}")
+            raise UserError(f"{setting}: prefixes require 1, found {getattr(parallel, setting)}")
     if vllm_config.speculative_config is not None:
         raise UserError("speculative_config: prefixes are not served with speculative decoding")
     if vllm_config.kv_transfer_config.kv_load_failure_policy != "fail":
-        raise UserError("kv_load_failure_policy: expected fail, else the placeholders of a refused prompt are computed")
+        raise UserError(
+            "kv_load_failure_policy: expected fail, or the placeholders of a refused prompt would be computed"
+        )
     specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
     if len(specs) != 1 or type(specs[0]).__name__ != "FullAttentionSpec" or specs[0].sliding_window is not None:
         names = ", ".join(type(spec).__name__ for spec in specs)
@@ -195,12 +197,12 @@ def check_engine(vllm_config: Any, kv_cache_config: Any) -> None:
 
 
 def check_prefix(prefix: Prefix, vllm_config: Any, kv_cache_config: Any) -> None:
-    """Refuse a prefix of another base model, as configs, sizes and the files of its weights tell.
+    """Refuse a prefix of another base model, by configs, sizes and the files of the weights.
 
-    Weights that cannot be compared, quantised ones say, are served with a warning in the log.
+    If weights cannot be compared, for example quantised ones, the log has a warning.
 
     Raises:
-        UserError: another config, other sizes, other weights, or a prefix that leaves no room for a text.
+        UserError: the config, sizes or weights differ; or the prefix leaves no room for a text.
     """
     model, base = vllm_config.model_config, prefix.base_model
     spec, layers = kv_cache_config.kv_cache_groups[0].kv_cache_spec, kv_cache_config.kv_cache_groups[0].layer_names
@@ -218,7 +220,7 @@ def check_prefix(prefix: Prefix, vllm_config: Any, kv_cache_config: Any) -> None
     if found:
         what, was, is_ = found[0]
         raise UserError(
-            f"the prefix {prefix.name} was trained on another base model, {base.get('name')}: its {what} is {was}, and "
+            f"the prefix {prefix.name} was trained on another base model, {base.get('name')}: its {what} is {was}, but "
             f"that of {model.model} is {is_}"
         )
     same = files_agree(model.model, model.revision, prefix.weight_names, base.get("weights", {}))
@@ -230,4 +232,4 @@ def check_prefix(prefix: Prefix, vllm_config: Any, kv_cache_config: Any) -> None
     if same is not True:
         logger.warning("The weights of %s are not compared with those of %s: %s", model.model, prefix.name, same)
     if prefix.tokens >= model.max_model_len:
-        raise UserError(f"max_model_len: {model.max_model_len} tokens leave no room behind the prefix {prefix.name}")
+        raise UserError(f"max_model_len: {model.max_model_len} tokens leave no room after the prefix {prefix.name}")

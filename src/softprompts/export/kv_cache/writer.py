@@ -1,8 +1,8 @@
-"""A trained prefix as the keys and values that an engine's cache holds (Li and Liang 2021, section 4.1).
+"""Write a trained prefix as keys and values for an engine's cache (Li and Liang 2021, section 4.1).
 
-PEFT puts a prefix into the cache as it is, and a text goes on at the position after it. An engine that has read as many
-tokens as the prefix is long is in the same state, if its cache holds the prefix in their place. Those tokens are
-placeholders: the engine never computes them.
+PEFT puts a prefix into the cache as it is, and a text continues at the position after it. An engine that has read as
+many tokens as the prefix has positions is in the same state, if its cache has the prefix in their place. Those tokens
+are placeholders, which the engine never computes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 def write_kv_cache(job: Job, folder: Path) -> list[str]:
     """Write each prefix as `TASK.safetensors` and `TASK.json`, compare it with stock PEFT, and return lines about it.
 
-    The base model reads a text behind what the files hold, as behind tokens that it has read: as an engine does.
+    The check reads a text after the files' keys and values, as an engine does.
 
     Raises:
-        UserError: a base model that is not a decoder; adapters of other types, or what `write_one` refuses; a check
-            that fails.
+        UserError: the base model is not a decoder; an adapter has another type, or `write_one` refuses it; a check
+            fails.
     """
     base, tokenizer, trained = load_prefixes(job)
     identity, names = facts_of(base).identity or identity_of(base, tokenizer=tokenizer), tuple(weights_of(base))
@@ -52,7 +52,7 @@ def write_kv_cache(job: Job, folder: Path) -> list[str]:
     prefixes = {prefix.name: prefix for prefix in read_prefixes(folder)}
     lines = [_check(job, folder, base, tokenizer, each, prefixes[each.source.name]) for each in trained]
     if same is not True:
-        why = same or "its files hold other weights than transformers makes of them"
+        why = same or "its files have other weights than transformers loads from them"
         lines.append(f"an engine cannot tell this base model from others with the same config: {why}")
     return lines
 
@@ -68,7 +68,7 @@ def _check(
     states = [tensor.to(base.device, base.dtype).transpose(1, 2) for tensor in read_states(prefix, folder)]
 
     def cache() -> DynamicCache:
-        """Return the prefix as a cache that has been read, (1, heads, P, head size) in each layer."""
+        """Return the prefix as a cache, (1, heads, P, head size) in each layer."""
         return DynamicCache([(keys[None], values[None]) for keys, values in zip(*states, strict=True)])
 
     def found_of(ids: list[int], outcome: Outcome) -> Outcome:
@@ -93,23 +93,23 @@ def write_one(
     """Write a prefix, or a cartridge, as `NAME.safetensors` and `NAME.json` into a folder of exported prefixes.
 
     Args:
-        trained: the adapter, which names what it is called there.
-        identity: of the base model.
-        weight_names: in the order of the identity's digests; empty if the base model's files have other names.
-        tokenizer: the base model's.
-        folder: where it goes, beside others.
-        reserved: token ids that no text holds, which placeholders are drawn from. By default the tokenizer's special
-            tokens that have no role: the tokens of a chat template, and those that begin, end or pad a text, have one.
+        trained: the adapter, with its name there.
+        identity: identity of the base model.
+        weight_names: names in the order of the identity's digests; empty if the base model's files have other names.
+        tokenizer: the base model's tokenizer.
+        folder: the output folder, which may have other prefixes.
+        reserved: token ids that no text contains, for the placeholders. By default the tokenizer's special tokens
+            without a role. Tokens of a chat template, and tokens that begin, end or pad a text, have a role.
 
     Raises:
-        UserError: a damaged adapter; one that a network writes; one too short; fewer than two reserved ids.
+        UserError: the adapter is damaged or too short, or a network computes it; there are fewer than two reserved ids.
     """
     keys, values = _states_of_adapter(trained.source)
     ids = tuple(reserved if reserved is not None else reserved_ids(tokenizer))
     if len(set(ids)) < 2:
         raise UserError(
             f"export.reserved: {tokenizer.name_or_path} has {len(ids)} special tokens without a role; name two or more "
-            "token ids that no text holds"
+            "token ids that no text contains"
         )
     name = trained.source.name
     digest = write_states(keys, values, folder / f"{name}.safetensors")
@@ -132,7 +132,7 @@ def write_one(
 
 
 def _states_of_adapter(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the keys and the values of an adapter, float32 (layers, P, groups, head size) both."""
+    """Return the keys and the values of an adapter, float32 (layers, P, groups, head size) each."""
     part = read_part(source.folder)
     if len(part.values) < RUN:
         raise UserError(f"adapter.path: {part.folder} has {len(part.values)} virtual tokens; expected {RUN} or more")
@@ -140,11 +140,11 @@ def _states_of_adapter(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def states_of(values: torch.Tensor, config: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the keys and the values, (layers, P, groups, head size) both, of what PEFT saves.
+    """Return keys and values, (layers, P, groups, head size) each, from the tensor that PEFT saves.
 
     Args:
-        values: (P, layers * 2 * groups * head size), of each layer the keys first.
-        config: its PEFT config.
+        values: (P, layers * 2 * groups * head size), the keys of each layer before its values.
+        config: the PEFT config.
     """
     head_size = config.token_dim // config.num_attention_heads
     shaped = values.view(len(values), config.num_layers, 2, config.num_attention_heads, head_size)
@@ -153,7 +153,7 @@ def states_of(values: torch.Tensor, config: Any) -> tuple[torch.Tensor, torch.Te
 
 
 def reserved_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids of a tokenizer's special tokens that neither begin, end or pad a text nor form a conversation."""
+    """Return the ids of special tokens without a role: not those that begin, end or pad a text or form a chat."""
     template = str(getattr(tokenizer, "chat_template", None) or "")
     roles = {str(token) for token in tokenizer.special_tokens_map.values()}
     return sorted(
@@ -164,7 +164,7 @@ def reserved_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _text_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return a text that becomes these ids in front of any other text, None if there is none."""
+    """Return a text that always becomes these ids before another text; None if there is none."""
     text = "".join(tokenizer.convert_ids_to_tokens(list(ids)))
     read = tokenizer(f"{text}a", add_special_tokens=False)["input_ids"]
     return text if read == [*ids, *tokenizer("a", add_special_tokens=False)["input_ids"]] else None

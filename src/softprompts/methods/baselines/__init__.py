@@ -1,1 +1,1 @@
-"""Baselines of soft prompts: methods that change weights or activations, one file each."""
+"""Baselines for soft prompts: methods that change weights or activations, one file each."""

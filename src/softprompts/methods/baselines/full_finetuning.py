@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight trains."""
+"""Full fine-tuning: train every weight."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from softprompts.errors import UserError
 
 from transformers import PreTrainedModel
 
-WHOLE_WEIGHTS = "model.quantization: full fine-tuning needs whole weights; set it to none, or take lora.py"
+WHOLE_WEIGHTS = "model.quantization: full fine-tuning requires unquantised weights; set it to none, or use lora.py"
 
 
 def train_everything(base: PreTrainedModel) -> PreTrainedModel:
-    """Let every weight of the model train; dropout, where the model has any, stays off.
+    """Make every weight of the model trainable; dropout stays off, if the model has any.
 
     Raises:
-        UserError: a quantised model, whose weights are no numbers that a gradient could move.
+        UserError: the model is quantised, so that its weights cannot have gradients.
     """
     if getattr(base, "is_quantized", False):
         raise UserError(WHOLE_WEIGHTS)
@@ -23,5 +23,5 @@ def train_everything(base: PreTrainedModel) -> PreTrainedModel:
 
 
 def smallest(base: Any, _: Any) -> Any:
-    """Put nothing on a base model, as small as it goes: for `preflight`."""
+    """Return the base model unchanged, for `preflight`."""
     return base

@@ -1,4 +1,4 @@
-"""IA3: learned factors of keys, values and inner activations (Liu et al. 2022), a baseline of few parameters."""
+"""IA3: learned factors for keys, values and inner activations (Liu et al. 2022), a baseline with few parameters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from transformers import PreTrainedModel
 
 
 def add_ia3(base: PreTrainedModel, config: IA3Config) -> PeftModel:
-    """Put trainable factors, float32, on the layers that `target_modules` names (Liu et al. 2022, section 3.3).
+    """Add trainable factors, float32, to the layers in `target_modules` (Liu et al. 2022, section 3.3).
 
-    A layer's outputs are multiplied, (output size, 1), or its inputs if `feedforward_modules` names it, (1, input
-    size). All begin at one, so that the model begins as the base model. `base` may be quantised. An encoder's
-    classifier trains, too, and is saved with them.
+    The factors scale a layer's outputs, (output size, 1), or its inputs if `feedforward_modules` names it, (1, input
+    size). All start at one, so the model starts as the base model. `base` may be quantised. An encoder's classifier is
+    also trained and saved.
 
     Raises:
-        UserError: no such modules; an architecture that PEFT knows no modules for, if none are named; inner layers that
-            are not among the layers; what else PEFT refuses.
+        UserError: a module is missing; PEFT has no default modules for the architecture; feed-forward modules are not
+            among the target modules; PEFT refuses the config.
     """
     try:
         return peft_model(base, for_base(as_peft(config, peft.IA3Config), base))
@@ -32,5 +32,5 @@ def add_ia3(base: PreTrainedModel, config: IA3Config) -> PeftModel:
 
 
 def smallest(base: Any, settings: IA3Config | None) -> Any:
-    """Put factors on a base model, by the settings if there are any: for `preflight`."""
+    """Add factors to a base model, by the settings if there are any, for `preflight`."""
     return add_ia3(base, settings or IA3Config(target_modules="all-linear", feedforward_modules=[]))

@@ -1,4 +1,4 @@
-"""LoRA: low-rank matrices beside the weights (Hu et al. 2021)."""
+"""LoRA: low-rank matrices that are added to the weights (Hu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ INITS = (True, False, "gaussian", "orthogonal")
 
 
 def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, *, seed: int | None = None) -> PeftModel:
-    """Put trainable low-rank matrices, float32, beside the weights that `target_modules` names (Hu et al. 2021).
+    """Add trainable low-rank matrices, float32, to the weights of the layers in `target_modules`.
 
-    They stand inside the layers of `base`, which may be quantised (QLoRA, Dettmers et al. 2023). An encoder's
-    classifier trains, too, and is saved with them.
+    The matrices are inside the layers of `base`, which may be quantised (QLoRA, Dettmers et al. 2023). An encoder's
+    classifier is also trained and saved.
 
     Raises:
-        UserError: no such modules; a rank below 1; initial values that touch the base model; tokens that
-            it waits for; what else PEFT refuses.
+        UserError: a module is missing; the rank is below 1; initial values would change the base model; the matrices
+            would work only after certain tokens; PEFT refuses the config.
     """
     wanted = as_peft(config, peft.LoraConfig)
     if wanted.init_lora_weights not in INITS:
         raise UserError(
             f'lora.init_lora_weights: "{wanted.init_lora_weights}" changes the base model\'s weights, or needs data to '
-            "begin with; take true, false, gaussian or orthogonal"
+            "start; set it to true, false, gaussian or orthogonal"
         )
     if wanted.alora_invocation_tokens:
         raise UserError(
-            "lora.alora_invocation_tokens: LoRA would work only behind these tokens, and no prompt gets them"
+            "lora.alora_invocation_tokens: LoRA would work only after these tokens, and prompts do not get them here"
         )
     if seed is not None:
         torch.manual_seed(seed)
@@ -46,5 +46,5 @@ def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, *, see
 
 
 def smallest(base: Any, settings: LoraConfig | None) -> Any:
-    """Put low-rank matrices on a base model, by the settings if there are any: for `preflight`."""
+    """Add low-rank matrices to a base model, by the settings if there are any, for `preflight`."""
     return add_lora(base, settings or LoraConfig(target_modules="all-linear"))

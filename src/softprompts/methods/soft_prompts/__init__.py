@@ -1,1 +1,1 @@
-"""Soft prompts: one file a method."""
+"""Soft prompts: one file per method."""

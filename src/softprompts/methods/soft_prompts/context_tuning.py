@@ -1,4 +1,4 @@
-"""Context tuning, CT-KV: the keys and values of a few solved rows are a prefix, which trains on these rows.
+"""Context tuning, CT-KV: the keys and values of few-shot examples are a prefix, trained on these examples.
 
 Lu et al. (2025), "Context Tuning for In-Context Optimization".
 """
@@ -24,24 +24,24 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# Rows are told apart by their tokens: of two equal ones, each gives away the other's target.
+# Rows are identified by their tokens. Each of two equal rows would give away the other's target.
 Tokens = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class TrainingMask(nn.Module):
-    """Says which of a prefix's P positions documents see in training; in evaluation each sees all, and nobody asks.
+    """The positions, among P of a prefix, that documents attend to in training. In evaluation it is not used.
 
-    Leave-one-out: a document does not see its own positions. Token dropout: of the others a share is hidden, drawn
-    anew for each document.
+    Leave-one-out: a document does not attend to its own positions. Token dropout: a share of the others is hidden,
+    drawn again for each document.
     """
 
     def __init__(self, positions: int, own: Mapping[Tokens, Sequence[int]], token_dropout: float) -> None:
-        """Take P, the positions that come from a document itself, and the share to drop."""
+        """Set P, the positions that come from each document itself, and the share of dropout."""
         super().__init__()
         self.positions, self.own, self.token_dropout = positions, dict(own), token_dropout
 
     def forward(self, documents: Sequence[Document]) -> torch.Tensor:
-        """Return (B, P), true for what a document sees, on the CPU: it is drawn alike for each device."""
+        """Return (B, P), true for visible positions, on the CPU, so that draws are the same for each device."""
         seen = torch.rand(len(documents), self.positions, device="cpu") >= self.token_dropout
         for row, document in zip(seen, documents, strict=True):
             row[list(self.own.get((document.prompt_ids, document.target_ids), ()))] = False
@@ -49,16 +49,16 @@ class TrainingMask(nn.Module):
 
 
 def training_mask_of(model: PeftModel) -> TrainingMask | None:
-    """Return what hides positions of a model's soft prompt in training; None if nothing does."""
+    """Return the mask of a model's soft prompt in training; None if it has none."""
     found: TrainingMask | None = getattr(encoder_of(model), "training_mask", None)
     return found
 
 
 def demonstrations(task: Task, config: ContextConfig | CPTConfig, seed: int) -> Task:
-    """Return the task with the demonstrations as its train split, the rows that `hard.shots` would draw.
+    """Return the task with the demonstrations as its train split. They are the rows that `hard.shots` would draw.
 
     Raises:
-        UserError: more than train has rows.
+        UserError: train has fewer rows.
     """
     section = "cpt" if isinstance(config, CPTConfig) else "context"
     rows = draw_rows(task, config.demonstrations, seed, f"{section}.demonstrations")
@@ -68,11 +68,11 @@ def demonstrations(task: Task, config: ContextConfig | CPTConfig, seed: int) -> 
 def add_context(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: EncodedTask, config: ContextConfig
 ) -> PeftModel:
-    """Put a trainable prefix on a frozen base model: the keys and values of the demonstrations, float32.
+    """Add a trainable prefix to a frozen base model: the keys and values of the demonstrations, float32.
 
-    It has the tokens of each row of train as it is trained on, special tokens included, and those of the separator
-    after each: P positions in all. Before training the model answers as it does after that text. Texts follow at
-    position P, whatever of the prefix they do not see in an update (Lu et al. 2025, section 4).
+    It has the tokens of each row of train as in training, including special tokens, and of the separator after each
+    row: P positions in all. Before training, the model's output is that after this text. Texts follow at position P,
+    even if parts of the prefix are hidden from them in a step (Lu et al. 2025, section 4).
 
     Args:
         base: the base model, a decoder.
@@ -81,8 +81,8 @@ def add_context(
         config: the settings.
 
     Raises:
-        UserError: more tokens than the model has positions for, together with the longest row; layers that keep fewer
-            positions, or no keys and values; what PEFT refuses.
+        UserError: the prefix and the longest row need more positions than the model has; layers keep fewer positions,
+            or no keys and values; PEFT refuses the config.
     """
     separator = tuple(tokenizer(config.separator, add_special_tokens=False).input_ids)
     ids: list[int] = []
@@ -104,14 +104,14 @@ def add_context(
 
 
 def check_room(base: PreTrainedModel, data: EncodedTask, count: int, section: str) -> None:
-    """Raise `UserError` if the demonstrations, `count` tokens, and the longest row need more positions than there are.
+    """Raise `UserError` if `count` tokens of demonstrations and the longest row exceed the model's positions.
 
-    `section` has their number.
+    `section` is the section with their number.
     """
     positions = max_positions(base)
     longest = max(length for split in (data.train, data.validation, data.test) for length in lengths_of(split))
     if positions is not None and count + longest > positions:
         raise UserError(
             f"{section}.demonstrations: {len(data.train)} make {count} virtual tokens, and the longest row has "
-            f"{longest}: more than the {positions} positions of the model; take fewer, or lower task.max_length"
+            f"{longest}: more than the model's {positions} positions; use fewer, or lower task.max_length"
         )

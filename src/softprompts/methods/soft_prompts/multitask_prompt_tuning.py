@@ -1,4 +1,4 @@
-"""Multitask prompt tuning: one shared soft prompt, and for each task a low-rank factor of it (Wang et al. 2023)."""
+"""Multitask prompt tuning: a shared soft prompt, and a low-rank factor for each task (Wang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from peft import MultitaskPromptTuningConfig, MultitaskPromptTuningInit, PeftMod
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-LONGEST_NAME = 143  # bytes of a folder's name: what encrypted home folders take; most file systems take 255
+LONGEST_NAME = 143  # most bytes of a folder's name in encrypted home folders; most file systems allow 255
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}  # on Windows
 
 
 def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
-    """Put every row behind its task's soft prompt; return the data and the tasks' names, sorted.
+    """Put every row after its task's soft prompt; return the data and the tasks' sorted names.
 
     Raises:
-        UserError: no such column, or no value in it; fewer than two tasks in train; a task that train lacks; a task
-            whose name cannot be that of a folder.
+        UserError: a row has no such column or no value in it; train has fewer than two tasks, or lacks one; a task's
+            name cannot be the name of a folder.
     """
     record = data.train[0].row.record
     if column not in record:
@@ -37,7 +37,7 @@ def by_task(data: EncodedTask, column: str) -> tuple[EncodedTask, list[str]]:
     names = sorted({_name(e, column) for e in data.train})
     if len(names) < 2:
         named = short(names[0])
-        raise UserError(f'prompt.column: all rows of train have {column} "{named}"; several tasks need at least two')
+        raise UserError(f'prompt.column: all rows of train have {column} "{named}"; expected two or more tasks')
     _check_folders(names, column)
 
     def place(example: Example) -> int:
@@ -58,23 +58,23 @@ def _name(example: Example, column: str) -> str:
 
 
 def _check_folders(names: Sequence[str], column: str) -> None:
-    """Refuse, before training, what cannot name the folder of a task's adapter on any system, or names another's."""
+    """Refuse, before training, names of tasks that are not valid or distinct names of folders on every system."""
     taken: dict[str, str] = {}
     for name in names:
         given = f'prompt.column: {column} "{short(name)}"'
-        # Letters, marks and numbers of any script: \w would leave out the vowels of some.
+        # Letters, marks and numbers of any script: \w would exclude the vowels of some.
         plain = all(c in " .-_" or unicodedata.category(c)[0] in "LMN" for c in name)
         if not name or not plain or name[0] in " .-" or name[-1] in " .":
-            raise UserError(f"{given} cannot be the name of a folder, where its adapter goes")
+            raise UserError(f"{given} cannot be the name of its adapter's folder")
         if len(name.encode()) > LONGEST_NAME:
             size = len(name.encode())
-            raise UserError(f"{given} is too long for the name of a folder: {size} bytes, of {LONGEST_NAME} at most")
+            raise UserError(f"{given} is too long for the name of a folder: {size} bytes, at most {LONGEST_NAME}")
         if name.split(".")[0].strip().upper() in RESERVED:
-            raise UserError(f"{given} is no name of a folder on Windows; rename it")
-        # Some file systems do not tell case apart, or an accent from a letter that has it.
+            raise UserError(f"{given} cannot be the name of a folder on Windows; rename it")
+        # Some file systems do not distinguish case, or an accented letter from a letter and an accent.
         other = taken.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
         if other != name:
-            raise UserError(f'{given} and "{short(other)}" would be one folder where case does not count; rename one')
+            raise UserError(f'{given} and "{short(other)}" would share a folder if case is ignored; rename one')
 
 
 def add_multitask_prompt(
@@ -86,14 +86,14 @@ def add_multitask_prompt(
     seed: int | None = None,
     task: Task | None = None,
 ) -> PeftModel:
-    """Put a shared prompt (P, H) and for each of T tasks factors (T, P, R) and (T, R, H) on a frozen base model.
+    """Add a shared prompt (P, H) and the factors (T, P, R) and (T, R, H) of T tasks to a frozen base model.
 
     The prompt of a task is the shared one times the product of its factors, element by element (Wang et al. 2023,
-    section 3.1). PEFT draws both factors from N(0, 0.02), which starts every prompt next to zero; here their product is
-    one but for such noise.
+    section 3.1). PEFT samples both factors from N(0, 0.02), which starts every prompt close to zero. Here their product
+    is one, except for such noise.
 
     Raises:
-        UserError: as `attach`; a rank below 1; TEXT without a text.
+        UserError: as `attach`; the rank is below 1; TEXT has no text.
     """
     check_above_zero("prompt.num_ranks", config.num_ranks)
     if config.factor_steps < 0:
@@ -120,7 +120,7 @@ def add_multitask_prompt(
 
 @contextmanager
 def factors_alone(model: PeftModel) -> Iterator[None]:
-    """Within this context only the factors of the tasks train."""
+    """Within this context, only the factors of the tasks are trained."""
     encoder_of(model).embedding.requires_grad_(False)
     try:
         yield
@@ -129,5 +129,5 @@ def factors_alone(model: PeftModel) -> Iterator[None]:
 
 
 def smallest(base: Any, _: Any) -> Any:
-    """Put the prompts of two tasks on a base model, as small as it goes: for `preflight`."""
+    """Add small prompts of two tasks to a base model, for `preflight`."""
     return attach(base, MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2), section="prompt", seed=None)

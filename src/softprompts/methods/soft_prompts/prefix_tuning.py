@@ -1,4 +1,4 @@
-"""Prefix tuning: learned keys and values in front of every layer's own (Li and Liang 2021)."""
+"""Prefix tuning: learned keys and values before those of the text in every layer (Li and Liang 2021)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from peft import PeftModel, PrefixTuningConfig, prompt_embeddings_from_past_key_
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-SAMPLE = 256  # tokens of train whose keys and values say how large these are
-TEXTS = ("instruction", *FROM_TEXT)  # ways to start from a text that the task gives
+SAMPLE = 256  # tokens of train for the mean and deviation of keys and values
+TEXTS = ("instruction", *FROM_TEXT)  # initial values from a text of the task
 
 
 def add_prefix(
@@ -40,28 +40,28 @@ def add_prefix(
     task: Task | None = None,
     start: torch.Tensor | None = None,
 ) -> PeftModel:
-    """Put a trainable prefix, float32 (num_virtual_tokens, layers * 2 * groups * head size), on a frozen base model.
+    """Add a trainable prefix, float32 (num_virtual_tokens, layers * 2 * groups * head size), to a base model.
 
-    With `prefix_projection` a two-layer network of `encoder_hidden_size` writes it (Li and Liang, section 4.3), which
-    is needed in training only. An encoder's classifier trains and is saved with it (P-tuning v2, Liu et al. 2022).
+    With `prefix_projection` a two-layer network of `encoder_hidden_size` computes it (Li and Liang, section 4.3), in
+    training only. An encoder's classifier is trained and saved with it (P-tuning v2, Liu et al. 2022).
 
     Args:
         base: the base model.
         tokenizer: its tokenizer.
         config: the prefix.
-        seed: of what is drawn.
-        task: what it is for: a text to start from is made of it.
-        start: values to begin with, as `load_start` reads them for `init_adapter`.
+        seed: seed of random values.
+        task: the task, for initial values from a text.
+        start: initial values from `load_start`, for `init_adapter`.
 
     Raises:
-        UserError: as `attach`; a text, or its deviation, of a model that continues none, or that it keeps no keys and
-            values of; a file of a text that cannot be read; what `initial_text` and `parametrize_prefix` raise; values
-            of another shape, or none of the adapter of the config.
+        UserError: as `attach`; a text requires a decoder whose layers keep keys and values; the file of a text cannot
+            be read; as `initial_text` and `parametrize_prefix`; the initial values have another shape, or the config's
+            adapter was not read.
     """
     key = "prefix.init_text" if config.init_from is None else f"prefix.init_from: {config.init_from}"
     reads = config.init_text is not None or config.init_from in (*TEXTS, "normal")
     if reads and kind_of(base.config) != "decoder":
-        raise UserError(f"{key}: needs a decoder, whose keys and values of a text do what the text does")
+        raise UserError(f"{key}: requires a decoder, for which keys and values of a text replace the text")
     check_loaded(config, start)
     zero = {"init_weights": "zero"} if config.init_from == "zero" else {}
     model = attach(base, as_peft(config, PrefixTuningConfig, **zero), section="prefix", seed=seed)
@@ -88,22 +88,22 @@ def _values_of_text(
     try:
         found = keys_and_values(base, ids)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{key}: {error}; set it to null to begin at random") from None
-    # The first token takes the attention that no other gets, and has keys and values of its own (Xiao et al. 2024).
+        raise UserError(f"{key}: {error}; set it to null for random initial values") from None
+    # The first token gets surplus attention, and has unusual keys and values (Xiao et al. 2024).
     return normal_values(found[1:], count) if source == "normal" else found
 
 
 @torch.no_grad()
 def keys_and_values(base: Any, ids: Sequence[int]) -> torch.Tensor:
-    """Return what a base model's layers keep of T tokens, float32 (T, layers * 2 * groups * head size).
+    """Return the keys and values of T tokens in a base model's layers, (T, layers * 2 * groups * head size).
 
     Raises:
-        ValueError, TypeError: layers that keep fewer positions, or no keys and values.
+        ValueError, TypeError: layers keep fewer positions, or no keys and values.
     """
     cache = base(torch.tensor([ids], device=base.device), use_cache=True).past_key_values
     return prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=len(ids)).float()
 
 
 def smallest(base: Any, _: Any) -> Any:
-    """Put a prefix on a base model, as small as it goes: for `preflight`."""
+    """Add a small prefix to a base model, for `preflight`."""
     return attach(base, PrefixTuningConfig(num_virtual_tokens=2), section="prefix", seed=None)

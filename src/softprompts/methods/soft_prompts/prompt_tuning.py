@@ -1,4 +1,4 @@
-"""Prompt tuning: virtual tokens in front of the text (Lester et al. 2021)."""
+"""Prompt tuning: learned embeddings of virtual tokens before the text (Lester et al. 2021)."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ def add_soft_prompt(
     task: Task | None = None,
     start: torch.Tensor | None = None,
 ) -> PeftModel:
-    """Put a trainable soft prompt, float32 (num_virtual_tokens, hidden size), on a frozen base model.
+    """Add a trainable soft prompt, float32 (num_virtual_tokens, hidden size), to a frozen base model.
 
-    What trains may be another parametrisation of these values: see `parametrization`.
+    Training may use another parametrisation of these values, see `parametrization`.
 
-    Three ways to start are PEFT's (`prompt_tuning_init`), with PEFT's two traps mended: a text is tokenized
-    without special tokens (PEFT would make a begin-of-sequence token part of the prompt), and SAMPLE_VOCAB leaves
-    out special tokens. Text that is too short repeats, text that is too long is cut, as in PEFT. The others are those
-    of `PromptConfig`; what reaches PEFT, and is saved, is a plain PromptTuningConfig either way. Where values are
-    drawn, `seed` decides them, or else the state of PyTorch's generator. The base itself stays as it is and may get
-    any number of soft prompts. Of an encoder-decoder it is the encoder that gets it, as in Lester et al. (2021).
+    PEFT has three kinds of initial values (`prompt_tuning_init`). This function avoids two of PEFT's traps: a text is
+    tokenized without special tokens, because PEFT would put a begin-of-sequence token into the prompt; and SAMPLE_VOCAB
+    skips special tokens. As in PEFT, a short text is repeated, and a long text is cut. `PromptConfig` has further
+    kinds. The saved config is always a plain PromptTuningConfig. `seed`, or else the state of PyTorch's generator,
+    decides random values. The base model does not change, and may get any number of soft prompts. In an
+    encoder-decoder, the encoder gets the soft prompt, as in Lester et al. (2021).
 
     Args:
         base: the base model.
         tokenizer: its tokenizer.
         config: the soft prompt.
-        seed: of what is drawn.
-        task: what it is for: a text to start from, or labels, are made of it if the config names none.
-        start: values to begin with, as `load_start` reads them for `init_adapter`.
+        seed: seed of random values.
+        task: the task, for initial values from a text or from labels that the config does not name.
+        start: initial values from `load_start`, for `init_adapter`.
 
     Raises:
-        UserError: no virtual tokens, more than the model has positions, labels of a task that has none; what
-            `initial_text` and `parametrize_prompt` raise; values of another shape, or none
-            of the adapter that the config names.
+        UserError: there are no virtual tokens, or more than the model's positions; the task has no labels; as
+            `initial_text` and `parametrize_prompt`; the initial values have another shape, or the config's adapter was
+            not read.
     """
-    # PEFT fills the text in by itself, special tokens included; so it draws at random, and the values are written over.
+    # PEFT would include special tokens of the text. So PEFT uses random values, which are then overwritten.
     model = attach(
         base,
         as_peft(config, PromptTuningConfig, prompt_tuning_init=PromptTuningInit.RANDOM),
@@ -74,7 +74,7 @@ def add_soft_prompt(
         text = in_words(task)
     attached = cast(PromptTuningConfig, model.active_peft_config)
     attached.prompt_tuning_init = PromptTuningInit(way if way in PromptTuningInit.__members__ else "RANDOM")
-    attached.prompt_tuning_init_text = text  # without rows of train, which are nobody's who gets the adapter
+    attached.prompt_tuning_init_text = text  # without rows of train, which an adapter's users should not get
     if way in FROM_TEXT:
         text = initial_text(way, task, tokenizer, count, first=text, section="prompt")
     if start is None:
@@ -82,11 +82,11 @@ def add_soft_prompt(
     set_start(model, start, "prompt.init_adapter")
     if isinstance(config, PromptConfig):
         parametrize_prompt(model, base, tokenizer, config)
-    # Where the tokenizer really is: a `bundled:` name would mean nothing to PEFT elsewhere.
+    # The tokenizer's real place, because PEFT does not know `bundled:` names.
     attached.tokenizer_name_or_path = base.name_or_path
     return model
 
 
 def smallest(base: Any, _: Any) -> Any:
-    """Put a soft prompt on a base model, as small as it goes: for `preflight`."""
+    """Add a small soft prompt to a base model, for `preflight`."""
     return attach(base, PromptTuningConfig(num_virtual_tokens=2), section="prompt", seed=None)

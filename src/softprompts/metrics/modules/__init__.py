@@ -1,1 +1,1 @@
-"""One `evaluate` module a file, each loaded alone."""
+"""One `evaluate` module per file, each loaded separately."""

@@ -1,14 +1,14 @@
-"""Docstring style: the share of answers that read like the first line of a good docstring."""
+"""Docstring style: the share of predictions that are a good first line of a docstring."""
 
 from softprompts.metrics import base
 
 # PEP 8: lines of code have at most 79 characters. Of the one-line summaries of numpy 2.4.6, scipy 1.17.1, pandas 3.1.1
-# and scikit-learn 1.9.1 that end in a full stop, 99 % keep to it.
+# and scikit-learn 1.9.1 that end in a full stop, 99 % are not longer.
 LONGEST = 79  # characters
 
-# Base forms of the verbs that begin a summary in those four libraries, as "Return" or "Returns", and some 60 of
-# the same kind; chosen by hand. Words that begin noun phrases at least as often ("Index", "Label", "Log", "Smooth",
-# "Support") are left out.
+# Base forms of the verbs that begin a summary in those four libraries, as "Return" or "Returns", and about 60 similar
+# verbs, chosen by hand. Words that begin noun phrases at least as often ("Index", "Label", "Log", "Smooth", "Support")
+# are left out.
 _VERBS = """
 accept access accumulate adapt add adjust advance agglomerate aggregate align allocate allow alter append apply
 approximate assemble assert assign assume attach attempt augment backfill balance bin binarize bind bootstrap box
@@ -41,13 +41,13 @@ unpickle unpivot unravel unstack unwrap upcast update upgrade upsample use valid
 walk warn weigh widen wrap write yield zoom
 """
 VERBS = frozenset(_VERBS.split())
-# Behind one of these words a verb's form is a noun: "Estimate of the error.", "List is empty."
+# Before one of these words, a verb's form is a noun: "Estimate of the error.", "List is empty."
 NOUN_MARKS = frozenset({"of", "is", "are", "was", "were", "has", "have"})
-# Words whose stop ends no sentence.
+# Words whose full stop does not end a sentence.
 _ABBREVIATIONS = "e.g. i.e. a.k.a. w.r.t. al. approx. cf. eq. eqs. etc. fig. incl. no. ref. resp. vs."
 ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 QUOTES = "\"'`()[]{}*“”‘’«»"
-# The rules that `broken_rule` names, in the order in which it tries them.
+# The rules of `broken_rule`, in the order of its checks.
 RULES = ("one line", "length", "imperative", "full stop", "one sentence")
 
 
@@ -62,7 +62,7 @@ def _ends_sentence(word: str) -> bool:
 
 
 def broken_rule(text: str) -> str | None:
-    """Return the first of `RULES` that `text`, without surrounding space, breaks; None where it keeps all."""
+    """Return the first of `RULES` that `text`, without surrounding space, breaks; None if it breaks none."""
     text = text.strip()
     if len(text.splitlines()) != 1:
         return "one line"
@@ -80,17 +80,19 @@ def broken_rule(text: str) -> str | None:
 
 
 class DocstringStyle(base.MeanMetric):
-    """`compute(predictions=[str], references=[str])` -> `{"style_rate": share in 0..1}` of answers that keep all rules.
+    """`compute(predictions=[str], references=[str])` -> `{"style_rate": share in 0..1}` of predictions that follow all
+    rules.
 
-    The references do not count: an answer can keep the rules and say something else. The rules are
+    The references do not count: a prediction can follow the rules and mean something else. The rules are
 
     - one line: not empty, and no line break. PEP 257, "One-line Docstrings"; numpydoc style guide, "Short summary".
     - length: at most `LONGEST` characters. PEP 8, "Maximum Line Length".
-    - imperative: the first word has a capital letter and is one of `VERBS`, a list, so that an unknown word breaks the
-      rule, as do "Returns", "Returning", "The" and "This function"; no word of `NOUN_MARKS` is behind it. PEP 257:
+    - imperative: the first word has a capital letter and is in the list `VERBS`, and no word of `NOUN_MARKS` follows
+    it. An
+      unknown word breaks the rule, as do "Returns", "Returning", "The" and "This function". PEP 257:
       "It prescribes the function or method's effect as a command ("Do this", "Return that"), not as a description".
     - full stop: exactly one at the end. PEP 257: "The docstring is a phrase ending in a period."
-    - one sentence: no word within ends in a full stop, an exclamation or question mark; `ABBREVIATIONS` may.
+    - one sentence: no inner word ends in a full stop, an exclamation or question mark, except `ABBREVIATIONS`.
     """
 
     reference_free = True

@@ -1,4 +1,4 @@
-"""Exact match: the share of written answers that equal their reference, letter by letter."""
+"""Exact match: the share of generated predictions that equal their reference exactly."""
 
 from softprompts.metrics import base
 
@@ -6,9 +6,8 @@ from softprompts.metrics import base
 class ExactMatch(base.Equality):
     """`compute(predictions=[str], references=[str])` -> `{"exact_match": share in 0..1}`.
 
-    The number of `accuracy` under the name that it has for written answers. Surrounding space does not count, all
-    else does: case, punctuation, space within (SQuAD's exact match takes case, punctuation and articles out; this does
-    not).
+    The number of `accuracy`, with its name for generated predictions. Only surrounding space is ignored. Case,
+    punctuation and inner space count (SQuAD's exact match ignores case, punctuation and articles).
     """
 
     number = "exact_match"

@@ -1,21 +1,21 @@
-"""Final number: the share of answers that end on the reference's number."""
+"""Final number: the share of predictions whose last number is the reference's."""
 
 import re
 from decimal import Decimal
 
 from softprompts.metrics import base
 
-# A minus counts unless it stands behind a word or a bracket, as in "10-7"; a comma counts between thousands.
+# A minus counts unless it follows a word or a bracket, as in "10-7"; a comma counts between thousands.
 NUMBER = re.compile(r"(?:(?<![\w)])([-−]\$?|\$[-−]))?(\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d*\.?\d+)")
 
 
 class FinalNumber(base.MeanMetric):
     """`compute(predictions=[str], references=[str])` -> `{"final_number": share in 0..1}`.
 
-    The last number of the answer equals the last number of the reference by value: "72", "72.0", "$72." and "72 %" are
-    the same. So are answers to GSM8K scored, whose references end on "#### 72" (Cobbe et al. 2021), and MetaMath's,
-    which end on "The answer is: 72" (Yu et al. 2023). A fraction is two numbers, and an exponent is one of its own.
-    Where answer or reference has no number the row counts 0.
+    The last number of the prediction equals the last number of the reference by value: "72", "72.0", "$72." and "72 %"
+    are the same. GSM8K, whose references end in "#### 72" (Cobbe et al. 2021), and MetaMath, whose references end in
+    "The answer is: 72" (Yu et al. 2023), are scored in this way. A fraction is two numbers, and an exponent is a
+    separate number. If prediction or reference has no number, the row counts 0.
     """
 
     number = "final_number"

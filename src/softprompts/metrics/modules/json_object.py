@@ -1,4 +1,4 @@
-"""JSON objects as answers: whether they are right, which slots are right, and whether they are valid at all."""
+"""JSON objects: exact match, F1 of slots, and validity of the predictions."""
 
 import json
 from collections import Counter
@@ -14,21 +14,22 @@ from referencing import Registry
 class JsonObject(base.RowMetric):
     """`compute(predictions=[str], references=[str], schema=None)` -> numbers in 0..1:
 
-    - `exact_match`: share of answers whose parsed value equals the reference's. Order of keys and white space do not
+    - `exact_match`: share of predictions whose parsed value equals the reference's. Order of keys and white space do
+    not
       count and 1 equals 1.0, but 1 equals neither "1" nor true.
     - `slot_f1`: micro F1 over the pairs of slot and value in the object under the key "slots", as in slot filling; a
-      list is one pair for each item, what is nested deeper is one value. An answer without such an object has no pairs.
-    - `valid_json`: share of answers that are one JSON object (RFC 8259) and nothing else: no text around it, no key
+      list is one pair per item; deeper levels are one value. A prediction without such an object has no pairs.
+    - `valid_json`: share of predictions that are one JSON object (RFC 8259) and nothing else: no text around it, no key
       twice, no NaN or Infinity.
     - `valid_schema`: share that is valid against `schema` (JSON Schema 2020-12) as well; left out without a schema.
 
-    Where a reference is no JSON object its row counts as wrong. What a schema refers to is never downloaded.
+    If a reference is not a JSON object, its row counts as wrong. References of a schema are never downloaded.
     """
 
     def row_statistics(
         self, predictions: list[str], references: list[str], schema: dict[str, Any] | None = None
     ) -> numpy.ndarray:
-        """Return each row's 1, right, slots right, said and meant, valid JSON, valid by schema, (rows, 6 or 7)."""
+        """Return per row: 1, match, slots matched, predicted and expected, valid JSON and schema, (rows, 6 or 7)."""
         validator = None if schema is None else Draft202012Validator(schema, registry=Registry())
         rows = []
         for answer, reference in zip(map(_parsed, predictions), map(_parsed, references), strict=True):
@@ -50,27 +51,27 @@ class JsonObject(base.RowMetric):
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """Return the JSON object that a text is, or None."""
+    """Return a text as a JSON object; None if it is not one."""
     try:
         value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
         _frozen(value)
-    except (ValueError, RecursionError):  # RecursionError: nested more deeply than anything can be compared
+    except (ValueError, RecursionError):  # RecursionError: nested too deeply for comparisons
         return None
     return value if isinstance(value, dict) else None
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key appears twice")
     return dict(pairs)
 
 
 def _frozen(value: Any) -> Any:
-    """Return what hashes and compares as JSON does: true is not 1, and 1 is 1.0."""
+    """Return a hashable value that compares as in JSON: true is not 1, and 1 is 1.0."""
     if isinstance(value, dict):
         return "object", frozenset((k, _frozen(v)) for k, v in value.items())
     if isinstance(value, list):

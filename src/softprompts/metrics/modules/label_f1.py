@@ -1,4 +1,4 @@
-"""F1 of answers that are sets of labels: over all decisions, and as the mean over the labels."""
+"""F1 of predictions that are sets of labels: over all decisions, and as the mean over the labels."""
 
 import re
 
@@ -12,15 +12,15 @@ SEPARATOR = re.compile(r"[,;](?:\s+|$)")
 class LabelF1(base.RowMetric):
     """`compute(predictions=[str], references=[str])` -> `{"micro_f1": in 0..1, "macro_label_f1": in 0..1}`.
 
-    A text is a set of labels, parted by ", " or "; "; order and repetition do not count, case does. The empty set is
-    written as a label of its own, e.g. "none", and counts as one, as LexGLUE scores UNFAIR-ToS (Chalkidis et al. 2022:
-    its scripts add a column for "no label" to references and predictions). `micro_f1` is taken over all labels of all
+    A text is a set of labels, separated by ", " or "; ". Order and repetition do not count, but case does. The empty
+    set is a label such as "none", and counts as one. LexGLUE scores UNFAIR-ToS in this way (Chalkidis et al. 2022: its
+    scripts add a column for "no label" to references and predictions). `micro_f1` is computed over all labels of all
     rows; a label that no reference has is a false positive. `macro_label_f1` is the unweighted mean of the labels' F1,
-    over the labels that occur in the references of these rows.
+    for the labels in the references of these rows.
     """
 
     def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
-        """Return what was right, said and meant: each label, then the number of all, (rows, 3 x labels + 3)."""
+        """Return matches, predictions and references of each label, and their totals, (rows, 3 x labels + 3)."""
         answers, targets = ([_labels(text) for text in texts] for texts in (predictions, references))
         names = sorted(set().union(*targets))
         rows = []

@@ -8,14 +8,14 @@ import numpy
 class MacroF1(base.RowMetric):
     """`compute(predictions=[str], references=[str])` -> `{"macro_f1": mean in 0..1}`.
 
-    The classes are those that occur in predictions or references; one that is never predicted counts 0.
+    The classes are those in predictions or references. A class that is never predicted counts 0.
     """
 
     open_only = False
     choices_only = True
 
     def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
-        """Return for each class whether it was right, then how often it was said and meant, (rows, 2 x classes)."""
+        """Return each class's matches, then the sums of its predictions and references, (rows, 2 x classes)."""
         answers, targets = numpy.asarray(predictions), numpy.asarray(references)
         names = numpy.unique(numpy.concatenate([answers, targets]))
         said, meant = answers[:, None] == names, targets[:, None] == names

@@ -1,4 +1,4 @@
-"""ROUGE-L: how much of the reference's words an answer has in the same order."""
+"""ROUGE-L: overlap of prediction and reference by their longest common sequence of words."""
 
 import unicodedata
 from functools import cache
@@ -8,16 +8,16 @@ from softprompts.metrics import base
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-# Scripts that put no spaces between words, as the names of their letters begin.
+# Scripts without spaces between words, by the beginnings of their letters' names.
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 class RougeL(base.MeanMetric):
     """`compute(predictions=[str], references=[str])` -> `{"rouge_l": mean F-measure in 0..1}`.
 
-    Sentence-level F of the longest common subsequence of words, precision and recall weighing the same, averaged over
-    rows: `rouge-score`'s rougeL with `use_stemmer=True` (Lin 2004, section 3.1; the words are runs of a-z and 0-9 in
-    lower case, those of more than three letters Porter-stemmed). An answer without any such word counts 0.
+    Sentence-level F of the longest common subsequence of words, with equal weights for precision and recall, averaged
+    over rows. This is `rouge-score`'s rougeL with `use_stemmer=True` (Lin 2004, section 3.1): words are runs of a-z and
+    0-9 in lower case, Porter-stemmed if they have more than three letters. A prediction without such a word counts 0.
 
     If the reference has a letter of another script than Latin, the words of its row are runs of letters, marks and
     digits of any script. Those of a-z and 0-9 are stemmed as before. In scripts without spaces between words (Chinese,
@@ -49,11 +49,11 @@ class _Words:
 
     def tokenize(self, text: str) -> list[str]:
         words: list[str] = []
-        before = ""  # what the character before was part of: a word of a spaced script, of an unspaced one, or nothing
-        # One form of each letter: composed or with a mark of its own, it is the same text.
+        before = ""  # whether the previous character is in a word of a spaced script, an unspaced one, or none
+        # One form of each letter, because composed letters and letters with marks are the same text.
         for c in unicodedata.normalize("NFC", text.lower()):
             kind = unicodedata.category(c)[0]
-            if kind not in "LMN":  # letters, marks, numbers; all else stands between words
+            if kind not in "LMN":  # letters, marks, numbers; others separate words
                 before = ""
             elif kind == "M" and before:
                 words[-1] += c

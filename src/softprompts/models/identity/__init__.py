@@ -1,1 +1,1 @@
-"""Which base model it is, and what its outputs mean."""
+"""Identify base models, and the meaning of their outputs."""

@@ -1,4 +1,4 @@
-"""Which base model an adapter belongs to: sizes, config, digests of weights and tokenizer, in a file beside it."""
+"""Record an adapter's base model next to it: sizes, config, and digests of weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = {
     "num_key_value_heads": "groups of attention heads",
     "intermediate_size": "intermediate size",
 }
-# A folder of such a name says nothing about what is in it.
+# Names of folders that do not identify a model.
 GENERIC = re.compile(
     r"\.+|[0-9a-f]{40}|(model|checkpoint|ckpt|global_?step|step|epoch|iter|v|run)?[-_]?\d+|"
     r"((my|final|best|last|latest|merged|base|saved|full|pytorch|hf|trained|fine-?tuned|models?|weights|checkpoints?|"
@@ -36,12 +36,12 @@ GENERIC = re.compile(
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a base model that one.
+    """The properties that identify a base model.
 
-    weights: SHA-256 of its weights as each type would hold them, by the type's name: a model in 32 bits says what it
-    would be in 16, so that an adapter can be trained in one type and loaded in another. Empty for a quantised model.
-    config: the fields of its config that decide its answers; tokenizer: digests of the parts of its tokenizer. Both are
-    empty in the records of older versions.
+    weights: SHA-256 of the weights in each data type, by its name. A 32-bit model also has the digests of its 16-bit
+    versions, so that an adapter can be trained in one type and loaded in another. Empty for a quantised model. config:
+    the config's fields that affect outputs; tokenizer: digests of the tokenizer's parts. Records of older versions have
+    neither.
     """
 
     name: str
@@ -54,33 +54,33 @@ class Identity:
 
 @dataclass(frozen=True)
 class Record:
-    """What stands beside an adapter: its base model, and what each output of its classifier means; None if unsaid."""
+    """The record next to an adapter: its base model, and the choice of each classifier output; None if unknown."""
 
     base: Identity | None = None
     choices: list[str] | None = None
 
 
 def sizes_of(config: PretrainedConfig) -> dict[str, int]:
-    """Return a model's sizes, as far as its config names them."""
+    """Return the sizes in a model's config."""
     text = config.get_text_config()
     values = {key: getattr(text, key, None) for key in SIZES}
     return {key: value for key, value in values.items() if isinstance(value, int)}
 
 
 def identity_of(model: Any, new_parts: Sequence[str] = (), tokenizer: Any = None, *, labels: bool = False) -> Identity:
-    """Return a base model's identity, as it was loaded.
+    """Return the identity of a base model as loaded.
 
     Args:
-        model: without an adapter in its layers.
-        new_parts: modules with random weights, which belong to no base model.
-        tokenizer: the model's own, as it was loaded.
-        labels: whether it came with a classifier, see `config_fields`.
+        model: the model, without an adapter in its layers.
+        new_parts: modules with random weights, which do not belong to the base model.
+        tokenizer: the model's own tokenizer, as loaded.
+        labels: whether the model came with a classifier, see `config_fields`.
     """
     return Identity(
         str(model.name_or_path),
         model.config.model_type,
         sizes_of(model.config),
-        # The same weights are quantised otherwise by another version, or on another device.
+        # Other versions and devices quantise the same weights differently.
         {} if getattr(model, "is_quantized", False) else weights_digests(model, new_parts),
         config_fields(model.config, labels=labels),
         {} if tokenizer is None else tokenizer_digests(tokenizer),
@@ -91,16 +91,16 @@ def identity_of(model: Any, new_parts: Sequence[str] = (), tokenizer: Any = None
 def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[str, str]:
     """Return SHA-256 digests of a base model's weights: their names, shapes and evenly spread numbers, by type.
 
-    A model with an adapter on it gives what its base model gives alone.
+    A model with an adapter has the digests of its base model.
 
     Args:
-        model: a base model, or a model of PEFT's with an adapter in its layers.
-        new_parts: modules with random weights, which belong to no base model.
+        model: a base model, or a PEFT model with an adapter in its layers.
+        new_parts: modules with random weights, which do not belong to the base model.
 
     Returns:
-        For weights in 32 bits, a digest of each type that they may be loaded in (`float32`, `bfloat16`, `float16`).
-        In 16 bits, a digest of that type alone. For weights of several types, as quantised ones are, one digest of all
-        as they are: `mixed`.
+        For 32-bit weights, a digest for each type that they may be loaded in (`float32`, `bfloat16`, `float16`). For
+        16-bit weights, a digest for that type. For weights of several types, such as quantised ones, one digest of all:
+        `mixed`.
     """
     own = weights_of(model, new_parts)
     types = {p.dtype for p in own.values()} - {torch.float32}
@@ -108,13 +108,13 @@ def weights_digests(model: nn.Module, new_parts: Collection[str] = ()) -> dict[s
     if len(types) > 1 or getattr(_base_of(model), "is_quantized", False):
         held = {"mixed": None}
     else:
-        # 32 bits hold what a file holds, and rounding that is what loading in 16 bits does; back there is no way.
+        # Loading in 16 bits rounds the 32-bit values of a file. The reverse is not possible.
         held = {str(t).removeprefix("torch."): t for t in types or TYPES.values()}
     return digests_of(own.items(), held)
 
 
 def weights_of(model: nn.Module, new_parts: Collection[str] = ()) -> dict[str, torch.Tensor]:
-    """Return a base model's own weights by name, each once; arguments as for `weights_digests`."""
+    """Return a base model's own weights by name, each once. Arguments are those of `weights_digests`."""
     named = _base_of(model).named_parameters()
     return {base_name(name): parameter for name, parameter in named if not _is_added(name, new_parts)}
 
@@ -124,7 +124,7 @@ def _base_of(model: nn.Module) -> nn.Module:
 
 
 def base_name(name: str) -> str:
-    """Return a weight's name without what PEFT's wrappers put into it."""
+    """Return a weight's name without the parts from PEFT's wrappers."""
     return ".".join(part for part in name.split(".") if part not in ("base_layer", "original_module"))
 
 
@@ -133,15 +133,15 @@ def _is_added(name: str, new_parts: Collection[str]) -> bool:
 
 
 def same_weights(one: Identity, other: Identity) -> bool | None:
-    """Say whether two models hold the same weights; None if it is not known, for a quantised one say."""
+    """Return whether two models have the same weights; None if unknown, for example for a quantised model."""
     common = sorted(one.weights.keys() & other.weights.keys())
     return one.weights[common[0]] == other.weights[common[0]] if common else None
 
 
 def same_name(one: str, other: str) -> bool | None:
-    """Say whether two paths or Hub ids name the same model, by their last parts; None if they say nothing.
+    """Return whether two paths or Hub ids name the same model, by their last parts; None if names are generic.
 
-    Of a path that ends in `model`, `checkpoint-500` or the like, the parts in front are compared as well.
+    If a path ends in a generic name such as `model` or `checkpoint-500`, the parts before it are compared.
     """
     names = _telling(one), _telling(other)
     if not all(names):
@@ -161,16 +161,16 @@ def _telling(path: str) -> list[str]:
 
 
 def write_record(folder: Path, identity: Identity | None, choices: Collection[str] | None) -> None:
-    """Write what `read_record` reads."""
+    """Write the file that `read_record` reads."""
     record = (asdict(identity) if identity else {}) | ({"choices": list(choices)} if choices else {})
     (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> Record:
-    """Return what stands beside an adapter; empty if nothing does.
+    """Return the record next to an adapter; empty if there is none.
 
     Raises:
-        UserError: the file is no record, or a damaged one.
+        UserError: the file is not a record, or is damaged.
     """
     file = folder / RECORD
     if not file.is_file():
@@ -179,7 +179,7 @@ def read_record(folder: Path) -> Record:
         read: Any = json.loads(file.read_text(encoding="utf-8"))
         identity = None
         if "weights" in read:
-            since = {key: read[key] for key in ("config", "tokenizer") if key in read}  # older versions wrote neither
+            since = {key: read[key] for key in ("config", "tokenizer") if key in read}  # older versions have neither
             identity = Identity(read["name"], read["architecture"], read["sizes"], read["weights"], **since)
             digests = (identity.weights, identity.tokenizer)
             texts = [identity.name, identity.architecture, *(text for one in digests for text in one.values())]
@@ -193,6 +193,6 @@ def read_record(folder: Path) -> Record:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise UserError(
-            f"adapter.path: {file} is damaged: {why}; without that file the base model is told by its name"
+            f"adapter.path: {file} is damaged: {why}; without that file, the base model is identified by its name"
         ) from None
     return Record(identity, choices)

@@ -1,4 +1,4 @@
-"""What is known of a base model beside its weights and config: how it was loaded, and what its outputs mean."""
+"""Facts about a loaded base model in addition to weights and config: identity, settings, meaning of outputs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from transformers import PretrainedConfig
 
 @dataclass
 class Facts:
-    """What is known of a base model; of one that this project did not load, nothing.
+    """Facts about a base model. They are empty if this project did not load it.
 
     Args:
-        identity: which base model it is.
-        config: the settings that it was loaded by.
-        new_parts: modules that have random weights as loaded, and have to be trained: an encoder's new classifier.
-        choices: an encoder's, in the order of the targets' numbers.
-        choice_outputs: which output of the classifier each choice has.
-        kept: whether its weights and layers are still those that were loaded, with an adapter on it that is off.
+        identity: the identity of the base model.
+        config: the settings of its loading.
+        new_parts: modules with random weights, which must be trained: an encoder's new classifier.
+        choices: choices of an encoder, in the order of the targets' numbers.
+        choice_outputs: the classifier's output of each choice.
+        kept: whether switching off the adapter restores the loaded weights and layers.
     """
 
     identity: Identity | None = None
@@ -38,12 +38,12 @@ class Facts:
 
     @property
     def new_classifier(self) -> bool:
-        """Whether a classifier is among the new parts; a pooler alone is none."""
+        """Whether the new parts include a classifier; a pooler alone is not one."""
         return bool(set(self.new_parts) - {"pooler"})
 
     @property
     def own_labels(self) -> bool:
-        """Whether the base model came with a classifier, whose labels then are a part of what it is."""
+        """Whether the base model came with a classifier, whose labels are then part of its identity."""
         return bool(self.choice_outputs) and not self.new_classifier
 
 
@@ -51,7 +51,7 @@ _FACTS: WeakKeyDictionary[nn.Module, Facts] = WeakKeyDictionary()
 
 
 def facts_of(model: nn.Module) -> Facts:
-    """Return what is known of a base model, or of the one that a PEFT model is over; a copy of a model has none."""
+    """Return the facts of a base model, or of a PEFT model's base model. A copy of a model has none."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return _FACTS.setdefault(base, Facts())
 
@@ -59,14 +59,14 @@ def facts_of(model: nn.Module) -> Facts:
 def name_outputs(
     model: Any, choices: Sequence[str], names: Sequence[str] | None = None, whose: str | None = None
 ) -> None:
-    """Bind the outputs of an encoder's classifier to the choices: `choice_outputs` is the order to read.
+    """Match the outputs of an encoder's classifier with the choices, by name, as `choice_outputs`.
 
     Args:
-        model: the encoder. A classifier that it came with has its outputs' names in the config; those of a new one are
-            named here.
-        choices: the task's, in the order of the targets' numbers.
-        names: what the outputs of a classifier mean that an adapter brings; by default the choices.
-        whose: what brings it, for the message; by default the model.
+        model: the encoder. The config names the outputs of its own classifier; the outputs of a new one get their names
+            here.
+        choices: the task's choices, in the order of the targets' numbers.
+        names: the outputs' names in an adapter's classifier; by default the choices.
+        whose: owner of the names for the message; by default the model.
 
     Raises:
         UserError: the outputs have other names than the choices.
@@ -82,6 +82,6 @@ def name_outputs(
 
 
 def output_names(config: PretrainedConfig) -> list[str]:
-    """Return what a config calls the outputs of a classifier, in their order."""
+    """Return the names of a classifier's outputs in a config, in their order."""
     labels: Any = config.id2label
     return [str(labels.get(number, f"LABEL_{number}")) for number in range(len(labels))]

@@ -1,4 +1,4 @@
-"""The parts of a base model's config and tokenizer that decide its answers, and how two models differ in them."""
+"""Compare the parts of two base models' configs and tokenizers that affect outputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# Fields of a config that follow from how a model was loaded or saved, or by which version; and what forms outputs have.
+# Fields of a config that depend on loading, saving or versions, or that set the form of outputs.
 LOADING = {
     "architectures",
     "dtype",
@@ -20,7 +20,7 @@ LOADING = {
     "transformers_version",
     "use_cache",
 }
-# Parts of a tokenizer, as the tokenizers library writes it, and their names in words.
+# Parts of a tokenizer in the format of the tokenizers library, and their names in words.
 PARTS = {
     "added_tokens": "added tokens",
     "normalizer": "normalizer",
@@ -35,12 +35,12 @@ PARTS = {
 
 
 def config_fields(config: Any, *, labels: bool) -> dict[str, Any]:
-    """Return the fields of a base model's config that decide its answers, as JSON values.
+    """Return the fields of a base model's config that affect its outputs, as JSON values.
 
     Args:
-        config: the base model's.
-        labels: whether what the outputs of a classifier mean is among them: the base model came with it. A new one
-            means what the task says.
+        config: the base model's config.
+        labels: whether to include the meaning of a classifier's outputs, because the base model came with it. The task
+            decides the meaning of a new classifier.
     """
     fields = _without(config.to_dict(), LOADING | (set() if labels else {"id2label"}))
     made: dict[str, Any] = json.loads(json.dumps(fields, default=str))
@@ -48,7 +48,7 @@ def config_fields(config: Any, *, labels: bool) -> dict[str, Any]:
 
 
 def _without(fields: Mapping[Any, Any], left_out: set[str]) -> dict[str, Any]:
-    """Return fields, those of a model's parts as well, without some, and without private ones."""
+    """Return fields, including those of a model's parts, without private ones and those in `left_out`."""
     return {
         str(key): _without(value, left_out) if isinstance(value, Mapping) else value
         for key, value in fields.items()
@@ -57,9 +57,9 @@ def _without(fields: Mapping[Any, Any], left_out: set[str]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return where two configs differ: a name, what it was and what it is; for a field with fields the first of these.
+    """Return differences of two configs: name, old and new value; for nested fields only the first difference.
 
-    A field of one side only comes from another version of transformers.
+    A field that only one config has comes from another version of transformers, and is ignored.
     """
     found = []
     for key in sorted(before.keys() & now.keys()):
@@ -74,10 +74,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
 def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
     """Return a SHA-256 digest of each part of a tokenizer, by its name in `PARTS`.
 
-    The padding token is left out: nothing reads it.
+    The padding token is left out, because nothing reads it.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # one that is written in Python
+    if backend is None:  # a tokenizer in Python
         vocabularies = {"model": tokenizer.get_vocab(), "added_tokens": tokenizer.get_added_vocab()}
         parts: dict[str, Any] = {key: sorted(tokens.items()) for key, tokens in vocabularies.items()}
     else:
@@ -92,5 +92,5 @@ def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
 
 
 def other_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return in words the parts in which two tokenizers differ, as far as both are known."""
+    """Return in words the parts that differ between two tokenizers, if both are known."""
     return [name for key, name in PARTS.items() if key in before and key in now and before[key] != now[key]]

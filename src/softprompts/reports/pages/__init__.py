@@ -1,1 +1,1 @@
-"""Pages about many runs: tables, figures and answers side by side, each page one HTML file that needs nothing else."""
+"""Make pages about many runs: tables, figures and predictions side by side, each as a single HTML file."""

@@ -1,4 +1,4 @@
-"""Paired comparisons of runs on the rows that they have in common."""
+"""Compare runs in pairs on their common rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from softprompts.metrics.scoring import Metric
 from softprompts.metrics.significance import Comparison, compare, holm
 
 Row = tuple[str, str]  # place and target
-RunAnswers = Mapping[Row, tuple[str, str]]  # prompt and answer
+RunAnswers = Mapping[Row, tuple[str, str]]  # prompt and prediction
 
 
 def compare_on_common_rows(
@@ -20,16 +20,16 @@ def compare_on_common_rows(
     resamples: int,
     notes: list[str],
 ) -> list[Comparison]:
-    """Compare all pairs of methods, each on the rows that all runs of both have; p is adjusted for all pairs (Holm).
+    """Compare all pairs of methods, each on the common rows of all their runs; p is adjusted for all pairs (Holm).
 
-    Rows are the same if their place and target are, and, of runs with one prompt template, their prompt. `notes` gets
-    a line for pairs that share no row, and one if they share only some of theirs.
+    Rows are the same if their place and target are. If runs have the same prompt template, their prompts must be equal
+    as well. `notes` gets a line for pairs without common rows, and a line for pairs that share only some rows.
 
     Args:
-        answers: of each method, of each of its runs.
-        templates: what makes the prompts of each method.
-        metrics: of the task.
-        resamples: as of `significance.compare`.
+        answers: predictions of each run of each method.
+        templates: settings that decide the prompts of each method.
+        metrics: the task's metrics.
+        resamples: see `significance.compare`.
         notes: lines for the reader.
     """
     shared: dict[tuple[Row, ...], list[tuple[str, str]]] = {}
@@ -42,14 +42,14 @@ def compare_on_common_rows(
         if len(rows) < max(len(run) for run in (*answers[a], *answers[b])):
             partly.append(f"{a} and {b} ({len(rows)})")
         shared.setdefault(rows, []).append((a, b))
-    notes += [f"Not compared, since they have no row in common: {_first(apart)}."] if apart else []
-    notes += [f"Compared on the rows in common alone, fewer than all: {_first(partly)}."] if partly else []
+    notes += [f"Not compared, because they have no common rows: {_first(apart)}."] if apart else []
+    notes += [f"Compared only on common rows, which are fewer than all: {_first(partly)}."] if partly else []
     made = [c for rows, pairs in shared.items() for c in _compare(answers, rows, pairs, metrics, resamples)]
     return _adjusted(made)
 
 
 def common_rows(runs: Sequence[RunAnswers], same_prompt: bool) -> tuple[Row, ...]:
-    """Return the rows that all runs have, in the order of the first; of one template only if their prompt is one."""
+    """Return the rows of all runs, in the order of the first; with one template, prompts must be equal."""
     first, *others = runs
     return tuple(
         row
@@ -70,7 +70,7 @@ def _compare(
     metrics: dict[str, Metric],
     resamples: int,
 ) -> list[Comparison]:
-    """Compare the methods of pairs on the same rows, all in one, and return those that are asked for."""
+    """Compare the methods of all pairs on the same rows at once, and return the requested comparisons."""
     asked = {method for pair in pairs for method in pair}
     said = {m: [[run[row][1].strip() for row in rows] for run in runs] for m, runs in answers.items() if m in asked}
     found = compare(said, [target.strip() for _, target in rows], metrics, resamples)
@@ -78,7 +78,7 @@ def _compare(
 
 
 def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return comparisons metric by metric, p adjusted for all by the same metric."""
+    """Return comparisons by metric, with p adjusted for all comparisons by the same metric."""
     made = []
     for metric in dict.fromkeys(c.metric for c in comparisons):
         family = [c for c in comparisons if c.metric == metric]

@@ -1,4 +1,4 @@
-"""Figures of runs: a score against each cost with the Pareto front, and learning curves."""
+"""Draw figures of runs: a score against each cost with the Pareto front, and learning curves."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ COSTS = {
 def draw_runs(
     name: str, runs: DataFrame, metric: str | None, results: Mapping[str, Mapping[int, Result]], styles: Styles = STYLES
 ) -> list[Drawing]:
-    """Return the figures that runs are enough for; close them with `close`.
+    """Return the figures for which there are enough runs; close them with `close`.
 
     Args:
-        name: what the names of the figures begin with.
+        name: beginning of the figures' names.
         runs: see `frame`.
-        metric: the score; None without one.
+        metric: the score; None if there is none.
         results: the finished runs of each method, by seed.
-        styles: by method.
+        styles: the style of each method.
     """
     trained = [m for m, own in results.items() if any(result.training for result in own.values())]
     if not trained:
@@ -53,7 +53,7 @@ def draw_runs(
         drawn = list(_against_costs(name, runs, metric, styles)) if metric else []
         curves = {method: _curves(results[method]) for method in trained}
         if any(len(losses) for losses in curves.values()):
-            said = "Loss on validation rows in training, mean over seeds. The band is from the lowest to the highest."
+            said = "Loss on validation rows in training, mean over seeds. The band shows the lowest and the highest."
             drawn.append(Drawing(f"{name}_curves", said, _learning_curves(runs, curves, styles)))
         return drawn
 
@@ -63,16 +63,16 @@ def _against_costs(name: str, runs: DataFrame, metric: str, styles: Styles) -> I
         known = runs.index.intersection(numbers(runs, column).index)
         if len(known.intersection(numbers(runs, f"metric.{metric}").index).unique("method")) > 1:
             said = (
-                f"{metric} against {shown}, mean and standard deviation over seeds. The line is the Pareto front: no "
-                "method on it is beaten in both."
+                f"{metric} against {shown}, mean and standard deviation over seeds. The line is the Pareto front: for "
+                "each method on it, no other method is better in both."
             )
             yield Drawing(f"{name}_{cost}", said, _against_cost(runs, metric, cost, styles), title=f"{name}: {metric}")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the places of the (cost, value) that no other point beats, by rising cost.
+    """Return the indices of the points (cost, value) that no other point beats, by rising cost.
 
-    A point is beaten by one that costs no more and is worth no less, and differs in either.
+    A point is beaten by another point with a cost not higher and a value not lower, if one of them differs.
     """
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
@@ -82,7 +82,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _against_cost(runs: DataFrame, metric: str, cost: str, styles: Styles) -> Figure:
-    """Draw a metric against a cost, with the Pareto front. A method without the cost is at the left."""
+    """Draw a metric against a cost, with the Pareto front. A method without the cost is on the left."""
     label, column = COSTS[cost]
     score = f"metric.{metric}"
     known = runs.dropna(subset=[score, column]).groupby(level="method", sort=False)
@@ -126,7 +126,7 @@ def _against_cost(runs: DataFrame, metric: str, cost: str, styles: Styles) -> Fi
 
 
 def _powers_of_ten(axis: Axes, costs: Sequence[float], ticks: Sequence[int]) -> None:
-    """Label an axis of powers: none, 10, 1k, 100M."""
+    """Label an axis of powers of ten: none, 10, 1k, 100M."""
     axis.set_xticks(ticks)
     nothing, power, free = _place(0, costs), EngFormatter(sep=""), 0 in costs
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "none" if free and x <= nothing else power(10.0**x)))
@@ -146,7 +146,7 @@ def _learning_curves(runs: DataFrame, curves: Mapping[str, DataFrame], styles: S
 
 
 def _curves(results: Mapping[int, Result]) -> DataFrame:
-    """Return the validation losses of a method, a row per step, a column per seed; the shortest run ends them."""
+    """Return the validation losses of a method, a row per step, a column per seed, up to the shortest run."""
     losses = {}
     for seed, result in sorted(results.items()):
         history = result.training.get("history", [])
@@ -157,14 +157,14 @@ def _curves(results: Mapping[int, Result]) -> DataFrame:
 
 
 def name_of(runs: DataFrame, method: str) -> str:
-    """Return what a legend calls a method: it says how many seeds have finished, if some are missing."""
+    """Return the name of a method in a legend, with the number of finished seeds if some are missing."""
     own = runs.loc[[method]]
     seeds = seeds_of(own)
-    # matplotlib leaves a name that begins with "_" out of a legend.
+    # matplotlib omits a name that begins with "_" from a legend.
     label = f" {own['label'].iloc[0]}" if own["label"].iloc[0].startswith("_") else own["label"].iloc[0]
     return label + (f" ({seeds} seeds)" if " of " in seeds else "")
 
 
 def _place(cost: float, costs: Sequence[float]) -> float:
-    """Return the power of ten of a cost; nothing at all stands a step to the left of the smallest."""
+    """Return the power of ten of a cost. A cost of zero is placed one step left of the smallest."""
     return math.log10(cost) if cost > 0 else min((math.floor(math.log10(c)) for c in costs if c > 0), default=1) - 1

@@ -1,7 +1,7 @@
-"""Runs as a table of pandas: a row per run, a column per number of it.
+"""Make a pandas table of runs: a row per run, a column per number.
 
-Rows are indexed by method and seed. Two columns are text: `label`, what tables call the method, and `gap`, why a run
-has no record, which is empty if it has one. A number that a run did not measure is NaN.
+Rows are indexed by method and seed. Two columns are text: `label`, the method's name in tables, and `gap`, the reason
+why a run has no record, which is empty if it has one. A number that a run did not measure is NaN.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from softprompts.metrics.scoring import Metric, load_metrics
 from softprompts.runs.record import Result
-from softprompts.tasks.task import read_schema
+from softprompts.tasks.schemas import read_metric_data, read_schema
 
 from pandas import DataFrame, Series
 
@@ -29,12 +29,12 @@ def numbers_of(result: Result) -> dict[str, float]:
 
 
 def flat(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return groups of numbers as one, each named GROUP.NAME."""
+    """Return groups of numbers as one group, each named GROUP.NAME."""
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
 def numbers(runs: DataFrame, column: str) -> Series:
-    """Return the numbers of a column that were measured, in the order of the runs; none if no run has the column."""
+    """Return the measured numbers of a column, in the order of the runs; empty if no run has the column."""
     return (runs[column] if column in runs else Series(index=runs.index, dtype=float)).dropna()
 
 
@@ -49,7 +49,7 @@ def recorded(runs: DataFrame) -> DataFrame:
 
 
 def gaps(runs: DataFrame) -> list[str]:
-    """Return what runs are missing: "LoRA, seeds 1, 2 (failed: out of memory)"."""
+    """Return the missing runs in words: "LoRA, seeds 1, 2 (failed: out of memory)"."""
     lacking = runs[runs["gap"] != ""].reset_index()
     if lacking.empty:
         return []
@@ -63,18 +63,18 @@ def seeds_in_words(seeds: Sequence[int]) -> str:
 
 
 def metrics_of(results: Iterable[Result]) -> list[str]:
-    """Return every metric that a run reports, the task's main one first: an older run may lack some."""
+    """Return every metric of any run, the task's main metric first. Older runs may lack some."""
     reported = sorted((list(result.metrics) for result in results), key=len, reverse=True)
     return list(dict.fromkeys(name for names in reported for name in names))
 
 
 def recorded_metrics(results: Sequence[Result]) -> dict[str, Metric]:
-    """Load the metrics that any of the runs was scored by.
+    """Load the metrics of all runs.
 
     Raises:
-        UserError: the metrics, or the schema, of their task are no longer there.
+        UserError: the metrics, the schema or the data for metrics of their task no longer exist.
     """
     tasks = [result.settings["task"] for result in results]
     names = list(dict.fromkeys(name for task in tasks for name in task.get("metrics", ())))
-    schema = next((task["schema"] for task in tasks if task.get("schema")), None)
-    return load_metrics(names, read_schema(schema) if schema else None)
+    schema, data = (next((t[key] for t in tasks if t.get(key)), None) for key in ("schema", "metric_data"))
+    return load_metrics(names, read_schema(schema) if schema else None, read_metric_data(data) if data else None)

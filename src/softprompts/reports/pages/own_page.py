@@ -1,4 +1,4 @@
-"""The page about a user's own runs, theirs alone: one HTML file."""
+"""Write the page about a user's own runs: one HTML file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from softprompts.system.files import one_line, write_atomically
 
 from pandas import DataFrame
 
-GENERATOR = "softprompts recipes/report.py"  # by which a page of ours is known, so that nothing else is overwritten
+GENERATOR = "softprompts recipes/report.py"  # identifies pages of this recipe, so that no other file is overwritten
 TEMPLATE = Path(__file__).with_name("own_runs.html.j2")
 
 
 def write_report(config: ReportConfig) -> str:
-    """Write the page about all runs in `report.runs` and return the line that says where.
+    """Write the page about all runs in `report.runs`, and return a line with its path.
 
     Raises:
-        UserError: a folder does not exist or holds no finished run; the page would replace another file; full disk.
+        UserError: a folder does not exist or has no finished run; the page would replace another file; the disk is
+            full.
     """
     folders = [Path(folder) for folder in config.runs]
     output = Path(config.output) if config.output else folders[0] / "report.html"
@@ -61,7 +62,7 @@ def write_report(config: ReportConfig) -> str:
 
 
 def _check_output(output: Path) -> bool:
-    """Say whether the page replaces one of its kind.
+    """Return whether the page replaces another page of this recipe.
 
     Raises:
         UserError: another file, or a folder, is there.
@@ -89,7 +90,7 @@ def _section(task: str, runs: Sequence[OwnRun], config: ReportConfig, taken: Seq
     try:
         loaded = recorded_metrics([run.result for run in runs])
     except UserError as error:
-        notes.append(f"No comparison, since the task's metrics cannot be loaded: {error}")
+        notes.append(f"No comparison, because the task's metrics cannot be loaded: {error}")
         loaded = {}
     answers = {name: [run.answers for run in own] for name, own in methods.items() if all(r.answers for r in own)}
     templates = {name: _template(own[0]) for name, own in methods.items()}
@@ -114,17 +115,17 @@ def _section(task: str, runs: Sequence[OwnRun], config: ReportConfig, taken: Seq
 def _results(frame: DataFrame, metrics: Sequence[str], methods: Mapping[str, Sequence[OwnRun]]) -> DataFrame:
     """Return the table of results, with the method and the number of scored rows of each."""
     results = results_table(frame, metrics, "run")
-    above = [""] * (len(results) - len(methods))  # the row of the majority class
+    above = [""] * (len(results) - len(methods))  # for the row of the majority class
     results.insert(1, "method", [*above, *(own[0].label for own in methods.values())], allow_duplicates=True)
     results.insert(2, "rows", [*above, *map(_rows_of, methods.values())], allow_duplicates=True)
     return results
 
 
 def _template(run: OwnRun) -> str:
-    """Return what makes a prompt of a row; runs that have the same must show the same prompt for a row."""
+    """Return the settings that decide a row's prompt. Runs with the same settings must have the same prompts."""
     settings = run.settings
     kept = {k: v for k, v in settings.items() if k.startswith(("task.prompt", "task.chat", "task.system", "hard."))}
-    written = {} if not any(k.startswith("hard.") for k in kept) else {"run": run.name}  # its examples are drawn
+    written = {} if not any(k.startswith("hard.") for k in kept) else {"run": run.name}  # few-shot examples are drawn
     return json.dumps(kept | written, sort_keys=True)
 
 
@@ -145,11 +146,11 @@ def _differing(methods: dict[str, list[OwnRun]]) -> DataFrame:
 
 
 def _answers(methods: dict[str, list[OwnRun]], metrics: Any, shown: int) -> Answers | None:
-    """Return the answers of the first seed of each method side by side; None if there are none."""
+    """Return the predictions of each method's first seed side by side; None if there are none."""
     first = {name: own[0] for name, own in methods.items() if own[0].answers}
     rows: dict[tuple[str, str], str] = {}
     for run in first.values():
-        for row, (prompt, _) in run.answers.items():  # the shortest: solved examples say nothing of the row
+        for row, (prompt, _) in run.answers.items():  # the shortest, because few-shot examples do not describe the row
             rows[row] = min(rows.get(row, prompt), prompt, key=len)
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""A user's own finished runs: found in folders, read, and grouped by method, whose seeds are one row of a table."""
+"""Find a user's finished runs in folders, read them, and group them by method over seeds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from softprompts.runs.folders import COMPARE_FILE, CONFIG_FILE, RESULT_FILE, lea
 from softprompts.runs.record import Result, load_result
 
 PREDICTIONS = "predictions.jsonl"
-# Settings that runs of one method may have otherwise: seed and folder; how rows are scored, up to rounding.
+# Settings that may differ within a method: seed, folder, and those that change scores only by rounding.
 APART = ("run.", "evaluation.batch_size", "evaluation.bootstrap_resamples")
 SEED_NAME = re.compile(r"(?:[\W_]+(?:seed|s)?|seed)[\W_]*$")  # the end of the names' common beginning: "lora/seed"
 
 
 @dataclass(frozen=True)
 class OwnRun:
-    """A finished run: its name, which is its folder's; its record; (prompt, answer) by place and target of the row."""
+    """A finished run: its folder's name, its record, and (prompt, prediction) by place and target of the row."""
 
     name: str
     result: Result
@@ -33,13 +33,13 @@ class OwnRun:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its settings by dotted key, those of `APART` left out."""
+        """Its settings by dotted key, without those of `APART`."""
         found = leaves(self.result.settings)
         return {"recipe": self.result.recipe} | {k: v for k, v in found if not k.startswith(APART)}
 
     @property
     def task(self) -> str:
-        """The task, and the split if it is another than test."""
+        """The task, and the split if it is not test."""
         split = self.result.settings.get("evaluation", {}).get("split", "test")
         return self.result.task if split == "test" else f"{self.result.task}, {split} rows"
 
@@ -50,21 +50,21 @@ class OwnRun:
 
     @property
     def method(self) -> str:
-        """Its recipe, or the method of a sweep."""
+        """The run's recipe, or the method of a sweep."""
         return str(self.result.settings.get("sweep", {}).get("method") or self.result.recipe)
 
     @property
     def label(self) -> str:
-        """What tables call the method."""
+        """The method's name in tables."""
         label = METHODS[self.method].label if self.method in METHODS else self.method.replace("_", " ")
         return f"{label}, {self.result.recipe}" if self.method != self.result.recipe else label
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[OwnRun], list[str]]:
-    """Return the finished runs in folders and below them, and a note on each that is left out.
+    """Return the finished runs in folders and below them, and a note on each run that is left out.
 
     Raises:
-        UserError: no such folder; no finished run in any.
+        UserError: a folder is missing; no folder has a finished run.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -82,7 +82,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[OwnRun], list[str]]:
         elif run := _read_run(home, name, notes):
             runs.append(run)
     if unfinished:
-        notes.insert(0, f"Left out, since they are not finished (no {RESULT_FILE}): {listed(unfinished)}")
+        notes.insert(0, f"Left out, because they are not finished (no {RESULT_FILE}): {listed(unfinished)}")
     if not runs:
         where = listed([str(folder) for folder in folders])
         raise UserError(f"report.runs: no finished run in {where}" + (f"; {'; '.join(notes)}" if notes else ""))
@@ -90,12 +90,12 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[OwnRun], list[str]]:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    """Yield every folder that holds a run or what is left of one, sorted."""
+    """Yield every folder with a finished or unfinished run, sorted."""
     for home in sorted({path.parent for name in (RESULT_FILE, CONFIG_FILE) for path in folder.rglob(name)}):
         if (home / COMPARE_FILE).is_file():  # a comparison is not a run
             continue
         try:
-            known = (home / RESULT_FILE).is_file() or record_of(home) is not None  # else a model's config.json
+            known = (home / RESULT_FILE).is_file() or record_of(home) is not None  # otherwise a model's config.json
         except UserError:
             known = True
         if known:
@@ -112,27 +112,27 @@ def _read_run(home: Path, name: str, notes: list[str]) -> OwnRun | None:
         notes.append(f"{name} is left out: {error}")
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        notes.append(f"{name} is left out: its {RESULT_FILE} is damaged, or not that of a run")
+        notes.append(f"{name} is left out: its {RESULT_FILE} is damaged, or not from a run")
         return None
     try:
         with (home / PREDICTIONS).open(encoding="utf-8") as lines:
             for row in map(json.loads, lines):
                 run.answers[_short(row["place"]), row["target"]] = (row["prompt"], row["prediction"])
     except FileNotFoundError:
-        notes.append(f"{name} has no {PREDICTIONS}: it is in no comparison")
+        notes.append(f"{name} has no {PREDICTIONS}, so it is not compared")
     except (OSError, ValueError, KeyError, TypeError):
         run.answers.clear()
-        notes.append(f"{name} is in no comparison: its {PREDICTIONS} is damaged")
+        notes.append(f"{name} is not compared: its {PREDICTIONS} is damaged")
     return run
 
 
 def grouped(runs: Sequence[OwnRun]) -> dict[str, list[OwnRun]]:
-    """Return runs by method: those whose settings differ by their seed alone are one method, under one name."""
+    """Return runs by method. Runs whose settings differ only in the seed are one method with one name."""
     groups: dict[Any, list[OwnRun]] = {}
     times: Counter[Any] = Counter()
     for run in runs:
         settings = json.dumps(run.settings, sort_keys=True)
-        times[settings, run.result.seed] += 1  # the same run made twice is no other seed
+        times[settings, run.result.seed] += 1  # two identical runs are not two seeds
         groups.setdefault((settings, times[settings, run.result.seed]), []).append(run)
     alone = {run.name for run in runs}
     named: dict[str, list[OwnRun]] = {}
@@ -146,5 +146,5 @@ def grouped(runs: Sequence[OwnRun]) -> dict[str, list[OwnRun]]:
 
 
 def _short(place: str) -> str:
-    """Return the place of a row with the last folder of its file alone: clones of a project are in other folders."""
+    """Return the place of a row with only the last folder, because clones of a project are in other folders."""
     return "/".join(place.split("/")[-2:])

@@ -1,4 +1,4 @@
-"""A page: sections of runs and what the templates of this folder need to show them."""
+"""Render pages from sections of runs and the templates of this folder."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from softprompts.runs.record import Result
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pandas import DataFrame
 
-LONGEST = 600  # characters of a prompt that are shown: a page has to load on a phone
+LONGEST = 600  # most characters of a shown prompt, so that pages load on a phone
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A row that was scored, and each method's answer to it.
+    """A scored row, and each method's prediction for it.
 
     Args:
-        place: of the row in its file.
-        prompt: cut to `LONGEST` characters.
-        target: the right answer.
-        answers: of each method; None if the method was not scored on the row.
-        marks: the row's own score of each answer, as text; empty without one.
-        kind: "same" if all answers are the same, "text" if they differ, "score" if one scores better than another.
+        place: place of the row in its file.
+        prompt: prompt, cut to `LONGEST` characters.
+        target: the target.
+        answers: predictions of each method; None if the method was not scored on the row.
+        marks: the row's own score of each prediction, as text; empty without a score.
+        kind: "same" if all predictions are the same, "text" if they differ, "score" if one scores better than another.
     """
 
     place: str
@@ -45,7 +45,7 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers side by side: the rows that are shown, and how many of each kind there are in all."""
+    """Predictions side by side: the shown rows, and the number of all rows of each kind."""
 
     methods: Sequence[str]
     rows: Sequence[AnswerRow]
@@ -59,7 +59,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """A single run: how it is headed, its record, and values that are shown as JSON by their title."""
+    """A single run: its heading, its record, and further values by title, which are shown as JSON."""
 
     name: str
     result: Result
@@ -68,7 +68,7 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class Section:
-    """What a page says of one task.
+    """The section of a page for one task.
 
     Args:
         key: the section's id in the page.
@@ -76,10 +76,10 @@ class Section:
         results: the table of results.
         drawings: its figures.
         compared: the paired comparisons.
-        labels: what tables call each method.
-        answers: side by side; None without any.
+        labels: names of the methods in tables.
+        answers: predictions side by side; None without any.
         runs: every single run.
-        notes: what a reader must know before the numbers.
+        notes: remarks that a reader must know before the numbers.
         folded: further tables, each with a title and an explanation, which may be empty.
     """
 
@@ -98,7 +98,7 @@ class Section:
 def render(template: Path, **values: Any) -> str:
     """Return the page of a template, which may extend `base.html.j2` and import `parts.html.j2`.
 
-    Everything is escaped but figures: rows and answers stay text.
+    Everything except figures is escaped, so rows and predictions stay text.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).parent]),
@@ -125,14 +125,14 @@ def side_by_side(
     scores: Sequence[Sequence[float | None]],
     shown: int,
 ) -> Answers:
-    """Return answers side by side, those on which methods differ first if not all rows are shown.
+    """Return predictions side by side. If not all rows are shown, rows on which methods differ come first.
 
     Args:
-        methods: labels.
+        methods: names of the methods.
         rows: place, prompt and target of each row.
-        answers: of each method, to each row; None if it was not scored on the row.
-        scores: of each method, the row's own score of each answer; empty without any.
-        shown: rows that are shown.
+        answers: predictions of each method for each row; None if it was not scored on the row.
+        scores: scores of each method's predictions; empty without scores.
+        shown: number of shown rows.
     """
     made = []
     for (place, prompt, target), said, marks in zip(
@@ -156,7 +156,7 @@ def _mark(score: float | None) -> str:
 
 
 def cut(prompt: str) -> str:
-    """Return a prompt with its middle left out if it is longer than `LONGEST`: what it asks is at its end."""
+    """Return a prompt without its middle if it is longer than `LONGEST`, because its end has the question."""
     if len(prompt) <= LONGEST:
         return prompt
     half = LONGEST // 2
@@ -166,14 +166,14 @@ def cut(prompt: str) -> str:
 def scores_of_rows(
     metrics: Mapping[str, Metric], answers: Sequence[str | None], targets: Sequence[str]
 ) -> list[float | None]:
-    """Return each answer's own score by the first metric; None for a missing answer, or if the metric has none."""
+    """Return each prediction's score by the first metric; None if the prediction or its score is missing."""
     known = [i for i, answer in enumerate(answers) if answer is not None]
     found: list[float | None] = [None] * len(answers)
     for metric in [*metrics.values()][:1] if known else ():
         given = [(answers[i] or "").strip() for i in known]
         try:
             made = row_scores(metric, given, [targets[i].strip() for i in known])
-        except Exception:  # whatever a module of the user's raises: a correlation has no score of a single row
+        except Exception:  # a user's module may raise anything; a correlation has no score for a single row
             break
         for i, score in zip(known, made, strict=True):
             found[i] = float(score)
@@ -181,6 +181,6 @@ def scores_of_rows(
 
 
 def key_of(title: str, taken: Sequence[str] = ()) -> str:
-    """Return an id for a title that is not among those taken."""
+    """Return an unused id for a title."""
     key = re.sub(r"[^\w-]+", "-", title).strip("-") or "task"
     return next(name for name in (key, *(f"{key}-{n}" for n in range(2, len(taken) + 3))) if name not in taken)

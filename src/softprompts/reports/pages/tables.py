@@ -1,4 +1,4 @@
-"""Tables of runs: results, paired comparisons, and the scores and cost of a single run."""
+"""Make tables of runs: results, paired comparisons, and the scores and costs of single runs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ NONE = "–"  # in place of a number that no run has
 UNITS = {"gib": " GiB", "kwh": " kWh"}
 EXPLAINED = "Metrics in per cent, mean ± standard deviation over seeds. Cost is the mean over seeds."
 PAIRED = (
-    "The first method's score less the second's on the same rows, in points of per cent. The interval is that of "
+    "The first method's score minus the second's on the same rows, in percentage points. The interval is that of "
     "one comparison. The adjusted p decides: it is corrected for all comparisons by the metric (Holm)."
 )
 
 
 def percent(share: float | None) -> str:
-    """Return a share of 1 in per cent, without the sign; a record has None for a number that is not finite."""
+    """Return a share of 1 in per cent, without the sign. None in a record means a number that is not finite."""
     return NONE if share is None else f"{100 * share:.1f}"
 
 
 def points(difference: float) -> str:
-    """Return a difference of shares in points of per cent, with its sign."""
-    return signed(f"{100 * difference + 0.0:+.1f}")  # + 0.0: none at all is no negative zero
+    """Return a difference of shares in percentage points, with its sign."""
+    return signed(f"{100 * difference + 0.0:+.1f}")  # + 0.0: avoids a negative zero
 
 
 def probability(p: float) -> str:
@@ -58,12 +58,12 @@ class Measure:
     """A number of a run.
 
     Args:
-        name: what it is called.
+        name: its name.
         column: its column in the table of runs.
         show: name of the format in `FORMATS`.
-        unit: what follows the number, with the space before it.
-        less: whether less of it is better.
-        exact: a count, which is the same in every run; else it is measured, and needs several seeds.
+        unit: text after the number, with the space before it.
+        less: whether smaller is better.
+        exact: whether it is a count, which is the same in every run. Other numbers are measured, over several seeds.
     """
 
     name: str
@@ -83,9 +83,9 @@ class Measure:
         return f"{self.of(values.mean())}{self.unit}" if len(values) else NONE
 
     def spread(self, runs: DataFrame) -> str:
-        """Return "mean ± standard deviation" of a sample, the mean alone of one run or a count.
+        """Return "mean ± standard deviation" of a sample; for a count or a single run only the mean.
 
-        If only some of the recorded runs have the number, it says how many.
+        If only some of the recorded runs have the number, the text includes their number.
         """
         values, known = numbers(runs, self.column), len(recorded(runs))
         if len(values) < 2 or self.exact:
@@ -95,7 +95,7 @@ class Measure:
         return f"{shown} ({len(values)} of {known} runs)" if 0 < len(values) < known else shown
 
     def between(self, runs: DataFrame) -> str:
-        """Return the mean, with the smallest and the largest value if they differ as shown."""
+        """Return the mean, with the smallest and the largest value if their texts differ."""
         values = numbers(runs, self.column)
         low, high = self.of(values.min()), self.of(values.max())
         return self.of(values.mean()) + (f" ({low} to {high})" if low != high else "") + self.unit
@@ -123,7 +123,7 @@ def metric(name: str) -> Measure:
 def results_table(runs: DataFrame, metrics: Sequence[str], head: str) -> DataFrame:
     """Return a row per method: metrics in per cent as mean ± standard deviation over seeds, and mean cost.
 
-    The deviation is that of a sample, over the seeds that finished; one seed has none. `head` is that of the methods.
+    The deviation is that of a sample, over finished seeds; one seed has none. `head` is the methods' heading.
     """
     shown = [metric(name) for name in metrics]
     rows = [{head: "majority class", **baseline}] if (baseline := _majority(runs, metrics)) else []
@@ -134,7 +134,7 @@ def results_table(runs: DataFrame, metrics: Sequence[str], head: str) -> DataFra
 
 
 def _majority(runs: DataFrame, metrics: Sequence[str]) -> dict[str, str]:
-    """Return what always saying the majority class scores; nothing if no run has recorded it."""
+    """Return the scores of always predicting the majority class; empty if no run recorded them."""
     found = {name: numbers(runs, f"majority.{name}") for name in metrics}
     if not any(map(len, found.values())):
         return {}
@@ -142,7 +142,7 @@ def _majority(runs: DataFrame, metrics: Sequence[str]) -> dict[str, str]:
 
 
 def costs_of(runs: DataFrame) -> dict[str, str]:
-    """Return the mean of each of `COSTS` of a method's runs; those of training are empty if it trained nothing."""
+    """Return the mean of each of `COSTS` over a method's runs; costs of training are empty without training."""
     cost = {m.name: m.mean(runs) for m in COSTS}
     return cost | (dict.fromkeys(("saved", "training", "tokens/s"), "") if cost["trained"] in ("0", NONE) else {})
 
@@ -154,13 +154,13 @@ def measures_table(runs: DataFrame, measures: Sequence[Measure]) -> DataFrame:
 
 
 def seeds_of(runs: DataFrame) -> str:
-    """Return how many of a method's runs have a record: "3", or "2 of 3"."""
+    """Return the number of a method's runs with a record: "3", or "2 of 3"."""
     finished, planned = len(recorded(runs)), len(runs)
     return str(planned) if finished == planned else f"{finished} of {planned}"
 
 
 def comparisons_table(comparisons: Sequence[Comparison], labels: Mapping[str, str]) -> DataFrame:
-    """Return a row per comparison: the first method's metric less the second's, in points of per cent."""
+    """Return a row per comparison: the first method's metric minus the second's, in percentage points."""
     rows = [
         {
             "comparison": f"{labels[c.first]} − {labels[c.second]}",
@@ -178,7 +178,7 @@ def comparisons_table(comparisons: Sequence[Comparison], labels: Mapping[str, st
 
 
 def is_shown(comparison: Comparison) -> bool:
-    """Say whether a comparison shows a difference: by the p that is adjusted for all comparisons made with it."""
+    """Return whether a comparison shows a difference, by its p adjusted for all comparisons made with it."""
     return comparison.adjusted < LEVEL and comparison.difference != 0
 
 

@@ -1,0 +1,1 @@
+"""Faults, each tried: kills, full disks, damaged checkpoints, lost processes; nothing may be lost."""

@@ -1,0 +1,1 @@
+"""Memory of a process when processes share out a base model."""

@@ -1,0 +1,1 @@
+"""Commands to a home, and what somebody says for them."""

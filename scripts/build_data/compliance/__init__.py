@@ -1,0 +1,1 @@
+"""Licence notices and terms, and the policy category that they belong to."""

@@ -1,0 +1,1 @@
+"""Texts of user interfaces in English, German, French and Spanish."""

@@ -1,0 +1,151 @@
+"""Which layers of a base model are sharded, and how it is loaded so that no process ever holds all of them.
+
+Each layer is a unit of FSDP 2: its weights are put together for its forward and its backward pass, and only then. The
+embeddings, the output embedding and what is between the layers stay whole in each process: PEFT looks up embeddings
+outside of the model's own forward pass. Modules that PEFT adds are whole as well, wherever they are.
+
+accelerate's plugin shards the embeddings and the whole model too, and asks for an optimizer. Its settings are heeded;
+`fully_shard`, which it would call, is called here (accelerate's guide "FSDP1 vs FSDP2").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from softprompts.errors import UserError
+from softprompts.models.peft_compat import on_building
+from softprompts.models.sharding.tensors import whole
+
+import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils import parse_flag_from_env
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, share_comm_ctx
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def sharding_asked() -> bool:
+    """Say whether this process is one of several that were launched to share out a base model."""
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return several and parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a model of transformers, in their order; none of them is within another."""
+    found: list[nn.Module] = []
+    within: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and module not in within:
+            found.append(module)
+            within.update(module.modules())
+    return found
+
+
+def stacks_of(model: nn.Module) -> list[list[FSDPModule]]:
+    """Return the sharded layers of a model, those that one forward pass reads together in a list; empty if none is."""
+    stacks: dict[str, list[FSDPModule]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, FSDPModule):
+            stacks.setdefault(name.rpartition(".")[0], []).append(module)
+    return list(stacks.values())
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Say whether layers of a model are sharded."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def shard_layers(model: nn.Module, device: torch.device, *, ahead: bool) -> None:
+    """Share out the layers of a model over all processes.
+
+    Args:
+        model: of transformers; it may be on PyTorch's meta device.
+        device: where the processes compute.
+        ahead: whether a layer gets its weights while the one before it computes, which takes the room of one more.
+
+    Raises:
+        UserError: its architecture has no layers that transformers marks as such.
+    """
+    layers = layers_of(model)
+    if not layers:
+        raise UserError(
+            f"FSDP: {type(model).__name__} has no layers that can be shared out; launch with "
+            "configs/accelerate/multi_gpu.yaml, which keeps a whole base model in each process"
+        )
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    again = FullyShardedDataParallelPlugin().reshard_after_forward
+    layer: Any
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=again)
+    stacks = stacks_of(model)
+    share_comm_ctx([layer for stack in stacks for layer in stack])  # with streams of its own each would keep its memory
+    for stack in stacks:
+        for number, layer in enumerate(stack):
+            # By itself FSDP gets the layer that ran before this one, and counts passes without a gradient, of which
+            # processes make different numbers. A layer that is named itself is there already.
+            layer.set_modules_to_backward_prefetch([stack[max(number - 1, 0)] if ahead else layer])
+            layer.set_modules_to_forward_prefetch(stack[number + 1 : number + 2] if ahead else [])
+
+
+@contextmanager
+def sharded_loading(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Within this context transformers loads a model in shards, if the launch asks for them.
+
+    A model is built without weights, its layers are sharded, and each process reads its own rows of their weights from
+    the files. Yields further arguments of `from_pretrained`.
+    """
+    if not sharding_asked():
+        yield {}
+        return
+    ahead = device.type != "cpu"  # where nothing is sent while something computes
+    with on_building(lambda model: shard_layers(model, device, ahead=ahead)) as arguments:
+        yield arguments | ({} if device.type == "cpu" else {"device_map": {"": device}})
+
+
+def weights_together(model: nn.Module, keep: bool) -> dict[str, torch.Tensor] | None:
+    """Return all weights of a sharded model by name, or None if it is whole; all processes must ask at once.
+
+    Those that do not `keep` them get none.
+    """
+    if not is_sharded(model):
+        return None
+    found = {}
+    for name, tensor in model.state_dict().items():
+        values = whole(tensor)
+        if keep:
+            found[name] = values.cpu() if isinstance(tensor, DTensor) else values
+    return found
+
+
+def settle(model: nn.Module) -> None:
+    """Bring the shards of a model that was just loaded into the memory that they stay in.
+
+    FSDP pads them when a layer first runs. Whoever holds on to the rows of this process comes after that.
+    """
+    for stack in stacks_of(model):
+        for layer in stack:
+            layer.unshard()
+            layer.reshard()
+
+
+def without_gradient(model: nn.Module) -> Any:
+    """Return a context for passes without a gradient: sharded layers keep no memory of inference mode for training."""
+    return torch.no_grad() if is_sharded(model) else torch.inference_mode()
+
+
+def alike(tensors: Iterable[torch.Tensor]) -> None:
+    """Give all processes the values that the first one has of whole tensors."""
+    with torch.no_grad():
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
+
+
+def most_anywhere(number: int, device: torch.device) -> int:
+    """Return the largest of the numbers that the processes have."""
+    most = torch.tensor(number, device=device)
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return int(most.item())

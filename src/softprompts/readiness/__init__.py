@@ -1,0 +1,1 @@
+"""Before anything is trained: are goal, data, test and baseline good enough, and may the data be used?"""

@@ -1,0 +1,294 @@
+"""What several splits share: rows, near-duplicates, authors, times; and rows that contradict each other."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from softprompts.data.sources import SPLITS
+from softprompts.data.values import Record, plain
+from softprompts.errors import UserError, listed, nearest, short
+from softprompts.readiness.findings import Finding, Status, percent, places, share
+from softprompts.readiness.plan import Plan
+from softprompts.tasks.task import Task
+
+# Two texts are near-duplicates from this Jaccard similarity of their shingles on (Lee et al. 2022, "Deduplicating
+# Training Data Makes Language Models Better", section 4.2, take 0.8).
+SIMILAR = 0.8
+PROPOSED = 0.5  # MinHash proposes pairs from here on: of those at 0.8, it misses one in 10,000 then
+SHINGLE = 5  # characters: words are too coarse for texts of a single sentence
+PERMUTATIONS = 128
+SHORTEST = 20  # characters; of shorter texts, a single word makes the difference
+REPEATED = 0.01  # share of train that may be duplicates: copies from several sources are common, and cost little
+LEAKED = 0.01  # share of scored rows that near-duplicates may decide about
+
+
+def input_of(task: Task) -> Callable[[Record], str]:
+    """Return a function of a record that gives the values of the prompt's columns, without case and runs of spaces.
+
+    The words of the template itself would make all rows alike.
+    """
+    columns = [
+        name.partition("[")[0] for _, name, _, _ in string.Formatter().parse(task.config.prompt) if name is not None
+    ]
+    names = list(dict.fromkeys(columns))
+
+    def text(record: Record) -> str:
+        return " ".join(" ".join(str(plain(record.get(name, ""))) for name in names).casefold().split())
+
+    return text
+
+
+class Texts:
+    """The inputs of all rows: (place, text, target) by split."""
+
+    def __init__(self, task: Task) -> None:
+        """Read the rows once."""
+        text = input_of(task)
+        self.rows = {
+            name: [(r.place, text(r.record), r.target.strip()) for r in rows] for name, rows in task.splits.items()
+        }
+
+
+def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
+    """Yield what there is to say of overlap between splits, and of contradictions.
+
+    Raises:
+        UserError: a column of the plan that the rows lack, or that holds no time.
+    """
+    texts = Texts(task)
+    yield repeated(texts)
+    yield across_splits(texts)
+    yield near_duplicates(texts)
+    yield conflicts(texts, task.choices is not None)
+    yield by_author(task, plan)
+    yield by_time(task, plan)
+
+
+def repeated(texts: Texts) -> Finding:
+    """Return the finding on rows of train that are there more than once, target included."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for place, text, target in texts.rows["train"]:
+        if (text, target) in seen:
+            found.append(place)
+        seen.add((text, target))
+    part = share(len(found), len(texts.rows["train"]))
+    facts = {"rows": len(found), "share": part, "first": found[:3]}
+    if not found:
+        return Finding("duplicates", "Duplicates in train", "green", "No row of train is there twice.", "", facts)
+    said = f"{len(found):,} rows of train repeat another ({percent(part)}), {places(found)}."
+    if part <= REPEATED:
+        return Finding("duplicates", "Duplicates in train", "green", said, "", facts)
+    remedy = "Take the repeated rows out: they count several times in training."
+    return Finding("duplicates", "Duplicates in train", "amber", said, remedy, facts)
+
+
+def _pairs_found(found: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
+    return [{"split": split, "row": place, "also in": other} for split, place, other in found[:20]]
+
+
+def across_splits(texts: Texts) -> Finding:
+    """Return the finding on rows whose input is in several splits."""
+    first: dict[str, tuple[str, str]] = {}
+    found = []
+    for split in SPLITS:
+        for place, text, _ in texts.rows[split]:
+            home, other = first.setdefault(text, (split, place))
+            if home != split:
+                found.append((split, place, other))
+    title = "The same rows in several splits"
+    facts = {"rows": len(found), "first": found[:3]}
+    if not found:
+        return Finding("leaked_rows", title, "green", "No input is in more than one split.", "", facts)
+    counts = Counter(split for split, _, _ in found)
+    said = f"{len(found):,} rows have an input of an earlier split ({_counted(counts)})."
+    remedy = "Take them out of validation and test: they are remembered, not predicted. The score would be too high."
+    return Finding("leaked_rows", title, "red", said, remedy, facts, _pairs_found(found))
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return listed(f"{count:,} of {split}" for split, count in counts.items())
+
+
+def shingles(text: str) -> set[str]:
+    """Return the runs of `SHINGLE` characters of a text, without punctuation and runs of spaces."""
+    plain_text = " ".join(re.findall(r"\w+", text))
+    return {plain_text[n : n + SHINGLE] for n in range(max(1, len(plain_text) - SHINGLE + 1))}
+
+
+def near_duplicates(texts: Texts) -> Finding:
+    """Return the finding on rows of validation and test that are nearly the same as one of an earlier split.
+
+    MinHash proposes pairs; their true similarity decides.
+    """
+    found = [(split, place, other, similarity) for place, (split, other, similarity) in _similar(texts).items()]
+    title = "Nearly the same rows in several splits"
+    counts = Counter(split for split, *_ in found)
+    shares = {split: share(count, len(texts.rows[split])) for split, count in counts.items()}
+    facts = {"rows": dict(counts), "shares": shares, "similarity": SIMILAR, "first": [f[1:] for f in found[:3]]}
+    if not found:
+        said = f"No row of validation or test is nearly the same as one of an earlier split (similarity {SIMILAR})."
+        return Finding("near_duplicates", title, "green", said, "", facts)
+    said = f"{len(found):,} rows are nearly the same as one of an earlier split ({_counted(counts)})."
+    remedy = "Split by what the rows have in common, such as their source or template, or take these out."
+    table = [
+        {"split": split, "row": place, "like": other, "similarity": f"{similarity:.2f}"}
+        for split, place, other, similarity in found[:20]
+    ]
+    status: Status = "red" if max(shares.values()) > LEAKED else "amber"
+    return Finding("near_duplicates", title, status, said, remedy, facts, table)
+
+
+def _similar(texts: Texts) -> dict[str, tuple[str, str, float]]:
+    """Return, by the place of a row of validation or test: its split, the row that it is like, and the similarity."""
+    from datasketch import MinHash, MinHashLSH  # not above: it comes with an extra
+
+    index = MinHashLSH(threshold=PROPOSED, num_perm=PERMUTATIONS)
+    known: list[tuple[str, str]] = []  # place and text
+    numbers: dict[str, int] = {}
+    found = {}
+    for split in SPLITS:
+        new = []
+        for place, text, _ in texts.rows[split]:
+            if len(text) < SHORTEST or (split == "train" and text in numbers):
+                continue
+            own = shingles(text)
+            sketch = MinHash(num_perm=PERMUTATIONS)
+            sketch.update_batch([piece.encode() for piece in own])
+            if split != "train" and text not in numbers:  # the same text is said elsewhere
+                candidates = [(number, _jaccard(own, shingles(known[number][1]))) for number in index.query(sketch)]
+                if alike := [(s, -number) for number, s in candidates if s >= SIMILAR]:
+                    similarity, number = max(alike)
+                    found[place] = (split, known[-number][0], similarity)
+            new.append((place, text, sketch))
+        for place, text, sketch in new:
+            if text not in numbers:
+                numbers[text] = len(known)
+                index.insert(len(known), sketch)
+                known.append((place, text))
+    return found
+
+
+def _jaccard(first: set[str], second: set[str]) -> float:
+    return len(first & second) / len(first | second)
+
+
+def conflicts(texts: Texts, choices: bool) -> Finding:
+    """Return the finding on equal inputs with different targets, and the best score that they leave possible."""
+    targets: dict[str, Counter[str]] = defaultdict(Counter)
+    first: dict[str, str] = {}
+    rows = [row for split in SPLITS for row in texts.rows[split]]
+    for place, text, target in rows:
+        targets[text][target] += 1
+        first.setdefault(text, place)
+    found = {text: counts for text, counts in targets.items() if len(counts) > 1}
+    wrong = sum(counts.total() - max(counts.values()) for counts in found.values())
+    part = share(wrong, len(rows))
+    ceiling = _ceiling(texts)
+    facts = {"inputs": len(found), "rows": wrong, "share": part, "best_accuracy_on_test": ceiling}
+    title = "Rows that contradict each other" if choices else "Inputs with several answers"
+    if not found:
+        return Finding("conflicts", title, "green", "Equal inputs have equal targets.", "", facts)
+    said = f"{len(found):,} inputs have several targets, {places([first[text] for text in found])}."
+    if not choices:
+        remedy = "Check that each of these answers is right: a metric counts only the row's own as right."
+        return Finding("conflicts", title, "amber", said, remedy, facts)
+    said += f" No model is right on more than {percent(ceiling)} of test."
+    remedy = "Let two people label these rows again, and write down the rule that decides."
+    return Finding("conflicts", title, "red" if part > LEAKED else "amber", said, remedy, facts)
+
+
+def _ceiling(texts: Texts) -> float:
+    """Return the share of test that the most frequent target of each input gets right."""
+    test: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, text, target in texts.rows["test"]:
+        test[text][target] += 1
+    return share(sum(max(counts.values()) for counts in test.values()), len(texts.rows["test"]))
+
+
+def _column(task: Task, plan: Plan, field: str, column: str) -> dict[str, list[tuple[str, Any]]]:
+    """Return (place, value) of a column that the plan names, by split; rows without a value are left out.
+
+    Raises:
+        UserError: no row of a split has the column.
+    """
+    found = {}
+    for split, rows in task.splits.items():
+        there: dict[str, None] = {}
+        values: list[tuple[str, Any]] = []
+        has = False
+        for row in rows:
+            there |= dict.fromkeys(row.record)
+            has = has or column in row.record
+            if (value := row.record.get(column)) not in (None, ""):
+                values.append((row.place, value))
+        if not has:
+            raise UserError(f'{plan.path}: {field}: {split} has no column "{short(column)}"{nearest(column, there)}')
+        found[split] = values
+    return found
+
+
+def by_author(task: Task, plan: Plan) -> Finding:
+    """Return the finding on authors of scored rows that are in train, too."""
+    title = "Authors in several splits"
+    if plan.author_column is None:
+        return Finding("authors", title, "green", "Not checked: readiness.yaml names no author_column.")
+    found = _column(task, plan, "author_column", plan.author_column)
+    train = {str(plain(value)) for _, value in found["train"]}
+    leaked = {s: [p for p, value in found[s] if str(plain(value)) in train] for s in SPLITS[1:]}
+    rows = sum(map(len, leaked.values()))
+    facts = {"column": plan.author_column, "rows": {split: len(where) for split, where in leaked.items()}}
+    if not rows:
+        return Finding("authors", title, "green", f"No {plan.author_column} of train is in another split.", "", facts)
+    first = [place for where in leaked.values() for place in where]
+    said = f"{rows:,} rows of validation and test have a {plan.author_column} of train, {places(first)}."
+    remedy = f"Split by {plan.author_column}: a model may know how somebody writes, and not what the text says."
+    return Finding("authors", title, "red", said, remedy, facts)
+
+
+def by_time(task: Task, plan: Plan) -> Finding:
+    """Return the finding on rows of train that are later than the first row of test."""
+    title = "Train and test in time"
+    if plan.time_column is None:
+        return Finding("time", title, "green", "Not checked: readiness.yaml names no time_column.")
+    found = _column(task, plan, "time_column", plan.time_column)
+    times = {split: [(place, _time(place, plan, value)) for place, value in rows] for split, rows in found.items()}
+    if not times["test"] or not times["train"]:
+        remedy = f"Fill {plan.time_column} in every row."
+        return Finding("time", title, "amber", f"Train or test has no row with a {plan.time_column}.", remedy)
+    begin = min(when for _, when in times["test"])
+    late = [place for place, when in times["train"] if when > begin]
+    part = share(len(late), len(times["train"]))
+    facts = {"column": plan.time_column, "test_begins": begin.isoformat(), "late": len(late), "share": part}
+    if not late:
+        return Finding("time", title, "green", f"Train ends before test begins ({begin:%Y-%m-%d}).", "", facts)
+    said = f"{len(late):,} rows of train ({percent(part)}) are later than the first row of test, {places(late)}."
+    remedy = "Split by time: in use, a model reads texts that are later than all that it was trained on."
+    return Finding("time", title, "red" if part > LEAKED else "amber", said, remedy, facts)
+
+
+def _time(place: str, plan: Plan, value: Any) -> datetime:
+    """Return a point in time; one without a zone counts as UTC, a number as seconds since 1970."""
+    found: datetime | None = None
+    try:
+        if isinstance(value, datetime):
+            found = value
+        elif isinstance(value, date):
+            found = datetime.combine(value, time())
+        elif isinstance(value, str):
+            found = datetime.fromisoformat(value.strip())
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found = datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        found = None
+    if found is None:
+        raise UserError(
+            f'{place}: column "{plan.time_column}", the time_column of {plan.path}, holds {short(repr(value))}, which '
+            "is no time; write 2026-05-31 or 2026-05-31T12:30"
+        )
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,201 @@
+"""All checks of a config and its plan, as a page and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from softprompts import __version__
+from softprompts.config.tools import ReadinessConfig
+from softprompts.errors import UserError, logger
+from softprompts.models.loading import kind_of, load_model_config
+from softprompts.readiness import overlap, rows, sensitive, worth
+from softprompts.readiness.findings import Finding, Status, worst
+from softprompts.readiness.plan import Plan, plan_findings, read_plan
+from softprompts.readiness.settings import RecipeSettings, read_recipe
+from softprompts.reports.pages.page import render
+from softprompts.system.files import one_line, write_atomically
+from softprompts.tasks.task import Task, load_task
+
+from pandas import DataFrame
+
+GENERATOR = "softprompts recipes/readiness.py"  # by which our own files are known, so that nothing else is overwritten
+TEMPLATE = Path(__file__).with_name("readiness.html.j2")
+SCHEMA_VERSION = 1  # of the JSON; another one for a field that goes or changes its meaning
+SECTIONS = {
+    "purpose": ("Purpose and people", ("people",)),
+    "rights": ("Rights and privacy", ("personal_data", "secrets")),
+    "rows": ("Rows", ("counts", "balance", "lengths", "languages")),
+    "splits": (
+        "Splits",
+        ("duplicates", "leaked_rows", "near_duplicates", "conflicts", "authors", "time"),
+    ),
+    "worth": ("Target and cost", ("test_rows", "to_win", "cost")),
+}
+SIGNS = {"green": ("holds", "✓ green"), "amber": ("open", "! amber"), "red": ("fails", "✗ red")}
+# Fields of the plan that the page shows, by what it calls them.
+SHOWN = {
+    "goal": "goal",
+    "intended_users": "intended users",
+    "measured": "how it is measured",
+    "cost_of_error": "a wrong answer costs",
+    "fallback": "fallback",
+    "owner": "owner",
+    "data_owner": "data owner",
+    "legal_basis": "legal basis",
+}
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """The outcome of all checks."""
+
+    settings: RecipeSettings
+    plan: Plan
+    task: Task
+    findings: Sequence[Finding]
+
+    @property
+    def status(self) -> Status:
+        """The worst status of all findings."""
+        return worst(self.findings)
+
+    def as_json(self) -> str:
+        """Return the outcome as JSON text."""
+        record = {
+            "generator": f"{GENERATOR} {__version__}",
+            "schema_version": SCHEMA_VERSION,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "status": self.status,
+            "config": self.settings.path,
+            "method": self.settings.method,
+            "task": self.task.name,
+            "data": self.task.fingerprint(),
+            "pii": self.settings.task.pii,
+            "plan": asdict(self.plan),
+            "findings": [finding.as_json() for finding in self.findings],
+        }
+        return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_inputs(settings: RecipeSettings, plan: Plan) -> tuple[Task, str]:
+    """Return the rows as they are in the files, and the metric of the plan.
+
+    Raises:
+        UserError: what is wrong with rows or plan, so that nothing can be said of them.
+    """
+    # Unmasked: authors would all be one, and a refused row would hide those behind it.
+    task = load_task(replace(settings.task, pii="keep"))
+    metric = worth.metric_name(plan, task, settings.path)
+    sensitive.check_kinds(plan)
+    sensitive.check_names_of_columns(task.splits)
+    rows.check_not_single(task)
+    return task, metric
+
+
+def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
+    """Return the outcome of all checks.
+
+    Raises:
+        UserError: as `read_plan` and `read_inputs`; a base model that there is not; a given baseline that does not fit.
+    """
+    plan = read_plan(config.plan)
+    task, metric = read_inputs(settings, plan)
+    baseline: worth.Baseline | str = worth.NO_BASELINE_FOR_ENCODERS
+    if kind_of(load_model_config(settings.model)) != "encoder":
+        baseline = worth.baseline_of(settings, task, metric, config.baseline)
+    measured = rows.measure(settings, task)
+    shared = list(overlap.overlap_findings(task, plan))
+    ceiling = next(worth.ceiling_of(finding.facts) for finding in shared if finding.key == "conflicts")
+    found = sensitive.personal_data(task.splits)
+    findings = [
+        *plan_findings(plan),
+        *sensitive.sensitive_findings(plan, settings.task.pii, found, sensitive.secrets(task.splits)),
+        rows.counts(task, settings.method),
+        rows.balance(task),
+        rows.lengths(task, measured),
+        rows.languages(task),
+        *shared,
+        *worth.worth_findings(settings, plan, task, metric, baseline, ceiling),
+        worth.cost(settings, measured, worth.measure_rate(settings)),
+    ]
+    return Readiness(settings, plan, task, findings)
+
+
+def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
+    """Return the arguments of recipes/hard_prompt.py that make the baseline; None if there is one.
+
+    Raises:
+        UserError: as `assess`; the base model is an encoder, which has no hard prompt.
+    """
+    settings, plan = read_recipe(config.config), read_plan(config.plan)
+    task, metric = read_inputs(settings, plan)
+    if kind_of(load_model_config(settings.model)) == "encoder":
+        raise UserError(f"readiness.run_baseline: {worth.NO_BASELINE_FOR_ENCODERS}")
+    if isinstance(worth.baseline_of(settings, task, metric, config.baseline), worth.Baseline):
+        return None
+    return worth.baseline_arguments(settings, plan, task)
+
+
+def write_readiness(config: ReadinessConfig) -> Status:
+    """Check, write readiness.html and readiness.json, print a line for each finding that is not green.
+
+    Raises:
+        UserError: as `assess`; another file is in the place of one of ours; full disk.
+    """
+    settings = read_recipe(config.config)
+    folder = Path(config.output or Path(settings.run.output_dir).parent)
+    page, record = folder / "readiness.html", folder / "readiness.json"
+    for file in (page, record):
+        _check_ours(file)
+    found = assess(config, settings)
+    with one_line(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, found.as_json())
+    write_atomically(page, page_of(found))
+    for finding in found.findings:
+        if finding.status != "green":
+            logger.info(f"{finding.status}: {finding.title}: {finding.found} {finding.remedy}")
+    logger.info(f"{found.status}; written: {page} and {record.name}")
+    return found.status
+
+
+def _check_ours(file: Path) -> None:
+    if not os.path.lexists(file):
+        return
+    head = b""
+    if file.is_file():
+        with one_line(file), file.open("rb") as stream:
+            head = stream.read(2000)
+    if GENERATOR.encode() not in head:
+        raise UserError(f"readiness.output: {file} exists and was not written by this recipe; name another folder")
+
+
+def page_of(found: Readiness) -> str:
+    """Return the page: a section per group of findings, and the plan."""
+    by_key = {finding.key: finding for finding in found.findings}
+    groups = [(key, title, [by_key[name] for name in names]) for key, (title, names) in SECTIONS.items()]
+    plan = found.plan
+    fields = [(shown, getattr(plan, name)) for name, shown in SHOWN.items()]
+    fields.insert(1, ("KPI", f"{plan.metric} of {plan.target} or more"))
+    fields.append(("reviewers", ", ".join(plan.reviewers)))
+    counts = {status: sum(f.status == status for f in found.findings) for status in SIGNS}
+    return render(
+        TEMPLATE,
+        generator=GENERATOR,
+        title=f"Readiness of {found.task.name}",
+        origin=f"{found.settings.path} and {plan.path}, {datetime.now(UTC):%Y-%m-%d}. Nothing has left this machine.",
+        links=[(key, f"{SIGNS[worst(findings)][1][0]} {title}") for key, title, findings in groups],
+        status=found.status,
+        counts=counts,
+        signs=SIGNS,
+        groups=groups,
+        plan=DataFrame(fields, columns=["field", ""]),
+        frame=lambda table: DataFrame(list(table)),
+        worst=worst,
+    )

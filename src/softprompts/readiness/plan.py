@@ -1,0 +1,154 @@
+"""The short file that says what a model is for, who answers for it, and by which right the data are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softprompts.config.yaml_files import tree_of
+from softprompts.errors import UserError, listed, nearest, short
+from softprompts.readiness.findings import Finding
+
+# Article 6(1) of the GDPR, (a) to (f), and data that are nobody's.
+LEGAL_BASES = (
+    "consent",
+    "contract",
+    "legal obligation",
+    "vital interests",
+    "public task",
+    "legitimate interests",
+    "no personal data",
+)
+TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
+OPTIONAL = ("personal_data", "time_column", "author_column", "wordings")
+KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `readiness.yaml` says.
+
+    Args:
+        path: of the file.
+        goal: what the model is to do, and for whom it is worth something.
+        metric: of the task, by which the goal is measured.
+        target: value of the metric that is good enough, above 0 and at most 1.
+        measured: where, when and by whom the metric is measured.
+        owner: who answers for the model.
+        reviewers: who else looks at data and results.
+        data_owner: who answers for the data.
+        legal_basis: one of `LEGAL_BASES`.
+        intended_users: who uses the answers.
+        cost_of_error: what a wrong answer costs.
+        fallback: what happens if the model cannot be used.
+        today: value of the metric that today's process reaches; None if nobody has measured it.
+        personal_data: kinds of personal data that the legal basis covers, e.g. [EMAIL_ADDRESS].
+        time_column: column with the time of a row; None if there is none.
+        author_column: column with the person or customer that a row comes from; None if there is none.
+        wordings: prompt templates for the hard-prompt baseline; by default some are made of the goal.
+    """
+
+    path: str
+    goal: str
+    metric: str
+    target: float
+    measured: str
+    owner: str
+    reviewers: list[str]
+    data_owner: str
+    legal_basis: str
+    intended_users: str
+    cost_of_error: str
+    fallback: str
+    today: float | None = None
+    personal_data: list[str] = field(default_factory=list)
+    time_column: str | None = None
+    author_column: str | None = None
+    wordings: list[str] = field(default_factory=list)
+
+
+def read_plan(path: str) -> Plan:
+    """Read `readiness.yaml`.
+
+    Raises:
+        UserError: no such file; malformed YAML; an unknown field; missing or empty fields, all of them in one line; a
+            value that is none of its field's.
+    """
+    tree = tree_of(Path(path), path)
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected fields such as goal and kpi, found {'nothing' if tree is None else 'none'}")
+    _check_names(path, tree, (*TEXTS, "kpi", "reviewers", *OPTIONAL), "")
+    kpi = tree.get("kpi")
+    if kpi is not None and not isinstance(kpi, dict):
+        raise UserError(f"{path}: kpi: expected the fields {listed(KPI)}, found {short(kpi)}")
+    kpi = kpi or {}
+    _check_names(path, kpi, (*KPI, *OPTIONAL_KPI), "kpi.")
+    given = [(name, tree.get(name)) for name in (*TEXTS, "reviewers")] + [
+        (f"kpi.{name}", kpi.get(name)) for name in KPI
+    ]
+    if missing := [name for name, value in given if _is_empty(value)]:
+        raise UserError(f"{path}: missing or empty: {listed(missing)}")
+    basis = _text(path, "legal_basis", tree["legal_basis"]).strip().casefold()
+    if basis not in LEGAL_BASES:
+        raise UserError(f'{path}: legal_basis: unknown basis "{short(basis)}"{nearest(basis, LEGAL_BASES)}')
+    return Plan(
+        path=path,
+        **{name: _text(path, name, tree[name]).strip() for name in TEXTS if name != "legal_basis"},
+        legal_basis=basis,
+        metric=_text(path, "kpi.metric", kpi["metric"]),
+        measured=_text(path, "kpi.measured", kpi["measured"]),
+        target=_number(path, "kpi.target", kpi["target"], above_zero=True),
+        today=None if kpi.get("today") is None else _number(path, "kpi.today", kpi["today"], above_zero=False),
+        reviewers=_texts(path, "reviewers", tree["reviewers"]),
+        personal_data=_texts(path, "personal_data", tree.get("personal_data") or []),
+        wordings=_texts(path, "wordings", tree.get("wordings") or []),
+        **{n: _text(path, n, tree[n]) for n in ("time_column", "author_column") if tree.get(n) is not None},
+    )
+
+
+def _check_names(path: str, tree: dict[Any, Any], valid: tuple[str, ...], prefix: str) -> None:
+    for name in tree:
+        if name not in valid:
+            raise UserError(f'{path}: unknown field "{prefix}{short(name)}"{nearest(str(name), valid, prefix)}')
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def _text(path: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{path}: {name}: expected text, found {short(value)}; quote it")
+    return value
+
+
+def _texts(path: str, name: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise UserError(f"{path}: {name}: expected a list of texts, found {short(value)}")
+    return value
+
+
+def _number(path: str, name: str, value: Any, above_zero: bool) -> float:
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not 0 <= value <= 1 or (above_zero and not value):
+        least = "above 0" if above_zero else "from 0"
+        raise UserError(f"{path}: {name}: expected a number {least} to 1, found {short(value)}; 90 % is 0.9")
+    return float(value)
+
+
+def plan_findings(plan: Plan) -> Iterator[Finding]:
+    """Yield what there is to say of the plan itself."""
+    others = [name for name in plan.reviewers if name.strip().casefold() != plan.owner.casefold()]
+    people = f"{plan.owner} answers for the model, {plan.data_owner} for the data."
+    if others:
+        yield Finding("people", "People", "green", f"{people} Reviewed by {listed(plan.reviewers)}.")
+    else:
+        yield Finding(
+            "people",
+            "People",
+            "amber",
+            f"{people} Nobody but the owner reviews it.",
+            "Name a second person as a reviewer in readiness.yaml.",
+        )

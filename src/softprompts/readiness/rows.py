@@ -1,0 +1,226 @@
+"""How many rows there are, of which labels, lengths and languages."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from softprompts.encoding.documents import EncodedTask, lengths_of
+from softprompts.encoding.tokenization import encode
+from softprompts.errors import UserError, listed, short
+from softprompts.methods.catalog import METHODS
+from softprompts.methods.preflight import without_weights
+from softprompts.models.loading import InputSpec, count_parameters, input_spec, kind_of, load_model_config
+from softprompts.models.paths import model_path
+from softprompts.models.reading import read_tokenizer, silent_transformers
+from softprompts.readiness.findings import Finding, Status, percent, places, share
+from softprompts.readiness.overlap import input_of
+from softprompts.readiness.settings import RecipeSettings
+from softprompts.tasks.checks import RARE
+from softprompts.tasks.task import Task
+
+import numpy
+
+# Conventions of these checks, for a person to judge: no study gives one number for all tasks.
+FEW_TRAIN, TOO_FEW_TRAIN = 100, 10
+FEW_VALIDATION = 30  # a score of 30 rows moves by 3 points with each row
+LOPSIDED = 0.8  # share of one label from which on accuracy says little
+SHIFTED = 0.1  # total variation distance between the labels of two splits
+CUT = 0.05  # share of rows whose prompt may be cut
+SAMPLED = 2000  # rows of a split whose language is looked at, evenly spread
+LETTERS = 20  # a shorter text shows no language
+SURE = 0.5  # least probability of a language
+PRESENT = 0.02  # share of rows from which on a language counts: identification of short texts errs about as often
+
+
+def check_not_single(task: Task) -> None:
+    """Raise `UserError` for a split all of whose rows have one target: there is nothing to learn, or to measure."""
+    for split, rows in task.splits.items():
+        first = rows[0].target
+        if len(rows) > 1 and all(row.target == first for row in rows):
+            what = "nothing can be learned" if split == "train" else "nothing can be measured"
+            raise UserError(f'task.{split}: all {len(rows):,} rows have the target "{short(first.strip())}": {what}')
+
+
+def counts(task: Task, method: str) -> Finding:
+    """Return the finding on the numbers of rows."""
+    rows = {split: len(found) for split, found in task.splits.items()}
+    said = listed(f"{count:,} of {split}" for split, count in rows.items())
+    table = [{"split": split, "rows": f"{count:,}"} for split, count in rows.items()]
+    few = METHODS[method].what in ("few", "written")  # which need a handful of rows, and are made for it
+    remedies = []
+    if rows["train"] < FEW_TRAIN and not few:
+        remedies.append(f"Collect {FEW_TRAIN} rows of train or more, or take a method for few rows (context_tuning).")
+    if rows["validation"] < FEW_VALIDATION:
+        remedies.append(f"Give {FEW_VALIDATION} rows of validation or more: they choose the checkpoint.")
+    too_few = rows["train"] < TOO_FEW_TRAIN and not few
+    status: Status = "red" if too_few else "amber" if remedies else "green"
+    return Finding("counts", "Rows", status, f"{said}.", " ".join(remedies), {"rows": rows}, table)
+
+
+def balance(task: Task) -> Finding:
+    """Return the finding on the labels of a task with choices."""
+    if task.choices is None:
+        return Finding("balance", "Labels", "green", "The task has written answers, no labels.")
+    by_split = {split: Counter(row.target for row in rows) for split, rows in task.splits.items()}
+    train, test = by_split["train"], by_split["test"]
+    shares = {s: {c: share(found[c], found.total()) for c in task.choices} for s, found in by_split.items()}
+    shift = max(sum(abs(shares[s][c] - shares["train"][c]) for c in task.choices) / 2 for s in shares)
+    table = [
+        {"label": short(c.strip(), 40)}
+        | {s: f"{found[c]:,} ({percent(shares[s][c])})" for s, found in by_split.items()}
+        for c in task.choices
+    ]
+    absent = [c.strip() for c in task.choices if not train[c]]
+    rare = [c.strip() for c in task.choices if 0 < train[c] < RARE]
+    unseen = [c.strip() for c in task.choices if not test[c]]
+    top, most = max(shares["train"].items(), key=lambda item: item[1])
+    remedies = []
+    if absent:
+        remedies.append(f"Add rows to train of: {listed(absent)}. Or remove them from task.choices.")
+    if rare:
+        remedies.append(f"Collect {RARE} rows of train or more of: {listed(rare)}.")
+    if unseen:
+        remedies.append(f"Add rows to test of: {listed(unseen)}. Nothing is known of their answers otherwise.")
+    if most >= LOPSIDED and "macro_f1" not in task.metrics:
+        remedies.append(f'Add macro_f1 to task.metrics: always answering "{top.strip()}" is right in {percent(most)}.')
+    if shift > SHIFTED:
+        remedies.append("Draw the splits from the same rows: their labels have other shares.")
+    status: Status = "red" if absent else "amber" if remedies else "green"
+    said = (
+        f'{len(task.choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
+    )
+    facts = {"shares": shares, "absent": absent, "rare": rare, "not_in_test": unseen, "largest_shift": shift}
+    return Finding("balance", "Labels", status, said, " ".join(remedies), facts, table)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What tokenizer and config of the base model say of a task, without its weights.
+
+    Args:
+        data: the rows as tokens, none of them cut.
+        limit: most tokens of a row.
+        room: tokens that the base model has beside the virtual ones; None if it has no limit.
+        parameters: of the base model, without its embeddings, which are looked up, and without those of its output,
+            which are computed for few tokens; None if it cannot be built without its weights.
+        kind: of the base model.
+    """
+
+    data: EncodedTask
+    limit: int
+    room: int | None
+    parameters: int | None
+    kind: str
+
+    def lengths(self, split: str) -> list[int]:
+        """Return the tokens of each row of a split: its prompt, and the longest of its choices or its target."""
+        examples: Sequence[Any] = getattr(self.data, split)
+        if self.kind == "encoder":
+            return lengths_of(examples, prompts_only=True)
+        if not examples[0].choices:
+            return [length + 1 for length in lengths_of(examples)]
+        longest = max(len(document.target_ids) for document in examples[0].choices)
+        return [length + longest for length in lengths_of(examples, prompts_only=True)]
+
+
+def measure(settings: RecipeSettings, task: Task) -> Measured:
+    """Tokenize a task.
+
+    Raises:
+        UserError: a base model that there is not; what `encode` refuses but for long rows.
+    """
+    config = load_model_config(settings.model)
+    kind = kind_of(config)
+    base = without_weights(config, kind)
+    spec = InputSpec(kind) if base is None else input_spec(base, settings.virtual_tokens)
+    with silent_transformers():
+        tokenizer = read_tokenizer(model_path(settings.model), settings.model.revision)
+    whole = replace(task, config=replace(task.config, max_length=sys.maxsize, long_rows="error"))
+    data = encode(whole, tokenizer, replace(spec, room=None), needs_end=False)
+    limit = task.config.max_length if spec.room is None else min(task.config.max_length, spec.room)
+    return Measured(data, limit, spec.room, None if base is None else _computing_parameters(base, kind), kind)
+
+
+def _computing_parameters(base: Any, kind: str) -> int:
+    found = [base.get_input_embeddings(), None if kind == "encoder" else base.get_output_embeddings()]
+    tables = {id(t.weight): t.weight.numel() for t in found if t}
+    return count_parameters(base).total - sum(tables.values())
+
+
+def lengths(task: Task, measured: Measured) -> Finding:
+    """Return the finding on the lengths of rows against what fits."""
+    table, long, longest = [], [], 0
+    facts: dict[str, Any] = {"limit": measured.limit, "room": measured.room}
+    for split, rows in task.splits.items():
+        found = measured.lengths(split)
+        half, most = (int(numpy.percentile(found, p)) for p in (50, 95))
+        facts[split] = {"median": half, "95 %": most, "longest": max(found)}
+        table.append({"split": split} | {name: f"{value:,}" for name, value in facts[split].items()})
+        long += [rows[n].place for n, length in enumerate(found) if length > measured.limit]
+        longest = max(longest, *found)
+    part = share(len(long), sum(map(len, task.splits.values())))
+    facts |= {"too_long": len(long), "share": part}
+    room = "" if measured.room is None else f", the base model has room for {measured.room:,}"
+    said = f"The longest row has {longest:,} tokens. task.max_length is {task.config.max_length:,}{room}."
+    if not long:
+        return Finding("lengths", "Lengths", "green", said, "", facts, table)
+    said += f" {len(long):,} rows do not fit into {measured.limit:,} ({percent(part)}), {places(long)}."
+    fits = measured.room is None or longest <= measured.room
+    remedy = (
+        f"Set task.max_length to {longest}." if fits else "Shorten these rows, or take a base model with more room."
+    )
+    if task.config.long_rows == "cut_prompt":
+        status: Status = "amber" if part > CUT else "green"
+        return Finding("lengths", "Lengths", status, f"{said} Their prompts are cut.", remedy, facts, table)
+    return Finding("lengths", "Lengths", "red", said, remedy, facts, table)
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # not above: it comes with an extra
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
+
+
+def _languages(task: Task) -> Iterator[tuple[str, Counter[str]]]:
+    text = input_of(task)
+    for split, rows in task.splits.items():
+        found: Counter[str] = Counter()
+        for n in range(0, len(rows), max(1, len(rows) // SAMPLED)):
+            own = text(rows[n].record)
+            if sum(c.isalpha() for c in own) >= LETTERS:
+                found[_identifier().classify(own)[0]] += 1
+        found.pop("und", None)
+        yield split, found
+
+
+def languages(task: Task) -> Finding:
+    """Return the finding on the languages of the inputs, as py3langid names them; unsure ones are left out."""
+    by_split = dict(_languages(task))
+    shares: dict[str, Mapping[str, float]] = {
+        split: {name: share(count, found.total()) for name, count in found.most_common()}
+        for split, found in by_split.items()
+    }
+    names = dict.fromkeys(name for found in shares.values() for name, part in found.items() if part >= PRESENT)
+    table = [
+        {"language": name} | {split: percent(found.get(name, 0.0)) for split, found in shares.items()} for name in names
+    ]
+    facts = {"rows": {split: found.total() for split, found in by_split.items()}, "shares": shares}
+    if not names:
+        return Finding("languages", "Languages", "green", "The texts are too short to show a language.", "", facts)
+    train = shares["train"]
+    new = [name for name in names if train.get(name, 0.0) < PRESENT]
+    said = (
+        f"The inputs are in: {listed(names)}."
+        if len(names) > 1
+        else f"The inputs are in one language: {listed(names)}."
+    )
+    if not new:
+        return Finding("languages", "Languages", "green", said, "", facts, table)
+    remedy = f"Add rows in {listed(new)} to train, or take them out of validation and test."
+    return Finding("languages", "Languages", "amber", f"{said} Train hardly has {listed(new)}.", remedy, facts, table)

@@ -1,0 +1,144 @@
+"""Personal data and secrets in the rows of a task. No finding repeats a value: a page may be passed on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from softprompts.errors import UserError, listed, nearest
+from softprompts.readiness.findings import Finding, places
+from softprompts.readiness.plan import Plan
+from softprompts.tasks.privacy import check_column_names, kinds, kinds_by_column, texts_in
+from softprompts.tasks.templates import Row
+
+Found = dict[tuple[str, str, str], list[str]]  # places by split, column and kind
+
+
+def check_names_of_columns(splits: Mapping[str, Sequence[Row]]) -> None:
+    """Raise `UserError` for personal data in the name of a column."""
+    seen: set[tuple[str, ...]] = set()
+    for rows in splits.values():
+        for row in rows:
+            names = tuple(row.record)
+            if names not in seen:
+                check_column_names(row.place, names)
+                seen.add(names)
+
+
+def check_kinds(plan: Plan) -> None:
+    """Raise `UserError` for a kind of personal data in the plan that no recogniser finds."""
+    for kind in plan.personal_data:
+        if kind not in kinds():
+            raise UserError(f'{plan.path}: personal_data: unknown kind "{kind}"{nearest(kind, kinds())}')
+
+
+def personal_data(splits: Mapping[str, Sequence[Row]]) -> Found:
+    """Return where there are personal data; a place is there once for each row."""
+    return _scan(splits, lambda record: kinds_by_column(record))
+
+
+def secrets(splits: Mapping[str, Sequence[Row]]) -> Found:
+    """Return where there are secrets, such as keys of cloud services, likewise."""
+    return _scan(splits, _secrets_by_column)
+
+
+def _scan(splits: Mapping[str, Sequence[Row]], find: Callable[[Any], Mapping[str, Counter[str]]]) -> Found:
+    found: Found = {}
+    for split, rows in splits.items():
+        for row in rows:
+            for column, counts in find(row.record).items():
+                for kind in counts:
+                    found.setdefault((split, column, kind), []).append(row.place)
+    return found
+
+
+def _secrets_by_column(record: Mapping[str, Any]) -> dict[str, Counter[str]]:
+    found = {}
+    for column, value in record.items():
+        texts = list(texts_in(value))
+        if names := Counter(d.secret_type for d in _detectors() for t in texts if any(d.analyze_string(t))):
+            found[column] = names
+    return found
+
+
+@cache
+def _detectors() -> list[Any]:
+    """Return the detectors of detect-secrets that look for the form of a secret; none of them asks a service."""
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import RegexBasedDetector
+    from detect_secrets.plugins.ip_public import IPPublicDetector
+
+    known: Any = get_mapping_from_secret_type_to_class().values()
+    return [kind() for kind in known if issubclass(kind, RegexBasedDetector) and kind is not IPPublicDetector]
+
+
+def _table(found: Found) -> list[dict[str, str]]:
+    return [
+        {"kind": kind, "split": split, "column": column, "rows": f"{len(rows):,}", "first rows": ", ".join(rows[:3])}
+        for (split, column, kind), rows in found.items()
+    ]
+
+
+def _facts(found: Found) -> dict[str, Any]:
+    rows = [{"split": s, "column": c, "kind": k, "rows": len(p), "first": p[:3]} for (s, c, k), p in found.items()]
+    return {"found": rows}
+
+
+def sensitive_findings(plan: Plan, handling: str, found: Found, secret: Found) -> Iterator[Finding]:
+    """Yield what there is to say of personal data and secrets.
+
+    Args:
+        plan: names the legal basis, and the kinds that it covers.
+        handling: `task.pii`.
+        found: places of personal data in the rows as they are in the files.
+        secret: places of secrets.
+    """
+    yield _personal(plan, handling, found)
+    if secret:
+        first = [place for rows in secret.values() for place in rows]
+        kinds_found = listed(sorted({kind for _, _, kind in secret}))
+        yield Finding(
+            "secrets",
+            "Secrets",
+            "red",
+            f"{len(set(first)):,} rows hold secrets ({kinds_found}), {places(first)}.",
+            "Revoke them where they are in use, and take them out of the data: a trained model may repeat them.",
+            _facts(secret),
+            _table(secret),
+        )
+    else:
+        yield Finding("secrets", "Secrets", "green", "No row holds a key, token or password of a known form.")
+
+
+LIMITS = "Patterns find no names of people or places."
+
+
+def _personal(plan: Plan, handling: str, found: Found) -> Finding:
+    title = "Personal data"
+    if not found:
+        return Finding("personal_data", title, "green", f"No row holds personal data of a known form. {LIMITS}")
+    names = sorted({kind for _, _, kind in found})
+    rows = {place for of_kind in found.values() for place in of_kind}
+    said = f"{len(rows):,} rows hold personal data ({listed(names)})."
+    facts, table = _facts(found), _table(found)
+    if handling == "mask":
+        said += f" task.pii masks them in every split. {LIMITS}"
+        return Finding("personal_data", title, "green", said, "", facts, table)
+    if handling == "refuse":
+        remedy = "Take these rows out, or set task.pii to mask: with refuse, training stops at the first of them."
+        return Finding("personal_data", title, "red", said, remedy, facts, table)
+    if plan.legal_basis == "no personal data":
+        remedy = "Set task.pii to mask, or name the true legal_basis in readiness.yaml, which says that there are none."
+        return Finding("personal_data", title, "red", said, remedy, facts, table)
+    if uncovered := [name for name in names if name not in plan.personal_data]:
+        remedy = (
+            f"Set task.pii to mask. If the legal basis ({plan.legal_basis}) covers them, list {listed(uncovered)} "
+            "under personal_data in readiness.yaml."
+        )
+        return Finding("personal_data", title, "red", said, remedy, facts, table)
+    remedy = "Set task.pii to mask unless the task needs the values: a trained model may repeat them."
+    return Finding(
+        "personal_data", title, "amber", f"{said} The plan covers them ({plan.legal_basis}).", remedy, facts, table
+    )

@@ -1,0 +1,122 @@
+"""The config of a recipe, as far as it matters before training: the shared sections, and the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from softprompts.config.cli import build_parser, parse_sections
+from softprompts.config.methods import (
+    ContextConfig,
+    CPTConfig,
+    EncoderConfig,
+    HardPromptConfig,
+    IA3Config,
+    LoraConfig,
+    MultitaskConfig,
+    PrefixConfig,
+    PromptConfig,
+)
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
+from softprompts.config.yaml_files import check_yaml, tree_of
+from softprompts.errors import UserError, nearest, short
+from softprompts.methods.catalog import METHODS
+from softprompts.sweeps.grid import SweepConfig
+
+import yaml
+
+# The sections of a method's own: what is in them is checked when the recipe runs, their keys are checked here as well.
+METHOD_SECTIONS: dict[str, tuple[type, ...]] = {
+    "prompt": (PromptConfig, EncoderConfig, MultitaskConfig),
+    "prefix": (PrefixConfig,),
+    "context": (ContextConfig,),
+    "cpt": (CPTConfig,),
+    "encoder": (EncoderConfig,),
+    "lora": (LoraConfig,),
+    "ia3": (IA3Config,),
+    "hard": (HardPromptConfig,),
+    "sweep": (SweepConfig,),
+}
+VIRTUAL_TOKENS = 20  # the default of every recipe with virtual tokens
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """The settings of a recipe.
+
+    Args:
+        path: of its config.
+        method: that it trains; one of METHODS.
+        model: the base model.
+        task: the data.
+        training: how long it trains; the defaults if the recipe trains nothing.
+        evaluation: how it is scored.
+        run: where its output goes.
+        virtual_tokens: positions that the method takes from the model's room.
+        candidates: trainings of a sweep, 1 for any other recipe.
+    """
+
+    path: str
+    method: str
+    model: ModelConfig
+    task: TaskConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    run: RunConfig
+    virtual_tokens: int
+    candidates: int
+
+
+def _shared(
+    model: ModelConfig, task: TaskConfig, training: TrainingConfig, evaluation: EvaluationConfig, run: RunConfig
+) -> None:
+    """Name the sections that are read; the signature is their schema."""
+
+
+def read_recipe(path: str) -> RecipeSettings:
+    """Read the config of a recipe that trains, of a sweep, or of hard_prompt.
+
+    Raises:
+        UserError: no such file; malformed YAML; a key that no recipe reads; a value of the wrong type.
+    """
+    _, shared = build_parser(_shared)
+    own = {
+        f"{name}.{field.name}" for name, kinds in METHOD_SECTIONS.items() for kind in kinds for field in fields(kind)
+    }
+    check_yaml(path, shared | own | METHOD_SECTIONS.keys())
+    tree = tree_of(Path(path), path)
+    sections = {name.partition(".")[0] for name in shared}
+    kept = {key: value for key, value in tree.items() if key.partition(".")[0] in sections}
+    arguments = parse_sections(_shared, yaml.safe_dump(kept, allow_unicode=True))
+    nested = {key: value for key, value in tree.items() if isinstance(value, dict)}
+    method = _method(Path(path).stem, nested)
+    grid = nested.get("sweep", {}).get("grid") or {}
+    return RecipeSettings(
+        path=path,
+        method=method,
+        virtual_tokens=_virtual_tokens(method, nested),
+        candidates=prod(len(values) for values in grid.values()) if isinstance(grid, dict) else 1,
+        **arguments,
+    )
+
+
+def _method(name: str, tree: dict[str, Any]) -> str:
+    """Return the method of a config: that of its sweep, of its file's name, or of the section that only one has."""
+    if "sweep" in tree:
+        swept = str(tree["sweep"].get("method", SweepConfig.method))
+        if swept not in METHODS:
+            raise UserError(f'sweep.method: unknown method "{short(swept)}"{nearest(swept, METHODS)}')
+        return swept
+    if name in METHODS:
+        return name
+    found = [method.name for method in METHODS.values() if method.section in tree]
+    return found[0] if found else "full_finetuning"
+
+
+def _virtual_tokens(method: str, tree: dict[str, Any]) -> int:
+    if METHODS[method].what != "soft":
+        return 0
+    sections = [tree.get(name, {}) for name in (METHODS[method].section, "encoder")]
+    return next((s["num_virtual_tokens"] for s in sections if "num_virtual_tokens" in s), VIRTUAL_TOKENS)

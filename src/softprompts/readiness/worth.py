@@ -1,0 +1,349 @@
+"""Is it worth it: rows that the target needs, what the hard prompt leaves to win, and what a run costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from softprompts.config.methods import HardPromptConfig
+from softprompts.config.sections import RunConfig, TaskConfig
+from softprompts.data.sources import EMBEDDED_PREFIX
+from softprompts.errors import UserError, listed, nearest
+from softprompts.methods.catalog import METHODS
+from softprompts.models.loading import default_device, dtype_of
+from softprompts.readiness.findings import Finding, percent, share
+from softprompts.readiness.plan import Plan
+from softprompts.readiness.rows import Measured
+from softprompts.readiness.settings import RecipeSettings
+from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
+from softprompts.runs.record import Result, load_result
+from softprompts.system.files import IS_CLONE, PROJECT
+from softprompts.tasks.task import Task
+
+import torch
+
+POWER, LEVEL = 0.8, 0.05
+ENOUGH = 0.5  # share of the needed rows below which a test says nothing
+HARD = "hard_prompt"
+NO_BASELINE_FOR_ENCODERS = "An encoder has no hard prompt: its classifier has to be trained."
+# What decides about the rows of a task and their answers; a baseline with another value is another task's.
+SAME = tuple(
+    name
+    for name in (field.name for field in fields(TaskConfig))
+    if name not in ("prompt", "metrics", "chat", "system", "max_length", "long_rows", "name", "max_rows")
+)
+# Floating-point operations per parameter and token (Kaplan et al. 2020, table 1): 2 forward; backward 2 for gradients
+# of activations, which soft prompts and LoRA need, and 2 for those of weights.
+FORWARD, SOFT, WHOLE = 2, 4, 6
+# Shares of the speed of a plain product of matrices that a step reaches, and decoding, which reads all weights for each
+# token. They are set by the records of prompt tuning in results/tasks.
+STEP_EFFICIENCY, DECODING_EFFICIENCY = 0.5, 0.1
+SPREAD = 2.0  # the true time is between the estimate divided and multiplied by this
+
+
+def metric_name(plan: Plan, task: Task, config: str) -> str:
+    """Return the name in records of the plan's metric.
+
+    Raises:
+        UserError: the task does not have the metric.
+    """
+    names = {Path(name).stem: name for name in task.metrics}
+    if (name := Path(plan.metric).stem) not in names:
+        raise UserError(
+            f'{plan.path}: kpi.metric: the task has no metric "{plan.metric}"{nearest(plan.metric, names)}; '
+            f"name one of them, or add it to task.metrics in {config}"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The score of a hard prompt on test, its 95 % interval, and where it is recorded."""
+
+    path: str
+    value: float
+    low: float
+    high: float
+
+
+def baseline_folder(settings: RecipeSettings) -> Path:
+    """Return the folder of the hard-prompt run that belongs to a config: beside the folder of its own run."""
+    own = Path(settings.run.output_dir)
+    return own if settings.method == HARD else own.parent / HARD
+
+
+def baseline_of(settings: RecipeSettings, task: Task, metric: str, given: str | None) -> Baseline | str:
+    """Return the hard-prompt baseline, or why there is none.
+
+    Args:
+        settings: of the recipe.
+        task: its rows.
+        metric: of the plan.
+        given: folder of a run, or its record; by default `baseline_folder`, and the record of an included task.
+
+    Raises:
+        UserError: the record that is given does not exist, or is damaged, or that of something else.
+    """
+    if given:
+        path = Path(given) / RESULT_FILE if Path(given).is_dir() else Path(given)
+        if not path.is_file():
+            raise UserError(f"readiness.baseline: no such record: {path}")
+        found = _read_baseline(path, settings, task, metric)
+        if isinstance(found, str):
+            raise UserError(f"readiness.baseline: {found}")
+        return found
+    name = (settings.task.dataset or "").removeprefix(EMBEDDED_PREFIX)
+    candidates = [baseline_folder(settings) / RESULT_FILE]
+    if IS_CLONE and name != settings.task.dataset:
+        candidates.append(PROJECT / "results" / "tasks" / name / f"{HARD}.json")
+    tried = [_read_baseline(path, settings, task, metric) for path in candidates if path.is_file()]
+    return next((one for one in tried if isinstance(one, Baseline)), next(iter(tried), "There is no record of one."))
+
+
+def _read_baseline(path: Path, settings: RecipeSettings, task: Task, metric: str) -> Baseline | str:
+    try:
+        result = load_result(path)
+        why = _differs(result, settings, task)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return str(error) if isinstance(error, UserError) else f"{path} is damaged, or not the record of a run."
+    if why:
+        return f"{path} is no baseline of this task: {why}."
+    if metric not in result.metrics:
+        return f"{path} has no {metric}; its metrics are {listed(result.metrics)}."
+    found = result.metrics[metric]
+    return Baseline(str(path), found.value, found.low, found.high)
+
+
+def _differs(result: Result, settings: RecipeSettings, task: Task) -> str:
+    """Return why a record is not that of a hard prompt on the test rows of a task; empty if it is."""
+    if result.recipe != HARD:
+        return f"its recipe is {result.recipe}"
+    model = result.settings["model"]["name_or_path"]
+    if model != settings.model.name_or_path:
+        return f"its base model is {model}"
+    if (split := result.settings["evaluation"].get("split", "test")) != "test":
+        return f"it was scored on {split}"
+    default = {name: json.loads(json.dumps(value)) for name, value in vars(TaskConfig("", "")).items()}
+    before = default | result.settings["task"]
+    for name in SAME:
+        if before[name] != json.loads(json.dumps(getattr(settings.task, name))):
+            return f"its task.{name} is another"
+    rows = result.data["splits"]["test"]["rows"]
+    return "" if rows == len(task.splits["test"]) else f"it has {rows:,} test rows"
+
+
+def baseline_arguments(settings: RecipeSettings, plan: Plan, task: Task) -> dict[str, Any]:
+    """Return the arguments of recipes/hard_prompt.py that make the baseline of a config."""
+    folder = baseline_folder(settings)
+    goal = plan.goal.replace("{", "{{").replace("}", "}}")
+    asked = f" Answer with one of: {', '.join(c.strip() for c in task.choices)}." if task.choices else ""
+    asked = asked.replace("{", "{{").replace("}", "}}")
+    prompt = settings.task.prompt
+    return {
+        "model": settings.model,
+        "task": settings.task,
+        "hard": HardPromptConfig(wordings=plan.wordings or [prompt, f"{goal}{asked}\n\n{prompt}"]),
+        "evaluation": settings.evaluation,
+        "run": RunConfig(str(folder), settings.run.seed, resume=(folder / CONFIG_FILE).exists(), trackers=[]),
+    }
+
+
+def majority_share(task: Task) -> float | None:
+    """Return the accuracy on test of always giving the most frequent label of train; None without labels."""
+    if task.choices is None:
+        return None
+    label = Counter(row.target for row in task.splits["train"]).most_common(1)[0][0]
+    return share(sum(row.target == label for row in task.splits["test"]), len(task.splits["test"]))
+
+
+def rows_needed(reference: float, target: float) -> int:
+    """Return the test rows that show a score of `target` to be above `reference`: two-sided 5 %, power 80 %.
+
+    The test is that of one mean of normal approximation. A score of a row from 0 to 1 with mean p has at most the
+    variance p (1 - p), which a score of 0 or 1 has. The number is thus exact for accuracy, and enough for others.
+
+    Args:
+        reference: value that is to be beaten, from 0 to 1.
+        target: a larger value.
+    """
+    from statsmodels.stats.power import normal_sample_size_one_tail  # not above: it comes with an extra
+
+    deviations = [math.sqrt(p * (1 - p)) for p in (reference, target)]
+    rows = normal_sample_size_one_tail(target - reference, POWER, LEVEL / 2, *deviations)
+    return max(1, math.ceil(rows))
+
+
+def power_of(reference: float, target: float, rows: int) -> float:
+    """Return the power of the test of `rows_needed` with so many rows."""
+    from statsmodels.stats.power import normal_power_het
+
+    deviations = [max(1e-9, math.sqrt(p * (1 - p))) for p in (reference, target)]
+    return float(normal_power_het(target - reference, rows, LEVEL / 2, *deviations, alternative="larger"))
+
+
+def worth_findings(
+    settings: RecipeSettings, plan: Plan, task: Task, metric: str, baseline: Baseline | str, ceiling: float
+) -> list[Finding]:
+    """Return what there is to say of test rows and of the baseline.
+
+    Args:
+        settings: of the recipe.
+        plan: with target and today's value.
+        task: its rows.
+        metric: of the plan.
+        baseline: see `baseline_of`.
+        ceiling: best accuracy that contradicting test rows leave possible.
+    """
+    return [
+        _power(plan, task, metric, baseline),
+        _to_win(settings, plan, metric, baseline, ceiling if metric == "accuracy" else 1.0),
+    ]
+
+
+def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Finding:
+    title, rows = "Test rows", len(task.splits["test"])
+    references: list[tuple[str, float | None]] = [
+        ("today's process", plan.today),
+        ("the hard prompt", baseline.value if isinstance(baseline, Baseline) else None),
+        ("always giving the most frequent label", majority_share(task) if metric == "accuracy" else None),
+    ]
+    source, reference = next(((name, value) for name, value in references if value is not None), ("", None))
+    if reference is None:
+        said = f"{rows:,} test rows. How many the target needs is unknown without a value that is to be beaten."
+        remedy = "Give kpi.today in readiness.yaml, or run the hard-prompt baseline."
+        return Finding("test_rows", title, "amber", said, remedy, {"rows": rows})
+    facts: dict[str, Any] = {"rows": rows, "reference": reference, "reference_is": source, "target": plan.target}
+    if reference >= plan.target:
+        said = f"{source[0].upper()}{source[1:]} reaches a {metric} of {reference:.3f}. The target is {plan.target}."
+        return Finding("test_rows", title, "amber", said, "Set kpi.target above it in readiness.yaml.", facts)
+    needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, rows)
+    facts |= {"needed": needed, "power": power}
+    said = (
+        f"The target is {plan.target} in {metric}. To show that it is above {reference:.3f} ({source}) takes "
+        f"{needed:,} test rows (power 80 %, level 5 %). There are {rows:,}, with a power of {percent(power)}."
+    )
+    if rows >= needed:
+        return Finding("test_rows", title, "green", said, "", facts)
+    remedy = f"Collect {needed - rows:,} more test rows, or agree on a target that fewer rows can show."
+    return Finding("test_rows", title, "amber" if rows >= ENOUGH * needed else "red", said, remedy, facts)
+
+
+def _to_win(settings: RecipeSettings, plan: Plan, metric: str, baseline: Baseline | str, ceiling: float) -> Finding:
+    title = "What is left to win"
+    if plan.target > ceiling:
+        said = f"The target is {plan.target}, and contradicting test rows leave {ceiling:.3f} possible."
+        return Finding(
+            "to_win", title, "red", said, "Correct the test rows, or lower kpi.target.", {"ceiling": ceiling}
+        )
+    if isinstance(baseline, str):
+        if baseline == NO_BASELINE_FOR_ENCODERS:
+            return Finding("to_win", title, "green", baseline)
+        remedy = f"Run it: python recipes/readiness.py --readiness.config {settings.path} --readiness.plan {plan.path} "
+        remedy += "--readiness.run_baseline true"
+        return Finding("to_win", title, "amber", f"The score of a hard prompt is unknown. {baseline}", remedy)
+    facts = {
+        "baseline": baseline.value,
+        "interval": [baseline.low, baseline.high],
+        "record": baseline.path,
+        "target": plan.target,
+        "ceiling": ceiling,
+        "left": ceiling - baseline.value,
+    }
+    said = (
+        f"The hard prompt reaches {baseline.value:.3f} in {metric} (95 % interval {baseline.low:.3f} to "
+        f"{baseline.high:.3f}). "
+    )
+    if baseline.value >= plan.target:
+        remedy = "Use the hard prompt, or raise kpi.target to what would be worth the training."
+        return Finding("to_win", title, "amber", f"{said}That is the target already ({plan.target}).", remedy, facts)
+    left = 100 * (ceiling - baseline.value)
+    said += (
+        f"The target is {100 * (plan.target - baseline.value):.1f} points higher; {left:.1f} points are left to win."
+    )
+    return Finding("to_win", title, "green", said, "", facts)
+
+
+def cost(settings: RecipeSettings, measured: Measured, rate: float) -> Finding:
+    """Return the finding on the time of a run: floating-point operations divided by the speed of this machine.
+
+    Args:
+        settings: of the recipe.
+        measured: the rows as tokens.
+        rate: floating-point operations per second of a plain product of matrices.
+    """
+    title = "Cost of a run"
+    if measured.parameters is None:
+        said = "Unknown: the base model cannot be built without its weights."
+        return Finding("cost", title, "amber", said, "Time a run of ten steps: --training.steps 10.")
+    parts = seconds_of_run(settings, measured, rate)
+    total = sum(parts.values())
+    of = "" if settings.candidates == 1 else f" of {settings.candidates} candidates"
+    said = f"About {spoken(total)}{of} on this machine, between {spoken(total / SPREAD)} and {spoken(SPREAD * total)}."
+    table = [{"part": name, "time": spoken(seconds)} for name, seconds in parts.items()]
+    facts = {"seconds": parts, "flops_per_second": rate, "parameters": measured.parameters}
+    return Finding("cost", title, "green", said, "", facts, table)
+
+
+def seconds_of_run(settings: RecipeSettings, measured: Measured, rate: float) -> dict[str, float]:
+    """Return the estimated seconds of training, validation and test."""
+    assert measured.parameters is not None
+    per_token = measured.parameters / (STEP_EFFICIENCY * rate)
+    mean = {
+        split: sum(found) / len(found)
+        for split in ("train", "validation", "test")
+        if (found := measured.lengths(split))
+    }
+    written = not measured.data.test[0].choices and measured.kind != "encoder"
+    training = settings.training
+    steps = 0 if METHODS[settings.method].what == "written" else training.steps * settings.candidates
+    flops = WHOLE if settings.method == "full_finetuning" else SOFT
+    validated = min(training.eval_rows or len(measured.data.validation), len(measured.data.validation))
+    rounds = math.ceil(steps / training.eval_every)
+    answers = _target_tokens(measured) if written else 0.0
+    decoding = FORWARD * measured.parameters * answers / (DECODING_EFFICIENCY * rate)
+    of_validation = FORWARD * per_token * mean["validation"] + (decoding if training.best_by != "loss" else 0.0)
+    return {
+        "training": steps * training.batch_size * mean["train"] * flops * per_token,
+        "validation": rounds * validated * of_validation,
+        "test": len(measured.data.test) * (FORWARD * per_token * mean["test"] + decoding),
+    }
+
+
+def _target_tokens(measured: Measured) -> float:
+    """Return the mean number of target tokens of test."""
+    examples = measured.data.test
+    return sum(len(example.document.target_ids) for example in examples) / len(examples)
+
+
+def measure_rate(settings: RecipeSettings, size: int = 1024, seconds: float = 0.3) -> float:
+    """Return the floating-point operations per second that products of two square matrices reach on this machine."""
+    device = default_device()
+    kind = dtype_of(settings.model, device)
+    first = torch.randn(size, size, device=device, dtype=kind)
+    first @ first
+    done, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        result = first @ first
+        done += 1
+        if device.type != "cpu":
+            result.sum().item()  # waits for the device
+    return done * 2 * size**3 / (time.perf_counter() - begin)
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration for people: "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def ceiling_of(facts: Mapping[str, Any]) -> float:
+    """Return the best accuracy on test that the finding on contradictions leaves possible."""
+    return float(facts.get("best_accuracy_on_test", 1.0))

@@ -1,0 +1,84 @@
+"""How a run was launched, as far as recipes support only some ways: read before anything is built."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from softprompts.errors import UserError
+
+
+@dataclass(frozen=True)
+class Supported:
+    """What a variable that `accelerate launch` sets may be, and what to do if it is something else.
+
+    variable: of the environment; key: in a launch file; values: in lower case; without the variable it is `default`.
+    """
+
+    variable: str
+    key: str
+    values: tuple[str, ...]
+    instead: str
+    default: str | None = None
+
+
+FSDP = (
+    Supported("FSDP_VERSION", "fsdp_version", ("2",), "set it to 2, as configs/accelerate/fsdp2.yaml does", "1"),
+    Supported(
+        "ACCELERATE_MIXED_PRECISION",
+        "mixed_precision",
+        ("no",),
+        "set it to no, and model.dtype to the type of the weights",
+    ),
+    Supported(
+        "FSDP_ACTIVATION_CHECKPOINTING",
+        "fsdp_activation_checkpointing",
+        ("false",),
+        "set it to false, and model.gradient_checkpointing to true",
+    ),
+    Supported(
+        "FSDP_OFFLOAD_PARAMS", "fsdp_offload_params", ("false",), "set it to false: the shards stay on their device"
+    ),
+    Supported(
+        "FSDP_AUTO_WRAP_POLICY",
+        "fsdp_auto_wrap_policy",
+        ("transformer_based_wrap",),
+        "set it to TRANSFORMER_BASED_WRAP: layers are what is sharded",
+    ),
+    Supported(
+        "FSDP_TRANSFORMER_CLS_TO_WRAP",
+        "fsdp_transformer_layer_cls_to_wrap",
+        (),
+        "leave it out: transformers knows the layers of each model",
+    ),
+    Supported("FSDP_IGNORED_MODULES", "fsdp_ignored_modules", (), "leave it out: only layers are sharded"),
+    Supported(
+        "FSDP_STATE_DICT_TYPE",
+        "fsdp_state_dict_type",
+        ("full_state_dict",),
+        "leave it out: checkpoints are whole, for any number of processes",
+    ),
+    Supported(
+        "FSDP_CPU_RAM_EFFICIENT_LOADING",
+        "fsdp_cpu_ram_efficient_loading",
+        ("true",),
+        "leave it out: each process reads only its own rows of the weights",
+    ),
+)
+OTHERS = {"ACCELERATE_USE_DEEPSPEED": "DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM"}
+
+
+def check_launch() -> None:
+    """Raise `UserError` for a launch with settings of `accelerate launch` that recipes do not support."""
+    for variable, name in OTHERS.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UserError(
+                f"distributed_type: {name} is not supported; launch with configs/accelerate/fsdp2.yaml, which shares "
+                "out the base model, or multi_gpu.yaml, which keeps a whole one on each GPU"
+            )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return
+    for each in FSDP:
+        value = os.environ.get(each.variable, each.default)
+        if value is not None and value.lower() not in each.values:
+            raise UserError(f"{each.key}: {value} is not supported with FSDP; {each.instead}")

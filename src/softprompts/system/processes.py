@@ -1,0 +1,78 @@
+"""The processes of a launch: which of them does not respond, or has ended, when the others stop waiting for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from softprompts.errors import is_first_process, logger
+
+PATIENCE = 5.0  # seconds in which every process that is alive reports
+STEP, ALIVE = "softprompts/step/{}", "softprompts/alive/{}"  # of a rank, in the store that all processes share
+# How gloo, NCCL and PyTorch say that another process is lost.
+WORDINGS = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Timed out waiting", "Broken pipe", "TCPStore")
+
+ENDED = ("closed", "reset", "refused", "Broken pipe")
+
+
+def tell_step(step: int) -> None:
+    """Tell the other processes of a launch, if there are any, that this one begins a step."""
+    if store := _store():
+        store.set(STEP.format(_rank()), str(step))
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """Return one line that names the processes that do not respond, or have ended; None for any other error.
+
+    PyTorch stops waiting after `run.process_timeout`, or when a connection is closed, and does not name the process.
+    Every process that is left reports itself here; one that does not report is lost.
+    """
+    theirs = type(error).__name__.startswith("Dist") or any(wording in str(error) for wording in WORDINGS)
+    if not theirs or (store := _store()) is None:
+        return None
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all processes when one has failed
+    own, world = _rank(), int(os.environ["WORLD_SIZE"])
+    try:
+        reported, step = _reports(store, own, world)
+    except RuntimeError:  # the lost process keeps the store
+        reported, step = {own}, None
+    lost = ", ".join(map(str, sorted(set(range(world)) - reported))) or "unknown"
+    how = "has ended" if any(word in str(error) for word in ENDED) else "does not respond"
+    line = (
+        f"process {lost} of {world} {how}{f' at step {step}' if step else ''}; "
+        "what was saved is unharmed. Look for its own error, then --resume"
+    )
+    # The command line prints the error of the first process of a machine only, and that may be the lost one.
+    if not is_first_process() and own == min(reported):
+        logger.error(line)
+    return line
+
+
+def _reports(store: Any, own: int, world: int) -> tuple[set[int], str | None]:
+    """Report this process; return the ranks that have reported after `PATIENCE`, or all, and this process's step."""
+    store.set_timeout(timedelta(seconds=PATIENCE))
+    store.set(ALIVE.format(own), "")
+    until, reported = time.monotonic() + PATIENCE, {own}
+    while len(reported) < world and time.monotonic() < until:
+        time.sleep(0.1)
+        reported = {rank for rank in range(world) if store.check([ALIVE.format(rank)])}
+    key = STEP.format(own)
+    return reported, store.get(key).decode() if store.check([key]) else None
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _store() -> Any:
+    """Return the store that all processes share; None in a launch of one process."""
+    torch = sys.modules.get("torch")  # not imported for this: it takes a second
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not torch or not torch.distributed.is_available():
+        return None
+    if not torch.distributed.is_initialized():
+        return None
+    return torch.distributed.distributed_c10d._get_default_store()

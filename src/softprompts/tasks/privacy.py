@@ -1,0 +1,239 @@
+"""Personal data in rows: found by presidio's pattern recognisers, and masked or refused before a row is rendered.
+
+Nothing is asked over a network. The recognisers are regular expressions and checksums; the spaCy pipeline is blank.
+They find values with a form of their own, such as e-mail addresses. They find no names of people or places.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import count
+from typing import Any
+
+from softprompts.data.values import Record
+from softprompts.errors import UserError, listed, short
+
+INSTALL = 'needs more packages; install them by pip install "softprompts[readiness]"'
+PACKAGES = ("presidio_analyzer", "spacy", "tldextract")
+# A phone number scores 0.4 without a word such as "call" beside it. Weak patterns, such as any nine digits, score less.
+THRESHOLD = 0.4
+# What some pattern needs at least, since a search for all of them takes milliseconds: an "@" (e-mail), a word as long
+# as an account of a digital currency, six digits that are near each other, four numbers with dots between them (IP), or
+# groups of hexadecimal digits (IPv6, MAC).
+POSSIBLE = re.compile(
+    r"@|\w{26}|\d(?:\D{0,9}\d){5}|\d\.\d+\.\d+\.\d|(?<![^\W_])[\da-f]{0,4}:[\da-f]{0,4}:"
+    r"|[\da-f]{4}\.[\da-f]{4}\.|[\da-f]{2}-[\da-f]{2}-[\da-f]{2}-",
+    re.IGNORECASE,
+)
+REPEATED = 4096  # texts that are kept with what was found in them: columns such as dates say the same in many rows
+SHORTEST_NUMBER = 10**8  # a smaller whole number is no phone number and no number of a card
+LONGEST_TEXT = 2**31 - 1  # characters; spaCy's own limit is for its parser, which is not used
+
+
+@dataclass(frozen=True)
+class Found:
+    """Personal data in a text, from character `start` to before `end`. `kind` is presidio's, e.g. EMAIL_ADDRESS."""
+
+    start: int
+    end: int
+    kind: str
+    score: float
+
+
+def check_packages(key: str) -> None:
+    """Raise `UserError`, under the name of a setting, if the packages that find personal data are not installed."""
+    if any(find_spec(name) is None for name in PACKAGES):
+        raise UserError(f"{key}: {INSTALL}")
+
+
+def finder_version() -> str:
+    """Return the versions that decide what is found."""
+    return f"presidio-analyzer {version('presidio-analyzer')}, phonenumbers {version('phonenumbers')}"
+
+
+def find(text: str) -> Sequence[Found]:
+    """Return the personal data in a text, in order. Matches that overlap are one, of the kind that scores highest."""
+    return _search(text) if POSSIBLE.search(text) else ()
+
+
+@lru_cache(maxsize=REPEATED)
+def _search(text: str) -> tuple[Found, ...]:
+    found = [
+        Found(r.start, r.end, r.entity_type, r.score)
+        for r in _analyzer().analyze(text, language="en", score_threshold=THRESHOLD)
+    ]
+    apart: list[Found] = []
+    for one in sorted(found, key=lambda f: (f.start, -f.end)):
+        if apart and one.start < apart[-1].end:
+            last = apart[-1]
+            best = max(last, one, key=lambda f: (f.score, f.end - f.start))
+            apart[-1] = Found(last.start, max(last.end, one.end), best.kind, best.score)
+        else:
+            apart.append(one)
+    return tuple(apart)
+
+
+@cache
+def _analyzer() -> Any:
+    # Not above: they come with an extra, and take seconds to import.
+    import spacy
+    import tldextract
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers as known
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    from spacy.language import Language
+
+    domains = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)  # the default would ask the network
+
+    class OfflineEmailRecognizer(known.EmailRecognizer):
+        def validate_result(self, pattern_text: str) -> bool:
+            return bool(domains(pattern_text).fqdn)
+
+    @Language.component("softprompts_lemmas")
+    def lemmas(doc: Any) -> Any:
+        for token in doc:  # presidio looks for words such as "phone" among lemmas, of which a blank pipeline has none
+            token.lemma_ = token.lower_
+        return doc
+
+    pipeline = spacy.blank("en")
+    pipeline.max_length = LONGEST_TEXT
+    pipeline.add_pipe("softprompts_lemmas")
+    engine: Any = SpacyNlpEngine()
+    engine.nlp = {"en": pipeline}
+    recognizers = [
+        OfflineEmailRecognizer,
+        known.PhoneRecognizer,
+        known.CreditCardRecognizer,
+        known.IbanRecognizer,
+        known.IpRecognizer,
+        known.MacAddressRecognizer,
+        known.CryptoRecognizer,
+        known.UsSsnRecognizer,
+        known.UkNinoRecognizer,
+        known.EsNifRecognizer,
+        known.EsNieRecognizer,
+        known.ItFiscalCodeRecognizer,
+    ]
+    registry = RecognizerRegistry([kind(supported_language="en") for kind in recognizers], supported_languages=["en"])
+    return AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=["en"])
+
+
+def kinds() -> list[str]:
+    """Return every kind of personal data that can be found."""
+    return sorted(_analyzer().get_supported_entities("en"))
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts of a value: itself, those inside lists and objects, their keys, and long whole numbers."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) >= SHORTEST_NUMBER:
+        yield str(value)
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts_in(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts_in(key)
+            yield from texts_in(item)
+
+
+def kinds_by_column(record: Record) -> dict[str, Counter[str]]:
+    """Return, for each column with personal data, how many values of each kind it holds."""
+    counts = {
+        column: Counter(found.kind for text in texts_in(value) for found in find(text))
+        for column, value in record.items()
+    }
+    return {column: kinds for column, kinds in counts.items() if kinds}
+
+
+def check_column_names(place: str, names: Iterable[str]) -> None:
+    """Raise `UserError` for personal data in the name of a column, which is not repeated: a message may be logged."""
+    for number, name in enumerate(names, start=1):
+        if found := find(name):
+            raise UserError(
+                f"{place}: the name of column {number} holds personal data ({found[0].kind}); rename the column"
+            )
+
+
+def mask(record: Record) -> tuple[Record, Counter[str]]:
+    """Return a record with a mask such as <EMAIL_ADDRESS_1> for each value, and how many of each kind were replaced.
+
+    A value has one mask throughout the record, whatever its case and punctuation; other values have other numbers. The
+    value is replaced wherever it occurs, also where no pattern has found it.
+    """
+    names: dict[tuple[str, str], str] = {}
+    masks: dict[str, tuple[str, str]] = {}
+    numbers: dict[str, Iterator[int]] = {}
+    for text in texts_in(record):
+        for found in find(text):
+            value = text[found.start : found.end]
+            same = (found.kind, re.sub(r"[\W_]+", "", value.casefold()))
+            if same not in names:
+                names[same] = f"<{found.kind}_{next(numbers.setdefault(found.kind, count(1)))}>"
+            masks[value] = (found.kind, names[same])
+    counts: Counter[str] = Counter()
+    if not masks:
+        return record, counts
+    values = re.compile("|".join(map(re.escape, sorted(masks, key=len, reverse=True))))
+
+    def masked(match: re.Match[str]) -> str:
+        kind, name = masks[match[0]]
+        counts[kind] += 1
+        return name
+
+    return {column: _replaced(value, lambda text: values.sub(masked, text)) for column, value in record.items()}, counts
+
+
+def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return replace(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= SHORTEST_NUMBER:
+        text = replace(str(value))
+        return value if text == str(value) else text
+    if isinstance(value, list):
+        return [_replaced(item, replace) for item in value]
+    if isinstance(value, dict):
+        return {_replaced(key, replace): _replaced(item, replace) for key, item in value.items()}
+    return value
+
+
+class Privacy:
+    """Applies `task.pii` to rows, one after the other."""
+
+    def __init__(self, handling: str) -> None:
+        """Take a value of `task.pii`.
+
+        Raises:
+            UserError: the packages that find personal data are not installed.
+        """
+        self.handling = handling
+        self._names: set[tuple[str, ...]] = set()
+        if handling != "keep":
+            check_packages("task.pii")
+
+    def clean(self, place: str, record: Record) -> tuple[Record, Counter[str]]:
+        """Return a record as the task sees it, and how many values of each kind were masked.
+
+        Raises:
+            UserError: personal data in the name of a column, or in a row if they are refused; never with the value.
+        """
+        if self.handling == "keep":
+            return record, Counter()
+        names = tuple(record)
+        if names not in self._names:
+            check_column_names(place, names)
+            self._names.add(names)
+        if self.handling == "mask":
+            return mask(record)
+        for column, found in kinds_by_column(record).items():
+            raise UserError(
+                f'{place}: column "{short(column)}" holds personal data ({listed(found)}), and task.pii is refuse; '
+                "take the row out, or set task.pii to mask"
+            )
+        return record, Counter()

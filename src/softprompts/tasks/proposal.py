@@ -1,0 +1,337 @@
+"""A config for a file of one's own: its columns, choices, metrics and sizes are found in the data."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+
+from softprompts.config.methods import PromptConfig
+from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
+from softprompts.config.tools import NewConfig
+from softprompts.data.readers import Rows, open_file
+from softprompts.data.strict_json import JsonError, parse_json
+from softprompts.data.values import Unread, plain
+from softprompts.errors import UserError, listed, nearest, short
+from softprompts.system.files import one_line, write_atomically
+from softprompts.tasks.task import Task
+
+LOOKED_AT = 20_000  # rows, from the first on
+MEASURED = 2_000  # rows of train whose tokens are counted
+# Columns that are answers by their name, the surest first; otherwise the last column is taken.
+ANSWERS = ("label", "target", "answer", "output", "response", "completion", "summary", "category", "class", "intent")
+TEXTS = ("text", "prompt", "input", "question", "sentence", "message", "body", "content", "title", "description")
+MOST_CHOICES = 50
+ROWS_PER_CHOICE = 3  # on average; rarer answers are written, and not chosen
+LONGEST_CHOICE = 60  # characters
+FEW_ROWS = 20  # of a held-out split: its score is known to some 20 points at best (1.96 sqrt(0.25 / 20) = 0.22)
+FEW_OF_A_CHOICE = 10
+ROOM = 1024  # tokens of prompt and target at most
+MOST_TESTED = 1000  # rows, for an interval of some 3 points (1.96 sqrt(0.25 / 1000))
+LONG = 150  # tokens of a row on average from which on a batch is smaller
+PASSES = 3  # over train, within these numbers of steps
+FEWEST_STEPS, MOST_STEPS = 60, 200
+TEMPLATE_SIGNS = "{}[]!:"  # that a template gives a meaning of their own
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A config in the making.
+
+    rows: how many were looked at; notes: weaknesses of the data, a line each.
+    """
+
+    new: NewConfig
+    task: TaskConfig
+    prompt: PromptConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    run: RunConfig
+    rows: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> Path:
+        """Where the config is written."""
+        return _file(self.new)
+
+
+def _file(new: NewConfig) -> Path:
+    return Path(new.output or f"configs/{new.task}/prompt_tuning.yaml")
+
+
+def propose(new: NewConfig) -> Proposal:
+    """Find columns, choices and metrics in a file; `fit_sizes` finds lengths and numbers of steps.
+
+    Raises:
+        UserError: the config file exists; damaged data; no rows; a column that is not there, or that no template can
+            name; no column with texts, or with answers; an answer that is empty, or the same in every row.
+    """
+    file = _file(new)
+    if file.exists():
+        raise UserError(f"new.output: {file} exists; name another file, or move it away")
+    rows = list(islice(chain.from_iterable(open_file(new.data).batches()), LOOKED_AT))
+    if not rows:
+        raise UserError(f"new.data: {new.data} has no rows")
+    columns = list(dict.fromkeys(name for _, record in rows for name in record))
+    answer = _answer_column(new, rows, columns)
+    texts = _text_columns(new, rows, columns, answer)
+    answers = [str(plain(record[answer])) for _, record in rows]
+    choices = _choices(answers)
+    shown = [f"{{{name}}}" if len(texts) == 1 else f"{_words(name).capitalize()}: {{{name}}}" for name in texts]
+    task = TaskConfig(
+        train=new.data,
+        prompt="\n".join([*shown, f"{_words(answer).capitalize()}:"]),
+        target=f" {{{answer}}}",
+        choices="from_train" if choices else None,
+        metrics=["accuracy", "macro_f1"] if choices else _metrics(answers),
+        max_rows={"test": MOST_TESTED} if len(rows) > 10 * MOST_TESTED else {},
+    )
+    return Proposal(
+        new,
+        task,
+        PromptConfig(prompt_tuning_init="TEXT", prompt_tuning_init_text=_instruction(texts, answer, choices)),
+        TrainingConfig(),
+        EvaluationConfig(bootstrap_resamples=1000),
+        RunConfig(f"runs/{new.task}/prompt_tuning", trackers=[]),
+        len(rows),
+        _notes(rows, texts, answers, choices),
+    )
+
+
+def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
+    """Return the column that the model is to write; it has a value in every row, and more than one in all."""
+    by_name = {name.strip().lower(): name for name in reversed(columns)}
+    found = new.answer or next((by_name[name] for name in ANSWERS if name in by_name), columns[-1])
+    _check_column("new.answer", found, columns)
+    for place, record in rows:
+        value = record.get(found)
+        if value is None or isinstance(value, Unread) or not str(plain(value)).strip():
+            raise UserError(f'{place}: the answer, column "{found}", is empty; fill it in, or take the row out')
+    if len({str(plain(record[found])) for _, record in rows}) == 1:
+        raise UserError(
+            f'new.answer: column "{found}" is the same in all {len(rows):,} rows; name another of: {listed(columns)}'
+        )
+    return found
+
+
+def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: str) -> list[str]:
+    """Return the columns that the model reads: those named, or by a usual name, or with several words in a row."""
+    for name in new.text:
+        _check_column("new.text", name, columns)
+        if name == answer:
+            raise UserError(f'new.text: "{name}" is the answer; name another column, or another new.answer')
+    if new.text:
+        return list(new.text)
+    found = []
+    for name in columns:
+        values = [record.get(name) for _, record in rows]
+        if name == answer or any(value is None or isinstance(value, Unread) for value in values):
+            continue
+        texts = [str(plain(value)) for value in values]
+        words = sum(len(re.findall(r"[^\W\d_]+", text)) for text in texts) / len(texts)
+        if len(set(texts)) > 1 and (name.strip().lower() in TEXTS or words >= 3):
+            found.append(name)
+    if not found:
+        others = [name for name in columns if name != answer]
+        raise UserError(
+            f"new.text: no column with a text in every row beside the answer, {answer}"
+            + (f"; name one of: {listed(others)}" if others else "; add one to the file")
+        )
+    for name in found:
+        _check_column("new.text", name, columns)
+    return found
+
+
+def _check_column(key: str, name: str, columns: Sequence[str]) -> None:
+    if name not in columns:
+        raise UserError(f'{key}: no column "{name}"{nearest(name, columns)}')
+    if any(sign in name for sign in TEMPLATE_SIGNS):
+        raise UserError(
+            f'{key}: no template can name the column "{short(name)}"; give it a name without {TEMPLATE_SIGNS}'
+        )
+
+
+def _choices(answers: Sequence[str]) -> list[str]:
+    """Return the distinct answers, the most frequent first, if there are few and short ones; else nothing."""
+    counts = Counter(answers)
+    few = len(counts) <= min(MOST_CHOICES, len(answers) / ROWS_PER_CHOICE)
+    return [value for value, _ in counts.most_common()] if few and max(map(len, counts)) <= LONGEST_CHOICE else []
+
+
+def _metrics(answers: Sequence[str]) -> list[str]:
+    """Return the metrics of written answers: for JSON objects, for short ones, for sentences."""
+    if all(map(_is_object, answers)):
+        return ["json_object"]
+    words = sum(len(answer.split()) for answer in answers) / len(answers)
+    return ["exact_match", "chrf"] if words <= 4 else ["rouge_l", "chrf"]
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(parse_json(text), dict)
+    except JsonError:
+        return False
+
+
+def _instruction(texts: Sequence[str], answer: str, choices: Sequence[str]) -> str:
+    read = " and ".join(map(_words, texts))
+    if not choices:
+        return f"Write the {_words(answer)} that belongs to the following {read}."
+    named = f": {', '.join(choices[:-1])} or {choices[-1]}" if len(choices) <= 10 else ""
+    return f"Choose the {_words(answer)} of the following {read}{named}."
+
+
+def _words(name: str) -> str:
+    """Return a column's name as words: "ticketBody" and "ticket_body" become "ticket body"."""
+    return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|[_\W]+", " ", name).lower().split()) or name
+
+
+def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Sequence[str]) -> list[str]:
+    """Return what weakens the data: few rows, rare choices, repeated texts, texts with several answers."""
+    notes = []
+    if len(rows) // 10 < FEW_ROWS:
+        notes.append(
+            f"{len(rows)} rows: some {len(rows) // 10} are held out for each of validation and test, which shows that "
+            f"the task works, and no score; label {10 * FEW_ROWS} rows or more before you decide anything by it"
+        )
+    rare = [f"{value} ({n})" for value, n in Counter(answers).items() if choices and n < FEW_OF_A_CHOICE]
+    if rare:
+        notes.append(f"choices with fewer than {FEW_OF_A_CHOICE} rows: {listed(rare)}")
+    read = [tuple(str(plain(record[name])).strip() for name in texts) for _, record in rows]
+    pairs = set(zip(read, answers, strict=True))
+    if repeated := len(rows) - len(pairs):
+        notes.append(f"{repeated:,} rows repeat another one: remove them, or test rows may be known from train")
+    if conflicts := sum(n > 1 for n in Counter(text for text, _ in pairs).values()):
+        notes.append(f"{conflicts:,} texts have several different answers: no model can get all of them right")
+    return notes
+
+
+def fit_sizes(proposal: Proposal, task: Task, count: Callable[[Sequence[str]], list[int]]) -> Proposal:
+    """Return the proposal with lengths, batch size and steps that fit the rows.
+
+    Args:
+        task: the rows, as `proposal.task` reads them.
+        count: gives the number of tokens of each text.
+    """
+    rows = task.splits["train"][:MEASURED]
+    targets = count([row.target for row in rows])
+    lengths = [p + t for p, t in zip(count([row.prompt for row in rows]), targets, strict=True)]
+    most = _rounded(max(lengths) * 1.25 + 8, 64)  # rows that were not counted may be longer
+    batch = 8 if sum(lengths) / len(lengths) > LONG or len(task.splits["train"]) < 200 else 16
+    passes = PASSES * len(task.splits["train"]) / batch
+    steps = _rounded(min(max(passes, FEWEST_STEPS), MOST_STEPS), 10)
+    large = len(task.splits["validation"]) > 300
+    notes = list(proposal.notes)
+    cut = max(lengths) > ROOM
+    if cut:
+        over = sum(length > ROOM for length in lengths)
+        notes.append(
+            f"{over:,} of {len(lengths):,} rows are longer than {ROOM} tokens: the beginning of their prompt is cut"
+        )
+    return replace(
+        proposal,
+        task=replace(
+            proposal.task,
+            max_length=min(most, ROOM),
+            long_rows="cut_prompt" if cut else "error",
+        ),
+        training=TrainingConfig(
+            steps=steps,
+            learning_rate=0.02,
+            batch_size=batch,
+            warmup_steps=5,
+            eval_every=math.ceil(steps / 3),
+            eval_rows=300 if large else None,
+        ),
+        evaluation=replace(proposal.evaluation, max_new_tokens=_rounded(max(targets) * 1.25 + 4, 8)),
+        notes=notes,
+    )
+
+
+def _rounded(number: float, step: int) -> int:
+    return math.ceil(number / step) * step
+
+
+def write_proposal(proposal: Proposal, model: ModelConfig) -> None:
+    """Write the config; nothing that exists is written over.
+
+    Raises:
+        UserError: a folder that cannot be written.
+    """
+    with one_line(f"new.output: {proposal.file.parent}"):
+        proposal.file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(proposal.file, config_text(proposal, model))
+
+
+def config_text(proposal: Proposal, model: ModelConfig) -> str:
+    """Return the config as commented YAML."""
+    prompt, training, evaluation = proposal.prompt, proposal.training, proposal.evaluation
+    passes = training.steps * training.batch_size / (0.8 * proposal.rows)
+    lines = [
+        f"# Prompt tuning on {proposal.new.data}: {proposal.rows:,} rows{' or more' * (proposal.rows == LOOKED_AT)}.",
+        "#",
+        f"#   accelerate launch recipes/prompt_tuning.py --config {proposal.file}",
+        "#",
+        "# The settings were chosen by the data. Change those that you know better.",
+        *(f"# Note: {note}." for note in proposal.notes),
+        "",
+        "model:",
+        f"  name_or_path: {_quoted(model.name_or_path)} # or a folder, or a Hub id",
+        f"  dtype: {model.dtype} # bfloat16 on a GPU; the soft prompt is always float32",
+        "",
+        *_task_lines(proposal.task),
+        "",
+        "prompt: # PEFT's PromptTuningConfig",
+        f"  num_virtual_tokens: {prompt.num_virtual_tokens}",
+        "  prompt_tuning_init: TEXT # begins as the embeddings of this text",
+        f"  prompt_tuning_init_text: {_quoted(prompt.prompt_tuning_init_text)}",
+        "",
+        "training:",
+        f"  steps: {training.steps} # about {passes:.0f} passes over train",
+        f"  learning_rate: {training.learning_rate} # the first setting to try other values of",
+        f"  batch_size: {training.batch_size}",
+        f"  warmup_steps: {training.warmup_steps}",
+        f"  eval_every: {training.eval_every} # validate and save a checkpoint",
+        *([f"  eval_rows: {training.eval_rows}"] if training.eval_rows else []),
+        "  best_by: loss # of the checkpoints, on validation",
+        "",
+        "evaluation:",
+        f"  batch_size: {evaluation.batch_size}",
+        *([] if proposal.task.choices else [f"  max_new_tokens: {evaluation.max_new_tokens} # of an answer"]),
+        f"  bootstrap_resamples: {evaluation.bootstrap_resamples}",
+        "",
+        "run:",
+        f"  output_dir: {_quoted(proposal.run.output_dir)}",
+        "  seed: 0",
+        "  trackers: []",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _task_lines(task: TaskConfig) -> list[str]:
+    if task.choices:
+        answers = "  choices: from_train # the distinct answers, scored by likelihood"
+    else:
+        answers = "  # Without `choices` the model writes its answer."
+    return [
+        "task:",
+        f"  train: {_quoted(task.train)} # validation and test: a tenth of it each, or files of their own",
+        f"  prompt: {_quoted(task.prompt)} # what the model reads; {{name}} is a column",
+        f"  target: {_quoted(task.target)} # what it writes; begins with the space before the word",
+        answers,
+        f"  metrics: [{', '.join(task.metrics)}] # others: docs/repository.md",
+        *([f"  max_rows: {json.dumps(task.max_rows)} # the first ones"] if task.max_rows else []),
+        f"  max_length: {task.max_length} # tokens of prompt and target",
+        *(["  long_rows: cut_prompt # a longer prompt loses its beginning"] if task.long_rows != "error" else []),
+    ]
+
+
+def _quoted(text: str | None) -> str:
+    """Return a text as a YAML string; JSON's are such."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,193 @@
+"""The recipe as a whole: exit codes, the page and its JSON, and that nothing of a user's is replaced."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+from helpers import cli_in_process, run_recipe
+from made_readiness import LABELS, Made, clean_rows
+from made_tasks import write
+from page_reader import assert_alone, read
+from softprompts.config import tools
+from softprompts.errors import UserError
+from softprompts.readiness import page
+
+import pytest
+
+pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MAIL = "jane.roe@example.com"
+
+
+@pytest.fixture(autouse=True)
+def _rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page.worth, "measure_rate", lambda _: 1e11)
+
+
+@pytest.fixture
+def made(tmp_path: Path, tiny_model: Path) -> Made:
+    return Made(tmp_path, tiny_model)
+
+
+def command(made: Made, *more: str) -> list[str]:
+    return ["readiness", "--readiness.config", str(made.config), "--readiness.plan", str(made.plan), *more]
+
+
+def test_clean_data_end_with_0_and_red_with_1(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    made.write_baseline()
+    code, said, _ = cli_in_process(command(made), capsys)
+    assert (code, said.splitlines()[-1][:6]) == (0, "green;")
+    record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["plan"]["owner"], record["method"]) == ("green", "Ada", "prompt_tuning")
+    assert {f["status"] for f in record["findings"]} == {"green"}
+    rows = clean_rows()
+    rows["test"][0] = rows["train"][0]
+    write(made.folder / "test.jsonl", rows["test"])
+    code, said, _ = cli_in_process(command(made), capsys)
+    assert code == 1
+    assert said.startswith("red: The same rows in several splits: 1 rows")
+
+
+def test_amber_alone_ends_with_0(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = cli_in_process(command(made), capsys)
+    assert code == 0
+    assert [line.partition(":")[0] for line in said.splitlines()[:-1]] == ["amber"]
+
+
+def test_the_page_stands_alone_and_shows_every_finding(made: Made) -> None:
+    rows = clean_rows()
+    rows["test"][0] = rows["train"][0]
+    rows["train"][5]["text"] += f" <b>mail</b> {MAIL}"
+    for split, found in rows.items():
+        write(made.folder / f"{split}.jsonl", found)
+    made.write_plan(goal="Sort <i>tickets</i>")
+    assert page.write_readiness(made.asked(output=str(made.folder / "out"))) == "red"
+    text = (made.folder / "out" / "readiness.html").read_text(encoding="utf-8")
+    assert_alone(text)
+    assert "Sort &lt;i&gt;tickets&lt;/i&gt;" in text
+    assert MAIL not in text + (made.folder / "out" / "readiness.json").read_text(encoding="utf-8")
+    record = json.loads((made.folder / "out" / "readiness.json").read_text(encoding="utf-8"))
+    ids = {values.get("id") for _, values in read(text).seen}
+    assert {finding["key"] for finding in record["findings"]} <= ids
+    for finding in record["findings"]:
+        assert (finding["status"] == "green") == (not finding["remedy"])
+    tables = read(text).tables
+    assert tables["The same rows in several splits"][1][0] == "test"
+    assert ["KPI", "accuracy of 0.9 or more"] in tables["The plan"]
+
+
+def test_our_files_are_replaced_and_others_are_not(made: Made) -> None:
+    folder = made.folder / "runs"
+    page.write_readiness(made.asked())
+    (folder / "readiness.html").write_text("<!-- softprompts recipes/readiness.py -->", encoding="utf-8")
+    page.write_readiness(made.asked())
+    assert "<h1>" in (folder / "readiness.html").read_text(encoding="utf-8")
+    (folder / "readiness.json").write_text('{"mine": 1}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"^readiness.output: .*readiness.json exists and was not written by this"):
+        page.write_readiness(made.asked())
+    assert (folder / "readiness.json").read_text(encoding="utf-8") == '{"mine": 1}'
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"owner": None, "fallback": ""}, "missing or empty: owner, fallback"),
+        ({"time_column": "sent"}, 'time_column: train has no column "sent"'),
+        ({"kpi": {"metric": "f1", "target": 0.9, "measured": "x"}}, 'kpi.metric: the task has no metric "f1"'),
+        ({"personal_data": ["NAME"]}, 'personal_data: unknown kind "NAME"'),
+    ],
+)
+def test_a_wrong_plan_ends_with_2_and_one_line(
+    made: Made, capsys: pytest.CaptureFixture[str], plan: dict[str, Any], said: str
+) -> None:
+    made.write_plan(**plan)
+    code, _, errors = cli_in_process(command(made), capsys)
+    assert code == 2
+    assert said in errors[-1]
+    assert not (made.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "train.jsonl: is empty"),
+        ([{"text": f"row {n}", "label": LABELS[0]} for n in range(30)], "task.train: all 30 rows have the target"),
+        ([{"text": f"row {n}", "label": LABELS[n % 2], MAIL: 1} for n in range(30)], "the name of column 3 holds"),
+    ],
+)
+def test_rows_that_cannot_be_judged_end_with_2_and_one_line(
+    made: Made, capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], said: str
+) -> None:
+    write(made.folder / "train.jsonl", rows)
+    code, _, errors = cli_in_process(command(made), capsys)
+    assert code == 2
+    assert said in errors[-1]
+    assert MAIL not in " ".join(errors)
+
+
+def test_without_its_packages_one_line_says_how_to_get_them(
+    made: Made, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "READINESS_PACKAGES", ("no_such_package",))
+    code, _, errors = cli_in_process(command(made), capsys)
+    assert code == 2
+    assert errors == ['error: readiness: needs more packages; install them by pip install "softprompts[readiness]"']
+
+
+def test_nothing_leaves_the_machine(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert page.write_readiness(made.asked()) == "amber"
+
+
+def test_the_rows_are_judged_as_they_are_in_the_files(made: Made) -> None:
+    rows = clean_rows()
+    rows["train"][0]["text"] += f" write to {MAIL}"
+    write(made.folder / "train.jsonl", rows["train"])
+    made.write_config(pii="refuse")  # with which a run stops
+    assert page.write_readiness(made.asked()) == "red"
+    record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
+    (finding,) = [f for f in record["findings"] if f["key"] == "personal_data"]
+    assert (finding["facts"]["found"][0]["rows"], record["pii"]) == (1, "refuse")
+
+
+@pytest.mark.slow
+def test_the_hard_prompt_is_run_once_on_demand(made: Made) -> None:
+    more = ("--readiness.run_baseline", "true")
+    first = run_recipe(["recipes/readiness.py", *command(made)[1:], *more])
+    assert first.returncode in (0, 1), first.stderr
+    record = made.folder / "runs" / "hard_prompt" / "result.json"
+    written = record.stat().st_mtime_ns
+    found = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
+    (finding,) = [f for f in found["findings"] if f["key"] == "to_win"]
+    assert finding["facts"]["record"] == str(record)
+    assert run_recipe(["recipes/readiness.py", *command(made)[1:], *more]).returncode == first.returncode
+    assert record.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_a_screen(made: Made, width: int, scheme: str) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    page.write_readiness(made.asked())
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        said: list[str] = []
+        view.on("console", lambda message: said.append(message.text))
+        view.goto((made.folder / "runs" / "readiness.html").as_uri())
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        ground = view.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+        assert said == []
+        browser.close()

@@ -1,0 +1,116 @@
+"""readiness.yaml and the config of a recipe: what is read, and what is said of faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from helpers import ROOT
+from made_readiness import PLAN
+from softprompts.errors import UserError
+from softprompts.methods.catalog import METHODS
+from softprompts.readiness.plan import plan_findings, read_plan
+from softprompts.readiness.settings import read_recipe
+
+import pytest
+import yaml
+
+
+def read(folder: Path, text: str | None = None, **changes: Any) -> Any:
+    path = folder / "readiness.yaml"
+    path.write_text(yaml.safe_dump(PLAN | changes) if text is None else text, encoding="utf-8")
+    return read_plan(str(path))
+
+
+def refusal(folder: Path, text: str | None = None, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        read(folder, text, **changes)
+    return str(caught.value).removeprefix(f"{folder / 'readiness.yaml'}: ")
+
+
+def test_the_shipped_plan_reads() -> None:
+    plan = read_plan(str(ROOT / "configs/own_data/readiness.yaml"))
+    assert (plan.metric, plan.target, plan.today, plan.legal_basis) == ("accuracy", 0.9, 0.6, "no personal data")
+    assert plan.time_column is None
+
+
+def test_all_missing_fields_are_in_one_line(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "goal: ''\nkpi: {metric: accuracy}\nowner: Ada\n") == (
+        "missing or empty: goal, data_owner, legal_basis, intended_users, cost_of_error, fallback, reviewers, "
+        "kpi.target, kpi.measured"
+    )
+    assert refusal(tmp_path, "owner: Ada\n").count(",") == 9
+    assert refusal(tmp_path, reviewers=[]) == "missing or empty: reviewers"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ownr": "x"}, 'unknown field "ownr" (did you mean "owner"?)'),
+        ({"kpi": PLAN["kpi"] | {"traget": 1}}, 'unknown field "kpi.traget" (did you mean "kpi.target"?)'),
+        ({"kpi": PLAN["kpi"] | {"target": 90}}, "kpi.target: expected a number above 0 to 1, found 90; 90 % is 0.9"),
+        ({"kpi": PLAN["kpi"] | {"target": 0}}, "kpi.target: expected a number above 0 to 1, found 0; 90 % is 0.9"),
+        ({"kpi": PLAN["kpi"] | {"today": True}}, "kpi.today: expected a number from 0 to 1, found True; 90 % is 0.9"),
+        ({"kpi": "accuracy"}, "kpi: expected the fields metric, target, measured, found accuracy"),
+        ({"owner": 7}, "owner: expected text, found 7; quote it"),
+        ({"reviewers": "Grace"}, "reviewers: expected a list of texts, found Grace"),
+        ({"legal_basis": "consnt"}, 'legal_basis: unknown basis "consnt" (did you mean "consent"?)'),
+    ],
+)
+def test_a_wrong_field_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    assert refusal(tmp_path, **changes) == said
+
+
+def test_a_file_that_is_none_or_no_mapping_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.yaml: no such file"):
+        read_plan(str(tmp_path / "absent.yaml"))
+    assert refusal(tmp_path, "") == "expected fields such as goal and kpi, found nothing"
+    assert refusal(tmp_path, "- a\n") == "expected fields such as goal and kpi, found none"
+
+
+def test_an_owner_who_reviews_alone_is_amber(tmp_path: Path) -> None:
+    (alone,) = plan_findings(read(tmp_path, reviewers=["ada"]))
+    (other,) = plan_findings(read(tmp_path))
+    assert (alone.status, other.status) == ("amber", "green")
+
+
+CONFIGS = [p for p in sorted((ROOT / "configs").glob("*/*.yaml")) if p.stem in METHODS.keys() | {"sweep"}]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_config_that_trains_reads(config: Path) -> None:
+    found = read_recipe(str(config))
+    tree = yaml.safe_load(config.read_text(encoding="utf-8"))
+    assert found.task.prompt == tree["task"]["prompt"]
+    assert found.run.output_dir == tree["run"]["output_dir"]
+    assert found.method == (tree["sweep"].get("method", "prompt_tuning") if "sweep" in tree else config.stem)
+    assert found.training.steps == tree.get("training", {}).get("steps", 300)
+    assert (found.virtual_tokens > 0) == (METHODS[found.method].what == "soft")
+
+
+def test_the_method_of_a_config_of_another_name_is_that_of_its_section(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    common = {"task": {"prompt": "{a}", "target": " {b}", "train": "x"}, "run": {"output_dir": "runs/x"}}
+    for section, method in (("lora", "lora"), ("prefix", "prefix_tuning"), (None, "full_finetuning")):
+        path.write_text(yaml.safe_dump(common | ({section: {}} if section else {})), encoding="utf-8")
+        assert read_recipe(str(path)).method == method
+    path.write_text(yaml.safe_dump(common | {"sweep": {"grid": {"run.seed": [0, 1, 2], "training.steps": [1, 2]}}}))
+    assert (read_recipe(str(path)).method, read_recipe(str(path)).candidates) == ("prompt_tuning", 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompt": {"num_virtul_tokens": 5}}, 'unknown key "prompt.num_virtul_tokens" (did you mean'),
+        ({"task": {"prompt": "{a}", "target": " {b}", "max_length": "long"}}, "task.max_length: expected whole number"),
+        ({"sweep": {"grid": {}, "method": "lro"}}, 'sweep.method: unknown method "lro" (did you mean "lora"?)'),
+    ],
+)
+def test_a_wrong_config_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    path = tmp_path / "prompt_tuning.yaml"
+    tree = {"task": {"prompt": "{a}", "target": " {b}"}, "run": {"output_dir": "runs/x"}} | changes
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_recipe(str(path))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,305 @@
+"""Faults that are planted in clean rows are found, with the rows that have them; clean rows are green."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from made_readiness import LABELS, Made, Rows, clean_rows
+from made_tasks import write
+from softprompts.config.sections import TaskConfig
+from softprompts.errors import UserError
+from softprompts.readiness import overlap, rows, sensitive
+from softprompts.readiness.findings import Finding
+from softprompts.readiness.plan import read_plan
+from softprompts.tasks.task import load_task
+
+import pytest
+
+pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+
+MAIL = "jane.roe@example.com"
+KEY = "AKIA" + "IOSFODNN7EXAMPLE"  # of AWS's documentation
+
+
+class Checked:
+    """The findings on some rows, by key."""
+
+    def __init__(self, folder: Path, splits: Rows, plan: dict[str, Any], task: dict[str, Any]) -> None:
+        """Write, load and check them."""
+        made = Made(folder, folder, splits)
+        made.write_plan(**plan)
+        self.plan = read_plan(str(made.plan))
+        self.handling = task.pop("pii", "keep")
+        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))  # as readiness does, whatever `task.pii` is
+        self.findings = {f.key: f for f in self._all()}
+
+    def _all(self) -> list[Finding]:
+        found = sensitive.personal_data(self.task.splits)
+        secret = sensitive.secrets(self.task.splits)
+        return [
+            rows.counts(self.task, "prompt_tuning"),
+            rows.balance(self.task),
+            rows.languages(self.task),
+            *overlap.overlap_findings(self.task, self.plan),
+            *sensitive.sensitive_findings(self.plan, self.handling, found, secret),
+        ]
+
+    def not_green(self) -> dict[str, str]:
+        return {key: finding.status for key, finding in self.findings.items() if finding.status != "green"}
+
+
+Check = Callable[..., Checked]
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Return a function that plants faults in clean rows, and checks them."""
+
+    def go(plant: Callable[[Rows], object] = lambda rows: None, task: Any = None, **plan: Any) -> Checked:
+        splits = clean_rows()
+        plant(splits)
+        return Checked(tmp_path, splits, plan, dict(task or {}))
+
+    return go
+
+
+def test_clean_rows_are_green(check: Check) -> None:
+    found = check()
+    assert found.not_green() == {}
+    assert all(not finding.remedy for finding in found.findings.values())
+
+
+def test_rows_that_are_there_twice_in_train_are_counted(check: Check) -> None:
+    found = check(lambda rows: rows["train"].extend(rows["train"][:6]))
+    assert found.not_green() == {"duplicates": "amber"}
+    facts = found.findings["duplicates"].facts
+    assert (facts["rows"], facts["share"]) == (6, 6 / 126)
+    assert facts["first"][0].endswith("train.jsonl:121")
+
+
+def test_few_repeated_rows_of_train_are_said_but_green(check: Check) -> None:
+    found = check(lambda rows: rows["train"].append(rows["train"][0]))
+    assert found.not_green() == {}
+    assert "1 rows of train repeat another" in found.findings["duplicates"].found
+
+
+def test_a_row_of_train_in_test_is_red_whatever_its_case_and_spaces(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        rows["test"][7] = rows["train"][3] | {"text": rows["train"][3]["text"].upper().replace(" ", "  ")}
+
+    found = check(plant)
+    assert {"leaked_rows": "red"}.items() <= found.not_green().items()
+    assert "near_duplicates" not in found.not_green()
+    split, row, other = found.findings["leaked_rows"].facts["first"][0]
+    assert (split, row.rpartition("/")[2], other.rpartition("/")[2]) == ("test", "test.jsonl:8", "train.jsonl:4")
+
+
+def test_a_changed_word_is_a_near_duplicate_and_many_are_red(check: Check) -> None:
+    def plant(count: int) -> Callable[[Rows], None]:
+        def go(rows: Rows) -> None:
+            for n in range(count):
+                words = rows["train"][n]["text"].split()
+                rows["test"][n] = rows["train"][n] | {"text": " ".join([*words[:-1], f"{words[-1]}s"])}
+
+        return go
+
+    found = check(plant(3))
+    assert found.not_green() == {"near_duplicates": "red"}
+    table = found.findings["near_duplicates"].table
+    assert [(row["row"].rpartition("/")[2], row["like"].rpartition("/")[2]) for row in table] == [
+        (f"test.jsonl:{n}", f"train.jsonl:{n}") for n in (1, 2, 3)
+    ]
+    assert all(0.8 <= float(row["similarity"]) < 1 for row in table)
+
+
+def test_the_words_of_the_template_make_no_near_duplicates(check: Check) -> None:
+    long = (
+        "Decide which queue this ticket belongs to, and answer with nothing else but its name, please. {text}\nQueue:"
+    )
+    assert check(task={"prompt": long}).not_green() == {}
+
+
+def test_contradicting_labels_are_found_and_limit_the_score(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        for n in range(4):
+            rows["train"][n + 20] = rows["train"][n] | {"label": LABELS[1 - n % 2]}
+        rows["test"].append(rows["test"][0] | {"label": LABELS[1]})
+
+    found = check(plant)
+    assert found.findings["conflicts"].status == "red"
+    facts = found.findings["conflicts"].facts
+    assert (facts["inputs"], facts["rows"]) == (5, 5)
+    assert facts["best_accuracy_on_test"] == 60 / 61
+
+
+def test_written_answers_may_differ_but_a_person_should_look(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        rows["train"][20] = rows["train"][0] | {"label": "another answer"}
+
+    found = check(plant, task={"choices": None, "metrics": ["exact_match"]})
+    assert found.findings["conflicts"].status == "amber"
+
+
+def test_personal_data_are_red_until_they_are_masked_or_covered(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        rows["train"][4]["text"] += f" write to {MAIL}"
+        rows["test"][2]["text"] += f" write to {MAIL}"
+
+    found = check(plant)
+    assert found.not_green() == {"personal_data": "red"}
+    finding = found.findings["personal_data"]
+    assert "2 rows hold personal data (EMAIL_ADDRESS)" in finding.found
+    assert [(r["split"], r["column"], r["first"][0].rpartition("/")[2]) for r in finding.facts["found"]] == [
+        ("train", "text", "train.jsonl:5"),
+        ("test", "text", "test.jsonl:3"),
+    ]
+    assert MAIL not in str(finding)
+    assert check(plant, personal_data=["EMAIL_ADDRESS"]).findings["personal_data"].status == "amber"
+    assert check(plant, personal_data=["IBAN_CODE"]).findings["personal_data"].status == "red"
+    assert check(plant, task={"pii": "mask"}).findings["personal_data"].status == "green"
+    assert check(plant, task={"pii": "refuse"}).findings["personal_data"].status == "red"
+    nobody = {"legal_basis": "no personal data", "personal_data": ["EMAIL_ADDRESS"]}
+    assert check(plant, **nobody).findings["personal_data"].status == "red"
+
+
+def test_a_kind_of_personal_data_that_nobody_finds_is_an_error(check: Check) -> None:
+    found = check(personal_data=["EMAIL_ADRESS"])
+    with pytest.raises(UserError, match=r'personal_data: unknown kind "EMAIL_ADRESS" \(did you mean "EMAIL_ADDRESS"'):
+        sensitive.check_kinds(found.plan)
+
+
+def test_secrets_are_red_and_not_repeated(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        rows["validation"][1]["text"] += f" the key is {KEY}"
+
+    found = check(plant)
+    assert found.not_green() == {"secrets": "red"}
+    assert "AWS Access Key" in found.findings["secrets"].found
+    assert KEY not in str(found.findings["secrets"])
+
+
+def test_a_column_named_after_somebody_is_an_error(check: Check) -> None:
+    found = check(lambda rows: rows["test"][5].update({MAIL: "x"}))
+    with pytest.raises(UserError, match=r"test\.jsonl:6: the name of column 3 holds personal data \(EMAIL_ADDRESS\)"):
+        sensitive.check_names_of_columns(found.task.splits)
+
+
+def test_an_author_in_train_and_test_is_red(check: Check) -> None:
+    def plant(leak: bool) -> Callable[[Rows], None]:
+        def go(rows: Rows) -> None:
+            for split, found in rows.items():
+                for n, row in enumerate(found):
+                    row["customer"] = f"{split} {n % 9}"
+            if leak:
+                rows["test"][5]["customer"] = "train 3"
+
+        return go
+
+    assert check(plant(False), author_column="customer").not_green() == {}
+    found = check(plant(True), author_column="customer")
+    assert found.not_green() == {"authors": "red"}
+    assert found.findings["authors"].facts["rows"] == {"validation": 0, "test": 1}
+    assert "test.jsonl:6" in found.findings["authors"].found
+
+
+def test_train_rows_that_are_later_than_test_are_a_leak(check: Check) -> None:
+    def plant(late: int) -> Callable[[Rows], None]:
+        def go(rows: Rows) -> None:
+            for month, found in enumerate(rows.values(), start=1):
+                for row in found:
+                    row["sent"] = f"2026-0{month}-15"
+            for row in rows["train"][:late]:
+                row["sent"] = "2026-03-15T08:00:01+00:00"
+
+        return go
+
+    assert check(plant(0), time_column="sent").not_green() == {}
+    assert check(plant(1), time_column="sent").not_green() == {"time": "amber"}
+    found = check(plant(3), time_column="sent")
+    assert found.not_green() == {"time": "red"}
+    assert found.findings["time"].facts["late"] == 3
+
+
+def test_what_is_no_time_is_an_error_with_its_place(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        for row in (row for found in rows.values() for row in found):
+            row["sent"] = "2026-01-01"
+        rows["test"][0]["sent"] = "last week"
+
+    with pytest.raises(UserError, match=r'test\.jsonl:1: column "sent", the time_column of .*, holds \'last week\''):
+        check(plant, time_column="sent")
+
+
+@pytest.mark.parametrize("field", ["time_column", "author_column"])
+def test_a_column_that_is_not_there_is_an_error_with_the_nearest(check: Check, field: str) -> None:
+    with pytest.raises(UserError, match=rf'{field}: train has no column "labl" \(did you mean "label"\?\)'):
+        check(**{field: "labl"})
+
+
+def test_few_rows_are_said_and_very_few_are_red(check: Check) -> None:
+    def cut(count: int) -> Callable[[Rows], None]:
+        return lambda rows: rows.update({"train": rows["train"][:count]})
+
+    assert check(cut(60)).not_green() == {"counts": "amber"}
+    found = check(cut(8))
+    assert found.findings["counts"].status == "red"
+    assert rows.counts(found.task, "context_tuning").status == "green"
+    small = check(lambda rows: rows.update({"validation": rows["validation"][:10]}))
+    assert small.not_green() == {"counts": "amber"}
+
+
+def test_labels_that_are_absent_rare_or_lopsided_are_said(check: Check) -> None:
+    choices = {"choices": [" billing", " shipping", " account"]}
+    absent = check(task=choices).findings["balance"]
+    assert (absent.status, absent.facts["absent"], absent.facts["not_in_test"]) == ("red", ["account"], ["account"])
+
+    def rare(rows: Rows) -> None:
+        rows["train"][0]["label"] = rows["test"][0]["label"] = "account"
+
+    assert check(rare, task=choices).findings["balance"].facts["rare"] == ["account"]
+
+    def lopsided(rows: Rows) -> None:
+        for row in (row for found in rows.values() for row in found[: len(found) * 4 // 5]):
+            row["label"] = "billing"
+
+    found = check(lopsided).findings["balance"]
+    assert found.status == "amber"
+    assert "macro_f1" in found.remedy
+    assert check(lopsided, task={"metrics": ["accuracy", "macro_f1"]}).findings["balance"].status == "green"
+
+
+def test_splits_with_other_shares_of_labels_are_amber(check: Check) -> None:
+    def shift(rows: Rows) -> None:
+        for row in rows["test"][:24]:
+            row["label"] = "billing"
+
+    found = check(shift).findings["balance"]
+    assert found.status == "amber"
+    assert found.facts["largest_shift"] == pytest.approx(0.2)
+
+
+GERMAN = "Guten Tag, ich habe meine Rechnung noch nicht bekommen und möchte wissen, wann das Paket endlich ankommt {}"
+
+
+def test_a_language_that_train_lacks_is_amber(check: Check) -> None:
+    def plant(*splits: str) -> Callable[[Rows], None]:
+        def go(rows: Rows) -> None:
+            for split in splits:
+                for n, row in enumerate(rows[split][::3]):
+                    row["text"] = GERMAN.format(f"{row['text']} {n}")
+
+        return go
+
+    found = check(plant("test")).findings["languages"]
+    assert found.status == "amber"
+    assert "Add rows in de to train" in found.remedy
+    assert check(plant("train", "validation", "test")).findings["languages"].status == "green"
+
+
+def test_a_split_of_one_label_is_an_error(tmp_path: Path) -> None:
+    same = write(tmp_path / "t.jsonl", [{"text": f"row {n}", "label": "billing"} for n in range(5)])
+    task = load_task(TaskConfig("{text}", " {label}", train=same, validation=same, test=same, choices="from_train"))
+    with pytest.raises(UserError, match=r'^task\.train: all 5 rows have the target "billing": nothing can be learned'):
+        rows.check_not_single(task)

@@ -1,0 +1,222 @@
+"""Test rows against the closed form, the baseline's record, and the estimate of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from helpers import load_base
+from made_readiness import Made
+from softprompts.errors import UserError
+from softprompts.readiness import rows, worth
+from softprompts.readiness.plan import read_plan
+from softprompts.readiness.settings import read_recipe
+from softprompts.tasks.task import load_task
+
+import pytest
+
+pytest.importorskip("statsmodels", reason="needs the extra `readiness`")
+
+
+def by_hand(p: float, q: float) -> float:
+    """Return the rows for 80 % power at a two-sided 5 %, of the normal approximation (Fleiss et al. 2003, eq. 2.14)."""
+    z = NormalDist().inv_cdf
+    return ((z(0.975) * math.sqrt(p * (1 - p)) + z(0.8) * math.sqrt(q * (1 - q))) / (q - p)) ** 2
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.6, 0.9), (0.75, 0.8), (0.5, 0.51), (0.0, 0.1), (0.9, 1.0), (0.2, 0.21)])
+def test_rows_and_power_are_those_of_the_closed_form(p: float, q: float) -> None:
+    needed = worth.rows_needed(p, q)
+    assert needed == math.ceil(by_hand(p, q))
+    deviation = max(math.sqrt(q * (1 - q)), 1e-9)
+    shift = (q - p) * math.sqrt(needed) - NormalDist().inv_cdf(0.975) * math.sqrt(p * (1 - p))
+    assert worth.power_of(p, q, needed) == pytest.approx(NormalDist().cdf(shift / deviation), abs=1e-6)
+    assert worth.power_of(p, q, needed) >= 0.8
+    if p > 0 and q < 1:
+        assert worth.power_of(p, q, math.floor(0.9 * needed)) < 0.8
+
+
+def test_the_rows_give_the_power_in_simulation() -> None:
+    numpy = pytest.importorskip("numpy")
+    p, q = 0.6, 0.7
+    count = worth.rows_needed(p, q)
+    scores = numpy.random.default_rng(0).binomial(count, q, 20_000) / count
+    z = (scores - p) / math.sqrt(p * (1 - p) / count)
+    assert (z > NormalDist().inv_cdf(0.975)).mean() == pytest.approx(0.8, abs=0.03)
+
+
+class Case:
+    """Settings, plan and rows of a made task, and the findings on its worth."""
+
+    def __init__(self, made: Made) -> None:
+        """Read them."""
+        self.settings, self.plan = read_recipe(str(made.config)), read_plan(str(made.plan))
+        self.task = load_task(self.settings.task)
+
+    def baseline(self, given: str | None = None) -> worth.Baseline | str:
+        return worth.baseline_of(self.settings, self.task, "accuracy", given)
+
+    def findings(self, ceiling: float = 1.0) -> dict[str, Any]:
+        found = worth.worth_findings(self.settings, self.plan, self.task, "accuracy", self.baseline(), ceiling)
+        return {finding.key: finding for finding in found}
+
+
+@pytest.fixture
+def made(tmp_path: Path, tiny_model: Path) -> Made:
+    return Made(tmp_path, tiny_model)
+
+
+def test_test_rows_are_green_amber_or_red_by_what_the_target_needs(made: Made) -> None:
+    needed = worth.rows_needed(0.6, 0.9)
+    assert Case(made).findings()["test_rows"].facts["needed"] == needed
+    for today, status in ((0.6, "green"), (0.78, "amber"), (0.85, "red")):
+        made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once", "today": today})
+        found = Case(made).findings()["test_rows"]
+        assert (found.status, found.facts["needed"]) == (status, worth.rows_needed(today, 0.9))
+    assert f"Collect {worth.rows_needed(0.85, 0.9) - 60:,} more test rows" in found.remedy
+
+
+def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(made: Made) -> None:
+    assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
+    found = Case(made).findings()["test_rows"].facts
+    assert (found["reference_is"], found["reference"]) == ("always giving the most frequent label", 0.5)
+    made.write_baseline(0.7)
+    found = Case(made).findings()["test_rows"].facts
+    assert (found["reference_is"], found["reference"]) == ("the hard prompt", 0.7)
+
+
+def test_a_target_that_is_reached_already_is_no_gain(made: Made) -> None:
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once", "today": 0.9})
+    made.write_baseline(0.95)
+    found = Case(made).findings()
+    assert [f.status for f in found.values()] == ["amber", "amber"]
+    assert "That is the target already" in found["to_win"].found
+
+
+def test_the_record_of_the_hard_prompt_says_what_is_left_to_win(made: Made) -> None:
+    path = made.write_baseline(0.7)
+    found = Case(made).findings()["to_win"]
+    assert found.status == "green"
+    assert (found.facts["baseline"], found.facts["record"]) == (0.7, str(path))
+    assert "The target is 20.0 points higher; 30.0 points are left to win." in found.found
+    assert Case(made).findings(0.95)["to_win"].facts["left"] == pytest.approx(0.25)
+    assert Case(made).findings(0.85)["to_win"].status == "red"
+
+
+def test_without_a_record_the_command_is_said(made: Made) -> None:
+    found = Case(made).findings()["to_win"]
+    assert found.status == "amber"
+    assert (
+        f"--readiness.config {made.config} --readiness.plan {made.plan} --readiness.run_baseline true" in found.remedy
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"test": "other.jsonl"}, "its task.test is another"),
+        ({"target": " {queue}"}, "its task.target is another"),
+        ({"pii": "mask"}, "its task.pii is another"),
+        ({"recipe": "prompt_tuning"}, "its recipe is prompt_tuning"),
+    ],
+)
+def test_a_record_of_something_else_is_no_baseline(made: Made, changes: dict[str, Any], why: str) -> None:
+    path = made.write_baseline(**changes)
+    assert Case(made).baseline() == f"{path} is no baseline of this task: {why}."
+    with pytest.raises(UserError, match=f"^readiness.baseline: .*{why}"):
+        Case(made).baseline(str(path.parent))
+
+
+def test_a_record_of_other_prompts_is_a_baseline(made: Made) -> None:
+    made.write_baseline(prompt="Which queue?\n{text}", max_length=2048, metrics=["accuracy", "macro_f1"])
+    assert isinstance(Case(made).baseline(), worth.Baseline)
+
+
+def test_a_record_that_is_damaged_or_absent_is_one_line(made: Made) -> None:
+    path = made.write_baseline()
+    path.write_text("{}", encoding="utf-8")
+    assert "is damaged, or not the record of a run" in str(Case(made).baseline())
+    with pytest.raises(UserError, match="no such record"):
+        Case(made).baseline("nowhere")
+
+
+def test_the_committed_record_of_an_included_task_is_found(made: Made) -> None:
+    settings = read_recipe("configs/sentiment/prompt_tuning.yaml")
+    settings = replace(settings, run=replace(settings.run, output_dir=str(made.folder / "x" / "y")))
+    task = load_task(settings.task)
+    found = worth.baseline_of(settings, task, "accuracy", None)
+    assert isinstance(found, worth.Baseline)
+    assert found.path.endswith("results/tasks/sentiment/hard_prompt.json")
+
+
+def test_a_kpi_on_a_metric_that_the_task_lacks_is_an_error(made: Made) -> None:
+    made.write_plan(kpi={"metric": "acuracy", "target": 0.9, "measured": "once"})
+    case = Case(made)
+    with pytest.raises(UserError, match=r'kpi.metric: the task has no metric "acuracy" \(did you mean "accuracy"\?\)'):
+        worth.metric_name(case.plan, case.task, "c.yaml")
+
+
+def test_the_baseline_is_asked_with_the_goal_and_the_choices(made: Made) -> None:
+    made.write_plan(goal="Sort {all} tickets.")
+    case = Case(made)
+    arguments = worth.baseline_arguments(case.settings, case.plan, case.task)
+    assert arguments["hard"].wordings == [
+        "{text}\nQueue:",
+        "Sort {{all}} tickets. Answer with one of: billing, shipping.\n\n{text}\nQueue:",
+    ]
+    assert Path(arguments["run"].output_dir) == made.folder / "runs" / "hard_prompt"
+    made.write_plan(wordings=["Which queue? {text}"])
+    case = Case(made)
+    assert worth.baseline_arguments(case.settings, case.plan, case.task)["hard"].wordings == ["Which queue? {text}"]
+
+
+def test_a_run_costs_its_operations(made: Made) -> None:
+    settings = Case(made).settings
+    task = load_task(settings.task)
+    measured = rows.measure(settings, task)
+    assert measured.parameters is not None
+    base, _ = load_base(Path(settings.model.name_or_path))
+    assert (
+        measured.parameters == sum(p.numel() for p in base.model.layers.parameters()) + base.model.norm.weight.numel()
+    )
+    mean = sum(measured.lengths("train")) / 120
+    found = worth.seconds_of_run(settings, measured, 1e9)
+    flops = 10 * 16 * mean * 4 * measured.parameters
+    assert found["training"] == pytest.approx(flops / (0.5 * 1e9))
+    whole = worth.seconds_of_run(replace(settings, method="full_finetuning"), measured, 1e9)
+    assert whole["training"] == pytest.approx(1.5 * found["training"])
+    assert worth.seconds_of_run(replace(settings, candidates=3), measured, 1e9)["training"] == pytest.approx(
+        3 * found["training"]
+    )
+    assert worth.seconds_of_run(replace(settings, method="hard_prompt"), measured, 1e9)["training"] == 0
+    assert worth.seconds_of_run(settings, measured, 2e9)["test"] == pytest.approx(found["test"] / 2)
+
+
+@pytest.mark.parametrize(("limit", "long_rows", "status"), [(240, "error", "green"), (60, "error", "red")])
+def test_rows_that_do_not_fit_are_found(made: Made, limit: int, long_rows: str, status: str) -> None:
+    made.write_config(max_length=limit, long_rows=long_rows)
+    case = Case(made)
+    measured = rows.measure(case.settings, case.task)
+    found = rows.lengths(case.task, measured)
+    assert found.status == status
+    longest = max(max(measured.lengths(split)) for split in case.task.splits)
+    assert measured.room == 251  # 256 positions less 5 virtual tokens
+    if status == "red":
+        assert found.remedy == f"Set task.max_length to {longest}."
+        assert found.facts["too_long"] == sum(n > 60 for s in case.task.splits for n in measured.lengths(s))
+    made.write_config(max_length=longest)
+    assert (
+        rows.lengths(
+            load_task(read_recipe(str(made.config)).task), rows.measure(Case(made).settings, Case(made).task)
+        ).status
+        == "green"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(7, "7 s"), (200, "3 min"), (12_000, "3 h 20 min")])
+def test_durations_are_spoken(seconds: float, said: str) -> None:
+    assert worth.spoken(seconds) == said

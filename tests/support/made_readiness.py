@@ -1,0 +1,102 @@
+"""A task without faults, its config and its plan, into which tests of readiness plant theirs."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from made_result import make_result
+from made_tasks import write
+from softprompts.config.sections import TaskConfig
+from softprompts.config.tools import ReadinessConfig
+from softprompts.metrics.scoring import Interval
+
+import yaml
+
+WORDS = """
+invoice parcel password arrived yesterday damaged refund courier login broken charged twice delivery address
+account email reset colour green box window payment card month annual plan upgrade cancel order late missing
+item return label printed wrong street number house neighbour signed driver called morning evening screen
+error message button profile picture upload page loads slowly customer wants answer today please help thanks
+regards never again
+"""
+LABELS = ("billing", "shipping")
+SIZES = {"train": 120, "validation": 40, "test": 60}
+PLAN: dict[str, Any] = {
+    "goal": "Sort tickets",
+    "kpi": {"metric": "accuracy", "target": 0.9, "measured": "on test, once", "today": 0.6},
+    "owner": "Ada",
+    "reviewers": ["Grace"],
+    "data_owner": "Edsger",
+    "legal_basis": "contract",
+    "intended_users": "agents",
+    "cost_of_error": "two hours",
+    "fallback": "sort by hand",
+}
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def clean_rows() -> Rows:
+    """Return rows of three splits: all different, labels in equal shares, in one language."""
+    draw = random.Random(0)
+    return {
+        split: [{"text": " ".join(draw.sample(WORDS.split(), 14)), "label": LABELS[n % 2]} for n in range(size)]
+        for split, size in SIZES.items()
+    }
+
+
+class Made:
+    """A folder with rows, config and plan."""
+
+    def __init__(self, folder: Path, model: Path, rows: Rows | None = None) -> None:
+        """Write them."""
+        self.folder = folder
+        self.plan = folder / "readiness.yaml"
+        self.config = folder / "prompt_tuning.yaml"
+        self.settings: dict[str, Any] = {
+            "model": {"name_or_path": str(model)},
+            "task": {
+                **{s: write(folder / f"{s}.jsonl", found) for s, found in (rows or clean_rows()).items()},
+                "prompt": "{text}\nQueue:",
+                "target": " {label}",
+                "choices": [f" {label}" for label in LABELS],
+                "max_length": 240,
+            },
+            "prompt": {"num_virtual_tokens": 5},
+            "training": {"steps": 10},
+            "run": {"output_dir": str(folder / "runs" / "prompt_tuning")},
+        }
+        self.write_config()
+        self.write_plan()
+
+    def write_config(self, **task: Any) -> None:
+        """Write the config with other settings of the task."""
+        text = yaml.safe_dump(self.settings | {"task": self.settings["task"] | task})
+        self.config.write_text(text, encoding="utf-8")
+
+    def write_plan(self, **changes: Any) -> None:
+        """Write the plan with other fields; a field that is None is left out."""
+        fields = {name: value for name, value in (PLAN | changes).items() if value is not None}
+        self.plan.write_text(yaml.safe_dump(fields), encoding="utf-8")
+
+    def write_baseline(self, value: float = 0.7, **changes: Any) -> Path:
+        """Write the record of a hard prompt on the same task, where it is looked for."""
+        rows = SIZES["test"]
+        task = asdict(TaskConfig("{text}\nQueue:", " {label}")) | self.settings["task"]
+        result = make_result(
+            recipe=changes.pop("recipe", "hard_prompt"),
+            settings={"model": self.settings["model"], "task": task | changes, "evaluation": {"split": "test"}},
+            metrics={"accuracy": Interval(value, value - 0.1, value + 0.1, rows)},
+            data={"licence": "yours", "splits": {"test": {"rows": rows}}},
+        )
+        path = self.folder / "runs" / "hard_prompt" / "result.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(result)), encoding="utf-8")
+        return path
+
+    def asked(self, **changes: Any) -> ReadinessConfig:
+        """Return the settings of the recipe."""
+        return ReadinessConfig(**({"config": str(self.config), "plan": str(self.plan)} | changes))

@@ -1,0 +1,198 @@
+"""Personal data: found without a network, masked consistently within a row, refused without the value."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from helpers import ROOT
+from made_result import make_result
+from made_tasks import loader, refusal, rows_of
+from softprompts.config.sections import TaskConfig
+from softprompts.data.sources import SPLITS
+from softprompts.reports.run import card
+from softprompts.runs.fingerprints import changes
+from softprompts.tasks import privacy
+from softprompts.tasks.privacy import find, mask
+from softprompts.tasks.task import load_task
+
+import pytest
+
+pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+
+MAIL, PHONE = "jane.roe@example.com", "+1 415 555 2671"
+VALUES = {
+    "EMAIL_ADDRESS": MAIL,
+    "PHONE_NUMBER": PHONE,
+    "CREDIT_CARD": "4111 1111 1111 1111",
+    "IBAN_CODE": "GB82 WEST 1234 5698 7654 32",
+    "IP_ADDRESS": "192.168.17.4",
+    "MAC_ADDRESS": "00:1A:2B:3C:4D:5E",
+    "US_SSN": "536-22-1234",
+    "UK_NINO": "AB 12 34 56 C",
+    "IT_FISCAL_CODE": "RSSMRA85T10A562S",
+    "ES_NIF": "12345678Z",
+    "CRYPTO": "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa",
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_each_kind_is_found_at_its_place(kind: str) -> None:
+    text = f"They wrote {VALUES[kind]} on it"
+    assert [(f.kind, text[f.start : f.end]) for f in find(text)] == [(kind, VALUES[kind])]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the film was good and the plot was fine",
+        "It cost 12.50 on 2026-05-31 at 12:30, or 1,000,000 in 1999",
+        "a 16 digit number that is no card: 4111 1111 1111 1112",
+        "write to me @home; ratio 3:4; version 1.2.3",
+        "",
+    ],
+)
+def test_what_is_none_is_not_found(text: str) -> None:
+    assert list(find(text)) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["2001:db8::ff00:42:8329", "fe80::1", "AA-BB-CC-DD-EE-FF", "AABB.CCDD.EEFF", "8.8.8.8"]
+)
+def test_addresses_with_few_digits_are_not_passed_over(value: str) -> None:
+    assert [value[f.start : f.end] for f in find(value)] == [value]
+
+
+def test_matches_that_overlap_are_one_so_that_no_part_of_a_value_stays() -> None:
+    record, counts = mask({"text": f"card {VALUES['CREDIT_CARD']} and account {VALUES['IBAN_CODE']}"})
+    assert record == {"text": "card <CREDIT_CARD_1> and account <IBAN_CODE_1>"}
+    assert counts == {"CREDIT_CARD": 1, "IBAN_CODE": 1}
+
+
+def test_nothing_is_asked_over_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    privacy._analyzer.cache_clear()
+    privacy._search.cache_clear()
+    assert [found.kind for found in find(f"{MAIL} {PHONE}")] == ["EMAIL_ADDRESS", "PHONE_NUMBER"]
+
+
+def test_a_value_has_one_mask_throughout_a_row_and_another_value_another() -> None:
+    record, counts = mask(
+        {
+            "text": f"From {MAIL} to bob@example.org, again {MAIL.upper()}",
+            "answer": f"Write to bob@example.org, call {PHONE} or +14155552671",
+            "more": {"cc": [MAIL, "nobody"], MAIL: 1},
+            "phone": 14155552671,
+            "id": 17,
+        }
+    )
+    assert record == {
+        "text": "From <EMAIL_ADDRESS_1> to <EMAIL_ADDRESS_2>, again <EMAIL_ADDRESS_1>",
+        "answer": "Write to <EMAIL_ADDRESS_2>, call <PHONE_NUMBER_1> or <PHONE_NUMBER_1>",
+        "more": {"cc": ["<EMAIL_ADDRESS_1>", "nobody"], "<EMAIL_ADDRESS_1>": 1},
+        "phone": "<PHONE_NUMBER_1>",
+        "id": 17,
+    }
+    assert counts == {"EMAIL_ADDRESS": 6, "PHONE_NUMBER": 3}
+
+
+def test_numbers_start_anew_in_each_row() -> None:
+    assert [mask({"text": f"ask {name}@example.com"})[0]["text"] for name in ("ann", "bob")] == [
+        "ask <EMAIL_ADDRESS_1>"
+    ] * 2
+
+
+def test_all_splits_are_masked_before_they_are_rendered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [*rows_of(3), {"text": f"ask {MAIL}", "label": "bad"}]
+    load = loader(tmp_path)
+    kept, masked = load(rows, rows), load(rows, rows, pii="mask")
+    for split in ("train", "test"):
+        assert MAIL in kept.splits[split][3].prompt
+        row = masked.splits[split][3]
+        assert (row.prompt, row.record["text"]) == ("ask <EMAIL_ADDRESS_1>\n:", "ask <EMAIL_ADDRESS_1>")
+    assert masked.masked == {"train": {"EMAIL_ADDRESS": 1}, "validation": {}, "test": {"EMAIL_ADDRESS": 1}}
+    assert "task.pii: masked in train: 1 EMAIL_ADDRESS" in caplog.text
+    assert MAIL not in caplog.text + json.dumps(masked.fingerprint())
+
+
+def test_masks_are_in_the_fingerprint_of_the_data(tmp_path: Path) -> None:
+    rows = [*rows_of(3), {"text": f"ask {MAIL}", "label": "bad"}]
+    load = loader(tmp_path)
+    kept, masked = load(rows).fingerprint()["train"], load(rows, pii="mask").fingerprint()["train"]
+    assert kept.keys() == {"rows", "sha256"}
+    assert masked["masked"] == {"EMAIL_ADDRESS": 1}
+    assert masked["sha256"] != kept["sha256"]
+
+
+def test_only_rows_that_are_taken_count(tmp_path: Path) -> None:
+    rows = [*rows_of(4), {"text": f"ask {MAIL}", "label": "bad"}]
+    assert loader(tmp_path)(rows, pii="mask", max_rows={"train": 4}).masked["train"] == {}
+
+
+def test_refused_rows_are_named_without_the_value(tmp_path: Path) -> None:
+    rows = [*rows_of(3), {"text": f"ask {MAIL}", "label": "bad"}]
+    said = refusal(loader(tmp_path), rows, pii="refuse")
+    assert said == (
+        f'{tmp_path / "train.jsonl"}:4: column "text" holds personal data (EMAIL_ADDRESS), and task.pii is refuse; '
+        "take the row out, or set task.pii to mask"
+    )
+    assert loader(tmp_path)(rows_of(4), pii="refuse").masked == {}
+
+
+def test_a_column_named_after_somebody_is_an_error_without_the_name(tmp_path: Path) -> None:
+    said = refusal(loader(tmp_path), rows_of(2, **{MAIL: "x"}), pii="mask")
+    assert said == (
+        f"{tmp_path / 'train.jsonl'}:1: the name of column 3 holds personal data (EMAIL_ADDRESS); rename the column"
+    )
+
+
+def test_without_the_packages_one_line_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privacy, "PACKAGES", ("no_such_package",))
+    assert refusal(loader(tmp_path), pii="mask") == f"task.pii: {privacy.INSTALL}"
+    assert loader(tmp_path)().masked == {}
+
+
+def test_the_card_of_a_run_says_what_was_masked() -> None:
+    def text(handling: str, **masked: dict[str, int]) -> str:
+        task = {"prompt": "{text}", "target": " {label}", "pii": handling}
+        splits = {name: {"rows": 1, "sha256": "", "masked": found} for name, found in masked.items()}
+        settings = {"model": {"name_or_path": "bundled:smollm2-135m-instruct"}, "task": task}
+        result = make_result(settings=settings, data={"licence": "yours", "splits": splits})
+        result.notes.update(saved="adapter", kind="decoder")
+        return card(result)
+
+    said = text("mask", train={"EMAIL_ADDRESS": 2}, test={"EMAIL_ADDRESS": 1, "PHONE_NUMBER": 1})
+    assert "\n- personal data, masked in all splits (task.pii): 3 EMAIL_ADDRESS, 1 PHONE_NUMBER\n" in said
+    assert "(task.pii): none were found" in text("mask", train={})
+    assert "personal data" not in text("keep")
+
+
+def test_training_cannot_go_on_over_other_masks() -> None:
+    def inputs(masked: dict[str, int] | None) -> dict[str, Any]:
+        split = {"rows": 3, "sha256": "a", "tokens": "b"} | ({} if masked is None else {"masked": masked})
+        base = {"name": "tiny", "weights": "w", "dtype": "float32", "config": {}, "tokenizer": {}}
+        return {
+            "data": dict.fromkeys(SPLITS, split),
+            "schema": "",
+            "metric_data": "",
+            "metrics": {},
+            "base": base,
+            "ends": [1],
+        }
+
+    one, other = inputs({"EMAIL_ADDRESS": 1}), inputs({"EMAIL_ADDRESS": 2})
+    assert changes(one, one) == changes(inputs(None), inputs(None)) == []
+    assert changes(one, other)[0] == "train has the same rows, but other personal data are masked"
+
+
+def test_the_example_tickets_hold_none() -> None:
+    tickets = str(ROOT / "data" / "examples" / "tickets.jsonl")
+    assert load_task(TaskConfig("{text}", " {queue}", train=tickets, pii="mask")).masked == {
+        split: {} for split in SPLITS
+    }

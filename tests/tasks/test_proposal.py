@@ -1,0 +1,160 @@
+"""Settings found in a file of one's own: columns, choices, metrics, sizes, notes, and the config that is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers import ROOT, load_recipe
+from made_tasks import write
+from softprompts.config.cli import parse
+from softprompts.config.sections import ModelConfig
+from softprompts.config.tools import NewConfig
+from softprompts.errors import UserError
+from softprompts.tasks.proposal import Proposal, config_text, fit_sizes, propose, write_proposal
+from softprompts.tasks.task import load_task
+
+import pytest
+
+
+def words_of(texts: Sequence[str]) -> list[int]:
+    """Return the number of words: a tokenizer that is easy to count with."""
+    return [len(text.split()) for text in texts]
+
+
+def tickets(count: int = 60, **more: Any) -> list[dict[str, Any]]:
+    queues = ["billing", "shipping", "account"]
+    return [
+        {"id": f"T{n}", "body": f"please help me with case {n}", "queue": queues[n % 3]} | more for n in range(count)
+    ]
+
+
+def proposal(folder: Path, rows: list[dict[str, Any]], **new: Any) -> Proposal:
+    settings = {"task": "mine", "data": write(folder / "rows.jsonl", rows), "output": str(folder / "new" / "mine.yaml")}
+    return propose(NewConfig(**(settings | new)))
+
+
+def sized(folder: Path, rows: list[dict[str, Any]], **new: Any) -> Proposal:
+    found = proposal(folder, rows, **new)
+    return fit_sizes(found, load_task(found.task), words_of)
+
+
+def test_choices_from_a_few_short_answers(tmp_path: Path) -> None:
+    found = proposal(tmp_path, tickets())
+    assert (found.task.prompt, found.task.target) == ("{body}\nQueue:", " {queue}")
+    assert (found.task.choices, found.task.metrics) == ("from_train", ["accuracy", "macro_f1"])
+    assert (
+        found.prompt.prompt_tuning_init_text == "Choose the queue of the following body: billing, shipping or account."
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "metrics"),
+    [
+        ([f"sentence number {n} about some of the things" for n in range(40)], ["rouge_l", "chrf"]),
+        ([f"code {n}" for n in range(40)], ["exact_match", "chrf"]),
+        ([json.dumps({"amount": n}) for n in range(40)], ["json_object"]),
+    ],
+)
+def test_written_answers_get_metrics_of_their_kind(tmp_path: Path, answers: list[str], metrics: list[str]) -> None:
+    found = proposal(tmp_path, [{"text": f"text {n}", "answer": a} for n, a in enumerate(answers)])
+    assert (found.task.choices, found.task.metrics) == (None, metrics)
+    assert found.prompt.prompt_tuning_init_text == "Write the answer that belongs to the following text."
+
+
+def test_columns_are_found_by_their_names_and_texts(tmp_path: Path) -> None:
+    rows = [
+        {
+            "label": ["good", "bad"][n % 2],
+            "n": n,
+            "subject_line": f"it is about case {n}",
+            "text": f"t{n}",
+            "note": "same words here",
+        }
+        for n in range(30)
+    ]
+    found = proposal(tmp_path, rows)
+    assert found.task.prompt == "Subject line: {subject_line}\nText: {text}\nLabel:"
+    assert found.task.target == " {label}"
+    found = proposal(tmp_path, rows, text=["note"], answer="subject_line")
+    assert (found.task.prompt, found.task.target) == ("{note}\nSubject line:", " {subject_line}")
+
+
+@pytest.mark.parametrize(
+    ("rows", "new", "message"),
+    [
+        ([], {}, "rows.jsonl"),
+        (tickets(), {"answer": "queu"}, 'new.answer: no column "queu" (did you mean "queue"?)'),
+        (tickets(), {"text": ["bdy"]}, 'new.text: no column "bdy" (did you mean "body"?)'),
+        (tickets(), {"text": ["queue"]}, 'new.text: "queue" is the answer'),
+        (tickets(queue="one"), {}, 'new.answer: column "queue" is the same in all 60 rows'),
+        ([*tickets(), {"id": "x", "body": "a b c", "queue": " "}], {}, 'the answer, column "queue", is empty'),
+        ([*tickets(), {"id": "x", "body": "a b c"}], {}, 'the answer, column "queue", is empty'),
+        (
+            [{"queue": q} for q in "ab" * 9],
+            {},
+            "new.text: no column with a text in every row beside the answer, queue; add",
+        ),
+        ([{"n": n, "queue": str(n % 2)} for n in range(9)], {}, "beside the answer, queue; name one of: n"),
+        ([{"my {text}": f"a b c {n}", "queue": str(n % 2)} for n in range(9)], {}, "new.text: no template can name"),
+        (tickets(), {"task": "../x"}, "new.task: expected letters"),
+    ],
+)
+def test_what_cannot_be_a_task_is_one_line(
+    tmp_path: Path, rows: list[dict[str, Any]], new: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        proposal(tmp_path, rows, **new)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_come_from_the_rows(tmp_path: Path) -> None:
+    small = sized(tmp_path, tickets())
+    assert (small.training.steps, small.training.batch_size, small.training.eval_every) == (60, 8, 20)
+    assert small.task.max_length == 64
+    large = sized(tmp_path, tickets(1200))
+    assert 170 <= large.training.steps <= 190  # 3 passes over some 960 rows
+    assert large.training.batch_size == 16
+    long = sized(
+        tmp_path, [t | {"body": "word " * 900} for t in tickets(300)] + [t | {"body": "w " * 1100} for t in tickets(3)]
+    )
+    assert (long.task.max_length, long.task.long_rows, long.training.batch_size) == (1024, "cut_prompt", 8)
+    assert "longer than 1024 tokens" in long.notes[-1]
+    written = sized(tmp_path, [{"text": f"t{n}", "answer": f"{'a ' * (n % 30)}{n}"} for n in range(300)])
+    assert written.evaluation.max_new_tokens == 48  # 30 words and some room
+
+
+def test_weak_data_are_said(tmp_path: Path) -> None:
+    rows = [*tickets(), *tickets(3), {"id": "y", "body": "please help me with case 5", "queue": "rare"}]
+    notes = proposal(tmp_path, rows).notes
+    assert [n.split()[0] for n in notes] == ["64", "choices", "3", "1"]
+    assert "choices with fewer than 10 rows: rare (1)" in notes
+    assert notes[2].startswith("3 rows repeat another one")
+    assert notes[3].startswith("1 texts have several different answers")
+    assert proposal(tmp_path, tickets(600)).notes == []
+    assert proposal(tmp_path, tickets(600)).task.max_rows == {}
+    assert proposal(tmp_path, tickets(10_001)).task.max_rows == {"test": 1000}
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_config_is_what_was_found_and_parses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    rows = [{"text": f't "{n}": {{x}}', "answer": f"some words {n}"} for n in range(300)] if written else tickets(300)
+    found = sized(tmp_path, rows)
+    write_proposal(found, ModelConfig())
+    monkeypatch.chdir(ROOT)
+    settings = parse(load_recipe("prompt_tuning").main, ["--config", str(found.file)])
+    assert settings["task"] == found.task
+    assert settings["prompt"] == found.prompt
+    assert settings["training"] == found.training
+    assert settings["evaluation"].bootstrap_resamples == 1000
+    assert not written or settings["evaluation"] == found.evaluation
+    assert settings["run"] == found.run
+    content = config_text(found, ModelConfig())
+    assert all("#" in line for line in content.splitlines() if line.startswith("  max_length"))
+    with pytest.raises(UserError, match=r"^new.output: .* exists; name another file, or move it away$"):
+        proposal(tmp_path, rows)
