@@ -34,6 +34,7 @@ from benchmarks.serving.page import write_page
 from benchmarks.serving.processes import Http, Vllm, save_baked
 from benchmarks.serving.ways import BATCH, Grouped, MixedLora, Ours, Switching, Way
 from benchmarks.serving.workload import ANSWER, ROWS, TASKS, VIRTUAL, all_requests, loaded, save_adapters
+from softprompts.errors import UserError
 from softprompts.runs.environment import environment
 from softprompts.serving.tasks import Tasks
 from softprompts.system.files import write_atomically
@@ -227,11 +228,16 @@ def new_record(sizes: Sizes) -> dict[str, Any]:
 
 
 def continued(file: Path) -> dict[str, Any]:
-    """Return a record that was begun, unless another machine began it: ratios of two machines mean nothing."""
+    """Return a record that was begun.
+
+    Raises:
+        UserError: another machine began it. Ratios between two machines mean nothing.
+    """
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     begun, here = (made["hardware"]["processor"] for made in (record["environment"], environment()))
     if begun != here:
-        sys.exit(f"{file}: begun on {begun}, this is {here}: move the file away to measure all cells here")
+        # Uncommitted, the removal of a tracked file would mark the new record as one with changes.
+        raise UserError(f"{file} was begun on {begun}, but this machine is {here}; remove the file in a commit first")
     return record
 
 
@@ -252,7 +258,10 @@ def main() -> None:
     else:
         work, file, page, sizes = WORK, RECORD, PAGE, Sizes()
     keeps = file is not None and file.is_file()
-    record = continued(RECORD) if keeps else new_record(sizes)
+    try:
+        record = continued(RECORD) if keeps else new_record(sizes)
+    except UserError as error:
+        parser.error(str(error))
     work.mkdir(parents=True, exist_ok=True)
     bench = Bench(sizes, options.model, options.vllm, file, record, work)
     bench.cell("memory", bench.memory)

@@ -14,6 +14,7 @@ WRITTEN = {
     "macro_f1": "macro F1",
     "slot_f1": "slot F1",
     "valid_json": "valid JSON",
+    "valid_schema": "valid by schema",
     "rouge_l": "ROUGE-L",
     "chrf": "chrF",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.serving import __main__ as runner, soak
 from benchmarks.serving.loads import Load, Request, drawn
 from helpers import ROOT
+from softprompts.errors import UserError
 
 import pytest
 
@@ -98,5 +99,5 @@ def test_a_record_goes_on_only_on_the_machine_that_began_it(tmp_path: Path) -> N
     assert runner.continued(file) == record
     record["environment"]["hardware"]["processor"] = "another"
     file.write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"serving\.json: begun on another, this is"):
+    with pytest.raises(UserError, match=r"serving\.json was begun on another, but this machine is .*; remove the file"):
         runner.continued(file)

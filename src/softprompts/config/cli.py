@@ -22,7 +22,6 @@ from softprompts.config.paths import check_utf8, expand_paths
 from softprompts.config.yaml_files import check_mapping, check_yaml, is_read, nearest_key
 from softprompts.errors import Interrupted, RunFinished, UserError, is_first_process, logger
 from softprompts.system import locks
-from softprompts.system.allocator import keep_freed_memory
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
 from softprompts.system.memory import is_out_of_memory
@@ -136,7 +135,6 @@ def cli(
     """
     main = _asked_main(main, others or {})
     quiet_libraries()
-    keep_freed_memory()
     look_in_the_scripts_folder_last()
     with quiet_streams():
         try:

@@ -27,6 +27,7 @@ from softprompts.runs.folders import (
     record_of,
 )
 from softprompts.runs.launch import check_launch
+from softprompts.system.allocator import keep_freed_memory
 from softprompts.system.files import one_line, write_atomically
 
 import torch
@@ -106,6 +107,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     check_launch()
     _check_abstention(arguments.get("task"), arguments.get("evaluation"))
     use_all_cores()
+    keep_freed_memory()
     accelerator = Accelerator(
         # Otherwise processes that accelerate launched on a machine without a GPU would not find each other.
         cpu=not torch.accelerator.is_available(),
