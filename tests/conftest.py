@@ -291,7 +291,7 @@ def voters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "three": PromptTuningConfig(**common),
         "prefix one": PrefixTuningConfig(**common),
         "prefix two": PrefixTuningConfig(**common),
-        "lora": LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]),
+        "lora": LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False),
         "classifier": PrefixTuningConfig(**common),
     }
     for number, (name, config) in enumerate(configs.items()):

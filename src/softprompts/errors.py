@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 LONGEST = 100  # most characters of one name in a message
 NAMES = 20  # most names of a list in a message
+LISTED = 300  # characters of a list in a message, after which no further name follows
 HEAD = re.compile(r"(\w+\.\w+): ")  # the key that a message begins with
 
 logger = logging.getLogger("softprompts")
@@ -114,12 +115,16 @@ def short(text: object, most: int = LONGEST) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Return names for a message: the first `NAMES` of them, and the number of the others.
+    """Return names for a message: the first `NAMES` of them or fewer long ones, and the number of the others.
 
     A name that is empty, or that begins or ends with a space, is quoted to make this visible.
     """
     given = list(map(str, names))
-    shown = [short(name) if name and name == name.strip() else f'"{short(name)}"' for name in given[:NAMES]]
+    shown: list[str] = []
+    for name in given[:NAMES]:
+        shown.append(short(name) if name and name == name.strip() else f'"{short(name)}"')
+        if sum(map(len, shown)) >= LISTED:
+            break
     more = len(given) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 

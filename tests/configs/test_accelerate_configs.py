@@ -72,7 +72,8 @@ def test_recipes_support_every_key_of_the_sharded_one(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(RUN_HERE))
+# A script of one line meets others with FSDP on GPUs only; tests/recipes/test_sharded.py starts a recipe with its file.
+@pytest.mark.parametrize("name", sorted(RUN_HERE - {"fsdp2.yaml"}))
 def test_starts_as_many_processes_as_it_says(name: str, tmp_path: Path) -> None:
     config = ROOT / "configs" / "accelerate" / name
     script = tmp_path / "count.py"

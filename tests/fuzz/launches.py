@@ -30,7 +30,7 @@ VALUES: dict[str, list[Any]] = {
 }
 # What a launcher sets in each process of one alone.
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-ALONE |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+ALONE |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # any free one: several cases run at the same time
 ODD: dict[str, list[str]] = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ["0", "2", "x"],
     "ACCELERATE_USE_CPU": ["yes", "maybe", ""],

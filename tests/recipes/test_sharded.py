@@ -136,7 +136,7 @@ def test_recipes_that_do_not_train(tiny_model: Path, tiny_task: Path, tmp_path: 
     tried: dict[str, dict[str, Any]] = {
         "hard_prompt": {"hard.wordings": '["{text} sentiment", "{text} is"]'},
         "evaluate": {"adapter.path": voters["lora"], "task.prompt": "{text} sentiment", "task.target": " {label}"},
-        "ensemble": {"ensemble.adapters": f"[{voters['one']}, {voters['two']}]"},
+        "ensemble": {"ensemble.adapters": f"[{voters['one']}, {voters['three']}]"},
     }
     for recipe, flags in tried.items():
         one, two = tmp_path / recipe / "one", tmp_path / recipe / "two"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -84,12 +85,14 @@ def traffic(folder: str) -> dict[str, Any]:
     sent: dict[str, int] = {}
 
     def counted(name: str, own: Any, *args: Any, **kwargs: Any) -> Any:
-        tensor = next(a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
+        tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)), torch.empty(0))
         sent[name] = sent.get(name, 0) + tensor.numel() * tensor.element_size()
         return own(*args, **kwargs)
 
-    for name in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "all_gather", "reduce"):
-        setattr(distributed, name, partial(counted, name, getattr(distributed, name)))
+    kinds = ("all_gather", "all_reduce", "all_to_all", "broadcast", "gather", "reduce", "scatter", "send")
+    for name in dir(distributed):
+        if name.startswith(kinds) and inspect.isfunction(own := getattr(distributed, name)):
+            setattr(distributed, name, partial(counted, name, own))
     update(engine, [(candidate, documents())], accelerator)
     return sent | {"prompt": sum(p.numel() * 4 for p in candidate.parameters)}
 
@@ -114,9 +117,12 @@ def checkpoint(folder: str, output: str) -> bool:
     for parameter in moved:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    everything = [local(p) for p in model.parameters()] + [
-        value for state in optimizer.state.values() for value in state.values() if value.dim()
-    ]
+
+    def state() -> list[torch.Tensor]:
+        # In the order of the parameters: a state that was read has the order of the file.
+        return [value for p in moved for _, value in sorted(optimizer.state[p].items()) if value.dim()]
+
+    everything = [local(p) for p in model.parameters()] + state()
     average = new_average(model)
     everything += [local(value) for value in average.values()]
     for number, tensor in enumerate(everything):
@@ -134,10 +140,7 @@ def checkpoint(folder: str, output: str) -> bool:
     for tensor in everything:
         tensor.zero_()
     load_checkpoint(Path(output), model=model, optimizer=optimizer, scheduler=scheduler, average=average)
-    again = [local(p) for p in model.parameters()] + [
-        value for state in optimizer.state.values() for value in state.values() if value.dim()
-    ]
-    again += [local(value) for value in average.values()]
+    again = [local(p) for p in model.parameters()] + state() + [local(value) for value in average.values()]
     return all(torch.equal(one, two) for one, two in zip(expected, again, strict=True))
 
 

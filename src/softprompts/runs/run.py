@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.sections import EvaluationConfig, RunConfig, TaskConfig
-from softprompts.errors import UserError, logger
+from softprompts.errors import UserError, logger, short
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.folders import (
     CONFIG_FILE,
@@ -97,7 +97,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     Raises:
         UserError: the folder is not empty, and the run is not resumed; it is resumed with other settings; another
             process owns it; it cannot be written; a tracker is not installed; recipes do not support the launch;
-            abstention without choices.
+            abstention without choices; the processes of the launch cannot meet.
         RunFinished: the resumed run is already finished.
     """
     config: RunConfig = arguments["run"]
@@ -108,17 +108,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     _check_abstention(arguments.get("task"), arguments.get("evaluation"))
     use_all_cores()
     keep_freed_memory()
-    accelerator = Accelerator(
-        # Otherwise processes that accelerate launched on a machine without a GPU would not find each other.
-        cpu=not torch.accelerator.is_available(),
-        log_with=list(config.trackers) or None,
-        project_dir=str(folder / LOGS),
-        # The frozen base model is the same everywhere, so only gradients of trainable parameters are exchanged.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
-        ],
-    )
+    accelerator = _meet(config, folder)
     changes = _claim_once(accelerator, folder, recipe, settings, arguments)
     if changes is None:
         raise finished(folder)
@@ -131,6 +121,27 @@ def start_run(recipe: str, **arguments: Any) -> Run:
         with one_line(folder / LOGS):
             accelerator.init_trackers(recipe, config={k: v for k, v in leaves(settings) if v is not None})
     return run
+
+
+def _meet(config: RunConfig, folder: Path) -> Accelerator:
+    """Return this process's part of the launch, as soon as all processes have met."""
+    try:
+        return Accelerator(
+            # Otherwise processes that accelerate launched on a machine without a GPU would not find each other.
+            cpu=not torch.accelerator.is_available(),
+            log_with=list(config.trackers) or None,
+            project_dir=str(folder / LOGS),
+            # The frozen base model is the same everywhere, so only gradients of trainable parameters are exchanged.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
+            ],
+        )
+    except torch.distributed.DistError as error:
+        raise UserError(
+            "launch: the processes cannot meet. Check --main_process_ip, and choose a --main_process_port that is "
+            f"free: {short(error)}"
+        ) from None
 
 
 def _check_trackers(trackers: list[str]) -> None:

@@ -137,7 +137,7 @@ class Tasks:
         """
         found = self._tasks.get(name)
         if found is None:
-            raise UserError(f'model: "{name}"{nearest(name, self.names)}')
+            raise UserError(f'model: "{short(name)}"{nearest(name, self.names)}')
         return found
 
     def add(self, name: str, path: str) -> ServedTask:

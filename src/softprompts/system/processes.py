@@ -48,6 +48,7 @@ def lost_process(error: RuntimeError) -> str | None:
     )
     # The command line prints the error of the first process of a machine only, and that may be the lost one.
     if not is_first_process() and own == min(reported):
+        sys.stderr.write("\n")  # the progress bar of the first process may stand on this line
         logger.error(line)
     return line
 
