@@ -90,7 +90,7 @@ def first_line(config: str) -> str:
         if not line.startswith("# "):
             break
         head.append(line.removeprefix("# "))
-    return re.split(r"(?<=[.;:])\s", " ".join(head))[0].rstrip(".;:")
+    return re.split(r"(?<=[.;:])(?<!et al\.)\s", " ".join(head))[0].rstrip(".;:")
 
 
 def _example(name: str) -> tuple[str, str]:
