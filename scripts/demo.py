@@ -19,7 +19,7 @@ from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
-SHOWN = 6  # predictions side by side: rows that the soft prompt corrects, and rows that it spoils
+SHOWN = 4  # predictions side by side: rows that the soft prompt corrects, and rows that it spoils
 
 
 def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
@@ -31,7 +31,7 @@ def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
         return "Both have the same prediction for every test row."
     shown_spoilt = round(SHOWN * len(spoilt) / len(pairs))
     lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {len(mended)} mended, {len(spoilt)} spoilt.", ""]
-    lines += ["| text | right | before | after |", "|---|---|---|---|"]
+    lines += ["| text | label | manual prompt | soft prompt |", "|---|---|---|---|"]
     for before, after in mended[: SHOWN - shown_spoilt] + spoilt[:shown_spoilt]:
         text = after["prompt"].replace("\n", " / ").replace("|", "\\|")
         text = text if len(text) <= 80 else text[:79] + "…"
@@ -46,7 +46,7 @@ def difference(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
     targets = [row["target"].strip() for row in soft]
     (found,) = compare(answers, targets, load_metrics(["accuracy"]))
     return (
-        f"soft prompt less hard prompt: {100 * found.difference:+.1f} points of accuracy "
+        f"soft prompt minus manual prompt: {100 * found.difference:+.1f} points of accuracy "
         f"(paired 95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
     )
 
@@ -67,7 +67,7 @@ def report(hard_folder: Path, soft_folder: Path) -> str:
             f"curves    {soft_folder / 'curves.png'}",
             f"record    {soft_folder / RESULT_FILE}",
             "",
-            "Next: your own rows, in four lines of YAML",
+            "Next: put your rows into the first lines of `task` in this config",
             "  .venv/bin/python recipes/prompt_tuning.py --config configs/own_data/prompt_tuning.yaml",
         ]
     )

@@ -30,8 +30,8 @@ def _small() -> str:
     return (
         f"- **Small.** On the sentiment task a soft prompt trains {soft.parameters['trainable']:,} parameters "
         f"({size(soft.cost['adapter_bytes'])}); LoRA trains {lora.parameters['trainable']:,} "
-        f"({size(lora.cost['adapter_bytes'])}). Their test accuracies, with 95 % intervals, are {_score(soft)} and "
-        f"{_score(lora)} ([records](results/tasks/sentiment))."
+        f"({size(lora.cost['adapter_bytes'])}). Their test accuracies are {_score(soft)} and {_score(lora)}, with 95 % "
+        "intervals ([records](results/tasks/sentiment))."
     )
 
 
@@ -40,10 +40,11 @@ def _fast() -> str:
     short, long = found["prompt20"], found["prompt100"]
     rest = [found[name]["peft"] for name in found if name not in ("prompt20", "prompt100")]
     return (
-        f"- **Fast to train.** A step of prompt tuning with 20 virtual tokens is {short['peft']:.1f} times as fast as "
-        f"PEFT's with `Trainer`, and {short['trl']:.1f} times as fast as TRL's. With 100 tokens it is "
-        f"{long['peft']:.1f} and {long['trl']:.1f} times as fast. Other methods are {min(rest):.1f} to "
-        f"{max(rest):.1f} times as fast as PEFT's ([records](results/throughput), 2 CPU cores)."
+        "- **A fast engine.** A step of prompt tuning with 20 virtual tokens is "
+        f"{short['peft']:.1f} times as fast as with PEFT and `Trainer`, and {short['trl']:.1f} times as fast as with TRL, "
+        f"Hugging Face's training library. With 100 tokens it is {long['peft']:.1f} and {long['trl']:.1f} times as fast. "
+        f"Prefix tuning, P-tuning, LoRA and full fine-tuning are {min(rest):.1f} to {max(rest):.1f} times as fast as with "
+        "PEFT and `Trainer` ([records](results/throughput): float32, batches of 16, 2 CPU cores)."
     )
 
 
@@ -51,10 +52,10 @@ def _close() -> str:
     prefix, lora = (shipped("home_commands")[name] for name in ("prefix_tuning", "lora"))
     short = [metric("exact_match").spread(runs().loc["home_commands"].loc[[run.recipe]]) for run in (prefix, lora)]
     return (
-        "- **Near LoRA on strict output.** On home_commands an answer counts only if its whole JSON command is right. "
-        f"Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, LoRA {_score(lora)} with "
-        f"{size(lora.cost['adapter_bytes'])}: one run of each shipped config, with intervals over test rows "
-        "([records](results/tasks/home_commands)). After the benchmark's short training LoRA leads, with "
+        "- **Strict output needs a prefix.** On home_commands an answer counts only if its whole JSON command is right. "
+        f"With the shipped configs, prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, and "
+        f"LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records](results/tasks/home_commands)). These are "
+        "single runs, and LoRA's settings are tuned less. After the benchmark's equal short training LoRA leads, with "
         f"{short[1]} % against {short[0]} %."
     )
 
