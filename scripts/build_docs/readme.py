@@ -41,10 +41,10 @@ def _fast() -> str:
     rest = [found[name]["peft"] for name in found if name not in ("prompt20", "prompt100")]
     return (
         "- **A fast engine.** A step of prompt tuning with 20 virtual tokens is "
-        f"{short['peft']:.1f} times as fast as with PEFT and `Trainer`, and {short['trl']:.1f} times as fast as with TRL, "
-        f"Hugging Face's training library. With 100 tokens it is {long['peft']:.1f} and {long['trl']:.1f} times as fast. "
-        f"Prefix tuning, P-tuning, LoRA and full fine-tuning are {min(rest):.1f} to {max(rest):.1f} times as fast as with "
-        "PEFT and `Trainer` ([records](results/throughput): float32, batches of 16, 2 CPU cores)."
+        f"{short['peft']:.1f} times as fast as with PEFT and `Trainer`, and {short['trl']:.1f} times as fast as with "
+        f"TRL, Hugging Face's training library. With 100 tokens it is {long['peft']:.1f} and {long['trl']:.1f} times "
+        f"as fast. Prefix tuning, P-tuning, LoRA and full fine-tuning are {min(rest):.1f} to {max(rest):.1f} times as "
+        "fast as with PEFT and `Trainer` ([records](results/throughput): float32, batches of 16, 2 CPU cores)."
     )
 
 
@@ -52,11 +52,11 @@ def _close() -> str:
     prefix, lora = (shipped("home_commands")[name] for name in ("prefix_tuning", "lora"))
     short = [metric("exact_match").spread(runs().loc["home_commands"].loc[[run.recipe]]) for run in (prefix, lora)]
     return (
-        "- **Strict output needs a prefix.** On home_commands an answer counts only if its whole JSON command is right. "
-        f"With the shipped configs, prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, and "
-        f"LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records](results/tasks/home_commands)). These are "
-        "single runs, and LoRA's settings are tuned less. After the benchmark's equal short training LoRA leads, with "
-        f"{short[1]} % against {short[0]} %."
+        "- **Strict output needs a prefix.** On home_commands an answer counts only if its whole JSON command is "
+        f"right. With the shipped configs, prefix tuning reaches {_score(prefix)} with "
+        f"{size(prefix.cost['adapter_bytes'])}, and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} "
+        "([records](results/tasks/home_commands)). These are single runs, and LoRA's settings are tuned less. After "
+        f"the benchmark's equal short training LoRA leads, with {short[1]} % against {short[0]} %."
     )
 
 
