@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 SERVING = "Serving"
 # These pages are in the navigation if they exist.
-SERVING_PAGES = ("serving.md", "deploy.md", "engines.md", "serving_prefixes.md")
+SERVING_PAGES = ("serving.md", "deploy.md", "engines.md", "serving_prefixes.md", "serving_benchmark.md")
 HELPER, OWN_HELPER = "https://unpkg.com/iframe-worker/shim", "vendor/iframe-worker.js"
 DRAWING = re.compile(r"^!\[([^\]]*)\]\(([\w./-]+\.svg)\)$", re.MULTILINE)
 
