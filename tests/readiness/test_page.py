@@ -135,7 +135,7 @@ def test_without_its_packages_one_line_says_how_to_get_them(
     monkeypatch.setattr(tools, "READINESS_PACKAGES", ("no_such_package",))
     code, _, errors = cli_in_process(command(made), capsys)
     assert code == 2
-    assert errors == ['error: readiness: needs more packages; install them by pip install "softprompts[readiness]"']
+    assert errors == ['error: readiness: needs more packages; install them: in a clone, pip install -e ".[readiness]"']
 
 
 def test_nothing_leaves_the_machine(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,5 +61,5 @@ def cell(result: Mapping[str, Any] | None) -> str:
         return "-"
     text = f"{result['equal']} of {result['of']}"
     if result["differ"]:
-        text += f", margin ≤ {max(row['margin'] for row in result['differ']):.2g}"
+        text += f", margin ≤ {max(row['margin'] for row in result['differ']):.3g}"
     return text

@@ -42,7 +42,6 @@ class PromptConfig:
             dimensions per token, with one scale and one shift for all (Wu et al. 2025). `superposition`: weights of
             embeddings sampled from the vocabulary (Ali Sadraei Javaheri et al. 2024). All start at the same values, and
             all are saved as embeddings.
-            embeddings.
         bottleneck: width of the network of `residual_mlp`; by default 800.
         rank: dimensions of each code of `low_rank`; by default 2.
         sampled_embeddings: number of embeddings that `superposition` samples; by default 128.

@@ -270,7 +270,7 @@ class ReadinessConfig:
 
     def __post_init__(self) -> None:
         if any(find_spec(name) is None for name in READINESS_PACKAGES):
-            raise UserError('readiness: needs more packages; install them by pip install "softprompts[readiness]"')
+            raise UserError('readiness: needs more packages; install them: in a clone, pip install -e ".[readiness]"')
 
 
 @dataclass
@@ -334,7 +334,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if find_spec("fastapi") is None:
-            raise UserError('serve: requires more packages; install them by pip install "softprompts[serve]"')
+            raise UserError('serve: requires more packages; install them: in a clone, pip install -e ".[serve]"')
         counts = ("max_batch_rows", "max_batch_positions", "max_waiting", "max_new_tokens", "max_body_bytes")
         for key in (*counts, "max_connections", "client_timeout", "timeout", "drain", "cache_megabytes"):
             check_above_zero(f"serve.{key}", getattr(self, key))

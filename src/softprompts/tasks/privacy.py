@@ -19,7 +19,7 @@ from typing import Any
 from softprompts.data.values import Record
 from softprompts.errors import UserError, listed, short
 
-INSTALL = 'needs more packages; install them by pip install "softprompts[readiness]"'
+INSTALL = 'needs more packages; install them: in a clone, pip install -e ".[readiness]"'
 PACKAGES = ("presidio_analyzer", "spacy", "tldextract")
 # A phone number scores 0.4 without a word such as "call" beside it. Weak patterns, such as any nine digits, score less.
 THRESHOLD = 0.4
