@@ -9,7 +9,12 @@ prompt on the base model (`--second.wording`, `--second.shots 8`). Both predict 
 
     python recipes/compare.py --outcomes.log log.jsonl
 
-compares adapters that share the requests of a model name in recipes/serve.py, by the outcomes in its log.
+compares adapters that share the requests of a model name in recipes/serve.py, by the outcomes in its log, or variants of
+a CSV file. You may look at its e-value as often as you like.
+
+    python recipes/compare.py --plan.reference 0.80 --plan.target 0.85
+
+prints how many rows or users such a comparison needs, before it is made.
 
 Each key of the YAML file is also a flag; `--print_config` shows all keys. Plain `python recipes/compare.py ...` runs in
 one process.
@@ -56,5 +61,11 @@ def served(outcomes: sp.OutcomesConfig) -> None:
         print(line)
 
 
+def planned(plan: sp.PlanConfig) -> None:
+    """Print what a comparison needs."""
+    for line in sp.plan_lines(plan.reference, plan.target, plan.disagree, plan.rows):
+        print(line)
+
+
 if __name__ == "__main__":
-    sp.cli(main, outcomes=served)
+    sp.cli(main, outcomes=served, plan=planned)

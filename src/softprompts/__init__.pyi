@@ -36,6 +36,7 @@ from .config.tools import (
     NeighboursConfig as NeighboursConfig,
     NewConfig as NewConfig,
     OutcomesConfig as OutcomesConfig,
+    PlanConfig as PlanConfig,
     ReadinessConfig as ReadinessConfig,
     ReportConfig as ReportConfig,
     SamplingConfig as SamplingConfig,
@@ -100,6 +101,7 @@ from .methods.soft_prompts.p_tuning import add_prompt_encoder as add_prompt_enco
 from .methods.soft_prompts.prefix_tuning import add_prefix as add_prefix
 from .methods.soft_prompts.prompt_tuning import add_soft_prompt as add_soft_prompt
 from .metrics.outcomes import compare_outcomes as compare_outcomes
+from .metrics.planning import plan_lines as plan_lines
 from .models.identity.facts import facts_of as facts_of
 from .models.loading import (
     default_device as default_device,

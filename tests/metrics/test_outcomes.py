@@ -92,3 +92,35 @@ def test_the_recipe_reads_a_log_without_a_model(
         runpy.run_path(str(ROOT / command[0]), run_name="__main__")
     assert stopped.value.code == 2
     assert len(error_lines(capsys.readouterr().err)) == 1
+
+
+def test_a_csv_of_variants_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "week.csv"
+    rows = [f"{'ab'[n % 2]},{int(n % 20 < (6 if n % 2 else 14))},u{n}" for n in range(400)]
+    file.write_text("\ufeffvariant,outcome,user\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    lines = compare_outcomes(str(file), 200)
+    assert lines[0] == "week:"
+    assert "a is better than b in outcome by 0.4" in lines[3]
+    assert lines[4].startswith("  whenever you look: a difference of a and b is shown (largest e-value ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("varient,outcome\na,1\n", r'has no column variant \(did you mean "varient"\?\)'),
+        ("variant,outcome\na,1\nb,yes\n", r"row 2: expected a variant and a number as outcome, found 'b' and 'yes'"),
+        ("variant,outcome\na,1\n,1\n", r"row 2: expected a variant"),
+        ("variant,outcome\na\n", r"row 1: expected a variant and a number"),
+        ("variant,outcome\na,1\na,0\n", "no outcomes of two adapters"),
+    ],
+)
+def test_what_is_no_csv_of_variants_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        compare_outcomes(str(file), 100)
+
+
+def test_other_numbers_than_0_and_1_have_no_e_value(tmp_path: Path) -> None:
+    rows = [("a", None, 0.5), ("a", None, 1.0), ("b", None, 0.25), ("b", None, 0.0)]
+    assert not any("whenever" in line for line in compare_outcomes(write(tmp_path / "log", rows), 100))

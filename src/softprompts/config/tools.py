@@ -172,7 +172,8 @@ class OutcomesConfig:
     """The log of a served split test, with the outcomes of its predictions.
 
     Args:
-        log: the file of `serve.split_log`.
+        log: the file of `serve.split_log`; or a CSV file with the columns `variant`, `outcome` (a number) and, if users
+            have several outcomes, `user`, in the order of their arrival.
         resamples: number of bootstrap resamples for intervals and p values.
     """
 
@@ -181,6 +182,39 @@ class OutcomesConfig:
 
     def __post_init__(self) -> None:
         check_above_zero("outcomes.resamples", self.resamples)
+
+
+@dataclass
+class PlanConfig:
+    """A comparison before it is made: the shares of right answers, or of successful outcomes, to tell apart.
+
+    Args:
+        reference: share that one variant is expected to reach, from 0 to 1.
+        target: share of the other.
+        disagree: share of rows that exactly one of two models has right; by default as if their answers did not depend
+            on each other, which needs the most rows among usual cases.
+        rows: rows at hand, whose power is printed; by default none.
+    """
+
+    reference: float
+    target: float
+    disagree: float | None = None
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("reference", "target"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"plan.{name}: expected a share between 0 and 1, found {getattr(self, name)}")
+        if self.reference == self.target:
+            raise UserError(f"plan.target: {self.target} is also plan.reference; name two different shares")
+        low = abs(self.target - self.reference)
+        high = min(self.target + self.reference, 2 - self.target - self.reference)
+        if self.disagree is not None and not low <= self.disagree <= high + 1e-9:
+            raise UserError(
+                f"plan.disagree: with these shares it is from {low:.4g} to {high:.4g}, found {self.disagree}"
+            )
+        if self.rows is not None:
+            check_above_zero("plan.rows", self.rows)
 
 
 @dataclass

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError, listed, short
-from softprompts.metrics.significance import Comparison, holm, p_value, verdict
+from softprompts.errors import UserError, listed, nearest, short
+from softprompts.metrics.sequential import largest_e
+from softprompts.metrics.significance import LEVEL, Comparison, holm, p_value, verdict
 
 import numpy
 
@@ -24,8 +27,10 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
     Hinkley 1997, section 3.8). The log identifies a user by a digest; an answer without one counts as a separate user.
     The last outcome of an answer counts.
 
+    If outcomes are 0 or 1, a line has the e-value of each pair, which stays valid if one looks at it every day.
+
     Args:
-        log: file of `serve.split_log`, one JSON object per line.
+        log: file of `serve.split_log`, one JSON object per line; or a CSV file with `variant`, `outcome` and `user`.
         resamples: number of resamples.
 
     Raises:
@@ -42,8 +47,27 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
                 f"  {name}: mean outcome {numpy.mean(values):.4f} of {len(values)} answers, {len(users)} users"
             )
         lines += [f"  {verdict(comparison)}" for comparison in _compared(adapters, resamples)]
+        lines += _at_any_time(adapters)
     if not lines:
         raise UserError(f"outcomes.log: {log} has no outcomes of two adapters of one split")
+    return lines
+
+
+def _at_any_time(adapters: dict[str, dict[str, list[float]]]) -> list[str]:
+    """Return lines on e-values, if all outcomes are 0 or 1: of the first outcome of each user, in their order."""
+    if any(value not in (0, 1) for users in adapters.values() for own in users.values() for value in own):
+        return []
+    pairs = list(combinations(adapters, 2))
+    first = {name: [int(own[0]) for own in users.values()] for name, users in adapters.items()}
+    enough = len(pairs) / LEVEL  # e-values of several pairs: Bonferroni
+    lines = []
+    for a, b in pairs:
+        found, count = largest_e(first[a], first[b]), min(len(first[a]), len(first[b]))
+        said = "shown" if found >= enough else "not shown yet"
+        lines.append(
+            f"  whenever you look: a difference of {a} and {b} is {said} (largest e-value {found:.3g} of {count} pairs "
+            f"of users; {enough:.0f} shows one)"
+        )
     return lines
 
 
@@ -75,6 +99,8 @@ def _read(log: str) -> Outcomes:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
+    if log.lower().endswith(".csv"):
+        return {Path(log).stem: _variants(text, log)}
     answers: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
@@ -90,6 +116,27 @@ def _read(log: str) -> Outcomes:
             raise UserError(f"outcomes.log: {log} has an outcome of {short(name)}, but no answer with that id")
         users = found.setdefault(answer["split"], {}).setdefault(answer["adapter"], {})
         users.setdefault(answer.get("user") or name, []).append(float(record["outcome"]))
+    return found
+
+
+def _variants(text: str, log: str) -> dict[str, dict[str, list[float]]]:
+    """Return the outcomes in a CSV file by variant and user; a row without a user counts as a separate one."""
+    rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    for column in ("variant", "outcome"):
+        if column not in (rows.fieldnames or ()):
+            raise UserError(f"outcomes.log: {log} has no column {column}{nearest(column, rows.fieldnames or ())}")
+    found: dict[str, dict[str, list[float]]] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            value = float(row["outcome"])
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value) or not row["variant"]:
+            raise UserError(
+                f"outcomes.log: {log}, row {number}: expected a variant and a number as outcome, found "
+                f"{short(repr(row['variant']))} and {short(repr(row['outcome']))}"
+            )
+        found.setdefault(row["variant"], {}).setdefault(row.get("user") or f"row {number}", []).append(value)
     return found
 
 

@@ -1,0 +1,93 @@
+"""Plan a comparison of two variants: how much data shows a difference, and the power of what there is."""
+
+from __future__ import annotations
+
+import math
+
+from softprompts.metrics.significance import LEVEL
+
+from scipy.stats import norm
+
+POWER = 0.8
+SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the needed data, in the table of powers
+
+
+def rows_needed(difference: float, disagree: float) -> int:
+    """Return the rows on which two models must be compared: two-sided level 5 %, power 80 %.
+
+    The test is McNemar's, of the rows that only one of the two has right (Connor 1987, Biometrics 43).
+
+    Args:
+        difference: of the shares of right answers, from 0 to 1.
+        disagree: share of rows that exactly one of the two has right; at least the difference.
+    """
+    spread = math.sqrt(disagree - difference**2)
+    root = norm.isf(LEVEL / 2) * math.sqrt(disagree) + norm.ppf(POWER) * spread
+    return math.ceil((root / difference) ** 2)
+
+
+def power_of_rows(difference: float, disagree: float, rows: int) -> float:
+    """Return the power of the test of `rows_needed` with so many rows."""
+    reached = difference * math.sqrt(rows) - norm.isf(LEVEL / 2) * math.sqrt(disagree)
+    return float(norm.cdf(reached / max(1e-9, math.sqrt(disagree - difference**2))))
+
+
+def users_needed(reference: float, target: float) -> int:
+    """Return the users of each variant of an A/B test of two shares: two-sided level 5 %, power 80 %.
+
+    The test is that of two proportions with a pooled variance (Fleiss, Levin and Paik 2003, chapter 4).
+
+    Args:
+        reference: share of successes with one variant, from 0 to 1.
+        target: share with the other.
+    """
+    root = norm.isf(LEVEL / 2) * _pooled(reference, target) + norm.ppf(POWER) * _separate(reference, target)
+    return math.ceil((root / (target - reference)) ** 2)
+
+
+def power_of_users(reference: float, target: float, users: int) -> float:
+    """Return the power of the test of `users_needed` with so many users of each variant."""
+    reached = abs(target - reference) * math.sqrt(users) - norm.isf(LEVEL / 2) * _pooled(reference, target)
+    return float(norm.cdf(reached / max(1e-9, _separate(reference, target))))
+
+
+def _pooled(reference: float, target: float) -> float:
+    mean = (reference + target) / 2
+    return math.sqrt(2 * mean * (1 - mean))
+
+
+def _separate(reference: float, target: float) -> float:
+    return math.sqrt(reference * (1 - reference) + target * (1 - target))
+
+
+def plan_lines(reference: float, target: float, disagree: float | None, rows: int | None) -> list[str]:
+    """Return what a comparison needs, in lines: rows for two models on the same rows, and users for an A/B test.
+
+    Args:
+        reference: share of right answers, or of successes, that one variant is expected to reach, from 0 to 1.
+        target: share of the other.
+        disagree: share of rows that exactly one of two models has right; by default that of independent answers.
+        rows: rows at hand, whose power is added.
+    """
+    difference = abs(target - reference)
+    disagree = reference * (1 - target) + target * (1 - reference) if disagree is None else disagree
+    needed, users = rows_needed(difference, disagree), users_needed(reference, target)
+    lines = [
+        f"To show {target:.1%} against {reference:.1%} with a power of {POWER:.0%} at a level of {LEVEL:.0%}:",
+        f"  on the same rows (McNemar's test): {needed:,} rows, if exactly one is right on {disagree:.1%} of them",
+        f"  in an A/B test (two proportions): {users:,} users of each variant",
+        "",
+        "power       rows      power      users of each variant",
+    ]
+    for share in SHARES:
+        one, other = math.ceil(share * needed), math.ceil(share * users)
+        powers = power_of_rows(difference, disagree, one), power_of_users(reference, target, other)
+        lines.append(f"{powers[0]:5.0%}  {one:>9,}      {powers[1]:5.0%}  {other:>9,}")
+    if rows is not None:
+        power = power_of_rows(difference, disagree, rows)
+        lines += ["", f"With {rows:,} rows the power is {power:.0%}: {_judged(power)}."]
+    return lines
+
+
+def _judged(power: float) -> str:
+    return "enough" if power >= POWER else "a real difference of this size would often not be shown"
