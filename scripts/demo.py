@@ -67,7 +67,7 @@ def report(hard_folder: Path, soft_folder: Path) -> str:
             f"curves    {soft_folder / 'curves.png'}",
             f"record    {soft_folder / RESULT_FILE}",
             "",
-            "Next: put your rows into the first lines of `task` in this config",
+            "Next: a config to copy for your own rows",
             "  .venv/bin/python recipes/prompt_tuning.py --config configs/own_data/prompt_tuning.yaml",
         ]
     )

@@ -1,0 +1,63 @@
+"""The monthly cost and return of a task with several methods, from the benchmark's records and your own numbers.
+
+    python -m benchmarks.business --config configs/business/sentiment.yaml
+
+Prints a table, the number of requests at which each method pays, and how much each of your numbers matters. Scores and
+seconds are those of the benchmark: a small model, one task, CPU cores. They say how to compute your case, and are no
+promise for it. Replace `case.task` by the task most like yours, and measure your own before you decide.
+"""
+
+from __future__ import annotations
+
+from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
+from softprompts.config.cli import cli
+from softprompts.reports.tables import markdown_table
+
+
+def main(case: CaseConfig) -> None:
+    """Print the case."""
+    methods = [recorded(case.task, name) for name in case.methods]
+    print("\n\n".join([table(case, methods), *when_it_pays(case, methods), what_matters(case, methods)]))
+
+
+def table(case: CaseConfig, methods: list[Method]) -> str:
+    """Return a table of the methods' months; the net return also at one deviation of the seeds below and above."""
+    rows = []
+    for method in methods:
+        found = month(case, method)
+        low, high = (month(case, method, method.score + sign * method.deviation).net for sign in (-1, 1))
+        money = [f"{value:,.0f}" for value in (found.tuning, found.serving, found.errors, found.saved, found.net)]
+        score = f"{method.score:.1%} ± {100 * method.deviation:.1f}"
+        rows.append([method.name, score, f"{method.prompt_tokens:.0f}", *money, f"{low:,.0f} to {high:,.0f}"])
+    head = ["method", "score", "prompt tokens", "tuning", "serving", "errors", "saved", "net", "net, one deviation"]
+    return (
+        f"{case.task}: {case.requests_a_month:,.0f} requests a month, records of the benchmark\n\n"
+        f"{markdown_table(head, rows)}"
+    )
+
+
+def when_it_pays(case: CaseConfig, methods: list[Method]) -> list[str]:
+    """Return a line for each method but the first: from which number of requests it returns more."""
+    today, *others = methods
+    lines = []
+    for method in others:
+        found = break_even(case, method, today)
+        said = "at no number of requests" if found is None else f"from {found:,.0f} requests a month"
+        lines.append(f"{method.name} returns more than {today.name} {said}.")
+    return lines
+
+
+def what_matters(case: CaseConfig, methods: list[Method]) -> str:
+    """Return a table of the advantage of the best method over today's, with half and twice of each input."""
+    today, *others = methods
+    best = best_of(case, others)
+    now = month(case, best).net - month(case, today).net
+    rows = [[name, f"{low:+,.0f}", f"{high:+,.0f}"] for name, low, high in sensitivity(case, best, today)]
+    return (
+        f"{best.name} less {today.name}: {now:+,.0f} a month. With half or twice of one number:\n\n"
+        f"{markdown_table(['number', 'half', 'twice'], rows)}"
+    )
+
+
+if __name__ == "__main__":
+    cli(main)

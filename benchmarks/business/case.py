@@ -1,0 +1,161 @@
+"""Costs and returns of methods on one task: recorded scores and seconds, and the user's prices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from softprompts.errors import UserError, check_above_zero, nearest
+from softprompts.runs.record import load_result
+
+RECORDS = Path("results/benchmarks")
+HOUR = 3600.0
+# The inputs that the sensitivity halves and doubles.
+INPUTS = ("requests_a_month", "minutes_saved", "cost_a_minute", "cost_of_error", "machine_an_hour", "tuning_runs")
+
+
+@dataclass
+class CaseConfig:
+    """One task of a business, in its own numbers. Money is in any currency.
+
+    Args:
+        task: embedded task whose records stand for yours.
+        methods: to compare; the first one is what you have today.
+        requests_a_month: answers that are needed.
+        minutes_saved: minutes of a person that a right answer saves.
+        cost_a_minute: cost of a person's minute.
+        cost_of_error: cost of a wrong answer.
+        machine_an_hour: price of the machine that trains and serves.
+        tuning_runs: training runs until settings are chosen, of a method that trains.
+        tunings_a_month: how often a task is tuned anew per month.
+        hours_of_work: a person's hours to prepare and check each tuning.
+    """
+
+    task: str = "sentiment"
+    methods: list[str] = field(default_factory=lambda: ["few_shot", "prompt_tuning", "prefix_tuning", "lora"])
+    requests_a_month: float = 100_000
+    minutes_saved: float = 0.5
+    cost_a_minute: float = 0.8
+    cost_of_error: float = 0.5
+    machine_an_hour: float = 0.2
+    tuning_runs: float = 9
+    tunings_a_month: float = 1
+    hours_of_work: float = 8
+
+    def __post_init__(self) -> None:
+        for name in (*INPUTS, "tunings_a_month", "hours_of_work"):
+            if name in ("minutes_saved", "cost_of_error", "tunings_a_month", "hours_of_work"):
+                if getattr(self, name) < 0:
+                    raise UserError(f"case.{name}: expected 0 or more, found {getattr(self, name)}")
+            else:
+                check_above_zero(f"case.{name}", getattr(self, name))
+        if len(self.methods) < 2:
+            raise UserError("case.methods: name at least two methods; the first one is what you have today")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the benchmark recorded of a method.
+
+    name: of the method; score: mean share of right answers over seeds; deviation: of the seeds; training: seconds of a
+    run; answer: seconds of one request alone; prompt_tokens: that a request reads, without virtual tokens.
+    """
+
+    name: str
+    score: float
+    deviation: float
+    training: float
+    answer: float
+    prompt_tokens: float
+
+
+@dataclass(frozen=True)
+class Month:
+    """A month's money: tuning, serving, errors (costs), saved (return)."""
+
+    tuning: float
+    serving: float
+    errors: float
+    saved: float
+
+    @property
+    def net(self) -> float:
+        """Return less costs."""
+        return self.saved - self.tuning - self.serving - self.errors
+
+
+def recorded(task: str, name: str, records: Path = RECORDS) -> Method:
+    """Return what is recorded of a method on a task.
+
+    Raises:
+        UserError: nothing is.
+    """
+    tasks = [p.name for p in records.iterdir() if (p / "grid.json").is_file()] if records.is_dir() else []
+    if task not in tasks:
+        raise UserError(f'case.task: no benchmark of "{task}" is recorded{nearest(task, tasks)}')
+    methods = [p.name for p in (records / task).iterdir() if list(p.glob("seed*.probes.json"))]
+    if name not in methods:
+        raise UserError(f'case.methods: "{name}" is not recorded on {task}{nearest(name, methods)}')
+    probes = sorted((records / task / name).glob("seed*.probes.json"))
+    results = [load_result(p.with_name(p.name.replace(".probes", ""))) for p in probes]
+    latencies = [json.loads(p.read_text(encoding="utf-8"))["latency"] for p in probes]
+    scores = [next(iter(result.metrics.values())).value for result in results]
+    return Method(
+        name,
+        mean(scores),
+        stdev(scores) if len(scores) > 1 else 0.0,
+        mean(result.cost["seconds_training"] for result in results),
+        mean(one["answer_ms"] for one in latencies) / 1000,
+        mean(one["prompt_tokens"] for one in latencies),
+    )
+
+
+def month(case: CaseConfig, method: Method, score: float | None = None) -> Month:
+    """Return the money of a month; `score` instead of the recorded mean."""
+    right = method.score if score is None else score
+    machine = case.machine_an_hour / HOUR
+    tuning = 0.0
+    if method.training:
+        work = case.hours_of_work * 60 * case.cost_a_minute
+        tuning = case.tunings_a_month * (case.tuning_runs * method.training * machine + work)
+    return Month(
+        tuning,
+        case.requests_a_month * method.answer * machine,
+        case.requests_a_month * (1 - right) * case.cost_of_error,
+        case.requests_a_month * right * case.minutes_saved * case.cost_a_minute,
+    )
+
+
+def break_even(case: CaseConfig, method: Method, today: Method) -> float | None:
+    """Return the requests per month from which a method returns more than today's; None if there are none.
+
+    The return is a line in the number of requests: what a request returns, less what tuning costs.
+    """
+    gain = _per_request(case, method) - _per_request(case, today)
+    fixed = month(case, method).tuning - month(case, today).tuning
+    if gain <= 0:
+        return None
+    return max(0.0, fixed / gain)
+
+
+def _per_request(case: CaseConfig, method: Method) -> float:
+    found = month(case, method)
+    return (found.net + found.tuning) / case.requests_a_month
+
+
+def sensitivity(case: CaseConfig, method: Method, today: Method) -> list[tuple[str, float, float]]:
+    """Return for each input the advantage over today's method per month, with half and with twice of the input."""
+    found = []
+    for name in INPUTS:
+        changed = [replace(case, **{name: factor * getattr(case, name)}) for factor in (0.5, 2.0)]
+        low, high = (month(one, method).net - month(one, today).net for one in changed)
+        found.append((name, low, high))
+    return sorted(found, key=lambda row: -abs(row[2] - row[1]))
+
+
+def best_of(case: CaseConfig, methods: Sequence[Method]) -> Method:
+    """Return the method with the largest net return."""
+    return max(methods, key=lambda method: month(case, method).net)

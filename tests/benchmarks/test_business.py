@@ -1,0 +1,70 @@
+"""The business case against hand computation, and its errors."""
+
+from __future__ import annotations
+
+from benchmarks.business.__main__ import main
+from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
+from softprompts.errors import UserError
+
+import pytest
+
+TODAY = Method("few_shot", score=0.8, deviation=0.01, training=0.0, answer=3.6, prompt_tokens=300)
+TUNED = Method("prompt_tuning", score=0.9, deviation=0.02, training=360.0, answer=1.8, prompt_tokens=30)
+CASE = CaseConfig(
+    requests_a_month=1000, minutes_saved=2, cost_a_minute=1, cost_of_error=3, machine_an_hour=10, tuning_runs=5,
+    tunings_a_month=2, hours_of_work=1,
+)  # fmt: skip
+
+
+def test_a_month_by_hand() -> None:
+    today, tuned = month(CASE, TODAY), month(CASE, TUNED)
+    assert (today.tuning, today.serving, today.errors, today.saved) == pytest.approx((0, 10, 600, 1600))
+    assert tuned.tuning == pytest.approx(2 * (5 * 1 + 60)), "five runs of a tenth of an hour at 10, and an hour's work"
+    assert (tuned.serving, tuned.errors, tuned.saved) == pytest.approx((5, 300, 1800))
+    assert tuned.net == pytest.approx(1800 - 130 - 5 - 300)
+
+
+def test_at_the_break_even_both_return_the_same() -> None:
+    found = break_even(CASE, TUNED, TODAY)
+    assert found == pytest.approx(130 / ((1495 - 990) / 1000))
+    there = CaseConfig(**{**vars(CASE), "requests_a_month": found})
+    assert month(there, TUNED).net == pytest.approx(month(there, TODAY).net)
+    assert break_even(CASE, TODAY, TUNED) is None, "a worse method never pays"
+
+
+def test_what_matters_most_comes_first() -> None:
+    rows = sensitivity(CASE, TUNED, TODAY)
+    spans = [abs(high - low) for _, low, high in rows]
+    assert spans == sorted(spans, reverse=True)
+    low, high = next((low, high) for name, low, high in rows if name == "requests_a_month")
+    assert (low, high) == pytest.approx((505 / 2 - 130, 505 * 2 - 130))
+    assert best_of(CASE, [TODAY, TUNED]) == TUNED
+
+
+def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+    main(CaseConfig())
+    said = capsys.readouterr().out
+    lora = recorded("sentiment", "lora")
+    assert f"| lora | {lora.score:.1%} ± {100 * lora.deviation:.1f} |" in said
+    assert "prompt_tuning returns more than few_shot from " in said
+    assert "With half or twice of one number:" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ["lora"]}, r"case\.methods: name at least two"),
+        ({"cost_of_error": -1}, r"case\.cost_of_error: expected 0 or more, found -1"),
+        ({"requests_a_month": 0}, r"case\.requests_a_month"),
+    ],
+)
+def test_settings_without_sense_are_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CaseConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_what_is_not_recorded_is_named() -> None:
+    with pytest.raises(UserError, match=r'case\.task: no benchmark of "sentimnt" is recorded \(did you mean "sentim'):
+        recorded("sentimnt", "lora")
+    with pytest.raises(UserError, match=r'case\.methods: "lore" is not recorded on sentiment \(did you mean "lora"'):
+        recorded("sentiment", "lore")
