@@ -42,7 +42,7 @@ def test_users_are_resampled_whole(tmp_path: Path) -> None:
         rows = []
         for name, first in (("a", 2), ("b", 3)):
             rows += [(name, f"{name}{n // 25}" if user else None, float(n // 25 < first)) for n in range(200)]
-        words = compare_outcomes(write(tmp_path / "log", rows), 2000)[-1].split()
+        words = compare_outcomes(write(tmp_path / "log", rows), 2000)[-2].split()
         at = words.index("interval")
         return float(words[at + 3].strip(",")) - float(words[at + 1])
 
@@ -54,7 +54,7 @@ def test_without_a_difference_few_are_shown(tmp_path: Path) -> None:
     shown = 0
     for _ in range(100):
         rows = [(name, None, float(value)) for name in "ab" for value in generator.integers(0, 2, 80)]
-        shown += "is better" in compare_outcomes(write(tmp_path / "log", rows), 300)[-1]
+        shown += "is better" in compare_outcomes(write(tmp_path / "log", rows), 300)[-2]
     assert shown <= 12
 
 

@@ -75,6 +75,4 @@ def test_the_recipe_prints_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(recipe, run_name="__main__")
     assert ended.value.code == 2
-    assert error_lines(capsys.readouterr().err) == [
-        "error: plan.target: expected a share between 0 and 1, found 8.0"
-    ]
+    assert error_lines(capsys.readouterr().err) == ["error: plan.target: expected a share between 0 and 1, found 8.0"]

@@ -17,7 +17,7 @@ def largest_e(first: Sequence[int], second: Sequence[int]) -> float:
     Grünwald 2024, "Generic E-variables for exact sequential k-sample tests that allow for optional stopping").
 
     Args:
-        first: outcomes of one variant, 0 or 1, in the order of their arrival; of users that do not depend on each other.
+        first: outcomes of one variant, 0 or 1, in the order of their arrival, of independent users.
         second: those of the other. What one variant has beyond the other is not used.
     """
     sums, logarithm, largest = [0, 0], 0.0, 0.0
