@@ -9,8 +9,8 @@ prompt on the base model (`--second.wording`, `--second.shots 8`). Both predict 
 
     python recipes/compare.py --outcomes.log log.jsonl
 
-compares adapters that share the requests of a model name in recipes/serve.py, by the outcomes in its log. It also compares
-the variants of a CSV file. You may look at its e-value as often as you like.
+compares adapters that share the requests of a model name in recipes/serve.py, by the outcomes in its log. A CSV file of
+variants works as well. You may look at the e-value as often as you like.
 
     python recipes/compare.py --plan.reference 0.80 --plan.target 0.85
 
