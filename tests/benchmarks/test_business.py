@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from benchmarks.business.__main__ import main
 from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
+from helpers import ROOT
 from softprompts.errors import UserError
 
 import pytest
+import yaml
 
 TODAY = Method("few_shot", score=0.8, deviation=0.01, training=0.0, answer=3.6, prompt_tokens=300)
 TUNED = Method("prompt_tuning", score=0.9, deviation=0.02, training=360.0, answer=1.8, prompt_tokens=30)
@@ -39,6 +41,12 @@ def test_what_matters_most_comes_first() -> None:
     low, high = next((low, high) for name, low, high in rows if name == "requests_a_month")
     assert (low, high) == pytest.approx((505 / 2 - 130, 505 * 2 - 130))
     assert best_of(CASE, [TODAY, TUNED]) == TUNED
+
+
+def test_the_shipped_case_has_every_number() -> None:
+    tree = yaml.safe_load((ROOT / "configs" / "business" / "sentiment.yaml").read_text(encoding="utf-8"))
+    assert CaseConfig(**tree["case"]) == CaseConfig(), "its comments say what the defaults are"
+    assert set(tree["case"]) == set(vars(CaseConfig()))
 
 
 def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,7 @@ def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
     main = module.main
     _, valid = build_parser(main)
     if recipe.stem == "compare":
-        valid |= build_parser(module.served)[1]
+        valid |= build_parser(module.served)[1] | build_parser(module.planned)[1]
     flags = re.findall(r"--([a-z_]+\.[a-z_]+)", inspect.getdoc(inspect.getmodule(main)) or "")
     assert [flag for flag in flags if flag not in valid] == []
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 from softprompts.metrics.significance import LEVEL
 
-from scipy.stats import norm
-
 POWER = 0.8
+Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the needed data, in the table of powers
 
 
@@ -22,14 +22,14 @@ def rows_needed(difference: float, disagree: float) -> int:
         disagree: share of rows that exactly one of the two has right; at least the difference.
     """
     spread = math.sqrt(disagree - difference**2)
-    root = norm.isf(LEVEL / 2) * math.sqrt(disagree) + norm.ppf(POWER) * spread
+    root = Z * math.sqrt(disagree) + NormalDist().inv_cdf(POWER) * spread
     return math.ceil((root / difference) ** 2)
 
 
 def power_of_rows(difference: float, disagree: float, rows: int) -> float:
     """Return the power of the test of `rows_needed` with so many rows."""
-    reached = difference * math.sqrt(rows) - norm.isf(LEVEL / 2) * math.sqrt(disagree)
-    return float(norm.cdf(reached / max(1e-9, math.sqrt(disagree - difference**2))))
+    reached = difference * math.sqrt(rows) - Z * math.sqrt(disagree)
+    return NormalDist().cdf(reached / max(1e-9, math.sqrt(disagree - difference**2)))
 
 
 def users_needed(reference: float, target: float) -> int:
@@ -41,14 +41,14 @@ def users_needed(reference: float, target: float) -> int:
         reference: share of successes with one variant, from 0 to 1.
         target: share with the other.
     """
-    root = norm.isf(LEVEL / 2) * _pooled(reference, target) + norm.ppf(POWER) * _separate(reference, target)
+    root = Z * _pooled(reference, target) + NormalDist().inv_cdf(POWER) * _separate(reference, target)
     return math.ceil((root / (target - reference)) ** 2)
 
 
 def power_of_users(reference: float, target: float, users: int) -> float:
     """Return the power of the test of `users_needed` with so many users of each variant."""
-    reached = abs(target - reference) * math.sqrt(users) - norm.isf(LEVEL / 2) * _pooled(reference, target)
-    return float(norm.cdf(reached / max(1e-9, _separate(reference, target))))
+    reached = abs(target - reference) * math.sqrt(users) - Z * _pooled(reference, target)
+    return NormalDist().cdf(reached / max(1e-9, _separate(reference, target)))
 
 
 def _pooled(reference: float, target: float) -> float:

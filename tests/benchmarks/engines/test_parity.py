@@ -36,7 +36,7 @@ def test_a_form_that_does_not_take_an_adapter_is_a_dash() -> None:
     made = table({"sentiment/prefix_tuning": {"vllm kv_cache": part}})
     cells = [cell.strip() for cell in made.splitlines()[2].strip("|").split("|")]
     assert cells[0] == "sentiment, prefix"
-    assert dict(zip(COLUMNS, cells[1:], strict=True))["vllm kv_cache"] == "1 of 2, margin ≤ 0.25"
+    assert dict(zip(COLUMNS, cells[1:], strict=True))["vllm kv_cache"] == "1 of 2, margin ≤ 0.251"
     assert cells.count("-") == len(COLUMNS) - 1
 
 
