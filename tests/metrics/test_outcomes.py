@@ -66,6 +66,7 @@ def test_without_a_difference_few_are_shown(tmp_path: Path) -> None:
         ("[1]", "line 1: expected an object with the texts id, split, adapter"),
         ('{"id": "x", "split": "s", "adapter": "a", "outcome": "yes"}', "line 1: outcome: expected a number"),
         ('{"id": "x", "split": "s", "adapter": "a", "outcome": 1}', "no answer with that id"),
+        ('{"id": "x", "split": "s", "adapter": "a", "user": [1], "outcome": 1}', "line 1: user: expected a text"),
         ('{"id": "x", "split": "s", "adapter": "a"}', "no outcomes of two adapters of one split"),
         ("", "no outcomes of two adapters"),
     ],

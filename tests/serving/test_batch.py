@@ -90,6 +90,20 @@ def test_room_that_nobody_needs_is_given_back(engines: dict[str, Engine]) -> Non
     assert batch.slots is None
 
 
+def test_room_for_many_short_rows_is_no_room_for_many_long_ones(engines: dict[str, Engine]) -> None:
+    engine = engines["prompt tuning"]
+    front = rows_of(engine)[0].front
+    many, batch = [Row((5, 6), front, 4) for _ in range(16)], Batch(engine.base, ())
+    batch.join(many)
+    batch.leave(many[1:])
+    assert batch.slots is not None
+    batch.join([Row(tuple(range(20, 220)), front, 4)])
+    own = Batch(engine.base, ())
+    own.join([Row((5, 6), front, 4), Row(tuple(range(20, 220)), front, 4)])
+    assert own.slots is not None
+    assert batch.slots.nbytes == own.slots.nbytes
+
+
 def test_a_row_that_outgrows_its_room_answers_as_alone(engines: dict[str, Engine]) -> None:
     engine = engines["prefix tuning"]
     rows = rows_of(engine, COLUMNS + 8)[:2]

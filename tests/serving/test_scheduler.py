@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers import load_base
 from softprompts.serving.batch import Batch, Row
-from softprompts.serving.scheduler import QueueFullError, Reason, Scheduler, Ticket
+from softprompts.serving.scheduler import ClosedError, QueueFullError, Reason, Scheduler, Ticket
 
 import pytest
 
@@ -225,3 +225,28 @@ def test_a_prompt_that_cannot_be_read_ends_its_request_alone(make: Callable[...,
     assert bad.reasons == ["error"]
     assert other.wait() == alone(make, PROMPTS[1], 12)
     assert other.reasons == ["length"]
+
+
+def test_whoever_waits_hears_of_it_if_decoding_ends(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(rows=2, waiting=50, paused=True)
+    gone, running, late = Asked((1, 2), most=400), Asked((3, 4), most=400), Asked((5, 6))
+    for one in (gone, running):
+        scheduler.submit(one.ticket)
+    while not (gone.heard and running.heard):
+        time.sleep(0.001)
+
+    def fail(rows: list[Row]) -> None:
+        if rows:
+            raise RuntimeError("the device is gone")
+
+    scheduler.batch.leave = fail  # type: ignore[method-assign]
+    with scheduler._changed:  # the next step finds all of this at once
+        scheduler.submit(late.ticket)
+        work = scheduler.call(lambda: 1)
+        scheduler.cancel(gone.ticket)
+    for one in (gone, running, late):
+        one.done.wait(30)
+    assert [one.reasons for one in (gone, running, late)] == [["cancelled"], ["error"], ["error"]]
+    with pytest.raises(ClosedError):
+        work.result(30)
+    assert not scheduler.alive

@@ -79,6 +79,10 @@ def test_keys_and_values_are_computed_once_and_the_least_used_go(tiny_model: Pat
     assert tasks.front(tasks.get("t0")) is first
     tasks.front(tasks.get("t1"))
     assert tasks.computed == 4
+    removed = tasks.get("t1")
+    tasks.remove("t1")
+    assert tasks.front(removed) is not None, "a request that waited"
+    assert removed not in tasks._kept
     tasks.cache_bytes = 0  # what a request needs now is there all the same
     assert tasks.front(tasks.get("t2")) is not None
 
@@ -112,12 +116,3 @@ def test_a_damaged_adapter_changes_nothing(tiny_model: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="is not a safetensors file, or is damaged"):
         tasks.add("t", str(folder))
     assert tasks.names == ["base"]
-
-
-def test_a_text_goes_into_the_template_of_its_run(tiny_model: Path) -> None:
-    tasks = served(tiny_model)
-    plain = tasks.get("base")
-    (expected,) = (tasks.tokenizer("the film").input_ids,)
-    assert tasks.filled_ids(plain, "the film") == expected
-    with pytest.raises(UserError, match=r"^the prompt tokenizes to nothing"):
-        tasks.filled_ids(plain, "")

@@ -58,7 +58,7 @@ def ask_all(folder: Path, python: str, llama: str, half: bool, record: dict[str,
     asked: dict[str, Callable[[], Any]] = {
         "peft": lambda: local.peft(record, "float32"),
         "transformers": lambda: local.transformers(folder, record),
-        "own server": lambda: local.own_server(record),
+        "own server, HTTP": lambda: local.own_server(folder, record),
     }
     script = str(Path(__file__).with_name("llama.py"))
     asked["llama.cpp"] = lambda: elsewhere(folder, "llama", [llama, script, str(folder)])

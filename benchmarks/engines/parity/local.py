@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engines.parity import vllm_server
 from benchmarks.engines.peft_answers import answer
-from softprompts.config.sections import ModelConfig
-from softprompts.models.loading import load_base_model
-from softprompts.serving.batch import Batch, Row
-from softprompts.serving.tasks import Tasks
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROWS_AT_ONCE = 8
 Answers = dict[str, list[Any]]  # by adapter, of each row
 
 
@@ -43,30 +42,30 @@ def transformers(folder: Path, record: Mapping[str, Any]) -> Answers:
     return found
 
 
-def own_server(record: Mapping[str, Any]) -> Answers:
-    """Return the answers of this project's continuous batches; rows of all adapters share a batch, and take turns."""
-    base, tokenizer = load_base_model(ModelConfig(record["model"], dtype="float32"), torch.device("cpu"))
-    tasks = Tasks(base, tokenizer)
-    for name, rows in record["adapters"].items():
-        tasks.add(name.replace("/", "."), rows["folder"])
-    batch = Batch(base, tasks.own_ends)
-    found: Answers = {name: [] for name in record["adapters"]}
-    waiting = _rows(tasks, record, found)
-    ready = True
-    while ready or batch.rows:
-        joining = [row for _, row in zip(range(ROWS_AT_ONCE - len(batch.rows)), waiting, strict=False)]
-        ready = bool(joining)
-        batch.join(joining)
-        batch.step()
-    return {name: [row.written for row in rows] for name, rows in found.items()}
+def own_server(folder: Path, record: Mapping[str, Any]) -> Answers:
+    """Return what `recipes/serve.py` answers over HTTP, several clients at a time; rows of all adapters take turns."""
+    names = {name: name.replace("/", ".") for name in record["adapters"]}
+    adapters = {names[name]: rows["folder"] for name, rows in record["adapters"].items()}
+    command = [sys.executable, "recipes/serve.py", "--serve.adapters", json.dumps(adapters)]
+    command += ["--model.name_or_path", record["model"], "--model.dtype", "float32"]
+    rows = [
+        (name, text)
+        for texts in zip(*(one["texts"] for one in record["adapters"].values()), strict=True)
+        for name, text in zip(names, texts, strict=True)
+    ]
+    with vllm_server.running(
+        [*command, "--serve.port", str(port := vllm_server.free_port())], port, folder / "own_server.log", os.environ
+    ) as url:
 
+        def ask(row: tuple[str, str]) -> list[int]:
+            body = {"model": names[row[0]], "prompt": row[1], "max_tokens": record["new_tokens"]}
+            reply = vllm_server.post(f"{url}/completions", body | {"return_token_ids": True})
+            ids: list[int] = reply["choices"][0]["token_ids"]
+            return ids
 
-def _rows(tasks: Tasks, record: Mapping[str, Any], found: Answers) -> Iterator[Row]:
-    """Yield the rows of all adapters in turn, and keep each in `found`."""
-    for number in range(len(next(iter(record["adapters"].values()))["texts"])):
-        for name, rows in record["adapters"].items():
-            task = tasks.get(name.replace("/", "."))
-            ids = tasks.raw_ids(rows["texts"][number])
-            row = Row(ids, tasks.front(task), record["new_tokens"])
-            found[name].append(row)
-            yield row
+        with ThreadPoolExecutor(vllm_server.CLIENTS) as clients:
+            answers = list(clients.map(ask, rows))
+    found: Answers = {name: [] for name in names}
+    for (name, _), answer_ids in zip(rows, answers, strict=True):
+        found[name].append(answer_ids)
+    return found

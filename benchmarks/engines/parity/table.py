@@ -16,7 +16,7 @@ COLUMNS = {
     "server prompt_embeds": "`prompt_embeds`, vLLM's server",
     "vllm kv_cache": "`kv_cache`, vLLM",
     "server kv_cache": "`kv_cache`, vLLM's server",
-    "own server": "this project's server",
+    "own server, HTTP": "this project's server, over HTTP",
 }
 
 

@@ -8,9 +8,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,33 @@ STRAY = 16  # tokens of another task in a text; broken up they are some fifteen 
 PATIENCE = 900  # seconds until the server is up
 
 
-@contextmanager
-def serving(folder: Path, form: str, python: str) -> Iterator[str]:
+def serving(folder: Path, form: str, python: str) -> AbstractContextManager[str]:
     """Within this context vLLM serves a form in float32; the address is that of its API."""
+    own = {"served_model_name": form, "host": "127.0.0.1", "port": (port := free_port())}
+    command = [python, "-m", "vllm.entrypoints.openai.api_server"]
+    given = arguments(settings(folder, form, "float32") | own)
+    return running([*command, *given], port, folder / f"server_{form}.log", environment())
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-    own = {"served_model_name": form, "host": "127.0.0.1", "port": port}
-    command = [python, "-m", "vllm.entrypoints.openai.api_server"]
-    with (folder / f"server_{form}.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [*command, *arguments(settings(folder, form, "float32") | own)],
-            env=environment(),
-            stdout=log,
-            stderr=log,
-        )
+        port: int = place.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(command: list[str], port: int, log: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Run a server within this context; the address is that of its OpenAI API.
+
+    Raises:
+        RuntimeError: it does not say that it is healthy.
+    """
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
         try:
-            _wait_until_up(process, f"http://127.0.0.1:{port}/health", log.name)
+            _wait_until_up(process, f"http://127.0.0.1:{port}/health", file.name)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
@@ -56,7 +66,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], health: str, log: str) -> N
             urllib.request.urlopen(health, timeout=5).close()
         except OSError:
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"vLLM's server did not start; see {log}") from None
+                raise RuntimeError(f"the server did not start; see {log}") from None
             time.sleep(2)
         else:
             return

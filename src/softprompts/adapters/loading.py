@@ -103,8 +103,8 @@ def find_adapter(path: str) -> Path:
     if folder.is_dir():
         if whole := find_model(path):
             raise UserError(f"adapter.path: {whole} is a whole model; set model.name_or_path to it")
-        inner = sorted(str(p.parent) for p in folder.glob(f"**/{CONFIG}"))
-        several = f"; adapters below it: {', '.join(inner)}" if inner else ""
+        inner = sorted(p.parent.relative_to(folder) for p in folder.glob(f"**/{CONFIG}"))
+        several = f"; adapters below it: {listed(inner)}" if inner else ""
         raise UserError(f"adapter.path: {path} is not an adapter: it has no {CONFIG}{several}")
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         near = nearest(path, [str(p.parent) for p in Path().glob(f"runs/**/{CONFIG}")])

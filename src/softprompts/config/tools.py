@@ -304,6 +304,8 @@ class ServeConfig:
         max_waiting: most requests in the queue; further ones get status 429.
         max_new_tokens: most output tokens that a request may ask for.
         max_body_bytes: largest body of a request.
+        max_connections: most open connections; requests on further ones get status 429.
+        client_timeout: seconds that a client may take to send a request, or to read a part of its answer.
         timeout: seconds until an unfinished request is ended.
         drain: seconds for the remaining requests after the server was told to stop.
         cache_megabytes: most memory for the keys and values of prompts; prefixes need memory in addition.
@@ -322,6 +324,8 @@ class ServeConfig:
     max_waiting: int = 128
     max_new_tokens: int = 512
     max_body_bytes: int = 2**20
+    max_connections: int = 2048
+    client_timeout: float = 30.0
     timeout: float = 120.0
     drain: float = 30.0
     cache_megabytes: int = 256
@@ -332,7 +336,7 @@ class ServeConfig:
         if find_spec("fastapi") is None:
             raise UserError('serve: requires more packages; install them by pip install "softprompts[serve]"')
         counts = ("max_batch_rows", "max_batch_positions", "max_waiting", "max_new_tokens", "max_body_bytes")
-        for key in (*counts, "timeout", "drain", "cache_megabytes"):
+        for key in (*counts, "max_connections", "client_timeout", "timeout", "drain", "cache_megabytes"):
             check_above_zero(f"serve.{key}", getattr(self, key))
         if not 0 <= self.port < 65536:
             raise UserError(f"serve.port: expected 0 to 65535, found {self.port}")

@@ -33,9 +33,12 @@ class Encoder:
     which occur again and again, so their ids are remembered.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, sample: Sequence[str]) -> None:
-        """Choose the way by a sample of texts. A faster way must give the same ids as the tokenizer."""
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sample: Sequence[str], remembered: int = REMEMBERED) -> None:
+        """Choose the way by a sample of texts. A faster way must give the same ids as the tokenizer.
+
+        The ids of at most `remembered` pieces are kept.
+        """
+        self.tokenizer, self.remembered = tokenizer, remembered
         self._own: Callable[[Sequence[str]], list[list[int]]] | None = None  # ids without marks, by a faster way
         self._marks: tuple[list[int], list[int]] | None = None  # before each text and after it; None if unknown
         self._forget()
@@ -65,7 +68,7 @@ class Encoder:
         return [encoding.ids for encoding in found]
 
     def _in_pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        if sum(map(len, (self._pieces, self._first, self._words))) > REMEMBERED:
+        if sum(map(len, (self._pieces, self._first, self._words))) > self.remembered:
             self._forget()
         return [self._of_text(text) for text in texts]
 

@@ -82,16 +82,47 @@ class RowTokenizer:
             while batch := list(islice(texts, BATCH)):
                 read = self._read(batch)
                 for text, (_, ids) in zip(batch, read, strict=True):
-                    if choices is None or self.spec.kind == "encoder" or ids in targets.numbers:
+                    if choices is None or ids in targets.numbers:
                         continue
-                    if pair := _nested(choices, ids, text.place):
-                        raise NestedError(pair)
+                    self._check_apart(ids, text.place)
                     targets.numbers[ids] = len(targets.numbers)
                 answers = [numbers[text.target] if choices else None for text in batch]
                 examples.write([ids for ids, _ in read], [ids for _, ids in read], answers)
             digests[name] = examples.digest.hexdigest()
         targets.close()
         return {"sha256": digests}
+
+    def read(self, row: Text) -> _Ids:
+        """Return the token ids of one row, without writing them.
+
+        Raises:
+            UserError, NestedError: as `write`.
+        """
+        (read,) = self._read([row])
+        self._check_apart(read[1], row.place)
+        return read
+
+    def prompt_ids(self, row: Text) -> list[int]:
+        """Return the token ids of one row's prompt; they do not depend on its targets.
+
+        Raises:
+            UserError: as `write`, but for a row that is too long.
+        """
+        (ids,) = self._prompts([row], [row.prompt])[1]
+        return ids
+
+    def check_prompt(self, row: Text, ids: Sequence[int]) -> None:
+        """Raise `UserError` for a prompt of no tokens, or with one that the base model does not know."""
+        if not ids:
+            raise UserError(f"{row.place}: the prompt tokenizes to nothing")
+        self._check_known(row, ids)
+
+    def _check_apart(self, ids: Targets, place: str) -> None:
+        """Raise `NestedError` if the tokens of one choice begin those of another."""
+        if self.task.choices is None or self.spec.kind == "encoder":
+            return
+        if pair := _nested(self.task.choices, ids, place):
+            raise NestedError(pair)
 
     def _read(self, rows: Sequence[Text]) -> list[_Ids]:
         """Return the token ids of rows. If several rows are refused, the error names the first."""
@@ -106,12 +137,7 @@ class RowTokenizer:
 
     def _tokens(self, rows: Sequence[Text], prompts: Sequence[str], given: Sequence[Sequence[str]]) -> list[_Ids]:
         """Return the ids of each row's prompt, and of each of its targets after the prompt."""
-        texts = [in_chat(self.task, self.tokenizer, p) for p in prompts] if self.task.config.chat else prompts
-        prompt_ids = self._prompt_ids(texts)
-        for row, ids in zip(rows, prompt_ids, strict=True):
-            if not ids:
-                raise UserError(f"{row.place}: the prompt tokenizes to nothing")
-            self._check_known(row, ids)
+        texts, prompt_ids = self._prompts(rows, prompts)
         if self.spec.kind == "encoder":
             return [(ids, tuple((n,) for n in range(len(t)))) for ids, t in zip(prompt_ids, given, strict=True)]
         if not self.encoder.is_in_pieces or self.separator or not self.task.choices:
@@ -128,6 +154,14 @@ class RowTokenizer:
         )
         known = dict(zip([tails[n] for n in numbers], after_tails, strict=True))
         return [(ids, known[tail]) for ids, tail in zip(prompt_ids, tails, strict=True)]
+
+    def _prompts(self, rows: Sequence[Text], prompts: Sequence[str]) -> tuple[Sequence[str], list[list[int]]]:
+        """Return prompts as the model sees them, in a chat if rows are one, and their ids."""
+        texts = [in_chat(self.task, self.tokenizer, p) for p in prompts] if self.task.config.chat else prompts
+        prompt_ids = self._prompt_ids(texts)
+        for row, ids in zip(rows, prompt_ids, strict=True):
+            self.check_prompt(row, ids)
+        return texts, prompt_ids
 
     def _targets(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import TypeVar
 
-from softprompts.data.tables import key_of, make_tables
+from softprompts.data.tables import Tables, key_of, make_tables
 from softprompts.encoding.chats import in_chat
 from softprompts.encoding.controls import control_tokens, warn_once
 from softprompts.encoding.documents import CHOICES_SCHEMA, SCHEMA, EncodedTask, StoredExamples
@@ -19,6 +21,7 @@ from softprompts.tasks.task import Task
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 SAMPLED = 8  # rows per split that show whether a tokenizer gives the same ids for many texts at once
 
 
@@ -58,20 +61,11 @@ def encode(
         kind = [type(tokenizer).__qualname__, tokenizer_digests(tokenizer)]
         key = key_of("tokens", keys, kind, asdict(spec), needs_end, task.choices, task.separator, settings)
     schemas = dict.fromkeys(task.splits, SCHEMA) | {"choices": CHOICES_SCHEMA}
-    try:
-        tables = make_tables(key, schemas, reader.write)
-    except NestedError as nested:
-        first, second = nested.pair
-        if end is None:
-            raise _endless(tokenizer, f"choice {first!r} begins choice {second!r} and requires an end") from None
-        reader = replace(reader, ending=(end,), separator=_separator(task, spec))
-        try:
-            tables = make_tables(key and f"{key}-ended", schemas, reader.write)
-        except NestedError as still:
-            first, second = still.pair
-            raise UserError(
-                f"task.choices: {second!r} contains the end of {first!r}; the two cannot be told apart"
-            ) from None
+
+    def write(one: RowTokenizer) -> Tables:
+        return make_tables(key and (key if one is reader else f"{key}-ended"), schemas, one.write)
+
+    tables = read_apart(reader, end, write)
     splits = {name: StoredExamples(rows, tables, name, task.choices or ()) for name, rows in task.splits.items()}
     data = EncodedTask(task, **splits, ends=ends)
     said = make_tables(key and key_of("controls", key), {}, lambda _: control_tokens(task, tokenizer))
@@ -82,6 +76,33 @@ def encode(
         for text in lost.notes:
             warn(text)
     return data
+
+
+def read_apart(reader: RowTokenizer, end: int | None, read: Callable[[RowTokenizer], T]) -> T:
+    """Read rows; if one choice begins another, read them again with an end after each choice.
+
+    Args:
+        reader: a reader of rows whose choices have no end.
+        end: the token that ends an answer, from `end_of_answer`.
+        read: what to do with a reader.
+
+    Raises:
+        UserError: raised by `read`; the tokenizer has no end; a choice contains the end of another.
+    """
+    try:
+        return read(reader)
+    except NestedError as nested:
+        first, second = nested.pair
+        if end is None:
+            why = f"choice {first!r} begins choice {second!r} and requires an end"
+            raise _endless(reader.tokenizer, why) from None
+    try:
+        return read(replace(reader, ending=(end,), separator=_separator(reader.task, reader.spec)))
+    except NestedError as still:
+        first, second = still.pair
+        raise UserError(
+            f"task.choices: {second!r} contains the end of {first!r}; the two cannot be told apart"
+        ) from None
 
 
 def _endless(tokenizer: PreTrainedTokenizerBase, why: str) -> UserError:

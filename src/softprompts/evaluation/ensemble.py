@@ -169,10 +169,7 @@ def outcome_of_vote(
         {"adapter": adapter} | _note(metrics, validation.predictions[number::count], answers_of_one, targets, resamples)
         for number, (adapter, answers_of_one) in enumerate(zip(config.adapters, single, strict=True))
     ]
-    likelihoods = [_likelihood(validation.predictions[number::count], data.task.choices) for number in range(count)]
-    first = next(iter(notes[0]["validation"]))
-    best = max(range(count), key=lambda number: (notes[number]["validation"][first], likelihoods[number]))
-    afterwards = max(range(count), key=lambda number: notes[number]["metrics"][first]["value"])
+    first, best, afterwards = _best(notes, validation, data.task.choices)
     sides = {VOTE: [answers], SINGLE: single, CHOSEN: [single[best]]}
     found = {
         "members": notes,
@@ -182,13 +179,28 @@ def outcome_of_vote(
         "comparisons": [asdict(c) for c in compare(sides, targets, metrics, resamples)],
     }
     if soup:
-        own, _ = answers_and_targets(soup.outcome.predictions)
-        against = compare({SOUP: [own]} | {name: sides[name] for name in (VOTE, CHOSEN)}, targets, metrics, resamples)
-        found["soup"] = _note(metrics, soup.validation.predictions, own, targets, resamples) | {
-            "loss": soup.outcome.loss,
-            "comparisons": [asdict(c) for c in against if c.first == SOUP],
-        }
+        found["soup"] = _note_of_soup(metrics, soup, sides, targets, resamples)
     return changed, found
+
+
+def _best(notes: Sequence[dict[str, Any]], validation: Outcome, choices: Sequence[str]) -> tuple[str, int, int]:
+    """Return the first metric, and the numbers of the members that are best by it: on validation, and afterwards."""
+    first, count = next(iter(notes[0]["validation"])), len(notes)
+    likelihoods = [_likelihood(validation.predictions[number::count], choices) for number in range(count)]
+    chosen = max(range(count), key=lambda number: (notes[number]["validation"][first], likelihoods[number]))
+    return first, chosen, max(range(count), key=lambda number: notes[number]["metrics"][first]["value"])
+
+
+def _note_of_soup(
+    metrics: dict[str, Metric], soup: Soup, sides: dict[str, list[list[str]]], targets: list[str], resamples: int
+) -> dict[str, Any]:
+    """Return the metrics of a soup, and comparisons of its own with the vote and the chosen member."""
+    own, _ = answers_and_targets(soup.outcome.predictions)
+    against = compare({SOUP: [own]} | {name: sides[name] for name in (VOTE, CHOSEN)}, targets, metrics, resamples)
+    return _note(metrics, soup.validation.predictions, own, targets, resamples) | {
+        "loss": soup.outcome.loss,
+        "comparisons": [asdict(c) for c in against if c.first == SOUP],
+    }
 
 
 def _note(

@@ -76,19 +76,20 @@ def _read(log: str) -> Outcomes:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
     answers: dict[str, dict[str, Any]] = {}
-    outcomes: dict[str, float] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         record = _record(line, f"{log}, line {number}")
         if "outcome" in record:
-            outcomes[record["id"]] = record["outcome"]
+            outcomes[record["id"]] = record
         else:
             answers[record["id"]] = record
     found: Outcomes = {}
-    for name, value in outcomes.items():
-        if (answer := answers.get(name)) is None:
+    for name, record in outcomes.items():
+        # The answer may be in an earlier log; an outcome with a user is enough without it.
+        if (answer := answers.get(name, record if "user" in record else None)) is None:
             raise UserError(f"outcomes.log: {log} has an outcome of {short(name)}, but no answer with that id")
         users = found.setdefault(answer["split"], {}).setdefault(answer["adapter"], {})
-        users.setdefault(answer.get("user") or name, []).append(float(value))
+        users.setdefault(answer.get("user") or name, []).append(float(record["outcome"]))
     return found
 
 
@@ -100,6 +101,8 @@ def _record(line: str, place: str) -> dict[str, Any]:
     keys = ("id", "split", "adapter")
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in keys):
         raise UserError(f"outcomes.log: {place}: expected an object with the texts {listed(keys)}")
+    if not isinstance(record.get("user"), (str, type(None))):
+        raise UserError(f"outcomes.log: {place}: user: expected a text, found {short(repr(record['user']))}")
     value = record.get("outcome", 0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise UserError(f"outcomes.log: {place}: outcome: expected a number, found {short(repr(value))}")

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -26,6 +27,10 @@ class QueueFullError(Exception):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the queue is full; try again in {seconds:.0f} s")
         self.seconds = seconds
+
+
+class ClosedError(Exception):
+    """The scheduler has been closed before it came to some work."""
 
 
 @dataclass(eq=False)
@@ -49,6 +54,7 @@ class Ticket:
     row: Row | None = None
     joined: float = 0.0
     cancelled: bool = False
+    ended: bool = False  # and told so
 
 
 @dataclass
@@ -79,7 +85,7 @@ class Scheduler:
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = self._draining = False
-        self._joining = 0  # requests that have left the queue and are not in the batch yet
+        self._between: list[Ticket] = []  # have left the queue, and are not in the batch yet
         self._pace = 0.0  # seconds between two answers that end, a moving average
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
@@ -140,7 +146,7 @@ class Scheduler:
             self._draining = True
             self._changed.notify()
         until = time.monotonic() + seconds
-        while time.monotonic() < until and self.alive and (self.waiting or self._joining or self._running):
+        while time.monotonic() < until and self.alive and (self.waiting or self._between or self._running):
             time.sleep(0.01)
         with self._changed:
             self._closed = True
@@ -155,11 +161,12 @@ class Scheduler:
         with self._changed:
             self._draining = True  # nobody would answer
         reason: Reason = "cancelled" if self._closed else "error"
-        for ticket in [*self._running.values(), *self._waiting]:
-            self._end(ticket, reason)
+        for ticket in [*self._running.values(), *self._between, *self._waiting]:
+            with suppress(Exception):  # the batch may be of no use any more
+                self._end(ticket, reason)
         self._waiting.clear()
         for future, _ in self._calls:
-            future.cancel()
+            _do(future, _closed)
         self._calls.clear()
 
     def _decode(self) -> None:
@@ -170,15 +177,16 @@ class Scheduler:
                     break
                 dropped = self._drop()
                 admitted = self._admit()
-                self._joining = len(admitted)
-                call = self._calls.popleft() if self._calls else None  # one a step: who decodes goes on
+                self._between = [*(ticket for ticket, _ in dropped), *admitted]
+                call = self._calls[0] if self._calls else None  # one a step: who decodes goes on
             for ticket, reason in dropped:
                 self._end(ticket, reason)
             self._join(admitted)
-            self._joining = 0
+            self._between = []
             self._step()
             if call:
                 _do(*call)
+                self._calls.popleft()
 
     def _drop(self) -> list[tuple[Ticket, Reason]]:
         """Take those out of queue and batch whose time is over, or who are cancelled."""
@@ -255,16 +263,26 @@ class Scheduler:
                 self._end(ticket, "length" if not stopped and len(row.written) == row.most else "stop")
 
     def _end(self, ticket: Ticket, reason: Reason) -> None:
-        if ticket.row is not None:
-            self.batch.leave([ticket.row])
-            self._running.pop(id(ticket.row), None)
-            # So many rows are answered side by side.
-            self._pace += 0.1 * ((time.monotonic() - ticket.joined) / self.most_rows - self._pace)
-        self.counts.over[reason] = self.counts.over.get(reason, 0) + 1
+        """Take a request out of the batch and tell it, once, whatever becomes of the batch."""
+        if ticket.ended:
+            return
+        ticket.ended = True
         try:
-            ticket.over(reason)
-        except Exception:
-            LOG.exception("a request could not be told of its end")
+            if ticket.row is not None:
+                self._running.pop(id(ticket.row), None)
+                # So many rows are answered side by side.
+                self._pace += 0.1 * ((time.monotonic() - ticket.joined) / self.most_rows - self._pace)
+                self.batch.leave([ticket.row])
+        finally:
+            self.counts.over[reason] = self.counts.over.get(reason, 0) + 1
+            try:
+                ticket.over(reason)
+            except Exception:
+                LOG.exception("a request could not be told of its end")
+
+
+def _closed() -> None:
+    raise ClosedError
 
 
 def _do(future: Future[T], work: Callable[[], T]) -> None:

@@ -79,7 +79,7 @@ class Slots:
         has_rows, has_columns = self._layers[0].tensors[0].shape[0], self._layers[0].tensors[0].shape[2]
         if rows <= has_rows and columns <= has_columns <= 2 * columns:
             return
-        rows = max(has_rows, 1 << (rows - 1).bit_length())
+        rows = 1 << (rows - 1).bit_length()  # fewer than there were, if longer ones are to fit into the same memory
         for layer in self._layers:
             layer.tensors = [self._moved(slots, rows, columns) for slots in layer.tensors]
 

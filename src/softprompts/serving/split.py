@@ -32,7 +32,7 @@ class Splits:
     def __init__(self, shares: dict[str, dict[str, float]], log: str | None = None) -> None:
         self.shares, self._log = shares, None if log is None else Path(log)
         self._lock = threading.Lock()
-        self._answers: OrderedDict[str, tuple[str, str]] = OrderedDict()  # by id the split and the adapter
+        self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()  # by id who asked, and who answered
         if self._log:
             try:
                 self._log.open("a", encoding="utf-8").close()
@@ -70,20 +70,21 @@ class Splits:
         """Log an answer to a request for a split; nothing for other names. Of its user the log has a digest."""
         if name not in self.shares:
             return
+        known = None if user is None else hashlib.sha256(f"log\0{name}\0{user}".encode()).hexdigest()[:16]
+        who = {"id": request, "split": name, "adapter": adapter, "user": known}
         with self._lock:
-            self._answers[request] = (name, adapter)
+            self._answers[request] = who
             while len(self._answers) > REMEMBERED:
                 self._answers.popitem(last=False)
-        known = None if user is None else hashlib.sha256(f"log\0{name}\0{user}".encode()).hexdigest()[:16]
-        self._write({"id": request, "split": name, "adapter": adapter, "user": known, **facts})
+        self._write({**who, **facts})
 
     def outcome(self, request: str, value: float) -> bool:
-        """Log what became of an answer; return whether there was such an answer."""
+        """Log what became of an answer, with all that says whose it was; return whether there was such an answer."""
         with self._lock:
-            found = self._answers.get(request)
-        if found is None:
+            who = self._answers.get(request)
+        if who is None:
             return False
-        self._write({"id": request, "split": found[0], "adapter": found[1], "outcome": value})
+        self._write({**who, "outcome": value})
         return True
 
     def _write(self, record: dict[str, Any]) -> None:

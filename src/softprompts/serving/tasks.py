@@ -1,4 +1,4 @@
-"""The tasks that a server has: a trained soft prompt each, how a text becomes a prompt, and keys and values at need."""
+"""The tasks that a server has: a trained soft prompt each, and its keys and values at need."""
 
 from __future__ import annotations
 
@@ -16,19 +16,14 @@ from softprompts.adapters.loading import find_adapter, load_adapter, run_setting
 from softprompts.adapters.transfer import VALUES, read_values
 from softprompts.config.sections import TaskConfig
 from softprompts.config.tools import AdapterConfig
-from softprompts.data.sources import SPLITS
-from softprompts.data.values import Record
-from softprompts.encoding.chats import in_chat
-from softprompts.encoding.encoder import Encoder
-from softprompts.encoding.tokenization import encode, end_of_answer
+from softprompts.encoding.tokenization import end_of_answer
 from softprompts.engine.forward import Engine, keys_and_values
 from softprompts.engine.kv_cache import States, positions_of
-from softprompts.errors import UserError, listed, nearest, settings_named, short
-from softprompts.evaluation.interactive import record_of
+from softprompts.errors import UserError, listed, nearest, short
 from softprompts.export.kv_cache.writer import states_of
 from softprompts.models.loading import input_spec
-from softprompts.tasks.task import Row, Task, render
-from softprompts.tasks.templates import check_template
+from softprompts.tasks.task import Task
+from softprompts.tasks.templates import check_characters, check_template
 
 import torch
 from peft import PeftType
@@ -36,16 +31,15 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SAMPLE = ("The quick brown fox.", " jumps\nover 12 lazy dogs!")  # texts that a tokenizer is tried on
 
 
 @dataclass(frozen=True, eq=False)
 class ServedTask:
-    """A soft prompt, and how texts are put after it.
+    """A soft prompt, and how its run formatted rows.
 
     name: by which requests ask for it; folder: of the adapter; soft: embeddings (P, H) float32, or keys and values of
     a prefix, or None for the base model itself; settings: those of the run that trained it, empty if unknown; ends:
-    token ids that end its answers.
+    token ids that end its answers; end: the one that follows an answer in training, None if the tokenizer has none.
     """
 
     name: str
@@ -53,6 +47,7 @@ class ServedTask:
     soft: torch.Tensor | States | None
     settings: dict[str, Any]
     ends: frozenset[int] = frozenset()
+    end: int | None = None
 
     @property
     def virtual_tokens(self) -> int:
@@ -75,6 +70,18 @@ class ServedTask:
         listed = self.settings.get("task", {}).get("choices")
         words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
         return tuple(words) if isinstance(words, list) else ()
+
+    def as_task(self, choices: Sequence[str] = ()) -> Task:
+        """Return a task without rows, which formats a row as the run did."""
+        before = self.settings.get("task", {})
+        config = TaskConfig(
+            prompt=self.template,
+            target=before.get("target") or " {answer}",
+            chat=bool(before.get("chat")),
+            system=before.get("system"),
+            max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
+        )
+        return Task("request", {}, tuple(choices) or None, (), "yours", config)
 
     def as_target(self, choice: str) -> str:
         """Return a choice with the white space that the run's target template puts before a word."""
@@ -101,19 +108,18 @@ class Tasks:
     learned is kept. Keys and values of embeddings are computed when a request first needs them, and the least recently
     used are dropped, so that a thousand tasks take hardly more memory than one.
 
-    Nothing here may be called while a forward pass of the base model runs in another thread, except `get`, `names` and
-    `prompt_ids`: loading tries the adapter on the model.
+    Nothing here may be called while a forward pass of the base model runs in another thread, except `get`, `names`,
+    `all` and `serves`: loading tries the adapter on the model.
     """
 
     def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cache_bytes: int = 2**28) -> None:
         """Begin with the base model alone, under the name `base`; `cache_bytes` bounds the keys and values kept."""
         self.base, self.tokenizer, self.cache_bytes = base, tokenizer, cache_bytes
         self.computed = 0  # keys and values so far, for the metrics
-        self.vocabulary = input_spec(base).vocabulary or len(tokenizer)  # token ids that have an embedding
-        self._encoder = Encoder(tokenizer, SAMPLE)
+        self.spec = input_spec(base)
         self.own_ends = frozenset(Engine(base, tokenizer).ends)
-        self._tasks: dict[str, ServedTask] = {"base": ServedTask("base", None, None, {}, self.own_ends)}
-        self._kept: OrderedDict[ServedTask, States] = OrderedDict()
+        self._tasks = {"base": self._with_end(ServedTask("base", None, None, {}))}
+        self._kept: OrderedDict[ServedTask, tuple[States, int]] = OrderedDict()  # each with its bytes
         words: Any = base.get_input_embeddings()
         self._table_of_words = words.weight
         ((keys, _), *_) = keys_and_values(base, self._table_of_words[:1])
@@ -137,8 +143,12 @@ class Tasks:
         """
         found = self._tasks.get(name)
         if found is None:
-            raise UserError(f'model: "{name}"{nearest(name, self.names)}')
+            raise UserError(f'model: "{short(name)}"{nearest(name, self.names)}')
         return found
+
+    def serves(self, task: ServedTask) -> bool:
+        """Say whether a task is still served, and not another of its name."""
+        return self._tasks.get(task.name) is task
 
     def add(self, name: str, path: str) -> ServedTask:
         """Read an adapter and serve it from now on.
@@ -177,11 +187,13 @@ class Tasks:
         input_spec(self.base, positions_of(soft))  # room for a text
         settings = run_settings(path)
         _check_settings(settings, folder)
-        served = ServedTask(name, folder, soft, settings, self.own_ends)
-        if settings:
-            end = end_of_answer(Task("request", {}, None, (), "yours", _config(served)), self.tokenizer)
-            served = replace(served, ends=self.own_ends | ({end} if end is not None else frozenset()))
-        return served
+        return self._with_end(ServedTask(name, folder, soft, settings))
+
+    def _with_end(self, task: ServedTask) -> ServedTask:
+        """Return a task with the token that ends its answers: what its run taught, if that is known."""
+        end = end_of_answer(task.as_task(), self.tokenizer)
+        taught = {end} if task.settings and end is not None else ()
+        return replace(task, end=end, ends=self.own_ends.union(taught))
 
     def _read(self, folder: Path, config: Any) -> torch.Tensor | States:
         """Return the embeddings (P, H) of a soft prompt, float32, or the keys and values of a prefix."""
@@ -240,109 +252,16 @@ class Tasks:
         """Return the keys and values of a task's soft prompt, (1, G, P, D) each; None for the base model."""
         if not isinstance(task.soft, torch.Tensor):
             return task.soft
-        if task not in self._kept:
-            self._kept[task] = keys_and_values(self.base, task.soft.to(self.base.dtype))
-            self.computed += 1
-        self._kept.move_to_end(task)
-        sizes = {kept: _bytes_of(states) for kept, states in self._kept.items()}
-        for oldest in list(self._kept)[:-1]:
-            if sum(sizes.values()) <= self.cache_bytes:
-                break
-            del self._kept[oldest], sizes[oldest]
-        return self._kept[task]
-
-    def raw_ids(self, text: str) -> list[int]:
-        """Return the token ids of a text that is the whole prompt.
-
-        Raises:
-            UserError: a text that tokenizes to nothing.
-        """
-        (ids,) = self._encoder.open_ids([text])
-        return _some(ids)
-
-    def filled_ids(self, task: ServedTask, given: str | Record) -> list[int]:
-        """Return the token ids of a prompt in the template of its task's run, in a chat if rows were one there.
-
-        Args:
-            task: whose template it is.
-            given: the columns of the template; or the only one's text.
-
-        Raises:
-            UserError: a column that is missing; a text for a template with several; a text that tokenizes to nothing.
-        """
-        request = self._request(task, given)
-        prompt = request.splits["test"][0].prompt
-        if request.config.chat:
-            (ids,) = self._encoder.ids([in_chat(request, self.tokenizer, prompt)], special=False)
-        else:
-            (ids,) = self._encoder.open_ids([prompt])
-        return _some(ids)
-
-    def chat_ids(self, task: ServedTask, messages: list[dict[str, str]]) -> list[int]:
-        """Return the token ids of a conversation.
-
-        A task whose run is known reads one user message, in its template. Any other, the base model say, reads all of
-        them in the tokenizer's chat template.
-
-        Args:
-            task: whose turn it is.
-            messages: each with its role and content.
-
-        Raises:
-            UserError: other messages than the task reads; no chat template, or one that refuses them.
-        """
-        if task.settings:
-            if [message["role"] for message in messages] != ["user"]:
-                found = ", ".join(message["role"] for message in messages)
-                raise UserError(
-                    f"messages: {task.name} was trained on single texts; send one user message, not {found}"
-                )
-            return self.filled_ids(task, messages[0]["content"])
-        if not self.tokenizer.chat_template:
-            raise UserError(f"messages: the tokenizer of {self.base.name_or_path} has no chat template; send a prompt")
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of the model's folder: any of its lines may fail
-            raise UserError(
-                f"messages: the chat template refuses them: {short(' '.join(str(error).split()))}"
-            ) from None
-        (ids,) = self._encoder.ids([str(text)], special=False)
-        return _some(ids)
-
-    def choice_ids(
-        self, task: ServedTask, given: str | Record, choices: Sequence[str]
-    ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-        """Return the token ids of a prompt and of each choice, as `encode` gives them in training.
-
-        Raises:
-            UserError: as `filled_ids`, and choices that cannot be told apart.
-        """
-        with settings_named({"task.choices": "choices"}):
-            data = encode(self._request(task, given, choices), self.tokenizer, input_spec(self.base), needs_end=False)
-        example = data.test[0]
-        return example.document.prompt_ids, [document.target_ids for document in example.choices]
-
-    def _request(self, task: ServedTask, given: str | Record, choices: Sequence[str] = ()) -> Task:
-        """Return a task whose only row is a request."""
-        if isinstance(given, str):
-            if len(task.columns) != 1:
-                raise UserError(f"{task.name} reads the columns {listed(task.columns)}; give them as `columns`")
-            given = record_of(task.columns[0], given)
-        row = Row("the request", render(task.template, given, "the request"), choices[0] if choices else "", given)
-        rows = [row]
-        return Task("request", dict.fromkeys(SPLITS, rows), tuple(choices) or None, (), "yours", _config(task))
-
-
-def _config(task: ServedTask) -> TaskConfig:
-    """Return how the run of a task formats a row."""
-    before = task.settings.get("task", {})
-    return TaskConfig(
-        prompt=task.template,
-        target=before.get("target") or " {answer}",
-        chat=bool(before.get("chat")),
-        system=before.get("system"),
-        max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
-    )
+        if task in self._kept:
+            self._kept.move_to_end(task)
+            return self._kept[task][0]
+        states = keys_and_values(self.base, task.soft.to(self.base.dtype))
+        self.computed += 1
+        if self.serves(task):  # else it was removed while its last requests waited
+            self._kept[task] = states, sum(tensor.nbytes for pair in states for tensor in pair)
+        while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self.cache_bytes:
+            self._kept.popitem(last=False)
+        return states
 
 
 def _check_settings(settings: dict[str, Any], folder: Path) -> None:
@@ -355,13 +274,7 @@ def _check_settings(settings: dict[str, Any], folder: Path) -> None:
     most = evaluation.get("max_new_tokens")
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise UserError(f"{folder}: evaluation.max_new_tokens in its run's config.json is {most}; expected 1 or more")
-
-
-def _some(ids: list[int]) -> list[int]:
-    if not ids:
-        raise UserError("the prompt tokenizes to nothing")
-    return ids
-
-
-def _bytes_of(states: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> int:
-    return sum(tensor.nbytes for pair in states for tensor in pair)
+    choices = task.get("choices")
+    words = choices.values() if isinstance(choices, dict) else choices if isinstance(choices, list) else []
+    for text in (*(task.get(key) or "" for key in ("prompt", "target", "system")), *words, *stop):
+        check_characters(f"{folder}: its run's config.json", text)  # else no list of the models could be sent

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from benchmarks.engines.parity import __main__ as parity
+from benchmarks.engines.parity import __main__ as parity, local
 from benchmarks.engines.parity.engine import arguments
 from benchmarks.engines.parity.table import COLUMNS, compared, table
+from helpers import load_tuned
+
+import pytest
 
 END = 2
 EXPECTED = [{"answer": [5, 6, END], "margins": [1.5, 0.25, 3.0]}, {"answer": [5, 7, 8], "margins": [2.0, 0.5, 1.0]}]
@@ -51,3 +55,20 @@ def test_only_what_must_be_equal_decides() -> None:
 def test_settings_become_arguments() -> None:
     made = arguments({"max_model_len": 8, "enforce_eager": True, "kv_transfer_config": {"kv_role": "kv_consumer"}})
     assert made == ["--max-model-len", "8", "--enforce-eager", "--kv-transfer-config", '{"kv_role": "kv_consumer"}']
+
+
+@pytest.mark.slow
+def test_the_server_is_asked_as_it_runs(tiny_model: Path, tmp_path: Path) -> None:
+    adapters = {}
+    for seed, name in enumerate(("one/prompt_tuning", "two/prompt_tuning")):
+        model, tokenizer = load_tuned(tiny_model, 5, seed)
+        model.save_pretrained(str(tmp_path / name))
+        texts = ["the film was good", "a plot", "very dull"]
+        ids = [tokenizer(text).input_ids for text in texts]
+        adapters[name] = {"folder": str(tmp_path / name), "texts": texts, "ids": ids}
+    record = {"model": str(tiny_model), "new_tokens": 8, "adapters": adapters}
+    ends = [tokenizer.eos_token_id]
+    expected, found = local.peft(record, "float32"), local.own_server(tmp_path, record)
+    for name in adapters:
+        assert compared(expected[name], found[name], ends) == {"of": 3, "equal": 3, "differ": []}
+    assert found["one/prompt_tuning"] != found["two/prompt_tuning"]

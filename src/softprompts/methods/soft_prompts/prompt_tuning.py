@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from softprompts.config.methods import PromptConfig
@@ -64,14 +65,7 @@ def add_soft_prompt(
         seed=seed,
     )
     count = config.num_virtual_tokens or 0
-    way: str = config.prompt_tuning_init or "TEXT"
-    text, labels, fill = config.prompt_tuning_init_text, None, "repeat"
-    if isinstance(config, PromptConfig):
-        check_loaded(config, start)
-        way, fill = "RANDOM" if config.init_adapter else config.init_from or way, config.init_fill
-        labels = config.init_labels or (task.choices if task else None)
-    if way == "TEXT" and text is None and task is not None:
-        text = in_words(task)
+    way, text, labels, fill = _beginning(config, task, start)
     attached = cast(PromptTuningConfig, model.active_peft_config)
     attached.prompt_tuning_init = PromptTuningInit(way if way in PromptTuningInit.__members__ else "RANDOM")
     attached.prompt_tuning_init_text = text  # without rows of train, which an adapter's users should not get
@@ -85,6 +79,21 @@ def add_soft_prompt(
     # The tokenizer's real place, because PEFT does not know `bundled:` names.
     attached.tokenizer_name_or_path = base.name_or_path
     return model
+
+
+def _beginning(
+    config: PromptConfig | PromptTuningConfig, task: Task | None, start: torch.Tensor | None
+) -> tuple[str, str | None, Sequence[str] | None, str]:
+    """Return the way to start, the text that a config or task gives for it, labels, and what lengthens a short text."""
+    way: str = config.prompt_tuning_init or "TEXT"
+    text, labels, fill = config.prompt_tuning_init_text, None, "repeat"
+    if isinstance(config, PromptConfig):
+        check_loaded(config, start)
+        way, fill = "RANDOM" if config.init_adapter else config.init_from or way, config.init_fill
+        labels = config.init_labels or (task.choices if task else None)
+    if way == "TEXT" and text is None and task is not None:
+        text = in_words(task)
+    return way, text, labels, fill
 
 
 def smallest(base: Any, _: Any) -> Any:

@@ -13,7 +13,7 @@ import softprompts
 from softprompts.config.tools import ServeConfig
 from softprompts.serving.batch import Batch
 from softprompts.serving.http import faults
-from softprompts.serving.http.faults import ApiError, BodyLimit, KeyGuard, read_keys
+from softprompts.serving.http.faults import ApiError, KeyGuard, Limits, read_keys
 from softprompts.serving.http.generation import Generation, Job
 from softprompts.serving.http.meters import Metered, Meters
 from softprompts.serving.http.protocol import (
@@ -24,8 +24,9 @@ from softprompts.serving.http.protocol import (
     OutcomeRequest,
     Sampled,
 )
-from softprompts.serving.http.replies import Reply, events, whole
+from softprompts.serving.http.replies import Reply, events, unless_left, whole
 from softprompts.serving.http.service import Service
+from softprompts.serving.prompts import Prompts
 from softprompts.serving.scheduler import Scheduler
 from softprompts.serving.split import Splits
 from softprompts.serving.tasks import ServedTask, Tasks
@@ -40,7 +41,9 @@ PAGE = {
     "page.js": ("page.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
 }
+PROBES = frozenset({"/health", "/ready", "/metrics"})  # answered however many connections there are
 OPEN = frozenset({"/health", "/ready", *(f"/{name}" for name in PAGE)})  # without a key
+REMOVED = "(removed)"  # in metrics: models that are served no longer may be of any number
 COMPLETION_TOKENS = 16  # of OpenAI's completions, if the request does not say
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
@@ -55,7 +58,7 @@ def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
     batch = Batch(tasks.base, tasks.own_ends)
     splits = Splits(config.split, config.split_log)
     scheduler = Scheduler(batch, config.max_batch_rows, config.max_batch_positions, config.max_waiting)
-    service = Service(tasks, scheduler, config, splits)
+    service = Service(tasks, Prompts(tasks.tokenizer, tasks.spec), scheduler, config, splits)
     meters = Meters(service)
 
     @asynccontextmanager
@@ -80,7 +83,7 @@ def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
         _page(),
     ):
         app.include_router(router)
-    app.add_middleware(BodyLimit, most=config.max_body_bytes)
+    app.add_middleware(Limits, most=config.max_body_bytes, seconds=config.client_timeout, open_paths=PROBES)
     if keys:
         app.add_middleware(KeyGuard, keys=keys, open_paths=OPEN)
     app.add_middleware(Metered, meters=meters)
@@ -95,10 +98,11 @@ def _answers(service: Service, meters: Meters) -> APIRouter:
         """Continue prompts as they are, or columns in the task's template."""
         name = service.splits.choose(asked.model, asked.user)
         task = service.task(name)
-        prompts = [_ids(service, task, given) for given in _listed(asked)]
+        size = len(await request.body())
+        prompts = await service.read(lambda: [_ids(service, task, given) for given in _listed(asked)], size)
         most = task.max_new_tokens if asked.columns is not None else COMPLETION_TOKENS
         jobs = [service.job(task, ids, asked, number=number, most=most) for ids in prompts for number in range(asked.n)]
-        reply = Reply(f"cmpl-{secrets.token_hex(12)}", asked.model, sum(map(len, prompts)), chat=False)
+        reply = _reply_of("cmpl", asked, sum(map(len, prompts)))
         return await _reply(reply, jobs, asked, request)
 
     @router.post("/chat/completions", response_model=None)
@@ -106,10 +110,11 @@ def _answers(service: Service, meters: Meters) -> APIRouter:
         """Answer a conversation; a task whose run is known reads one user message, in its template."""
         name = service.splits.choose(asked.model, asked.user)
         task = service.task(name)
-        ids = service.tasks.chat_ids(task, [message.as_read() for message in asked.messages])
+        said = [message.as_read() for message in asked.messages]
+        ids = await service.read(lambda: service.prompts.chat_ids(task, said), len(await request.body()))
         most = task.max_new_tokens
         jobs = [service.job(task, ids, asked, number=number, most=most) for number in range(asked.n)]
-        reply = Reply(f"chatcmpl-{secrets.token_hex(12)}", asked.model, len(ids), chat=True)
+        reply = _reply_of("chatcmpl", asked, len(ids))
         return await _reply(reply, jobs, asked, request)
 
     async def _reply(reply: Reply, jobs: list[Job], asked: Sampled, request: Request) -> Response | dict[str, Any]:
@@ -135,7 +140,7 @@ def _scores(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.post("/classify", response_model=None)
-    async def classify(asked: ClassifyRequest) -> dict[str, Any]:
+    async def classify(asked: ClassifyRequest, request: Request) -> dict[str, Any]:
         """Score the task's choices, or those of the request, by likelihood."""
         started = time.monotonic()
         name = service.splits.choose(asked.model, asked.user)
@@ -147,7 +152,8 @@ def _scores(service: Service) -> APIRouter:
             raise ApiError(400, "choices: expected different ones", param="choices")
         given: Any = asked.input if asked.input is not None else asked.columns
         listed = given if isinstance(given, list) else [given]
-        rows = [_label(index, choices, await service.scores(task, one, choices)) for index, one in enumerate(listed)]
+        work = service.scores(task, listed, choices, len(await request.body()))
+        rows = [_label(index, choices, scores) for index, scores in enumerate(await unless_left(request, work))]
         made = f"classify-{secrets.token_hex(12)}"
         seconds = round(time.monotonic() - started, 4)
         service.splits.answered(made, asked.model, name, user=asked.user, seconds=seconds, reason="stop")
@@ -186,15 +192,21 @@ def _measure(
     reason: str,
     started: float,
 ) -> None:
-    task = generation.jobs[0].task.name
-    meters.tokens.labels(task, "read").inc(reply.prompts)
-    meters.tokens.labels(task, "written").inc(generation.written)
+    task = generation.jobs[0].task
+    name = task.name if service.tasks.serves(task) else REMOVED
+    meters.tokens.labels(name, "read").inc(reply.prompts)
+    meters.tokens.labels(name, "written").inc(generation.written)
     first = None if generation.first is None else round(generation.first - started, 4)
     if first is not None:
-        meters.first.labels(task).observe(first)
+        meters.first.labels(name).observe(first)
     facts = {"seconds": round(time.monotonic() - started, 4), "first_token_seconds": first, "reason": reason}
     tokens = {"prompt_tokens": reply.prompts, "completion_tokens": generation.written}
-    service.splits.answered(reply.id, reply.model, task, user=user, **facts, **tokens)
+    service.splits.answered(reply.id, reply.model, task.name, user=user, **facts, **tokens)
+
+
+def _reply_of(kind: str, asked: Sampled, prompts: int) -> Reply:
+    name = f"{kind}-{secrets.token_hex(12)}"
+    return Reply(name, asked.model, prompts, kind == "chatcmpl", asked.return_token_ids)
 
 
 def _listed(asked: CompletionRequest) -> list[Any]:
@@ -206,11 +218,11 @@ def _listed(asked: CompletionRequest) -> list[Any]:
 
 def _ids(service: Service, task: ServedTask, given: str | list[int] | dict[str, Any]) -> list[int]:
     if isinstance(given, list):
-        vocabulary = service.tasks.vocabulary
-        if (largest := max(given)) >= vocabulary:
+        vocabulary = service.prompts.spec.vocabulary
+        if vocabulary is not None and (largest := max(given)) >= vocabulary:
             raise ApiError(400, f"prompt: token id {largest} is beyond the {vocabulary} of the model", param="prompt")
         return given
-    return service.tasks.raw_ids(given) if isinstance(given, str) else service.tasks.filled_ids(task, given)
+    return service.prompts.raw_ids(given) if isinstance(given, str) else service.prompts.filled_ids(task, given)
 
 
 def _models(service: Service, meters: Meters) -> APIRouter:

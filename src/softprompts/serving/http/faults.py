@@ -1,9 +1,11 @@
-"""Errors in OpenAI's shape, and what a request has to pass first: an API key, a limit on its body."""
+"""Errors in OpenAI's shape, and what a request has to pass first: an API key, limits on its body."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import json
 import logging
 import math
 from collections.abc import Collection
@@ -16,25 +18,35 @@ from softprompts.serving.scheduler import QueueFullError
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOG = logging.getLogger(__name__)
+CROWDED = "crowded"  # in the state of requests on a connection beyond `serve.max_connections`
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
 class ApiError(Exception):
     """A request that gets another status than 200.
 
-    status: HTTP status; message: one line; code and param: OpenAI's words for what is wrong and in which field.
+    status: HTTP status; message: one line; code and param: OpenAI's words for what is wrong and in which field; wait:
+    seconds until the client may ask again; close: whether the connection ends with the answer.
     """
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None, wait: float = 0.0
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        wait: float = 0.0,
+        close: bool = False,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param, self.wait = status, message, code, param, wait
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.wait, self.close = wait, close
 
     def body(self) -> dict[str, Any]:
         """Return the error as OpenAI's clients read it."""
@@ -42,12 +54,15 @@ class ApiError(Exception):
         kind = "invalid_request_error" if 400 <= self.status < 500 and self.status not in (*KINDS, 429) else kind
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
+    def response(self) -> Response:
         """Return the answer to the request."""
         headers = {"retry-after": str(math.ceil(self.wait))} if self.wait else {}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return JSONResponse(self.body(), self.status, headers)
+        if self.close:
+            headers["connection"] = "close"
+        # In ASCII: half a character, which a message may quote, is not UTF-8.
+        return Response(json.dumps(self.body()), self.status, headers, "application/json")
 
 
 def from_user_error(error: UserError) -> ApiError:
@@ -62,26 +77,31 @@ def from_full_queue(error: QueueFullError, draining: bool) -> ApiError:
     return ApiError(429, str(error), code="queue_full", wait=error.seconds)
 
 
+def too_slow(seconds: float) -> ApiError:
+    """Return a 408 for a request that is not complete in time. Its connection is then closed."""
+    return ApiError(408, f"the request was not complete within {seconds:g} s", code="too_slow", close=True)
+
+
 def add_handlers(app: FastAPI) -> None:
     """Let every error of an app have OpenAI's shape."""
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return _explained(error).response()
 
-    async def plain(_: Request, error: Exception) -> JSONResponse:
+    async def plain(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return ApiError(error.status_code, str(error.detail)).response()
 
-    async def ours(_: Request, error: Exception) -> JSONResponse:
+    async def ours(_: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
         return error.response()
 
-    async def user(_: Request, error: Exception) -> JSONResponse:
+    async def user(_: Request, error: Exception) -> Response:
         assert isinstance(error, UserError)
         return from_user_error(error).response()
 
-    async def unknown(_: Request, error: Exception) -> JSONResponse:
+    async def unknown(_: Request, error: Exception) -> Response:
         LOG.error("a request failed", exc_info=error)
         return ApiError(500, "the server failed; its log says why").response()
 
@@ -126,35 +146,61 @@ class KeyGuard:
         await self.app(scope, receive, send)
 
 
-class BodyLimit:
-    """Reads the body of each request before anything else does, and refuses one that is too large."""
+class Limits:
+    """Reads the body of each request before anything else does, and refuses what is beyond the server's limits.
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+    Args:
+        app: what is asked if all is well.
+        most: bytes of a body.
+        seconds: that a client may take to send it.
+        open_paths: what is answered also on a connection beyond the limit: see `Connection`.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, seconds: float, open_paths: Collection[str]) -> None:
+        self.app, self.most, self.seconds, self.open_paths = app, most, seconds, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body, more = bytearray(), True
-        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
-        too_large = announced.isdigit() and int(announced) > self.most
-        while more and not too_large:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            too_large = len(body) > self.most
-        if too_large:
-            await ApiError(413, f"the body is larger than {self.most} bytes").response()(scope, receive, send)
+        try:
+            body = await self._body(scope, receive)
+            # The body is read all the same: a client that is still sending would not hear of it.
+            if CROWDED in scope.get("state", {}) and scope["path"] not in self.open_paths:
+                raise ApiError(429, "too many connections are open", code="too_many_connections", wait=1, close=True)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
             return
-        pending: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        if body is None:
+            return
+        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
             return pending.pop() if pending else await receive()
 
         await self.app(scope, replay, send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """Return the body of a request; None if the client has left.
+
+        Raises:
+            ApiError: a body that is too large, or comes too slowly.
+        """
+        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(self.seconds):
+                while more:
+                    if len(body) > self.most or (announced.isdigit() and int(announced) > self.most):
+                        raise ApiError(413, f"the body is larger than {self.most} bytes")
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            raise too_slow(self.seconds) from None
+        return bytes(body)
 
 
 def read_keys(path: str) -> list[str]:

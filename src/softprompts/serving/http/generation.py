@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from softprompts.serving.tasks import ServedTask, Tasks
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+LOG = logging.getLogger(__name__)
 PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of the first bytes of a character
 
 
@@ -52,11 +54,15 @@ class Token:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one answer grew by: text, tokens, and why it is over, None while it is not."""
+    """What one answer grew by: text, tokens, their ids, and why it is over, None while it is not.
+
+    `tokens` is empty unless log-probabilities are asked for.
+    """
 
     index: int
     text: str
     tokens: list[Token]
+    ids: list[int]
     reason: Reason | None = None
 
 
@@ -66,7 +72,8 @@ class Answer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
         self.tokenizer, self.job = tokenizer, job
         self.sent = 0  # characters
-        self.told = 0  # tokens
+        self.told = 0  # tokens with their log-probabilities
+        self.listed = 0  # ids of tokens
 
     def certain(self, text: str) -> str:
         """Return what is new in a text and stays: not half a character, nor what may begin a stop text."""
@@ -98,6 +105,11 @@ class Answer:
             found.append(Token(self.text([row.written[number]]), offset, row.logprobs[number], named))
         self.told += len(found)
         return found
+
+    def ids(self, row: Row) -> list[int]:
+        """Return the ids of the tokens that were not listed yet."""
+        ids, self.listed = row.written[self.listed :], len(row.written)
+        return ids
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of token ids."""
@@ -173,21 +185,27 @@ class Generation:
             text = answer.text(row.written)
             stopped = before(text, job.stop) != text
             if self._stream and not stopped:
-                piece = Piece(index, answer.certain(text), answer.tokens(row))
-                if piece.text or piece.tokens:
-                    self._tell(piece)
+                piece, tokens = answer.certain(text), answer.tokens(row)
+                if piece or tokens:
+                    self._tell(Piece(index, piece, tokens, answer.ids(row)))
             return stopped
 
-        def over(reason: Reason) -> None:
-            row = ticket.row
-            if row is None:
-                self._tell(Piece(index, "", [], reason))
-                return
-            self.written += len(row.written)
+        def last(row: Row, reason: Reason) -> Piece:
             text = answer.text(row.written)
             whole = before(text, job.stop)
             rest = answer.new(whole)
-            self._tell(Piece(index, rest, answer.tokens(row, cut=whole != text), reason))
+            return Piece(index, rest, answer.tokens(row, cut=whole != text), answer.ids(row), reason)
+
+        def over(reason: Reason) -> None:
+            piece = Piece(index, "", [], [], reason)
+            if (row := ticket.row) is not None:
+                self.written += len(row.written)
+                try:
+                    piece = last(row, reason)
+                except Exception:  # of the tokenizer, say: whoever asked must hear of the end all the same
+                    LOG.exception("the end of an answer cannot be read")
+                    piece = Piece(index, "", [], [], "error")
+            self._tell(piece)
 
         def make_row() -> Row:
             return Row(job.ids, tasks.front(job.task), job.most, job.sampling, job.task.ends, job.logprobs or 0)

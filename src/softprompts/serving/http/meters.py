@@ -86,7 +86,7 @@ class Metered:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), "500"
+        started, status = time.perf_counter(), "499"  # a client that leaves before it has an answer
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -96,6 +96,9 @@ class Metered:
 
         try:
             await self.app(scope, receive, noted)
+        except Exception:  # is answered further out
+            status = "500"
+            raise
         finally:
             # Of paths that are no route there may be any number.
             route = getattr(scope.get("route"), "path", "other")

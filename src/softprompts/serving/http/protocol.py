@@ -8,8 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+# The first fault is enough: of a long list that is not meant so, each item would be one.
+Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Columns = dict[Annotated[str, Field(max_length=200)], Any]
 MOST = 64  # answers to one request
+Stop = Annotated[str, Field(max_length=1000)]  # is looked for after every token
 
 
 class Strict(BaseModel):
@@ -30,7 +33,10 @@ class StreamOptions(Strict):
 
 
 class Sampled(Strict):
-    """What completions and chats have in common. Answers are greedy by default, as in evaluation."""
+    """What completions and chats have in common. Answers are greedy by default, as in evaluation.
+
+    `return_token_ids` is vLLM's: the reply has the token ids of prompt and answer beside their texts.
+    """
 
     model: Annotated[str, Field(max_length=200)]
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
@@ -38,13 +44,14 @@ class Sampled(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     n: Annotated[int, Field(ge=1, le=MOST)] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
     user: Annotated[str, Field(max_length=1000)] | None = None
     metadata: dict[str, Any] | None = None
+    return_token_ids: bool = False
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -58,9 +65,9 @@ class CompletionRequest(Sampled):
 
     prompt: (
         Text
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST)]
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST, fail_fast=True)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=MOST, fail_fast=True)]
         | None
     ) = None
     columns: Columns | Annotated[list[Columns], Field(min_length=1, max_length=MOST)] | None = None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from softprompts.serving.http.faults import ApiError
-from softprompts.serving.http.generation import PARTIAL, Generation, Piece, Token
+from softprompts.serving.http.generation import PARTIAL, Generation, Job, Piece, Token
 
 from starlette.requests import Request
 
+T = TypeVar("T")
 # Called once, with the reasons why the answers are over, or an error's code.
 Done = Callable[[str], None]
 
@@ -22,13 +23,15 @@ Done = Callable[[str], None]
 class Reply:
     """What all parts of a reply repeat, and how an answer's part is written.
 
-    model: the name that was asked for; prompts: tokens of all prompts; chat: whether it is a chat's.
+    model: the name that was asked for; prompts: tokens of all prompts; chat: whether it is a chat's; ids: whether the
+    ids of tokens are told as well.
     """
 
     id: str
     model: str
     prompts: int
     chat: bool
+    ids: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     def head(self, streamed: bool = False) -> dict[str, Any]:
@@ -44,20 +47,35 @@ class Reply:
             "total_tokens": self.prompts + written,
         }
 
-    def choice(self, index: int, text: str, tokens: Sequence[Token] | None, reason: str | None) -> dict[str, Any]:
-        """Return a whole answer."""
-        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        return {"index": index, **said, "logprobs": self._logprobs(tokens), "finish_reason": reason}
+    def whole(self, answers: Sequence[Piece], jobs: Sequence[Job], written: int) -> dict[str, Any]:
+        """Return a whole reply: a piece and a job for each answer, and how many tokens were written for all."""
+        choices = []
+        for piece, job in zip(answers, jobs, strict=True):
+            said = {"message": {"role": "assistant", "content": piece.text}} if self.chat else {"text": piece.text}
+            choices.append(self._choice(piece, job, said, first=True))
+        return {**self.head(), **self._of_chat(jobs[0]), "choices": choices, "usage": self.usage(written)}
 
-    def part(self, piece: Piece, tokens: Sequence[Token] | None, first: bool) -> dict[str, Any]:
-        """Return a part of a streamed answer."""
+    def part(self, piece: Piece, job: Job, first: bool) -> dict[str, Any]:
+        """Return an event of a stream: what one answer grew by; `first` says whether it is the answer's first."""
         role = {"role": "assistant"} if first else {}
         said = {"delta": {**role, "content": piece.text}} if self.chat else {"text": piece.text}
-        return {"index": piece.index, **said, "logprobs": self._logprobs(tokens), "finish_reason": piece.reason}
+        own = self._of_chat(job) if first else {}
+        return {**self.head(streamed=True), **own, "choices": [self._choice(piece, job, said, first)]}
 
-    def _logprobs(self, tokens: Sequence[Token] | None) -> dict[str, Any] | None:
-        if tokens is None:
-            return None
+    def _choice(self, piece: Piece, job: Job, said: dict[str, Any], first: bool) -> dict[str, Any]:
+        logprobs = None if job.logprobs is None else self._logprobs(piece.tokens)
+        made = {"index": piece.index, **said, "logprobs": logprobs, "finish_reason": piece.reason}
+        if self.ids:
+            made["token_ids"] = piece.ids
+            if first and not self.chat:
+                made["prompt_token_ids"] = list(job.ids)
+        return made
+
+    def _of_chat(self, job: Job) -> dict[str, Any]:
+        """Return the ids of the prompt where vLLM has them in a chat: it is the same for all answers."""
+        return {"prompt_token_ids": list(job.ids)} if self.ids and self.chat else {}
+
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
         if self.chat:
             return {"content": [_entry(t.text, t.logprob) | {"top_logprobs": _entries(t.likeliest)} for t in tokens]}
         return {
@@ -84,38 +102,49 @@ async def whole(reply: Reply, generation: Generation, request: Request, done: Do
     Raises:
         ApiError: an answer that ended by a fault here, or by its time.
     """
-    texts: list[list[str]] = [[] for _ in generation.jobs]
-    tokens: list[list[Token]] = [[] for _ in generation.jobs]
-    reasons: list[str] = [""] * len(generation.jobs)
+    pieces: list[list[Piece]] = [[] for _ in generation.jobs]
 
-    async def collect() -> None:
+    async def collect() -> list[Piece]:
         async for piece in generation.pieces():
-            texts[piece.index].append(piece.text)
-            tokens[piece.index] += piece.tokens
-            reasons[piece.index] = piece.reason or reasons[piece.index]
+            pieces[piece.index].append(piece)
+        return [_joined(own) for own in pieces]
 
-    collecting = asyncio.create_task(collect())
-    leaving = asyncio.create_task(_left(request))
+    reason = "cancelled"
     try:
-        await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        answers = await unless_left(request, collect())
+        reason = _worst([str(answer.reason) for answer in answers])
     finally:
-        finished = collecting.done()
-        if not finished:
+        if reason == "cancelled":
             generation.cancel()
-        for task in (collecting, leaving):
-            task.cancel()
-        done(_worst(reasons) if finished else "cancelled")
-    if not finished:
-        raise ApiError(499, "the client has left")
-    if fault := fault_of(_worst(reasons)):
+        done(reason)
+    if fault := fault_of(reason):
         raise fault
-    choices = [
-        reply.choice(
-            index, "".join(texts[index]), None if job.logprobs is None else tokens[index], finish(reasons[index])
-        )
-        for index, job in enumerate(generation.jobs)
-    ]
-    return {**reply.head(), "choices": choices, "usage": reply.usage(generation.written)}
+    return reply.whole(answers, generation.jobs, generation.written)
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    """Return all pieces of an answer as one."""
+    text = "".join(piece.text for piece in pieces)
+    tokens = [token for piece in pieces for token in piece.tokens]
+    ids = [number for piece in pieces for number in piece.ids]
+    return Piece(pieces[0].index, text, tokens, ids, pieces[-1].reason)
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what work comes to; a client that leaves ends it.
+
+    Raises:
+        ApiError: the client has left.
+    """
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(499, "the client has left")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 async def _left(request: Request) -> None:
@@ -134,10 +163,9 @@ async def events(reply: Reply, generation: Generation, usage: bool, done: Done) 
                 yield _event(fault.body())
                 return
             reasons[piece.index] = piece.reason or ""
-            tokens = None if generation.jobs[piece.index].logprobs is None else piece.tokens
-            part = reply.part(piece, tokens, piece.index not in begun)
+            part = reply.part(piece, generation.jobs[piece.index], piece.index not in begun)
             begun.add(piece.index)
-            yield _event({**reply.head(streamed=True), "choices": [part]})
+            yield _event(part)
         if usage:
             yield _event({**reply.head(streamed=True), "choices": [], "usage": reply.usage(generation.written)})
         yield "data: [DONE]\n\n"
@@ -148,12 +176,8 @@ async def events(reply: Reply, generation: Generation, usage: bool, done: Done) 
 
 
 def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-
-
-def finish(reason: str) -> str:
-    """Return OpenAI's word for why an answer is over."""
-    return "length" if reason == "length" else "stop"
+    # In ASCII: clients that part a stream by Python's `splitlines` take U+2028 and U+0085 for ends of lines.
+    return f"data: {json.dumps(body)}\n\n"
 
 
 def fault_of(reason: str) -> ApiError | None:

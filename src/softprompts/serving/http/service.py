@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,26 +20,29 @@ from softprompts.errors import UserError, nearest, settings_named, warn
 from softprompts.models.identity.base_model import RECORD
 from softprompts.models.loading import max_positions
 from softprompts.serving.batch import Sampling
-from softprompts.serving.http.faults import ApiError, from_full_queue, from_user_error
+from softprompts.serving.http.faults import ApiError, from_full_queue
 from softprompts.serving.http.generation import Generation, Job
 from softprompts.serving.http.protocol import ChatRequest, CompletionRequest, Sampled
 from softprompts.serving.likelihood import log_likelihoods, parts_of, read_prompt
-from softprompts.serving.scheduler import QueueFullError, Scheduler
+from softprompts.serving.prompts import Prompts
+from softprompts.serving.scheduler import ClosedError, QueueFullError, Scheduler
 from softprompts.serving.split import Splits
 from softprompts.serving.tasks import ServedTask, Tasks
 
 T = TypeVar("T")
+LARGE = 2**14  # bytes whose tokenization takes milliseconds
 MOST_READ = 16  # batches' worth of positions that the choices of one text may take
 
 
 @dataclass
 class Service:
-    """One base model, its tasks, and who decodes.
+    """One base model, its tasks, what their texts are to it, and who decodes.
 
     started: seconds since the epoch; stopping: whether a signal has come.
     """
 
     tasks: Tasks
+    prompts: Prompts
     scheduler: Scheduler
     config: ServeConfig
     splits: Splits
@@ -112,28 +116,50 @@ class Service:
             raise from_full_queue(error, self.draining) from None
         return made
 
+    async def read(self, tokenize: Callable[[], T], size: int) -> T:
+        """Tokenize texts of `size` bytes: many of them in another thread, so that the event loop goes on."""
+        return await asyncio.to_thread(tokenize) if size > LARGE else tokenize()
+
     async def call(self, work: Callable[[], T]) -> T:
         """Do work with the base model between two steps.
 
         Raises:
-            ApiError: the queue is full; the work takes too long.
+            ApiError: the queue is full; the server is being stopped.
         """
         try:
-            future = self.scheduler.call(work)
+            return await asyncio.wrap_future(self.scheduler.call(work))
         except QueueFullError as error:
             raise from_full_queue(error, self.draining) from None
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self.config.timeout)
-        except TimeoutError:
-            raise ApiError(504, f"no answer within {self.config.timeout:.0f} s", code="timeout") from None
-        except asyncio.CancelledError:
-            if future.cancelled():
-                raise ApiError(503, "the server is being stopped", code="stopping", wait=1) from None
-            raise
+        except ClosedError:
+            raise ApiError(503, "the server is being stopped", code="stopping", wait=1) from None
 
-    async def scores(self, task: ServedTask, given: str | dict[str, Any], choices: list[str]) -> list[float]:
-        """Return the log-likelihood of each choice, in nats."""
-        prompt_ids, choice_ids = self.tasks.choice_ids(task, given, choices)
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                yield
+        except TimeoutError:
+            raise ApiError(504, f"no answer within {self.config.timeout:g} s", code="timeout") from None
+
+    async def scores(
+        self, task: ServedTask, given: Sequence[str | dict[str, Any]], choices: list[str], size: int
+    ) -> list[list[float]]:
+        """Return the log-likelihood of each choice after each text, in nats.
+
+        Args:
+            task: whose soft prompt it is.
+            given: texts, or columns of the template.
+            choices: as they follow a prompt.
+            size: bytes of a text, at most.
+        """
+        async with self._in_time():
+            return [await self._scores(task, one, choices, size) for one in given]
+
+    async def _scores(
+        self, task: ServedTask, given: str | dict[str, Any], choices: list[str], size: int
+    ) -> list[float]:
+        read = partial(self.prompts.choice_ids, task, given, choices)
+        prompt_ids, choice_ids = await self.read(read, size * len(choices))
         before, longest = task.virtual_tokens + len(prompt_ids), max(map(len, choice_ids))
         if before + longest > self._room():
             raise ApiError(400, "the prompt and its choices are too long", code="context_length_exceeded")
@@ -161,10 +187,8 @@ class Service:
             raise ApiError(403, "path: expected one below serve.folder", param="path")
         if name in self.splits.names:
             raise ApiError(400, f'name: "{name}" is the name of a split', param="name")
-        try:
+        async with self._in_time():
             return await self.call(lambda: self.tasks.add(name, str(allowed / path)))
-        except UserError as error:
-            raise from_user_error(error) from None
 
     async def remove(self, name: str) -> None:
         """Serve an adapter no longer.
@@ -172,10 +196,15 @@ class Service:
         Raises:
             ApiError: there is none of that name; a split needs it; it is the base model.
         """
-        self.task(name)
         if needing := self.splits.needing(name):
             raise ApiError(400, f'"{name}" takes a part of the split "{needing}"', param="name")
-        await self.call(lambda: self.tasks.remove(name))
+
+        def work() -> None:
+            self.task(name)  # another request may have removed it meanwhile
+            self.tasks.remove(name)
+
+        async with self._in_time():
+            await self.call(work)
 
 
 def _logprobs(asked: Sampled) -> int | None:

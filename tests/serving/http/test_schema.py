@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helpers import load_base, load_tuned
+from made_server import make_run, serving
 from softprompts.config.tools import ServeConfig
-from softprompts.serving.http.app import make_app
-from softprompts.serving.tasks import Tasks
 
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -41,19 +36,10 @@ ROUTES = (
 def schema(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return the schema of a server of the tiny model, with an adapter named `small`."""
     folder = tmp_path_factory.mktemp("adapters")
-    load_tuned(tiny_model)[0].save_pretrained(str(folder / "small"))
-    tasks = Tasks(*load_base(tiny_model))
-    tasks.add("small", str(folder / "small"))
-    app = make_app(tasks, ServeConfig(folder=str(folder), max_new_tokens=4, timeout=20, drain=1))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
-    server.should_exit = True
-    thread.join()
+    make_run(tiny_model, folder / "small", 0)
+    config = ServeConfig(folder=str(folder), max_new_tokens=4, timeout=20, drain=1)
+    with serving(tiny_model, config) as served:
+        yield schemathesis.openapi.from_url(f"{served.url}/openapi.json")
 
 
 def for_a_served_model(case: Any) -> Any:

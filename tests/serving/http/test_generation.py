@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from softprompts.serving.batch import Row, Sampling
-from softprompts.serving.http.generation import Answer, Job
-from softprompts.serving.http.replies import Reply
+from softprompts.serving.http.generation import Answer, Job, Piece
+from softprompts.serving.http.replies import Reply, _event
 from softprompts.serving.tasks import ServedTask
 
 import pytest
@@ -60,5 +60,13 @@ def test_bytes_of_half_a_character_are_not_made_up() -> None:
     answer = Answer(Bytes(), Job(BASE, [1], 99, Sampling(), (), 0))  # type: ignore[arg-type]
     row = Row([1], None, 99, written=list("éa".encode()), logprobs=[-1.0] * 3)
     answer.new("éa")
-    choice = Reply("id", "m", 1, chat=True).choice(0, "éa", answer.tokens(row), "stop")
+    choice = Reply("id", "m", 1, chat=True).whole([Piece(0, "éa", answer.tokens(row), [], "stop")], [answer.job], 3)[
+        "choices"
+    ][0]
     assert [entry["bytes"] for entry in choice["logprobs"]["content"]] == [None, None, [97]]
+
+
+def test_an_event_is_one_line_to_whoever_parts_lines() -> None:
+    event = _event({"text": "a\u2028b\x85c\nd 世"})
+    assert len(event.splitlines()) == 2
+    assert event.splitlines()[1] == ""

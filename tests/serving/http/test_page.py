@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers import load_base, load_tuned
+from made_server import TEXT, Served, make_run, serving, wait_until
 from softprompts.config.tools import ServeConfig
-from softprompts.serving.http.app import make_app
-from softprompts.serving.http.service import load_tasks
 
 import httpx
 import pytest
-import uvicorn
 
 pytestmark = pytest.mark.slow
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -28,7 +22,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("no Chromium is installed", allow_module_level=True)
 
-TEXT = "the film was good"
 WORDING = "very good film: positive, awful plot: negative"
 LABELS = {
     "recipe": "prompt_tuning",
@@ -48,31 +41,6 @@ KEY = "a-key-of-24-characters+/="
 FILLED = f"{TEXT} {{dull}}\nSentiment:"
 
 
-def make_run(tiny_model: Path, folder: Path, seed: int, settings: dict[str, Any]) -> None:
-    """Write a run's folder: an adapter whose values a seed draws, and the settings of a task."""
-    model, _ = load_tuned(tiny_model, 5, seed)
-    model.save_pretrained(str(folder / "adapter"))
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-
-
-@contextmanager
-def serving(tiny_model: Path, config: ServeConfig) -> Iterator[tuple[str, Any]]:
-    """Run a server; yield its address and its service."""
-    app = make_app(load_tasks(*load_base(tiny_model), config), config)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}", app.state.service
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
@@ -82,7 +50,7 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model: Path, runs: Path) -> Iterator[tuple[str, Any]]:
+def served(tiny_model: Path, runs: Path) -> Iterator[Served]:
     with serving(tiny_model, ServeConfig(folder=str(runs))) as one:
         yield one
 
@@ -122,11 +90,11 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any, served: tuple[str, Any]) -> Iterator[Callable[..., Visit]]:
+def visit(browser: Any, served: Served) -> Iterator[Callable[..., Visit]]:
     """Return a function that opens the page, at a size and in a colour scheme."""
     contexts, visits = [], []
 
-    def open_page(url: str = served[0], task: str = "labels", width: int = 1280, **settings: Any) -> Visit:
+    def open_page(url: str = served.url, task: str = "labels", width: int = 1280, **settings: Any) -> Visit:
         context = browser.new_context(viewport={"width": width, "height": 844}, **settings)
         context.set_default_timeout(15_000)
         contexts.append(context)
@@ -160,7 +128,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_the_answers_and_token_counts_are_the_apis(visit: Callable[..., Visit], served: Any, apart: bool) -> None:
+def test_the_answers_and_token_counts_are_the_apis(visit: Callable[..., Visit], served: Served, apart: bool) -> None:
     one = visit()
     assert one.page.text_content("#template") == "{text} {{cast[en]}}\nSentiment:"
     assert "5 virtual tokens, labels: good, bad, very" in one.page.text_content("#about")
@@ -169,7 +137,7 @@ def test_the_answers_and_token_counts_are_the_apis(visit: Callable[..., Visit], 
     one.page.set_checked("#apart", apart)
     one.send()
     for kind, asked in ASKED.items():
-        reply = post(served[0], "completions", max_tokens=12, **asked)
+        reply = post(served.url, "completions", max_tokens=12, **asked)
         assert one.answer(kind) == reply["choices"][0]["text"].lstrip()
         usage = reply["usage"]
         tokens = [usage["prompt_tokens"], 5 if kind == "soft" else 0, usage["completion_tokens"]]
@@ -180,7 +148,7 @@ def test_the_answers_and_token_counts_are_the_apis(visit: Callable[..., Visit], 
     assert int(one.numbers("written")[0]) > int(one.numbers("soft")[0])
 
 
-def test_the_bars_are_the_apis_probabilities(visit: Callable[..., Visit], served: Any) -> None:
+def test_the_bars_are_the_apis_probabilities(visit: Callable[..., Visit], served: Served) -> None:
     one = visit()
     one.fill()
     one.send()
@@ -188,7 +156,7 @@ def test_the_bars_are_the_apis_probabilities(visit: Callable[..., Visit], served
                                      / li.querySelector('.track').getBoundingClientRect().width)"""
     for kind, asked in ASKED.items():
         given = {"input" if key == "prompt" else key: value for key, value in asked.items()}
-        expected = post(served[0], "classify", choices=[" good", " bad", " very"], **given)["data"][0]
+        expected = post(served.url, "classify", choices=[" good", " bad", " very"], **given)["data"][0]
         assert one.page.locator(f"#card-{kind} .bars .name").all_text_contents() == ["good", "bad", "very"]
         values = one.page.locator(f"#card-{kind} .bars .value").all_text_contents()
         assert values == [f"{100 * share:.1f} %" for share in expected["probs"]]
@@ -198,7 +166,7 @@ def test_the_bars_are_the_apis_probabilities(visit: Callable[..., Visit], served
         assert one.page.text_content(f"#card-{kind} .likeliest .name") == expected["label"]
 
 
-def test_a_task_that_writes_has_no_bars_and_ends_at_its_stop_text(visit: Callable[..., Visit], served: Any) -> None:
+def test_a_task_that_writes_has_no_bars_and_ends_at_its_stop_text(visit: Callable[..., Visit], served: Served) -> None:
     one = visit(task="writing")
     one.page.fill("textarea[name='text']", TEXT)
     assert one.page.input_value("#longest") == "24"
@@ -210,14 +178,14 @@ def test_a_task_that_writes_has_no_bars_and_ends_at_its_stop_text(visit: Callabl
         "soft": {"model": "writing", "columns": {"text": TEXT}},
     }
     for kind, body in asked.items():
-        reply = post(served[0], "completions", max_tokens=24, stop="q", **body)
+        reply = post(served.url, "completions", max_tokens=24, stop="q", **body)
         assert one.answer(kind) == reply["choices"][0]["text"].lstrip()
 
 
 @pytest.fixture
-def slow_steps(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_steps(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each step of the batch take so long that one can see it."""
-    batch = served[1].scheduler.batch
+    batch = served.service.scheduler.batch
     step = batch.step
     monkeypatch.setattr(batch, "step", lambda: (time.sleep(0.1), step())[1])
 
@@ -225,7 +193,7 @@ def slow_steps(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("slow_steps")
 @pytest.mark.parametrize("by_key", [False, True])
 def test_an_answer_comes_as_it_is_written_and_can_be_stopped(
-    visit: Callable[..., Visit], served: Any, by_key: bool
+    visit: Callable[..., Visit], served: Served, by_key: bool
 ) -> None:
     one = visit()
     one.fill()
@@ -242,16 +210,13 @@ def test_an_answer_comes_as_it_is_written_and_can_be_stopped(
     else:
         one.page.click("#stop")
     one.page.wait_for_selector("#send:enabled")
-    whole = post(served[0], "completions", max_tokens=100, **ASKED["soft"])["choices"][0]["text"].lstrip()
+    whole = post(served.url, "completions", max_tokens=100, **ASKED["soft"])["choices"][0]["text"].lstrip()
     shown = one.answer("soft")
     assert shown.startswith(begun)
     assert whole.startswith(shown)
     assert len(shown) < len(whole)
     assert one.page.locator(".state").all_text_contents() == ["stopped"] * 3
-    deadline = time.monotonic() + 30
-    while served[1].scheduler.running:
-        assert time.monotonic() < deadline, "the server goes on for nobody"
-        time.sleep(0.05)
+    wait_until(lambda: not served.service.scheduler.running)  # else the server goes on for nobody
 
 
 def test_an_adapter_is_added_and_removed(visit: Callable[..., Visit], tiny_model: Path, runs: Path) -> None:
@@ -282,8 +247,8 @@ def test_a_key_is_asked_for_and_a_wrong_one_is_said(
     visit: Callable[..., Visit], tiny_model: Path, runs: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "keys").write_text(f"{KEY}\n", encoding="utf-8")
-    with serving(tiny_model, ServeConfig(folder=str(runs), keys_file=str(tmp_path / "keys"))) as (url, _):
-        one = visit(url, task="")
+    with serving(tiny_model, ServeConfig(folder=str(runs), keys_file=str(tmp_path / "keys"))) as guarded:
+        one = visit(guarded.url, task="")
         page = one.page
         for key, message in (
             (None, "The server asks for an API key."),
