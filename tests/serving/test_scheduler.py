@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers import load_base
 from softprompts.serving.batch import Batch, Row
-from softprompts.serving.scheduler import ClosedError, QueueFullError, Reason, Scheduler, Ticket
+from softprompts.serving.scheduler import ClosedError, QueueFullError, Reason, Scheduler, Ticket, alike
 
 import pytest
 
@@ -250,3 +250,41 @@ def test_whoever_waits_hears_of_it_if_decoding_ends(make: Callable[..., Schedule
     with pytest.raises(ClosedError):
         work.result(30)
     assert not scheduler.alive
+
+
+def test_a_prompt_that_is_read_in_parts_is_answered_as_if_read_whole(
+    make: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(make, prompt, 12) for prompt in PROMPTS]
+    monkeypatch.setattr("softprompts.serving.scheduler.READ_AT_ONCE", {"cpu": 3})
+    scheduler = make(rows=3)
+    asked = [Asked(prompt, 12) for prompt in PROMPTS]
+    for one in asked:
+        scheduler.submit(one.ticket)
+    assert [one.wait() for one in asked] == expected
+
+
+def test_a_request_that_is_cancelled_while_its_prompt_is_read_leaves(
+    make: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("softprompts.serving.scheduler.READ_AT_ONCE", {"cpu": 1})
+    scheduler = make(paused=True)
+    running, long = Asked(PROMPTS[0], 20), Asked(PROMPTS[2])
+    scheduler.submit(running.ticket)
+    while not running.heard:
+        time.sleep(0.001)
+    scheduler.submit(long.ticket)
+    heard = len(running.heard)
+    while len(running.heard) < heard + 3:  # its prompt of 40 tokens takes 40 steps
+        time.sleep(0.001)
+    scheduler.cancel(long.ticket)
+    long.wait()
+    assert (long.reasons, long.heard) == (["cancelled"], [])
+    assert running.wait() == alone(make, PROMPTS[0], 20)
+
+
+def test_prompts_of_about_the_same_length_are_read_together() -> None:
+    rows = [Row([0] * length, None, 1) for length in (20, 60, 30, 4, 20, 36)]
+    assert [len(row.prompt_ids) for row in alike(rows, 120)] == [20, 30, 4, 20]
+    assert [len(row.prompt_ids) for row in alike(rows[1:], 120)] == [60]
+    assert alike(rows, 10) == rows[:1]

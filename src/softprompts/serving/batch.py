@@ -8,6 +8,7 @@ the level of a step).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,50 @@ class Row:
         return positions_of(self.front) + len(self.prompt_ids) + self.most - 1
 
 
+@dataclass(eq=False)
+class Reading:
+    """New rows whose prompts are read in parts: between two parts the other rows write tokens.
+
+    read: columns of the prompts that are read; front: columns of the soft prompts before them; columns: of each row
+    those of its soft prompt and of its text, both padded on the left. What has no default is made by `begin`.
+    """
+
+    rows: list[Row]
+    read: int = 0
+    front: int = 0
+    columns: Sequence[tuple[slice, slice]] = ()
+    cache: Any = None
+    ids: torch.Tensor = field(init=False)
+    mask: torch.Tensor = field(init=False)
+    positions: torch.Tensor = field(init=False)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all prompts are read."""
+        return self.cache is not None and self.read >= self.ids.shape[1]
+
+    def begin(self, device: torch.device) -> None:
+        """Lay out prompts and soft prompts."""
+        rows = self.rows
+        fronts, lengths = [positions_of(row.front) for row in rows], [len(row.prompt_ids) for row in rows]
+        front, width = max(fronts), max(lengths)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros(len(rows), front + width, dtype=torch.bool)
+        self.front, self.columns = (
+            front,
+            [
+                (slice(front - mine, front), slice(front + width - length, front + width))
+                for mine, length in zip(fronts, lengths, strict=True)
+            ],
+        )
+        for index, (row, (own, text)) in enumerate(zip(rows, self.columns, strict=True)):
+            ids[index, text.start - front :] = torch.tensor(row.prompt_ids)
+            mask[index, own] = mask[index, text] = True
+        self.ids, self.mask = ids.to(device), mask.to(device)
+        self.positions = (self.mask.long().cumsum(1) - 1).clamp(min=0)[:, front:]
+        self.cache = side_by_side([row.front for row in rows], front) if front else DynamicCache()
+
+
 class Batch:
     """Rows that are decoded side by side over one base model.
 
@@ -80,34 +125,31 @@ class Batch:
         self.rows: list[Row] = []
         self.slots: Slots | None = None  # keys and values of the rows, in their order
 
-    @torch.inference_mode()
     def join(self, rows: Sequence[Row]) -> list[Row]:
-        """Read the prompts of new rows, write the first token of each, and return those that end with it."""
-        if not rows:
-            return []
-        fronts, lengths = [positions_of(row.front) for row in rows], [len(row.prompt_ids) for row in rows]
-        front, width = max(fronts), max(lengths)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), front + width, dtype=torch.bool)
-        # Of each row the columns of its soft prompt and of its text; both are padded on the left.
-        columns = [
-            (slice(front - mine, front), slice(front + width - length, front + width))
-            for mine, length in zip(fronts, lengths, strict=True)
-        ]
-        for index, (row, (own, text)) in enumerate(zip(rows, columns, strict=True)):
-            ids[index, text.start - front :] = torch.tensor(row.prompt_ids)
-            mask[index, own] = mask[index, text] = True
-        mask = mask.to(self.base.device)
-        positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, front:]
-        cache = side_by_side([row.front for row in rows], front) if front else DynamicCache()
-        logits = self._read(cache, mask, ids.to(self.base.device), positions)
-        layers: list[Any] = cache.layers
-        states = [(layer.keys, layer.values) for layer in layers]
+        """Read the whole prompts of new rows, write the first token of each, and return those that end with it."""
+        return self.read_on(Reading(list(rows)), sys.maxsize) or [] if rows else []
+
+    @torch.inference_mode()
+    def read_on(self, reading: Reading, tokens: int) -> list[Row] | None:
+        """Read at most so many further tokens of the prompts of new rows.
+
+        After the last one the rows join: the first token of each is written, and those that end with it are returned.
+        None: a prompt is not complete.
+        """
+        if reading.cache is None:
+            reading.begin(self.base.device)
+        end = reading.read + max(1, tokens // len(reading.rows))
+        part, seen = slice(reading.read, end), reading.front + end
+        logits = self._read(reading.cache, reading.mask[:, :seen], reading.ids[:, part], reading.positions[:, part])
+        reading.read = end
+        if not reading.whole:
+            return None
+        states = [(layer.keys, layer.values) for layer in reading.cache.layers]
         self.slots = self.slots or Slots(states)
-        for index, stretches in enumerate(columns):
+        for index, stretches in enumerate(reading.columns):
             self.slots.add(states, index, stretches)
-        self.rows += rows
-        return self._write(rows, logits)
+        self.rows += reading.rows
+        return self._write(reading.rows, logits)
 
     @torch.inference_mode()
     def step(self) -> list[Row]:

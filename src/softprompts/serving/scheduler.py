@@ -6,19 +6,24 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from softprompts.serving.batch import Batch, Row
+from softprompts.serving.batch import Batch, Reading, Row
 
 LOG = logging.getLogger(__name__)
 
 # Why an answer is over: an end token or a stop text; its length; its time; whoever asked has gone; a fault here.
 Reason = Literal["stop", "length", "timeout", "cancelled", "error"]
 T = TypeVar("T")
+# Tokens of prompts that are read between two steps, while all rows of the batch wait. A CPU takes some ms for each;
+# a GPU reads thousands as fast as a few.
+READ_AT_ONCE = {"cpu": 128}
+READ_BY_OTHERS = 2048
+PADDING = 16  # most difference in length of prompts that are read together: more padding costs more than another pass
 
 
 class QueueFullError(Exception):
@@ -82,6 +87,9 @@ class Scheduler:
         self.counts = Counts()
         self._waiting: deque[Ticket] = deque()
         self._running: dict[int, Ticket] = {}  # by the identity of their rows
+        self._unread: list[Row] = []  # rows of running requests, in their order, of whose prompts nothing is read
+        self._reading: Reading | None = None
+        self._tokens = READ_AT_ONCE.get(batch.base.device.type, READ_BY_OTHERS)
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = self._draining = False
@@ -183,6 +191,7 @@ class Scheduler:
                 self._end(ticket, reason)
             self._join(admitted)
             self._between = []
+            self._read()
             self._step()
             if call:
                 _do(*call)
@@ -214,7 +223,6 @@ class Scheduler:
         return found
 
     def _join(self, tickets: list[Ticket]) -> None:
-        rows = []
         for ticket in tickets:
             try:
                 ticket.row = ticket.make_row()
@@ -224,9 +232,23 @@ class Scheduler:
                 continue
             self._running[id(ticket.row)] = ticket
             ticket.joined = time.monotonic()
-            rows.append(ticket.row)
-        if rows:
-            self._advance(lambda: self.batch.join(rows), rows)
+            self._unread.append(ticket.row)
+
+    def _read(self) -> None:
+        """Read a part of the prompts of new rows; a request that has ended meanwhile is not decoded."""
+        self._unread = [row for row in self._unread if id(row) in self._running]
+        if self._reading is None and self._unread:
+            rows = alike(self._unread, self._tokens)
+            chosen = {id(row) for row in rows}
+            self._unread = [row for row in self._unread if id(row) not in chosen]
+            self._reading = Reading(rows)
+        if (reading := self._reading) is None:
+            return
+        if any(id(row) in self._running for row in reading.rows):
+            self._advance(lambda: self.batch.read_on(reading, self._tokens), reading.rows)
+            self.batch.leave([row for row in reading.rows if id(row) not in self._running])
+        if reading.whole or not any(id(row) in self._running for row in reading.rows):
+            self._reading = None
 
     def _step(self) -> None:
         rows = list(self.batch.rows)
@@ -234,23 +256,29 @@ class Scheduler:
             self.counts.steps += 1
             self._advance(self.batch.step, rows)
 
-    def _advance(self, write: Callable[[], list[Row]], rows: list[Row]) -> None:
-        """Write a token of each row, tell who asked, and end the answers that are over."""
+    def _advance(self, write: Callable[[], list[Row] | None], rows: list[Row]) -> None:
+        """Write a token of each row, tell who asked, and end the answers that are over.
+
+        `write` returns the rows whose answer has ended; None if it has written nothing yet.
+        """
         try:
-            ended = {id(row) for row in write()}
+            written = write()
         except Exception:
             LOG.exception("a step of the batch failed")
-            inside = {id(row) for row in self.batch.rows}
-            alone = not inside & {id(row) for row in rows}  # new ones, whose prompts could not be read
-            if not alone:  # whatever it is, memory say, the rows are in no state to go on; who waits may be served
+            lost, inside = {id(row) for row in rows}, {id(row) for row in self.batch.rows}
+            if lost & inside:  # whatever it is, memory say, the rows are in no state to go on; who waits may be served
                 self.batch.leave(list(self.batch.rows))
-            for number, ticket in list(self._running.items()):
-                if not alone or number not in inside:
-                    self._end(ticket, "error")
+                lost |= inside
+            for number in lost & self._running.keys():
+                self._end(self._running[number], "error")
             return
+        if written is None:
+            return
+        ended = {id(row) for row in written}
         self.counts.tokens += len(rows)
         for row in rows:
-            ticket = self._running[id(row)]
+            if (ticket := self._running.get(id(row))) is None:  # has ended while its prompt was read
+                continue
             try:
                 stopped = ticket.heard(row)
             except Exception:
@@ -279,6 +307,18 @@ class Scheduler:
                 ticket.over(reason)
             except Exception:
                 LOG.exception("a request could not be told of its end")
+
+
+def alike(rows: Sequence[Row], tokens: int) -> list[Row]:
+    """Return the first row and those of about its length that can be read beside it, of `tokens` together at most."""
+    found = [rows[0]]
+    longest = length = len(rows[0].prompt_ids)
+    for row in rows[1:]:
+        own = len(row.prompt_ids)
+        if abs(own - length) <= PADDING and max(longest, own) * (len(found) + 1) <= tokens:
+            found.append(row)
+            longest = max(longest, own)
+    return found
 
 
 def _closed() -> None:
