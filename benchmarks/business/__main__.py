@@ -27,7 +27,7 @@ def table(case: CaseConfig, methods: list[Method]) -> str:
         found = month(case, method)
         low, high = (month(case, method, method.score + sign * method.deviation).net for sign in (-1, 1))
         money = [f"{value:,.0f}" for value in (found.tuning, found.serving, found.errors, found.saved, found.net)]
-        score = f"{method.score:.1%} ± {100 * method.deviation:.1f}"
+        score = f"{100 * method.score:.1f} ± {100 * method.deviation:.1f} %"
         rows.append([method.name, score, f"{method.prompt_tokens:.0f}", *money, f"{low:,.0f} to {high:,.0f}"])
     head = ["method", "score", "prompt tokens", "tuning", "serving", "errors", "saved", "net", "net, one deviation"]
     return (
@@ -54,7 +54,7 @@ def what_matters(case: CaseConfig, methods: list[Method]) -> str:
     now = month(case, best).net - month(case, today).net
     rows = [[name, f"{low:+,.0f}", f"{high:+,.0f}"] for name, low, high in sensitivity(case, best, today)]
     return (
-        f"{best.name} less {today.name}: {now:+,.0f} a month. With half or twice of one number:\n\n"
+        f"{best.name} returns {now:+,.0f} a month compared with {today.name}. With half or twice of one number:\n\n"
         f"{markdown_table(['number', 'half', 'twice'], rows)}"
     )
 

@@ -53,7 +53,7 @@ def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> N
     main(CaseConfig())
     said = capsys.readouterr().out
     lora = recorded("sentiment", "lora")
-    assert f"| lora | {lora.score:.1%} ± {100 * lora.deviation:.1f} |" in said
+    assert f"| lora | {100 * lora.score:.1f} ± {100 * lora.deviation:.1f} % |" in said
     assert "prompt_tuning returns more than few_shot from " in said
     assert "With half or twice of one number:" in said
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +19,9 @@ GRIDS = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"))
 FOR_A_GPU = ("li_length", "li_init", "li_placement")
 PAPERS = [path for path in GRIDS if path.stem.startswith(("lester_", "li_", "scale"))]
 
+RECORDED = [path for path in GRIDS if (ROOT / "results" / "benchmarks" / path.stem / "grid.json").is_file()]
+
+each_recorded = pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 each_grid = pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 each_paper = pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 
@@ -72,6 +78,39 @@ def test_every_command_is_one_that_its_recipe_takes(
     from benchmarks.grid.plan import check
 
     check(read(path), tmp_path)
+
+
+@pytest.mark.slow
+@each_recorded
+def test_a_recorded_grid_would_run_again_as_it_was_recorded(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grid takes what it does not set from the shipped configs, which later studies change."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from benchmarks.grid.plan import command, jobs
+    from benchmarks.grid.records import keep_grid
+
+    grid, folder = read(path), ROOT / "results" / "benchmarks" / path.stem
+    shutil.copy(folder / "grid.json", tmp_path)
+    keep_grid(grid, tmp_path)  # refuses settings other than those of the record
+    compared = 0
+    for job in jobs(grid, tmp_path):
+        record, sweep = folder / job.method / f"seed{job.number}.json", folder / job.method / "sweep.json"
+        if job.kind != "run" or not record.is_file():
+            continue
+        chosen = json.loads(sweep.read_text(encoding="utf-8"))["chosen"] if sweep.is_file() else {}
+        now = parse(load_recipe(grid.methods[job.method].recipe).main, command(grid, job, chosen)[1:])
+        then = json.loads(record.read_text(encoding="utf-8"))["settings"]
+        for section in then.keys() & now.keys() - {"run"}:
+            settings = json.loads(json.dumps(asdict(now[section])))
+            known = settings.keys() & then[section].keys()
+            changed = {key: settings[key] for key in known if settings[key] != then[section][key]}
+            # A key that is newer than the record: a start of another kind than the record's.
+            changed |= {key: settings[key] for key in {"init_from"} & settings.keys() - known if settings[key]}
+            assert changed == {}, f"{job.method}, {section}"
+            compared += 1
+    assert compared
 
 
 @each_paper

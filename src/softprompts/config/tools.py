@@ -191,8 +191,8 @@ class PlanConfig:
     Args:
         reference: share that one variant is expected to reach, from 0 to 1.
         target: share of the other.
-        disagree: share of rows that exactly one of two models has right; by default as if their answers did not depend
-            on each other, which needs the most rows among usual cases.
+        disagree: share of rows that exactly one of two models has right; by default that of models whose answers do not
+            depend on each other. Models that agree more need fewer rows.
         rows: rows at hand, whose power is printed; by default none.
     """
 

@@ -72,9 +72,11 @@ def plan_lines(reference: float, target: float, disagree: float | None, rows: in
     difference = abs(target - reference)
     disagree = reference * (1 - target) + target * (1 - reference) if disagree is None else disagree
     needed, users = rows_needed(difference, disagree), users_needed(reference, target)
+    certain = f"with a power of {100 * POWER:.0f} % at a level of {100 * LEVEL:.0f} %"
+    apart = f"if exactly one is right on {100 * disagree:.1f} % of them"
     lines = [
-        f"To show {target:.1%} against {reference:.1%} with a power of {POWER:.0%} at a level of {LEVEL:.0%}:",
-        f"  on the same rows (McNemar's test): {needed:,} rows, if exactly one is right on {disagree:.1%} of them",
+        f"To show {100 * target:.1f} % against {100 * reference:.1f} % {certain}:",
+        f"  on the same rows (McNemar's test): {needed:,} rows, {apart}",
         f"  in an A/B test (two proportions): {users:,} users of each variant",
         "",
         "power       rows      power      users of each variant",
@@ -82,10 +84,10 @@ def plan_lines(reference: float, target: float, disagree: float | None, rows: in
     for share in SHARES:
         one, other = math.ceil(share * needed), math.ceil(share * users)
         powers = power_of_rows(difference, disagree, one), power_of_users(reference, target, other)
-        lines.append(f"{powers[0]:5.0%}  {one:>9,}      {powers[1]:5.0%}  {other:>9,}")
+        lines.append(f"{100 * powers[0]:3.0f} %  {one:>9,}      {100 * powers[1]:3.0f} %  {other:>9,}")
     if rows is not None:
         power = power_of_rows(difference, disagree, rows)
-        lines += ["", f"With {rows:,} rows the power is {power:.0%}: {_judged(power)}."]
+        lines += ["", f"With {rows:,} rows the power is {100 * power:.0f} %: {_judged(power)}."]
     return lines
 
 
