@@ -131,6 +131,11 @@ class Scheduler:
         return len(self._waiting) + len(self._calls)
 
     @property
+    def closing(self) -> bool:
+        """Whether it takes no more requests, since it is being closed."""
+        return self._draining
+
+    @property
     def running(self) -> int:
         """Requests in the batch."""
         return len(self._running)

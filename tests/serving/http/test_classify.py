@@ -97,3 +97,13 @@ def test_scores_that_wait_when_the_server_ends_are_refused(
         for thread in threads:
             thread.join()
         assert [(r.status_code, r.json()["error"]["code"]) for r in replies] == [(503, "stopping")] * 2
+
+
+def test_who_comes_while_the_queue_is_being_closed_hears_why(served: Served) -> None:
+    served.service.scheduler._draining = True  # what `close` does first, while the thread still runs
+    refused = [
+        served.post("/v1/classify", model="sentiment", input=TEXT),
+        served.post("/v1/completions", model="sentiment", prompt=TEXT),
+    ]
+    served.service.scheduler._draining = False
+    assert [(r.status_code, r.json()["error"]["code"]) for r in refused] == [(503, "stopping")] * 2

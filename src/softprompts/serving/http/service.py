@@ -52,7 +52,7 @@ class Service:
     @property
     def draining(self) -> bool:
         """Whether no more requests are taken."""
-        return self.stopping or not self.scheduler.alive
+        return self.stopping or self.scheduler.closing or not self.scheduler.alive
 
     def task(self, name: str) -> ServedTask:
         """Return the task of a model name.
