@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -128,7 +129,9 @@ def test_who_does_not_read_its_answer_is_hung_up_on(hasty: Served) -> None:
             if not hasty.connections:
                 break
         wait_until(lambda: not hasty.connections)
-        assert heard(connection).count(b"HTTP/1.1 200") < count
+    # The server counts, since the system goes on sending what it has taken: slowly, into so small a buffer.
+    (answered,) = re.findall(r'requests_total\{route="/page\.js",status="200"\} (\d+)', hasty.metrics())
+    assert 0 < int(answered) < count
 
 
 def test_an_answer_may_take_longer_than_a_client(tiny_model: Path, runs: Path) -> None:
