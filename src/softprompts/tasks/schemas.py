@@ -14,7 +14,7 @@ from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.errors import UserError, nearest, short
 from softprompts.system.files import is_file
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
@@ -23,6 +23,9 @@ from referencing.jsonschema import DRAFT202012
 # Keywords whose value contains schemas by name, and keywords whose value contains no schema.
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 NO_SCHEMA = ("enum", "const", "default", "examples")
+# The one format of a JSON Schema that jsonschema checks without further packages. Others, such as "uri-reference", would
+# be checked on those machines only where such a package happens to be installed.
+FORMATS = FormatChecker(("regex",))
 
 
 def read_schema(name: str) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def read_schema(name: str) -> dict[str, Any]:
     path = _file("task.schema", name)
     try:
         schema = parse_json(read_text(path))
-        Draft202012Validator.check_schema(schema)
+        Draft202012Validator.check_schema(schema, format_checker=FORMATS)
         if not isinstance(schema, dict):
             raise UserError(f"{path}: expected a JSON object, found {type(schema).__name__}")
         resource = DRAFT202012.create_resource(schema)
