@@ -1,31 +1,30 @@
-"""The benchmark: every method with every seed on one task, each setting chosen on validation before test is seen.
+"""The benchmark: every method with every seed on one task. Validation chooses each setting before test is scored.
 
     python -m benchmarks.grid --config configs/benchmarks/sentiment.yaml
 
-First it prints how long all of it will take; `--launch.plan true` ends there. A job that has a record is not made
-again, a run that was stopped goes on where it stood, one that failed leaves its reason in place of its record, and
-`--launch.retry true` tries it again. Start it several times, on a GPU say: the launches share the jobs. What a run says
-stands beside its folder, in `runs/benchmarks/NAME/METHOD/seedN.log.txt`.
+The program first prints how long the jobs will take; with `--launch.plan true` it ends there. A job that has a record is
+not run again, and a run that was stopped continues. A job that fails leaves its reason instead of a record; the program
+runs it again only with `--launch.retry true`. `--workers.ray auto` runs jobs side by side. The output of a run is in a
+file next to its folder, `runs/benchmarks/NAME/METHOD/seedN.log.txt`.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM, 1 where a run
-failed, 0 when every job has its record.
+Exit codes: 0 if every job has its record; 1 if a run failed; 2 and one line for an error that you can fix; 130 or 143
+after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.grid.estimate import expected, spoken
 from benchmarks.grid.plan import Job, check, command, jobs, name_of
 from benchmarks.grid.records import (
     check_choices,
     done,
     drop_checkpoints,
+    expected,
     failure_of,
     keep_failure,
     keep_grid,
@@ -33,23 +32,24 @@ from benchmarks.grid.records import (
     keep_sweep,
 )
 from benchmarks.grid.settings import GridConfig
-from benchmarks.processes import claimed, launched
+from benchmarks.jobs import Process, WorkersConfig, run_jobs
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
+from softprompts.runs.record import spoken
+from softprompts.system import locks
 
-PROBE = "-mbenchmarks.grid.probe"  # one word, as the path of a recipe is
-WAIT = 5.0  # seconds between looks at what other launches are doing
+PROBE = "-mbenchmarks.grid.probe"  # one word, like the path of a recipe
 
 
 @dataclass
 class LaunchConfig:
-    """Where a benchmark keeps what it makes.
+    """Folders of a benchmark, and the jobs to run.
 
     Args:
-        records: folder of the records, one below it for each benchmark.
+        records: folder of the records, with a folder per benchmark.
         runs: folder of the runs, likewise.
-        plan: print what there is to do and how long it will take, and do nothing.
-        retry: try again what failed.
+        plan: print the jobs that are left and their expected time, and run nothing.
+        retry: run the jobs again that failed.
         only: methods to run; by default all.
     """
 
@@ -60,8 +60,8 @@ class LaunchConfig:
     only: list[str] | None = None
 
 
-def main(grid: GridConfig, launch: LaunchConfig) -> None:
-    """Do every job that has no record yet."""
+def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None:
+    """Run every job that has no record."""
     check(grid, Path(launch.runs))
     for method in launch.only or ():
         if method not in grid.methods:
@@ -76,55 +76,64 @@ def main(grid: GridConfig, launch: LaunchConfig) -> None:
     seconds = expected(grid, mine, folder)
     print(
         f"{name_of(grid)}: {len(grid.methods)} methods: {len(mine)} jobs, "
-        f"{len(mine) - len(left)} of them recorded; about {spoken(sum(seconds[job] for job in left))} for the others "
-        "on a machine like that of the records",
+        f"{len(mine) - len(left)} of them recorded; about {spoken(sum(seconds[job] for job in left))} for the others, "
+        "one after another, on a machine like that of the records",
         flush=True,
     )
     if launch.plan:
         for job in left:
             print(f"  {job.name}: about {spoken(seconds[job])}")
         return
+    runs = Path(launch.runs) / name_of(grid)
+    runs.mkdir(parents=True, exist_ok=True)
+    locks.own(runs, "launch.runs")
     keep_grid(grid, folder)
-    if not any(job.kind == "sweep" for job in left):  # else they may choose otherwise once more
+    if not any(job.kind == "sweep" for job in left):  # otherwise a sweep may still change its choice
         check_choices(folder, Path(launch.runs))
-    work(grid, folder, everything, left)
+    count = iter(range(1, len(left) + 1))
+
+    def keep_and_print(job: Job, code: int, line: str) -> None:
+        outcome = keep(grid, folder, everything, job, code, line)
+        print(f"[{next(count)}/{len(left)}] {job.name}: {outcome}", flush=True)
+
+    run_jobs(left, partial(start, grid, folder, everything), keep_and_print, workers)
     check_choices(folder, Path(launch.runs))
+    locks.release(runs)
     failed = sum(failure_of(folder, job).is_file() for job in mine)
     if failed:
         print(f"{failed} of {len(mine)} jobs failed: {folder}/**/*.failed.json", file=sys.stderr)
         raise SystemExit(1)
 
 
-def work(grid: GridConfig, folder: Path, everything: list[Job], left: list[Job]) -> None:
-    """Do the jobs that are left, those of other launches excepted."""
-    total = len(left)
-    while left:
-        before = len(left)
-        for job in list(left):
-            if not done(folder, job):
-                if not ready(grid, folder, everything, job):
-                    continue
-                with claimed(job.folder) as lock:
-                    if lock is None:
-                        continue
-                    if not done(folder, job):
-                        said = do(grid, folder, everything, job, lock)
-                        rest = expected(grid, left, folder)
-                        time_left = spoken(sum(rest[other] for other in left if not done(folder, other)))
-                        print(f"[{total - len(left) + 1}/{total}] {job.name}: {said}; {time_left} left", flush=True)
-            left.remove(job)
-        if len(left) == before:
-            time.sleep(WAIT)
-
-
-def ready(grid: GridConfig, folder: Path, everything: list[Job], job: Job) -> bool:
-    """Say whether all that a job builds on is done: the sweep of its method, the run that it probes."""
-    if job.kind == "sweep":
-        return True
+def start(grid: GridConfig, folder: Path, everything: list[Job], job: Job) -> Process | str | None:
+    """Return the process of a job, or why the job cannot run; None as long as a job that it needs has no record."""
+    if not all(done(folder, needed) for needed in needs(everything, job)):
+        return None
     if job.kind == "probe":
-        run = next(j for j in everything if (j.kind, j.method, j.number) == ("run", job.method, job.number))
-        return done(folder, run)
-    return all(done(folder, j) for j in sweep_of(everything, job))
+        run = folder / job.method / f"seed{job.number}.json"
+        arguments = [PROBE, *probe_flags(grid, folder, job)]
+        return process_of(grid, job, arguments) if run.is_file() else "the run that it probes failed"
+    chosen = {}
+    if job.kind == "run" and (sweep := sweep_of(everything, job)):
+        best = keep_sweep(grid, folder, sweep)
+        if best is None:
+            return "every point of its sweep failed"
+        chosen = best
+    return process_of(grid, job, command(grid, job, chosen))
+
+
+def process_of(grid: GridConfig, job: Job, arguments: list[str]) -> Process:
+    """Return the process of a job with its arguments."""
+    return Process(arguments, job.folder, grid.methods[job.method].mixed_precision)
+
+
+def needs(everything: list[Job], job: Job) -> list[Job]:
+    """Return the jobs that a job needs: a run the sweep of its method, a probe its run."""
+    if job.kind == "sweep":
+        return []
+    if job.kind == "probe":
+        return [j for j in everything if (j.kind, j.method, j.number) == ("run", job.method, job.number)]
+    return sweep_of(everything, job)
 
 
 def sweep_of(everything: list[Job], job: Job) -> list[Job]:
@@ -132,31 +141,32 @@ def sweep_of(everything: list[Job], job: Job) -> list[Job]:
     return [j for j in everything if (j.kind, j.method) == ("sweep", job.method)]
 
 
-def do(grid: GridConfig, folder: Path, everything: list[Job], job: Job, lock: int) -> str:
-    """Do a job, keep what it leaves, and return what there is to say of it."""
-    chosen: dict[str, Any] | None = {}
-    if job.kind == "run" and (sweep := sweep_of(everything, job)):
-        chosen = keep_sweep(grid, folder, sweep)
-    run = [PROBE, *probe_flags(grid, folder, job)] if job.kind == "probe" else []
-    run = run or command(grid, job, chosen or {})
-    if chosen is None:
-        code, reason = 1, "every point of its sweep failed"
-    elif job.kind == "probe" and not (folder / job.method / f"seed{job.number}.json").is_file():
-        code, reason = 1, "the run that it probes failed"
-    else:
-        code, reason = launched(run, job.folder, lock, grid.methods[job.method].mixed_precision)
+def keep(grid: GridConfig, folder: Path, everything: list[Job], job: Job, code: int, line: str) -> str:
+    """Keep the record of a job that has ended, and return its outcome as text.
+
+    Args:
+        grid: the settings of the benchmark.
+        folder: of its records.
+        everything: all jobs of the benchmark.
+        job: the job that has ended.
+        code: its exit code.
+        line: the last line of its output, or why it did not run.
+
+    Raises:
+        UserError: see `keep_run`.
+    """
     if code:
-        keep_failure(folder, job, run, code, reason)
-        return f"failed: {reason}"
+        process = start(grid, folder, everything, job)
+        keep_failure(folder, job, process.arguments if isinstance(process, Process) else [], code, line)
+        return f"failed: {line}"
     drop_checkpoints(job)
     if job.kind == "sweep":
         points = sweep_of(everything, job)
         if all(done(folder, point) for point in points):
-            best = keep_sweep(grid, folder, points)
-            return f"validated; the sweep chooses {best}"
+            return f"validated; the sweep chooses {keep_sweep(grid, folder, points)}"
         return "validated"
     if job.kind == "probe":
-        return "kept"
+        return "recorded"
     result = keep_run(folder, job)
     numbers = ", ".join(f"{name} {100 * x.value:.1f} %" for name, x in result.metrics.items())
     return f"{numbers} in {spoken(result.cost['seconds_total'])}"

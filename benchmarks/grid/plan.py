@@ -1,4 +1,4 @@
-"""What a benchmark consists of: the runs of each method's sweep, its runs with every seed, and their probes."""
+"""The jobs of a benchmark: the points of each method's sweep, its runs with every seed, and their probes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBES = ("sampling", "forgetting", "latency", "transfer")
 class Job:
     """One process: a point of a method's sweep, a run with one seed, or the probes of a run.
 
-    number: the point or the seed; folder: where its run lives; values: what a point of a sweep tries.
+    number: of the point, or the seed; folder: of its run; values: the settings that a point of a sweep tries.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For people: "prompt_tuning, seed 1"."""
+        """The job as printed: "prompt_tuning, seed 1"."""
         return (
             f"{self.method}, {f'sweep: {in_words(self.values)}' if self.kind == 'sweep' else f'seed {self.number}'}"
             + (", probes" if self.kind == "probe" else "")
@@ -47,7 +47,7 @@ def name_of(grid: GridConfig) -> str:
 
 
 def jobs(grid: GridConfig, runs: Path) -> list[Job]:
-    """Return all jobs in their order: sweeps, then the runs seed by seed, then their probes likewise."""
+    """Return all jobs in their order: sweeps, then the runs seed by seed, then their probes seed by seed."""
     folder = runs / name_of(grid)
     made = [
         Job("sweep", name, index, folder / name / f"sweep{index:02d}", values)
@@ -67,7 +67,7 @@ def jobs(grid: GridConfig, runs: Path) -> list[Job]:
 
 
 def points(method: MethodConfig) -> list[dict[str, Any]]:
-    """Return every combination of a method's sweep, the last key varying fastest, then the further ones."""
+    """Return every combination of a method's sweep, then the further points. The last key varies fastest."""
     if not method.sweep:
         return []
     combinations = itertools.product(*method.sweep.values())
@@ -75,7 +75,7 @@ def points(method: MethodConfig) -> list[dict[str, Any]]:
 
 
 def command(grid: GridConfig, job: Job, chosen: dict[str, Any]) -> list[str]:
-    """Return what follows `python` for a point of a sweep or a run; `chosen` is what the sweep has chosen."""
+    """Return the arguments of `python` for a point of a sweep or a run; `chosen` has the values that its sweep chose."""
     method = grid.methods[job.method]
     settings = dict(grid.settings)
     if trains(method.recipe):
@@ -83,7 +83,7 @@ def command(grid: GridConfig, job: Job, chosen: dict[str, Any]) -> list[str]:
     settings |= method.settings
     if job.kind == "sweep":
         settings |= {f"training.{key}": value for key, value in grid.sweep_training.items()}
-        # Test stays unseen until everything is chosen.
+        # The test rows are not read before everything is chosen.
         settings |= job.values | {"evaluation.split": "validation", "run.seed": grid.sweep_seed}
     else:
         settings |= chosen | {"run.seed": job.number}
@@ -98,7 +98,7 @@ def _text(value: Any) -> str:
 
 
 def trains(recipe: str) -> bool:
-    """Say whether a recipe has a budget of training."""
+    """Return whether a recipe trains."""
     return "training" in get_type_hints(_main_of(recipe))
 
 
@@ -109,14 +109,14 @@ def _main_of(recipe: str) -> Callable[..., None]:
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # where the parser looks for its docstring
+        sys.modules[name] = module  # the parser looks for its docstring there
         spec.loader.exec_module(module)
     main: Callable[..., None] = sys.modules[name].main
     return main
 
 
 def check(grid: GridConfig, runs: Path) -> None:
-    """Read every command of a grid as its recipe would, before the first of them runs for hours.
+    """Parse every command of a grid as its recipe does, before the first one runs.
 
     Raises:
         UserError: no such task, recipe or probe; no seeds or one twice; a key that the recipe lacks, or a wrong value.
@@ -129,7 +129,7 @@ def check(grid: GridConfig, runs: Path) -> None:
         if probe not in PROBES:
             raise UserError(f'grid.probes: "{probe}"{nearest(probe, PROBES)}')
     if ("transfer" in grid.probes) != bool(grid.transfer):
-        raise UserError("grid.transfer: the rows to score go together with the probe of that name in grid.probes")
+        raise UserError("grid.transfer and the probe transfer in grid.probes require each other")
     recipes = [path.stem for path in Path("configs", grid.task).glob("*.yaml")]
     for name, method in grid.methods.items():
         _check_method(name, method, recipes)
@@ -156,11 +156,11 @@ def _check_method(name: str, method: MethodConfig, recipes: list[str]) -> None:
         raise UserError(f"grid.methods: {name}: sweep: a key without values")
     for values in method.further:
         if values.keys() != method.sweep.keys():
-            keys = ", ".join(method.sweep) or "none, for it has no sweep"
+            keys = ", ".join(method.sweep) or "none, because it has no sweep"
             raise UserError(f"grid.methods: {name}: further: {values}: expected values of its sweep's keys ({keys})")
 
 
 def choose(tried: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the values of the point that is best on validation; None where every point failed."""
+    """Return the values of the point that is best on validation; None if every point failed."""
     finished = [point for point in tried if point["best_value"] is not None]
     return max(finished, key=lambda point: point["best_value"])["values"] if finished else None

@@ -1,12 +1,14 @@
-"""Keep what the runs of a benchmark leave: `benchmarks.grid.settings` reads it back and says which file holds what."""
+"""Keep the records of a benchmark's runs. `benchmarks.grid.settings` reads them, and lists the files."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.grid.plan import ROOT, Job, choose, points
@@ -16,12 +18,14 @@ from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import Result, load_result
 from softprompts.system.files import write_atomically
 
-# A grid may grow; what it has measured stays comparable as long as all else is the same.
+# A grid may grow. Its records stay comparable as long as everything else is the same.
 GROWS = ("seeds", "methods", "probes", "transfer", "name")
+TASKS = Path("results/tasks")
+UNKNOWN = 120.0  # seconds of a job without any record
 
 
 def keep_grid(grid: GridConfig, folder: Path) -> None:
-    """Write the settings of a grid beside its records.
+    """Write the settings of a grid into the folder of its records.
 
     Raises:
         UserError: its records were made with other settings.
@@ -29,7 +33,7 @@ def keep_grid(grid: GridConfig, folder: Path) -> None:
     file, now = folder / "grid.json", json.loads(json.dumps(asdict(grid)))
     if file.is_file():
         before = _read(file)
-        defaults = asdict(GridConfig(grid.task, {}))  # what a key is that the file is older than
+        defaults = asdict(GridConfig(grid.task, {}))  # for keys that are newer than the file
         changed = [key for key in now if key not in GROWS and before.get(key, defaults[key]) != now[key]]
         changed += [
             f"methods.{m}" for m, method in before["methods"].items() if not _grown(method, now["methods"].get(m))
@@ -44,7 +48,7 @@ def keep_grid(grid: GridConfig, folder: Path) -> None:
 
 
 def _grown(before: dict[str, Any], now: dict[str, Any] | None) -> bool:
-    """Say whether a method is as it was, but for its seeds and for further points at the end of its sweep."""
+    """Return whether only its seeds have changed, or further points were added at the end of its sweep."""
     if now is None:
         return False
     known = before.get("further", [])
@@ -56,21 +60,21 @@ def _planned(grid: dict[str, Any]) -> set[tuple[str, int]]:
 
 
 def record_of(folder: Path, job: Job) -> Path:
-    """Return the file that says that a job is done. Points of a sweep are kept together, once all are there."""
+    """Return the file of a job's record. The points of a sweep share one, which is written after the last point."""
     if job.kind == "sweep":
         return folder / job.method / "sweep.json"
     return folder / job.method / f"seed{job.number}{'.probes' if job.kind == 'probe' else ''}.json"
 
 
 def failure_of(folder: Path, job: Job) -> Path:
-    """Return the file that says why a job failed; that of a point lies beside its run's folder."""
+    """Return the file with the reason why a job failed; for a point of a sweep, it is next to its run's folder."""
     if job.kind == "sweep":
         return job.folder.with_name(f"{job.folder.name}.failed.json")
     return record_of(folder, job).with_suffix(".failed.json")
 
 
 def done(folder: Path, job: Job) -> bool:
-    """Say whether a job has its record, or a failed one."""
+    """Return whether a job has a record, also if that is of a failure."""
     if job.kind == "sweep":
         found = (job.folder / RESULT_FILE).is_file() or job.values in [p["values"] for p in _swept(folder, job)]
     else:
@@ -85,17 +89,17 @@ def _swept(folder: Path, job: Job) -> list[dict[str, Any]]:
 
 
 def keep_failure(folder: Path, job: Job, command: list[str], code: int, reason: str) -> None:
-    """Write down why a job failed: a gap in the tables has to say so."""
+    """Record why a job failed, because the tables explain each gap."""
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"reason": reason, "exit_code": code, "command": [_relative(c) for c in command], "finished": moment}
     _write(failure_of(folder, job), record)
 
 
 def keep_sweep(grid: GridConfig, folder: Path, jobs: list[Job]) -> dict[str, Any] | None:
-    """Write a method's sweep once every point is there, and return the chosen values; None where all points failed.
+    """Write the record of a method's sweep, and return the chosen values; None if all points failed.
 
     Raises:
-        FileNotFoundError: a point is still to come.
+        FileNotFoundError: a point has not ended yet.
     """
     file = record_of(folder, jobs[0])
     known = _swept(folder, jobs[0])
@@ -110,16 +114,16 @@ def keep_sweep(grid: GridConfig, folder: Path, jobs: list[Job]) -> dict[str, Any
 
 
 def check_choices(folder: Path, runs: Path) -> None:
-    """Look at whether every recorded run has what its sweep chooses, which further points may have changed.
+    """Check that every recorded run has the values that its sweep chooses; further points may change the choice.
 
     Raises:
-        UserError: one has not.
+        UserError: a run has other values.
     """
     for method, chosen in load_benchmark(folder).outdated.items():
         records, made = folder / method, runs / folder.name / method
         raise UserError(
-            f"{records}: a run was made with other values than its sweep chooses now ({in_words(chosen)}): move "
-            f"{records}/seed* and {made}/seed* away, and they are made anew"
+            f"{records}: a run was made with other values than its sweep chooses now ({in_words(chosen)}); move "
+            f"{records}/seed* and {made}/seed* away, so that they are made again"
         )
 
 
@@ -143,10 +147,10 @@ def _point(folder: Path, job: Job) -> dict[str, Any]:
 
 
 def keep_run(folder: Path, job: Job) -> Result:
-    """Copy the record of a run, with its answers to the test rows.
+    """Copy the record of a run, and its predictions for the test rows.
 
     Raises:
-        UserError: its test rows are others than those of the benchmark.
+        UserError: its test rows differ from those of the benchmark.
     """
     result = load_result(job.folder / RESULT_FILE)
     lines = (job.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -156,22 +160,22 @@ def keep_run(folder: Path, job: Job) -> Result:
     if file.is_file():
         known = _read(file)
         if [(r["place"], r["target"]) for r in known] != [(r["place"], r["target"]) for r in rows]:
-            raise UserError(f"{job.folder}: was tested on other rows than {file} holds")
+            raise UserError(f"{job.folder}: was tested on other rows than those in {file}")
     else:
         _write(file, rows)
     record = record_of(folder, job)
     _write(record.with_suffix(".answers.json"), [p["prediction"] for p in predictions])
-    _write(record, asdict(result))  # last: with it the run counts as recorded
+    _write(record, asdict(result))  # last, because with it the run counts as recorded
     return result
 
 
 def drop_checkpoints(job: Job) -> None:
-    """Remove the checkpoints of a finished run: it is never resumed, and full fine-tuning keeps gigabytes there."""
+    """Remove the checkpoints of a finished run: it is never resumed, and those of full fine-tuning take gigabytes."""
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
 
 def seconds_of(folder: Path, job: Job) -> float | None:
-    """Return how long a job took; None where that is not recorded."""
+    """Return how long a job took; None if that is not recorded."""
     if job.kind == "sweep":
         if (job.folder / RESULT_FILE).is_file():
             return load_result(job.folder / RESULT_FILE).cost["seconds_total"]
@@ -183,12 +187,27 @@ def seconds_of(folder: Path, job: Job) -> float | None:
     return record["seconds"] if job.kind == "probe" else record["cost"]["seconds_total"]
 
 
+def expected(grid: GridConfig, jobs: Sequence[Job], folder: Path) -> dict[Job, float]:
+    """Return the seconds that each job is expected to take.
+
+    They are the mean of the recorded jobs of its method and kind; otherwise those of the shipped config's record.
+    """
+    known = {job: seconds for job in jobs if (seconds := seconds_of(folder, job)) is not None}
+    found = {}
+    for job in jobs:
+        like = [seconds for other, seconds in known.items() if (other.kind, other.method) == (job.kind, job.method)]
+        record = TASKS / grid.task / f"{grid.methods[job.method].recipe}.json"
+        shipped = load_result(record).cost["seconds_total"] if record.is_file() and not like else UNKNOWN
+        found[job] = known.get(job, mean(like) if like else shipped)
+    return found
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _relative(text: str) -> str:
-    """Leave the folder of this checkout out of a path: records are read elsewhere."""
+    """Remove this checkout's folder from a path, because records are read elsewhere."""
     return text.replace(f"{ROOT}/", "")
 
 

@@ -1,14 +1,14 @@
 """The benchmark: methods and seeds on one task, and the records of its runs.
 
-The folder of a benchmark, `results/benchmarks/NAME/`, holds
+The folder of a benchmark, `results/benchmarks/NAME/`, contains:
 
-    grid.json                   the settings, as the grid was run
+    grid.json                   the settings of the grid
     rows.json                   the test rows: place, prompt, target
-    METHOD/sweep.json           every point of the method's sweep, and the one that validation chose
+    METHOD/sweep.json           every point of the method's sweep, and the point that validation chose
     METHOD/seedN.json           the record of a run
-    METHOD/seedN.answers.json   its answers to the test rows, in their order
-    METHOD/seedN.probes.json    what was measured of the trained method beside its test score
-    METHOD/seedN.failed.json    instead of all that: why the run failed
+    METHOD/seedN.answers.json   its predictions for the test rows, in their order
+    METHOD/seedN.probes.json    further measurements of the trained method
+    METHOD/seedN.failed.json    only if the run failed: the reason
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class MethodConfig:
 
     Args:
         recipe: name of its script in recipes/.
-        label: what tables call it; by default its key.
-        settings: what differs from the task's shipped config of that recipe, by dotted key.
+        label: its name in tables; by default its key.
+        settings: differences from the task's shipped config of that recipe, by dotted key.
         sweep: values of dotted keys; validation chooses one combination, by the settings' `training.best_by`.
-        further: combinations tried beside those, of the same keys: where the best lay at the edge of the sweep. They
-            may be added to a sweep that has its record.
-        mixed_precision: as of `accelerate launch --mixed_precision`: for weights that have to stay in 32 bits.
+        further: more combinations of the same keys, for a sweep whose best point is at an edge. They may be added to a
+            sweep that has its record.
+        mixed_precision: as of `accelerate launch --mixed_precision`, for weights that have to stay in 32 bits.
         seeds: by default those of the grid.
     """
 
@@ -52,17 +52,16 @@ class GridConfig:
     """Every method with every seed on one task.
 
     Args:
-        task: folder in configs/ whose files the settings of each recipe begin with.
+        task: folder in configs/ with the config of each recipe.
         methods: rows of the benchmark, in the order of its tables.
         seeds: of initial values, order of rows and drawn examples.
-        settings: for all methods, by dotted key; they win over the task's config, and a method's own over them.
-        training: the budget, the same for all that train: keys of `training` in the recipes.
-        sweep_training: what of it a run of a sweep has instead.
+        settings: of all methods, by dotted key. They override the task's config, and a method's own override them.
+        training: keys of `training` in the recipes, the same for all methods that train.
+        sweep_training: keys of `training` that differ in the runs of a sweep.
         sweep_seed: seed of the runs of a sweep.
-        probes: what is measured of each method beside its test score: sampling, forgetting, latency, transfer.
-        sampled_rows: test rows that the probe sampling draws answers for.
-        transfer: the rows that the probe of that name scores, each as `task.where` of the same task: other domains,
-            other languages.
+        probes: further measurements of each method: sampling, forgetting, latency, transfer.
+        sampled_rows: test rows of the probe sampling.
+        transfer: rows of the probe transfer, each as `task.where` of the same task, for example another domain.
         transfer_rows: test rows of each of them.
         name: of the benchmark; by default the task's.
     """
@@ -83,7 +82,7 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class Cell:
-    """A finished run: its record, its answers to the test rows in their order, and what probes found of it."""
+    """A finished run: its record, its predictions for the test rows in their order, and the results of its probes."""
 
     method: str
     seed: int
@@ -94,7 +93,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is recorded of a benchmark.
+    """The records of a benchmark.
 
     grid: `GridConfig` as plain values; rows: place, prompt and target of each test row; cells: the finished runs of
     each method of the grid, by seed; failed: the reasons of those that failed; sweeps: the points tried, by method.
@@ -114,7 +113,7 @@ class Benchmark:
 
     @property
     def outdated(self) -> dict[str, dict[str, Any]]:
-        """What their sweep chooses, of the methods that have a run made with other values, before points were added."""
+        """The values that a sweep chooses, for each method with a run that has other values."""
         found = {}
         for method, sweep in self.sweeps.items():
             chosen = sweep["chosen"] or {}
@@ -125,7 +124,7 @@ class Benchmark:
         return found
 
     def label(self, method: str) -> str:
-        """Return what tables call a method."""
+        """Return the name of a method in tables."""
         return self.grid["methods"][method]["label"] or method.replace("_", " ")
 
     def values(self, method: str, metric: str) -> list[float]:
@@ -137,10 +136,10 @@ def load_benchmark(folder: Path) -> Benchmark:
     """Read all records of a benchmark.
 
     Raises:
-        UserError: it has none; a run without its answers, or with another number of them than there are rows.
+        UserError: there are none; a run has no predictions, or more or fewer than there are rows.
     """
     if not (folder / "grid.json").is_file():
-        raise UserError(f"{folder}: holds no benchmark: it has no grid.json")
+        raise UserError(f"{folder}: is not the folder of a benchmark, because it has no grid.json")
     grid = _read(folder / "grid.json")
     rows = _read(folder / "rows.json") if (folder / "rows.json").is_file() else []
     cells: dict[str, dict[int, Cell]] = {}
@@ -153,10 +152,10 @@ def load_benchmark(folder: Path) -> Benchmark:
             if record.is_file():
                 answers = record.with_suffix(".answers.json")
                 if not answers.is_file():
-                    raise UserError(f"{record}: its answers are missing: {answers}")
+                    raise UserError(f"{record}: its predictions are missing: {answers}")
                 said = _read(answers)
                 if len(said) != len(rows):
-                    raise UserError(f"{answers}: holds {len(said)} answers to {len(rows)} test rows")
+                    raise UserError(f"{answers}: has {len(said)} predictions for {len(rows)} test rows")
                 probes = record.with_suffix(".probes.json")
                 found = _read(probes) if probes.is_file() else {}
                 cells[method][seed] = Cell(method, seed, load_result(record), said, found)
@@ -174,7 +173,7 @@ def seeds_of(grid: Mapping[str, Any], method: str) -> list[int]:
 
 
 def in_words(values: dict[str, Any]) -> str:
-    """For people: "r 8, learning_rate 0.1"."""
+    """Return settings as printed: "r 8, learning_rate 0.1"."""
     return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
 
 

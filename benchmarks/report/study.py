@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid.estimate import spoken
 from benchmarks.grid.settings import in_words
 from benchmarks.study.settings import load_screen
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
 from softprompts.reports.pages.tables import percent
 from softprompts.reports.tables import markdown_table
-from softprompts.runs.record import Standing
+from softprompts.runs.record import Standing, spoken
 from softprompts.sweeps.grid import SEED
 from softprompts.sweeps.sweep import cost_in_words
 

@@ -22,7 +22,7 @@ from softprompts.readiness.plan import Plan
 from softprompts.readiness.rows import Measured
 from softprompts.readiness.settings import RecipeSettings
 from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
-from softprompts.runs.record import Result, load_result
+from softprompts.runs.record import Result, load_result, spoken
 from softprompts.system.files import IS_CLONE, PROJECT
 from softprompts.tasks.task import Task
 
@@ -334,14 +334,6 @@ def measure_rate(settings: RecipeSettings, size: int = 1024, seconds: float = 0.
         if device.type != "cpu":
             result.sum().item()  # waits for the device
     return done * 2 * size**3 / (time.perf_counter() - begin)
-
-
-def spoken(seconds: float) -> str:
-    """Return a duration for people: "40 s", "12 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def ceiling_of(facts: Mapping[str, Any]) -> float:

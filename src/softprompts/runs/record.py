@@ -124,3 +124,11 @@ class Standing:
     steps: int
     planned: int
     left: bool = False
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration for people: "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

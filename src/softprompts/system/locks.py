@@ -16,11 +16,15 @@ PATIENCE = 3.0  # seconds; filelock takes over a marker that is cut short after 
 _held: dict[Path, MarkerSoftFileLock] = {}
 
 
-def own(folder: Path) -> bool:
+def own(folder: Path, key: str = "run.output_dir") -> bool:
     """Make this process the one owner of an existing folder, until it ends or calls `release`.
 
     The lock is a file that is created exclusively, so that it works on file systems without `flock`. It holds host,
     process and the time when the process started: one whose process has ended on this host is taken over.
+
+    Args:
+        folder: the folder.
+        key: the setting that names it, for the error.
 
     Returns:
         Whether it is so from now on; False if it was before.
@@ -32,14 +36,14 @@ def own(folder: Path) -> bool:
     if path in _held and _held[path].is_lock_held_by_us:
         return False
     lock = MarkerSoftFileLock(path, thread_local=False)
-    with one_line(f"run.output_dir: {folder}"):
+    with one_line(f"{key}: {folder}"):
         try:
             lock.acquire(timeout=PATIENCE, poll_interval=0.1)
         except Timeout:
             owner = lock.owner
             by = f"process {owner.pid} on {owner.hostname}" if owner else "an unknown process"
             raise UserError(
-                f"run.output_dir: {folder} is in use by {by}; choose another folder, or wait. If that process has "
+                f"{key}: {folder} is in use by {by}; choose another folder, or wait. If that process has "
                 f"ended, delete {folder / LOCK}"
             ) from None
     _held[path] = lock
