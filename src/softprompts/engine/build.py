@@ -317,8 +317,8 @@ def _written_otherwise(engine: Engine, row: Document, expected: list[int], found
 def equally_likely(theirs: float, ours: float, largest: float, dtype: torch.dtype) -> bool:
     """Return whether two next tokens, of `theirs` and `ours` nats, are equally likely up to rounding.
 
-    A logit itself is rounded: in bfloat16, logits between 32 and 64 are multiples of 0.25. In each of two forward passes,
-    each of the two logits may be one such step too high or too low. `largest` is the largest logit.
+    A logit itself is rounded: in bfloat16, logits between 32 and 64 are multiples of 0.25. In each of two forward
+    passes, each of the two logits may be one such step too high or too low. `largest` is the largest logit.
     """
     bound, _ = TOLERANCE[dtype]
     steps = 2 * torch.finfo(dtype).eps * largest
