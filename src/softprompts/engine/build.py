@@ -297,21 +297,32 @@ def _written_otherwise(engine: Engine, row: Document, expected: list[int], found
         if len(expected) == len(found):
             return None
 
-    def surprise(answer: list[int]) -> float:
+    def surprise(answer: list[int]) -> tuple[float, float]:
+        """Return the nats of the answer's next token, or of its end, and the largest logit there."""
         following = answer[common : common + 1] or list(engine.ends)
         documents = [replace(row, target_ids=(*expected[:common], token)) for token in following]
         scores = engine(documents)
         last = [int((scores.document == i).nonzero()[-1]) for i in range(len(documents))]
-        return min(scores.nll()[last].tolist())
+        return min(scores.nll()[last].tolist()), scores.logits[last].abs().max().item()
 
-    bound, _ = TOLERANCE[engine.model.get_input_embeddings().weight.dtype]
-    theirs, ours = surprise(expected), surprise(found)
-    if abs(theirs - ours) <= 10 * bound * max(1.0, theirs):
+    (theirs, largest), (ours, _) = surprise(expected), surprise(found)
+    if equally_likely(theirs, ours, largest, engine.model.get_input_embeddings().weight.dtype):
         return None
     ours_said, theirs_said = (
         f"token {answer[common]}" if common < len(answer) else "the end" for answer in (found, expected)
     )
     return f"after {common} generated tokens, {ours_said} follows instead of {theirs_said}"
+
+
+def equally_likely(theirs: float, ours: float, largest: float, dtype: torch.dtype) -> bool:
+    """Return whether two next tokens, of `theirs` and `ours` nats, are equally likely up to rounding.
+
+    A logit itself is rounded: in bfloat16, logits between 32 and 64 are multiples of 0.25. In each of two forward
+    passes, each of the two logits may be one such step too high or too low. `largest` is the largest logit.
+    """
+    bound, _ = TOLERANCE[dtype]
+    steps = 2 * torch.finfo(dtype).eps * largest
+    return abs(theirs - ours) <= max(10 * bound * max(1.0, theirs), steps)
 
 
 def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[float, torch.Tensor]:

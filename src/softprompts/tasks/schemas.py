@@ -23,8 +23,8 @@ from referencing.jsonschema import DRAFT202012
 # Keywords whose value contains schemas by name, and keywords whose value contains no schema.
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 NO_SCHEMA = ("enum", "const", "default", "examples")
-# The one format of a JSON Schema that jsonschema checks without further packages. Others, such as "uri-reference", would
-# be checked on those machines only where such a package happens to be installed.
+# The one format of a JSON Schema that jsonschema checks without further packages. Others, such as "uri-reference", are
+# checked only if such a package happens to be installed.
 FORMATS = FormatChecker(("regex",))
 
 

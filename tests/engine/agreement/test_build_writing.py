@@ -11,12 +11,13 @@ from softprompts.config.sections import ModelConfig
 from softprompts.encoding.documents import Document
 from softprompts.encoding.tokenization import encode
 from softprompts.engine import build as agreement, generation
-from softprompts.engine.build import different_answers, make_engine
+from softprompts.engine.build import different_answers, equally_likely, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.models.loading import input_spec
 
 import pytest
+import torch
 
 ROWS = [("the film was", " good"), ("a very dull plot and a poor cast", " bad"), ("the cast", " good")]
 DOCUMENTS = [Document(tuple(range(20 * k, 20 * k + 3 + 5 * k)), (200,)) for k in range(1, 5)]
@@ -68,6 +69,22 @@ def test_c1_4_tokens_that_are_as_likely_are_no_difference(tiny_model: Path, monk
     monkeypatch.setattr(generation, "decode", one_token_off)
     monkeypatch.setitem(agreement.TOLERANCE, next(iter(load_base(tiny_model)[0].parameters())).dtype, (1e3, 1e3))
     assert different_answers(method_engine(tiny_model, "prompt tuning"), DOCUMENTS) is None
+
+
+@pytest.mark.parametrize(
+    ("nats", "largest", "dtype", "equal"),
+    [
+        ((0.673, 0.923), 40.0, torch.bfloat16, True),  # SmolLM2-135M on docstrings: one step of such a logit
+        ((0.673, 0.923), 10.0, torch.bfloat16, False),  # four steps
+        ((0.673, 0.923), 40.0, torch.float32, False),
+        ((0.673, 1.7), 40.0, torch.bfloat16, False),
+        ((0.673, float("nan")), 40.0, torch.bfloat16, False),
+    ],
+)
+def test_c1_4_logits_are_rounded_too(
+    nats: tuple[float, float], largest: float, dtype: torch.dtype, equal: bool
+) -> None:
+    assert equally_likely(*nats, largest, dtype) is equal
 
 
 def test_c1_4_a_bug_of_ours_in_writing_is_raised(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
