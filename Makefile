@@ -57,30 +57,31 @@ neighbours: $(STAMP) ## after make ensemble: show the nearest words to its first
 
 GRIDS    := $(or $(GRID),sentiment home_commands docstrings)
 METHODS   = $(foreach method,$(ONLY),--launch.only+=$(method))
-LAUNCHES ?= 1
-# LAUNCHES processes run a grid at the same time. They share its jobs and, on a CPU, its threads.
-SHARE   = OMP_NUM_THREADS=$$(( ($$(getconf _NPROCESSORS_ONLN) + $(LAUNCHES) - 1) / $(LAUNCHES) ))
-GRID_PY = seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
-	xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.grid
+# RAY=auto starts a Ray cluster on this machine, RAY=ADDRESS uses another one. CPUS and GPUS are those of one job.
+WORKERS  = $(if $(RAY),--workers.ray $(RAY) --workers.cpus $(or $(CPUS),1) --workers.gpus $(or $(GPUS),0))
+RAY_PIP  = $(if $(RAY),@$(call install,-c constraints.txt -e '.[ray]'),@:)
 
-bench: $(STAMP) ## benchmark every method with three seeds, settings swept on validation; several hours; can be resumed; GRID=sentiment ONLY=lora LAUNCHES=2
-	@set -e; for grid in $(GRIDS); do $(GRID_PY) --config configs/benchmarks/$$grid.yaml $(METHODS); done
+bench: $(STAMP) ## benchmark every method with three seeds, settings swept on validation; several hours; can be resumed; GRID=sentiment ONLY=lora RAY=auto
+	$(RAY_PIP)
+	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid \
+		--config configs/benchmarks/$$grid.yaml $(METHODS) $(WORKERS); done
 
 bench-plan: $(STAMP) ## show the jobs of make bench, and their expected time
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done
 
-study: $(STAMP) ## sweep every method's settings on validation; several hours; can be resumed; STUDY=screens ONLY=sentiment/lora LAUNCHES=2
-	@set -e; for part in $(or $(STUDY),screens comparisons); do seq $(LAUNCHES) | HF_HUB_OFFLINE=1 $(if $(filter-out 1,$(LAUNCHES)),$(SHARE)) \
-		xargs -P $(LAUNCHES) -I @ $(BIN)/python -m benchmarks.study --config configs/study/$$part.yaml \
-		$(foreach screen,$(ONLY),--launch.only+=$(screen)); done
+study: $(STAMP) ## sweep every method's settings on validation; several hours; can be resumed; STUDY=screens ONLY=sentiment/lora RAY=auto
+	$(RAY_PIP)
+	@set -e; for part in $(or $(STUDY),screens comparisons); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.study \
+		--config configs/study/$$part.yaml $(foreach screen,$(ONLY),--launch.only+=$(screen)) $(WORKERS); done
 
 bench-time-to-quality: $(STAMP) ## measure the seconds until validation reaches a score, compared with stock PEFT; an hour or more; skips recorded runs
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.time_to_quality $(ONLY)
 
-bench-smoke: LAUNCHES = 2
-bench-smoke: $(STAMP) ## test the benchmark with a few steps per run; the results, in runs/smoke, have no meaning
+bench-smoke: $(STAMP) ## test the benchmark with a few steps per run; the results, in runs/smoke, have no meaning; RAY=auto
+	$(RAY_PIP)
 	@rm -rf runs/smoke
-	@$(GRID_PY) --config configs/benchmarks/smoke.yaml --launch.records runs/smoke/records --launch.runs runs/smoke/runs
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid --config configs/benchmarks/smoke.yaml --launch.records runs/smoke/records \
+		--launch.runs runs/smoke/runs $(WORKERS)
 
 bench-throughput: $(STAMP) ## time a step, compared with PEFT under Trainer and with TRL; skips recorded cases
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

@@ -2,10 +2,10 @@
 
     python -m benchmarks.grid --config configs/benchmarks/sentiment.yaml
 
-The program first prints how long the jobs will take; with `--launch.plan true` it ends there. A job that has a record is
-not run again, and a run that was stopped continues. A job that fails leaves its reason instead of a record; the program
-runs it again only with `--launch.retry true`. `--workers.ray auto` runs jobs side by side. The output of a run is in a
-file next to its folder, `runs/benchmarks/NAME/METHOD/seedN.log.txt`.
+The program first prints how long the jobs will take; with `--launch.plan true` it ends there. A job that has a record
+is not run again, and a run that was stopped continues. A job that fails leaves its reason instead of a record; the
+program runs it again only with `--launch.retry true`. `--workers.ray auto` runs jobs side by side. The output of a run
+is in a file next to its folder, `runs/benchmarks/NAME/METHOD/seedN.log.txt`.
 
 Exit codes: 0 if every job has its record; 1 if a run failed; 2 and one line for an error that you can fix; 130 or 143
 after Ctrl-C or SIGTERM.

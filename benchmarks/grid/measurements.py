@@ -1,4 +1,4 @@
-"""What a trained method does beside its task: answers drawn at random, what it unlearns, how long a request takes."""
+"""Further measurements of a trained method: sampled predictions, forgetting, transfer, and the time of a request."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def sampled(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Draw several answers to each row: the metrics' mean over the draws, and how often two draws agree.
+    """Sample several predictions per row; return the metrics' mean over the draws, and how often two draws agree.
 
-    `agreement` is the share of all pairs of draws of a row that give the same answer. Nothing is cut from the
-    distribution (no top-k, no top-p).
+    `agreement` is the share of all pairs of draws of a row that are the same text. Sampling uses the whole
+    distribution, without top-k or top-p.
     """
     prompts = [e.document.prompt_ids for e in examples]
     soft_prompts = [e.document.soft_prompt for e in examples]
@@ -65,7 +65,7 @@ def sampled(
 
 
 def agreement(drawn: Sequence[Sequence[str]]) -> float:
-    """Return the share of pairs of draws, of all rows, that give the same answer; `drawn` holds a list a draw."""
+    """Return the share of equal pairs of draws, over all rows. `drawn` has a list of texts per draw."""
     pairs = list(itertools.combinations(drawn, 2))
     return mean(a == b for one, other in pairs for a, b in zip(one, other, strict=True))
 
@@ -86,7 +86,7 @@ def text_loss(engine: Engine, texts: Sequence[str], batch_size: int = 32) -> flo
 
 
 def score_on(engine: Engine, examples: Sequence[Example], evaluation: EvaluationConfig) -> tuple[str, float]:
-    """Return ("accuracy", share of rows answered right) of a task with choices, else ("loss", nats a target token)."""
+    """Return ("accuracy", share of correct rows) of a task with choices, otherwise ("loss", nats per target token)."""
     outcome = predict(engine, examples, evaluation, Accelerator(), "another task", answer_open=False)
     if not examples[0].choices:
         return "loss", outcome.loss
@@ -104,13 +104,13 @@ def transferred(
 
 @torch.inference_mode()
 def latency(engine: Engine, examples: Sequence[Example], new_tokens: int = 32) -> dict[str, float]:
-    """Time single requests, one at a time, with nothing kept from the one before.
+    """Time single requests, one at a time. Nothing is cached between them.
 
     Returns:
         Medians over the rows: prompt_tokens read as text, first_token_ms, answer_ms of `new_tokens` tokens.
     """
     prompts = [e.document.prompt_ids for e in examples]
-    generate(engine, prompts[:1], 2)  # the first call of all sets PyTorch up
+    generate(engine, prompts[:1], 2)  # the first call includes PyTorch's own set-up
 
     def milliseconds(prompt: Sequence[int], tokens: int) -> float:
         started = time.perf_counter()

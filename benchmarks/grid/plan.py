@@ -75,7 +75,7 @@ def points(method: MethodConfig) -> list[dict[str, Any]]:
 
 
 def command(grid: GridConfig, job: Job, chosen: dict[str, Any]) -> list[str]:
-    """Return the arguments of `python` for a point of a sweep or a run; `chosen` has the values that its sweep chose."""
+    """Return the arguments of `python` for a point of a sweep or a run; `chosen` has the values of its sweep."""
     method = grid.methods[job.method]
     settings = dict(grid.settings)
     if trains(method.recipe):

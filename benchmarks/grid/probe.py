@@ -1,11 +1,13 @@
-"""Measure a finished run of the benchmark beside its test score, and write a record.
+"""Measure more than the test score of a finished run of the benchmark, and write a record.
 
     python -m benchmarks.grid.probe --probe.run runs/benchmarks/sentiment/lora/seed0 --probe.record FILE.json
 
-sampling: several answers drawn at a temperature, where answers are written; forgetting: the change of loss on general
-text (newspaper sentences) and of the score on the other embedded tasks, with the adapter attached and detached; latency
-of single requests; transfer: the score on rows of the task that the run has not been trained on, another domain say.
-`benchmarks.grid.measurements` says how each is measured.
+sampling: several predictions per row at a temperature, for tasks without choices.
+forgetting: the change of the loss on general text (newspaper sentences) and of the score on the other embedded tasks,
+with the adapter attached and detached.
+latency: the time of single requests.
+transfer: the score on other rows of the task than those of training, for example of another domain.
+`benchmarks.grid.measurements` has the definitions.
 """
 
 from __future__ import annotations
@@ -47,17 +49,17 @@ TASKS = ("sentiment", "home_commands", "docstrings")
 
 @dataclass
 class ProbeConfig:
-    """What is measured, and where.
+    """The run, the measurements, and the record.
 
     Args:
         run: folder of a finished run.
         record: file to write.
         what: sampling, forgetting, latency, transfer.
-        transfer: the rows that transfer is measured on, each as `task.where`.
-        rows: rows of a task that forgetting is measured on, and texts of general English.
-        sampled_rows: rows that answers are drawn for.
-        requests: single requests that are timed.
-        transfer_rows: test rows of each of `transfer`.
+        transfer: rows of the measurement transfer, each as `task.where`.
+        rows: number of rows per task, and of general texts, of the measurement forgetting.
+        sampled_rows: number of rows of the measurement sampling.
+        requests: number of requests that are timed.
+        transfer_rows: number of test rows per item of `transfer`.
     """
 
     run: str
@@ -71,7 +73,7 @@ class ProbeConfig:
 
 
 def main(probe: ProbeConfig) -> None:
-    """Load what the run has trained, measure, write the record."""
+    """Load the output of the run, measure, and write the record."""
     started = time.perf_counter()
     folder = Path(probe.run)
     check(probe)
@@ -96,7 +98,7 @@ def main(probe: ProbeConfig) -> None:
     found: dict[str, Any] = {}
     forgets = "forgetting" in probe.what and trained
     data = encode(task, tokenizer, input_spec(base))
-    # Before anything is put on the base model: what is measured detached has to be this, to the last bit.
+    # Before an adapter is attached: the measurements after it is detached must be equal to these, to the last bit.
     before = unlearnt(make_engine(base, tokenizer, config=config, data=data, say=print)) if forgets else {}
     if whole:
         tuned: Any = load_base_model(replace(config, name_or_path=str(folder / MODEL)), device, task.choices)[0]
@@ -132,16 +134,16 @@ def main(probe: ProbeConfig) -> None:
 def check(probe: ProbeConfig) -> None:
     """Raise `UserError` for a folder without a finished run, or a measurement that does not exist."""
     if not (Path(probe.run) / RESULT_FILE).is_file():
-        raise UserError(f"probe.run: {probe.run} holds no finished run")
+        raise UserError(f"probe.run: {probe.run} is not the folder of a finished run")
     for name in probe.what:
         if name not in PROBES:
             raise UserError(f'probe.what: "{name}"{nearest(name, PROBES)}')
 
 
 def task_of(settings: dict[str, Any], folder: Path, where: dict[str, list[Any]] | None = None) -> Task:
-    """Return the task of a run; for a written prompt in the wording, and with the examples, that it was tested with.
+    """Return the task of a run; that of a manual prompt has the wording and the examples of its test.
 
-    `where` picks other test rows, as `task.where` does; train stays what it was.
+    `where` selects other test rows, like `task.where`; the training rows stay the same.
     """
     config = TaskConfig(**settings["task"])
     task = load_task(config)
@@ -155,9 +157,9 @@ def task_of(settings: dict[str, Any], folder: Path, where: dict[str, list[Any]] 
 
 
 def other_task(name: str, rows: int) -> Task:
-    """Return an embedded task as its shipped config formats it: so many of its test rows, and nothing else to encode.
+    """Return an embedded task with its shipped config. Every split has the first test rows, so that little is encoded.
 
-    A base model with fewer positions than the config counts on reads a long prompt from its end.
+    A base model with too few positions reads the end of a long prompt.
     """
     path = ROOT / "configs" / name / "prompt_tuning.yaml"
     config = TaskConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["task"])
@@ -166,14 +168,14 @@ def other_task(name: str, rows: int) -> Task:
 
 
 def general_texts(rows: int) -> list[str]:
-    """Return sentences of newspaper editorials, which no method is trained on."""
+    """Return sentences of newspaper editorials, on which no method is trained."""
     return [row.record["text"] for row in load_task(GENERAL).splits["test"][:rows]]
 
 
 def forgetting(
     before: dict[str, Any], attached: dict[str, Any], detached: dict[str, Any] | None, rows: int
 ) -> dict[str, Any]:
-    """Return the numbers of `unlearnt` side by side; `detached` is None where nothing can be taken off."""
+    """Return the numbers of `unlearnt` side by side; `detached` is None for full fine-tuning."""
 
     def three(name: str, index: int | None) -> dict[str, Any]:
         values = {"base": before, "attached": attached, "detached": detached}

@@ -1,13 +1,13 @@
-"""The study's screens: sweeps by successive halving on validation, of every method and of ways to start and to train.
+"""The study's screens: sweeps by successive halving, on validation, of every method and of ways to start and to train.
 
     python -m benchmarks.study --config configs/study/screens.yaml
 
-First it prints how long all of it will take; `--launch.plan true` ends there. A screen that has a record is not made
-again, one that was stopped goes on where it stood. Start it several times: the launches share the screens. What a
-sweep says is beside its folder, in `runs/study/TASK/SCREEN.log.txt`.
+The program first prints how long the screens will take; with `--launch.plan true` it ends there. A screen that has a
+record is not run again, and a screen that was stopped continues. `--workers.ray auto` runs screens side by side. The
+output of a sweep is in a file next to its folder, `runs/study/TASK/SCREEN.log.txt`.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM, 1 where a sweep
-failed, 0 when every screen has its record.
+Exit codes: 0 if every screen has its record; 1 if a sweep failed; 2 and one line for an error that you can fix; 130 or
+143 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid.estimate import spoken
-from benchmarks.processes import claimed, launched
+from benchmarks.jobs import Process, WorkersConfig, run_jobs
 from benchmarks.study.settings import ScreenConfig, StudyConfig, check, config_of, record_of
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
 from softprompts.runs.folders import RESULT_FILE
-from softprompts.runs.record import load_result
+from softprompts.runs.record import load_result, spoken
 from softprompts.sweeps.halving import rungs
+from softprompts.system import locks
 from softprompts.system.files import write_atomically
 
 import yaml
@@ -38,13 +38,13 @@ UNKNOWN = 600.0  # seconds of a run that has no record
 
 @dataclass
 class LaunchConfig:
-    """Where the study keeps what it makes.
+    """Folders of the study, and the screens to run.
 
     Args:
         records: folder of the records.
         runs: folder of the runs.
-        plan: print what there is to do and how long it will take, and do nothing.
-        only: screens to run, or the tasks of them; by default all.
+        plan: print the screens that are left and their expected time, and run nothing.
+        only: screens to run, or their tasks; by default all.
     """
 
     records: str = "results/study"
@@ -53,8 +53,8 @@ class LaunchConfig:
     only: list[str] | None = None
 
 
-def main(study: StudyConfig, launch: LaunchConfig) -> None:
-    """Make every screen that has no record yet."""
+def main(study: StudyConfig, launch: LaunchConfig, workers: WorkersConfig) -> None:
+    """Run every screen that has no record."""
     check(study)
     tasks = {name.split("/")[0] for name in study.screens}
     for wanted in launch.only or ():
@@ -66,33 +66,38 @@ def main(study: StudyConfig, launch: LaunchConfig) -> None:
     seconds = {name: expected(study, name) for name in left}
     print(
         f"{len(mine)} screens, {len(mine) - len(left)} of them recorded; about {spoken(sum(seconds.values()))} for the "
-        "others on a machine like that of the records",
+        "others, one after another, on a machine like that of the records",
         flush=True,
     )
     if launch.plan:
         for name in left:
             print(f"  {name}: {candidates(study.screens[name])} candidates, about {spoken(seconds[name])}")
         return
-    failed = [name for name in left if not make(study, name, Path(launch.runs) / name, files[name])]
+    runs = Path(launch.runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    locks.own(runs, "launch.runs")
+    failed = []
+
+    def start(name: str) -> Process:
+        folder = runs / name
+        config = folder.with_name(f"{folder.name}.yaml")
+        config.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(config, yaml.safe_dump(config_of(study, name, folder), sort_keys=False, allow_unicode=True))
+        return Process(["recipes/sweep.py", "--config", str(config), "--resume"], folder)
+
+    def keep_and_print(name: str, code: int, line: str) -> None:
+        if code:
+            failed.append(name)
+            print(f"{name}: failed: {line}", flush=True)
+        else:
+            record = keep(runs / name, files[name], study.screens[name])
+            print(f"{name}: {record['chosen']} in {spoken(record['cost']['seconds_total'])}", flush=True)
+
+    run_jobs(left, start, keep_and_print, workers)
+    locks.release(runs)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         raise SystemExit(1)
-
-
-def make(study: StudyConfig, name: str, folder: Path, file: Path) -> bool:
-    """Run a screen's sweep, unless another launch does; say whether nothing failed."""
-    with claimed(folder) as lock:
-        if lock is None or file.is_file():
-            return True
-        config = folder.with_name(f"{folder.name}.yaml")
-        write_atomically(config, yaml.safe_dump(config_of(study, name, folder), sort_keys=False, allow_unicode=True))
-        code, reason = launched(["recipes/sweep.py", "--config", str(config), "--resume"], folder, lock)
-        if code:
-            print(f"{name}: failed: {reason}", flush=True)
-            return False
-        record = keep(folder, file, study.screens[name])
-    print(f"{name}: {record['chosen']} in {spoken(record['cost']['seconds_total'])}", flush=True)
-    return True
 
 
 def keep(folder: Path, file: Path, screen: ScreenConfig) -> dict[str, Any]:

@@ -217,6 +217,8 @@ def test_rows_that_do_not_fit_are_found(made: Made, limit: int, long_rows: str, 
     )
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(7, "7 s"), (200, "3 min"), (12_000, "3 h 20 min")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(12.4, "12 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 00 min"), (12345, "3 h 26 min")]
+)
 def test_durations_are_spoken(seconds: float, said: str) -> None:
     assert worth.spoken(seconds) == said

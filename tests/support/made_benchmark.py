@@ -175,3 +175,13 @@ def _probes(task: str, method: str, seed: int, transfer: list[dict[str, list[str
             others["sentiment"] = accuracy | {"metric": "accuracy", "detached": off, "rows": ROWS}
         found["forgetting"] = {"general": attached | {"text": "newspaper editorials"}, "tasks": others}
     return found
+
+
+def numbers(found: Benchmark) -> dict[str, Any]:
+    """Return the results that must not depend on how and when the jobs of a grid ran."""
+    return {
+        "answers": {m: {s: c.answers for s, c in cells.items()} for m, cells in found.cells.items()},
+        "losses": {m: {s: c.result.test_loss for s, c in cells.items()} for m, cells in found.cells.items()},
+        "chosen": {m: s["chosen"] for m, s in found.sweeps.items()},
+        "rows": found.rows,
+    }

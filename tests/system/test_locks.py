@@ -11,7 +11,7 @@ from pathlib import Path
 
 from softprompts.errors import UserError
 from softprompts.system import locks
-from softprompts.system.locks import LOCK, own, release
+from softprompts.system.locks import LOCK, break_foreign, own, release
 
 import pytest
 
@@ -90,6 +90,20 @@ def test_a10_a_lock_of_another_host_is_kept_and_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"in use by process \d+ on elsewhere; .* delete .*\.run\.lock$"):
         own(tmp_path)
     assert (tmp_path / LOCK).read_text() == before
+
+
+def test_a_foreign_lock_can_be_broken_and_one_of_this_host_cannot(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    break_foreign(tmp_path)
+    with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
+        own(tmp_path)
+    holder.kill()
+    holder.wait()
+    rewrite(tmp_path, "host", "elsewhere")
+    break_foreign(tmp_path)
+    assert own(tmp_path)
+    break_foreign(tmp_path / "nowhere")
 
 
 def test_a_folder_that_is_gone_is_given_up_in_peace(tmp_path: Path) -> None:

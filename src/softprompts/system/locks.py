@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def own(folder: Path, key: str = "run.output_dir") -> bool:
             ) from None
     _held[path] = lock
     return True
+
+
+def break_foreign(folder: Path) -> None:
+    """Delete the lock of a process on another host. The caller knows that this process has ended.
+
+    `own` cannot know that, because it sees the processes of its own host only.
+    """
+    lock = MarkerSoftFileLock(folder.resolve() / LOCK)
+    if lock.owner and lock.owner.hostname != socket.gethostname():
+        lock.force_break()
 
 
 @atexit.register

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import jobs as jobs_module
 from benchmarks.grid import __main__ as runner
-from benchmarks.grid.plan import command, jobs
-from benchmarks.grid.records import done, keep_grid
+from benchmarks.grid.records import keep_grid
 from benchmarks.grid.settings import GridConfig, load_benchmark
+from benchmarks.jobs import Process, WorkersConfig
 from made_result import make_result
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import Interval
@@ -31,7 +34,8 @@ class Launches:
         self.fails: dict[str, int] = {}
         self.best: dict[str, float] = {}
 
-    def __call__(self, run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
+    def __call__(self, process: Process) -> tuple[int, str]:
+        run, folder = process.arguments, process.folder
         self.ran.append(run)
         flags = dict(zip(run[1::2], run[2::2], strict=False))
         if run[0] == "-mbenchmarks.grid.probe":
@@ -68,14 +72,14 @@ class Launches:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     made = Launches()
-    monkeypatch.setattr(runner, "launched", made)
-    monkeypatch.setattr(runner, "WAIT", 0.01)
+    monkeypatch.setattr(jobs_module, "launched", made)
     return made
 
 
 def run(grid: GridConfig, folder: Path, **options: Any) -> Path:
     """Run a grid and return the folder of its records."""
-    runner.main(grid, runner.LaunchConfig(records=str(folder / "records"), runs=str(folder / "runs"), **options))
+    launch = runner.LaunchConfig(records=str(folder / "records"), runs=str(folder / "runs"), **options)
+    runner.main(grid, launch, WorkersConfig())
     return folder / "records" / "sentiment"
 
 
@@ -129,7 +133,7 @@ def test_a_sweep_may_go_on_and_runs_made_with_what_it_chose_before_are_no_more_t
     assert launches.methods() == ["prompt_tuning/sweep02"], "the choice is what it was"
     launches.ran.clear()
     runs = tmp_path / "runs" / "sentiment" / "prompt_tuning"
-    said = r"other values than its sweep chooses now \(learning_rate 0\.3\): move .*/seed\* and .*/seed\* away"
+    said = r"other values than its sweep chooses now \(learning_rate 0\.3\); move .*/seed\* and .*/seed\* away"
     for _ in range(2):  # also before anything else is done
         with pytest.raises(UserError, match=said):
             run(with_further(0.9, 0.3), tmp_path)
@@ -138,7 +142,7 @@ def test_a_sweep_may_go_on_and_runs_made_with_what_it_chose_before_are_no_more_t
     with pytest.raises(UserError, match=said):
         run(with_further(0.9, 0.3, 0.8), tmp_path)
     assert launches.methods() == ["prompt_tuning/sweep04"], "a sweep may go on before its runs are made anew"
-    for file in [*(folder / "prompt_tuning").glob("seed*"), *runs.glob("seed*.lock")]:
+    for file in (folder / "prompt_tuning").glob("seed*"):
         file.unlink()
     shutil.rmtree(runs / "seed0")
     launches.ran.clear()
@@ -183,31 +187,21 @@ def test_without_a_sweep_there_is_no_run_and_no_probe(make_grid: MakeGrid, tmp_p
     assert failed == dict.fromkeys((0, 1), "every point of its sweep failed")
 
 
-def test_a_job_that_another_launch_has_is_left_to_it(
-    make_grid: MakeGrid, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid = make_grid()
-    theirs = jobs(grid, tmp_path / "runs")[2]
-    seen: list[bool] = []
-    original = launches.__call__
-
-    def other_ends(*arguments: Any) -> tuple[int, str]:
-        seen.append(done(tmp_path / "records" / "sentiment", theirs))
-        return original(*arguments)
-
-    monkeypatch.setattr(runner, "launched", other_ends)
-    with runner.claimed(theirs.folder) as lock:
-        assert lock is not None
-        with runner.claimed(theirs.folder) as second:
-            assert second is None
-        # What the other launch leaves when it is done: the record.
-        launches([*command(grid, theirs, {})], theirs.folder, 0)
-        runner.keep_run(tmp_path / "records" / "sentiment", theirs)
-        launches.ran.clear()
-        run(grid, tmp_path)
-    assert "written/seed0" not in launches.methods()
-    assert len(launches.ran) == 5
-    assert all(seen)
+def test_a_benchmark_has_one_launch_at_a_time(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
+    folder = tmp_path / "runs" / "sentiment"
+    folder.mkdir(parents=True)
+    script = "import sys, time; from pathlib import Path; from softprompts.system import locks\n"
+    script += "locks.own(Path(sys.argv[1])); print('owned', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"owned\n"
+        try:
+            with pytest.raises(UserError, match=rf"^launch\.runs: {folder} is in use by process {other.pid} on "):
+                run(make_grid(), tmp_path)
+        finally:
+            other.kill()
+    assert launches.ran == []
+    run(make_grid(), tmp_path)  # the other one has ended
 
 
 def test_other_methods_failures_are_not_this_launchs(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
@@ -221,12 +215,12 @@ def test_other_methods_failures_are_not_this_launchs(make_grid: MakeGrid, tmp_pa
 def test_a_finished_run_keeps_no_checkpoints(
     make_grid: MakeGrid, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_checkpoints(run: list[str], folder: Path, *rest: Any) -> tuple[int, str]:
-        code = launches(run, folder, *rest)
-        (folder / "checkpoints" / "step-1").mkdir(parents=True)
-        return code
+    def with_checkpoints(process: Process) -> tuple[int, str]:
+        outcome = launches(process)
+        (process.folder / "checkpoints" / "step-1").mkdir(parents=True)
+        return outcome
 
-    monkeypatch.setattr(runner, "launched", with_checkpoints)
+    monkeypatch.setattr(jobs_module, "launched", with_checkpoints)
     run(make_grid(), tmp_path)
     assert not list(tmp_path.glob("runs/**/checkpoints")), "those of sweeps neither"
 
@@ -255,14 +249,14 @@ def test_a_plan_says_what_is_left_and_does_nothing(
 
 
 def test_a_folder_without_a_grid_is_one_line(tmp_path: Path, make_grid: MakeGrid) -> None:
-    with pytest.raises(UserError, match=r"holds no benchmark: it has no grid\.json"):
+    with pytest.raises(UserError, match=r"is not the folder of a benchmark, because it has no grid\.json"):
         load_benchmark(tmp_path)
     keep_grid(make_grid(), tmp_path)
     assert load_benchmark(tmp_path).missing == [(m, s) for m in ("written", "prompt_tuning") for s in (0, 1)]
     (tmp_path / "written").mkdir()
     record = replace(make_result(), metrics={})
     (tmp_path / "written" / "seed0.json").write_text(json.dumps(asdict(record)), encoding="utf-8")
-    with pytest.raises(UserError, match="its answers are missing"):
+    with pytest.raises(UserError, match="its predictions are missing"):
         load_benchmark(tmp_path)
 
 

@@ -1,20 +1,25 @@
-"""The processes that the benchmark's grid starts: how they are stopped, and what is said of their failures."""
+"""The processes that benchmarks start: how they are stopped, and how their failures are reported."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
-from benchmarks.grid import __main__ as runner
+from benchmarks.jobs import Process, WorkersConfig, launched, run_jobs
+from helpers import ROOT
+from softprompts.errors import UserError
 
+import psutil
 import pytest
 
 
 @pytest.mark.parametrize("code", [0, 130])
-def test_a_stop_ends_the_launch_even_where_the_run_has_just_ended(tmp_path: Path, code: int) -> None:
+def test_a_signal_ends_the_launch_even_if_the_run_has_just_ended(tmp_path: Path, code: int) -> None:
     handler = f"signal.signal(signal.SIGINT, lambda *_: sys.exit({code}))"
     script = f"import signal, sys, time; {handler}; print(1, flush=True); time.sleep(60)"
 
@@ -25,19 +30,42 @@ def test_a_stop_ends_the_launch_even_where_the_run_has_just_ended(tmp_path: Path
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop).start()
-    with runner.claimed(tmp_path / "seed0") as lock:
-        assert lock is not None
-        with pytest.raises(SystemExit) as ended:
-            runner.launched(["-c", script], tmp_path / "seed0", lock)
+    with pytest.raises(SystemExit) as ended:
+        launched(Process(["-c", script], tmp_path / "seed0"))
     assert ended.value.code == 130
 
 
-def test_a_failed_run_is_told_by_its_last_line(tmp_path: Path) -> None:
-    with runner.claimed(tmp_path / "seed0") as lock:
-        assert lock is not None
-        assert runner.launched(["-c", "import sys; sys.exit('error: no')"], tmp_path / "seed0", lock) == (
-            1,
-            "error: no",
-        )
-        script = "import os; os.kill(os.getpid(), 9)"
-        assert runner.launched(["-c", script], tmp_path / "seed0", lock) == (-9, "killed by SIGKILL")
+def test_a_failed_run_is_reported_by_its_last_line(tmp_path: Path) -> None:
+    assert launched(Process(["-c", "import sys; sys.exit('error: no')"], tmp_path / "seed0")) == (1, "error: no")
+    script = "import os; os.kill(os.getpid(), 9)"
+    assert launched(Process(["-c", script], tmp_path / "seed0")) == (-9, "killed by SIGKILL")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_run_ends_if_its_launch_is_killed(tmp_path: Path) -> None:
+    run = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    script = "import sys; from pathlib import Path; from benchmarks.jobs import Process, launched\n"
+    script += "launched(Process(['-c', sys.argv[1]], Path(sys.argv[2])))"
+    launch = subprocess.Popen([sys.executable, "-c", script, run, str(tmp_path / "seed0")], cwd=ROOT)
+    log, until = tmp_path / "seed0.log.txt", time.monotonic() + 60
+    while not (log.is_file() and log.read_text(encoding="utf-8").endswith("\n")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    launch.kill()
+    launch.wait()
+    process = int(log.read_text(encoding="utf-8"))
+    while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_job_that_cannot_run_is_kept_as_failed() -> None:
+    kept = []
+    run_jobs(["a"], lambda _: "its sweep failed", lambda *outcome: kept.append(outcome), WorkersConfig())
+    assert kept == [("a", 1, "its sweep failed")]
+
+
+def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"^workers\.ray: requires Ray; install it: in a clone, pip install"):
+        run_jobs(["a"], lambda _: None, lambda *_: None, WorkersConfig(ray="auto"))

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid import __main__ as runner
-from benchmarks.grid.estimate import spoken
 from benchmarks.grid.plan import Job, check, choose, command, jobs, points
 from benchmarks.grid.records import record_of
 from benchmarks.grid.settings import GridConfig, MethodConfig
+from benchmarks.jobs import WorkersConfig
 from softprompts.errors import UserError
 
 import pytest
 
 MakeGrid = Callable[..., GridConfig]
-TRANSFER = "grid.transfer: the rows to score go together with the probe of that name in grid.probes"
+TRANSFER = "grid.transfer and the probe transfer in grid.probes require each other"
 
 
 def test_sweeps_come_first_then_every_method_with_every_seed_then_the_probes(
@@ -107,7 +107,7 @@ def test_a_method_that_the_grid_lacks_is_an_error(make_grid: MakeGrid, tmp_path:
         str(tmp_path / "records"), str(tmp_path), plan=True, only=["written", "prompt_tunning"]
     )
     with pytest.raises(UserError) as raised:
-        runner.main(make_grid(), launch)
+        runner.main(make_grid(), launch, WorkersConfig())
     assert str(raised.value) == 'launch.only: "prompt_tunning" (did you mean "prompt_tuning"?)'
 
 
@@ -125,10 +125,3 @@ def test_the_probes_are_told_which_rows_to_take(tmp_path: Path, make_grid: MakeG
     assert json.loads(given["--probe.transfer"]) == [{"label": ["positive"]}]
     assert given["--probe.transfer_rows"] == "7"
     assert given["--probe.sampled_rows"] == "5"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(12.4, "12 s"), (89, "89 s"), (91, "2 min"), (3570, "1 h 00 min"), (12345, "3 h 26 min")]
-)
-def test_durations_are_spoken(seconds: float, text: str) -> None:
-    assert spoken(seconds) == text

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
+from benchmarks import jobs as jobs_module
 from benchmarks.grid import __main__ as runner
-from benchmarks.grid.settings import Benchmark, GridConfig, load_benchmark
+from benchmarks.grid.settings import GridConfig, load_benchmark
+from benchmarks.jobs import Process, WorkersConfig
 from helpers import run_recipe, start_recipe
+from made_benchmark import numbers
 from warm import WarmProcess
 
 import pytest
@@ -33,20 +35,21 @@ def start(made: GridConfig, folder: Path) -> WarmProcess:
     return start_recipe(["-mbenchmarks.grid", "--config", str(config), *flags])
 
 
-def warm_job(run: list[str], folder: Path, lock: int, mixed_precision: str = "no") -> tuple[int, str]:
+def warm_job(process: Process) -> tuple[int, str]:
     """Do what `launched` does for a job that nobody stops, in a process that starts warm."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = run_recipe(run, ACCELERATE_MIXED_PRECISION=mixed_precision)
+    process.folder.mkdir(parents=True, exist_ok=True)
+    done = run_recipe(process.arguments, ACCELERATE_MIXED_PRECISION=process.mixed_precision)
     return done.returncode, done.stderr
 
 
 @pytest.fixture
 def finish(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Finish:
     """Return a function that launches a grid in this process and returns what it said."""
-    monkeypatch.setattr(runner, "launched", warm_job)
+    monkeypatch.setattr(jobs_module, "launched", warm_job)
 
     def run(made: GridConfig, folder: Path) -> str:
-        runner.main(made, runner.LaunchConfig(str(folder / "records"), str(folder / "runs")))
+        launch = runner.LaunchConfig(str(folder / "records"), str(folder / "runs"))
+        runner.main(made, launch, WorkersConfig())
         return capsys.readouterr().out
 
     return run
@@ -61,16 +64,6 @@ def wait_for(folder: Path, pattern: str, process: WarmProcess) -> None:
         time.sleep(0.005)
 
 
-def numbers(found: Benchmark) -> dict[str, Any]:
-    """Return what must not depend on when a grid was stopped."""
-    return {
-        "answers": {m: {s: c.answers for s, c in cells.items()} for m, cells in found.cells.items()},
-        "losses": {m: {s: c.result.test_loss for s, c in cells.items()} for m, cells in found.cells.items()},
-        "chosen": {m: s["chosen"] for m, s in found.sweeps.items()},
-        "rows": found.rows,
-    }
-
-
 def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(
     make_grid: MakeGrid, finish: Finish, tmp_path: Path
 ) -> None:
@@ -79,11 +72,11 @@ def test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one(
     del made.methods["written"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     said = finish(made, whole)
-    assert re.search(r"\[3/3\] prompt_tuning, seed 0: accuracy .*; 0 s left", said)
+    assert re.search(r"\[3/3\] prompt_tuning, seed 0: accuracy .* %, .* in", said)
 
     process = start(made, stopped)
     wait_for(stopped, "runs/tiny/prompt_tuning/sweep00/result.json", process)
-    process.kill()  # between two points, or as the next begins: that one lives on, and holds its lock
+    process.kill()  # between two points, or as the next one begins, which ends with its launch
     process.communicate(timeout=300)
 
     process = start(made, stopped)
