@@ -105,8 +105,9 @@ bench-serving: $(STAMP) ## measure requests per second, latency and memory of ma
 soak: $(STAMP) ## send 1,000 requests at once, then a steady mix for MINUTES=20; check replies and memory: results/soak.json
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving.soak --minutes $(or $(MINUTES),20)
 
-bench-gpu: $(STAMP) ## on a GPU: time and memory of the attention kernels of the packed forward pass
-	@$(BIN)/python -m benchmarks.throughput.gpu_attention
+bench-gpu: $(STAMP) ## on a GPU, about 8 minutes: attention, steps against PEFT and TRL, a bank of prompts, compiled layers: results/gpu/
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.gpu $(ONLY)
 
 ENGINES := runs/engines
 VLLM    := .venv-vllm

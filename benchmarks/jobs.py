@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -164,6 +165,8 @@ def _connected(workers: WorkersConfig) -> Any:
     except ImportError:
         raise UserError('workers.ray: requires Ray; install it: in a clone, pip install -e ".[ray]"') from None
     address = None if workers.ray == "auto" else workers.ray
+    if address is not None:
+        _reach(address)
     try:
         ray.init(address, log_to_driver=False, include_dashboard=False if address is None else None)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -174,6 +177,17 @@ def _connected(workers: WorkersConfig) -> Any:
             ray.shutdown()
             raise UserError(f"workers.{name.lower()}s: {wanted:g} per job, and the cluster has {total.get(name, 0):g}")
     return ray
+
+
+def _reach(address: str) -> None:
+    """Raise `UserError` if nothing answers at an address; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise UserError(f'workers.ray: expected auto or HOST:PORT, found "{address}"')
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"workers.ray: no cluster at {address}: {error}") from None
 
 
 def _on_worker(process: Process, folder: str, variables: dict[str, str]) -> tuple[int, str]:

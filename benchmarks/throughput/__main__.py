@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.throughput.chart import draw
-from benchmarks.throughput.sides import BATCH_SIZE, METHODS, SIDES, WARM_UP, measure
+from benchmarks.throughput.sides import METHODS, SIDES, WARM_UP, measure
 from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
 
@@ -91,7 +91,7 @@ def compare(method: str, sides: Sequence[str], rounds: int, updates: int) -> dic
             "rounds": rounds,
             "warm_up": WARM_UP,
             "updates": updates - WARM_UP,
-            "batch_size": BATCH_SIZE,
+            "batch_size": METHODS[method].batch,
             "learning_rate": METHODS[method].learning_rate,
         },
         "environment": with_trl_version(environment()) if "trl" in sides else environment(),

@@ -31,11 +31,16 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Method:
-    """A method. `kind` is prompt, prefix, p_tuning, lora or full; `virtual` is the number of virtual tokens."""
+    """A method and its batch.
+
+    `kind` is prompt, prefix, p_tuning, lora or full. `virtual` is the number of virtual tokens, and `batch` that of rows
+    per step.
+    """
 
     kind: str
     virtual: int = 0
     learning_rate: float = 0.01
+    batch: int = 16
 
     @property
     def queries(self) -> int:

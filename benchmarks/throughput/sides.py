@@ -56,7 +56,6 @@ METHODS = {
     "full": Method("full", learning_rate=1e-5),
 }
 TEXT = "Decide whether the sentiment of the following text is positive or negative."
-BATCH_SIZE = 16
 WARM_UP = 1  # steps of every process that are not counted
 
 
@@ -97,7 +96,7 @@ def with_engine(
     seconds, losses = [], []
     for update in range(updates):
         started = time.perf_counter()
-        loss = engine(rows[update * BATCH_SIZE : (update + 1) * BATCH_SIZE]).nll().mean()
+        loss = engine(rows[update * method.batch : (update + 1) * method.batch]).nll().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -129,12 +128,12 @@ def run(trainer: Trainer) -> Run:
     return clock.seconds, [float(h["loss"]) for h in trainer.state.log_history if "loss" in h]
 
 
-def arguments(folder: str, method: Method, updates: int) -> dict[str, Any]:
+def arguments(folder: str, method: Method, updates: int, device: torch.device) -> dict[str, Any]:
     """Return the settings that both trainers share."""
     return {
         "output_dir": folder,
         "max_steps": updates,
-        "per_device_train_batch_size": BATCH_SIZE,
+        "per_device_train_batch_size": method.batch,
         "learning_rate": method.learning_rate,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch_fused",
@@ -144,7 +143,7 @@ def arguments(folder: str, method: Method, updates: int) -> dict[str, Any]:
         "report_to": [],
         "save_strategy": "no",
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": device.type == "cpu",
         # Rows in their own order, as in the engine.
         "train_sampling_strategy": "sequential",
     }
@@ -166,7 +165,7 @@ def with_trainer(
 ) -> Run:
     """Train with PEFT's own forward pass on padded rows with labels."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(**arguments(folder, method, updates), remove_unused_columns=False)
+        settings = TrainingArguments(**arguments(folder, method, updates, model.device), remove_unused_columns=False)
         return run(Trainer(model, settings, train_dataset=rows, data_collator=with_labels))
 
 
@@ -183,7 +182,7 @@ def with_trl(model: Any, tokenizer: PreTrainedTokenizerBase, rows: list[Document
     )
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(
-            **arguments(folder, method, updates),
+            **arguments(folder, method, updates, model.device),
             completion_only_loss=True,
             packing=False,
             max_length=None,
@@ -212,10 +211,10 @@ def measure(name: str, side: str, updates: int) -> dict[str, Any]:
         prompt="{text}\nSentiment:",
         target=" {label}",
         choices=[" positive", " negative"],
-        max_rows={"train": BATCH_SIZE * updates, "validation": 1, "test": 1},
+        max_rows={"train": method.batch * updates, "validation": 1, "test": 1},
     )
     rows = [e.document for e in encode(load_task(config), tokenizer).train]
-    batches = [rows[start : start + BATCH_SIZE] for start in range(WARM_UP * BATCH_SIZE, len(rows), BATCH_SIZE)]
+    batches = [rows[start : start + method.batch] for start in range(WARM_UP * method.batch, len(rows), method.batch)]
     sizes = sizes_of(base)
     model = attach(base, tokenizer, method)
     if method.kind == "lora":

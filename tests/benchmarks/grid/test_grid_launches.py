@@ -69,3 +69,18 @@ def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"^workers\.ray: requires Ray; install it: in a clone, pip install"):
         run_jobs(["a"], lambda _: None, lambda *_: None, WorkersConfig(ray="auto"))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", r"no cluster at 127\.0\.0\.1:1: .*refused"),
+        ("127.0.0.1:99999", r"no cluster at 127\.0\.0\.1:99999: "),
+        ("Auto", 'expected auto or HOST:PORT, found "Auto"'),
+        ("ray://10.0.0.1:10001", "expected auto or HOST:PORT, found "),
+    ],
+)
+def test_a_cluster_that_does_not_exist_is_one_line(address: str, message: str) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with pytest.raises(UserError, match=rf"^workers\.ray: {message}"):
+        run_jobs(["a"], lambda _: None, lambda *_: None, WorkersConfig(ray=address))

@@ -93,15 +93,8 @@ def test_a_grid_on_ray_survives_a_lost_node_and_a_stop(make_grid: MakeGrid, clus
     assert one.missing == other.missing == []
 
 
-def test_a_cluster_that_does_not_exist_or_is_too_small_is_one_line(
-    make_grid: MakeGrid, cluster: Any, tmp_path: Path
-) -> None:
-    made = make_grid(name="tiny")
-    process = start(made, tmp_path / "one", "--workers.ray", cluster.address, "--workers.gpus", "2")
+def test_a_cluster_that_is_too_small_is_one_line(make_grid: MakeGrid, cluster: Any, tmp_path: Path) -> None:
+    process = start(make_grid(name="tiny"), tmp_path / "one", "--workers.ray", cluster.address, "--workers.gpus", "2")
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 2
     assert output.splitlines()[-1] == "error: workers.gpus: 2 per job, and the cluster has 0"
-    process = start(made, tmp_path / "two", "--workers.ray", "127.0.0.1:1")
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 2
-    assert output.splitlines()[-1].startswith("error: workers.ray: no cluster at 127.0.0.1:1")
