@@ -33,8 +33,7 @@ from torch import nn
 class Method:
     """A method and its batch.
 
-    `kind` is prompt, prefix, p_tuning, lora or full. `virtual` is the number of virtual tokens, and `batch` that of rows
-    per step.
+    `kind` is prompt, prefix, p_tuning, lora or full. `virtual` is the number of virtual tokens; `batch` that of rows.
     """
 
     kind: str
