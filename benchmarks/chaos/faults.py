@@ -72,7 +72,7 @@ def terminate_test(trial: Trial) -> Tried:
     started.wait(trial.rng.uniform(0.0, 0.3))
     started.send(signal.SIGTERM)
     trial.end(started)
-    if not any("stopped by SIGTERM while testing; go on with --resume" in text for text in started.said):
+    if not any("stopped by SIGTERM while testing; continue with --resume" in text for text in started.said):
         trial.finish()
         return 1, "came before or after the scoring; bit-identical to an undisturbed run"
     if started.code != 128 + signal.SIGTERM:

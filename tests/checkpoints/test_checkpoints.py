@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
         raise error
 
     monkeypatch.setattr(f"softprompts.checkpoints.files.{place}", fail)
-    with pytest.raises(UserError, match=r"step-000002: the disk is full; what was saved before is unharmed") as caught:
+    with pytest.raises(UserError, match=r"step-000002: the disk is full; saved files are unharmed") as caught:
         part.save(tmp_path, 2, best=2)
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]

@@ -150,7 +150,7 @@ def test_personal_data_are_red_until_they_are_masked_or_covered(check: Check) ->
     found = check(plant)
     assert found.not_green() == {"personal_data": "red"}
     finding = found.findings["personal_data"]
-    assert "2 rows hold personal data (EMAIL_ADDRESS)" in finding.found
+    assert "2 rows contain personal data (EMAIL_ADDRESS)" in finding.found
     assert [(r["split"], r["column"], r["first"][0].rpartition("/")[2]) for r in finding.facts["found"]] == [
         ("train", "text", "train.jsonl:5"),
         ("test", "text", "test.jsonl:3"),

@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(command: Command, finished: 
     assert code == 2
     (said,) = error_lines(errors)
     assert said.startswith(f"error: {folder / 'checkpoints'}")
-    assert said.endswith("the disk is full; what was saved before is unharmed. Free space, then --resume")
+    assert said.endswith("the disk is full; saved files are unharmed. Free space, then --resume")
     filler.unlink()
     resumed = run_recipe(command(folder, "--resume"))
     assert resumed.returncode == 0, resumed.stderr

@@ -93,7 +93,7 @@ def test_a_signal_ends_a_validation_between_two_batches_and_a_resumed_run_makes_
         return original(*arguments, **more)
 
     monkeypatch.setattr(predict_module, "_answer", interrupted)
-    with pytest.raises(Interrupted, match=rf"^stopped by SIGTERM at step {place}; go on with --resume$"):
+    with pytest.raises(Interrupted, match=rf"^stopped by SIGTERM at step {place}; continue with --resume$"):
         run_training(parts)
     monkeypatch.setattr(predict_module, "_answer", original)
     assert len(batches) == place * 2 + 2, "no batch begins after the signal"
@@ -115,7 +115,7 @@ def test_a_signal_ends_the_test_between_two_batches(make: Build, monkeypatch: py
 
     monkeypatch.setattr(predict_module, "_answer", interrupted)
     given = parts.engine, parts.data, parts.evaluation, parts.run.accelerator
-    with pytest.raises(Interrupted, match=r"^stopped by SIGINT while testing; go on with --resume$") as stopped:
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT while testing; continue with --resume$") as stopped:
         predict_module.evaluate_test(*given)
     assert stopped.value.signal == signal.SIGINT
     assert len(batches) == 2
@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_a_smaller_rate(
     parts = make(**ROLLED)
     progress = run_training(parts)
     said = (
-        "the loss or its gradient was not finite at step 6; going back to step 4, and on with 0.5 of the learning rate"
+        "the loss or its gradient was not finite at step 6; continuing from step 4 with 0.5 times the learning rate"
     )
     assert said in capfd.readouterr().out
     assert progress.rollbacks == [{"step": 6, "to": 4, "factor": 0.5}]

@@ -297,7 +297,7 @@ def test_settings_of_a_teacher_without_sense_are_refused(settings: dict[str, Any
             r"training.teacher_context: no such file: nowhere.txt; name another, or write ",
         ),
         ({"teacher_context": "shots:41"}, r"training.teacher_context: 41 is not between 0 and the 40 rows of train$"),
-        ({"teacher_context": "shots:0"}, r"training.teacher_context: shots:0 is no context"),
+        ({"teacher_context": "shots:0"}, r"training.teacher_context: shots:0 is not a context"),
         ({"teacher_context": " \n"}, r"training.teacher_context: the text is empty"),
         ({"teacher_context": "shots:39"}, r"training.teacher_context: .*do not fit into 256; take a shorter text, or "),
     ],

@@ -171,7 +171,7 @@ def _line_of(error: Exception) -> str | None:
     if is_out_of_memory(error):
         return (
             "out of memory: the machine has none left, or a limit of this process does not allow more (ulimit -v, "
-            "cgroup); what was saved is unharmed. Give it more, then --resume"
+            "cgroup); saved files are unharmed. Give it more, then --resume"
         )
     if isinstance(error, RuntimeError):
         return lost_process(error)

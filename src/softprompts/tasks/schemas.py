@@ -23,8 +23,8 @@ from referencing.jsonschema import DRAFT202012
 # Keywords whose value contains schemas by name, and keywords whose value contains no schema.
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 NO_SCHEMA = ("enum", "const", "default", "examples")
-# The one format of a JSON Schema that jsonschema checks without further packages. Others, such as "uri-reference", would
-# be checked on those machines only where such a package happens to be installed.
+# The only format of JSON Schema that jsonschema checks without further packages. The check of others, such as
+# "uri-reference", would depend on the packages of the machine.
 FORMATS = FormatChecker(("regex",))
 
 
