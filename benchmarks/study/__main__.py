@@ -1,13 +1,13 @@
-"""The study's screens: sweeps by successive halving on validation, of every method and of ways to start and to train.
+"""Run the study's screens: sweeps by successive halving on validation, of methods, initial values and ways of training.
 
     python -m benchmarks.study --config configs/study/screens.yaml
 
-First it prints how long all of it will take; `--launch.plan true` ends there. A screen that has a record is not made
-again, one that was stopped goes on where it stood. Start it several times: the launches share the screens. What a
-sweep says is beside its folder, in `runs/study/TASK/SCREEN.log.txt`.
+First it prints the expected time; `--launch.plan true` ends there. A screen with a record does not run again, and a
+stopped screen continues. Several launches at the same time share the screens. The output of a sweep is next to its
+folder, in `runs/study/TASK/SCREEN.log.txt`.
 
-Ends with exit code 2 and one line for an error that you can mend, 130 or 143 after Ctrl-C or SIGTERM, 1 where a sweep
-failed, 0 when every screen has its record.
+The exit code is 0 when every screen has its record, and 1 if a sweep failed. It is 2, with one line, for an error that
+you can fix, and 130 or 143 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ UNKNOWN = 600.0  # seconds of a run that has no record
 
 @dataclass
 class LaunchConfig:
-    """Where the study keeps what it makes.
+    """Folders of the study, and the screens to run.
 
     Args:
         records: folder of the records.
         runs: folder of the runs.
-        plan: print what there is to do and how long it will take, and do nothing.
-        only: screens to run, or the tasks of them; by default all.
+        plan: only print the remaining screens and their expected time.
+        only: screens to run, or tasks whose screens to run; by default all.
     """
 
     records: str = "results/study"
@@ -54,7 +54,7 @@ class LaunchConfig:
 
 
 def main(study: StudyConfig, launch: LaunchConfig) -> None:
-    """Make every screen that has no record yet."""
+    """Run every screen that has no record yet."""
     check(study)
     tasks = {name.split("/")[0] for name in study.screens}
     for wanted in launch.only or ():
@@ -80,7 +80,7 @@ def main(study: StudyConfig, launch: LaunchConfig) -> None:
 
 
 def make(study: StudyConfig, name: str, folder: Path, file: Path) -> bool:
-    """Run a screen's sweep, unless another launch does; say whether nothing failed."""
+    """Run a screen's sweep, unless another launch runs it; return whether it did not fail."""
     with claimed(folder) as lock:
         if lock is None or file.is_file():
             return True
@@ -111,12 +111,12 @@ def keep(folder: Path, file: Path, screen: ScreenConfig) -> dict[str, Any]:
 
 
 def candidates(screen: ScreenConfig) -> int:
-    """Return how many candidates a screen begins with."""
+    """Return the number of candidates at the start of a screen."""
     return prod(map(len, screen.grid.values())) * max(1, len(screen.seeds))
 
 
 def expected(study: StudyConfig, name: str) -> float:
-    """Return the seconds that a screen takes without extensions: runs as long as the shipped one, and their shares."""
+    """Return the expected seconds of a screen without extensions, from the time of the shipped config's run."""
     screen = study.screens[name]
     record = TASKS / name.split("/")[0] / f"{screen.recipe}.json"
     one = load_result(record).cost["seconds_training"] if record.is_file() else UNKNOWN

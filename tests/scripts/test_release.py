@@ -243,7 +243,7 @@ def test_without_a_service_it_says_so_in_one_line(
     monkeypatch.setattr(audit, "_ask", lambda service: (None, "no network"))
     assert main(["audit"]) == 2
     said = (
-        "error: nothing was audited: no service with advisories can be reached: pypi (no network), osv (no network)\n"
+        "error: no package was audited: no service with advisories can be reached: pypi (no network), osv (no network)\n"
     )
     assert capsys.readouterr().err == said
 

@@ -52,10 +52,10 @@ class TaskConfig:
         train: file, folder, or pattern such as "data/*.jsonl". Files are .jsonl, .json, .csv, .tsv, .parquet or .arrow,
             and may be compressed (.gz, .zst, .bz2, .xz). Or a split of the dataset; the Hub also accepts a slice:
             "train[:1000]".
-        validation: likewise; without it 10 % of train is held out.
-        test: likewise; without it 10 % of train is held out.
+        validation: as train, for validation; by default 10 % of train is held out.
+        test: as train, for test; by default 10 % of train is held out.
         choices: for classification: all targets as the template renders them; or a mapping from a rendered target to
-            the words that stand for it (a verbalizer); or `from_train`, the distinct targets of all rows of train.
+            the words that represent it (a verbalizer); or `from_train`, the distinct targets of all rows of train.
             `from_train` reads them before rows are held out or limited by `max_rows`. Quote yes, no, true and numbers
             in YAML.
         rename: new names of columns, in each split that has them, e.g. {query: question}. All other keys refer to the

@@ -108,7 +108,7 @@ def load_task(config: TaskConfig) -> Task:
 
 
 def _masked_in_words(masked: dict[str, dict[str, int]]) -> list[str]:
-    """Return a line per split that says what was masked in it, without the values."""
+    """Return a line per split with the kinds of masked values, without the values."""
     return [
         f"task.pii: masked in {split}: {listed(f'{count:,} {kind}' for kind, count in kinds.items()) or 'nothing'}"
         for split, kinds in masked.items()
