@@ -1,4 +1,4 @@
-"""The serving benchmark: loads arrive as they should, all ways answer alike, and what is recorded is not repeated."""
+"""The serving benchmark: times of arrival, equal answers of all ways, and no repetition of recorded cells."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Checked:
         made.write_plan(**plan)
         self.plan = read_plan(str(made.plan))
         self.handling = task.pop("pii", "keep")
-        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))  # as readiness does, whatever `task.pii` is
+        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))  # like readiness, with any `task.pii`
         self.findings = {f.key: f for f in self._all()}
 
     def _all(self) -> list[Finding]:

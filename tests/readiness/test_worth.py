@@ -1,4 +1,4 @@
-"""Test rows against the closed form, the baseline's record, and the estimate of a run."""
+"""Test rows compared with the closed form, the baseline's record, and the estimate of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A launch of several processes of which one hangs or ends: one line names it, and the run goes on from there."""
+"""A launch of several processes of which one hangs or ends: one line names it, and the run can resume."""
 
 from __future__ import annotations
 

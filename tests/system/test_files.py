@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder the home, with a variable for another, and go where nothing is."""
+    """Set the home folder, a variable for another folder, and an empty working folder."""
     for name in ("home", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

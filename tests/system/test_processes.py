@@ -1,4 +1,4 @@
-"""A lost process of a launch is named by those that are left; every other error stays what it is."""
+"""The remaining processes of a launch name a lost one; all other errors are unchanged."""
 
 from __future__ import annotations
 

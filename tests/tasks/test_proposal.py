@@ -1,4 +1,4 @@
-"""Settings found in a file of one's own: columns, choices, metrics, sizes, notes, and the config that is written."""
+"""Settings found in a user's file: columns, choices, metrics, sizes, notes, and the written config."""
 
 from __future__ import annotations
 

@@ -145,9 +145,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_a_smaller_rate(
     monkeypatch.setattr(training_module, "update", poisoned([6]))
     parts = make(**ROLLED)
     progress = run_training(parts)
-    said = (
-        "the loss or its gradient was not finite at step 6; continuing from step 4 with 0.5 times the learning rate"
-    )
+    said = "the loss or its gradient was not finite at step 6; continuing from step 4 with 0.5 times the learning rate"
     assert said in capfd.readouterr().out
     assert progress.rollbacks == [{"step": 6, "to": 4, "factor": 0.5}]
     rates = {e["step"]: e["lr"] for e in progress.history if "lr" in e}
@@ -179,7 +177,7 @@ def test_a_run_that_went_back_resumes_bit_for_bit(
 
         return update
 
-    # A loss that is not finite leaves the candidate as it is; here the update has moved it, and going back heals that.
+    # A loss that is not finite does not change a candidate; here the step has changed it, and going back restores it.
     monkeypatch.setattr(training_module, "update", until(None))
     whole = make("whole", **ROLLED)
     expected = run_training(whole)
@@ -300,8 +298,8 @@ NAN, INF = math.nan, math.inf
         ("loss", [NAN, 2.0, 3.0, NAN], 2),
         ("loss", [2.0, NAN, 1.0, NAN], 4),
         ("loss", [INF, NAN, 1.0, 2.0], 4),
-        ("loss", [NAN, -INF, NAN, 5.0], 6),  # a loss of minus infinity is no gain either
-        ("accuracy", [NAN, 1.0, NAN, NAN], 2),  # answers by scores that are not numbers, whatever their accuracy
+        ("loss", [NAN, -INF, NAN, 5.0], 6),  # a loss of minus infinity is not a gain either
+        ("accuracy", [NAN, 1.0, NAN, NAN], 2),  # answers by scores that are not numbers, with any accuracy
     ],
 )
 def test_a_validation_that_is_not_finite_is_never_the_best_and_blocks_none(

@@ -171,9 +171,7 @@ def lengths(task: Task, measured: Measured) -> Finding:
         return Finding("lengths", "Lengths", "green", said, "", facts, table)
     said += f" {len(long):,} rows do not fit into {measured.limit:,} ({percent(part)}), {places(long)}."
     fits = measured.room is None or longest <= measured.room
-    remedy = (
-        f"Set task.max_length to {longest}." if fits else "Shorten these rows, or use a base model with more room."
-    )
+    remedy = f"Set task.max_length to {longest}." if fits else "Shorten these rows, or use a base model with more room."
     if task.config.long_rows == "cut_prompt":
         status: Status = "amber" if part > CUT else "green"
         return Finding("lengths", "Lengths", status, f"{said} Their prompts are cut.", remedy, facts, table)

@@ -154,9 +154,7 @@ def one_line(path: Path | str) -> Iterator[None]:
         if number is None:
             raise
         if number in FULL:
-            raise UserError(
-                f"{path}: the disk is full; saved files are unharmed. Free space, then --resume"
-            ) from error
+            raise UserError(f"{path}: the disk is full; saved files are unharmed. Free space, then --resume") from error
         raise UserError(f"{path}: {os.strerror(number)}") from error
 
 

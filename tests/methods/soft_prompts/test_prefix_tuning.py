@@ -1,4 +1,4 @@
-"""Prefix tuning: keys and values of a text do what the text does; other starts, projections, and what is refused."""
+"""Prefix tuning: keys and values of a text have the text's effect; other initial values, projections, refusals."""
 
 from __future__ import annotations
 

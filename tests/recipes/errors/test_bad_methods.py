@@ -1,4 +1,4 @@
-"""A method and what it cannot be: exit code 2, one line that says what is wrong, and what would be right."""
+"""Invalid settings of a method: exit code 2, and one line with the error and valid settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused, in OpenAI's shape of an error: faulty requests, bodies that are none, unknown keys."""
+"""Refusals in OpenAI's format of errors: faulty requests, invalid bodies, unknown keys."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_key_is_asked_for(tiny_model: Path, runs: Path, tmp_path: Path) -> Non
             make_app(load_tasks(*load_base(tiny_model), config), config)
 
 
-HALF = "\ud83d"  # half a character: JSON can hold it, UTF-8 cannot
+HALF = "\ud83d"  # half a character: valid in JSON, but not in UTF-8
 DEEP: Any = "a"
 for _ in range(400):
     DEEP = [DEEP]
