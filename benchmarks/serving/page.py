@@ -12,7 +12,7 @@ from softprompts.system.files import write_atomically
 VLLM = "vllm, baked"
 LABELS = {
     "ours": "this project",
-    "ours, computed anew": "this project, soft prompts computed anew",
+    "ours, computed anew": "this project, soft prompts computed again",
     "peft, switching": "PEFT, adapter switched at each request",
     "peft, grouped": "PEFT, grouped by task",
     "lora, mixed": "LoRA, `adapter_names`",

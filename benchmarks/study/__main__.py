@@ -103,7 +103,7 @@ def keep(folder: Path, file: Path, screen: ScreenConfig) -> dict[str, Any]:
     """
     source = folder / RESULT_FILE
     if "+changes" in load_result(source).environment["commit"]:
-        raise UserError(f"{source}: measured with uncommitted changes; commit, then run it anew")
+        raise UserError(f"{source}: measured with uncommitted changes; commit, then run it again")
     record = record_of(json.loads(source.read_text(encoding="utf-8")), screen)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -32,14 +32,14 @@ LEFT_OUT = {
     # Multitask prompt tuning: the library counts the tasks, and has its own initial prompts.
     "num_tasks": "as many as the data has",
     "prompt_tuning_init_state_dict_path": "a start from another run's weights",
-    "prompt_tuning_init_task": "likewise",
+    "prompt_tuning_init_task": "the same",
     # CPT: the library makes the tokens of rows, and its loss is only on a row's own target.
     "num_virtual_tokens": "as many as the demonstrations have",
     "cpt_token_ids": "of the demonstrations",
-    "cpt_mask": "likewise",
-    "cpt_tokens_type_mask": "likewise",
+    "cpt_mask": "the same",
+    "cpt_tokens_type_mask": "the same",
     "opt_weighted_loss_type": "of the loss on the soft prompt's own targets",
-    "opt_loss_decay_factor": "likewise",
+    "opt_loss_decay_factor": "the same",
     # LoRA: settings that change the base model's weights or structure, or need data, GPUs or formats that recipes lack.
     "megatron_config": "Megatron",
     "megatron_core": "Megatron",
