@@ -83,7 +83,7 @@ def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(ma
     assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
     made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
     found = Case(made).findings()["test_rows"].facts
-    assert (found["reference_is"], found["reference"]) == ("always giving the most frequent label", 0.5)
+    assert (found["reference_is"], found["reference"]) == ("always predicting the most frequent label", 0.5)
     made.write_baseline(0.7)
     found = Case(made).findings()["test_rows"].facts
     assert (found["reference_is"], found["reference"]) == ("the hard prompt", 0.7)

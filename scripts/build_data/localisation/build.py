@@ -48,7 +48,7 @@ LARGEST = 12  # texts of a group that may be held out
 # Parts that translations do not change: Python's and JavaScript's fields, tags, entities.
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|%\d|\{\w*\}|</?\w[^<>]*>|&\w+;")
 TERM = re.compile(r"[A-Za-z]{3,}( [A-Za-z]{3,})?")  # one word, or two
-WORDS = re.compile(r"[^\W\d_]+( [^\W\d_]+)?")  # the words of a translation
+WORDS = re.compile(r"[^\W\d_]+( [^\W\d_]+)?")  # one word or two, of a translation
 TERM_TEXTS = 5  # texts of train that have a term, at least
 SHORTEST_STEM = 4  # letters that the forms of a term have in common
 LONGER = 2  # letters by which a form may be longer or shorter than the term
