@@ -14,7 +14,7 @@ import softprompts as sp
 
 
 def main(model: sp.ModelConfig, new: sp.NewConfig) -> None:
-    """Write the config of a prompt-tuning run; print what was found, and how to continue."""
+    """Write the config of a prompt-tuning run; print the findings and the next commands."""
     found = sp.propose(new)
     rows = sp.load_task(found.task)
     sp.check_method("prompt_tuning", model)

@@ -150,7 +150,7 @@ def main() -> None:
     """Measure, print a line for each number of processes, and write the record."""
     parser = argparse.ArgumentParser("python -m benchmarks.sharding", description=str(__doc__).splitlines()[0])
     parser.add_argument("--processes", type=int, action="append", help="numbers of processes; by default 1, 2 and 4")
-    parser.add_argument("--layers", type=int, default=LAYERS, help="of the base model; fewer are no record")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="layers of the model; fewer give no record")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:

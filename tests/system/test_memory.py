@@ -83,8 +83,10 @@ def test_c1_4_another_process_than_the_first_says_it_by_itself(
         (100, r"\d rows had \d+ tokens; set training.micro_batch_tokens \(now 100\) to fewer"),
         (
             1,
-            r"training.micro_batch_tokens cannot split a single row, and this one has \d+ tokens; "
-            r"lower task.max_length",
+            (
+                r"training.micro_batch_tokens cannot split a single row, and this one has \d+ tokens; "
+                r"lower task.max_length"
+            ),
         ),
     ],
 )

@@ -50,7 +50,11 @@ def test_sound_data_is_not_warned_of(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("split", "what"),
-    [("train", "nothing else is learned"), ("validation", "always predicting"), ("test", "always predicting")],
+    [
+        ("train", "the model learns only this target"),
+        ("validation", "always predicting"),
+        ("test", "always predicting"),
+    ],
 )
 @pytest.mark.parametrize("choices", [CHOICES, None])
 def test_a15_a_split_with_one_target(

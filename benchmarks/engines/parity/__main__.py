@@ -5,7 +5,7 @@
 FOLDER keeps each side's answers, which are not requested again. The record goes to
 results/engines/parity.json, and its tables into docs/engines.md. The exit code is 1 if an answer in float32 differs
 from PEFT's, or if a text reaches another task's prompt in spite of the helpers. With bfloat16 vLLM and PEFT answer in
-that type as well; how often PEFT's own answers in both types are equal shows what rounding does.
+that type as well; the share of PEFT's own answers that are equal in both types shows the effect of rounding.
 """
 
 from __future__ import annotations

@@ -307,6 +307,6 @@ def _join(numbers: dict[str, dict[str, Any]], tensors: dict[str, torch.Tensor]) 
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         if not index.isdecimal():
-            raise DamagedError(f"{OPTIMIZER} holds {short(key)}, which is no state of an optimizer")
+            raise DamagedError(f"{OPTIMIZER} holds {short(key)}, which is not a state of an optimizer")
         state.setdefault(int(index), {})[name] = value
     return state

@@ -134,7 +134,7 @@ class TrainingConfig:
         eval_rows: rows of the validation split to validate on during training; by default all.
         best_by: criterion for the best checkpoint: `loss` on validation, or one of the task's metrics.
         patience: number of validations without improvement that ends training; by default none does.
-        on_nan: what to do if the loss or its gradient is not finite: `stop`, or a factor above 0 and up to 1, such as
+        on_nan: action if the loss or its gradient is not finite: `stop`, or a factor above 0 and up to 1, such as
             0.5. With a factor, the training goes back to the last checkpoint with a finite validation loss and
             continues with the learning rate times the factor. It does so once; the second time, it stops.
         energy: estimate the energy of training with codecarbon (`pip install codecarbon`), offline.

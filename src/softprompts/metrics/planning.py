@@ -1,4 +1,4 @@
-"""Plan a comparison of two variants: how much data shows a difference, and the power of what there is."""
+"""Plan a comparison of two variants: the data that shows a difference, and the power of the present data."""
 
 from __future__ import annotations
 

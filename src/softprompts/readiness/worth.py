@@ -103,7 +103,7 @@ def baseline_of(settings: RecipeSettings, task: Task, metric: str, given: str | 
     if IS_CLONE and name != settings.task.dataset:
         candidates.append(PROJECT / "results" / "tasks" / name / f"{HARD}.json")
     tried = [_read_baseline(path, settings, task, metric) for path in candidates if path.is_file()]
-    return next((one for one in tried if isinstance(one, Baseline)), next(iter(tried), "There is no record of one."))
+    return next((one for one in tried if isinstance(one, Baseline)), next(iter(tried), "It has no record."))
 
 
 def _read_baseline(path: Path, settings: RecipeSettings, task: Task, metric: str) -> Baseline | str:

@@ -53,7 +53,7 @@ def check_packages(key: str) -> None:
 
 
 def finder_version() -> str:
-    """Return the versions that decide what is found."""
+    """Return the versions of the packages that determine the findings."""
     return f"presidio-analyzer {version('presidio-analyzer')}, phonenumbers {version('phonenumbers')}"
 
 

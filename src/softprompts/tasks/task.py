@@ -46,7 +46,7 @@ class Task:
     masked: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and what was masked."""
+        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and its masked values."""
         found: dict[str, dict[str, Any]] = {
             name: {"rows": len(rows), "sha256": digest_of(rows)} for name, rows in self.splits.items()
         }

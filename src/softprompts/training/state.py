@@ -245,7 +245,7 @@ def make_candidate(
     fingerprints from `fingerprints.inputs_of`.
 
     Raises:
-        UserError: nothing requires a gradient; as `load_checkpoint`.
+        UserError: no parameter requires a gradient; as `load_checkpoint`.
     """
     model = engine.bank[index]
     optimizer = make_optimizer(model, training)

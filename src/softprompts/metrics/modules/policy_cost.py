@@ -1,4 +1,4 @@
-"""Policy cost: what decisions on terms cost, if some mistakes are worse than others and a person may be asked."""
+"""Policy cost: the cost of decisions on terms, if some mistakes are worse than others and a person may be asked."""
 
 from softprompts.metrics import base
 
@@ -47,7 +47,7 @@ class PolicyCost(base.RowMetric):
 
 
 def cost(answer: str, reference: str) -> float:
-    """Return what it costs to take the category of terms for `answer`."""
+    """Return the cost of an answer instead of the terms' category."""
     if answer == reference:
         return 0.0
     if answer == ABSTAINED:
