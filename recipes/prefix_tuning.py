@@ -1,4 +1,4 @@
-"""Prefix tuning: learn keys and values before those of the text in every layer (Li and Liang 2021; P-tuning v2).
+"""Prefix tuning: learn keys and values that precede the text's in every layer (Li and Liang 2021; P-tuning v2).
 
     accelerate launch recipes/prefix_tuning.py --config configs/sentiment/prefix_tuning.yaml
 

@@ -1,16 +1,16 @@
-"""Readiness: whether goal, data, test and baseline are good enough to train, checked before anything is trained.
+"""Readiness: check before training whether goal, data, test and baseline are good enough.
 
     python recipes/readiness.py --readiness.config configs/own_data/prompt_tuning.yaml \\
         --readiness.plan configs/own_data/readiness.yaml
 
-Reads the config of a recipe, and a short file with goal, KPI, owner, legal basis and what an error costs. Counts rows
-and labels. Looks for duplicates and near-duplicates across splits, contradicting labels, rows that are too long,
-languages, personal data, secrets, and leaks by time and author. Says how many test rows the target needs, what the
-hard prompt leaves to win, and how long a run takes. `--readiness.run_baseline true` runs the hard prompt first if there
-is no record of it.
+It reads the config of a recipe, and a short file with goal, KPI, owner, legal basis and the cost of an error. It counts
+rows and labels. It looks for duplicates and near-duplicates across splits, contradicting labels, too long rows,
+languages, personal data, secrets, and leaks by time and author. It estimates the test rows that the target needs, the
+possible gain over the hard prompt, and the time of a run. `--readiness.run_baseline true` runs the hard prompt first if
+it has no record.
 
-Writes readiness.html and readiness.json, with green, amber and red points and their remedies. Nothing leaves the
-machine. Ends with exit code 0 if no point is red, 1 if one is, and 2 with one line for an error that you can fix.
+The recipe writes readiness.html and readiness.json, with green, amber and red points and their remedies. No data leave
+the machine. The exit code is 0 if no point is red, 1 if one is, and 2 with one line for an error that you can fix.
 """
 
 import sys
@@ -21,7 +21,7 @@ import softprompts as sp
 def main(readiness: sp.ReadinessConfig) -> None:
     """Write the page, and end with 1 if a point is red."""
     if readiness.run_baseline and (arguments := sp.missing_baseline(readiness)):
-        import hard_prompt  # the recipe beside this one
+        import hard_prompt  # the recipe in the same folder
 
         hard_prompt.main(**arguments)
     if sp.write_readiness(readiness) == "red":

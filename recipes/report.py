@@ -2,7 +2,7 @@
 
     python recipes/report.py --report.runs '[runs/mytask]'
 
-The page has every finished run in the folder and below it, and nothing else. Runs whose settings differ only in the
+The page has only the finished runs in the folder and below it. Runs whose settings differ only in the
 seed are one method. Each task has a table of results, learning curves, paired comparisons on common test rows, and the
 predictions for these rows. Figures show its score by parameters, seconds and memory, with the Pareto front. A run that
 is unfinished or damaged is listed and left out.

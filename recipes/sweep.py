@@ -3,7 +3,7 @@
     accelerate launch recipes/sweep.py --config configs/sentiment/sweep.yaml
 
 The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. Soft
-prompts share the base model's forward passes and nothing else, so each has the result of a separate run, up to
+prompts share only the base model's forward passes, so each has the result of a separate run, up to
 rounding. LoRA and full fine-tuning change the base model, so their candidates are trained one after another.
 
 With `sweep.reduction_factor: 2` the better half continues after parts of the steps, for example 1/8, 1/4 and 1/2. The

@@ -35,7 +35,7 @@ OTHER = ["the", "film", "was", "a", "very", "plot", "and", "cast", "sentiment", 
 WORDS = [*GOOD, *BAD, *OTHER]
 
 
-# The longest first, in seconds on one core: a worker that takes one of them last leaves the others without work.
+# The longest first, in seconds on one core: if a worker runs one of them last, the others have no work.
 LONG = {
     "test_committed_files_are_what_the_source_gives": 100,
     "test_a_grid_killed_between_and_within_runs_ends_as_an_uninterrupted_one": 50,
@@ -56,14 +56,14 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _log() -> None:
-    """Print the library's log as a recipe does, also where a test calls the library alone; `caplog` gets it too."""
+    """Print the library's log like a recipe, also if a test calls only the library; `caplog` gets it too."""
     print_log()
     logging.getLogger("softprompts").propagate = True
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _fallbacks() -> Iterator[list[str]]:
-    """Collect what makes the library leave the packed forward pass for PEFT's own."""
+    """Collect the reasons for which the library uses PEFT's own forward pass instead of the packed one."""
     found: list[str] = []
     handler = logging.Handler(logging.DEBUG)
     handler.addFilter(lambda record: record.msg.startswith("using stock"))
@@ -77,7 +77,7 @@ def _fallbacks() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def _packed_unless_marked(_fallbacks: list[str], request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test in which the packed forward pass is left, unless it is marked `falls_back`: it would hide a bug."""
+    """Fail a test that leaves the packed forward pass, unless it is marked `falls_back`: this may hide a bug."""
     yield
     found = [*_fallbacks]
     _fallbacks.clear()

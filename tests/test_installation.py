@@ -37,7 +37,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, code: str) -> str:
-    """Run code with the installed package in front, from a folder that is not the clone."""
+    """Run code with the installed package first on the path, from a folder outside the clone."""
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=installed, env=environment, capture_output=True, text=True, check=True

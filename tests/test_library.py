@@ -13,14 +13,14 @@ from helpers import ROOT, recipe_environment
 import pytest
 
 SOURCE = ROOT / "src" / "softprompts"
-# Programs, and what the command line of a recipe is made of: they may print and exit.
+# Programs, and modules of the recipes' command line: they may print and exit.
 PROGRAMS = {"__main__.py", "config/cli.py", "system/streams.py"}
 WITH_A_PROGRAM = {"models/bundled.py", "methods/preflight.py", "evaluation/library.py"}  # in their main()
 ENDS = {"print", "SystemExit", "sys.exit", "os._exit", "exit", "quit"}
 
 
 def calls(tree: ast.AST) -> Iterator[str]:
-    """Yield the names of what is called or raised."""
+    """Yield the names of called functions and raised exceptions."""
     for node in ast.walk(tree):
         found = node.func if isinstance(node, ast.Call) else node.exc if isinstance(node, ast.Raise) else None
         if found is not None:

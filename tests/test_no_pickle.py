@@ -12,7 +12,7 @@ import pytest
 
 FOLDERS = ("src", "recipes", "benchmarks", "scripts", "docker", "configs", "notebooks")
 MODULES = {"pickle", "cPickle", "_pickle", "pickletools", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-# Functions that unpickle, by their last two names, whatever their module was imported as.
+# Functions that unpickle, by their last two names, with any name of the import.
 UNPICKLE = {
     "torch.load",
     "jit.load",
@@ -31,7 +31,7 @@ def sources() -> list[Path]:
 
 
 def found_in(text: str) -> Iterator[str]:
-    """Yield what in a program reads pickles, or allows others to."""
+    """Yield the calls in a program that read pickles, or allow other code to read them."""
     tree = ast.parse(text)
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     safe = {c.name for c in classes if any(ast.unparse(base).endswith("SafeLoader") for base in c.bases)}

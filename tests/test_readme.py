@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-# The log and the changelog tell of what was: their paths may be gone.
+# The log and the changelog describe the past: their paths may no longer exist.
 PAGES = sorted(
     {"README.md", "CONTRIBUTING.md"}
     | {p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/**/*.md") if p.name != "lab-log.md"}
@@ -64,9 +64,9 @@ def spans(text: str) -> list[str]:
 
 @functools.cache
 def exists(path: str) -> bool:
-    """Say whether git would keep something at `path`; `<task>` in a path stands for any name."""
+    """Return whether git would keep a file at `path`; `<task>` in a path means any name."""
     found = ROOT.glob(re.sub(r"<[^>]*>", "*", path.rstrip("/")))
-    # An empty folder, or one with nothing but caches, is not in a clone.
+    # An empty folder, or one with only caches, is not in a clone.
     return any(p.is_file() or any(q.is_file() and "__pycache__" not in q.parts for q in p.rglob("*")) for p in found)
 
 
@@ -121,7 +121,7 @@ def keys() -> dict[str, set[str]]:
 
 
 def unknown(named: list[str]) -> list[str]:
-    """Return the dotted keys that no recipe has; other words with a dot are left out."""
+    """Return the dotted keys that no recipe has; ignore other words with a dot."""
     parted = [name.split(".")[:2] for name in named if "." in name]
     return [f"{section}.{key}" for section, key in parted if section in keys() and key not in keys()[section]]
 

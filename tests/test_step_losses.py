@@ -1,6 +1,6 @@
-"""The loss of every step of fixed runs is what was recorded: to the last bit here, within a drift elsewhere.
+"""The loss of every step of fixed runs equals the record: to the last bit here, within a tolerance elsewhere.
 
-A change of structure must not move one of them. One that is meant to move them records them anew:
+A change of structure must not change a loss. After an intended change, record them again:
 
     STEP_LOSSES=record .venv/bin/python -m pytest tests/test_step_losses.py
 """
@@ -32,7 +32,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def machine() -> dict[str, str]:
-    """Return what has to be the same for the same numbers to the last bit."""
+    """Return the facts that must be equal for equal numbers to the last bit."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "model\t"))]
@@ -53,7 +53,7 @@ def test_the_losses_of_a_run_are_those_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, flags = RUNS[name]
-    # A picture takes a good part of the time, and says nothing of the losses.
+    # A picture takes a large part of the time and does not affect the losses.
     monkeypatch.setattr(run_report, "plot_curves", lambda _, path: path.touch())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,1 +1,1 @@
-"""What a task costs and returns per month, from the benchmark's records and a few numbers of the user's."""
+"""Compute the monthly cost and return of a task from the benchmark's records and the user's numbers."""

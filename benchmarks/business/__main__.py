@@ -3,8 +3,8 @@
     python -m benchmarks.business --config configs/business/sentiment.yaml
 
 Prints a table, the number of requests at which each method pays, and how much each of your numbers matters. Scores and
-seconds are those of the benchmark: a small model, one task, CPU cores. They say how to compute your case, and are no
-promise for it. Replace `case.task` by the task most like yours, and measure your own before you decide.
+seconds come from the benchmark: a small model, one task, CPU cores. They show how to compute your case, but do not
+predict it. Replace `case.task` by the task most like yours, and measure your own task before you decide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(case: CaseConfig) -> None:
 
 
 def table(case: CaseConfig, methods: list[Method]) -> str:
-    """Return a table of the methods' months; the net return also at one deviation of the seeds below and above."""
+    """Return a table with the methods' monthly money, and the net return one standard deviation below and above."""
     rows = []
     for method in methods:
         found = month(case, method)

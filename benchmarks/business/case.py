@@ -19,18 +19,18 @@ INPUTS = ("requests_a_month", "minutes_saved", "cost_a_minute", "cost_of_error",
 
 @dataclass
 class CaseConfig:
-    """One task of a business, in its own numbers. Money is in any currency.
+    """One task of a business, in the user's numbers. Money is in any currency.
 
     Args:
-        task: embedded task whose records stand for yours.
-        methods: to compare; the first one is what you have today.
-        requests_a_month: answers that are needed.
+        task: embedded task whose records represent your task.
+        methods: methods to compare; the first one is your present method.
+        requests_a_month: number of required answers per month.
         minutes_saved: minutes of a person that a right answer saves.
         cost_a_minute: cost of a person's minute.
         cost_of_error: cost of a wrong answer.
-        machine_an_hour: price of the machine that trains and serves.
-        tuning_runs: training runs until settings are chosen, of a method that trains.
-        tunings_a_month: how often a task is tuned anew per month.
+        machine_an_hour: price per hour of the machine that trains and serves.
+        tuning_runs: training runs until settings are chosen, for a method that trains.
+        tunings_a_month: number of times per month that a task is tuned again.
         hours_of_work: a person's hours to prepare and check each tuning.
     """
 
@@ -53,15 +53,16 @@ class CaseConfig:
             else:
                 check_above_zero(f"case.{name}", getattr(self, name))
         if len(self.methods) < 2:
-            raise UserError("case.methods: name at least two methods; the first one is what you have today")
+            raise UserError("case.methods: name at least two methods; the first one is your present method")
 
 
 @dataclass(frozen=True)
 class Method:
-    """What the benchmark recorded of a method.
+    """The benchmark's numbers of a method.
 
-    name: of the method; score: mean share of right answers over seeds; deviation: of the seeds; training: seconds of a
-    run; answer: seconds of one request alone; prompt_tokens: that a request reads, without virtual tokens.
+    name: name of the method; score: share of right answers, mean over seeds; deviation: its standard deviation over
+    seeds; training: seconds of a run; answer: seconds of one request alone; prompt_tokens: prompt tokens per request,
+    without virtual tokens.
     """
 
     name: str
@@ -88,10 +89,10 @@ class Month:
 
 
 def recorded(task: str, name: str, records: Path = RECORDS) -> Method:
-    """Return what is recorded of a method on a task.
+    """Return the recorded numbers of a method on a task.
 
     Raises:
-        UserError: nothing is.
+        UserError: the method has no record.
     """
     tasks = [p.name for p in records.iterdir() if (p / "grid.json").is_file()] if records.is_dir() else []
     if task not in tasks:
@@ -130,9 +131,9 @@ def month(case: CaseConfig, method: Method, score: float | None = None) -> Month
 
 
 def break_even(case: CaseConfig, method: Method, today: Method) -> float | None:
-    """Return the requests per month from which a method returns more than today's; None if there are none.
+    """Return the requests per month from which a method returns more than today's; None if it never does.
 
-    The return is a line in the number of requests: what a request returns, less what tuning costs.
+    The return is a linear function of the number of requests: the return of all requests, less the cost of tuning.
     """
     gain = _per_request(case, method) - _per_request(case, today)
     fixed = month(case, method).tuning - month(case, today).tuning

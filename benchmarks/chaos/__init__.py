@@ -1,1 +1,1 @@
-"""Faults, each tried: kills, full disks, damaged checkpoints, lost processes; nothing may be lost."""
+"""Test runs under faults: kills, full disks, damaged checkpoints, lost processes. No run may lose its work."""

@@ -1,12 +1,12 @@
-"""Try every fault, and count what came of it.
+"""Try every fault and count the outcomes.
 
     python -m benchmarks.chaos [--only kill_single --only damage] [--share 0.1] [--seed 0]
 
-Each trial runs prompt tuning on a tiny model in a folder of its own, lets a fault happen, resumes the run, and compares
-adapter and answers with those of an undisturbed run, byte by byte. A call goes on where an interrupted one stopped, in
-runs/chaos. The record goes to results/chaos.json, once all faults were tried.
+Each trial runs prompt tuning on a tiny model in its own folder, causes a fault and resumes the run. Then it compares
+adapter and answers with those of an undisturbed run, byte by byte. A call continues an interrupted one, in runs/chaos.
+When all faults were tried, the record is written to results/chaos.json.
 
-Full disks and read-only folders are small file systems in memory, in a mount namespace of this process alone.
+Full disks and read-only folders are small file systems in memory, in a mount namespace of only this process.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "runs" / "chaos"
 RECORD = ROOT / "results" / "chaos.json"
 INSIDE = "SOFTPROMPTS_CHAOS"
-MOST_BROKEN = 10  # of one fault, then the next one is tried
+MOST_BROKEN = 10  # failed trials of one fault, after which the next fault is tried
 
 
 def main() -> int:
-    """Return 0 if nothing was lost, else 1."""
+    """Return 0 if all trials succeeded, else 1."""
     _enter_own_namespace()
     from benchmarks.chaos.faults import FAULTS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=list(FAULTS), help="try these faults; nothing is recorded")
+    parser.add_argument("--only", action="append", choices=list(FAULTS), help="try only these faults, without a record")
     parser.add_argument(
-        "--share", type=float, default=1.0, help="of the trials of each fault; below 1 nothing is recorded"
+        "--share", type=float, default=1.0, help="share of each fault's trials; below 1 there is no record"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=PLACE, help="where the trials are, and how far they are")
+    parser.add_argument("--folder", type=Path, default=PLACE, help="folder of the trials and their progress")
     given = parser.parse_args()
     wanted = {name: max(1, round(FAULTS[name].wanted * given.share)) for name in given.only or FAULTS}
     place: Path = given.folder.absolute()
@@ -58,12 +58,12 @@ def main() -> int:
     print(f"{len(done)} trials, {len(broken) or 'none'} failed; {place}")
     if not given.only and given.share >= 1:
         _write(done, given.seed)
-        file.rename(file.with_suffix(".done.jsonl"))  # the next call begins anew
+        file.rename(file.with_suffix(".done.jsonl"))  # the next call starts again
     return int(bool(broken))
 
 
 def _enter_own_namespace() -> None:
-    """Begin this program anew in a mount namespace of its own, which ends with it, whatever is mounted in it."""
+    """Restart this program in its own mount namespace; at its end all mounts end too."""
     if INSIDE not in os.environ:
         words = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
         if subprocess.run([*words, "true"], capture_output=True).returncode:
@@ -109,7 +109,7 @@ def _try_all(wanted: dict[str, int], seed: int, done: list[dict[str, Any]], file
 
 
 def _tried(name: str, trial: Trial) -> dict[str, Any]:
-    """Return what came of one trial; the folder of one that failed is kept beside the others."""
+    """Return the outcome of one trial; keep its folder if it failed."""
     from benchmarks.chaos.faults import FAULTS
     from benchmarks.chaos.trial import BrokenError, clean
 
@@ -132,7 +132,7 @@ def _tried(name: str, trial: Trial) -> dict[str, Any]:
 
 
 def _write(done: list[dict[str, Any]], seed: int) -> None:
-    """Write the record: how often each fault happened, what came of it, and how often."""
+    """Write the record: the number of each fault's trials, and of its outcomes."""
     from benchmarks.chaos.faults import FAULTS
     from softprompts.runs.environment import environment
 

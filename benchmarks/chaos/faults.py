@@ -1,4 +1,4 @@
-"""The faults. Each function does one trial and returns how often the fault happened in it, and what came of it."""
+"""The faults. Each function runs one trial, and returns how often the fault happened and the outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.chaos.trial import BrokenError, Trial, mount, stops_after
 from safetensors.torch import load_file, save_file
 
 Tried = tuple[int, str]
-KILLS = 5  # of one run, if it lasts that long
+KILLS = 5  # per run, if it is long enough
 SAME = "resumed; bit-identical to an undisturbed run"
 ENDED = "the run had ended already"
 FILES = ("state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256SUMS")
@@ -28,7 +28,7 @@ FILES = ("state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: what the table calls it, how often it is tried, and the function that does one trial."""
+    """A fault: its name in the table, the number of its trials, and the function that runs one trial."""
 
     name: str
     wanted: int
@@ -72,7 +72,7 @@ def terminate_test(trial: Trial) -> Tried:
     started.wait(trial.rng.uniform(0.0, 0.3))
     started.send(signal.SIGTERM)
     trial.end(started)
-    if not any("stopped by SIGTERM while testing; go on with --resume" in text for text in started.said):
+    if not any("stopped by SIGTERM while testing; continue with --resume" in text for text in started.said):
         trial.finish()
         return 1, "came before or after the scoring; bit-identical to an undisturbed run"
     if started.code != 128 + signal.SIGTERM:
@@ -82,10 +82,10 @@ def terminate_test(trial: Trial) -> Tried:
 
 
 def full_disk(trial: Trial, what: str) -> Tried:
-    """Let the disk be full after so many pages, or so many files."""
+    """Make the disk full after a number of pages or files."""
     most = trial.undisturbed["single"].pages + 8
     limit = math.ceil((trial.number + 1) / trial.wanted * most)
-    # A tmpfs keeps one file for its own root; one page more is the least that it can have.
+    # A tmpfs uses one file for its root, and needs at least one page more.
     options = f"size={(limit + 1) * 4096}" if what == "space" else f"nr_inodes={limit + 1}"
     with trial.mounted(options) as place:
         started = trial.run()
@@ -100,8 +100,8 @@ def full_disk(trial: Trial, what: str) -> Tried:
 
 
 def read_only(trial: Trial) -> Tried:
-    """Let the output folder become read-only, before the run or at a random moment of it."""
-    trial.flags["run.trackers"] = "[]"  # whose open file would keep the file system writable
+    """Make the output folder read-only, before the run or at a random moment."""
+    trial.flags["run.trackers"] = "[]"  # a tracker's open file would keep the file system writable
     before = trial.number % 3 == 0
     with trial.mounted("size=64m") as place:
         if before and not mount("-o", "remount,ro", str(place)):
@@ -120,7 +120,7 @@ def read_only(trial: Trial) -> Tried:
 
 
 def full_memory(trial: Trial) -> Tried:
-    """Limit the memory that a run can address beyond what its libraries take."""
+    """Limit the memory that a run can address in addition to its libraries."""
     more = int(2 ** trial.rng.uniform(0, 9) * 2**20)
 
     def hook() -> None:
@@ -151,7 +151,7 @@ def damage(trial: Trial) -> Tried:
         data[at] ^= 1 << trial.rng.randrange(8)
         file.write_bytes(bytes(data) if how == "flipped" else bytes(data[:at]))
     finished = trial.finish()
-    # A checksum may also be written otherwise, such as with another end of the line.
+    # Other bytes may contain the same checksums, for example with another line end.
     if file.name != "SHA256SUMS" and not any("an earlier checkpoint: " in text for text in finished.said):
         raise BrokenError(f"not said: {finished.said}")
     return 1, "an earlier checkpoint was used and named; bit-identical to an undisturbed run"
@@ -164,7 +164,7 @@ def two_runs(trial: Trial) -> Tried:
     for started in both:
         trial.end(started)
     codes = sorted(started.code for started in both)
-    if more and codes == [0, 0]:  # it waits some seconds for the first, which has ended by then
+    if more and codes == [0, 0]:  # the second waits some seconds, and the first ends meanwhile
         trial.compare()
         return 1, "the second finds a finished run, and leaves it; bit-identical to an undisturbed run"
     if codes != [0, 2]:
@@ -175,7 +175,7 @@ def two_runs(trial: Trial) -> Tried:
 
 
 def clock(trial: Trial) -> Tried:
-    """Let the clock jump back by a year within a run and before it is resumed, and give all files other times."""
+    """Set the clock back by a year during a run and before its resumption, and give all files other times."""
     after = trial.rng.randrange(200)
 
     def jumps() -> None:
@@ -210,7 +210,7 @@ def hang(trial: Trial, way: str) -> Tried:
     while not (trial.output / "config.json").is_file() and not started.poll():
         time.sleep(0.001)
     rank = trial.rng.randrange(2)
-    # To launch takes most of the time.
+    # Most of the time is for the launch.
     if not trial.moment(started, share=0.15 if started.launcher else 0.7):
         return 1, ENDED
     started.send(signal.SIGSTOP, rank)
@@ -218,7 +218,7 @@ def hang(trial: Trial, way: str) -> Tried:
     until = time.monotonic() + 60
     while not started.poll() and not set(others) <= set(started.codes) and time.monotonic() < until:
         time.sleep(0.01)
-    if not started.launcher:  # which would kill it
+    if not started.launcher:  # a launcher would kill it
         started.send(signal.SIGKILL, rank)
         started.wait()
     trial.end(started)
@@ -230,7 +230,7 @@ def hang(trial: Trial, way: str) -> Tried:
 
 
 def nan(trial: Trial) -> Tried:
-    """Let the soft prompt become NaN at a random step, as broken memory would make it."""
+    """Set the soft prompt to NaN at a random step, as broken memory may do."""
     poison = _poisoned(trial.rng.randrange(6, STEPS))
     if trial.number % 2 == 0:
         trial.refused(trial.run(hook=poison), "became nan at step")

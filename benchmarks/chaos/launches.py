@@ -1,7 +1,7 @@
-"""How a run is started: as one process, as two, or by `accelerate launch`. Another way of launching is a function here.
+"""Ways to launch a run: as one process, as two, or with `accelerate launch`. Each way is a function.
 
-The first two are forks of this process, which has imported all libraries: a fork is killed and stopped as any process
-is, and begins at once. Launched by accelerate, processes import the libraries anew.
+The first two ways fork this process, which has imported all libraries. A fork starts at once, and signals affect it
+like any process. Processes that accelerate launches import the libraries again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Hook = Callable[[], None]
 
 @dataclass
 class Started:
-    """Processes of one run, by rank; `launcher` is the process that started them and ends with them, if there is one.
+    """Processes of one run, by rank; `launcher`, if any, is the process that started them and ends with them.
 
-    `codes` holds exit codes as they become known, minus the signal's number if one ended the process.
+    `codes` has the known exit codes; if a signal ended the process, the code is minus the signal's number.
     """
 
     pids: list[int]
@@ -43,7 +43,7 @@ class Started:
     codes: dict[int, int] = field(default_factory=dict)
 
     def poll(self) -> bool:
-        """Return whether all have ended."""
+        """Return whether all processes have ended."""
         if self.launcher:
             if self.launcher.poll() is not None:
                 self.codes[self.launcher.pid] = self.launcher.returncode
@@ -56,7 +56,7 @@ class Started:
         return len(self.codes) == len(self.pids)
 
     def wait(self, seconds: float = SECONDS) -> bool:
-        """Wait until all have ended, or so many seconds; return whether they have."""
+        """Wait until all processes have ended, at most `seconds`; return whether they have."""
         until = time.monotonic() + seconds
         while not self.poll():
             if time.monotonic() > until:
@@ -65,7 +65,7 @@ class Started:
         return True
 
     def send(self, number: int, rank: int | None = None) -> None:
-        """Send a signal to one process, or to all, the launcher included."""
+        """Send a signal to one process, or to all including the launcher."""
         chosen = self.pids if rank is None else [self.pids[rank]]
         if self.launcher and rank is None:
             chosen = [*chosen, self.launcher.pid]
@@ -75,19 +75,19 @@ class Started:
                     os.kill(pid, number)
 
     def end(self) -> None:
-        """Kill all that is left, and wait for it."""
+        """Kill all remaining processes, and wait for their end."""
         self.send(signal.SIGKILL)
         if not self.wait():
             raise RuntimeError(f"{self.pids} cannot be killed")
 
     @property
     def code(self) -> int:
-        """The exit code of the run: that of the launcher, or the first that is not 0."""
+        """The exit code of the run: the launcher's code, or the first that is not 0."""
         return next((code for code in self.codes.values() if code), 0)
 
     @property
     def said(self) -> list[str]:
-        """What the processes have said, one text each."""
+        """The output of the processes, one text each."""
         return [log.read_text(encoding="utf-8", errors="replace") for log in self.logs]
 
 
@@ -110,7 +110,7 @@ def two(command: list[str], log: Path, hook: Hook | None = None) -> Started:
 
 
 def launched(command: list[str], log: Path, hook: Hook | None = None) -> Started:
-    """Start two processes by `accelerate launch`, and wait until both are there; a hook has no way into them."""
+    """Start two processes with `accelerate launch`, and wait for both; hooks are not possible."""
     assert hook is None
     launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", "configs/accelerate/multi_cpu.yaml"]
     with log.open("wb") as file:
@@ -143,7 +143,7 @@ def _children(launcher: int) -> dict[int, int]:
 
 
 def warm_up() -> None:
-    """Import once, for all forks, what a run imports."""
+    """Import all modules of a run once, for all forks."""
     for name in vars(softprompts)["__all__"]:
         getattr(softprompts, name)
     for name in ("evaluate", "matplotlib.pyplot", "peft.tuners.lora", "transformers.models.llama.modeling_llama"):
@@ -162,7 +162,7 @@ def _forked(command: list[str], log: Path, environments: Sequence[dict[str, str]
 
 
 def _become(command: list[str], log: Path, environment: dict[str, str], hook: Hook | None) -> NoReturn:
-    """Go on as the recipe, to the end of this process."""
+    """Run the recipe in this process, then end it."""
     code = 1
     try:
         stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -174,7 +174,7 @@ def _become(command: list[str], log: Path, environment: dict[str, str], hook: Ho
         assert spec
         assert spec.loader
         recipe = importlib.util.module_from_spec(spec)
-        sys.modules["recipe"] = recipe  # where the parser looks for its docstring
+        sys.modules["recipe"] = recipe  # the parser reads the docstring there
         spec.loader.exec_module(recipe)
         if hook:
             hook()

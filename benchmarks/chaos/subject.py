@@ -1,4 +1,4 @@
-"""What the faults meet: a short run of prompt tuning on a tiny random model and drawn rows."""
+"""The run that the faults disturb: a short prompt tuning on a tiny random model and random rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS, EVAL_EVERY = 40, 5
 
 
 def make_subject(folder: Path) -> None:
-    """Write the model and the rows; the same every time."""
+    """Write the model and the rows, the same in every call."""
     words = Tokenizer(models.WordLevel({w: n for n, w in enumerate((*SPECIAL, *WORDS))}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens = PreTrainedTokenizerFast(
@@ -38,7 +38,7 @@ def make_subject(folder: Path) -> None:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
-        initializer_range=0.2,  # with the default 0.02, all answers of a random model would be alike
+        initializer_range=0.2,  # with the default 0.02, all answers of a random model would be the same
     )
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     drawn = random.Random(0)
@@ -76,7 +76,7 @@ def command_of(subject: Path, output: Path, *more: str, **flags: Any) -> list[st
 
 
 def left_by(output: Path) -> tuple[bytes, bytes] | None:
-    """Return what a run leaves, byte by byte: its adapter, and its answers to the test rows; None if it lacks one."""
+    """Return the bytes of a run's adapter and of its test predictions; None if one is missing."""
     files = output / "adapter" / "adapter_model.safetensors", output / "predictions.jsonl"
     if not all(file.is_file() for file in (*files, output / "result.json")):
         return None
@@ -84,6 +84,6 @@ def left_by(output: Path) -> tuple[bytes, bytes] | None:
 
 
 def error_lines(texts: Sequence[str]) -> list[str]:
-    """Return the lines that begin with "error: " of what some processes have said, bars of progress left out."""
+    """Return the lines of processes' output that begin with "error: ", without progress bars."""
     parts = [part.strip() for text in texts for part in text.replace("\r", "\n").split("\n")]
     return [part for part in parts if part.startswith("error: ")]

@@ -1,4 +1,4 @@
-"""One trial of a fault: a folder of its own, runs in it, and what must hold at its end."""
+"""One trial of a fault: its folder, its runs, and the checks at its end."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class BrokenError(Exception):
-    """Something was lost, or not said in one line."""
+    """Work was lost, or an error was not one line."""
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nothing disturbs: what it leaves, its seconds, and the memory pages that its files take."""
+    """A run without faults: its adapter and predictions, its seconds, and the memory pages of its files."""
 
     left: tuple[bytes, bytes]
     seconds: float
@@ -38,13 +38,13 @@ class Trial:
     """One trial.
 
     Args:
-        rng: draws all that is drawn in it.
-        number: of this trial, from 0.
-        wanted: how many trials of the fault there are.
-        folder: an empty one.
-        subject: of `make_subject`.
-        undisturbed: by the name of the way of launching.
-        way: the name of the way that the runs are launched in.
+        rng: generator of all random choices.
+        number: number of this trial, from 0.
+        wanted: number of the fault's trials.
+        folder: an empty folder.
+        subject: folder that `make_subject` wrote.
+        undisturbed: undisturbed runs, by the name of their way of launching.
+        way: name of the way of launching.
     """
 
     rng: random.Random
@@ -64,7 +64,7 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """How long an undisturbed run takes."""
+        """Duration of an undisturbed run."""
         return self.undisturbed[self.way].seconds
 
     def start(self, *more: str, hook: Hook | None = None) -> Started:
@@ -81,7 +81,7 @@ class Trial:
         return started
 
     def end(self, started: Started) -> None:
-        """Wait for the end of a run; as a launcher does, end the processes that go on without one that was killed."""
+        """Wait for the end of a run; like a launcher, end the processes that continue after one was killed."""
         seconds = 20 if len(started.pids) > 1 and not started.launcher else SECONDS
         if started.wait(seconds):
             return
@@ -102,7 +102,7 @@ class Trial:
         return errors[0]
 
     def finish(self, left: tuple[bytes, bytes] | None = None) -> Started:
-        """Resume, and compare what the run leaves with what an undisturbed one leaves, bit by bit."""
+        """Resume the run, and compare its output with an undisturbed run's, bit by bit."""
         started = self.run("--resume")
         if started.code:
             raise BrokenError(f"resume ended with {started.code}: {_ends(started)}")
@@ -110,7 +110,7 @@ class Trial:
         return started
 
     def compare(self, left: tuple[bytes, bytes] | None = None) -> None:
-        """Compare likewise what a run has left."""
+        """Compare a run's output with an undisturbed run's, bit by bit."""
         found, expected = left_by(self.output), left or self.undisturbed[self.way].left
         if found is None:
             raise BrokenError("there is no result")
@@ -122,12 +122,12 @@ class Trial:
             raise BrokenError(f"left over: {', '.join(hidden)}")
 
     def moment(self, started: Started, share: float = 1.0) -> bool:
-        """Wait until a random moment within this share of a run's time; return whether it is still under way then."""
+        """Wait until a random moment within this share of a run's time; return whether it still runs then."""
         return not started.wait(self.rng.uniform(0.0, share) * self.seconds)
 
     @contextmanager
     def mounted(self, options: str) -> Iterator[Path]:
-        """Within this context the output is on a file system of its own, in memory."""
+        """Within this context the output is on its own file system, in memory."""
         place = self.output.parent
         place.mkdir()
         if not mount("-t", "tmpfs", "-o", options, "tmpfs", str(place)):
@@ -144,7 +144,7 @@ def mount(*words: str) -> bool:
 
 
 def stops_after(updates: int) -> Hook:
-    """Return a hook by which a run receives SIGTERM in its own update of this number."""
+    """Return a hook that sends SIGTERM to a run after this number of its own steps."""
 
     def hook() -> None:
         done: list[int] = []
@@ -160,7 +160,7 @@ def stops_after(updates: int) -> Hook:
 
 
 def measure(trial: Trial) -> Undisturbed:
-    """Run once without any fault."""
+    """Run once without a fault."""
     started = time.monotonic()
     done = trial.run()
     seconds = time.monotonic() - started

@@ -47,7 +47,7 @@ def write_rows(path: Path, rows: int) -> None:
 
 
 def measure(path: Path, choices: bool) -> dict[str, float]:
-    """Load and tokenize a file; return seconds, and the peak of resident memory of this process in GB."""
+    """Load and tokenize a file; return seconds, and the peak of this process's resident memory in GB."""
     from softprompts.config.sections import TaskConfig
     from softprompts.encoding.tokenization import encode
     from softprompts.models.bundled import resolve

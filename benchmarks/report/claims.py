@@ -130,7 +130,7 @@ def _table(records: Records, task: str, shown: Mapping[str, Any]) -> DataFrame:
 
 
 def _measures(records: Records, task: str, said: Mapping[str, Any]) -> list[Measure]:
-    """Return measures. A measure that stands for several is kept, as a missing one, if the task has none of them."""
+    """Return measures. A measure that represents several is kept, as a missing one, if the task has none of them."""
     several = {"other_tasks": other_tasks, "transfer": transfers} if task in records.benchmarks else {}
     expanded = [(m, several[m.column](records, task) if m.column in several else []) for m in said["measures"]]
     return [one for measure, found in expanded for one in found or [measure]]
@@ -222,7 +222,7 @@ Pair = tuple[Comparison, dict[str, str], dict[str, float]]
 def _pairs(
     records: Records, task: str, metrics: Sequence[str], better: Sequence[str], worse: Sequence[str]
 ) -> tuple[list[Pair], list[str]]:
-    """Return the comparisons by each metric of each of `better` with each of `worse`, and what is missing."""
+    """Return the comparisons by each metric of each of `better` with each of `worse`, and the missing records."""
     missing = missing_runs(records, task, [*better, *worse])
     found: list[Pair] = []
     for name, first, second in [(n, b, w) for n in metrics for b in better for w in worse] if not missing else ():

@@ -1,1 +1,1 @@
-"""Many soft prompts over one base model: how fast, against PEFT's own ways and vLLM, and whether it lasts."""
+"""Serve many soft prompts over one base model: measure speed against PEFT and vLLM, and stability under load."""

@@ -1,18 +1,21 @@
-"""Requests a second, latency and memory of one process that serves eight soft prompts, against PEFT's ways and vLLM.
+"""Requests per second, latency and memory of one process that serves eight soft prompts, against PEFT and vLLM.
 
     python -m benchmarks.serving [--vllm PYTHON] [--quick FOLDER]
 
-Ways: `ours`, the scheduler and batch of `recipes/serve.py`, and `ours, computed anew` with each soft prompt's keys and
-values computed for each request; stock PEFT's `generate` with the adapter switched at each request, and with the
-waiting requests of one task grouped; LoRA with requests of all tasks in one batch by `adapter_names`; vLLM with the
-soft prompts baked into its model, if `--vllm` names the Python of its environment.
+The ways:
 
-All ways answer the same texts with 24 greedy tokens, in float32, with the same number of threads. Those of PEFT and
-this project share a process. `saturation` has 32 clients that each ask again once they are answered; its rounds take
-turns. `idle` has one client. Other loads are Poisson arrivals, at shares of this project's saturation and at half of
-each way's own. Each cell is kept in results/serving.json once it is measured, and is not measured again;
-docs/serving_benchmark.md is written from it. `--quick FOLDER` measures a few requests of each, and
-keeps no record.
+- `ours`: the scheduler and batch of `recipes/serve.py`.
+- `ours, computed anew`: the same, with each soft prompt's keys and values computed for each request.
+- `peft, switching`: stock PEFT's `generate`, with the adapter switched at each request.
+- `peft, grouped`: the same, with the waiting requests of one task in one call.
+- `lora, mixed`: LoRA with requests of all tasks in one batch, by `adapter_names`.
+- `vllm, baked`: vLLM with the soft prompts in its model's vocabulary, if `--vllm` names the Python of its environment.
+
+All ways answer the same texts with 24 greedy tokens, in float32, with the same number of threads. The ways of PEFT and
+this project share a process. `saturation` has 32 clients; each sends its next request after each answer. The ways take
+turns in its rounds. `idle` has one client. Other loads are Poisson arrivals, at shares of this project's saturation and
+at half of each way's saturation. Each cell is measured once and kept in results/serving.json. From this record
+docs/serving_benchmark.md is written. `--quick FOLDER` measures a few requests of each way, without a record.
 """
 
 from __future__ import annotations
@@ -48,10 +51,11 @@ SHARES = (0.25, 0.5, 0.75)  # of this project's saturation
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """The sizes of the measurements.
 
-    rounds: of saturation; tasks: whose memory is measured; requests: of a round; alone: those of one client; seconds:
-    of arrivals, but of twice as many requests at least, and of 100 at most.
+    rounds: number of saturation's rounds; tasks: numbers of tasks whose memory is measured; requests: requests per
+    round; alone: requests of one client; seconds: duration of arrivals, with at least 2 * `alone` and at most 100
+    requests.
     """
 
     rounds: int = 3
@@ -63,7 +67,7 @@ class Sizes:
 
 @dataclass
 class Bench:
-    """The ways, each made when it is first measured, and the record as it grows."""
+    """The ways, each made at its first measurement, and the growing record."""
 
     sizes: Sizes
     model: str | None
@@ -84,7 +88,7 @@ class Bench:
 
     @property
     def makers(self) -> dict[str, Callable[[], Way]]:
-        """How each way is made."""
+        """Functions that make each way."""
         ways: dict[str, Callable[[], Way]] = {
             "ours": lambda: Ours(self.tasks, reuse=True),
             "ours, computed anew": lambda: Ours(self.tasks, reuse=False),
@@ -103,7 +107,7 @@ class Bench:
         return way
 
     def cell(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return a cell, measured if it is not recorded."""
+        """Return a cell; measure it if it is not recorded."""
         cells = self.record["cells"]
         if key not in cells:
             cells[key] = measure()
@@ -115,7 +119,7 @@ class Bench:
         return found
 
     def serve(self, name: str, load: Load) -> dict[str, Any]:
-        """Let a way answer a load; the way is tried on a few requests first."""
+        """Let a way answer a load, after a few requests as a warm-up."""
         if name not in self.made:
             self.made[name] = Http(self.model, self.adapters) if name == "ours, http" else self.makers[name]()
             self.made[name].serve(Load(drawn(self.requests, 8, 99), clients=8))
@@ -123,25 +127,25 @@ class Bench:
         return told(load)
 
     def saturate(self, name: str, number: int) -> dict[str, Any]:
-        """Measure a way with as many clients as it may have."""
-        # One at a time, so that a third of the requests tells the same.
+        """Measure a way with the greatest number of clients."""
+        # This way answers one request at a time, so a third of the requests is enough.
         count = self.sizes.requests // 3 if name == "peft, switching" else self.sizes.requests
         return self.serve(name, Load(drawn(self.requests, count, number), clients=CLIENTS))
 
     def saturation(self, name: str) -> float:
-        """Return the median of a way's rounds, requests a second."""
+        """Return the median of a way's rounds, in requests per second."""
         cells = self.record["cells"]
         return median(cells[f"saturation/{name}/{number}"]["a_second"] for number in range(self.sizes.rounds))
 
     def at(self, name: str, rate: float) -> dict[str, Any]:
-        """Measure a way at so many arrivals a second; none beyond what it can answer."""
+        """Measure a way at this rate of arrivals per second, unless it cannot answer them."""
         if rate > 0.95 * self.saturation(name):
             return {"beyond": round(rate, 3)}
         count = round(min(100, max(2 * self.sizes.alone, rate * self.sizes.seconds)))
         return {"rate": round(rate, 3)} | self.serve(name, Load(drawn(self.requests, count, 7), rate=rate))
 
     def memory(self) -> dict[str, Any]:
-        """Measure memory in a process of its own."""
+        """Measure memory in a separate process."""
         out = self.work / "memory.json"
         given = (self.model, self.adapters / "movies", self.work / "many", out, self.sizes.tasks)
         process = multiprocessing.get_context("spawn").Process(target=memory.write, args=given)
@@ -170,13 +174,13 @@ class Bench:
         self.cell("idle/ours, http", lambda: self.serve("ours, http", Load(drawn(self.requests, self.sizes.alone, 0))))
 
     def close(self) -> None:
-        """End whatever runs."""
+        """End all running ways."""
         for way in self.made.values():
             way.close()
 
 
 def told(load: Load) -> dict[str, Any]:
-    """Return what is recorded of a load: seconds of each request, and a digest of its answer, both by their order."""
+    """Return the record of a load: its rate, quantiles of its times, and a digest of each answer."""
     served = sorted(load.served, key=lambda one: one.arrived)
     return {
         "requests": len(served),
@@ -202,11 +206,11 @@ def digest(tokens: list[int]) -> str:
 
 
 def in_words(cell: dict[str, Any]) -> str:
-    """Return what is printed of a cell."""
+    """Return a cell as text for printing."""
     if "latency" in cell:
         first, latency = cell["first"], cell["latency"]
         return (
-            f"{cell['a_second']:.2f} requests a second; first token {first['p50']:.2f} s, p99 {first['p99']:.2f} s; "
+            f"{cell['a_second']:.2f} requests per second; first token {first['p50']:.2f} s, p99 {first['p99']:.2f} s; "
             f"answer {latency['p50']:.2f} s, p99 {latency['p99']:.2f} s"
         )
     return ", ".join(f"{name} {value}" for name, value in cell.items())

@@ -1,4 +1,4 @@
-"""Requests, and when they arrive: nothing here needs more than Python, so that every way's process can read it."""
+"""Requests and their times of arrival. This module needs only Python, so that every way's process can import it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Request:
-    """A text's token ids, the task that it is for, and its number there."""
+    """A text's token ids, its task, and its number in the task."""
 
     task: str
     number: int
@@ -18,7 +18,7 @@ class Request:
 
 
 def drawn(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
-    """Return requests in a random order, each as often as any other, or once less."""
+    """Return requests in a random order; the numbers of their repetitions differ by at most one."""
     order = random.Random(seed)
     found: list[Request] = []
     while len(found) < count:
@@ -28,7 +28,7 @@ def drawn(requests: Sequence[Request], count: int, seed: int) -> list[Request]:
 
 @dataclass
 class Served:
-    """A request on its way: seconds since the start of the load; tokens of the answer."""
+    """A request and its answer: times in seconds since the start of the load, and tokens of the answer."""
 
     request: Request
     arrived: float
@@ -38,12 +38,12 @@ class Served:
 
 
 class Load:
-    """Requests, and when each arrives.
+    """Requests and their times of arrival.
 
     Args:
-        requests: in their order.
-        rate: arrivals a second, at random (Poisson); None if clients ask one request after another.
-        clients: how many do that.
+        requests: the requests in their order.
+        rate: random arrivals per second (Poisson); None if clients send one request after another.
+        clients: number of such clients.
     """
 
     def __init__(self, requests: Sequence[Request], *, rate: float | None = None, clients: int = 1) -> None:
@@ -70,17 +70,17 @@ class Load:
         return len(self.served) == len(self.requests)
 
     def due(self, now: float) -> list[Served]:
-        """Return those that have arrived since the last call."""
+        """Return the requests that have arrived since the last call."""
         found = []
         while self._coming and self._coming[0].arrived <= now:
             found.append(self._coming.popleft())
         return found
 
     def pause(self, now: float) -> float | None:
-        """Return the seconds until the next one arrives; None if that waits for an answer."""
+        """Return the seconds until the next arrival; None if it waits for an answer."""
         return max(0.0, self._coming[0].arrived - now) if self._coming else None
 
     def finish(self, one: Served) -> None:
-        """Count an answer; whoever asked asks again, if this is a load of clients."""
+        """Count an answer; without a rate, its client sends the next request."""
         self.served.append(one)
         self._next(one.over)

@@ -1,4 +1,4 @@
-"""How much resident memory a process takes that serves 1, 10, 100 and 1,000 tasks."""
+"""Measure the resident memory of a process that serves 1, 10, 100 and 1,000 tasks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ COUNTS = (1, 10, 100, 1000)
 
 
 def measure(model: str | None, folder: Path, work: Path, counts: Sequence[int]) -> dict[str, Any]:
-    """Add prompts of `VIRTUAL` tokens; return MiB by count: once they are loaded, and once each has been used.
+    """Add prompts of `VIRTUAL` tokens; return MiB by count: after loading, and after each prompt was used once.
 
-    model: the base model, None for the bundled one; folder: of one adapter by prompt tuning, of which others are made;
-    work: for their files.
+    model: the base model, None for the bundled one; folder: folder of one prompt-tuning adapter, from which the others
+    are made; work: folder for their files.
     """
     base, tokenizer = loaded(model)
     tasks = Tasks(base, tokenizer)
@@ -57,5 +57,5 @@ def _resident() -> float:
 
 
 def write(model: str | None, folder: Path, work: Path, out: Path, counts: Sequence[int] = COUNTS) -> None:
-    """Measure in this process, and write what was found."""
+    """Measure in this process, and write the result."""
     out.write_text(json.dumps(measure(model, folder, work, counts)), encoding="utf-8")

@@ -12,14 +12,14 @@ from softprompts.system.files import write_atomically
 VLLM = "vllm, baked"
 LABELS = {
     "ours": "this project",
-    "ours, computed anew": "this project, soft prompts computed anew",
+    "ours, computed anew": "this project, soft prompts computed again",
     "peft, switching": "PEFT, adapter switched at each request",
     "peft, grouped": "PEFT, grouped by task",
     "lora, mixed": "LoRA, `adapter_names`",
     VLLM: "vLLM, baked",
     "ours, http": "this project over HTTP",
 }
-# By the way that it is against: how many times as many requests a second.
+# The targets of this project's rate of requests, as a multiple of each way's rate.
 TARGETS = {"peft, switching": 4.0, "peft, grouped": 1.5, "lora, mixed": 1.3}
 
 
@@ -41,12 +41,12 @@ def rounds_of(record: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def rate_of(record: dict[str, Any], name: str) -> float:
-    """Return a way's requests a second at saturation, the median of its rounds."""
+    """Return a way's requests per second at saturation, the median of its rounds."""
     return median(cell["a_second"] for cell in rounds_of(record, name))
 
 
 def equal_to_peft(record: dict[str, Any], name: str) -> tuple[int, int]:
-    """Return how many texts a way answers as PEFT does one at a time, and how many both have answered."""
+    """Return how many texts a way answers like PEFT with one request at a time, and how many both have answered."""
     expected = _answers(record, "peft, switching")
     found = {text: answer for text, answer in _answers(record, name).items() if text in expected}
     return sum(answer == expected[text] for text, answer in found.items()), len(found)
@@ -76,20 +76,20 @@ def _saturation(record: dict[str, Any]) -> str:
         rate, rounds = rate_of(record, name), [cell["a_second"] for cell in rounds_of(record, name)]
         target = f"{TARGETS[name]:.1f}x" if name in TARGETS else ""
         same, of = equal_to_peft(record, name)
-        # LoRA has other weights, vLLM has stand-ins for prefixes, and HTTP brings text.
+        # LoRA has other weights, vLLM has substitutes for prefixes, and HTTP returns text.
         equal = "" if name in ("lora, mixed", VLLM) or not of else f"{same} of {of}"
         spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
         rows.append((LABELS[name], f"{rate:.2f}", spread, f"{ours / rate:.2f}x", target, equal))
-    head = ("way", "requests a second", "rounds", "this project's over it", "target", "answers equal to PEFT's")
-    # Each text is asked for in every round; vLLM alone keeps the keys and values of texts.
+    head = ("way", "requests per second", "rounds", "this project's over it", "target", "answers equal to PEFT's")
+    # Each text occurs in every round, and only vLLM keeps the keys and values of texts.
     kept = (
-        " vLLM keeps the keys and values of texts that it has read, and texts come again."
+        " vLLM keeps the keys and values of texts that it has read, and texts occur again."
         if VLLM in ways_of(record)
         else ""
     )
     return f"""## At saturation
 
-{record["settings"]["clients"]} clients, each asks again once it is answered; at most
+{record["settings"]["clients"]} clients; each sends its next request after each answer. At most
 {record["settings"]["rows_in_a_batch"]} rows in a batch. Medians of {record["settings"]["rounds"]} rounds in turn.{kept}
 
 {markdown_table(head, rows)}"""
@@ -112,12 +112,12 @@ def _loads(record: dict[str, Any]) -> str:
             rate = f"{cell['rate']:.2f}" if "rate" in cell else ""
             times = [f"{cell[what][which]:.2f}" for what in ("first", "latency") for which in ("p50", "p99")]
             rows.append((LABELS[name], label, rate, *times))
-    head = ("way", "load", "arrivals a second", "first token, p50", "p99", "whole answer, p50", "p99")
+    head = ("way", "load", "arrivals per second", "first token, p50", "p99", "whole answer, p50", "p99")
     half, idle = cells["half/ours"]["latency"]["p99"], cells["idle/ours"]["latency"]["p99"]
     return f"""## Latency by load
 
-Seconds. Arrivals are random (Poisson). A call of `generate` gives its rows' answers together, once the last token is
-written; its first token is counted when it is computed. At half of its saturation this project's p99 is
+Seconds. Arrivals are random (Poisson). A call of `generate` returns its rows' answers together, after the last token;
+its first token counts at the time of its computation. At half of its saturation this project's p99 is
 {half / idle:.2f} times that of one client (target: below 2).
 
 {markdown_table(head, rows)}"""
@@ -131,7 +131,7 @@ def _memory(found: dict[str, Any]) -> str:
     return f"""## Memory
 
 One process, the tasks added one after another; soft prompts of {found["virtual_tokens"]} tokens as embeddings. 100
-tasks take {more:.1%} more than one (target: at most 1 %). Keys and values of prompts that were used are kept up to
+tasks need {more:.1%} more than one (target: at most 1 %). Keys and values of prompts that were used are kept up to
 {found["bound_mib"]:.0f} MiB (`serve.cache_megabytes`); the least recently used are dropped. A prefix is keys and values
 from the start, and all of them are kept.
 

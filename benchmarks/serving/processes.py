@@ -1,4 +1,4 @@
-"""Ways that run in a process of their own: vLLM, and this project's server over HTTP."""
+"""Ways that run in a separate process: vLLM, and this project's server over HTTP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import torch
 def save_baked(base: Any, tasks: Tasks, folder: Path) -> None:
     """Write the base model with a soft prompt of each task as new vocabulary; changes `base`.
 
-    Prefixes cannot be baked: an embedding of as many tokens stands for each, which costs vLLM the same.
+    A prefix cannot become vocabulary. Embeddings of the same number of tokens replace it, at the same cost for vLLM.
     """
     first = len(base.get_input_embeddings().weight)
     stand_in = base.get_input_embeddings().weight[:VIRTUAL].float()
@@ -38,7 +38,7 @@ def save_baked(base: Any, tasks: Tasks, folder: Path) -> None:
 
 
 class Vllm:
-    """vLLM's own engine, its prefix cache on; the soft prompt is text to it."""
+    """vLLM's own engine, with its prefix cache; it reads the soft prompt as text."""
 
     def __init__(self, python: str, model: Path, vocabulary: int) -> None:
         self.first = {name: vocabulary + VIRTUAL * number for number, name in enumerate(TASKS)}
@@ -64,11 +64,11 @@ class Vllm:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"vLLM ended with code {self.process.wait()}; runs/serving/vllm.log.txt says why")
+            raise RuntimeError(f"vLLM ended with code {self.process.wait()}; see runs/serving/vllm.log.txt")
         return json.loads(line)
 
     def serve(self, load: Load) -> None:
-        """Hand a load over, and take what became of it."""
+        """Send a load to the process, and read its times and answers."""
         requests = []
         for one in load.requests:
             first = self.first[one.task]
@@ -87,7 +87,7 @@ class Vllm:
 
 
 class Http:
-    """This project's server in a process of its own, asked for streams over HTTP."""
+    """This project's server in a separate process, with streamed requests over HTTP."""
 
     def __init__(self, model: str | None, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:

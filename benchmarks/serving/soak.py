@@ -1,13 +1,14 @@
-"""Does the server last? A thousand requests at once, then a steady mix, and every reply compared.
+"""Test the server's stability: a thousand requests at once, then a steady mix, with every reply compared.
 
     python -m benchmarks.serving.soak [--minutes 20] [--model FOLDER] [--record FILE]
 
-Starts `recipes/serve.py` as a user does, with eight tasks. First each task answers each text alone: those are the
-replies that count. Then come 1,000 requests at once, and a steady mix for some minutes, of all routes, streamed and
-whole. Three in ten clients leave at a random moment, and adapters are added and removed meanwhile. A client that is
-told to come again (429) does. At the end every request must have its reply, the same as alone; no status 500; the
-memory level; and a server that ends with code 0. The record is written whatever comes out; the exit code is 1 if
-something is not as it must be.
+It starts `recipes/serve.py` like a user, with eight tasks. First each task answers each text alone; these are the
+expected replies. Then 1,000 requests arrive at once, followed by a steady mix of all routes for some minutes, streamed
+and whole. Three of ten clients leave at a random moment, and adapters are added and removed meanwhile. A client with
+status 429 or 504 tries again.
+
+At the end every request must have the expected reply, no status may be 500, the memory must be stable, and the server
+must end with code 0. The record is always written. The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ LEAVING = 0.3  # share of the clients that leave before they have a reply
 ANSWER = 16  # tokens
 CHOICES = [" positive", " negative", " neutral"]
 GIVES_UP = 600.0  # seconds after which a request counts as lost
-# What a client may be told beside a reply, and then asks again: the queue is full; the answer was not ready in time.
+# Statuses after which a client tries again: the queue is full; the answer was not ready in time.
 SAID = {429, 504}
 
 
@@ -58,13 +59,13 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """What decides its reply."""
+        """The parts that determine the reply."""
         return json.dumps([self.route, self.body])
 
 
 @dataclass
 class Found:
-    """What became of all requests."""
+    """The outcomes of all requests."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -72,7 +73,7 @@ class Found:
     memory: list[tuple[float, float]] = field(default_factory=list)  # seconds, MiB
 
     def note(self, kind: str, example: str = "") -> None:
-        """Count, and keep some examples of what must not be."""
+        """Count an outcome, and keep some examples of errors."""
         self.kinds[kind] += 1
         if example and len(self.examples) < 20:
             self.examples.append(f"{kind}: {example[:500]}")
@@ -92,17 +93,17 @@ class Soak:
         return self.draw.choice(requests_for(task, self.draw.choice(self.texts[task])))
 
     async def learn(self) -> None:
-        """Ask for every reply alone."""
+        """Record the reply to every request when it is alone."""
         for task, texts in self.texts.items():
             for text in texts:
-                for asked in requests_for(task, text)[::2]:  # each route whole
+                for asked in requests_for(task, text)[::2]:  # each route, not streamed
                     status, reply = await self.ask(asked)
                     if status != 200:
                         sys.exit(f"{asked.route} for {task} alone: status {status}: {reply}")
                     self.alone[asked.key] = reply
 
     async def ask(self, asked: Asked) -> tuple[int, str]:
-        """Send a request once; return the status, and what was said as one text."""
+        """Send a request once; return the status, and the reply as one text."""
         body = asked.body | ({"stream": True} if asked.stream else {})
         async with self.client.stream("POST", asked.route, json=body) as reply:
             if reply.status_code != 200 or not asked.stream:
@@ -151,7 +152,7 @@ class Soak:
         await asyncio.gather(*(self.one() for _ in range(BURST)))
 
     async def steady(self, until: float) -> None:
-        """Ask again and again."""
+        """Send requests until a time."""
 
         async def client() -> None:
             while time.monotonic() < until:
@@ -160,7 +161,7 @@ class Soak:
         await asyncio.gather(*(client() for _ in range(STEADY)))
 
     async def come_and_go(self, until: float) -> None:
-        """Add an adapter, use it and remove it, again and again."""
+        """Add an adapter, use it and remove it, repeatedly until a time."""
         number = 0
         while time.monotonic() < until:
             number += 1
@@ -198,7 +199,7 @@ class Soak:
 
 
 def requests_for(task: str, text: str) -> list[Asked]:
-    """Return the requests for a text: each route whole, then streamed where it streams."""
+    """Return the requests for a text: each route whole, then streamed if the route supports it."""
     completion = {"model": task, "prompt": text, "max_tokens": ANSWER}
     classify = Asked("/v1/classify", {"model": task, "input": text, "choices": CHOICES}, stream=False)
     found = [Asked("/v1/completions", completion, stream) for stream in (False, True)]
@@ -208,7 +209,7 @@ def requests_for(task: str, text: str) -> list[Asked]:
 
 
 def said(body: dict[str, Any]) -> str:
-    """Return what a reply, or a part of a stream, says."""
+    """Return the text of a reply, or of a part of a stream."""
     if "error" in body:
         return json.dumps(body["error"])
     if "data" in body:
@@ -220,7 +221,7 @@ def said(body: dict[str, Any]) -> str:
 
 
 def same_text(key: str, other: str) -> bool:
-    """Say whether two requests differ in the task alone."""
+    """Return whether two requests differ at most in the task."""
     (route, body), (other_route, other_body) = json.loads(key), json.loads(other)
     return bool(route == other_route and {**body, "model": ""} == {**other_body, "model": ""})
 
@@ -234,7 +235,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 
 def start_server(model: str | None, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the recipe as a user does, and wait until it takes requests."""
+    """Start the recipe like a user, and wait until it accepts requests."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "recipes/serve.py", "--serve.folder", str(folder), "--serve.port", str(port)]
@@ -248,13 +249,13 @@ def start_server(model: str | None, folder: Path) -> tuple[subprocess.Popen[byte
             if httpx.get(f"{address}/ready").status_code == 200:
                 return process, address
         time.sleep(0.2)
-    sys.exit("the server did not start; runs/soak/server.log.txt says why")
+    sys.exit("the server did not start; see runs/soak/server.log.txt")
 
 
 async def soak(process: psutil.Process, address: str, seconds: float) -> Soak:
-    """Run all clients; return what they found."""
+    """Run all clients; return their results."""
     texts = {name: [row.prompt[:80] for row in rows_of(task).splits["test"][:TEXTS]] for name, task in TASKS.items()}
-    # A pool of connections for all; no limit of its own on time: `GIVES_UP` is the limit.
+    # All clients share a pool of connections, without a time limit except `GIVES_UP`.
     async with httpx.AsyncClient(base_url=address, timeout=None, limits=httpx.Limits(max_connections=None)) as client:
         made = Soak(client, texts)
         await made.learn()
@@ -274,7 +275,7 @@ async def soak(process: psutil.Process, address: str, seconds: float) -> Soak:
 
 
 def in_numbers(found: Found, minutes: float, code: int, log: str) -> dict[str, Any]:
-    """Return the record of what was found."""
+    """Return the record of the results."""
     kinds = {kind: found.kinds[kind] for kind in ("right", "left", "lost", "crossed", "different", "failed")}
     late = found.memory[len(found.memory) // 2 :]
     memory = {"first_mib": found.memory[0][1], "last_mib": late[-1][1], "most_mib": max(m for _, m in found.memory)}
@@ -298,9 +299,9 @@ def in_numbers(found: Found, minutes: float, code: int, log: str) -> dict[str, A
 
 
 def main() -> int:
-    """Soak a server and record it."""
+    """Test a server and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="of the steady mix")
+    parser.add_argument("--minutes", type=float, default=20.0, help="duration of the steady mix")
     parser.add_argument("--model", help="folder of a base model, instead of the bundled one")
     parser.add_argument("--record", type=Path, default=RECORD)
     options = parser.parse_args()

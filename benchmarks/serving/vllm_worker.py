@@ -1,4 +1,4 @@
-"""vLLM with a baked model, in an environment of its own: a load a line on stdin, what became of it a line on stdout.
+"""vLLM with a baked model, in its own environment: reads one load per line of stdin, and writes one result per line.
 
 PYTHONPATH=src:. VLLM_PYTHON -m benchmarks.serving.vllm_worker MODEL ROWS
 """
@@ -42,7 +42,7 @@ def main(model: str, rows: int) -> None:
 
 
 def serve(engine: Any, load: Load, answer: int) -> None:
-    """Let requests in as they arrive, and step; every answer has so many tokens."""
+    """Add requests as they arrive, and step; every answer has `answer` tokens."""
     from vllm import SamplingParams
 
     params = SamplingParams(temperature=0, max_tokens=answer, ignore_eos=True, detokenize=False)

@@ -1,4 +1,4 @@
-"""Ways to serve the same requests: this project's batches, and what stock PEFT offers."""
+"""Ways to serve the same requests: this project's batches, and stock PEFT's methods."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-BATCH = 32  # rows side by side, at most, in every way that has batches
+BATCH = 32  # greatest number of rows per batch, in every way with batches
 
 
 class Way(Protocol):
-    """Answers all requests of a load; returns when the last is answered."""
+    """A way that answers all requests of a load."""
 
     def serve(self, load: Load) -> None:
         """Fill `load.served`."""
 
     def close(self) -> None:
-        """End what runs."""
+        """End running threads or processes."""
 
 
 class Ours:
     """The scheduler and the batch of this project's server.
 
-    reuse: whether the keys and values of a soft prompt are computed once, or for each request; a prefix is nothing
-    else, and is never computed.
+    reuse: whether the keys and values of a soft prompt are computed once, and not for each request. A prefix consists
+    of keys and values, so it is never computed.
     """
 
     def __init__(self, tasks: Tasks, reuse: bool) -> None:
@@ -82,19 +82,19 @@ class Ours:
         return ticket
 
     def close(self) -> None:
-        """End the thread that decodes."""
+        """End the decoding thread."""
         self.scheduler.close(0)
 
 
 class First(BaseStreamer):
-    """Notes when `generate` has the first token of its rows."""
+    """Records when `generate` has the first token of its rows."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.at = 0.0
 
     def put(self, value: torch.Tensor) -> None:
-        """Count: the first call brings the prompts."""
+        """Count the calls; the first call has the prompts."""
         self.calls += 1
         if self.calls == 2:
             self.at = time.perf_counter()
@@ -104,10 +104,10 @@ class First(BaseStreamer):
 
 
 class Generating:
-    """PEFT's `generate` for requests that wait, one call after another."""
+    """PEFT's `generate` for waiting requests, one call after another."""
 
     def serve(self, load: Load) -> None:
-        """Answer what waits, as `pick` chooses."""
+        """Answer waiting requests, in calls that `pick` chooses."""
         start = time.perf_counter()
         waiting: list[Served] = []
         while not load.complete:
@@ -135,14 +135,14 @@ class Generating:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Do nothing: nothing runs."""
+        """Do nothing, because no thread or process runs."""
 
 
 class Switching(Generating):
     """Soft prompts, one request at a time, the adapter switched for each."""
 
     def __init__(self, base: Any, folder: Path) -> None:
-        # PEFT takes soft prompts of one kind only into one model.
+        # PEFT accepts soft prompts of only one kind in a model.
         self.models: dict[PeftType, PeftModel] = {}
         for name, task in TASKS.items():
             if task.kind in self.models:
@@ -151,7 +151,7 @@ class Switching(Generating):
                 self.models[task.kind] = PeftModel.from_pretrained(base, str(folder / name), name)
 
     def pick(self, waiting: Sequence[Served]) -> list[Served]:
-        """Return the one that has waited longest."""
+        """Return the request that has waited longest."""
         return list(waiting[:1])
 
     def generate(self, chosen: Sequence[Served], first: First) -> list[list[int]]:
@@ -163,7 +163,7 @@ class Switching(Generating):
 
 
 class Grouped(Switching):
-    """The same, but all that wait for the task of the oldest request are answered together."""
+    """The same, but one call answers all waiting requests for the task of the oldest one."""
 
     def pick(self, waiting: Sequence[Served]) -> list[Served]:
         """Return requests of one task."""
@@ -184,7 +184,7 @@ class MixedLora(Generating):
         self.model.eval()
 
     def pick(self, waiting: Sequence[Served]) -> list[Served]:
-        """Return those that have waited longest."""
+        """Return the requests that have waited longest."""
         return list(waiting[:BATCH])
 
     def generate(self, chosen: Sequence[Served], first: First) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What all ways of serving are given: eight tasks, an adapter of each, and texts of the embedded data."""
+"""The input of all ways of serving: eight tasks with an adapter each, and texts of the embedded data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from peft import (
 )
 
 VIRTUAL = 20  # tokens of every soft prompt
-ANSWER = 24  # tokens of every answer: its end tokens do not end it
+ANSWER = 24  # tokens of every answer, because end tokens do not end it
 ROWS = 12  # texts of each task
 
 
@@ -49,23 +49,23 @@ TASKS = {
 
 
 def loaded(model: str | None = None) -> tuple[Any, Any]:
-    """Return the base model in float32, whose `generate` no token ends, and its tokenizer; None is the bundled one."""
+    """Return a base model, float32, without end tokens in `generate`, and its tokenizer; by default the bundled one."""
     config = ModelConfig(name_or_path=model or "bundled:smollm2-135m-instruct", dtype="float32")
     base, tokenizer = load_base_model(config, default_device())
-    # Settings of a call do not do: what they leave out, an end token too, is taken from here.
+    # Settings of a call are not enough: a missing one, such as the end token, is read from here.
     base.generation_config.eos_token_id = None
     return base, tokenizer
 
 
 def rows_of(task: ServedTask) -> Task:
-    """Return the rows of a task, as its shipped recipe reads them."""
+    """Return the rows of a task with the settings of its shipped config."""
     file = Path("configs", task.dataset, "prompt_tuning.yaml")
     config = yaml.safe_load(file.read_text(encoding="utf-8"))["task"]
     return load_task(TaskConfig(**config | {"where": task.where, "max_rows": {"test": ROWS}}))
 
 
 def save_adapters(base: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a stock PEFT adapter for each task; it starts from solved rows of the task and is not trained."""
+    """Write a stock PEFT adapter for each task; it starts from few-shot examples of the task and is not trained."""
     for name, task in TASKS.items():
         if (folder / name).is_dir():
             continue
@@ -86,7 +86,7 @@ def save_adapters(base: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def all_requests(base: Any, tokenizer: Any) -> list[Request]:
-    """Return each text of each task once; one that a small base model has no room for is cut."""
+    """Return each text of each task once, cut if the base model has too few positions."""
     room = (max_positions(base) or sys.maxsize) - VIRTUAL - ANSWER
     encoder = Encoder(tokenizer, ("The quick brown fox.", " jumps\nover 12 lazy dogs!"))
     found = []

@@ -1,1 +1,1 @@
-"""Memory of a process when processes share out a base model."""
+"""Measure the memory of a process when a base model is sharded over processes."""

@@ -1,10 +1,10 @@
-"""Measure the memory of a process when 1, 2 and 4 processes share out a base model of 1.5 billion random weights.
+"""Measure the memory of a process when 1, 2 and 4 processes shard a base model of 1.5 billion random weights.
 
     python -m benchmarks.sharding [--processes 1 --processes 2] [--layers 33]
 
-Each process loads the base model as recipes do, puts a soft prompt on it, and makes three updates in bfloat16 on the
-CPU. Counted is the peak of its resident memory beyond what it had before the base model: interpreter and libraries
-take the same room in any number of processes. The figures go to results/bench_sharding.json.
+Each process loads the base model like a recipe, adds a soft prompt, and makes three steps in bfloat16 on the CPU. The
+figure is the peak of its resident memory, less the memory before the base model is loaded: interpreter and libraries
+need the same memory in any number of processes. The figures go to results/bench_sharding.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "results" / "bench_sharding.json"
 PROCESSES = (1, 2, 4)
 LAYERS = 33
-# A layer of TinyLlama 1.1B (its config.json), of which 33 and the embeddings are 1.5 billion weights.
+# A layer of TinyLlama 1.1B (its config.json). 33 of these layers and the embeddings have 1.5 billion weights.
 SHAPE: dict[str, Any] = {
     "vocab_size": 32_000,
     "hidden_size": 2048,
@@ -38,7 +38,7 @@ VIRTUAL_TOKENS, ROWS, TOKENS, UPDATES = 20, 4, 32, 3
 
 
 def write_model(folder: Path, layers: int) -> int:
-    """Write a Llama of random weights in bfloat16, a file a layer, and a tokenizer; return its number of weights."""
+    """Write a Llama with random weights in bfloat16, one file per layer, and a tokenizer; return its size."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -54,7 +54,7 @@ def write_model(folder: Path, layers: int) -> int:
         layer = re.search(r"\.layers\.(\d+)\.", name)
         values = torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
         files.setdefault(f"model-{layer[1] if layer else 'rest'}.safetensors", {})[name] = values
-        if layer and len(files) > 2:  # the file before this one is complete
+        if layer and len(files) > 2:  # the previous file is complete
             _save(folder, files, save_file)
     _save(folder, files, save_file, everything=True)
     index = {name: file for file, names in _names(folder).items() for name in names}
@@ -69,7 +69,7 @@ def write_model(folder: Path, layers: int) -> int:
 
 
 def _save(folder: Path, files: dict[str, dict[str, Any]], save_file: Any, everything: bool = False) -> None:
-    """Write the files that are complete, all but the embeddings' and the newest, and forget their tensors."""
+    """Write complete files and forget their tensors; the embeddings' file and the newest one are not complete."""
     newest = list(files)[-1]
     for file in list(files):
         if everything or (file != newest and "rest" not in file):
@@ -103,7 +103,7 @@ def measure(folder: str) -> dict[str, float]:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     accelerator.reduce(torch.zeros(1))
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here on
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
     before = _memory("VmRSS")
     base, tokenizer = load_base_model(ModelConfig(folder, dtype="bfloat16"), accelerator.device)
     loaded = _memory("VmHWM")
@@ -112,14 +112,14 @@ def measure(folder: str) -> dict[str, float]:
     engine.eval()
     rows = [Document(tuple(range(n, n + TOKENS - 1)), (n,)) for n in range(ROWS)]
     training = TrainingConfig(batch_size=ROWS, steps=UPDATES)
-    data: Any = EncodedTask.__new__(EncodedTask)  # the rows are given
+    data: Any = EncodedTask.__new__(EncodedTask)  # without reading a task
     candidate = make_candidate(engine, 0, data=data, training=training, seed=0, folder=Path(folder) / "none")
     losses = [update(engine, [(candidate, rows)], accelerator)[0] for _ in range(UPDATES)]
     return {"before": before, "loading": loaded, "peak": _memory("VmHWM"), "loss": losses[-1]}
 
 
 def _memory(key: str) -> float:
-    """Return what the kernel says of this process's memory, in GiB."""
+    """Return a number of the kernel about this process's memory, in GiB."""
     text = Path("/proc/self/status").read_text(encoding="utf-8")
     found = re.search(rf"^{key}:\s+(\d+) kB$", text, re.MULTILINE)
     assert found
@@ -127,7 +127,7 @@ def _memory(key: str) -> float:
 
 
 def measured(folder: Path, processes: int) -> dict[str, Any]:
-    """Run so many processes; return the most that any of them takes, in GiB."""
+    """Run this number of processes; return the largest memory of any of them, in GiB."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -150,7 +150,7 @@ def main() -> None:
     """Measure, print a line for each number of processes, and write the record."""
     parser = argparse.ArgumentParser("python -m benchmarks.sharding", description=str(__doc__).splitlines()[0])
     parser.add_argument("--processes", type=int, action="append", help="numbers of processes; by default 1, 2 and 4")
-    parser.add_argument("--layers", type=int, default=LAYERS, help="of the base model; fewer are no record")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="layers of the model; fewer give no record")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:

@@ -1,1 +1,1 @@
-"""The study: what validation prefers of each method's settings, and what it says of the ways to train them."""
+"""The study: choose each method's settings on validation, and compare ways of training."""

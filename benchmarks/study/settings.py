@@ -1,7 +1,7 @@
 """The screens of the study, and their records in `results/study/TASK/SCREEN.json`.
 
-A screen is a sweep by successive halving, each candidate as long as a real run; or a comparison, in which every
-candidate trains to its end with several seeds. It is scored on validation only.
+A screen is either a sweep by successive halving, whose candidates are as long as a real run, or a comparison. In a
+comparison every candidate trains to its end with several seeds. Screens are scored on validation only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from softprompts.sweeps.grid import SEED
 
 import yaml
 
-# P-tuning's recipe calls its section `prompt`; a sweep has one of that name for prompt tuning.
+# P-tuning's recipe names its section `prompt`, but in a sweep this name is prompt tuning's.
 RENAMED = {"p_tuning": {"prompt": "encoder"}}
 
 
@@ -27,10 +27,10 @@ class ScreenConfig:
     """One sweep.
 
     Args:
-        recipe: whose shipped config of the task the candidates begin with.
+        recipe: recipe whose shipped config of the task is the base of the candidates.
         grid: values of dotted keys; every combination is a candidate.
-        settings: what differs from the shipped config besides, by dotted key.
-        seeds: of each candidate in a comparison; none in a sweep by halving.
+        settings: further differences from the shipped config, by dotted key.
+        seeds: seeds of each candidate in a comparison; empty in a sweep by halving.
     """
 
     recipe: str
@@ -44,11 +44,12 @@ class StudyConfig:
     """All screens.
 
     Args:
-        screens: by task and name, as `sentiment/lora`. One that has the name of its recipe decides the shipped config.
-        settings: of all screens, by dotted key.
-        seed: of the candidates: none of those that runs on test have.
-        reduction_factor: of the halving.
-        extensions: most candidates beyond an edge.
+        screens: screens by task and name, e.g. `sentiment/lora`. A screen with its recipe's name decides the shipped
+            config.
+        settings: settings of all screens, by dotted key.
+        seed: seed of the candidates; no run on test has this seed.
+        reduction_factor: factor of the halving.
+        extensions: greatest number of candidates beyond an edge.
     """
 
     screens: dict[str, ScreenConfig]
@@ -75,7 +76,7 @@ def check(study: StudyConfig) -> None:
 
 
 def shipped(name: str, screen: ScreenConfig) -> Path:
-    """Return the config that a screen's candidates begin with."""
+    """Return the config that is the base of a screen's candidates."""
     return Path("configs") / name.split("/")[0] / f"{screen.recipe}.yaml"
 
 
@@ -100,13 +101,13 @@ def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
 
 
 def in_sweep(key: str, renamed: Mapping[str, str]) -> str:
-    """Return a key as the sweep calls it."""
+    """Return a key under its name in a sweep."""
     section, _, own = key.partition(".")
     return f"{renamed.get(section, section)}.{own}"
 
 
 def record_of(result: Mapping[str, Any], screen: ScreenConfig) -> dict[str, Any]:
-    """Return what is kept of a finished sweep: its candidates under the names of the recipe's keys."""
+    """Return the record of a finished sweep: its candidates under the names of the recipe's keys."""
     back = {new: old for old, new in RENAMED.get(screen.recipe, {}).items()}
     candidates = [
         c | {"values": {in_sweep(key, back): value for key, value in c["values"].items()}}

@@ -1,4 +1,4 @@
-"""The header of a shipped config says what its record measured: written by `make record`, tested against the record."""
+"""Write the results of a record into the header of its shipped config; `make record` calls this."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH = 120
 
 
 def write_headers(records: Path, configs: Path) -> list[Path]:
-    """Bring the header of each config with a record up to date; return those that changed.
+    """Update the header of each config with a record; return the changed configs.
 
     Args:
         records: folder with TASK/RECIPE.json.
@@ -40,11 +40,11 @@ def write_headers(records: Path, configs: Path) -> list[Path]:
 
 
 def with_result(text: str, result: Result, source: str) -> str:
-    """Return a config's text, whose header says what a record measured.
+    """Return a config's text with the results of a record in its header.
 
     Args:
-        text: of the config; its header ends with an empty line, and `model:` follows.
-        result: what was measured.
+        text: text of the config; its header ends with an empty line before `model:`.
+        result: the record.
         source: file of the record, as the header names it.
     """
     header, model, rest = text.partition("\nmodel:\n")
@@ -70,7 +70,7 @@ def _training(result: Result) -> str:
     hardware, cost = result.environment["hardware"], result.cost
     threads = hardware["threads"]
     device = ", ".join(hardware["gpus"]) or f"{threads} CPU thread{'s' if threads > 1 else ''}"
-    # The wall time of a machine that others use says little; the record has both if it is recent enough.
+    # On a machine with other jobs the wall time means little, so a recent record has the CPU time as well.
     used = cost.get("cpu_seconds_training")
     shared = used is not None and not hardware["gpus"] and used < 0.9 * threads * cost["seconds_training"]
     return (

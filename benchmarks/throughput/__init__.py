@@ -1,1 +1,1 @@
-"""Measure the time of a training step and of attention, ours and that of others."""
+"""Measure the time of a training step and of attention, in this project and in others."""

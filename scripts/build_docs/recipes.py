@@ -157,7 +157,7 @@ def configs_table(folder: str) -> str:
     """Return the shipped configs of a folder, each with the first sentence of its head."""
     paths = sorted(path for path in (ROOT / "configs" / folder).iterdir() if path.suffix in (".yaml", ".sbatch"))
     rows = [(path.relative_to(ROOT).as_posix(), path.name) for path in paths]
-    return markdown_table(["file", "what for"], [[f"[{name}]({path})", first_line(path)] for path, name in rows])
+    return markdown_table(["file", "purpose"], [[f"[{name}]({path})", first_line(path)] for path, name in rows])
 
 
 def metrics() -> str:
@@ -166,7 +166,7 @@ def metrics() -> str:
     for path in sorted((ROOT / "src/softprompts/metrics/modules").glob("[a-z]*.py")):
         document = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         found.append([f"`{path.stem}`", document.partition("\n")[0].partition(": ")[2] or document])
-    return markdown_table(["metric", "what it is"], found)
+    return markdown_table(["metric", "description"], found)
 
 
 def targets() -> str:

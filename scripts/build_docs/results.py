@@ -151,7 +151,7 @@ def papers() -> str:
 
 
 def claims() -> str:
-    """Return the table of the claims, and what the records show for each method."""
+    """Return the table of the claims, and the records' verdict for each method."""
     return report("summary").rpartition("\n\n")[2]
 
 
@@ -189,7 +189,7 @@ def bench_data() -> str:
 
 
 def chaos() -> str:
-    """Return how often each fault was tried, and what came of it."""
+    """Return the number of trials of each fault, and their outcomes."""
     file = RESULTS / "chaos.json"
     if not file.is_file():
         return "No record yet: `make chaos` makes it."

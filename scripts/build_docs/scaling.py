@@ -1,4 +1,4 @@
-"""How training would scale over GPUs, on paper: a roofline of computing and of putting weights together."""
+"""Estimate how training would scale over GPUs: a roofline of computation and of gathering weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GPUS = (1, 2, 4, 8, 16, 32, 64)
 class Machine:
     """GPUs in nodes. Rates are FLOP/s of a GPU in bfloat16, and bytes/s into a GPU within a node and between nodes.
 
-    `share` of the matrix rate is what a step reaches; it is assumed, as long as no GPU was measured.
+    A step reaches the share `share` of the matrix rate. This is an assumption, because no GPU was measured.
     """
 
     matrix_rate: float = 989e12  # H100 SXM, dense, its data sheet
@@ -33,12 +33,12 @@ class Step:
 
 
 def tokens_per_second(gpus: int, machine: Machine, step: Step, *, sharded: bool) -> float:
-    """Return the tokens that all GPUs read in a second.
+    """Return the tokens that all GPUs read per second.
 
-    A token takes 2 FLOP a weight forward and 2 backward: a frozen weight passes gradients on and gets none (Kaplan et
-    al. 2020, section 2.1, count 2 more for those). Sharded weights cross twice a step, for the forward and for the
-    backward pass, all but the share that a GPU has; they do while others compute. A soft prompt's gradient is too small
-    to count.
+    A token needs 2 FLOP per weight in the forward pass and 2 in the backward pass, because a frozen weight passes on
+    gradients and has none itself (Kaplan et al. 2020, section 2.1, count 2 more for these). Each GPU receives the
+    sharded weights of other GPUs twice per step, for the forward and for the backward pass, while it computes. A soft
+    prompt's gradient is too small to count.
     """
     computing = 4 * step.weights * step.tokens / (machine.matrix_rate * machine.share)
     rate = machine.within if gpus <= machine.node else machine.between
@@ -47,7 +47,7 @@ def tokens_per_second(gpus: int, machine: Machine, step: Step, *, sharded: bool)
 
 
 def tokens_to_hide(rate: float, machine: Machine, step: Step) -> float:
-    """Return the tokens of a GPU from which on computing takes as long as moving all weights at a rate."""
+    """Return the number of tokens per GPU with which computing takes as long as moving all weights at a rate."""
     return step.bytes_each / 2 * machine.matrix_rate * machine.share / rate
 
 

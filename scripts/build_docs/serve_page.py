@@ -48,7 +48,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def take(address: str, browser: str, picture: Path) -> None:
-    """Ask the page's three ways about one text, and save what it shows."""
+    """Send one text in the page's three ways, and save a picture of the page."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

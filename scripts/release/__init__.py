@@ -1,1 +1,1 @@
-"""What a release needs: locked versions, advisories, licences, and a check of the built package."""
+"""Prepare a release: locked versions, advisories, licences, and a check of the built package."""

@@ -1,11 +1,11 @@
-"""Lock, audit, list and check what a release consists of; each has a make target.
+"""Lock and audit versions, list licences, and check a release; each command has a make target.
 
     python -m scripts.release lock PACKAGE==VERSION ...
     python -m scripts.release audit
     python -m scripts.release licences PACKAGE==VERSION ...
     python -m scripts.release check
 
-The packages named are those that `make setup` installs besides constraints.txt: the included models.
+The packages on the command line are the included models, which `make setup` installs in addition to constraints.txt.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (
-        ("lock", "write requirements/ anew: every file of every version with its SHA-256"),
-        ("licences", "write requirements/licences.csv anew, and look for licences that need an answer"),
+        ("lock", "update requirements/: every file of every version with its SHA-256"),
+        ("licences", "update requirements/licences.csv, and look for licences that need an answer"),
     ):
         command = commands.add_parser(name, help=what)
-        command.add_argument("models", nargs="*", help="packages besides constraints.txt, as NAME==VERSION")
+        command.add_argument("models", nargs="*", help="packages in addition to constraints.txt, as NAME==VERSION")
     commands.add_parser("audit", help="ask for known vulnerabilities of every locked version")
     commands.add_parser("check", help="build the package, install it elsewhere, train one step")
     options = vars(parser.parse_args(argv))

@@ -42,7 +42,7 @@ def run() -> str:
         if report is not None:
             return judge(findings(report), answers("vulnerabilities"), len(report), service)
         reasons.append(f"{service} ({reason})")
-    raise UserError(f"nothing was audited: no service with advisories can be reached: {', '.join(reasons)}")
+    raise UserError(f"no package was audited: no service with advisories can be reached: {', '.join(reasons)}")
 
 
 def judge(found: Iterable[Finding], answered: dict[str, Any], packages: int, service: str) -> str:
@@ -82,7 +82,7 @@ def _ask(service: str) -> tuple[list[dict[str, Any]] | None, str]:
 def answered_by(packages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]] | None, str]:
     """Return the packages of a report, or None and a reason if the service left any out.
 
-    pip-audit ends well if a service knows none of the packages, as one behind a mirror may.
+    pip-audit reports success if a service knows none of the packages, for example a service of a mirror.
     """
     skipped = [one["name"] for one in packages if "skip_reason" in one]
     if skipped:

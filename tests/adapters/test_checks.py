@@ -1,4 +1,4 @@
-"""An adapter whose tensors did not all arrive, or that the model does not heed, is an error of one line."""
+"""An adapter whose tensors are not all loaded, or that has no effect on the model, is an error of one line."""
 
 from __future__ import annotations
 

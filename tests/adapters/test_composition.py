@@ -1,4 +1,4 @@
-"""Cartridges: loaded, trained as they are, written again; several of them, or of prefixes, become one adapter."""
+"""Cartridges are loaded, trained and saved; several cartridges, or prefixes, become one adapter."""
 
 from __future__ import annotations
 

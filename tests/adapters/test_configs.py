@@ -1,4 +1,4 @@
-"""A file that is no adapter's config, or an adapter for something else, is an error of one line."""
+"""A file that is not an adapter's config, or an adapter for another model, is an error of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters: what training leaves loads in stock PEFT to the same logits, and one for another base is refused."""
+"""Adapters: stock PEFT loads a trained adapter and gives the same logits; an adapter for another base is refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ KINDS: dict[str, tuple[type, int | None]] = {
 
 
 def attach(folder: Path, kind: str, base: Any = None) -> PeftModel:
-    """Return the tiny model with a method on it, its values far from where they start."""
+    """Return the tiny model with a method, whose values are far from the initial ones."""
     own, tokenizer = load_base(folder)
     base = base or own
     if kind == "prompt tuning":
@@ -197,7 +197,7 @@ def test_an_adapter_is_found_by_its_folder_or_that_of_its_run(saved: Path, below
 
 
 def damaged(saved: Path, folder: Path, case: str) -> Path:
-    """Make something of a run's folder that is no adapter."""
+    """Change a run's folder so that it is not an adapter."""
     if case == "several":
         for name in TASKS:
             shutil.copytree(saved / "adapter", folder / "adapter" / name)

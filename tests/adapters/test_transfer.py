@@ -1,4 +1,4 @@
-"""A soft prompt begins where another has ended: its values arrive, and what does not fit is refused in one line."""
+"""A soft prompt starts from a trained one's values; an adapter that does not fit is refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that tries faults: its trials find what is lost, and its record becomes the table of the site."""
+"""The fault benchmark: its trials find lost work, and its record becomes the site's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The serving benchmark: loads arrive as they should, all ways answer alike, and what is recorded is not repeated."""
+"""The serving benchmark: times of arrival, equal answers of all ways, and no repetition of recorded cells."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_all_ways_answer_as_peft_does_alone(tiny_model: Path, tmp_path: Path) ->
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
-    for label in ("this project", "this project, soft prompts computed anew"):
+    for label in ("this project", "this project, soft prompts computed again"):
         (line,) = [
             line for line in page.splitlines() if line.startswith(f"| {label} |") and " of " in line.split("|")[-2]
         ]

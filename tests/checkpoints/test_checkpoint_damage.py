@@ -26,7 +26,7 @@ def cut(file: Path) -> None:
 
 
 def flip(file: Path) -> None:
-    """Turn one bit of the content: a number in JSON, or a weight behind the header of safetensors."""
+    """Flip one bit of the content: of a number in JSON, or of a weight after the header of safetensors."""
     data = bytearray(file.read_bytes())
     data[-20] ^= 1
     file.write_bytes(bytes(data))

@@ -29,7 +29,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Pa
     restored = second.load(tmp_path)
     progress = Progress(step=3, best_step=3, best_value=-0.1, history=[{"step": 1, "loss": 1 / 3}])
     assert restored == Restored(progress, [])
-    assert len(second.state()) > 4  # parameters and what the optimizer keeps of each
+    assert len(second.state()) > 4  # parameters and the optimizer's state of each
     assert_equal(second.state(), first.state())
     assert second.scheduler.get_last_lr() == first.scheduler.get_last_lr()
     second.train(3, 8)
@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
         raise error
 
     monkeypatch.setattr(f"softprompts.checkpoints.files.{place}", fail)
-    with pytest.raises(UserError, match=r"step-000002: the disk is full; what was saved before is unharmed") as caught:
+    with pytest.raises(UserError, match=r"step-000002: the disk is full; saved files are unharmed") as caught:
         part.save(tmp_path, 2, best=2)
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]

@@ -40,7 +40,7 @@ def recipe(
     evaluation: EvaluationConfig,
     run: RunConfig,
 ) -> None:
-    """Stand for a recipe's main."""
+    """Replace a recipe's main."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The sections of methods have PEFT's names, defaults and types; what of PEFT's they leave out is known."""
+"""The sections of methods have PEFT's names, defaults and types; omitted settings of PEFT are listed here."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS
 import peft
 import pytest
 
-# Ours: names that PEFT does not have, with what they are for.
+# Ours: names that PEFT does not have, with their purpose.
 OURS = {
     *("init_from", "init_labels", "init_text", "init_fill", "init_adapter", "init_any_base", "column", "factor_steps"),
     *("parametrization", "bottleneck", "rank", "sampled_embeddings"),
     *("key_rate", "value_rate", "layer_rates", "frozen_first"),
     *("demonstrations", "separator"),
 }
-# Defaults that differ on purpose. PEFT's null for a length means that it has to be given.
+# Defaults that differ on purpose. PEFT's null for a length means that it is required.
 OTHER_DEFAULTS = {"num_virtual_tokens", "prompt_tuning_init"}
 LEFT_OUT = {
-    # Multitask prompt tuning: the library counts the tasks, and begins with prompts of its own.
+    # Multitask prompt tuning: the library counts the tasks, and has its own initial prompts.
     "num_tasks": "as many as the data has",
     "prompt_tuning_init_state_dict_path": "a start from another run's weights",
-    "prompt_tuning_init_task": "likewise",
-    # CPT: the library makes the tokens of rows, and its loss is that of a row's own target.
+    "prompt_tuning_init_task": "the same",
+    # CPT: the library makes the tokens of rows, and its loss is only on a row's own target.
     "num_virtual_tokens": "as many as the demonstrations have",
     "cpt_token_ids": "of the demonstrations",
-    "cpt_mask": "likewise",
-    "cpt_tokens_type_mask": "likewise",
+    "cpt_mask": "the same",
+    "cpt_tokens_type_mask": "the same",
     "opt_weighted_loss_type": "of the loss on the soft prompt's own targets",
-    "opt_loss_decay_factor": "likewise",
-    # LoRA: what changes the base model's weights or structure, or needs data, GPUs or formats that a recipe has not.
+    "opt_loss_decay_factor": "the same",
+    # LoRA: settings that change the base model's weights or structure, or need data, GPUs or formats that recipes lack.
     "megatron_config": "Megatron",
     "megatron_core": "Megatron",
     "loftq_config": "changes the base model's weights",

@@ -20,7 +20,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 
 
 def start(recipe: str, *flags: str) -> tuple[int, set[str], str, str]:
-    """Return exit code, imported packages, and what was said on both streams."""
+    """Return exit code, imported packages, and the output on both streams."""
     command = ["tests/support/imported.py", f"recipes/{recipe}.py", *flags]
     process = WarmProcess(command, ROOT, recipe_environment(), light=True)
     out, err = process.communicate(timeout=120)

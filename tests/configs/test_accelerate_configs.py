@@ -1,4 +1,4 @@
-"""The launch topologies in configs/accelerate: valid keys, an honest head, and the two for CPUs start as they say."""
+"""The launch files in configs/accelerate: valid keys, a true header, and the two for CPUs start as described."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.n
 
 
 def head(config: Path) -> str:
-    """Return the comment that a config begins with, without its # signs and line ends."""
+    """Return the comment at the beginning of a config, without its # signs and line ends."""
     lines = config.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     assert all(line.startswith("#") for line in lines), f"{config.name} does not begin with a comment"
     return " ".join(line.lstrip("#").strip() for line in lines)
@@ -86,7 +86,7 @@ def test_starts_as_many_processes_as_it_says(name: str, tmp_path: Path) -> None:
         "accelerator.end_training()\n",
         encoding="utf-8",
     )
-    # The variables that the command in the head sets, and none that the machine happens to have.
+    # Only the variables that the command in the header sets, without the machine's own.
     variables = dict(re.findall(r"(ACCELERATE_\w+)=(\S+) accelerate launch", head(config)))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")} | variables
     done = subprocess.run(

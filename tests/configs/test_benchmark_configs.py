@@ -1,4 +1,4 @@
-"""Every grid in configs/benchmarks: it parses, its keys are those of its recipes, and its head has its command."""
+"""Every grid in configs/benchmarks: it parses, its keys belong to its recipes, and its header has its command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ each_paper = pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 
 
 def only_grid(grid: GridConfig) -> None:
-    """Stand for the main of the benchmark, without its other settings."""
+    """Replace the benchmark's main, without its other settings."""
 
 
 def read(path: Path) -> GridConfig:
@@ -85,7 +85,7 @@ def test_every_command_is_one_that_its_recipe_takes(
 def test_a_recorded_grid_would_run_again_as_it_was_recorded(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A grid takes what it does not set from the shipped configs, which later studies change."""
+    """A grid reads its other settings from the shipped configs, which later studies change."""
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from benchmarks.grid.plan import command, jobs
@@ -93,7 +93,7 @@ def test_a_recorded_grid_would_run_again_as_it_was_recorded(
 
     grid, folder = read(path), ROOT / "results" / "benchmarks" / path.stem
     shutil.copy(folder / "grid.json", tmp_path)
-    keep_grid(grid, tmp_path)  # refuses settings other than those of the record
+    keep_grid(grid, tmp_path)  # refuses settings that differ from the record
     compared = 0
     for job in jobs(grid, tmp_path):
         record, sweep = folder / job.method / f"seed{job.number}.json", folder / job.method / "sweep.json"
@@ -106,7 +106,7 @@ def test_a_recorded_grid_would_run_again_as_it_was_recorded(
             settings = json.loads(json.dumps(asdict(now[section])))
             known = settings.keys() & then[section].keys()
             changed = {key: settings[key] for key in known if settings[key] != then[section][key]}
-            # A key that is newer than the record: a start of another kind than the record's.
+            # A key that is newer than the record: initial values of another kind than the record's.
             changed |= {key: settings[key] for key in {"init_from"} & settings.keys() - known if settings[key]}
             assert changed == {}, f"{job.method}, {section}"
             compared += 1
@@ -143,7 +143,7 @@ def test_its_records_have_a_folder_of_their_own(path: Path) -> None:
 def test_the_budget_is_small_and_test_rows_are_limited(path: Path) -> None:
     grid = read(path)
     assert 40 <= grid.training["steps"] <= (200 if path.stem in FOR_A_GPU else 64)
-    # Rows of docstrings are long, and answers that are written take longer to score than two words.
+    # Rows of docstrings are long, and generated answers take longer to score than two words.
     assert grid.training["batch_size"] == (8 if grid.task == "docstrings" else 16)
     assert grid.training["eval_rows"] == (60 if path.stem == "li_low_data" else 100)
     assert grid.training["steps"] % grid.training["eval_every"] == 0, "the last update is validated at a full interval"

@@ -1,4 +1,4 @@
-"""The files for clusters: valid by the tools' own models and schemas, and true to this project."""
+"""The files for clusters: valid by the tools' own models and schemas, and consistent with this project."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(kind: str) -> Any:
 @pytest.mark.parametrize("name", ["trainjob.yaml", "jobset.yaml"])
 def test_manifests_are_what_the_client_makes_of_them(name: str) -> None:
     manifest = read(name)
-    # Its models pass over keys that they do not know: these would be missing here.
+    # Its models ignore unknown keys, which would be missing here.
     assert model(manifest["kind"]).from_dict(manifest).to_dict() == manifest
 
 

@@ -1,4 +1,4 @@
-"""Every shipped config: its header shows its own command, its recipe takes it, and it runs a step on the tiny model."""
+"""Every shipped config: its header has its command, its recipe accepts it, and it runs a step on the tiny model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIGS = sorted(
     for p in (ROOT / "configs").glob("*/*.yaml")
     if p.parent.name not in APART and p.name != "readiness.yaml"  # answers of a person, not settings
 )
-# What needs a network runs in test_hub_tasks.py, on local data.
+# Configs that need a network run in test_hub_tasks.py, on local data.
 OFFLINE = [p for p in CONFIGS if p.parent.name != "hub"]
 QUICK = ("demo", "own_data")  # run in `make test`
 
@@ -33,7 +33,7 @@ each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda p: f"{p.pare
 
 
 def header(config: Path) -> str:
-    """Return the comment that a config begins with."""
+    """Return the comment at the beginning of a config."""
     return config.read_text(encoding="utf-8").partition("\nmodel:")[0]
 
 
@@ -85,7 +85,7 @@ def test_output_goes_to_a_folder_of_its_own(config: Path) -> None:
 
 
 def sections_of_demonstrations(settings: dict[str, Any]) -> list[str]:
-    """Return the sections whose soft prompt begins as solved rows."""
+    """Return the sections whose soft prompt starts from few-shot examples."""
     return [s for s in ("prefix", "prompt") if settings.get(s, {}).get("init_from") == "demonstrations"]
 
 
@@ -122,7 +122,7 @@ def test_it_runs_a_step_on_the_tiny_model(
         flags |= {"prefix.init_text": text, "training.teacher_context": text, "model.name_or_path": wider_model}
     if recipe == "multitask_prompt_tuning":
         flags["prompt.factor_steps"] = 0
-    if recipe == "ensemble":  # what it names is still to be trained
+    if recipe == "ensemble":  # the adapters that it names are not trained yet
         folders = [tmp_path / name for name in ("first", "second")]
         for folder in folders:
             saved_by_peft(tiny_model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), folder)

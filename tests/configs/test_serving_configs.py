@@ -1,4 +1,4 @@
-"""The files for containers and clusters: valid by the tools' own schemas, and true to this project."""
+"""The files for containers and clusters: valid by the tools' own schemas, and consistent with this project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shipped configs have is what validation prefers: the records of the study's screens decide it."""
+"""The shipped configs have the settings that validation prefers, by the records of the study's screens."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 RECORDS = sorted((ROOT / "results" / "study").glob("*/*.json"))
-# A screen that is called as its recipe decides the config of its task.
+# A screen with its recipe's name decides the config of its task.
 DECIDING = [file for file in RECORDS if load_screen(file)["recipe"] == file.stem]
 
 each_record = pytest.mark.parametrize("file", DECIDING, ids=lambda f: f"{f.parent.name}-{f.stem}")
 
 
 def shipped(file: Path) -> dict[str, Any]:
-    """Return the config that a record decides."""
+    """Return the config with the settings that a record chooses."""
     config: dict[str, Any] = yaml.safe_load(
         (ROOT / "configs" / file.parent.name / f"{file.stem}.yaml").read_text("utf-8")
     )

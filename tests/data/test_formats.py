@@ -1,4 +1,4 @@
-"""Files of every kind, packed or not, in folders and by patterns: the same rows, or one line that says where."""
+"""Files of every kind, compressed or not, in folders and by patterns: the same rows, or one line with the place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet files: damaged ones, types that nothing can show, columns of one name."""
+"""Parquet files: damaged files, types that templates cannot show, columns with the same name."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_folder_of_a_file_adds_no_column(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "brotli", "lz4"])
 def test_damaged_files_are_one_line_or_rows(tmp_path: Path, codec: str) -> None:
-    """Cut short, bits turned, bytes taken out: the library raises OSError and much else."""
+    """Cut files, flipped bits, removed bytes: the library raises OSError and many other errors."""
     whole, generator, path = parquet_bytes(compression=codec), random.Random(codec), tmp_path / "a.parquet"
     messages = []
     for _ in range(60):
@@ -165,7 +165,7 @@ def test_a_page_that_was_changed_is_found_by_its_checksum(tmp_path: Path) -> Non
 def test_more_values_than_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand million equal values take a few bytes of a file."""
+    """A thousand million equal values need only a few bytes in a file."""
     path = write(tmp_path / "a.parquet", pyarrow.table({"text": ["x"] * 100_000}))
     assert path.stat().st_size < 10_000
     monkeypatch.setattr(parquet.psutil, "virtual_memory", lambda: SimpleNamespace(total=1_000_000))

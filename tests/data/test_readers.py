@@ -1,4 +1,4 @@
-"""Rows of JSONL, CSV and Parquet files, and what is wrong with a file, to the line."""
+"""Rows of JSONL, CSV and Parquet files, and errors of a file with their line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_three_kinds_of_file_give_equal_rows(tmp_path: Path) -> None:
     table.to_parquet(str(tmp_path / "a.parquet"))
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(r) for r in ROWS), encoding="utf-8")
     for name in ("a.csv", "a.parquet", "a.jsonl"):
-        # A CSV field is text: what a template makes of it is the same.
+        # A CSV field is text; a template shows it in the same way.
         expected = [row | {"stars": str(row["stars"])} for row in ROWS] if name == "a.csv" else ROWS
         assert [row for _, row in read_file(tmp_path / name)] == expected, name
 
@@ -166,7 +166,7 @@ def test_plain_values(value: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_file_changed_on_disk_is_read_anew(tmp_path: Path, suffix: str) -> None:
-    """Also where size and time stay what they were, which `datasets` would take for unchanged."""
+    """Also if size and time stay the same, which `datasets` would regard as unchanged."""
     path = tmp_path / f"a.{suffix}"
     for text in ("good", "poor"):
         table = datasets.Dataset.from_dict({"text": [text]})
@@ -244,7 +244,7 @@ def test_c2_long_csv_cells_are_read(tmp_path: Path) -> None:
 
 
 def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
-    """Those of pandas' index, and of a spreadsheet's trailing commas."""
+    """For example of pandas' index, and of a spreadsheet's trailing commas."""
     path = tmp_path / "a.csv"
     path.write_text(",text,label,, \n0,x,a,,\n1,y,b,,\n", encoding="utf-8")
     assert [row for _, row in read_file(path)] == [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]

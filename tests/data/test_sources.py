@@ -1,4 +1,4 @@
-"""The rows of each split: where they come from, what filters and renames them, what is held out of train."""
+"""The rows of each split: their sources, filters, renamed columns, and rows held out of train."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def column(rows: Rows, name: str) -> list[Any]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """Paths of three files, four rows each."""
+    """Paths of three files with four rows each."""
     return {split: write(tmp_path / f"{split}.jsonl", rows_of(4)) for split in splits.SPLITS}
 
 
@@ -116,7 +116,7 @@ def test_held_out_splits_are_the_same_rows_wherever_they_stand(
 ) -> None:
     rows = rows_of(400)
     found = held_out(write(tmp_path / "a.jsonl", rows))
-    assert sorted(chain(*found.values())) == sorted(r["text"] for r in rows)  # nothing lost, nothing twice
+    assert sorted(chain(*found.values())) == sorted(r["text"] for r in rows)  # no row is lost or repeated
     assert 25 <= len(found["validation"]) <= 55
     assert 25 <= len(found["test"]) <= 55
     assert f"no test split; held out {len(found['test'])} rows of train" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_too_few_rows_to_hold_some_out(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stand a local table with a ClassLabel in for the Hub; returns the calls."""
+    """Replace the Hub by a local table with a ClassLabel; returns the calls."""
     calls: list[Any] = []
     label = datasets.ClassLabel(names=["world", "sports"])
     features = datasets.Features({"text": datasets.Value("string"), "label": label})
@@ -186,7 +186,7 @@ def test_hub_dataset(hub: list[Any]) -> None:
 def test_a_split_of_another_dataset(
     hub: list[Any], files: dict[str, str], settings: dict[str, Any], call: tuple[str, str | None, str]
 ) -> None:
-    """Beside files and an embedded task as well; the revision is not its own."""
+    """Also together with files and an embedded task; the revision is not its own."""
     (split,) = settings["other_datasets"]
     own = {} if "dataset" in settings else {k: v for k, v in files.items() if k != split}
     found = read(**own | {"revision": "abc"} | settings)

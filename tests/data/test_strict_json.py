@@ -1,4 +1,4 @@
-"""JSON that Python's parser would take, and that would end as a wrong text."""
+"""JSON that Python's parser accepts, but that would become a wrong text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that are kept: made once, never out of date, and in memory if the disk does not take them."""
+"""Cached tables: made once, never out of date, and in memory if the disk cannot store them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_disk_that_takes_nothing_is_said_once(
 
 
 def test_of_two_that_ask_at_once_one_makes_it() -> None:
-    """Threads, whose locks are as apart as those of processes."""
+    """Threads, whose locks are separate, as between processes."""
     make, found = Make(seconds=0.3), []
     threads = [
         threading.Thread(target=lambda: found.append(numbers(make_tables("key", SCHEMAS, make)))) for _ in range(3)

@@ -1,4 +1,4 @@
-"""Names of columns, and values that no template may show."""
+"""Names of columns, and values that templates may not show."""
 
 from __future__ import annotations
 

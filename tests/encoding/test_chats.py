@@ -1,4 +1,4 @@
-"""Rows as chats: what the tokenizer's own template makes of them, and nothing of it is cut."""
+"""Rows as chats: they equal the output of the tokenizer's own template, without cuts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# Every message ends in <end>, a token of its own, whether or not the tokenizer calls that the end of the sequence.
+# Every message ends in the token <end>, which may or may not be the tokenizer's end of the sequence.
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]\n{% endif %}"
@@ -52,7 +52,7 @@ def templated(tokenizer: Any, messages: list[dict[str, str]], generation: bool) 
 
 
 def assert_chat(tokenizer: PreTrainedTokenizerBase, system: str | None, end: str) -> None:
-    """Compare a chat's ids with those of the tokenizer's own template, for open answers and for choices."""
+    """Compare a chat's ids with the output of the tokenizer's own template, for open answers and for choices."""
     prompt, answer = "the film was good, and the plot?", "very fine"
     document = encode_one(tokenizer, prompt, f" {answer}", chat=True, system=system)
     asked = templated(tokenizer, conversation(prompt, system=system), True)

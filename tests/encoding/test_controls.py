@@ -1,4 +1,4 @@
-"""Control tokens in the text of rows are said once, with their number and the first row's place."""
+"""Control tokens in the text of rows give one warning, with their number and the first row's place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 ROWS = [("the film", " good"), ("the </s> plot", " bad"), ("<s> and </s>", " bad"), ("a <plot>", " bad")]
-# The tasks that `with_prompt` makes have the rows in three splits, those of `make_task` the very same ones in each.
+# Tasks from `with_prompt` divide the rows among three splits; tasks from `make_task` have the same rows in each.
 SAID = (
     'task.prompt: 2 of 4 rows contain control tokens of the tokenizer, e.g. "</s>" in row 2; '
     "the model does not read them as text; remove them unless they are intended"

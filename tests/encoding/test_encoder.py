@@ -1,4 +1,4 @@
-"""Whichever way texts are tokenized, the ids are those of each text alone."""
+"""Every way to tokenize several texts gives the ids of each text alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
 TEXTS = ["the film was good", "a very dull cast .\nSentiment:"]
-# Of what patterns tell apart: spaces of all kinds, line breaks, signs, digits, letters with and without case, marks.
+# Characters that patterns distinguish: spaces of all kinds, line breaks, signs, digits, letters, marks.
 PARTS = [*"aZ9._-'’“,!…—", "good", "'s", " ", "  ", "\n", "\r\n", "\t", "\x85", "\xa0", "\u2028", "\u200b", "\u3000"]
 PARTS += ["é", "e\u0301", "電影", "ไทย", "👍🏽", "²", "</s>", " </s> ", "1 000", "\u180e", "\x1f"]
 

@@ -1,4 +1,4 @@
-"""Targets that no written answer can equal are said before anything is trained."""
+"""Targets that no generated answer can equal give a warning before training."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_an_end_of_sequence_token_that_the_tokenizer_adds_is_taken_off_the_promp
 def test_a_text_that_tokenizes_to_nothing_is_refused_with_its_place(
     tokenizer: PreTrainedTokenizerBase, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Some tokenizers normalise a text to nothing, a byte-level one does not: here it drops one character.
+    # Some tokenizers normalise a text to an empty one. A byte-level tokenizer does not; here it drops one character.
     original = type(tokenizer).__call__
 
     def drops(self: Any, text: str, add_special_tokens: bool = True) -> Any:

@@ -1,4 +1,4 @@
-"""Who sees whom in a packed row, written out by hand, and what a packed forward leaves behind: nothing."""
+"""The attention mask of a packed row, written by hand; a packed forward pass does not change the model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# One text of two branches, and a shorter one beside it in the same group.
+# A text with two branches, and a shorter text in the same group.
 BRANCHED = [Document((1, 2, 3), (4, 5)), Document((1, 2, 3), (6, 7, 8)), Document((9, 10), (11, 12))]
 WIDE = """
     pp123467      pp9AB___
@@ -43,7 +43,7 @@ WIDE = """
     xxxxx.x.
     xxxxx.xx
 """
-# A layer that looks back fewer than three positions: those of a branch go on from the prompt's last.
+# A layer that looks back fewer than three positions; a branch's positions continue from the prompt's last one.
 NARROW = """
     pp123467      pp9AB___
     xxx.....      xxx.....
@@ -66,7 +66,7 @@ def by_hand(picture: str) -> list[list[list[bool]]]:
 
 
 def rows_of(mask: torch.Tensor, lengths: tuple[int, ...]) -> list[list[list[bool]]]:
-    """Return what the tokens of each text see; rows of padding are thrown away anyway."""
+    """Return the visible keys of each text's tokens; rows of padding are not used."""
     return [mask[text, 0, :length].tolist() for text, length in enumerate(lengths)]
 
 
@@ -180,7 +180,7 @@ def implementations(engine: Engine) -> set[str]:
 def test_c1_6_after_a_packed_forward_everything_else_is_what_it_was(
     tiny_model: Path, method: str, implementation: str, tmp_path: Path
 ) -> None:
-    """PEFT's own forward pass and generation, the base model alone, and what is saved."""
+    """PEFT's own forward pass and generation, the base model alone, and saved files."""
     found = []
     for packed in (False, True):
         engine = method_engine(tiny_model, method)
@@ -299,7 +299,7 @@ Shapes = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def grouped_heads(device: str, dtype: torch.dtype = torch.float32, length: int = 6) -> Shapes:
-    """Return queries of 8 heads, keys and values of 2, and who sees whom behind 3 positions."""
+    """Return queries of 8 heads, keys and values of 2, and a mask with 3 positions before the texts."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 8, length, 16, generator=generator)
     key, value = (torch.randn(2, 2, 3 + length, 16, generator=generator) for _ in range(2))
@@ -308,14 +308,14 @@ def grouped_heads(device: str, dtype: torch.dtype = torch.float32, length: int =
 
 
 def attended(tensors: Shapes) -> tuple[torch.Tensor, ...]:
-    """Return what the queries get, and the gradients of all three."""
+    """Return the result of attention, and the gradients of queries, keys and values."""
     result = attention._attention(*tensors, scaling=None, dropout=0.0, softcap=None, sinks=None)
     return result, *torch.autograd.grad((result.float() ** 2).sum(), tensors[:3])
 
 
 @pytest.mark.parametrize(("device", "grouped"), [("cpu", True), ("meta", False)])
 def test_c1_1_heads_are_grouped_on_a_cpu_only(device: str, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`enable_gqa` with a mask means the math kernel on CUDA; the meta device stands for whatever is no CPU."""
+    """On CUDA `enable_gqa` with a mask uses the math kernel; here the meta device replaces a GPU."""
     passed: list[tuple[bool, int, int]] = []
     original = functional.scaled_dot_product_attention
 
@@ -348,7 +348,7 @@ def test_c1_1_repeated_heads_give_what_grouped_ones_give(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_c1_1_on_cuda_no_scores_are_held(dtype: torch.dtype) -> None:
     tensors = grouped_heads("cuda", dtype, length=64)
-    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]):  # an error if neither takes it
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]):  # an error without a kernel
         found = attended(tensors)
     expected = attended(grouped_heads("cpu", length=64))
     bound = 1e-4 if dtype == torch.float32 else 5e-2

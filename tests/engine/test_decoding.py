@@ -1,4 +1,4 @@
-"""What the base model's folder says of generation decides nothing: answers are greedy, and equal to stock PEFT's."""
+"""Generation settings in the base model's folder have no effect: answers are greedy, and equal to stock PEFT's."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ADAPTED = ("base", "prompt tuning", "prefix tuning", "P-tuning MLP", "lora")
 
 @pytest.fixture(scope="module")
 def stock(tiny_model: Path) -> dict[str, list[list[int]]]:
-    """What stock PEFT writes over the tiny model as it is, by method."""
+    """Stock PEFT's answers with the unchanged tiny model, by method."""
     return {method: by_stock(adapted(load_base(tiny_model)[0], method), 8, PROMPTS) for method in ADAPTED}
 
 
@@ -109,7 +109,7 @@ def test_a3_samples_are_drawn_from_all_tokens(tiny_model: Path) -> None:
 
 
 def scripted(engine: Engine, script: list[int]) -> Any:
-    """Let a model write these tokens, whatever it reads; remove the hook that is returned afterwards."""
+    """Make a model write these tokens for any input; the caller removes the returned hook."""
     left = iter(script)
 
     def shifted(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ def scripted(engine: Engine, script: list[int]) -> Any:
 
 
 def written(engine: Engine, data: EncodedTask, script: list[int]) -> str:
-    """Return what the library takes for the answer to the first test row if a model writes these tokens."""
+    """Return the library's answer to the first test row if a model writes these tokens."""
     engine.ends = data.ends
     hook = scripted(engine, [script[0], *script])  # the loss of the target is computed first
     evaluation = EvaluationConfig(max_new_tokens=len(script))

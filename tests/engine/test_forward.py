@@ -50,7 +50,7 @@ def behind(soft_prompt: int, document: Document) -> Document:
     return Document(document.prompt_ids, document.target_ids, soft_prompt)
 
 
-# Out of order, one text behind several soft prompts, and choices.
+# Out of order, one text with several soft prompts, and choices.
 MIXED = [
     behind(2, LONG),
     behind(0, SHORT),
@@ -215,7 +215,7 @@ def sees_everything(*arguments: Any, **more: Any) -> tuple[Inputs, Layout]:
 
 
 def raises(module: nn.Module, *arguments: Any, **more: Any) -> Any:
-    """Stand for a model whose own code does not take a packed row."""
+    """Simulate a model whose own code does not accept a packed row."""
     if "layout" in more:
         raise TypeError("no such mask\nsecond line")
     return layer_of(module, *arguments, **more)

@@ -1,4 +1,4 @@
-"""Generation behind cached soft prompts: what decoding by hand gives, alone and in any batch."""
+"""Generation after cached soft prompts equals decoding by hand, alone and in any batch."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_fewest_new_tokens_count_over_all_rounds(
 ) -> None:
     engine = engines["prompt tuning"]
     ids = tokens_of(engine, 12)
-    # Two rows end behind the fewest; the third ends at its sixth token, were not two more asked of it by then.
+    # Two rows end after the fewest tokens; the third would end at its sixth token, but needs two more then.
     ends = [ids[0][3], ids[1][3], ids[2][5]]
     assert [next(i for i, token in enumerate(row) if token in ends) for row in ids] == [3, 3, 5]
     monkeypatch.setattr(engine, "ends", tuple(ends))

@@ -1,4 +1,4 @@
-"""Keys and values of soft prompts: put one behind the other, put side by side, and cached by the engine."""
+"""Keys and values of soft prompts: in one row, in several rows, and in the engine's cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PEFT's own forward pass for encoder-decoders and encoders: what a plain call gives, a document at a time."""
+"""PEFT's own forward pass for encoder-decoders and encoders equals plain calls with one document each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 CHOICES = ("yes", "no", "both")
-VIRTUAL = 30  # so many that they change what a random model writes
+VIRTUAL = 30  # enough to change the answers of a random model
 # Of different lengths, so that a batch is padded on both sides; the encoder's targets are numbers of choices.
 TEXTS = [Document((5, 6), (7,)), Document(tuple(range(20, 33)), (40, 41, 42)), Document(tuple(range(50, 70)), (9, 8))]
 LABELLED = [Document(d.prompt_ids, (number,)) for number, d in enumerate(TEXTS)]
@@ -43,7 +43,7 @@ def t5(tiny_t5: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def tuned_t5(tiny_t5: Path) -> Loaded:
-    """A T5 behind a soft prompt, and what it writes depends on what it reads: a random one repeats its last token."""
+    """A T5 with a soft prompt whose output depends on its input; a random T5 repeats its last token."""
     base, tokenizer = load_base(tiny_t5)
     for name, parameter in base.named_parameters():
         if "EncDecAttention.o" in name or "EncDecAttention.v" in name:
@@ -63,7 +63,7 @@ def encoder(tiny_encoder: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def prefixed(tiny_encoder: Path) -> Loaded:
-    """An encoder behind a prefix whose values are as large as those of its own layers."""
+    """An encoder with a prefix whose values are as large as its own layers' values."""
     base, tokenizer = load_encoder(tiny_encoder)
     model = add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=4), seed=0)
     return model.eval(), tokenizer
@@ -151,7 +151,7 @@ def test_a_prefix_of_an_encoder_does_not_depend_on_padding_and_changes_the_logit
 
 
 def test_a_prefix_of_an_encoder_receives_a_gradient_in_every_layer(prefixed: Loaded) -> None:
-    # BERT left a prefix out without a word when it was called with use_cache=False: it would train to no effect.
+    # With use_cache=False BERT ignored a prefix without a warning, so training would have no effect.
     model, tokenizer = prefixed
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     loss = Engine(model, tokenizer)(LABELLED).nll().mean()
@@ -163,7 +163,7 @@ def test_a_prefix_of_an_encoder_receives_a_gradient_in_every_layer(prefixed: Loa
 
 
 def greedy(model: Any, base: Any, end: int, prompt_ids: tuple[int, ...]) -> list[int]:
-    """Return what a model writes, computed from the beginning for every token."""
+    """Return a model's answer, computed from the beginning for every token."""
     ids: list[int] = []
     while len(ids) < 6 and (not ids or ids[-1] != end):
         read = written(model, base.config.decoder_start_token_id, Document(prompt_ids, (*ids, 0)))

@@ -1,4 +1,4 @@
-"""Keys and values that are kept are never stale: whatever they come from may change while they are."""
+"""Cached keys and values are never stale, even if their sources change."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ import torch
 
 SHORT, LONG = Document((5, 6), (7, 8)), Document(tuple(range(20, 45)), (40, 41, 42))
 DOCS = [SHORT, LONG]
-# Texts behind a common beginning, whose keys and values generation keeps, too.
+# Texts with a common beginning, whose keys and values generation caches too.
 HEADED = [(9, 10, 11, 12, 5), (9, 10, 11, 12, 6, 7)]
 
 
 def logits(engine: Engine) -> torch.Tensor:
-    """Return what the packed forward says, of what is kept where something is."""
+    """Return the result of the packed forward pass, from the cache if possible."""
     with torch.no_grad():
         return scores(engine, DOCS, packed=True).logits
 
 
 def fresh(engine: Engine) -> torch.Tensor:
-    """Return what PEFT's own forward says, which keeps nothing."""
+    """Return the result of PEFT's own forward pass, which has no cache."""
     with torch.no_grad():
         return scores(engine, DOCS, packed=False).logits
 
@@ -41,7 +41,7 @@ def continued(engine: Engine) -> list[str]:
 
 
 def assert_not_stale(engine: Engine, change: Callable[[], Any]) -> None:
-    """Within one context, ask, change something, and ask again: the answers are those of the changed model."""
+    """Within one context, compute, change the model, and compute again: the results are the changed model's."""
     with engine.prompts_cached():
         before, text = logits(engine), continued(engine)
         torch.testing.assert_close(before, fresh(engine), rtol=1e-4, atol=1e-4)

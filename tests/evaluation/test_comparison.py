@@ -1,4 +1,4 @@
-"""Contestants: who they are, what is refused before anything is computed, and what their answers say."""
+"""Compared models: their settings, refusals before any computation, and the comparison of their answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMON: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 5}
 
 @pytest.fixture(scope="module")
 def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with adapters of one base, a run that left a whole model, and one that left nothing."""
+    """Folder with adapters of one base model, a run that saved a whole model, and a run without one."""
     folder = tmp_path_factory.mktemp("saved")
     saved_by_peft(tiny_model, PromptTuningConfig(**COMMON), folder / "soft" / "adapter")
     saved_by_peft(tiny_model, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False), folder / "lora")

@@ -1,4 +1,4 @@
-"""Prompts in one bank answer as each does alone; their vote is the majority's; what cannot vote is one line."""
+"""Prompts in one bank answer like each alone; their vote is the majority's; other adapters are refused in one line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def config_of(voters: dict[str, Path], *names: str) -> EnsembleConfig:
 @pytest.mark.parametrize(
     ("scores", "winner"),
     [
-        ([[-1, -2, -3], [-1, -2, -3], [-9, -0.1, -9]], 0),  # two votes to one, whatever the one's likelihood
+        ([[-1, -2, -3], [-1, -2, -3], [-9, -0.1, -9]], 0),  # two votes to one, with any likelihood
         ([[-1, -2, -3], [-2, -1.5, -3]], 0),  # one vote each: -3 against -3.5
         ([[-1, -2, -3], [-2, -0.5, -3]], 1),  # -3 against -2.5
         ([[-1, -1.1, -5], [-5, -1.1, -1], [-1, -1.1, -5], [-5, -1.1, -1]], 0),  # no vote for b, the likeliest of all

@@ -1,4 +1,4 @@
-"""Texts of one's own: formatted as the run that trained an adapter formatted its rows, and answered."""
+"""A user's texts: formatted like the rows of the adapter's run, and answered."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_chat_is_tried_as_a_chat(tiny_model: Path, engine: Engine) -> None:
 
 
 def test_b7_bytes_on_standard_input_that_are_not_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python reads them as halves of surrogate pairs, which no tokenizer takes."""
+    """Python reads them as halves of surrogate pairs, which tokenizers do not accept."""
     lines = io.TextIOWrapper(io.BytesIO(b"fine\ncaf\xe9\n"), encoding="utf-8", errors="surrogateescape")
     monkeypatch.setattr("sys.stdin", lines)
     with pytest.raises(UserError, match=r"^standard input, line 2: not UTF-8 \(byte 0xe9\)$"):

@@ -1,4 +1,4 @@
-"""Virtual tokens set to known tokens are found again, with what the vocabulary holds near them."""
+"""Virtual tokens with the embeddings of known tokens are found again, with their neighbours in the vocabulary."""
 
 from __future__ import annotations
 

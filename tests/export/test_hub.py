@@ -1,4 +1,4 @@
-"""Folders for the Hub: a card that huggingface_hub reads, and a program that runs as it stands."""
+"""Folders for the Hub: a card that huggingface_hub reads, and a program that runs without changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def snippet(card: str) -> str:
 
 
 def answer_of(folder: Path, model: Path, place: Path) -> str:
-    """Run a card's program where both repositories lie under their names, and return what it prints."""
+    """Run a card's program in a folder with both repositories under their names, and return its output."""
     for name, target in (("org/tiny", model), ("me/it", folder)):
         (place / name).parent.mkdir(parents=True)
         (place / name).symlink_to(target)

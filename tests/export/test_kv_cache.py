@@ -1,4 +1,4 @@
-"""Exported prefixes: the values are PEFT's, they are read again as they were written, and a prompt finds its own."""
+"""Exported prefixes: the values are PEFT's, they are the same when read again, and a prompt finds its prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain PEFT folders: stock PEFT gives the logits of the original, and nothing in them names this machine."""
+"""Plain PEFT folders: stock PEFT gives the original's logits, and no file names this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connector's decisions, with the four names of vLLM that it needs made here: vLLM has an environment of its own.
+"""The connector's decisions, with substitutes for vLLM's four names that it needs: vLLM has its own environment.
 
 `benchmarks/engines/vllm_prefix.py` runs it in vLLM and compares its answers with PEFT's.
 """
@@ -60,7 +60,7 @@ class FullAttentionSpec:
 
 
 class Attention:
-    """A layer of vLLM's with a cache whose layout only its own writer knows: here values stand before keys."""
+    """A vLLM layer with a cache whose layout only its own writer knows: here values come before keys."""
 
     def __init__(self) -> None:
         self.impl, self.kv_cache = self, torch.zeros(10 * BLOCK, 2, 2, 8)
@@ -72,7 +72,7 @@ class Attention:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The connector's module over stand-ins for vLLM's."""
+    """The connector's module with substitutes for vLLM's modules."""
     base, utils = ModuleType(BASE), ModuleType(UTILS)
     names = {"KVConnectorBase_V1": ConnectorBase, "KVConnectorMetadata": object, "KVConnectorRole": Role}
     for name, value in (names | {"KVConnectorTransferResults": TransferResults}).items():
@@ -212,7 +212,7 @@ def test_a_prompt_that_cannot_be_served_fails_before_anything_is_computed(
     asking = request(ids, skip_reading_prefix_cache=logprobs)
     connector.on_new_request(asking)
     assert ("prompt_logprobs" if logprobs else "are unknown") in caplog.text
-    assert not asking.skip_reading_prefix_cache  # vLLM would match nothing, and compute the placeholders
+    assert not asking.skip_reading_prefix_cache  # vLLM would find no match, and compute the placeholders
     assert connector.get_num_new_matched_tokens(asking, 4) == (len(ids) - 4, True)
     connector.update_state_after_alloc(asking, blocks(1, 2, 3, 4), len(ids) - 4)
     connector.metadata = connector.build_connector_meta(None)

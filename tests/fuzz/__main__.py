@@ -1,4 +1,4 @@
-"""`make fuzz`: run the fuzzers' cases, remember which held, and list those that did not."""
+"""`make fuzz`: run the fuzzers' cases, remember those that passed, and list those that failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = Path(__file__).resolve().parents[2] / "runs" / "fuzz"
 
 
 def main() -> int:
-    """Return 0 if every case held, else 1."""
+    """Return 0 if every case passed, else 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=5000, help="how many, all fuzzers together")
@@ -32,7 +32,7 @@ def _but_case(arguments: argparse.Namespace) -> dict[str, int]:
 
 
 def alone(name: str, seed: int) -> int:
-    """Run one case, leave its folder, and print what was done and found."""
+    """Run one case, keep its folder, and print its damage and its faults."""
     make_stock(RUNS)
     (found,) = run_cases([name], seed, RUNS, keep=True)
     folder = RUNS / name.replace(":", "-")
@@ -45,7 +45,7 @@ def alone(name: str, seed: int) -> int:
 
 
 def all_of(seed: int, cases: int, jobs: int) -> int:
-    """Run all cases that have not held yet in a call that was interrupted; list the faults."""
+    """Run all cases that have not passed yet in an interrupted call; list the faults."""
     record = RUNS / f"seed-{seed}.jsonl"
     lines = record.read_text().splitlines() if record.is_file() else []
     before = {found.name: found for found in (Outcome(**json.loads(line)) for line in lines if line.endswith("}"))}
@@ -66,7 +66,7 @@ def all_of(seed: int, cases: int, jobs: int) -> int:
                 print(
                     f"{cases - len(left) + count} of {cases} cases, {len(failed)} failed, {seconds:.0f} s", flush=True
                 )
-    record.rename(record.with_suffix(".done.jsonl"))  # the next call begins anew
+    record.rename(record.with_suffix(".done.jsonl"))  # the next call starts again
     for found in sorted(failed, key=lambda f: f.faults):
         print(f"{found.name}  {'  |  '.join(found.faults)}\n    make fuzz SEED={seed} CASE={found.name}")
     print(f"{cases} cases of seed {seed}: {len(failed) or 'none'} failed, {time.monotonic() - started:.0f} s")

@@ -25,14 +25,14 @@ CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# What stands in the list of architectures under another name, and what it lacks.
+# Models with another name in the list of architectures, and models that the list lacks.
 MORE: dict[str, dict[str, Any]] = {"roberta": {}, "gpt2": {"n_positions": 128}}
 TYPES = ("llama", "llama", "gpt2", "qwen2", "gpt_neox", "gemma2", "opt", "bloom", "mistral", "gpt_neo", "phi", "falcon")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenizer. `around` is what it puts around every text; `added` are tokens added after its training."""
+    """A tokenizer. `around` are the tokens that it puts around every text; `added` were added after its training."""
 
     kind: Literal["byte-level", "metaspace", "wordpiece"] = "byte-level"
     bos: bool = True
@@ -48,7 +48,7 @@ class Tokens:
 
 
 def draw_tokens(rng: random.Random) -> Tokens:
-    """Draw a tokenizer; half of them are ordinary."""
+    """Draw a tokenizer; half of them have no peculiarity."""
     if rng.random() < 0.3:
         return Tokens(rng.choice(["byte-level", "metaspace"]))
     return Tokens(
@@ -124,14 +124,14 @@ def save_base(
     """Save a tiny random model with a tokenizer.
 
     Args:
-        folder: where to.
-        model_type: as transformers names it.
+        folder: the model's new folder.
+        model_type: the type's name in transformers.
         tokenizer: its tokenizer.
-        seed: of the weights.
-        rows: of the embedding beside those that the tokenizer has tokens for; negative for fewer.
-        positions: longest text.
-        generation: what generation_config.json holds; by default what transformers makes of the config.
-        settings: go into the model's config.
+        seed: seed of the weights.
+        rows: number of embedding rows in addition to the tokenizer's tokens; negative for fewer.
+        positions: length of the longest text.
+        generation: content of generation_config.json; by default transformers makes it from the config.
+        settings: settings of the model's config.
     """
     kind = CONFIG_MAPPING[model_type]
     known = {*kind().to_dict(), *kind.attribute_map}
@@ -150,7 +150,7 @@ def save_base(
     model = AUTO[kind_of(config)].from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases of 0 and scales of 1 would not show whether they are heeded
+            if parameter.dim() == 1:  # biases of 0 and scales of 1 would not show whether they are used
                 parameter.normal_(parameter.mean().item(), 0.1)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Runs fuzzers' cases, each in a process of its own that a clean process forks: nothing of one reaches another."""
+"""Run fuzzers' cases, each in a separate process that a clean process forks, so that no case affects another."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-SECONDS = 180  # longest case: crash runs up to two commands of a minute each
-ORDER = ("crash", "parity", "crash", "served", "crash", "parity")  # of the fuzzers, again and again
+SECONDS = 180  # seconds of the longest case: crash runs up to two commands of a minute each
+ORDER = ("crash", "parity", "crash", "served", "crash", "parity")  # of the fuzzers, repeated
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["crash", "parity", "served"])
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -27,9 +27,9 @@ ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_T
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a case found. `name` is "crash:12", "parity:12" or "served:12".
+    """The result of a case. `name` is "crash:12", "parity:12" or "served:12".
 
-    Each fault is a kind, a colon, and what was found.
+    Each fault is its kind, a colon, and its description.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Outcome:
 
 
 def names_of(cases: int) -> list[str]:
-    """Return the names of so many cases, the fuzzers in turn."""
+    """Return the names of `count` cases; the fuzzers take turns."""
     numbers = {fuzzer: itertools.count() for fuzzer in ORDER}
     return [f"{fuzzer}:{next(numbers[fuzzer])}" for fuzzer in itertools.islice(itertools.cycle(ORDER), cases)]
 
 
 def make_stock(folder: Path) -> Path:
-    """Make what cases take copies of, in `folder/stock`, and return that."""
+    """Make the files that cases copy, in `folder/stock`; return that folder."""
     stock = folder / "stock"
     shutil.rmtree(stock, ignore_errors=True)
     (found,) = run_cases(["stock:0"], 0, folder)
@@ -55,14 +55,14 @@ def make_stock(folder: Path) -> Path:
 
 
 def run_cases(names: Iterable[str], seed: int, folder: Path, jobs: int = 1, keep: bool = False) -> Iterator[Outcome]:
-    """Run cases, `jobs` at a time, and yield what each found as it ends.
+    """Run cases, `jobs` at a time, and yield each result as its case ends.
 
     Args:
-        names: of the cases.
-        seed: of all of them.
-        folder: where each gets a folder of its own; `stock` is there, too.
-        jobs: how many run side by side.
-        keep: leave the folders.
+        names: names of the cases.
+        seed: seed of all cases.
+        folder: folder for the cases' folders and `stock`.
+        jobs: number of cases that run at the same time.
+        keep: whether the folders are kept.
     """
     _start_server()
     left = iter(names)
@@ -109,7 +109,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _work(name: str, seed: int, folder: Path, stock: Path) -> None:
-    import crash  # here, since the process that asks for cases needs none of it
+    import crash  # imported here, because the process that starts cases does not need it
     import parity
     import served
     import subjects
@@ -134,7 +134,7 @@ def _work(name: str, seed: int, folder: Path, stock: Path) -> None:
             where = ours[-1] if ours else f"the fuzzer, {Path(lines[-1].filename).name}:{lines[-1].lineno}"
             faults = [f"{type(error).__name__} at {where}: {str(error)[:500]}"]
             traceback.print_exc()
-    # One of a kind says enough.
+    # One fault of each kind is enough.
     kinds = {fault.partition(":")[0]: fault for fault in reversed(faults)}
     temporary = folder / "faults.tmp"
     temporary.write_text(json.dumps(list(kinds.values())))

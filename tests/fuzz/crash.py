@@ -1,4 +1,4 @@
-"""Crashes: every recipe with valid settings for tiny models and data, then a few things damaged.
+"""Crashes: run every recipe with valid settings for tiny models and data, after some damage.
 
 What must come of it: exit code 0 and a sound result, or exit code 2 and one line; nothing of the user's is changed, and
 no damaged adapter or checkpoint gives another score without a word.
@@ -21,14 +21,14 @@ from isolation import Finished
 from subjects import CHECKPOINTED, RECIPES, SUFFIXES, TRAINED, WITH_ADAPTER, settings_of
 
 LONGEST = 500  # characters of an error's line
-# How many cases of each.
+# Numbers of cases of each kind.
 AREAS = {"nothing": 2, "settings": 4, "yaml": 2, "flags": 2, "data": 8, "adapter": 6, "checkpoint": 4, "folder": 2}
 AREAS |= {"launch": 4}
 RECIPES_OF = {"adapter": WITH_ADAPTER, "checkpoint": CHECKPOINTED}
 
 
 def run(number: int, seed: int, folder: Path, stock: Path) -> list[str]:
-    """Return what is wrong in a case: its kind, a colon, and what was found."""
+    """Return the faults of a case: each is its kind, a colon, and its description."""
     rng = random.Random(f"crash {seed} {number}")
     (area,) = rng.choices(list(AREAS), list(AREAS.values()))
     whole, damaged = folder / "whole", folder / "damaged"
@@ -52,7 +52,7 @@ def run(number: int, seed: int, folder: Path, stock: Path) -> list[str]:
 
 
 def prepare(rng: random.Random, area: str, folder: Path, stock: Path) -> Case:
-    """Return a case with nothing damaged yet, in `folder`."""
+    """Return a case without damage, in `folder`."""
     recipe = rng.choice(RECIPES_OF.get(area, RECIPES))
     case = Case(rng, recipe, settings_of(recipe, rng, rng.choice([".jsonl", *SUFFIXES])))
     shutil.copytree(stock / "base", folder / "base")
@@ -61,7 +61,7 @@ def prepare(rng: random.Random, area: str, folder: Path, stock: Path) -> Case:
         for name in (*TRAINED, "second"):
             shutil.copytree(stock / "runs" / name, folder / "runs" / name)
     if area == "checkpoint":
-        case.tree = settings_of(recipe, random.Random(1))  # those that it was stopped with
+        case.tree = settings_of(recipe, random.Random(1))  # the settings of the stopped run
         shutil.copytree(stock / "runs" / f"stopped_{recipe}", folder / "out")
         case.flags, case.owned = ["--resume"], "out/"
     elif recipe in ("lora", "full_finetuning", "prompt_tuning") and rng.random() < 0.3:
@@ -93,7 +93,7 @@ def ending(case: Case, finished: Finished) -> Iterator[str]:
         ours = re.findall(r'File "[^"]*/(?:softprompts|recipes)/([\w/]+\.py)", line (\d+)', finished.err)
         yield f"exit code {finished.code} at {':'.join(ours[-1]) if ours else '?'}: {''.join(last)[:300]}"
     elif finished.code == 2:
-        # A bar of progress may stand in front; nothing may stand behind.
+        # A progress bar may precede it; no text may follow it.
         errors = re.findall(r"(?:^|[\r\n])error: ?([^\r\n]*)", finished.err)
         lines = finished.err.rpartition("error: ")[2].strip().split("\n")
         if len(errors) != 1 or not errors[0].strip() or len(lines) != 1:
@@ -107,7 +107,7 @@ def ending(case: Case, finished: Finished) -> Iterator[str]:
 
 
 def files_kept(case: Case, before: dict[str, str], folder: Path) -> Iterator[str]:
-    """Check that what was there before is there still."""
+    """Check that files from before still exist unchanged."""
     after = fingerprints(folder)
     for name, digest in before.items():
         free = case.owned and name.startswith(case.owned) and not name.startswith(tuple(case.mine))
@@ -116,7 +116,7 @@ def files_kept(case: Case, before: dict[str, str], folder: Path) -> Iterator[str
 
 
 def records(case: Case, finished: Finished, before: dict[str, str], folder: Path) -> Iterator[str]:
-    """Check the records that a run has written: JSON without NaN, and shares between 0 and 1."""
+    """Check a run's records: JSON without NaN, and shares between 0 and 1."""
     written = [name for name, digest in fingerprints(folder).items() if before.get(name) != digest]
     found = [name for name in written if Path(name).name in ("result.json", "compare.json")]
     if finished.code == 0 and case.verdict == "runs" and "run" in case.tree and not found:
@@ -148,7 +148,7 @@ def _objects(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def observed(finished: Finished, folder: Path) -> list[Any]:
-    """Return what a command found: the scores or answers of its rows, or what it printed."""
+    """Return the result of a command: the scores or answers of its rows, or its output."""
     out = folder / "out"
     if (out / "compare.json").is_file():
         tree = json.loads((out / "compare.json").read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ def observed(finished: Finished, folder: Path) -> list[Any]:
 
 
 def alike(found: list[Any], expected: list[Any], bound: float) -> bool:
-    """Say whether two commands found the same; a written answer may differ where the bound is that of 16 bits."""
+    """Return whether two commands have the same result; generated answers may differ if the bound is for 16 bits."""
 
     def near(a: Any, b: Any) -> bool:
         if isinstance(a, float) and isinstance(b, float):

@@ -1,4 +1,4 @@
-"""What is damaged in a case of the crash fuzzer, by area: settings, flags, data, an adapter, a checkpoint, a folder."""
+"""The damage in a case of the crash fuzzer, by area: settings, flags, data, an adapter, a checkpoint, a folder."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Way = Callable[[random.Random, Path], str]
 
 @dataclass
 class Case:
-    """A command, what it reads, and what was damaged of that.
+    """A command, its input, and the damage to that input.
 
     Args:
-        rng: draws what is damaged.
+        rng: generator that chooses the damage.
         recipe: name of the recipe.
         tree: its settings, written to CONFIG.
-        flags: its flags beside --config.
-        stdin: what it reads there.
-        encoding: that of its terminal.
-        environment: variables of its environment, as a launcher sets them.
-        owned: a folder whose files it may change, but for those in `mine`.
-        mine: the user's own folders in that.
-        done: what was damaged.
-        expected: what must come of each of these, as in `mutations`.
+        flags: its flags in addition to --config.
+        stdin: its standard input.
+        encoding: encoding of its terminal.
+        environment: variables that a launcher sets.
+        owned: folder whose files it may change, except those in `mine`.
+        mine: the user's own folders in `owned`.
+        done: descriptions of the damage.
+        expected: the required outcome of each damage, as in `mutations`.
     """
 
     rng: random.Random
@@ -55,35 +55,35 @@ class Case:
 
     @property
     def command(self) -> list[str]:
-        """The command, as `run_recipe` takes it."""
+        """The command, as arguments of `run_recipe`."""
         return [self.recipe, "--config", CONFIG, *self.flags]
 
     @property
     def what(self) -> str:
-        """What was damaged, in one line."""
+        """The damage, in one line."""
         return f"{'; '.join(self.done)} {self.flags}"[-400:]
 
     @property
     def verdict(self) -> str:
-        """What all that was damaged asks for together."""
+        """The outcome that all damages together require."""
         wanted = set(self.expected) or {"runs"}
         if len(wanted) == 1:
             return wanted.pop()
         return "same" if wanted <= {"same", "refused"} else "any"
 
     def run(self, folder: Path) -> Finished:
-        """Run the command in a folder that holds what it reads."""
+        """Run the command in a folder with its input."""
         return run_recipe(self.command, folder, self.stdin, self.encoding, environment=self.environment)
 
 
 def damage(case: Case, area: str, folder: Path) -> None:
-    """Damage one thing more."""
+    """Add one damage."""
     try:
         case.expected.append(AREAS[area](case, folder))
     except Exception:
         if not case.expected:
             raise
-        case.expected.append("any")  # it is damaged already, so that nothing can be read there
+        case.expected.append("any")  # it is damaged already and cannot be read
 
 
 def _settings(case: Case, folder: Path) -> str:
@@ -104,7 +104,7 @@ def _flags(case: Case, folder: Path) -> str:
 
 
 def _data(case: Case, folder: Path) -> str:
-    """Damage a file of data, or what stands on standard input."""
+    """Damage a file of data, or the standard input."""
     if "task" not in case.tree:
         case.stdin = mutations.damage(case.rng, case.stdin)
         return "any"
@@ -141,7 +141,7 @@ def _adapter(case: Case, folder: Path) -> str:
     case.done.append(str(file))
     if file == beside:
         files.change_json(rng, folder / beside)
-        return "any" if case.recipe == "generate" else "same"  # which takes its template from there
+        return "any" if case.recipe == "generate" else "same"  # it reads its template there
     if rng.random() < 0.1:
         (folder / file).unlink()
         return "refused"
@@ -149,7 +149,7 @@ def _adapter(case: Case, folder: Path) -> str:
 
 
 def _checkpoint(case: Case, folder: Path) -> str:
-    """Damage a checkpoint, put something beside it, or change what the run was begun with."""
+    """Damage a checkpoint, put a file next to it, or change the inputs of the run."""
     rng = case.rng
     place = rng.choice(sorted(folder.glob("out/checkpoints/**/state.json"))).parent
     how = rng.choice(["json", "json", "tensors", "tensors", "missing", "beside", "data", "weights", "flags"])
@@ -159,7 +159,7 @@ def _checkpoint(case: Case, folder: Path) -> str:
         return files.change_json(rng, file, ("seconds", "cpu_seconds"))
     if how == "tensors":
         expected = files.change_tensors(rng, rng.choice(sorted(place.glob("*.safetensors"))))
-        return "same" if expected == "refused" else expected  # another checkpoint will do
+        return "same" if expected == "refused" else expected  # it may use another checkpoint
     if how == "missing":
         rng.choice(sorted(place.iterdir())).unlink()
         return "same"
@@ -183,7 +183,7 @@ def _checkpoint(case: Case, folder: Path) -> str:
 
 
 def _launch(case: Case, folder: Path) -> str:
-    """Launch by a file of accelerate's in which a key or a value is changed."""
+    """Launch with a file of accelerate in which a key or a value has changed."""
     case.done.append("launch file")
     case.environment = launches.drawn(case.rng, folder / "launch.yaml")
     case.done.append(str(case.environment))
@@ -191,7 +191,7 @@ def _launch(case: Case, folder: Path) -> str:
 
 
 def _folder(case: Case, folder: Path) -> str:
-    """Put something in the way of the output."""
+    """Put a file or folder at the place of the output."""
     rng, out = case.rng, folder / "out"
     if "run" not in case.tree or case.done:
         return "runs" if "run" not in case.tree else "any"

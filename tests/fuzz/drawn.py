@@ -1,4 +1,4 @@
-"""What the parity fuzzer draws: a model, a tokenizer, an adapter, rows, labels, settings of generation."""
+"""The random choices of the parity fuzzer: model, tokenizer, adapter, rows, labels, settings of generation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TARGETS = [
     "Java </s> C",
     "1",
 ]
-# Each changes what stock transformers writes; a greedy evaluation heeds the end tokens alone.
+# Each changes the output of stock transformers; a greedy evaluation uses only the end tokens.
 GENERATION: dict[str, list[Any]] = {
     "use_cache": [False],
     "cache_implementation": ["static", "dynamic"],
@@ -78,7 +78,7 @@ GENERATION: dict[str, list[Any]] = {
 
 @dataclass
 class Drawn:
-    """One case. `labels` is None if the answers are written."""
+    """One case. `labels` is None if answers are generated."""
 
     tokens: Tokens
     model_type: str
@@ -101,9 +101,9 @@ def draw(rng: random.Random) -> Drawn:
     """Draw a case."""
     model_type = rng.choice([*TYPES, "t5", "t5", "bert", "roberta"])
     tokens = draw_tokens(rng)
-    if model_type == "qwen2":  # for which AutoTokenizer takes the tokenizer of Qwen, whatever was saved
+    if model_type == "qwen2":  # AutoTokenizer uses Qwen's tokenizer for it, and ignores the saved one
         tokens = replace(tokens, kind="byte-level")
-    if model_type == "roberta":  # which counts positions from the padding's id
+    if model_type == "roberta":  # it counts positions from the padding's id
         tokens = replace(tokens, pad=True)
     encoder = model_type in ("bert", "roberta")
     labels = rng.choice(LABELS) if encoder or rng.random() < 0.5 else None
@@ -111,7 +111,7 @@ def draw(rng: random.Random) -> Drawn:
     texts = [" ".join(rng.choices(WORDS, k=rng.choice([1, 2, 5, 12, 20]))) for _ in range(5)]
     names = rng.sample(sorted(GENERATION), rng.choice([1, 1, 2, 4]))
     generation = {name: rng.choice(GENERATION[name]) for name in names}
-    if generation.get("num_return_sequences") == 2:  # transformers loads no model that asks greedily for two answers
+    if generation.get("num_return_sequences") == 2:  # transformers does not load a model with two greedy answers
         generation["do_sample"] = True
     config = {} if encoder or rng.random() < 0.8 else {"use_cache": False}
     return Drawn(

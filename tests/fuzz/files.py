@@ -1,6 +1,6 @@
 """Ways to damage files: data in JSONL, CSV and Parquet, JSON records, tensors.
 
-Each returns what must come of it, as in `mutations`.
+Each returns the required outcome, as in `mutations`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 
 def recode(rng: random.Random, file: Path) -> str:
-    """Write a text in another encoding, with another mark or other ends of lines."""
+    """Write a text in another encoding, with another byte-order mark or other line ends."""
     data = file.read_bytes()
     text = data.decode("utf-8", "surrogateescape")
     ways: list[tuple[Callable[[], bytes], str]] = [
@@ -100,7 +100,7 @@ def change_csv(rng: random.Random, file: Path) -> str:
 
 
 def change_shards(rng: random.Random, folder: Path) -> str:
-    """Take a shard of a table away, add one, give it another name or put something else in its place."""
+    """Remove a shard of a table, add one, rename it, or put another file in its place."""
     shard = rng.choice(sorted(p for p in folder.iterdir() if p.is_file()))
     how = rng.randrange(7)
     if how == 0:
@@ -130,7 +130,7 @@ def change_shards(rng: random.Random, folder: Path) -> str:
 
 
 def _read_table(file: Path) -> tuple[pyarrow.Table, Callable[[pyarrow.Table], None]]:
-    """Return the table of a Parquet or Arrow file, and what writes another in its form."""
+    """Return the table of a Parquet or Arrow file, and a function that writes another table in this format."""
     if file.suffix == ".parquet":
         return pyarrow.parquet.read_table(file), lambda table: pyarrow.parquet.write_table(table, file)
     data = file.read_bytes()
@@ -178,7 +178,7 @@ def change_table(rng: random.Random, file: Path) -> str:
 
 
 def change_json(rng: random.Random, file: Path, free: tuple[str, ...] = ()) -> str:
-    """Change a field of a JSON file; what is in `free` may change the result."""
+    """Change a field of a JSON file; fields in `free` may change the result."""
     tree = json.loads(file.read_text(encoding="utf-8"))
     path = rng.choice(leaves(tree))
     place = tree
@@ -215,10 +215,10 @@ def change_json(rng: random.Random, file: Path, free: tuple[str, ...] = ()) -> s
 
 
 def change_tensors(rng: random.Random, file: Path) -> str:
-    """Change the tensors of a safetensors file: names, shapes, types, values that are no numbers; or its header."""
+    """Change the tensors of a safetensors file: names, shapes, types, or values to NaN; or change its header."""
     data = file.read_bytes()
     tensors = load_file(file)
-    if not tensors:  # an earlier change of the same case took them all
+    if not tensors:  # an earlier change of the same case removed them all
         return "same"
     name = rng.choice(sorted(tensors))
     value = tensors[name]

@@ -1,4 +1,4 @@
-"""A recipe's command in a fork of this process: as good as a process of its own, without its seconds of imports."""
+"""Run a recipe's command in a fork of this process: like a separate process, without its seconds of imports."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from warm import import_all
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-SECONDS = 60  # longest command; a valid one takes about a second
-MEMORY = 6 * 2**30  # bytes of addresses beside those that the imports take
+SECONDS = 60  # seconds of the longest command; a valid one takes about a second
+MEMORY = 6 * 2**30  # bytes of addresses in addition to those of the imports
 
 torch.set_num_threads(1)  # threads would be lost in a fork
 import_all()  # the process that forks all others imports this module
@@ -49,12 +49,12 @@ def run_recipe(
     """Run a recipe from `folder`.
 
     Args:
-        command: its name and its flags.
+        command: the recipe's name and its flags.
         folder: the working directory.
-        stdin: what it reads there.
-        encoding: that of the terminal.
-        stop_after: send SIGTERM after so many updates.
-        environment: further variables of its environment.
+        stdin: its standard input.
+        encoding: encoding of the terminal.
+        stop_after: number of steps after which it gets SIGTERM.
+        environment: further environment variables.
     """
     files = [folder.with_name(f"{folder.name}.{name}") for name in ("in", "out", "err")]
     files[0].write_bytes(stdin)
@@ -75,16 +75,16 @@ def run_recipe(
 
 
 def _become(command: list[str], folder: Path, files: list[Path], encoding: str, stop_after: int | None) -> NoReturn:
-    """Go on as the recipe, to the end of this process."""
+    """Run the recipe in this process, then end it."""
     code = 1
     try:
         addresses = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (addresses + MEMORY, addresses + MEMORY))
         os.chdir(folder)
-        os.environ["HOME"] = str(folder)  # where "~" is
+        os.environ["HOME"] = str(folder)  # the folder of "~"
         for number, file in enumerate(files):
             os.dup2(os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        errors = "surrogateescape"  # what Python takes for standard input
+        errors = "surrogateescape"  # Python's standard input
         sys.stdin = io.TextIOWrapper(io.FileIO(0), encoding, errors)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), encoding)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), encoding, "backslashreplace", line_buffering=True)

@@ -1,4 +1,4 @@
-"""Launch files of accelerate with a key or a value changed, and the environment that a launch makes of them."""
+"""Launch files of accelerate with a changed key or value, and the environment that a launch makes from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUES: dict[str, list[Any]] = {
     "fsdp_config": [{"fsdp_version": 1}, {"fsdp_version": 2, "fsdp_offload_params": True}, {"fsdp_version": 3}],
     "deepspeed_config": [{"zero_stage": 3}, {"gradient_accumulation_steps": 4}],
 }
-# What a launcher sets in each process of one alone.
+# The variables that a launcher sets in a launch of one process.
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 ALONE |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # any free one: several cases run at the same time
 ODD: dict[str, list[str]] = {
@@ -41,9 +41,9 @@ ODD: dict[str, list[str]] = {
 
 
 def drawn(rng: random.Random, file: Path) -> dict[str, str]:
-    """Write a changed launch file, and return what it sets in a process; accelerate itself may refuse it.
+    """Write a changed launch file, and return the variables that it sets; accelerate may refuse the file.
 
-    A launch of several processes is drawn as its first one, alone.
+    For a launch of several processes, only the first one is drawn.
     """
     tree = yaml.safe_load(rng.choice(FILES).read_text(encoding="utf-8"))
     for key in rng.sample(sorted(VALUES), rng.choice([0, 1, 1, 2])):

@@ -1,4 +1,4 @@
-"""Ways to damage what a user hands over: bytes, settings, flags, data files, adapters, checkpoints.
+"""Ways to damage a user's input: bytes, settings, flags, data files, adapters, checkpoints.
 
 Each returns what must come of it: `any` (a result or one line), `runs` (a result), `refused` (one line), `same` (one
 line, or the result of the undamaged), `near` (the same up to the rounding of 16 bits).
@@ -39,7 +39,7 @@ TEXTS = [
 TEXTS += ["{text[0]}", "{text.x}", "{missing}", "{text:>9999}", "\u202e", "\ud83d", "${HOME}", "bundled:", "embedded:x"]
 OTHERS = [None, True, False, [], {}, [1, 2], {"a": "b"}, [["x"]], [None], {"a": {"b": 1}}, {1: 2}]
 ODD = [*NUMBERS, *TEXTS, *OTHERS]
-# What takes long if it is large, as it should.
+# Settings that rightly take long if they are large.
 WORK = ("steps", "factor_steps", "bootstrap_resamples", "max_new_tokens")
 YAML_TRICKS = [
     "!!python/object/apply:os.system [touch made_by_yaml]",
@@ -68,19 +68,19 @@ YAML_TRICKS += [
 
 
 def odd(rng: random.Random, key: str, of: list[Any] = ODD) -> Any:
-    """Return a value that hardly anything expects; none that would rightly take for ever."""
+    """Return an unexpected value, except values that would rightly run for ever."""
     value = rng.choice(of)
     return 0 if key.split(".")[-1] in WORK and isinstance(value, (int, float)) and value > 100 else value
 
 
 def misspelt(rng: random.Random, word: str) -> str:
-    """Return a word with a letter more, less or another."""
+    """Return a word with one letter added, removed or changed."""
     at = rng.randrange(len(word))
     return word[:at] + rng.choice(["q", "qq", "Q" + word[at], "é"]) + word[at + rng.randrange(2) :]
 
 
 def damage(rng: random.Random, data: bytes, start: int = 0) -> bytes:
-    """Return bytes flipped, cut out, put in, doubled, cut short or gone, from `start` on."""
+    """Return bytes that are flipped, removed, inserted, doubled, cut or missing, from `start` on."""
     head, body = data[:start], bytearray(data[start:])
     for _ in range(rng.choice([1, 1, 3, 10])):
         at = rng.randrange(len(body) + 1)
@@ -141,12 +141,12 @@ def change_tree(rng: random.Random, tree: Tree) -> str:
 
 
 def write_yaml(tree: Tree, file: Path) -> None:
-    """Write settings; what YAML has no word for is put as text."""
+    """Write settings; a value that YAML does not support becomes text."""
     file.write_text(yaml.safe_dump(tree, allow_unicode=False, sort_keys=False), encoding="utf-8")
 
 
 def change_yaml(rng: random.Random, file: Path) -> str:
-    """Double a key, or put one of YAML's rarer forms for a value."""
+    """Double a key, or write a value in one of YAML's rarer forms."""
     lines = file.read_text(encoding="utf-8").split("\n")
     keyed = [i for i, line in enumerate(lines) if re.match(r" *\w+:( [^|>&*'\"\[{]|$)", line)]
     i = rng.choice(keyed)

@@ -1,4 +1,4 @@
-"""Wrong results: our scores and answers against stock PEFT's, one unpadded row at a time, on whatever is drawn."""
+"""Wrong results: compare our scores and answers with stock PEFT's, one unpadded row at a time, on random cases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TASK_TYPES: dict[Kind, str] = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2
 
 
 def run(number: int, seed: int, folder: Path) -> list[str]:
-    """Return what is wrong in a case: its kind, a colon, and what was found."""
+    """Return the faults of a case: each is its kind, a colon, and its description."""
     rng = random.Random(f"parity {seed} {number}")
     drawn = draw(rng)
     (folder / "case.txt").write_text(f"{drawn}\n", encoding="utf-8")
@@ -85,7 +85,7 @@ def run(number: int, seed: int, folder: Path) -> list[str]:
 
 
 def _classes(drawn: Drawn, rng: random.Random) -> dict[int, str] | None:
-    """Return what a classifier calls its outputs, in an order of its own; None for a model that has none."""
+    """Return a classifier's names of its outputs, in its own order; None for a model without a classifier."""
     if drawn.model_type not in ("bert", "roberta"):
         return None
     assert drawn.labels is not None
@@ -130,7 +130,7 @@ def _stock(base: Path, adapter: Path, drawn: Drawn, kind: Kind, seed: int) -> An
 
 
 def _ours(drawn: Drawn, base: Path, adapter: Path | None, file: Path) -> tuple[EncodedTask, Engine, Outcome]:
-    """Do what recipes/evaluate.py does."""
+    """Evaluate as recipes/evaluate.py does."""
     model = ModelConfig(str(base), engine=drawn.engine)
     labels: Any = drawn.labels
     if isinstance(labels, list):
@@ -160,7 +160,7 @@ def _ours(drawn: Drawn, base: Path, adapter: Path | None, file: Path) -> tuple[E
 
 
 def _excuse(drawn: Drawn, tokenizer: PreTrainedTokenizerBase, base: Path) -> bool:
-    """Say whether there is a reason to refuse a case."""
+    """Return whether a case may be refused."""
     listed = drawn.labels.values() if isinstance(drawn.labels, dict) else drawn.labels
     words = sorted(set(listed)) if listed else [label for _, label in drawn.rows]
     prompts = [drawn.prompt.format(text=text) for text, _ in drawn.rows]
@@ -170,7 +170,7 @@ def _excuse(drawn: Drawn, tokenizer: PreTrainedTokenizerBase, base: Path) -> boo
     lossy = any(str(tokenizer.decode(i)).strip() != word.strip() for i, word in zip(ids, words, strict=True))
     unknown = any(tokenizer.unk_token_id in i for i in ids)  # in a row of them the tokenizer may write but one
     longest = max(len(tokenizer(text).input_ids) for text in prompts) + max(map(len, ids)) + 40 * drawn.tokens.chat
-    # Behind a label that ends in the token which ends all labels, nothing is left to tell it by.
+    # A label that ends in the token which ends all labels cannot be told apart.
     marked = any(i[-1] in tokenizer.all_special_ids and i[-1] != tokenizer.unk_token_id for i in ids if i)
     no_end = drawn.tokens.eos is False and not drawn.tokens.chat
     return (

@@ -1,4 +1,4 @@
-"""What stock PEFT says, one unpadded row at a time, and where the library says something else.
+"""Stock PEFT's results, one unpadded row at a time, and their differences from the library's.
 
 It shares no code with the library: it reads token ids, and checks separately that these are the right ones.
 """
@@ -27,7 +27,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 NEW_TOKENS = 6
 TOLERANCE = 1e-4
-TIE = 1e-3  # two logits, or scores, as near as that may change places by rounding
+TIE = 1e-3  # closer logits or scores may change places by rounding
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Reference:
     names: dict[int, str] | None
 
     def logits(self, read: Sequence[int], written: Sequence[int] = ()) -> torch.Tensor:
-        """Return the logits behind each token of what is written, and behind what is read: (1 + written, V)."""
+        """Return the logits after the prompt, and after each written token: (1 + written, V)."""
         more: dict[str, Any] = {}
         if self.drawn.method == "multitask":
             more["task_ids"] = torch.tensor([self.drawn.task_id])
@@ -61,7 +61,7 @@ class Reference:
         return sum(likelihoods[i, token].item() for i, token in enumerate(target))
 
     def scores(self, example: Example) -> list[float]:
-        """Return the log-likelihood of each choice, or of the target if there are none."""
+        """Return the log-likelihood of each choice, or of the target without choices."""
         if self.names is not None:
             outputs = self.logits(example.document.prompt_ids)[0].log_softmax(-1)
             numbers = {name: number for number, name in self.names.items()}
@@ -70,7 +70,7 @@ class Reference:
         return [self.score(d.prompt_ids, d.target_ids) for d in documents]
 
     def ends(self, example: Example) -> set[int]:
-        """Return the tokens that end an answer: what training teaches, and the base's own."""
+        """Return the tokens that end an answer: the one that training teaches, and the base model's own."""
         settings = json.loads((Path(self.tokenizer_folder) / "generation_config.json").read_text(encoding="utf-8"))
         own = settings.get("eos_token_id")
         return {example.document.target_ids[-1], *(own if isinstance(own, list) else [] if own is None else [own])}
@@ -82,7 +82,7 @@ class Reference:
         return str(base.name_or_path)
 
     def greedy(self, example: Example) -> tuple[list[int], bool]:
-        """Return the likeliest tokens, up to the end, and whether two were as likely at some place."""
+        """Return the likeliest tokens up to the end, and whether two tokens were equally likely at any place."""
         written: list[int] = []
         ends, tie = self.ends(example), False
         while len(written) < NEW_TOKENS:
@@ -94,7 +94,7 @@ class Reference:
         return written, tie
 
     def ids_are_right(self) -> Iterator[str]:
-        """Check prompts, and that choices begin none of the others and read as they were written."""
+        """Check prompts and choices: no choice begins another one, and each decodes to its text."""
         for (text, _), example in zip(self.drawn.rows, self.data.test, strict=True):
             prompt = self.drawn.prompt.format(text=text)
             if (expected := self.prompt_ids(prompt)) != list(example.document.prompt_ids):
@@ -105,14 +105,14 @@ class Reference:
                 if other[: len(one)] == one:
                     yield f"choices begin one another: {one} and {other} in {example.choice_texts}"
             for text, document in zip(example.choice_texts, example.choices, strict=True):
-                # As the tokenizer gives the text back; behind a prompt it may go on in the middle of a word.
+                # As the tokenizer decodes the text; after a prompt it may begin in the middle of a word.
                 back = self.decode(self.tokenize(text.strip())).strip()
                 whole = self.decode(document.prompt_ids + document.target_ids)
                 if not self.reads(document.target_ids, back) and back not in whole:
                     yield f"choice ids: {text!r} is {document.target_ids}, read as {whole!r}"
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Return the tokens of a prompt, with what the tokenizer puts in front of it and not what it puts behind."""
+        """Return the tokens of a prompt, with the tokens that the tokenizer adds before it, without those after it."""
         if self.drawn.tokens.chat:
             messages = [{"role": "user", "content": prompt}]
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -129,11 +129,11 @@ class Reference:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def reads(self, ids: Sequence[int], text: str) -> bool:
-        """Say whether the tokens, with or without an end behind them, read as the text."""
+        """Return whether the tokens, with or without an end token, decode to the text."""
         return text.strip() in (self.decode(ids).strip(), self.decode(ids[:-1]).strip())
 
     def scores_agree(self, outcome: Outcome) -> Iterator[str]:
-        """Compare the loss, each choice's score and the choice that wins."""
+        """Compare the loss, each choice's score and the chosen one."""
         total, count = 0.0, 0
         for example, prediction in zip(self.data.test, outcome.predictions, strict=True):
             expected = self.scores(example)
@@ -151,7 +151,7 @@ class Reference:
             yield f"loss: {outcome.loss} instead of {total / count}"
 
     def answers_agree(self, outcome: Outcome) -> Iterator[str]:
-        """Compare what is written, special tokens included."""
+        """Compare generated answers, including special tokens."""
         for example, prediction in zip(self.data.test, outcome.predictions, strict=True):
             ids, tie = self.greedy(example)
             text = self.decode(ids)
@@ -159,7 +159,7 @@ class Reference:
                 yield f"answer: {prediction.prediction!r} instead of {text!r} = {ids}"
 
     def targets_come_back(self, engine: Engine, said: str) -> Iterator[str]:
-        """Let the model write each target's tokens, look at what is read, and at what the library says of it."""
+        """Make the model write each target's tokens, and compare the decoded text with the library's."""
         lost = []
         for example in self.data.test:
             document = example.document
@@ -176,7 +176,7 @@ class Reference:
 
 @contextlib.contextmanager
 def _writing(base: Any, ids: Sequence[int]) -> Iterator[None]:
-    """Within this context the likeliest tokens of a model are these, one after another, and then the last again."""
+    """Within this context a model's likeliest tokens are these, one after another, then always the last one."""
     left = iter(ids)
 
     def hook(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:

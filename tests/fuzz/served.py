@@ -1,4 +1,4 @@
-"""Requests to a server: valid ones with a field changed, or bytes damaged, and adapters added from damaged folders.
+"""Requests to a server: valid ones with a changed field or damaged bytes, and adapters from damaged folders.
 
 What must come of it: a status below 500 in OpenAI's shape, no traceback in the log, no file read outside of the served
 folder, and afterwards the same answers to valid requests as before.
@@ -29,7 +29,7 @@ from softprompts.serving.http.service import load_tasks
 import torch
 from fastapi.testclient import TestClient
 
-REQUESTS = 12  # of one case
+REQUESTS = 12  # requests per case
 ADAPTERS = ("prompt_tuning", "prefix_tuning", "multitask_prompt_tuning", "second")
 TEXT = "the film was good"
 VALID: dict[str, Tree] = {
@@ -43,7 +43,7 @@ VALID: dict[str, Tree] = {
     "/v1/outcomes": {"id": "cmpl-1", "outcome": 1.0},
     "/v1/adapters": {"name": "more", "path": "second"},
 }
-# Fields that a client may add to any of them.
+# Fields that a client may add to any request.
 MORE: Tree = {
     "prompt": ["a", "b"],
     "columns": {"text": TEXT, "label": "positive"},
@@ -68,7 +68,7 @@ PATHS = ["..", "../base/llama", "/etc", "second/..", ".", "link", "second\0", "Ã
 
 
 def run(number: int, seed: int, folder: Path, stock: Path) -> list[str]:
-    """Return what is wrong in a case: its kind, a colon, and what was found."""
+    """Return the faults of a case: each is its kind, a colon, and its description."""
     rng = random.Random(f"served {seed} {number}")
     torch.set_num_threads(1)
     runs = folder / "runs"
@@ -99,7 +99,7 @@ def run(number: int, seed: int, folder: Path, stock: Path) -> list[str]:
 
 
 def _damaged_adapter(rng: random.Random, runs: Path) -> str:
-    """Put a damaged adapter beside the others, in `broken` below a folder that is not served by itself."""
+    """Put a damaged adapter next to the others, in `broken` below a folder that is not served itself."""
     place = runs / "broken"
     shutil.copytree(runs / rng.choice(ADAPTERS[:2]) / "adapter", place)
     file = place / rng.choice(["adapter_config.json", "adapter_model.safetensors"])
@@ -111,7 +111,7 @@ def _damaged_adapter(rng: random.Random, runs: Path) -> str:
 
 
 def _answers(client: TestClient) -> list[Any]:
-    """Return the answers to valid requests, without what differs from one to the next."""
+    """Return the answers to valid requests, without the fields that differ between requests."""
     found = []
     for route in ("/v1/completions", "/v1/chat/completions", "/v1/classify"):
         for name in ("prompt_tuning", "prefix_tuning", "base"):

@@ -1,4 +1,4 @@
-"""What the crash fuzzer damages: valid settings of every recipe, tiny models and data, finished and stopped runs."""
+"""Undamaged input of the crash fuzzer: settings of every recipe, tiny models and data, finished and stopped runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = ["good", "great", "fine", "lovely", "bad", "awful", "dull", "poor"]
 
 
 def settings_of(recipe: str, rng: random.Random, suffix: str = ".jsonl") -> Tree:
-    """Return valid settings of a recipe, which runs them in about a second; `suffix` is one of `SUFFIXES`."""
+    """Return valid settings of a recipe for a run of about a second; `suffix` is one of `SUFFIXES`."""
     open_answers = recipe not in ("ensemble", "full_finetuning") and rng.random() < 0.25
     choices: Any = [[" positive", " negative"], {" positive": " good", " negative": " bad"}, "from_train"]
     task: Tree = {
@@ -88,10 +88,10 @@ def write_arrow(table: pyarrow.Table, file: Path, stream: bool = False) -> None:
 
 
 def make_stock(folder: Path) -> None:
-    """Make the models, the data, and finished and stopped runs, which cases take copies of."""
+    """Make the models, the data, and finished and stopped runs, which cases copy."""
     for name in ("llama", "t5", "bert"):
         save_base(folder / "base" / name, name, make_tokenizer(Tokens()), positions=256)
-    # Without a classifier, whose outputs would have names of their own.
+    # Without a classifier, because its outputs would have their own names.
     AutoModel.from_pretrained(folder / "base" / "bert").save_pretrained(folder / "base" / "bert")
     (folder / "task").mkdir()
     for split, count in ROWS.items():

@@ -9,7 +9,7 @@ from cases import make_stock, names_of, run_cases
 
 import pytest
 
-SEED = 1000  # another than make fuzz has by itself
+SEED = 1000  # not the default seed of make fuzz
 QUICK = 8
 NAMES = names_of(100)
 
@@ -20,7 +20,7 @@ def folder(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
 
 
 def test_nothing_crashes_and_no_result_is_wrong(folder: Path) -> None:
-    # One test, since each worker that has one of them imports the libraries once more.
+    # A single test, because each worker with a test of this kind imports the libraries again.
     assert {case.name: case.faults for case in run_cases(NAMES[:QUICK], SEED, folder)} == {
         name: [] for name in NAMES[:QUICK]
     }

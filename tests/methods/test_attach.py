@@ -1,4 +1,4 @@
-"""What a soft prompt starts from, and how it is attached: PEFT's ways with PEFT's traps mended."""
+"""Initial values of a soft prompt, and how it is attached: PEFT's ways, without PEFT's traps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_text_starts_from_the_embeddings_of_the_text_without_special_tokens(tiny
 
 
 def test_peft_by_itself_would_make_the_special_token_part_of_the_prompt(tiny_model: Path) -> None:
-    # Once PEFT mends this trap, `add_soft_prompt` can leave the text to it.
+    # When PEFT has fixed this trap, `add_soft_prompt` can pass the text to PEFT.
     base, tokenizer = load_base(tiny_model)
     config = PromptTuningConfig(
         task_type="CAUSAL_LM", num_virtual_tokens=4, tokenizer_name_or_path=str(tiny_model), **text(TEXT)

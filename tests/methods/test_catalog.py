@@ -1,4 +1,4 @@
-"""One table of methods: whatever lists, names, draws or checks them reads it; a new one goes in by the four steps."""
+"""One table of methods: all code that lists, names, draws or checks methods reads it; four steps add a method."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_a_given_text_goes_first(tiny_model: Path, section: str, key: str) -> No
 
 
 def seeded(folder: Path, section: str, count: int, seed: int = 0) -> Any:
-    """Return the tokenizer; PyTorch's generator is where a soft prompt of this length leaves it once it is attached."""
+    """Return the tokenizer; PyTorch's generator has the state after a soft prompt of this length was attached."""
     base, tokenizer = load_base(folder)
     config = PromptTuningConfig if section == "prompt" else PrefixTuningConfig
     initial.attach(base, config(num_virtual_tokens=count), section=section, seed=seed)

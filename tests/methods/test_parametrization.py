@@ -1,4 +1,4 @@
-"""Parametrisations: where they start, what trains, what they compute, and that stock PEFT gets the outcome."""
+"""Parametrisations: initial values, trainable parameters, results, and that stock PEFT gets the result."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def cells(model: PeftModel) -> torch.Tensor:
 
 
 def one_step(model: PeftModel, rate: float) -> torch.Tensor:
-    """Return how far each cell moves in a first step of Adam: by its learning rate, whatever its gradient."""
+    """Return the change of each cell in Adam's first step: its learning rate, with any gradient."""
     before = cells(model)
     optimizer = torch.optim.AdamW(parameter_groups(model, rate), lr=rate, weight_decay=0.0)
     Engine(model, None, packed=True)(DOCUMENTS).nll().mean().backward()  # type: ignore[arg-type]

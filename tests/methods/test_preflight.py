@@ -1,4 +1,4 @@
-"""Which methods a base model takes, known from its config alone: before a download, and without its weights."""
+"""The methods that a base model supports, known from its config alone: before a download, without weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def saved(folder: Path, config: PretrainedConfig) -> str:
-    """Return a folder that holds a config and nothing else."""
+    """Return a folder with only a config."""
     config.save_pretrained(folder)
     assert [p.name for p in folder.iterdir()] == ["config.json"]
     return str(folder)
@@ -132,7 +132,7 @@ def test_a_method_that_is_not_for_the_kind_is_refused(tmp_path: Path) -> None:
         (CONFIGS["decoder"], ["q_proj"], None),
         (CONFIGS["decoder"], ["query"], r"^lora: .*query.* not found"),
         (CONFIGS["encoder"], ["query"], None),
-        # Its classifier is a module that trains, too, and PEFT then says it in other words.
+        # Its classifier is trained too, and PEFT's message then has other words.
         (CONFIGS["encoder"], ["q_proj"], "^lora: No modules were targeted"),
         (lambda: GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4), ["c_attn"], None),
     ],

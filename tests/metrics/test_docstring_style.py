@@ -66,7 +66,7 @@ def test_broken_rule(text: str, rule: str | None) -> None:
 
 def test_verbs_are_base_forms() -> None:
     assert [verb for verb in style.VERBS if verb != verb.lower() or verb.endswith(("ing", "ed"))] == []
-    # A third person would be let through beside its own base form: "returns" and "return".
+    # A third person would be accepted if its base form were next to it: "returns" and "return".
     assert {verb for verb in style.VERBS if {verb + "s", verb + "es", verb[:-1] + "ies"} & style.VERBS} == set()
 
 

@@ -1,4 +1,4 @@
-"""JSON objects as answers: equality, slots, validity, and whatever else a model may write."""
+"""JSON objects as answers: equality, slots, validity, and other answers of a model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_slot_f1_is_over_the_pairs_of_all_rows() -> None:
     targets = ['{"slots": {"a": 1, "b": 2}}', '{"slots": {"c": 3}}', '{"slots": {}}']
     # Two shared, one missed, one made up.
     assert scores(answers, targets)["slot_f1"] == pytest.approx(2 * 2 / (3 + 3))
-    assert scores(["{}"], ["{}"])["slot_f1"] == 0.0  # nothing to find, as scikit-learn counts it
+    assert scores(["{}"], ["{}"])["slot_f1"] == 0.0  # no pairs to find, counted as in scikit-learn
 
 
 @pytest.mark.parametrize(

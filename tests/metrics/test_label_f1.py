@@ -25,9 +25,9 @@ def scores(answers: list[str], targets: list[str]) -> tuple[float, float]:
         (["choice of law,  other"], ["other; choice of law"], 1.0, 1.0),
         (["1,5"], ["1, 5"], 0.0, 0.0),  # a comma without a space is part of a label
         (["A"], ["a"], 0.0, 0.0),
-        # a: 1; b: never said, 0. One shared, one said, two meant.
+        # a: 1; b: never predicted, 0. One shared, one predicted, two expected.
         (["a"], ["a, b"], 2 / 3, 1 / 2),
-        # The empty set is a label: right once, said twice. a: 0.
+        # The empty set is a label: right once, predicted twice. a: 0.
         (["none", "none"], ["none", "a"], 2 / 4, (2 / 3 + 0) / 2),
         # What no reference has is a false positive of the micro average alone.
         (["a, zebra"], ["a"], 2 / 3, 1.0),

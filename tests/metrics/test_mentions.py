@@ -1,4 +1,4 @@
-"""Required mentions, and further references: what `task.metric_data` gives to metrics."""
+"""Required mentions and further references, which metrics get from `task.metric_data`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scores(answers: list[str], targets: list[str], data: Any = DATA) -> dict[str
     [
         ("Zelle %s löschen", 2),
         ("Die zellen, %s!", 2),
-        ("Zellentyp %s", 1),  # the word goes on
+        ("Zellentyp %s", 1),  # the word continues
         ("Zelle %d", 1),
         ("", 0),
         ("Zelle\n%sx", 1),  # %s ends in a letter, and another one follows

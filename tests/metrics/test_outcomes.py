@@ -1,4 +1,4 @@
-"""The log of a split: means, differences, and lines that are no log."""
+"""The log of a split: means, differences, and invalid lines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_difference_is_found_and_its_figures_are_right(tmp_path: Path) -> None
 
 
 def test_users_are_resampled_whole(tmp_path: Path) -> None:
-    """Outcomes that are all alike within a user say less than as many users would."""
+    """Outcomes that are equal within each user are weaker evidence than the same number of users."""
 
     def interval(user: bool) -> float:
         rows = []

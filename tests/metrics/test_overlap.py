@@ -1,4 +1,4 @@
-"""ROUGE-L, chrF and BLEU: by hand where that is short, and against the libraries' own corpus numbers."""
+"""ROUGE-L, chrF and BLEU: short cases by hand, and the libraries' own corpus numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a comparison: against another formula, against simulation, and what is refused."""
+"""The plan of a comparison: compared with another formula and with simulation, and its refusals."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ def test_real_chat_ends_at_im_end(model: Any, tokenizer: Any) -> None:
 def test_real_special_tokens(tokenizer: Any) -> None:
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert (tokenizer.pad_token, tokenizer.unk_token) == ("<|im_end|>", "<|endoftext|>")
-    assert tokenizer("Hello world").input_ids == [19556, 905]  # nothing added at either end
+    assert tokenizer("Hello world").input_ids == [19556, 905]  # no tokens added at either end
     assert tokenizer("<|im_start|>user<|im_end|>").input_ids == [1, 4093, 2]
     assert [len(tokenizer(word).input_ids) for word in (" positive", " negative")] == [1, 1]
     # Needs the digit rule that the GGUF reader of transformers drops.

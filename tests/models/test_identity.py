@@ -1,4 +1,4 @@
-"""An adapter knows its base model by its weights, in whatever type these are loaded; without them by its name."""
+"""An adapter identifies its base model by its weights, loaded in any type, or without weights by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a frozen base model: plain, quantised, and everything that is none."""
+"""Loading a frozen base model: plain, quantised, and folders without a valid model."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_quantised_base_gives_the_gradient_of_its_own_weights(
     wider_model: Path, quantization: str, dtype: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     quiet_libraries()  # as every recipe does
-    """A soft prompt learns through the base: the gradient must be that of a plain model with the rounded weights."""
+    """A soft prompt learns through the base model: the gradient must equal a plain model's with rounded weights."""
     quantised, tokenizer = load(wider_model, quantization=quantization, dtype=dtype)
     plain, _ = load(wider_model)
     linears: dict[str, Any] = dict(plain.named_modules())
@@ -153,7 +153,7 @@ def test_quantised_base_gives_the_gradient_of_its_own_weights(
     assert replaced == 14  # 7 in each of 2 layers; bitsandbytes leaves the output layer alone
     ids = torch.tensor([tokenizer("the film was lovely").input_ids])
     logits, gradients = [], []
-    with torch.no_grad():  # a validation comes first, and must not change what the backward pass finds
+    with torch.no_grad():  # a validation comes first, and must not change the backward pass
         quantised(input_ids=ids)
     for model in (plain, quantised):
         embeds = plain.get_input_embeddings()(ids).detach().to(model.dtype).requires_grad_(True)
@@ -230,7 +230,7 @@ SMALL: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers
 
 
 def small_encoder(family: str) -> Any:
-    """Return an encoder as its family is published: most without a classifier, and what belongs to it."""
+    """Return an encoder in its family's published form; most have no classifier or its parts."""
     if family == "distilbert":
         return DistilBertModel(DistilBertConfig(vocab_size=50, dim=32, n_layers=1, n_heads=2, hidden_dim=64))
     if family == "roberta":

@@ -1,4 +1,4 @@
-"""Outputs of an encoder's classifier are told by their names, whatever the order of the choices."""
+"""Outputs of an encoder's classifier are identified by their names, with any order of the choices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def by_choice(model: Any, choices: list[str]) -> dict[str, float]:
 
 
 def trained(encoder: Path, folder: Path, **changes: Any) -> Path:
-    """Save the encoder with a classifier of its own, whose outputs are `NAMES`; `changes` go into its config."""
+    """Save the encoder with its own classifier, whose outputs are `NAMES`; `changes` go into its config."""
     torch.manual_seed(0)
     model, tokenizer = load(encoder, NAMES)
     model.save_pretrained(folder)
@@ -187,7 +187,7 @@ def test_an_adapter_on_a_trained_classifier_can_be_switched_off(
     folder = trained(tiny_encoder, tmp_path / "model")
     base, tokenizer = load(folder, NAMES)
     expected = by_choice(base, NAMES)
-    facts_of(base).new_parts = ("classifier",) if own else ()  # the adapter brings one, or trains what is there
+    facts_of(base).new_parts = ("classifier",) if own else ()  # the adapter has a classifier, or trains the present one
     model = (
         add_lora(base, LoraConfig(r=4, target_modules=["query"], init_lora_weights=False), seed=0)
         if method == "lora"

@@ -1,4 +1,4 @@
-"""What is used of other libraries beyond their public interfaces still is what it was."""
+"""Private parts of other libraries that this project uses have not changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged folders of base models: each is one line that names the file, and its key where one is to blame."""
+"""Damaged folders of base models: each gives one line with the file, and with the key if one is the cause."""
 
 from __future__ import annotations
 

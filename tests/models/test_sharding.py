@@ -1,4 +1,4 @@
-"""Layers shared out over two processes: what each holds, computes, sends and saves."""
+"""Layers sharded over two processes: the weights, results, messages and files of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def in_each(name: str, *words: Any, processes: int = 2) -> list[Any]:
-    """Run a case in each process; return what they say, in their order."""
+    """Run a case in each process; return their outputs, in their order."""
     done = run_together(["tests/support/sharding_cases.py", name, *map(str, words)], processes, **FSDP)
     assert done.returncode == 0, done.stderr
     said: list[Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Helpers for sharded layers, in a process that holds whole ones: then they do what is done without them."""
+"""Helpers for sharded layers, in a process with whole layers: they have no effect."""
 
 from __future__ import annotations
 

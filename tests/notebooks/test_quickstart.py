@@ -18,7 +18,7 @@ NOTEBOOK = ROOT / "notebooks" / "quickstart.py"
 
 
 def run(script: Path) -> str:
-    """Run a script in its folder, without a screen and a network, and return what it prints."""
+    """Run a script in its folder, without a screen and a network, and return its output."""
     environment = os.environ | {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, script.name]
     ended = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True, check=False)

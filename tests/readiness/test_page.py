@@ -1,4 +1,4 @@
-"""The recipe as a whole: exit codes, the page and its JSON, and that nothing of a user's is replaced."""
+"""The whole recipe: exit codes, the page and its JSON, and no user's file is replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""readiness.yaml and the config of a recipe: what is read, and what is said of faults."""
+"""readiness.yaml and the config of a recipe: their values, and messages about faults."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Checked:
         made.write_plan(**plan)
         self.plan = read_plan(str(made.plan))
         self.handling = task.pop("pii", "keep")
-        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))  # as readiness does, whatever `task.pii` is
+        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))  # like readiness, with any `task.pii`
         self.findings = {f.key: f for f in self._all()}
 
     def _all(self) -> list[Finding]:
@@ -150,7 +150,7 @@ def test_personal_data_are_red_until_they_are_masked_or_covered(check: Check) ->
     found = check(plant)
     assert found.not_green() == {"personal_data": "red"}
     finding = found.findings["personal_data"]
-    assert "2 rows hold personal data (EMAIL_ADDRESS)" in finding.found
+    assert "2 rows contain personal data (EMAIL_ADDRESS)" in finding.found
     assert [(r["split"], r["column"], r["first"][0].rpartition("/")[2]) for r in finding.facts["found"]] == [
         ("train", "text", "train.jsonl:5"),
         ("test", "text", "test.jsonl:3"),

@@ -1,4 +1,4 @@
-"""Test rows against the closed form, the baseline's record, and the estimate of a run."""
+"""Test rows compared with the closed form, the baseline's record, and the estimate of a run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(ma
     assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
     made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
     found = Case(made).findings()["test_rows"].facts
-    assert (found["reference_is"], found["reference"]) == ("always giving the most frequent label", 0.5)
+    assert (found["reference_is"], found["reference"]) == ("always predicting the most frequent label", 0.5)
     made.write_baseline(0.7)
     found = Case(made).findings()["test_rows"].facts
     assert (found["reference_is"], found["reference"]) == ("the hard prompt", 0.7)
@@ -94,7 +94,7 @@ def test_a_target_that_is_reached_already_is_no_gain(made: Made) -> None:
     made.write_baseline(0.95)
     found = Case(made).findings()
     assert [f.status for f in found.values()] == ["amber", "amber"]
-    assert "That is the target already" in found["to_win"].found
+    assert "The target is reached already" in found["to_win"].found
 
 
 def test_the_record_of_the_hard_prompt_says_what_is_left_to_win(made: Made) -> None:
@@ -102,7 +102,7 @@ def test_the_record_of_the_hard_prompt_says_what_is_left_to_win(made: Made) -> N
     found = Case(made).findings()["to_win"]
     assert found.status == "green"
     assert (found.facts["baseline"], found.facts["record"]) == (0.7, str(path))
-    assert "The target is 20.0 points higher; 30.0 points are left to win." in found.found
+    assert "The target is 20.0 points higher; at most 30.0 points are possible." in found.found
     assert Case(made).findings(0.95)["to_win"].facts["left"] == pytest.approx(0.25)
     assert Case(made).findings(0.85)["to_win"].status == "red"
 
@@ -126,7 +126,7 @@ def test_without_a_record_the_command_is_said(made: Made) -> None:
 )
 def test_a_record_of_something_else_is_no_baseline(made: Made, changes: dict[str, Any], why: str) -> None:
     path = made.write_baseline(**changes)
-    assert Case(made).baseline() == f"{path} is no baseline of this task: {why}."
+    assert Case(made).baseline() == f"{path} is not a baseline of this task: {why}."
     with pytest.raises(UserError, match=f"^readiness.baseline: .*{why}"):
         Case(made).baseline(str(path.parent))
 

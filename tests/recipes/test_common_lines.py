@@ -1,4 +1,4 @@
-"""Recipes are alike but for their method: the same steps in the same order, short, with a command that exists."""
+"""Recipes differ only in their method: the same steps in the same order, short, with a command that exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from softprompts.methods.catalog import METHODS
 import pytest
 
 MARKER = "# The method: the only part that differs between recipes."
-# What every recipe says word for word, in this order; what differs by recipe stands between.
+# Lines that all recipes share, in this order; lines that differ are between them.
 COMMON = (
     "rows = sp.load_task(task)",
     "base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)",
@@ -25,10 +25,10 @@ COMMON = (
     "sp.cli(main",
 )
 STEPS = ("load_task", "start_run", "load_base_model", "make_engine", "evaluate_test", "save_run", "cli")
-# What trains says these, too, one behind the other.
+# Recipes that train also have these lines, one after another.
 ENGINE = "engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)"
 TRAIN = "progress = sp.train(engine, data, training, evaluation, this)"
-SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is none of a run
+SAVES = {"compare": "save_contest"}  # two outcomes give one record, which is not a run's
 TOOLS = {
     "compose",
     "export",
@@ -38,7 +38,7 @@ TOOLS = {
     "readiness",
     "report",
     "serve",
-}  # no run, and no task of their own
+}  # without a run and without their own task
 EVALUATES = {
     "compare",
     "compose",
@@ -50,7 +50,7 @@ EVALUATES = {
     "readiness",
     "report",
     "serve",
-}  # train nothing: they take adapters as they are, or look at data and records
+}  # do not train: they read adapters, or data and records
 ALL = sorted((ROOT / "recipes").glob("*.py"))
 RECIPES = [path for path in ALL if path.stem not in TOOLS]
 
@@ -161,7 +161,7 @@ def test_every_flag_of_the_docstring_exists(recipe: Path) -> None:
     assert [flag for flag in flags if flag not in valid] == []
 
 
-# The last part of a key that holds a path, or may hold one.
+# The last part of a key whose value is or may be a path.
 PATH_NAMES = {
     "adapters",
     "init_adapter",

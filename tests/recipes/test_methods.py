@@ -1,4 +1,4 @@
-"""The recipe of each method end to end: what it leaves, what it moves, how it is stopped and resumed."""
+"""The recipe of each method end to end: its output, its trained parameters, stop and resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 FILES = {"checkpoints", "config.json", "curves.png", "predictions.jsonl", "README.md", "result.json"}
 WIDTH, LAYERS = 32, 2
-# Scalars of what is saved: virtual tokens; a prefix has keys and values of two groups of eight at each layer.
+# Saved scalars: virtual tokens; a prefix has keys and values of two groups of eight at each layer.
 PROMPT, PREFIX = TOKENS * WIDTH, TOKENS * LAYERS * 2 * 16
 SAVED = {"P-tuning LSTM": PROMPT, "P-tuning MLP": PROMPT, "multitask": 2 * PROMPT} | {
     m: PREFIX for m in METHODS if "prefix" in m
@@ -65,7 +65,7 @@ def test_a_run_leaves_all_that_it_promises(method_run: MethodRun, tiny_model: Pa
     assert cost["training_tokens_per_second"] > 0
     assert cost["peak_memory_gib"] > 0
     assert cost["adapter_bytes"] == sum(p.stat().st_size for p in weights)
-    # So that a prompt of 20 x 576 takes less than 100 kB: float32 and little else.
+    # So a prompt of 20 x 576 has less than 100 kB: float32, and little more.
     assert cost["adapter_bytes"] <= 4 * count["saved"] + 4096 * len(weights)
     if method in SAVED:
         assert count["saved"] == SAVED[method]
@@ -106,7 +106,7 @@ def test_stock_peft_gives_the_recorded_scores(method_run: MethodRun, tiny_model:
 
 @dataclass
 class Watched:
-    """Copies of a model's parameters before and after each call of `train`, and what of them may move."""
+    """Copies of a model's parameters before and after each call of `train`, and the names of trainable ones."""
 
     before: list[dict[str, torch.Tensor]] = field(default_factory=list)
     after: list[dict[str, torch.Tensor]] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that was stopped and went on: its folder, what was there when it stood still, and both halves."""
+    """A run that was stopped and resumed: its folder, its files at the stop, and both halves."""
 
     method: str
     folder: Path
@@ -211,7 +211,7 @@ def test_what_should_move_moves_and_nothing_else(resumed: Resumed, tiny_model: P
     base = dict(load_base(tiny_model)[0].named_parameters())
     frozen = {}
     for name in before.keys() - moved:
-        if name.startswith("prompt_encoder."):  # what CPT starts from
+        if name.startswith("prompt_encoder."):  # the initial values of CPT
             continue
         short = name.removeprefix("base_model.").replace(".base_layer", "")
         frozen[short if short in base else short.removeprefix("model.")] = name  # LoRA has a wrapper more

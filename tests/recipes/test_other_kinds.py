@@ -1,4 +1,4 @@
-"""Recipes on encoder-decoders and encoders: what they leave gives the recorded answers in stock PEFT."""
+"""Recipes on encoder-decoders and encoders: their adapters give the recorded answers in stock PEFT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = ["positive", "negative"]  # in a decoder of its own, and as a class, an answer has no space in front
+ANSWERS = ["positive", "negative"]  # in a separate decoder, or as a class, an answer has no space before it
 T5_METHODS: dict[str, dict[str, Any]] = {
     "prompt_tuning": LENGTH,
     "p_tuning": ENCODER,
@@ -134,7 +134,7 @@ def check_encoder(recipe: str, base: Path, task: Path, folder: Path, **flags: An
         card = (folder / "README.md").read_text(encoding="utf-8")
         assert "AutoModelForSequenceClassification.from_pretrained('model')" in card
     if recipe == "prefix_tuning":
-        # It began at zero: what is not zero has received a gradient, and what changes with it is heard.
+        # It started at zero: a value that is not zero has received a gradient, and the output depends on it.
         assert saved["prompt_embeddings"].any()
         with torch.no_grad():
             model.prompt_encoder[model.active_adapter].embedding.weight.zero_()

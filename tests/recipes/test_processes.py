@@ -1,4 +1,4 @@
-"""A launch of several processes of which one hangs or ends: one line names it, and the run goes on from there."""
+"""A launch of several processes of which one hangs or ends: one line names it, and the run can resume."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_process_that_is_lost_is_named_in_one_line(
     lines = [line for line in error_lines(said) if line.startswith("error: ")]
     assert len(lines) == 1, said
     assert re.fullmatch(
-        rf"error: process {rank} of 2 {how}( at step \d+)?; what was saved is unharmed\. Look for .*, then --resume",
+        rf"error: process {rank} of 2 {how}( at step \d+)?; saved files are unharmed\. Look for .*, then --resume",
         lines[0],
     )
     assert launch.returncode != 0

@@ -1,4 +1,4 @@
-"""`recipes/prompt_tuning.py` end to end, as a process of its own: what it leaves, and how it is stopped and resumed."""
+"""`recipes/prompt_tuning.py` end to end, in a separate process: its output, stop and resume."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def command(tiny_model: Path, tiny_task: Path) -> Command:
 
 @pytest.fixture(scope="module")
 def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run that nothing interrupted."""
+    """Folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     done = run_recipe_cold(command(folder, **{"run.trackers": "[tensorboard]"}))
     assert done.returncode == 0, done.stderr
@@ -135,7 +135,7 @@ def test_a_start_from_labels_takes_the_choices_of_the_task(
     command: Command, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = {"prompt.prompt_tuning_init": "RANDOM", "prompt.init_from": "labels", "prompt.num_virtual_tokens": 2}
-    # A rate that moves nothing: what is saved is what it began with.
+    # A rate that changes nothing: the saved values are the initial ones.
     flags |= {"training.steps": 1, "training.warmup_steps": 0, "training.learning_rate": 1e-30}
     code, _, errors = cli_in_process(command(tmp_path / "run", **flags), capfd)
     assert (code, errors) == (0, [])
@@ -238,7 +238,7 @@ def test_two_processes_give_the_curve_of_one(command: Command, finished: Path, t
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MiB, where this process may."""
+    """Mount a file system of 1 MiB, if this process may."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(command: Command, finished: 
     assert code == 2
     (said,) = error_lines(errors)
     assert said.startswith(f"error: {folder / 'checkpoints'}")
-    assert said.endswith("the disk is full; what was saved before is unharmed. Free space, then --resume")
+    assert said.endswith("the disk is full; saved files are unharmed. Free space, then --resume")
     filler.unlink()
     resumed = run_recipe(command(folder, "--resume"))
     assert resumed.returncode == 0, resumed.stderr

@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "run"
     flags = {
         "model.name_or_path": "bundled:smollm2-135m-instruct",
-        "model.engine": "packed",  # refuses where it does not give what PEFT gives
+        "model.engine": "packed",  # an error if its result differs from PEFT's
         "task.max_rows": "{train: 64, validation: 8, test: 8}",
         "training.steps": 3,
         "training.eval_every": 3,

@@ -1,4 +1,4 @@
-"""Resume, owners and terminals end to end: what is refused, what may be finished, and what stays in the folder."""
+"""Resume, owners and terminals end to end: refused runs, finished runs, and the files in the folder."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def test_c1_home_and_variables_in_a_config_file(
     assert not (ROOT / "~").exists()
 
 
-# Runs two command lines one after the other, and says how each ended.
+# Runs two command lines one after the other, and prints how each ended.
 TWO = """
 import json, runpy, sys
 for sys.argv in json.loads(sys.argv[1]):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = {"prompt.num_virtual_tokens": 5, "training.steps": 60, "training.eval_every": 5}
 PATIENCE = 300  # seconds
-HEARTBEAT = 2  # seconds; torchrun takes a node for lost that missed three
+HEARTBEAT = 2  # seconds; for torchrun a node is lost after it missed three
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Nodes:
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    """Two nodes, where this process may make network namespaces."""
+    """Two nodes, if this process may make network namespaces."""
     ip = shutil.which("ip")
     if ip is None or os.geteuid() != 0:
         pytest.skip("needs the right to make network namespaces, and iproute2")

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
-# Processes draw what they drop each for itself, so that two drop other values than one.
+# Each process draws its own dropout, so two processes drop other values than one.
 SURE = {"lora": {"lora.lora_dropout": 0}, "context": {"context.token_dropout": 0}}
 PROMPT = {"prompt.num_virtual_tokens": 5}
 # A forward pass of many micro-batches, of which the two processes make different numbers.
@@ -32,7 +32,7 @@ SMALL = {"training.micro_batch_tokens": 40}
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    """Return the tensors of all adapters, or of the model, that a run has left."""
+    """Return the tensors of all adapters, or of the model, that a run has saved."""
     files = [file for name in ("adapter", "model") for file in sorted((folder / name).rglob("*.safetensors"))]
     found = {f"{file.relative_to(folder)} {key}": t for file in files for key, t in load_file(file).items()}
     assert found
@@ -40,7 +40,7 @@ def saved(folder: Path) -> dict[str, Any]:
 
 
 def assert_alike(ours: Path, theirs: Path) -> None:
-    """Check that two runs differ by rounding alone: losses, answers, and what they save."""
+    """Check that two runs differ only by rounding: losses, answers and saved files."""
     mine, other = (read_result(folder)["training"]["history"] for folder in (ours, theirs))
     assert losses(mine) == pytest.approx(losses(other), rel=1e-4)
     for one, two in zip(read_predictions(ours), read_predictions(theirs), strict=True):
@@ -62,7 +62,7 @@ def together(command: list[str], processes: int = 2) -> None:
 
 
 def compare(folder: Path, command: Any) -> None:
-    """Run a command in one process and in two, and compare what they leave; `command` takes the output folder."""
+    """Run a command in one process and in two, and compare their output; `command` gets the output folder."""
     alone = run_recipe(command(folder / "one"))
     assert alone.returncode == 0, alone.stderr
     together(command(folder / "two"))

@@ -59,7 +59,7 @@ class Cluster:
     folder: Path
 
     def run(self, *words: str, **environment: str) -> str:
-        """Run a program of SLURM's and return what it says."""
+        """Run a SLURM program and return its output."""
         variables = recipe_environment() | {"SLURM_CONF": str(self.folder / "slurm.conf")} | environment
         variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
         done = subprocess.run(words, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -73,7 +73,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Start a cluster of this machine, where SLURM is installed and this process may."""
+    """Start a cluster on this machine, if SLURM is installed and this process may."""
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         pytest.skip(f"{missing[0]} is not installed; on Debian: apt-get install slurm-wlm munge")
     if os.geteuid() != 0:
@@ -129,7 +129,7 @@ def test_a_job_that_is_requeued_ends_with_the_same_adapter(
     cluster.run("scontrol", "requeue", job)
     assert not (folder / "result.json").exists(), "requeued too late for this test"
     wait_until(lambda: cluster.state(job) == "PENDING", cluster.folder)
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # by itself SLURM waits for two minutes
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # by default SLURM waits for two minutes
     wait_until(lambda: cluster.state(job) == "COMPLETED", cluster.folder)
     assert "resuming at step" in output.read_text(encoding="utf-8")
     assert read_result(folder)["environment"]["processes"] == 2

@@ -1,4 +1,4 @@
-"""The page about one's own runs: which runs are on it, what is compared, and that it replaces no other file."""
+"""The page about a user's runs: its runs, its comparisons, and that it replaces no other file."""
 
 from __future__ import annotations
 

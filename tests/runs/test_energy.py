@@ -1,4 +1,4 @@
-"""The energy of training: measured where it is asked for, and never half of it."""
+"""The energy of training: measured if requested, and always for the whole training."""
 
 from __future__ import annotations
 

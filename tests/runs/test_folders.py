@@ -1,4 +1,4 @@
-"""Whether a run may begin or go on in a folder: other settings, damaged files, what a user keeps there."""
+"""Whether a run may start or continue in a folder: other settings, damaged files, a user's files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def start(folder: Path | str, resume: bool = False, recipe: str = "test", **chan
 
 
 def begun(folder: Path, recipe: str = "test", **settings: Any) -> Path:
-    """Leave a run that was stopped behind its first checkpoint."""
+    """Make a run that was stopped after its first checkpoint."""
     start(folder, recipe=recipe, **settings).checkpoints.mkdir()
     locks.release()
     return folder
@@ -220,7 +220,7 @@ def test_b12_resume_on_a_read_only_file_system_is_one_line(read_only: Path) -> N
 def test_b12_a_folder_without_the_right_to_write_is_one_line(
     tmp_path: Path, resume: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may write everywhere, so the refusal is made where the lock is."""
+    """Root may write everywhere, so the test refuses the lock's file."""
     begun(tmp_path) if resume else None
 
     def denied(*_: Any, **__: Any) -> None:

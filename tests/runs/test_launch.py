@@ -1,4 +1,4 @@
-"""Ways to launch that recipes refuse, each with what to do."""
+"""Ways to launch that recipes refuse, each with advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a run, and the adapter beside it."""
+"""The record of a run, and its adapter."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_saved_parameters(tmp_path: Path) -> None:
 
 
 def test_adapter_is_a_stock_one(tiny_model: Path, tmp_path: Path) -> None:
-    """PEFT alone, on a base model loaded anew, gives the same logits; nothing is pickled."""
+    """PEFT alone, on a newly loaded base model, gives the same logits; no file is a pickle."""
     tuned, tokenizer = load_tuned(tiny_model)
     run = Run("test", {}, tmp_path, 0, Accelerator(cpu=True), 0.0)
     folder = save_adapter(tuned, run)

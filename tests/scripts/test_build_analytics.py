@@ -98,7 +98,7 @@ def test_committed_files_are_sound() -> None:
     assert sum(map(len, commands)) == len(set().union(*commands))
     assert all(len(splits[s]) == len({r["text"] for r in splits[s]}) for s in ("validation", "test"))
     assert max(Counter((r["language"], r["command"]) for r in splits["train"]).values()) == analytics.MOST
-    # The references are right answers, and mention what has to be mentioned.
+    # The references are right answers, and contain all required mentions.
     data = json.loads((COMMITTED / "references.json").read_text("utf-8"))
     metrics = load_metrics(["mentions", "bleu"], data=data)
     pairs = [(other, text) for text, entry in data.items() for other in [text, *entry["references"]]]

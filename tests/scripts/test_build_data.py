@@ -73,7 +73,7 @@ def read_splits(folder: Path) -> dict[str, list[dict[str, object]]]:
 
 
 def check_folder(folder: Path) -> dict[str, list[dict[str, object]]]:
-    """Check what every build must satisfy; return the splits."""
+    """Check the requirements of every build; return the splits."""
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         expected, name = line.split("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected

@@ -1,4 +1,4 @@
-"""The documentation site: generated parts are those of sources and records, links hold, and it builds strictly."""
+"""The documentation site: generated parts equal sources and records, links are valid, and it builds strictly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The home commands: the committed files are what the source gives, no leak between splits, every command valid."""
+"""The home commands: the committed files come from the source, no leak between splits, every command is valid."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_every_command_is_canonical_and_fits_the_schema(splits: dict[str, list[R
         assert row["command"] == rows_of.command(found["intent"], found["slots"])
         assert found["intent"] == row["intent"]
         assert all(isinstance(value, str | int | float) for value in found["slots"].values())
-        # The rest of the schema is one condition per intent; all rows take a while, so a part of them here.
+        # The rest of the schema is one condition per intent; all rows would take long, so this checks a part of them.
         if row["id"].endswith("0"):
             validator.validate(found)
 
@@ -131,7 +131,7 @@ def test_the_recogniser_gives_the_slots() -> None:
     english = rows_of.Language("en")
     found = english.read("turn off the floor lamp in the kitchen")
     assert (found.intent, found.slots) == ("HassTurnOff", {"area": "kitchen", "name": "floor lamp"})
-    # The room of the microphone is no slot, what the template says about the domain is one.
+    # The room of the microphone is not a slot, but the template's domain is one.
     assert english.read("turn on the lights in here").slots == {"domain": "light"}
     assert english.read("set a timer for 2 and a half hours").slots == {"hours": 2, "minutes": 30}
     assert english.read("colourless green ideas") is None

@@ -174,7 +174,7 @@ def test_committed_files_are_sound() -> None:
     assert len({r.id for r in rows}) == len(rows)
     assert all(localisation.left_out(r.text, r.translation) is None for r in rows)
     assert all({r.language for r in members} == set(localisation.LANGUAGES.values()) for members in splits.values())
-    # The references contain what they must.
+    # The references contain all required mentions.
     data = json.loads((COMMITTED / "terms.json").read_text("utf-8"))
     held = [r.translation for name in ("validation", "test") for r in splits[name]]
     assert set(data) <= set(held)

@@ -1,4 +1,4 @@
-"""Locked versions, advisories, licences and the check of a release: what each accepts, refuses and writes."""
+"""Locked versions, advisories, licences and the check of a release: valid input, refusals and output."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_the_locked_files_are_those_of_the_constraints() -> None:
 
 
 def test_what_is_installed_needs_nothing_that_is_not_locked() -> None:
-    """With --no-deps pip does not look for what the locked packages need."""
+    """With --no-deps pip does not look for the locked packages' dependencies."""
     locked = {*entries(pins.LOCKED), *entries(lock.BUILD), *entries(lock.CUDA), "softprompts", "pip"}
     models = {model.partition("==")[0] for model in MODELS}
     missing = [(name, one) for name in locked - models for one in needed(name) if one not in locked]
@@ -189,7 +189,7 @@ def test_what_is_installed_needs_nothing_that_is_not_locked() -> None:
 
 
 def needed(name: str) -> Iterator[str]:
-    """Yield what an installed package requires on this platform; nothing if it is not installed."""
+    """Yield the requirements of an installed package on this platform; none if it is not installed."""
     try:
         requires = distribution(name).requires or ()
     except PackageNotFoundError:
@@ -243,7 +243,8 @@ def test_without_a_service_it_says_so_in_one_line(
     monkeypatch.setattr(audit, "_ask", lambda service: (None, "no network"))
     assert main(["audit"]) == 2
     said = (
-        "error: nothing was audited: no service with advisories can be reached: pypi (no network), osv (no network)\n"
+        "error: no package was audited: no service with advisories can be reached: pypi (no network), "
+        "osv (no network)\n"
     )
     assert capsys.readouterr().err == said
 

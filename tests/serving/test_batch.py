@@ -1,4 +1,4 @@
-"""Rows that join and leave while others are written answer as they do alone."""
+"""Rows that join and leave while others continue have the same answers as alone."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_row_that_outgrows_its_room_answers_as_alone(engines: dict[str, Engine
 
 
 def test_draws_are_the_rows_own(engines: dict[str, Engine]) -> None:
-    """The same seed draws the same tokens whatever else is in the batch; another seed draws others."""
+    """The same seed samples the same tokens in any batch; another seed samples others."""
     engine = engines["prompt tuning"]
     first, again, other = (rows_of(engine, 12, temperature=1.5, seed=seed)[1] for seed in (3, 3, 4))
     run(Batch(engine.base, ()), {0: [first]})

@@ -77,7 +77,7 @@ def test_no_request_makes_another_encoder(tiny_model: Path, monkeypatch: pytest.
 
 
 def test_threads_do_not_disturb_each_other(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softprompts.serving.prompts.REMEMBERED", 20)  # what is remembered is often forgotten
+    monkeypatch.setattr("softprompts.serving.prompts.REMEMBERED", 20)  # the small cache drops entries often
     tokenizer = made("tiny", tiny_model)
     prompts = Prompts(tokenizer, InputSpec())
     assert prompts.encoder.is_in_pieces

@@ -1,4 +1,4 @@
-"""Requests wait, join, end and are cancelled; each hears of its own tokens only."""
+"""Requests wait, join, end and are cancelled; each gets only its own tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 
 class Asked:
-    """A request that remembers what it heard."""
+    """A request that records its callbacks."""
 
     def __init__(self, prompt: tuple[int, ...], most: int = 6, stop_after: int | None = None) -> None:
         self.heard: list[list[int]] = []

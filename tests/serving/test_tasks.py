@@ -1,4 +1,4 @@
-"""Adapters that a server reads, hot: what they learned, and nothing of PEFT's wrapping, stays."""
+"""Adapters that a running server loads: it keeps their learned values, without PEFT's wrapper."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_keys_and_values_are_computed_once_and_the_least_used_go(tiny_model: Pat
     tasks.remove("t1")
     assert tasks.front(removed) is not None, "a request that waited"
     assert removed not in tasks._kept
-    tasks.cache_bytes = 0  # what a request needs now is there all the same
+    tasks.cache_bytes = 0  # but the values of the present request are kept
     assert tasks.front(tasks.get("t2")) is not None
 
 

@@ -1,4 +1,4 @@
-"""What several test files build alike: the tiny model, documents, tasks of a few rows, a run's parts."""
+"""Helpers of several test files: the tiny model, documents, tasks of a few rows, a run's parts."""
 
 from __future__ import annotations
 
@@ -59,22 +59,22 @@ def load_base(folder: Path, dtype: Any = "float32") -> tuple[PreTrainedModel, Pr
 
 
 def prompt_config(folder: Path, tokens: int = 5, **changes: Any) -> PromptTuningConfig:
-    """Return settings of a soft prompt, by default drawn at random: N(0, 1), far from any embedding."""
+    """Return settings of a soft prompt, by default with random values: N(0, 1), far from any embedding."""
     settings = {"prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": str(folder)} | changes
     return PromptTuningConfig(num_virtual_tokens=tokens, **settings)
 
 
 def load_tuned(folder: Path, tokens: int = 5, seed: int = 0) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """Return the tiny model behind a random soft prompt, and its tokenizer."""
+    """Return the tiny model with a random soft prompt, and its tokenizer."""
     base, tokenizer = load_base(folder)
     torch.manual_seed(seed)
     return add_soft_prompt(base, tokenizer, prompt_config(folder, tokens)), tokenizer
 
 
 def documents(vocabulary: int, most: int = 6, bank: int = 1) -> strategies.SearchStrategy[list[Document]]:
-    """Draw 1 to `most` documents of 1 to 48 prompt tokens and 1 to 5 target tokens, behind `bank` soft prompts.
+    """Draw 1 to `most` documents of 1 to 48 prompt tokens and 1 to 5 target tokens, for `bank` soft prompts.
 
-    Prompts and targets come from a few, so that documents share the one, the other, or both; the prompts may all begin
+    Prompts and targets come from short lists, so documents share prompts, targets, or both; the prompts may all begin
     with up to 8 tokens.
     """
     token = strategies.integers(0, vocabulary - 1)
@@ -114,7 +114,7 @@ METHODS: dict[str, PeftConfig | None] = {
 
 
 def method_engine(folder: Path, method: str, seed: int = 0) -> Engine:
-    """Return an engine over the tiny model with one of METHODS attached by PEFT itself, at random values."""
+    """Return an engine over the tiny model with one of METHODS, attached by PEFT itself, with random values."""
     base, tokenizer = load_base(folder)
     torch.manual_seed(seed)
     if method == "full fine-tuning":
@@ -125,7 +125,7 @@ def method_engine(folder: Path, method: str, seed: int = 0) -> Engine:
 
 
 def bank_engine(folder: Path, lengths: Sequence[int] = (5, 2, 9), prefix: bool = False) -> tuple[Engine, list[Engine]]:
-    """Return an engine over a bank of soft prompts, or prefixes, of one base, and an engine for each alone."""
+    """Return an engine over a bank of soft prompts or prefixes of one base model, and a separate engine for each."""
     base, tokenizer = load_base(folder)
     torch.manual_seed(1)
     if prefix:
@@ -138,7 +138,7 @@ def bank_engine(folder: Path, lengths: Sequence[int] = (5, 2, 9), prefix: bool =
 
 
 def scores(engine: Engine, docs: Sequence[Document], packed: bool) -> Scores:
-    """Run the engine one way or the other; afterwards it is as it was."""
+    """Run the engine packed or not; afterwards restore its setting."""
     before, engine.packed = engine.packed, packed
     try:
         return engine(docs)
@@ -147,7 +147,7 @@ def scores(engine: Engine, docs: Sequence[Document], packed: bool) -> Scores:
 
 
 def gradient_of(loss: torch.Tensor, engine: Engine) -> torch.Tensor:
-    """Return the gradient of everything that trains, in one flat tensor; empty where nothing does."""
+    """Return the gradient of all trainable parameters in one flat tensor; empty without any."""
     trainable = [p for p in engine.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, trainable) if trainable else []
     return torch.cat([torch.zeros(0), *(g.flatten() for g in gradients)])
@@ -160,7 +160,7 @@ def loss_and_gradient(engine: Engine, docs: Sequence[Document], packed: bool) ->
 
 
 def by_hand(engine: Engine, prompt: tuple[int, ...], tokens: int) -> str:
-    """Greedy decoding without a cache: the whole text through the forward pass again for every token."""
+    """Decode greedily without a cache: each token needs a forward pass over the whole text."""
     written: list[int] = []
     for _ in range(tokens):
         logits = scores(engine, [Document((*prompt, *written), (0,))], packed=False).logits
@@ -171,7 +171,7 @@ def by_hand(engine: Engine, prompt: tuple[int, ...], tokens: int) -> str:
 
 
 def make_task(rows: list[tuple[str, str]], choices: tuple[str, ...] | None = None, **settings: Any) -> Task:
-    """Return a task whose three splits hold the same (prompt, target) rows."""
+    """Return a task with the same (prompt, target) rows in all three splits."""
     made = [Row(f"row {n}", prompt, target, {"text": prompt}) for n, (prompt, target) in enumerate(rows, start=1)]
     config = TaskConfig(prompt="{text}", target="{label}", **settings)
     return Task("made", dict.fromkeys(("train", "validation", "test"), made), choices, ("accuracy",), "none", config)
@@ -186,7 +186,7 @@ def task_config(folder: Path, **changes: Any) -> TaskConfig:
 
 @dataclass
 class Parts:
-    """All that `train` takes, and the model."""
+    """The arguments of `train`, and the model."""
 
     model: PeftModel
     engine: Engine
@@ -205,7 +205,7 @@ class Parts:
 
 
 def build(model: Path, task: Path, output: Path, resume: bool = False, mode: str = "auto", **training: Any) -> Parts:
-    """Build a run on the tiny model and task, ready to train; the same call gives the same parts."""
+    """Build a run on the tiny model and task, ready to train; the same call returns the same parts."""
     settings = {"steps": 6, "batch_size": 8, "eval_every": 3, "best_by": "loss", "learning_rate": 0.05} | training
     config = TrainingConfig(**settings)
     evaluation = EvaluationConfig(batch_size=16, bootstrap_resamples=20)
@@ -234,23 +234,23 @@ def run_training(parts: Parts) -> Progress:
 
 
 def losses(history: list[dict[str, float]]) -> list[float]:
-    """Return the training losses of a history, one a step."""
+    """Return the training losses of a history, one per step."""
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
 def load_recipe(name: str) -> ModuleType:
-    """Import `recipes/NAME.py`, which belongs to no package."""
+    """Import `recipes/NAME.py`, which is not in a package."""
     spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / "recipes" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where the parser looks for its docstring
+    sys.modules[spec.name] = module  # the parser reads the docstring there
     spec.loader.exec_module(module)
     return module
 
 
 def recipe_environment() -> dict[str, str]:
-    """Return the environment of a recipe that runs as a process of its own: one thread, offline."""
+    """Return the environment of a recipe in a separate process: one thread, offline."""
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -261,7 +261,7 @@ def recipe_command(name: str, config: str, flags: dict[str, Any], *more: str) ->
 
 
 def tiny_flags(model: Path, task: Path, output: Path) -> dict[str, Any]:
-    """Return flags that put the tiny model and task in place of those of a sentiment config, whatever it says."""
+    """Return flags that replace the model and task of a sentiment config by the tiny ones."""
     return {
         "model.name_or_path": model,
         "task.dataset": "null",
@@ -275,12 +275,12 @@ def tiny_flags(model: Path, task: Path, output: Path) -> dict[str, Any]:
 
 
 def start_recipe(command: list[str], said: str = "", **environment: str) -> WarmProcess:
-    """Start a recipe as a process of its own; `said` is its standard input."""
+    """Start a recipe in a separate process; `said` is its standard input."""
     return WarmProcess(command, ROOT, recipe_environment() | environment, said)
 
 
 def run_recipe(command: list[str], said: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a recipe to its end as a process of its own and return what it said."""
+    """Run a recipe to its end in a separate process, and return its output."""
     process = start_recipe(command, said, **environment)
     try:
         out, err = process.communicate(timeout=900)
@@ -289,13 +289,13 @@ def run_recipe(command: list[str], said: str = "", **environment: str) -> subpro
     return subprocess.CompletedProcess(command, process.wait(), out, err)
 
 
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # what `accelerate launch` sets for the processes
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # variables that `accelerate launch` sets
 
 
 def run_together(command: list[str], processes: int = 2, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a recipe in several processes that meet over gloo; return what the first said, and the errors of all.
+    """Run a recipe in several processes that connect over gloo; return the first one's output, and the errors of all.
 
-    A process that fails ends the others, after a few seconds in which they may say why they do.
+    A process that fails ends the others after a few seconds, in which they may report their errors.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -319,7 +319,7 @@ def run_together(command: list[str], processes: int = 2, **environment: str) -> 
 
 
 def run_recipe_cold(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    """Do the same as a user would: Python starts anew and imports the libraries, which takes seconds."""
+    """Do the same like a user: a new Python imports the libraries, which takes seconds."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -354,7 +354,7 @@ def cli_in_process(
 
 
 def error_lines(text: str) -> list[str]:
-    """Return the lines of standard error as a terminal shows them at the end, without bars of progress."""
+    """Return the lines of standard error that a terminal shows at the end, without progress bars."""
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     lines = [line.rpartition("\r")[2].strip() for line in plain.split("\n")]
     return [line for line in lines if line and not re.search(r"\d+%\|", line)]

@@ -1,4 +1,4 @@
-"""Adapters of every kind, saved with PEFT alone, and what may become of their files."""
+"""Adapters of every kind, saved with PEFT alone, and ways to damage their files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ KINDS: dict[str, Callable[[], PeftConfig]] = {
 
 
 def saved(model: Path, config: PeftConfig, folder: Path) -> Any:
-    """Save an adapter with PEFT alone, at values far from where it starts; return the model."""
+    """Save an adapter with PEFT alone, with values far from its initial ones; return the model."""
     torch.manual_seed(0)
     tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A benchmark made up for tests of what reads or shows its records: written as files, read back by `load_benchmark`."""
+"""An invented benchmark for tests of code that reads or shows records: written as files, read by `load_benchmark`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METRICS = {
     "home_commands": ["exact_match", "slot_f1", "valid_json", "valid_schema"],
     "docstrings": ["rouge_l", "chrf", "style_rate"],
 }
-# Of each method: score, trained parameters, bytes saved, seconds, memory, change of general loss, prompt tokens.
+# For each method: score, trained parameters, saved bytes, seconds, memory, change of general loss, prompt tokens.
 METHODS: dict[str, tuple[float, int, int, float, float, float, int]] = {
     "zero_shot": (0.30, 0, 0, 0, 1.0, 0, 60),
     "few_shot": (0.50, 0, 0, 0, 1.0, 0, 512),
@@ -69,7 +69,7 @@ def make_benchmark(folder: Path, task: str = "sentiment", seeds: int = 3, **chan
 
 
 def make_comparisons(task: str, adjusted: float = 0.001, **differences: float) -> list[Comparison]:
-    """Return a comparison of every pair by every metric, by the scores above, or with `differences` of METHOD's."""
+    """Return a comparison of every pair by every metric, from the scores above, or with METHOD's `differences`."""
     names = list(METHODS)
     made = []
     for metric in METRICS[task]:

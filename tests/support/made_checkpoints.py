@@ -1,4 +1,4 @@
-"""A small model that trains, and whose checkpoints tests save, load and spoil."""
+"""A small model in training, whose checkpoints tests save, load and damage."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 VOCABULARY = 100
-# What a configuration does not know is left out.
+# Settings that a config does not have are ignored.
 COMMON = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -28,7 +28,7 @@ COMMON = {
     "initializer_range": 0.2,
     "tie_word_embeddings": False,
 }
-# Attention and states of fixed size, in one layer and in different ones.
+# Attention, and states of fixed size, in one layer or in different layers.
 STATES = {
     "falcon_h1": {"head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
@@ -45,7 +45,7 @@ GRANITE = {
 }
 LOCAL = {"attention_types": [[["global", "local"], 1]], "window_size": 8}
 
-# model_type: well-known models of that type, and settings beside the common ones.
+# model_type: well-known models of that type, and settings in addition to the common ones.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BERT", {}),
     "bloom": ("BLOOM, BLOOMZ", {}),
@@ -97,8 +97,8 @@ def make_base(model_type: str) -> Any:
     torch.manual_seed(0)
     model = AUTO[kind_of(config)].from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
-        if parameter.dim() == 1:  # biases of 0 and scales of 1 would not show whether they are heeded
+        if parameter.dim() == 1:  # biases of 0 and scales of 1 would not show whether they are used
             torch.nn.init.normal_(parameter, parameter.mean().item(), 0.1)
     if kind_of(config) != "encoder":
-        model.generation_config.eos_token_id = None  # all rows go on to the last token
+        model.generation_config.eos_token_id = None  # all rows continue to the last token
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""A task without faults, its config and its plan, into which tests of readiness plant theirs."""
+"""A task without faults, its config and its plan; tests of readiness add faults to it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Made:
         self.plan.write_text(yaml.safe_dump(fields), encoding="utf-8")
 
     def write_baseline(self, value: float = 0.7, **changes: Any) -> Path:
-        """Write the record of a hard prompt on the same task, where it is looked for."""
+        """Write the record of a hard prompt on the same task to its usual place."""
         rows = SIZES["test"]
         task = asdict(TaskConfig("{text}\nQueue:", " {label}")) | self.settings["task"]
         result = make_result(

@@ -1,4 +1,4 @@
-"""A run record made up for tests of what reads or writes records."""
+"""An invented run record for tests of code that reads or writes records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running server of the tiny model, as users run it, for tests that ask it over HTTP."""
+"""A running server of the tiny model, started like a user's, for tests over HTTP."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Served:
         return dict(reply.json())
 
     def streamed(self, route: str, **body: Any) -> list[dict[str, Any]]:
-        """Return the events of a stream but for its end."""
+        """Return the events of a stream, without its end."""
         with self.http.stream("POST", route, json=body | {"stream": True}) as reply:
             lines = list(reply.iter_lines())
         assert lines[-2:] == ["data: [DONE]", ""]
         return [json.loads(line.removeprefix("data: ")) for line in lines[:-2] if line]
 
     def connect(self) -> socket.socket:
-        """Return a connection of which a test writes each byte."""
+        """Return a connection to which a test writes single bytes."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def metrics(self) -> str:
@@ -82,7 +82,7 @@ class Served:
 
 @contextmanager
 def serving(tiny_model: Path, config: ServeConfig, pause: float = 0.0) -> Iterator[Served]:
-    """Run a server, each of whose steps takes `pause` seconds at least."""
+    """Run a server whose steps each take at least `pause` seconds."""
     server = make_server(load_tasks(*load_base(tiny_model), config), config)
     server.config.timeout_graceful_shutdown = 1
     batch = server.service.scheduler.batch
@@ -103,7 +103,7 @@ def serving(tiny_model: Path, config: ServeConfig, pause: float = 0.0) -> Iterat
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for what has to become true."""
+    """Wait until a condition is true."""
     until = time.monotonic() + 30
     while not true():
         assert time.monotonic() < until
@@ -111,6 +111,6 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def expected(tiny_model: Path, seed: int | None, text: str, most: int) -> str:
-    """Return what stock PEFT writes, with the adapter that `make_run` draws by a seed or with the base model alone."""
+    """Return stock PEFT's output, with the adapter that `make_run` draws by a seed, or with the base model alone."""
     model, tokenizer = load_base(tiny_model) if seed is None else load_tuned(tiny_model, 5, seed)
     return str(by_hand(Engine(model, tokenizer), tuple(tokenizer(text).input_ids), most))

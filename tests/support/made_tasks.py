@@ -52,7 +52,7 @@ def refusal(load: Load, *args: Any, **settings: Any) -> str:
     return str(caught.value)
 
 
-# Replace NUMBER by the name of what it reports.
+# Replace NUMBER by the name of its number.
 CUSTOM = """
 import datasets
 import evaluate

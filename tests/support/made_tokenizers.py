@@ -1,4 +1,4 @@
-"""Tokenizers of the kinds that real models come with, trained on a few words in a blink."""
+"""Tokenizers of the kinds that real models have, trained quickly on a few words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXTS = ["the film was good and the plot was bad", "a very dull cast . positive 
 
 
 def unigram(**special: str) -> PreTrainedTokenizerFast:
-    """Return one like T5's: pieces with a space mark in front of a text, `<unk>` for whatever it has not seen."""
+    """Return a tokenizer like T5's: pieces with a space mark before a text, `<unk>` for unknown text."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -24,7 +24,7 @@ def unigram(**special: str) -> PreTrainedTokenizerFast:
 
 
 def metaspace_bytes(**special: str) -> PreTrainedTokenizerFast:
-    """Return one like Llama 2's: a space mark in front of a text, bytes for whatever it has not seen."""
+    """Return a tokenizer like Llama 2's: a space mark before a text, bytes for unknown text."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
@@ -37,7 +37,7 @@ def metaspace_bytes(**special: str) -> PreTrainedTokenizerFast:
 
 
 def byte_level(**special: str) -> PreTrainedTokenizerFast:
-    """Return one like GPT-2's: bytes, and one token for the two line breaks that a text ends in."""
+    """Return a tokenizer like GPT-2's: bytes, and one token for two line breaks at the end of a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -51,7 +51,7 @@ def byte_level(**special: str) -> PreTrainedTokenizerFast:
 
 
 def wordpiece() -> PreTrainedTokenizerFast:
-    """Return one like BERT's: lower case, `[CLS]` in front of every text and `[SEP]` behind it, no end of sequence."""
+    """Return a tokenizer like BERT's: lower case, `[CLS]` before and `[SEP]` after every text, no end of sequence."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -68,7 +68,7 @@ def wordpiece() -> PreTrainedTokenizerFast:
 
 
 def words(*names: str, **special: str) -> PreTrainedTokenizerFast:
-    """Return one of whole words, with these special tokens and no others: neither end nor padding by itself."""
+    """Return a tokenizer of whole words with only these special tokens, by default without end and padding."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.train_from_iterator(TEXTS, trainers.WordLevelTrainer(special_tokens=["<unk>", *names]))

@@ -1,4 +1,4 @@
-"""Runs of each method's recipe on the tiny model, and what stock PEFT and transformers make of what they leave."""
+"""Runs of each method's recipe on the tiny model, and results of stock PEFT and transformers with their output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 CHOICES = [" positive", " negative"]
-DOMAINS = ["books", "movies"]  # sorted, as the prompts of multitask prompt tuning are numbered
+DOMAINS = ["books", "movies"]  # sorted, in the order of multitask prompt tuning's numbers
 STEPS, FACTOR_STEPS, TOKENS = 8, 4, 5
 LENGTH = {"prompt.num_virtual_tokens": TOKENS}
 PREFIX = {"prefix.num_virtual_tokens": TOKENS, "prefix.init_text": "null"}
 ENCODER = LENGTH | {"prompt.encoder_hidden_size": 16}
-# Name: recipe and flags. The first eight are the recipes as they come, and run as processes of their own.
+# Name: recipe and flags. The first eight are the unchanged recipes, which run as separate processes.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix": ("prefix_tuning", PREFIX | {"prefix.init_text": TEXT}),
     "P-tuning LSTM": (
@@ -46,7 +46,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "P-tuning MLP": ("p_tuning", ENCODER),
 }
 PROCESSES = list(METHODS)[:8]
-# The model writes its answer.
+# The model generates its answer.
 OPEN = {"task.choices": "null", "task.metrics": "[exact_match]", "evaluation.max_new_tokens": 5}
 
 
@@ -91,7 +91,7 @@ def domain_of(record: dict[str, Any]) -> str:
 
 
 def stock_model(folder: Path, base: Path, record: dict[str, Any], auto: Any = AutoModelForCausalLM, **more: Any) -> Any:
-    """Load what a run left for a row, with stock PEFT and transformers alone."""
+    """Load a run's output for a row, with stock PEFT and transformers alone."""
     if (folder / "model").is_dir():
         return auto.from_pretrained(folder / "model").eval()
     adapter = folder / "adapter"
@@ -103,20 +103,20 @@ def stock_model(folder: Path, base: Path, record: dict[str, Any], auto: Any = Au
 def stock_scores(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, choices: list[str] = CHOICES, **more: Any
 ) -> list[float]:
-    """Return the log-likelihood of each choice behind a prompt, a row at a time; `more` goes to the model."""
+    """Return the log-likelihood of each choice after a prompt, one row at a time; `more` goes to the model."""
     scores = []
     first = len(tokenizer(prompt).input_ids)
     for choice in choices:
         ids = tokenizer(prompt + choice, return_tensors="pt").input_ids
         with torch.inference_mode():
-            # Virtual tokens in front have logits, too; keys and values have none.
+            # Virtual tokens have logits too; keys and values have none.
             likelihoods = model(input_ids=ids, **more).logits[0, -ids.shape[1] :].log_softmax(-1)
         scores.append(sum(likelihoods[i - 1, ids[0, i]].item() for i in range(first, ids.shape[1])))
     return scores
 
 
 def stock_answer(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: int = 5) -> str:
-    """Return what a decoder writes greedily behind one prompt."""
+    """Return a decoder's greedy answer to one prompt."""
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     with torch.inference_mode():
         written = model.generate(
@@ -130,7 +130,7 @@ def stock_answer(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, to
 
 
 def saved_by_peft(model: Path, config: PeftConfig, folder: Path, scale: float = 1.0) -> Any:
-    """Save an adapter at random values with PEFT alone; return the model that it was saved from."""
+    """Save an adapter with random values with PEFT alone; return its model."""
     torch.manual_seed(0)
     tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).eval()
     with torch.no_grad():

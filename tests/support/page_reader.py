@@ -1,4 +1,4 @@
-"""Reads a page of HTML: whether its elements are nested well, the cells of its tables, and that it loads nothing."""
+"""Read a page of HTML: check the nesting of its elements and that it loads no file, and return its tables' cells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VOID = {"meta", "br", "hr", "link", "img", "input"}
 
 
 class Reader(HTMLParser):
-    """Reads a page: its elements, whether they are nested well, and the cells of its tables by their label."""
+    """Reads a page: its elements, their nesting, and the cells of its tables by their label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def read(page: str) -> Reader:
 
 
 def assert_alone(page: str) -> None:
-    """Check that a page needs nothing beside itself."""
+    """Check that a page loads no other file."""
     reader = read(page)
     assert not {tag for tag, _ in reader.seen} & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
     targets = [v for _, values in reader.seen for k, v in values.items() if k in ("src", "href", "xlink:href")]

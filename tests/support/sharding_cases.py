@@ -1,4 +1,4 @@
-"""What each of several processes does in a test of sharded layers: `sharding_cases.py NAME WORD...`."""
+"""The work of each of several processes in a test of sharded layers: `sharding_cases.py NAME WORD...`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CASES: dict[str, Callable[..., Any]] = {}
 
 
 def case(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function one that a process can be asked for; what it returns is printed as JSON by the first process."""
+    """Register a function as a case; the first process prints its return value as JSON."""
     CASES[function.__name__] = function
     return function
 
 
 def tuned(folder: str, method: str = "prompt") -> Any:
-    """Return an engine over a base model with a soft prompt, LoRA, or all weights training."""
+    """Return an engine over a base model that trains a soft prompt, LoRA, or all weights."""
     from helpers import load_tuned, method_engine
     from softprompts.engine.forward import Engine
 
@@ -41,7 +41,7 @@ def documents(count: int = 4) -> list[Any]:
 
 @case
 def loss_and_gradient(folder: str, packed: str) -> dict[str, Any]:
-    """Return loss and gradient of the same documents in all processes, as text that keeps every bit."""
+    """Return loss and gradient of the same documents in all processes, as text without loss of bits."""
     engine = tuned(folder)
     engine.packed = packed == "packed"
     loss = engine(documents()).nll().mean()
@@ -52,7 +52,7 @@ def loss_and_gradient(folder: str, packed: str) -> dict[str, Any]:
 
 @case
 def held(folder: str) -> dict[str, Any]:
-    """Return how many numbers of the base model this process holds, and how many it has."""
+    """Return how many weights of the base model this process holds, and their total."""
     from softprompts.models.sharding.tensors import local
 
     base = tuned(folder).base
@@ -68,7 +68,7 @@ def held(folder: str) -> dict[str, Any]:
 
 @case
 def traffic(folder: str) -> dict[str, Any]:
-    """Return the bytes that an update sends, by collective."""
+    """Return the bytes that a step sends, by collective."""
     from softprompts.config.sections import TrainingConfig
     from softprompts.encoding.documents import EncodedTask
     from softprompts.training.state import make_candidate
@@ -99,7 +99,7 @@ def traffic(folder: str) -> dict[str, Any]:
 
 @case
 def checkpoint(folder: str, output: str) -> bool:
-    """Save rows that differ by process, and read them back, parameters, averages and optimizer's state alike."""
+    """Save rows that differ by process, and read them back: parameters, averages and the optimizer's state."""
     from softprompts.checkpoints.files import load_checkpoint, save_checkpoint
     from softprompts.config.sections import TrainingConfig
     from softprompts.models.sharding.tensors import local
@@ -126,7 +126,7 @@ def checkpoint(folder: str, output: str) -> bool:
     average = new_average(model)
     everything += [local(value) for value in average.values()]
     for number, tensor in enumerate(everything):
-        # Rows of a process of its own values; what is whole is alike everywhere.
+        # Each process has its own values in its rows; whole tensors are equal in all processes.
         tensor.fill_(number + 1)
     for parameter in model.parameters():
         if hasattr(parameter, "device_mesh"):
@@ -146,7 +146,7 @@ def checkpoint(folder: str, output: str) -> bool:
 
 @case
 def optimizer_refused(folder: str, name: str) -> str:
-    """Return why an optimizer cannot move sharded weights."""
+    """Return why an optimizer cannot train sharded weights."""
     from softprompts.config.sections import TrainingConfig
     from softprompts.errors import UserError
     from softprompts.training.optimizers import make_optimizer
@@ -160,7 +160,7 @@ def optimizer_refused(folder: str, name: str) -> str:
 
 @case
 def different_numbers_of_passes(folder: str) -> list[int]:
-    """Return how many passes each process made, of 1 and 4, and whether their losses are those of all."""
+    """Return the number of passes of each process, for 1 and 4 rows, and whether the losses are correct."""
     from softprompts.models.sharding.turns import turns
 
     engine = tuned(folder)

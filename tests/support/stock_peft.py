@@ -13,14 +13,14 @@ from transformers import GenerationConfig
 
 
 def adapted(base: Any, method: str) -> Any:
-    """Put one of METHODS on a base model, at values that a seed decides."""
+    """Put one of METHODS on a base model, with values by a seed."""
     torch.manual_seed(3)
     config = METHODS[method]
     return base if config is None else get_peft_model(base, copy.deepcopy(config)).eval()
 
 
 def by_stock(model: Any, new: int, prompts: list[tuple[int, ...]]) -> list[list[int]]:
-    """Return what stock PEFT writes, one row without padding at a time, with plain settings."""
+    """Return stock PEFT's answers, one unpadded row at a time, with plain settings."""
     plain = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=1, pad_token_id=0, use_cache=True)
     written = []
     for prompt in prompts:

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     own = log.TrainingLog.update
 
     def update(self: Any, candidates: Any) -> None:
-        """Show an update, and stop after it."""
+        """Show a step, and stop after it."""
         own(self, candidates)
         if candidates[0].progress.step == step:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""Recipes as processes of their own that start warm: forked from a process that has imported the libraries.
+"""Run recipes in separate processes that start fast: forks of a process that has imported the libraries.
 
 Importing PyTorch, transformers and PEFT takes a cold process five seconds. A fork of one that has imported them takes
-none, and is killed, stopped and waited for as any other. A second process has imported what reads the command line and
-no more: its forks show what a command imports beside that.
+none, and is killed, stopped and awaited like any other. A second process has imported only the code for the command
+line: its forks show the further imports of a command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-# What a run imports beside the library's public names: modules that transformers and PEFT load late.
+# Modules that transformers and PEFT load late, in addition to the library's public names.
 LATE = (
     "evaluate",
     "matplotlib.pyplot",
@@ -37,13 +37,13 @@ LATE = (
 )
 
 
-NUMBER = struct.Struct("i")  # of a process, and its exit code, on their way to the test
+NUMBER = struct.Struct("i")  # a process's number or exit code, as it is sent to the test
 
 
 class WarmProcess:
-    """A script that runs in a fork of the warm process; like `subprocess.Popen`, as far as tests need it.
+    """A script in a fork of the warm process; like `subprocess.Popen`, with the parts that tests need.
 
-    `light` takes the process that has imported the command line alone.
+    `light` uses the process that has imported only the code for the command line.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class WarmProcess:
         """Return the next number that the keeper of the process reports."""
         said = self._reply.recv(NUMBER.size, socket.MSG_WAITALL)
         if len(said) < NUMBER.size:
-            raise RuntimeError("the warm process has ended; it says why on standard error")
+            raise RuntimeError("the warm process has ended; its standard error has the reason")
         return int(NUMBER.unpack(said)[0])
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code, minus the signal's number where one ended it, as `subprocess` does."""
+        """Return the exit code; if a signal ended the process, minus its number, as in `subprocess`."""
         if self.returncode is None:
             if not select.select([self._reply], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
@@ -85,7 +85,7 @@ class WarmProcess:
             return None
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Return what it has written to standard output and to standard error until its end."""
+        """Return its output on standard output and standard error until its end."""
         self.wait(timeout)
         said = []
         for file in (self._out, self._err):
@@ -94,18 +94,18 @@ class WarmProcess:
         return said[0], said[1]
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the process a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         self.send_signal(signal.SIGKILL)
 
 
 @cache
 def _server(light: bool) -> socket.socket:
-    """Start the warm process and return the socket that takes requests; it ends when that is closed."""
+    """Start the warm process and return the socket for requests; the process ends when the socket is closed."""
     from helpers import ROOT, recipe_environment
 
     ours, theirs = socket.socketpair()
@@ -128,8 +128,8 @@ def _server(light: bool) -> socket.socket:
 
 
 def import_all() -> None:
-    """Do once, for all forks, what takes long the first time in a process: import, load a model, draw a picture."""
-    # Remarks that a recipe silences before it imports anything; open, since transformers' logger keeps the stream.
+    """Do slow first-time work once for all forks: import, load a model, draw a picture."""
+    # Warnings that a recipe silences first; the file stays open, because transformers' logger keeps the stream.
     with contextlib.redirect_stderr(Path(os.devnull).open("w")):
         softprompts = import_module("softprompts")
         for name in softprompts.__all__:

@@ -1,4 +1,4 @@
-"""A sweep's grid becomes candidates, or one line that says why not; validation alone chooses among them."""
+"""A sweep's grid becomes candidates, or an error of one line; validation alone chooses among them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RUN = RunConfig("nowhere", seed=5)
 
 
 def points_of(grid: str, prompt: PromptConfig = PROMPT) -> list[Point]:
-    """Return the points of a grid as it stands in a YAML file."""
+    """Return the points of a grid in the form of a YAML file."""
     return grid_of(SweepConfig(yaml.safe_load(grid)), {"prompt": prompt}, TRAINING, RUN).points()
 
 
@@ -357,7 +357,7 @@ class Nobody:
     ({"a.x": 0.01}, [0.01, 0.03, 0.1], [{"a.x": 0.0033}]),
     ({"a.x": 0.03}, [0.01, 0.03, 0.1], []),
     ({"a.x": 40}, [10, 20, 40], [{"a.x": 80}]),
-    ({"a.x": 1}, [1, 2], []),  # half a token is none: rounded it is there already
+    ({"a.x": 1}, [1, 2], []),  # half a token is not possible: the rounded value exists already
     ({"a.x": 0}, [0, 2], [{"a.x": -2}]),
     ({"a.x": "b"}, ["a", "b"], []),
     ({"a.x": True}, [True, False], []),

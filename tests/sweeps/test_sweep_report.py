@@ -76,7 +76,7 @@ def test_a_value_of_zero_is_no_failure() -> None:
 
 
 def test_cells_keep_the_table_whole() -> None:
-    """Texts may hold what Markdown reads as the end of a cell or of a row."""
+    """Texts may contain characters that end a cell or a row in Markdown."""
     standings = [standing(0.5, prompt_prompt_tuning_init_text="good | bad\nfilm"), standing(0.25)]
     keys = {"prompt.prompt_tuning_init_text": "plain"}
     standings[1] = Standing(standings[1].values | keys, 0.25, 5, standings[1].validations, None, 5, 100)

@@ -1,4 +1,4 @@
-"""glibc keeps freed memory, unless the user has chosen otherwise. Each case has a process: the setting is for good."""
+"""glibc keeps freed memory, unless the user has chosen otherwise. The setting is permanent: one process per case."""
 
 from __future__ import annotations
 

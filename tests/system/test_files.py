@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder the home, with a variable for another, and go where nothing is."""
+    """Set the home folder, a variable for another folder, and an empty working folder."""
     for name in ("home", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -152,7 +152,7 @@ def test_b12_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch
         (OSError(errno.EROFS, "x"), "k: Read-only file system"),
         (
             OSError(errno.ENOSPC, "x"),
-            "k: the disk is full; what was saved before is unharmed. Free space, then --resume",
+            "k: the disk is full; saved files are unharmed. Free space, then --resume",
         ),
         (SafetensorError("I/O error: Permission denied (os error 13)"), "k: Permission denied"),
     ],
@@ -179,7 +179,7 @@ def test_several_words_are_a_text_and_one_word_is_a_file(home: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (" \n", "k: the text is empty; null is none"),
+        (" \n", "k: the text is empty; set it to null for no text"),
         ("gone.txt", "k: no such file: gone.txt; name another, or write a text of several words"),
         ("~", "k: no such file: HOME; name another, or write a text of several words"),
         ("~/empty.txt", "k: HOME/empty.txt is empty"),

@@ -70,7 +70,7 @@ def test_a10_a_killed_owner_gives_way_at_once(tmp_path: Path, holder: subprocess
 
 
 def rewrite(tmp_path: Path, key: str, value: str) -> None:
-    """Leave a lock that names us, but for one value."""
+    """Write a lock that names this process, except for one value."""
     own(tmp_path)
     lines = (tmp_path / LOCK).read_text().splitlines()
     release()

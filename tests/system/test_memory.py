@@ -1,4 +1,4 @@
-"""Full memory is one line that names the setting to lower; every other error stays what it is."""
+"""Full memory is one line that names the setting to lower; all other errors are unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(hand
 
 
 def cpu_is_full(*_: Any, **__: Any) -> Any:
-    """Ask the CPU's allocator for more than there is."""
+    """Request more memory from the CPU's allocator than the machine has."""
     return torch.empty(10**16)
 
 
@@ -83,7 +83,10 @@ def test_c1_4_another_process_than_the_first_says_it_by_itself(
         (100, r"\d rows had \d+ tokens; set training.micro_batch_tokens \(now 100\) to fewer"),
         (
             1,
-            r"training.micro_batch_tokens cannot part a single row, and this one has \d+ tokens; lower task.max_length",
+            (
+                r"training.micro_batch_tokens cannot split a single row, and this one has \d+ tokens; "
+                r"lower task.max_length"
+            ),
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A lost process of a launch is named by those that are left; every other error stays what it is."""
+"""The remaining processes of a launch name a lost one; all other errors are unchanged."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_those_that_do_not_report_are_lost(launch: Store, error: RuntimeError, h
     reports.start()
     line = lost_process(error)
     reports.join()
-    assert line == f"process 2 of 4 {how} at step 12; what was saved is unharmed. Look for its own error, then --resume"
+    assert line == f"process 2 of 4 {how} at step 12; saved files are unharmed. Look for its own error, then --resume"
 
 
 def test_where_the_store_is_gone_the_first_process_is_lost(launch: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: collected, forwarded, and as they were afterwards."""
+"""SIGINT and SIGTERM: collected, forwarded, and restored afterwards."""
 
 from __future__ import annotations
 

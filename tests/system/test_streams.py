@@ -37,7 +37,7 @@ cli(main)
 
 
 def run(shell: str, *flags: str, program: str = LIGHT, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a program with what a shell puts around it."""
+    """Run a program with the redirections of a shell."""
     command = f'"$0" -c "$1" {" ".join(flags)} {shell}'
     return subprocess.run(
         ["bash", "-c", command, sys.executable, program], env=os.environ | environment, capture_output=True, timeout=120

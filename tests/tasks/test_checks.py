@@ -1,4 +1,4 @@
-"""Warnings before training: one line each for what makes numbers meaningless, and none for sound data."""
+"""Warnings before training: one line for each problem that makes scores meaningless, and none for sound data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ def test_sound_data_is_not_warned_of(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("split", "what"),
-    [("train", "nothing else is learned"), ("validation", "always predicting"), ("test", "always predicting")],
+    [
+        ("train", "the model learns only this target"),
+        ("validation", "always predicting"),
+        ("test", "always predicting"),
+    ],
 )
 @pytest.mark.parametrize("choices", [CHOICES, None])
 def test_a15_a_split_with_one_target(
@@ -77,7 +81,7 @@ def test_a15_rare_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a15_rows_of_train_in_validation_or_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever their label is: what counts is what the model reads."""
+    """Only the input of the model counts, not the label."""
     known = [{"text": "train text 1", "label": "bad"}, {"text": "train text 2", "label": "bad"}]
     loaded(tmp_path, {"test": [*sound("test", 6), *known]})
     assert warnings(capsys) == [f"task.test: 2 of 8 prompts also occur in train, e.g. {tmp_path / 'test.jsonl'}:7"]
@@ -111,12 +115,12 @@ def test_a15_max_rows_of_a_sorted_file(tmp_path: Path, capsys: pytest.CaptureFix
     ("taken", "whole", "warned"),
     [
         ("aaaa", "aaaabbbb", True),
-        ("a", "ab", False),  # of one row nothing can be said
+        ("a", "ab", False),  # one row is too few
         ("aaaaabbbbb", "aaaaabbbbbccccc", True),
         ("abababab", "abababababc", False),  # lacks a target, but is mixed
         ("aabb", "aabbcc", False),  # short runs come by chance
         ("aaaabbbb", "aaaabbbb", False),  # nothing is left out
-        ("abcd", "abcdefgh", False),  # written answers, each of its own
+        ("abcd", "abcdefgh", False),  # open answers, all different
     ],
 )
 def test_a15_first_rows_that_are_no_sample(taken: str, whole: str, warned: bool) -> None:

@@ -27,7 +27,7 @@ OPUS, LEX, BOOLQ = "Helsinki-NLP/opus-100", "coastalcph/lex_glue", "google/boolq
 META, GSM = "meta-math/MetaMathQA", "openai/gsm8k"
 PARQUET_COPY = "refs/convert/parquet"
 SPLITS = ("train", "validation", "test")
-# The rows of a split have numbers of their own, which say where a row came from.
+# The rows of each split have different numbers, which show the origin of a row.
 FIRST = {"train": 0, "validation": 300, "test": 600}
 ROWS = 210
 
@@ -100,7 +100,7 @@ HUB = {
 
 
 def lay_out(folder: Path, data: HubData) -> None:
-    """Write a dataset's files and, where it has subsets, the card that names them."""
+    """Write a dataset's files and, if it has subsets, the card that names them."""
     card = ["---", "configs:", f"- config_name: {data.subset}", "  data_files:"]
     for split in data.splits:
         path = folder / data.files.format(split)
@@ -120,7 +120,7 @@ Call = tuple[str, str | None, str, str | None]
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """Let an id of the Hub lead to its local folder, and nothing else be other than it is; returns the calls."""
+    """Let an id of the Hub lead to its local folder, without other changes; returns the calls."""
     made: list[Call] = []
     load_dataset = datasets.load_dataset
 
@@ -279,7 +279,7 @@ def test_mistakes_are_one_line(name: str, changes: dict[str, Any], message: str,
 def test_it_runs_a_step_on_the_tiny_model(
     name: str, calls: list[Call], tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One with choices and one of several datasets that writes its answers, in bfloat16 as they say."""
+    """A config with choices, and one of several datasets with open answers, in bfloat16 as in the files."""
     flags = {
         "model.name_or_path": tiny_model,
         "task.long_rows": "cut_prompt",

@@ -1,4 +1,4 @@
-"""Large data: rows and tokens that are kept in a cache are those of the files, whatever changes there."""
+"""Large data: rows and tokens in the cache equal those of the files, after any change of the files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_is_kept_is_what_was_read(
     before = capsys.readouterr().err
     encode(load_task(config), tokenizer)
     assert capsys.readouterr().err == before
-    if choices is None or len(choices) != 3:  # of choices that begin one another, the first row says so every time
+    if choices is None or len(choices) != 3:  # if one choice begins another, the first row reports it every time
         monkeypatch.setattr(tables, "_make_files", None)
     monkeypatch.setattr(tasks, "write_splits", None)
     task = load_task(config)
@@ -178,7 +178,7 @@ def test_moved_examples_have_the_digest_of_their_soft_prompts(choices: Any) -> N
 
 
 def many(folder: Path, labels: str, last: str) -> dict[str, str]:
-    """Write files of 5,000 rows, of which one far behind is malformed."""
+    """Write files of 5,000 rows, of which a late one is malformed."""
     lines = [json.dumps({"text": f"t{i}", "label": labels[i * len(labels) // 5000]}) for i in range(5000)]
     whole = {split: folder / f"{split}.jsonl" for split in SPLITS}
     for path in whole.values():

@@ -1,4 +1,4 @@
-"""Settings found in a file of one's own: columns, choices, metrics, sizes, notes, and the config that is written."""
+"""Settings found in a user's file: columns, choices, metrics, sizes, notes, and the written config."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_columns_are_found_by_their_names_and_texts(tmp_path: Path) -> None:
         (
             [{"queue": q} for q in "ab" * 9],
             {},
-            "new.text: no column with a text in every row beside the answer, queue; add",
+            "new.text: no column with a text in every row except the answer, queue; add",
         ),
-        ([{"n": n, "queue": str(n % 2)} for n in range(9)], {}, "beside the answer, queue; name one of: n"),
+        ([{"n": n, "queue": str(n % 2)} for n in range(9)], {}, "except the answer, queue; name one of: n"),
         ([{"my {text}": f"a b c {n}", "queue": str(n % 2)} for n in range(9)], {}, "new.text: no template can name"),
         (tickets(), {"task": "../x"}, "new.task: expected letters"),
     ],

@@ -1,4 +1,4 @@
-"""Metrics that cannot reach the targets themselves, and modules that are no metric."""
+"""Metrics that the targets themselves do not satisfy, and modules that are not metrics."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_modules_that_are_no_metric_are_one_line(tmp_path: Path, source: bytes, 
 
 
 def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
-    """One would take the other's place without a word."""
+    """One would replace the other without a warning."""
     with pytest.raises(UserError, match=r'^task\.metrics: two metrics are named "accuracy"'):
         load_metrics(["accuracy", own_metric(tmp_path, "return {'x': 1.0}", "accuracy")])
 

@@ -86,8 +86,8 @@ def test_templates_that_make_no_task_are_refused(prompt: str, target: str, messa
 @pytest.mark.parametrize(
     ("prompt", "target"),
     [
-        ("{text}:", ' {{"{label}": "{text}"}}'),  # quotes the input beside the answer
-        ("{text:.50}", "{text}"),  # goes on with a text
+        ("{text}:", ' {{"{label}": "{text}"}}'),  # quotes the input in addition to the answer
+        ("{text:.50}", "{text}"),  # continues with a text
         ("{translation[de]}", "{translation[en]}"),
         ("{label}:", " {labels}"),
         ("{text}:", " yes"),

@@ -1,4 +1,4 @@
-"""The moving average of what trains: by hand, in validation, in checkpoints and in what is left at the end."""
+"""The moving average of trainable parameters: by hand, in validation, in checkpoints and at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def by_hand(values: list[torch.Tensor], decay: float) -> torch.Tensor:
 
 
 def watched(parts: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return what fills with the soft prompt of each update, and with that of each validation."""
+    """Return lists that collect the soft prompt of each step, and of each validation."""
     moved: list[torch.Tensor] = []
     validated: list[torch.Tensor] = []
     update = training_module.update

@@ -1,4 +1,4 @@
-"""The training loop: what moves, what stays, equivalent settings, and how it stops."""
+"""The training loop: changed and unchanged weights, equivalent settings, and how it stops."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ Bank = Callable[..., list[Candidate]]
 
 @pytest.fixture
 def scale(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], None]:
-    """Make runs compute in float16 as accelerate does it on a GPU, from a loss scale that grows every so many steps."""
+    """Make runs compute in float16 like accelerate on a GPU, with a loss scale that grows after some steps."""
 
     def set_up(first: float = SCALE, growth_interval: int = 2) -> None:
         def accelerator(**settings: Any) -> Accelerator:

@@ -1,4 +1,4 @@
-"""Muon beside AdamW: which parameters go where, one step by hand, and one state for both."""
+"""Muon together with AdamW: the parameters of each, one step by hand, and one state for both."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     monkeypatch.setattr(loop, "update", interrupted)
     with pytest.raises(Interrupted):
         Parts(tiny_model, tiny_task, tmp_path / "run", settings).train()
-    torch.manual_seed(99)  # what is drawn again must not depend on it
+    torch.manual_seed(99)  # repeated random values must not depend on it
     resumed = Parts(tiny_model, tiny_task, tmp_path / "run", settings, resume=True)
     ours = resumed.train()
     assert len(calls) == 6, "each update was made once"

@@ -1,4 +1,4 @@
-"""Candidates side by side end where each would alone; one that breaks, or a stop, leaves the others as they are."""
+"""Candidates in shared passes end as they would alone; a failed one, or a stop, does not change the others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TRAINING = [
     TrainingConfig(steps=9, learning_rate=0.01, batch_size=3, eval_every=2, schedule="cosine", warmup_steps=2),
     TrainingConfig(steps=4, learning_rate=0.3, batch_size=5, eval_every=4, schedule="constant", optimizer="adafactor"),
 ]
-BROKEN = replace(TRAINING[1], learning_rate=math.inf, eval_every=1)  # its soft prompt is NaN behind the first update
+BROKEN = replace(TRAINING[1], learning_rate=math.inf, eval_every=1)  # its soft prompt is NaN after the first step
 LSTM: dict[str, Any] = {"num_virtual_tokens": 4, "encoder_reparameterization_type": "LSTM"}
 Train = Callable[..., list[Candidate]]
 
@@ -63,7 +63,7 @@ def tasks(folder: Path, tokenizer: Any) -> list[EncodedTask]:
 def train_bank(tiny_model: Path, tiny_task: Path) -> Train:
     """Train candidates, by number, side by side in a folder; alone, they go through `train`.
 
-    `spoil` says of some at which step their gradient is infinite.
+    `spoil` has the steps at which some candidates' gradients are infinite.
     """
 
     def go(
@@ -128,7 +128,7 @@ def whole(train_bank: Train, tmp_path_factory: pytest.TempPathFactory) -> list[C
 
 
 def assert_same_end(ours: Candidate, theirs: Candidate) -> None:
-    """Compare what the two went through and where they ended, up to rounding."""
+    """Compare the histories and the final values of two candidates, up to rounding."""
     assert ours.failure is theirs.failure is None
     for key in ("step", "loss", "lr", "validation_loss", "validation_accuracy"):
         mine, other = ([e[key] for e in c.progress.history if key in e] for c in (ours, theirs))

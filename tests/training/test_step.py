@@ -1,4 +1,4 @@
-"""One update: how rows are cut into micro-batches, and what the first step checks."""
+"""One step: the division of rows into micro-batches, and the checks of the first step."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_check_gradients_names_the_parameter() -> None:
 
 
 def test_one_part_may_begin_without_a_gradient_that_reaches_it_but_not_all() -> None:
-    """LoRA's matrix A receives zeros at first, behind a matrix B of zeros."""
+    """LoRA's matrix A receives zeros at first, because matrix B is zero."""
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     for layer in model:
         layer.weight.grad = zeros_like(layer.weight)
@@ -97,7 +97,7 @@ def test_one_part_may_begin_without_a_gradient_that_reaches_it_but_not_all() -> 
     model[1].weight.grad = ones_like(model[1].weight)
     check_gradients(model)
     model[0].weight.grad = None
-    with pytest.raises(UserError, match=r"^0.weight receives no gradient at step 0: it would never move$"):
+    with pytest.raises(UserError, match=r"^0.weight receives no gradient at step 0: training would not change it$"):
         check_gradients(model)
 
 
@@ -146,7 +146,7 @@ class Dropping(nn.Embedding):
 
 
 def dropped(make: Build, folder: str, before: int) -> list[float]:
-    """Return two losses of a soft prompt with a dropout, made after so many other random numbers."""
+    """Return two losses of a soft prompt with a dropout, after this number of other random numbers."""
     parts = make(folder, mode="stock", steps=2, eval_every=2)
     encoder = parts.model.prompt_encoder["default"]
     dropping = Dropping(*encoder.embedding.weight.shape)

@@ -93,7 +93,7 @@ def test_a_signal_ends_a_validation_between_two_batches_and_a_resumed_run_makes_
         return original(*arguments, **more)
 
     monkeypatch.setattr(predict_module, "_answer", interrupted)
-    with pytest.raises(Interrupted, match=rf"^stopped by SIGTERM at step {place}; go on with --resume$"):
+    with pytest.raises(Interrupted, match=rf"^stopped by SIGTERM at step {place}; continue with --resume$"):
         run_training(parts)
     monkeypatch.setattr(predict_module, "_answer", original)
     assert len(batches) == place * 2 + 2, "no batch begins after the signal"
@@ -115,7 +115,7 @@ def test_a_signal_ends_the_test_between_two_batches(make: Build, monkeypatch: py
 
     monkeypatch.setattr(predict_module, "_answer", interrupted)
     given = parts.engine, parts.data, parts.evaluation, parts.run.accelerator
-    with pytest.raises(Interrupted, match=r"^stopped by SIGINT while testing; go on with --resume$") as stopped:
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT while testing; continue with --resume$") as stopped:
         predict_module.evaluate_test(*given)
     assert stopped.value.signal == signal.SIGINT
     assert len(batches) == 2
@@ -145,9 +145,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_a_smaller_rate(
     monkeypatch.setattr(training_module, "update", poisoned([6]))
     parts = make(**ROLLED)
     progress = run_training(parts)
-    said = (
-        "the loss or its gradient was not finite at step 6; going back to step 4, and on with 0.5 of the learning rate"
-    )
+    said = "the loss or its gradient was not finite at step 6; continuing from step 4 with 0.5 times the learning rate"
     assert said in capfd.readouterr().out
     assert progress.rollbacks == [{"step": 6, "to": 4, "factor": 0.5}]
     rates = {e["step"]: e["lr"] for e in progress.history if "lr" in e}
@@ -179,7 +177,7 @@ def test_a_run_that_went_back_resumes_bit_for_bit(
 
         return update
 
-    # A loss that is not finite leaves the candidate as it is; here the update has moved it, and going back heals that.
+    # A loss that is not finite does not change a candidate; here the step has changed it, and going back restores it.
     monkeypatch.setattr(training_module, "update", until(None))
     whole = make("whole", **ROLLED)
     expected = run_training(whole)
@@ -300,8 +298,8 @@ NAN, INF = math.nan, math.inf
         ("loss", [NAN, 2.0, 3.0, NAN], 2),
         ("loss", [2.0, NAN, 1.0, NAN], 4),
         ("loss", [INF, NAN, 1.0, 2.0], 4),
-        ("loss", [NAN, -INF, NAN, 5.0], 6),  # a loss of minus infinity is no gain either
-        ("accuracy", [NAN, 1.0, NAN, NAN], 2),  # answers by scores that are not numbers, whatever their accuracy
+        ("loss", [NAN, -INF, NAN, 5.0], 6),  # a loss of minus infinity is not a gain either
+        ("accuracy", [NAN, 1.0, NAN, NAN], 2),  # answers by scores that are not numbers, with any accuracy
     ],
 )
 def test_a_validation_that_is_not_finite_is_never_the_best_and_blocks_none(

@@ -1,4 +1,4 @@
-"""Distillation: the loss by hand, whose distribution it is, what stays as it was, and what is refused in one line."""
+"""Distillation: the loss by hand, the teacher's distribution, unchanged weights, and refusals in one line."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_what_all_rows_begin_with_is_read_once(make: Build, tiny_model: Path, te
         expected = Engine(base, tokenizer)(whole).logits
     torch.testing.assert_close(teacher.logits(lessons), expected, rtol=1e-4, atol=1e-4)
     assert not any(p.requires_grad for p in teacher.engine.parameters())
-    # Where nothing is kept: PEFT's own forward pass, and a teacher whose own prompt comes first.
+    # Cases without cached keys and values: PEFT's own forward pass, and a teacher with its own prompt first.
     assert load("stock", mode="stock")[1].head == 0
     assert load("adapter", teacher=str(teachers["prompt"]))[1].head == 0
     assert load("whole", teacher=str(teachers["whole"]))[1].head == teacher.head
@@ -297,7 +297,7 @@ def test_settings_of_a_teacher_without_sense_are_refused(settings: dict[str, Any
             r"training.teacher_context: no such file: nowhere.txt; name another, or write ",
         ),
         ({"teacher_context": "shots:41"}, r"training.teacher_context: 41 is not between 0 and the 40 rows of train$"),
-        ({"teacher_context": "shots:0"}, r"training.teacher_context: shots:0 is no context"),
+        ({"teacher_context": "shots:0"}, r"training.teacher_context: shots:0 is not a context"),
         ({"teacher_context": " \n"}, r"training.teacher_context: the text is empty"),
         ({"teacher_context": "shots:39"}, r"training.teacher_context: .*do not fit into 256; take a shorter text, or "),
     ],
@@ -316,7 +316,7 @@ def test_a_teacher_of_other_words_is_refused(make: Build, wider_model: Path, tmp
     model.save_pretrained(folder)
     with pytest.raises(UserError, match=r"^training.teacher: .*another size of the vocabulary \(400 tokens and not"):
         run_training(make(teacher=str(folder)))
-    run_training(make("wider", teacher=str(wider_model), **ONE_STEP))  # another size of all else is none
+    run_training(make("wider", teacher=str(wider_model), **ONE_STEP))  # no other size is possible
 
 
 def test_a_teacher_of_another_base_model_is_refused(make: Build, wider_model: Path, tmp_path: Path) -> None:

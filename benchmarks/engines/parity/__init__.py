@@ -1,1 +1,1 @@
-"""Greedy answers with each form of an export, in each engine, against stock PEFT's."""
+"""Compare greedy answers with each form of an export, in each engine, with stock PEFT's."""

@@ -1,11 +1,11 @@
-"""Greedy answers with trained adapters in each form and engine, row by row against stock PEFT's.
+"""Compare greedy answers with trained adapters, in each form and engine, with stock PEFT's, row by row.
 
     python -m benchmarks.engines.parity FOLDER VLLM_PYTHON LLAMA_PYTHON [bfloat16] TASK/METHOD=ADAPTER ...
 
-FOLDER keeps what each side answered, and what is there is not asked again. The record goes to
+FOLDER keeps each side's answers, which are not requested again. The record goes to
 results/engines/parity.json, and its tables into docs/engines.md. The exit code is 1 if an answer in float32 differs
 from PEFT's, or if a text reaches another task's prompt in spite of the helpers. With bfloat16 vLLM and PEFT answer in
-that type as well; how often PEFT's own answers in both types are equal shows what rounding does.
+that type as well; the share of PEFT's own answers that are equal in both types shows the effect of rounding.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ RECORD = Path("results/engines/parity.json")
 PAGE = Path("docs/engines.md")
 HALF = "bfloat16"
 OWN = "peft, both types"
-HALF_HEAD = """In bfloat16, against PEFT in bfloat16. Engines round otherwise, so that close calls go either way. The
-margin is the most by which PEFT's token leads in its logit where an answer parts from it. The last column is what the
-type alone does to PEFT."""
+HALF_HEAD = """In bfloat16, compared with PEFT in bfloat16. Engines round differently, so tokens with almost equal
+logits can differ. The margin is the largest lead of PEFT's token, in logits, at the first different token of an answer.
+The last column compares PEFT's own answers in both types."""
 
 
 def main(folder: Path, python: str, llama: str, half: bool, adapters: dict[str, str]) -> int:
-    """Ask all sides, record and print what came out; return the exit code."""
+    """Compare all sides, record and print the results; return the exit code."""
     folder.mkdir(parents=True, exist_ok=True)
     record = rows.prepare(folder, adapters)
     rows.export_all(folder, adapters)
@@ -54,7 +54,7 @@ def main(folder: Path, python: str, llama: str, half: bool, adapters: dict[str, 
 
 
 def ask_all(folder: Path, python: str, llama: str, half: bool, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the answers of all sides, those in 16 bits last."""
+    """Return the answers of all sides, with 16 bits last."""
     asked: dict[str, Callable[[], Any]] = {
         "peft": lambda: local.peft(record, "float32"),
         "transformers": lambda: local.transformers(folder, record),
@@ -73,7 +73,7 @@ def ask_all(folder: Path, python: str, llama: str, half: bool, record: dict[str,
 
 
 def kept(file: Path, ask: Callable[[], Any]) -> Any:
-    """Return what a side answered, from its file if it has been asked."""
+    """Return a side's answers, from its file if it exists."""
     if not file.is_file():
         answers = ask()
         file.parent.mkdir(exist_ok=True)
@@ -83,13 +83,13 @@ def kept(file: Path, ask: Callable[[], Any]) -> Any:
 
 
 def offline(folder: Path, python: str, form: str, dtype: str) -> Any:
-    """Return what vLLM's offline engine answers, in a process of its own."""
+    """Return the answers of vLLM's offline engine, from a separate process."""
     command = [python, "-m", "benchmarks.engines.parity.vllm_offline", str(folder), form, dtype]
     return elsewhere(folder, f"offline_{form}_{dtype}", command)
 
 
 def elsewhere(folder: Path, name: str, command: list[str]) -> Any:
-    """Return what a program of another environment writes into the file that its last argument names."""
+    """Run a program in another environment; return the content of the file that its last argument names."""
     out = folder / f"{name}.json"
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -98,7 +98,7 @@ def elsewhere(folder: Path, name: str, command: list[str]) -> Any:
 
 
 def served(folder: Path, python: str, form: str) -> Any:
-    """Return what vLLM's server answers; of the baked model also what a text with another task's tokens reaches."""
+    """Return the answers of vLLM's server; for the baked model also the effect of another task's tokens in a text."""
     with vllm_server.serving(folder, form, python) as url:
         result: dict[str, Any] = {"first": vllm_server.server_answers(folder, form, url)}
         if form == "vocabulary":
@@ -141,7 +141,7 @@ def in_record(record: dict[str, Any], sides: dict[str, Any]) -> dict[str, Any]:
 
 
 def times(found: dict[str, Any]) -> dict[str, Any]:
-    """Return a side's answers by the time that they were asked for."""
+    """Return a side's answers: those of the first time, and those to the repeated requests, `again`, if any."""
     return {key: found[key] for key in ("first", "again") if key in found} or {"first": found}
 
 
@@ -152,7 +152,7 @@ def half_table(result: dict[str, Any]) -> str:
 
 
 def passes(result: dict[str, Any]) -> bool:
-    """Say whether all answers in float32 are PEFT's, and no text reaches another task through the helpers."""
+    """Return whether all answers in float32 are PEFT's, and the helpers keep texts from other tasks' prompts."""
     equal = all(one["equal"] == one["of"] for cells in result["float32"].values() for one in cells.values())
     return equal and not any(count for name, count in result["crossings"].items() if name != "no helper")
 

@@ -43,6 +43,6 @@ def arguments(values: dict[str, Any]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables of a process of vLLM's."""
+    """Return the environment variables of a vLLM process."""
     fixed = {"PYTHONPATH": "src:.", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     return os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2"} | fixed

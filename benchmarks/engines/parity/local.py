@@ -1,4 +1,4 @@
-"""The sides that need no other environment: stock PEFT, the baked model in transformers, and this project's server."""
+"""The sides in this project's environment: stock PEFT, the baked model in transformers, and this project's server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def peft(record: Mapping[str, Any], dtype: str) -> Answers:
 
 
 def transformers(folder: Path, record: Mapping[str, Any]) -> Answers:
-    """Return the answers of the baked model, loaded and asked with transformers alone."""
+    """Return the answers of the baked model, loaded and run with transformers alone."""
     place = folder / "exports" / "vocabulary"
     tokenizer = AutoTokenizer.from_pretrained(place)
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
@@ -43,7 +43,7 @@ def transformers(folder: Path, record: Mapping[str, Any]) -> Answers:
 
 
 def own_server(folder: Path, record: Mapping[str, Any]) -> Answers:
-    """Return what `recipes/serve.py` answers over HTTP, several clients at a time; rows of all adapters take turns."""
+    """Return the answers of `recipes/serve.py` over HTTP, to several clients; the adapters take turns."""
     names = {name: name.replace("/", ".") for name in record["adapters"]}
     adapters = {names[name]: rows["folder"] for name, rows in record["adapters"].items()}
     command = [sys.executable, "recipes/serve.py", "--serve.adapters", json.dumps(adapters)]

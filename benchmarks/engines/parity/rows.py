@@ -1,4 +1,4 @@
-"""The rows that all sides answer, the exports that they answer from, and the requests that a client builds."""
+"""The rows that all sides answer, the exports for them, and the requests of a client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMS = {"vocabulary": "prompt_tuning", "prompt_embeds": "prompt_tuning", "kv_ca
 
 
 def prepare(folder: Path, adapters: Mapping[str, str]) -> dict[str, Any]:
-    """Return what all sides answer, by adapter `TASK/METHOD`; written to rows.json the first time."""
+    """Return the rows for all sides, by adapter `TASK/METHOD`; the first call writes them to rows.json."""
     file = folder / "rows.json"
     if file.is_file():
         made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def prepare(folder: Path, adapters: Mapping[str, str]) -> dict[str, Any]:
 
 
 def export_all(folder: Path, adapters: Mapping[str, str]) -> None:
-    """Write each form for all tasks together, what is there excepted; a few rows are compared, as in any export."""
+    """Write each missing form, for all tasks together; like any export, it compares a few rows."""
     for form, method in FORMS.items():
         place = folder / "exports" / form
         if place.is_dir():
@@ -69,10 +69,10 @@ def export_all(folder: Path, adapters: Mapping[str, str]) -> None:
 
 
 def build_requests(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write requests.json, with the requests of each form, and the tensors of prompt_embeds beside it.
+    """Write the requests of each form to requests.json, and the tensors of prompt_embeds next to it.
 
-    A request is what a client sends: a text for `vocabulary`, both a text and token ids for `kv_cache`, the name of a
-    tensor for `prompt_embeds`. Tasks take turns.
+    A client sends a text for `vocabulary`, both a text and token ids for `kv_cache`, and the name of a tensor for
+    `prompt_embeds`. Tasks take turns.
     """
     if (folder / "requests.json").is_file():
         return

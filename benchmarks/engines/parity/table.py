@@ -21,12 +21,12 @@ COLUMNS = {
 
 
 def compared(expected: Sequence[Mapping[str, Any]], found: Sequence[Sequence[int]], ends: Sequence[int]) -> Any:
-    """Return how many rows are equal; of others where they part first, and the margin of PEFT's token there.
+    """Return the number of equal rows; for others the first different token, and the margin of PEFT's token there.
 
-    An end token is left out: some engines return it, and others do not.
+    The comparison ignores end tokens, because only some engines return them.
 
     Args:
-        expected: of each row PEFT's answer and the margins of its tokens.
+        expected: for each row, PEFT's answer and the margins of its tokens.
         found: the answers of another side.
         ends: ids of end tokens.
     """
@@ -41,13 +41,13 @@ def compared(expected: Sequence[Mapping[str, Any]], found: Sequence[Sequence[int
 
 
 def cut(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Return an answer without what follows from its first end token on."""
+    """Return an answer up to its first end token, without that token."""
     place = next((number for number, each in enumerate(ids) if each in ends), len(ids))
     return list(ids[:place])
 
 
 def table(results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] = COLUMNS) -> str:
-    """Return a table of results by adapter and side; a form that does not take an adapter is a dash."""
+    """Return a table of results by adapter and side; a dash means that the form does not support the adapter."""
     rows = []
     for name, cells in results.items():
         task, method = name.split("/")

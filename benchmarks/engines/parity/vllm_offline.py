@@ -2,8 +2,8 @@
 
     PYTHONPATH=src:. VLLM_PYTHON -m benchmarks.engines.parity.vllm_offline FOLDER FORM DTYPE OUT.json
 
-All requests of a form go into one batch, with the tasks in turn, and are sent twice: the second time the engine's
-prefix cache has them. OUT.json has the versions, and what came the first time and `again`.
+All requests of a form go into one batch, with the tasks in turn. They are sent twice: the second time the engine's
+prefix cache has them. OUT.json has the versions, and the answers of the first time and `again`.
 """
 
 from __future__ import annotations

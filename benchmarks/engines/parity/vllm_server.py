@@ -1,4 +1,4 @@
-"""The answers of vLLM's OpenAI server, asked over HTTP with the requests that the client helpers build."""
+"""The answers of vLLM's OpenAI server over HTTP, to requests that the client helpers build."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 CLIENTS = 8
-STRAY = 16  # tokens of another task in a text; broken up they are some fifteen tokens each
-PATIENCE = 900  # seconds until the server is up
+STRAY = 16  # tokens of another task in a text; split into text, each is about fifteen tokens
+PATIENCE = 900  # seconds until the server is ready
 
 
 def serving(folder: Path, form: str, python: str) -> AbstractContextManager[str]:
-    """Within this context vLLM serves a form in float32; the address is that of its API."""
+    """Within this context vLLM serves a form in float32; yields the address of its API."""
     own = {"served_model_name": form, "host": "127.0.0.1", "port": (port := free_port())}
     command = [python, "-m", "vllm.entrypoints.openai.api_server"]
     given = arguments(settings(folder, form, "float32") | own)
@@ -35,7 +35,7 @@ def serving(folder: Path, form: str, python: str) -> AbstractContextManager[str]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a free port."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port: int = place.getsockname()[1]
@@ -44,10 +44,10 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], port: int, log: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Run a server within this context; the address is that of its OpenAI API.
+    """Run a server within this context; yield the address of its OpenAI API.
 
     Raises:
-        RuntimeError: it does not say that it is healthy.
+        RuntimeError: the server does not become healthy.
     """
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
@@ -73,7 +73,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], health: str, log: str) -> N
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a request, and return the answer; an error of the server's is raised."""
+    """Send a request, and return the answer; raise the server's errors."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         read: dict[str, Any] = json.load(answer)
@@ -104,10 +104,10 @@ def server_answers(folder: Path, form: str, url: str) -> dict[str, list[list[int
 
 
 def crossings(folder: Path, url: str) -> dict[str, int]:
-    """Send texts that hold another task's tokens; return how many of these the server then reads in each text.
+    """Send texts that contain another task's tokens; return how many of these the server reads in each text.
 
-    By `request_text`, by the chat template with its argument `task`, and without either: that one shows what the
-    helpers prevent.
+    The requests use `request_text`, the chat template with its argument `task`, or neither. The last way shows the
+    effect that the helpers prevent.
     """
     place = folder / "exports" / "vocabulary"
     tokenizer, readings = AutoTokenizer.from_pretrained(place), read_tasks(place)

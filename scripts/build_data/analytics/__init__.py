@@ -1,1 +1,1 @@
-"""Commands to a home, and what somebody says for them."""
+"""Commands to a home, and utterances for them."""

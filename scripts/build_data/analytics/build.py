@@ -1,4 +1,4 @@
-"""The analytics data: the home commands turned round, a command to what somebody says, with several references.
+"""The analytics data: from commands to utterances, the home commands in reverse, with several references.
 
 Source: the rows of `data/home_commands`. All utterances of one command in one language go to one split, so that no
 command of a held-out split was seen in training. Nothing is drawn: the rows there decide, and SHA-256 orders.
@@ -27,7 +27,7 @@ CARD = Path(__file__).with_name("card.md")
 
 @dataclass(frozen=True)
 class Row:
-    """A command and one utterance for it; `references` says how many utterances the command has."""
+    """A command and one utterance for it; `references` is the number of the command's utterances."""
 
     id: str
     language: str
@@ -45,7 +45,7 @@ Utterances = dict[tuple[str, str], list[dict[str, str]]]  # rows of the source, 
 
 
 def read_source(folder: Path = SOURCE) -> tuple[Utterances, dict[tuple[str, str], str]]:
-    """Return the rows of each command, and the split of each: the one that is held out most of those of its rows."""
+    """Return each command's rows and split: test if any of its rows is there, else validation, else train."""
     found: Utterances = defaultdict(list)
     splits: dict[tuple[str, str], str] = {}
     for split in SPLITS:  # a later one, which is held out more, wins
@@ -119,7 +119,7 @@ def metric_data(found: Utterances, splits: Mapping[str, Sequence[Row]]) -> dict[
 
 
 def check(splits: Mapping[str, Sequence[Row]], data: Mapping[str, Any]) -> None:
-    """Raise UserError if a command lies in two splits of its language, or a held-out text is not one row's alone."""
+    """Raise UserError if a command is in two splits of its language, or if two rows share a held-out text."""
     places: dict[tuple[str, str], str] = {}
     for split, rows in splits.items():
         for row in rows:

@@ -101,7 +101,7 @@ def licences(entries: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def clean(text: str) -> str:
-    """Return a text in one line, without comment signs and the braces that mark what a match must have."""
+    """Return a text in one line, without comment signs and the braces around required parts of a match."""
     lines = [re.sub(r"^[\s#*;%/|!<>-]+|[\s#*/|>-]+$", "", line) for line in text.splitlines()]
     return " ".join(" ".join(lines).replace("{{", "").replace("}}", "").split())
 
@@ -126,7 +126,7 @@ def phrases(entries: Mapping[str, Entry]) -> dict[str, list[str]]:
 
 
 def passage_of(text: str, known: Sequence[str]) -> str:
-    """Return the longest of the known phrases that a text has as whole words, as the text writes it; "" for none."""
+    """Return the longest known phrase that a text contains as whole words, with the text's spelling; "" for none."""
     for phrase in known:
         if phrase.casefold() in text.casefold():
             found = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)
@@ -154,7 +154,7 @@ def read_rows(entries: Mapping[str, Entry], stats: Stats) -> list[Row]:
 
 
 def _kind_and_licence(fields: Mapping[str, Any]) -> tuple[str, str]:
-    """Return "terms" or "notice", or "" for what is neither, and the key of the licence, "" if there are several."""
+    """Return "terms" or "notice", or "" for neither, and the key of the licence, "" if there are several."""
     if "key" in fields:
         return "terms", fields["key"]
     expression = str(fields.get("license_expression", ""))
@@ -206,13 +206,13 @@ def drop_repeats(rows: Sequence[Row], stats: Stats) -> list[Row]:
 
 
 def family(licence: str) -> str:
-    """Return what licences of one name have in common: its first two words, without a version; all of GNU are one."""
+    """Return the family of a licence: the first two words of its name, without a version; GNU's licences are one."""
     name = re.sub(r"(-?v?\d.*|-(plus|only|or-later))$", "", licence) or licence
     return re.sub(r"^[al]gpl", "gpl", "-".join(name.split("-")[:2]))
 
 
 def families(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return the rows in groups that must stay whole: by licence, by family of names, and by texts that are alike."""
+    """Return the rows in groups that must stay whole: by licence, by family of names, and by similar texts."""
     first: dict[str, int] = {}
     links = [(first.setdefault(family(row.licence), i), i) for i, row in enumerate(rows)]
     links += near_pairs([row.text for row in rows])
@@ -241,7 +241,7 @@ def assign(groups: Sequence[Sequence[Row]]) -> dict[str, list[Row]]:
 
 
 def leaks(splits: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return what two splits have in common: licences, families, or texts that are nearly the same."""
+    """Return the licences, families or near-duplicate texts that two splits have in common."""
     found = []
     for here, there in combinations(splits, 2):
         shared = {family(row.licence) for row in splits[here]} & {family(row.licence) for row in splits[there]}

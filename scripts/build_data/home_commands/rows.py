@@ -31,7 +31,7 @@ HELD_OUT = {"test": 0.15, "validation": 0.08}  # shares of an intent's templates
 FEWEST = 3  # templates; an intent with fewer is in train only
 MOST = 40  # most rows per template
 TRIES, FAILURES = 400, 8  # tries to make a row, and failures of the recogniser among them
-HERE = "here"  # stands for the room of the microphone, which sentences do not name
+HERE = "here"  # means the room of the microphone, which sentences do not name
 
 
 # A text from a template contains a piece of each.

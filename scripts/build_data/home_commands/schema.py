@@ -32,7 +32,7 @@ def _add(types: Types, slots: SlotList | None) -> None:
     """Add the values of a list (None: a name of the household) to the types of a slot."""
     if isinstance(slots, TextSlotList):
         values = [number(value.value_out) for value in slots.values]
-        # A value that stands for several (a French "store") is not a string or number, and no row has it.
+        # A value with several meanings (a French "store") is not a string or number, and no row has it.
         types.setdefault("enum", {"enum": set()})["enum"].update(v for v in values if not isinstance(v, list))
     elif isinstance(slots, RangeSlotList):
         ends = sorted(int(end * (slots.multiplier or 1)) for end in (slots.start, slots.stop))

@@ -55,7 +55,7 @@ class Household:
     ("name/light"): {class: [value, ...]}. `before` has the words that may precede a value of each class, as a regular
     expression over `functions` (words that belong to the following value). `rules` and `lists` are narrower forms of
     the source's, for sampling only. `repairs` (pattern, replacement) fix grammar that the templates leave open, such as
-    "1 hours". `unreal` finds sentences that nobody would say.
+    "1 hours". `unreal` finds unnatural sentences.
     """
 
     values: Mapping[str, Mapping[str, Sequence[str]]]
@@ -80,7 +80,7 @@ class Household:
 
     @cached_property
     def patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
-        """The words before a marked value with the value, and the sentences that nobody would say."""
+        """The words before a marked value with the value, and unnatural sentences."""
         words = re.compile(rf"((?:\b(?:{self.functions})(?: |(?<=')))*){MARK.pattern}", re.IGNORECASE)
         return words, re.compile("|".join(self.unreal) or r"(?!)", re.IGNORECASE)
 
@@ -150,7 +150,7 @@ class Sampler:
         if isinstance(node, Alternative):
             if node.is_optional and draw.below(2):
                 return ""
-            # The source also has misheard words of speech recognisers, which nobody says.
+            # The source also has words that speech recognisers misheard, which people do not say.
             items = [draw.one([item for item in items if not _misheard(item)])]
         elif isinstance(node, Permutation):
             items = sorted(items, key=lambda _: draw.below(1 << 20))

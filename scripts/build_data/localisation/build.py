@@ -38,24 +38,24 @@ PINNED = {
     "jupyterlab-language-pack-es-es": "4.5.post3",
     "django": "5.2.19",
 }
-# The code of each language, and what the rows call it.
+# The code of each language, and its name in the rows.
 LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish"}
 SPLITS = ("train", "validation", "test")
 HELD_OUT = {"test": 0.16, "validation": 0.06}  # share of the English texts
 SHORTEST, LONGEST = 3, 250  # characters of a text
 RATIO = 3.0  # of the lengths of text and translation at most, from 20 characters on
 LARGEST = 12  # texts of a group that may be held out
-# What stays as it is: Python's and JavaScript's fields, tags, entities.
+# Parts that translations do not change: Python's and JavaScript's fields, tags, entities.
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|%\d|\{\w*\}|</?\w[^<>]*>|&\w+;")
 TERM = re.compile(r"[A-Za-z]{3,}( [A-Za-z]{3,})?")  # one word, or two
-WORDS = re.compile(r"[^\W\d_]+( [^\W\d_]+)?")  # of a translation, likewise
+WORDS = re.compile(r"[^\W\d_]+( [^\W\d_]+)?")  # one word or two, of a translation
 TERM_TEXTS = 5  # texts of train that have a term, at least
 SHORTEST_STEM = 4  # letters that the forms of a term have in common
 LONGER = 2  # letters by which a form may be longer or shorter than the term
 CONSISTENT = (
     0.5  # share of the texts with a term that have one of its forms, and of those with a form that have the term
 )
-# Words that are no terms.
+# Words that are not terms.
 _NO_TERMS = "all and any are but can for from has may not off one the this with yes you your"
 NO_TERMS = frozenset(_NO_TERMS.split())
 CARD = Path(__file__).with_name("card.md")
@@ -67,7 +67,7 @@ Glossary = dict[str, dict[str, list[str]]]  # by language and English term, the 
 
 @dataclass(frozen=True)
 class Row:
-    """An English text and its translation; `catalogue` is where it comes from."""
+    """An English text and its translation; `catalogue` is its source."""
 
     id: str
     catalogue: str
@@ -130,7 +130,7 @@ def read_rows(stats: Stats) -> list[Row]:
 
 
 def left_out(text: str, translation: str) -> str | None:
-    """Return why a pair is left out, the first reason that holds; None if it is not."""
+    """Return the first reason why a pair is left out; None if it is not."""
     lengths = sorted((len(text), len(translation)))
     reasons = {
         "no letters": not re.search(r"[^\W\d_]{2}", PLACEHOLDER.sub("", text)),
@@ -156,7 +156,7 @@ def drop_repeats(rows: Sequence[Row], stats: Stats) -> list[Row]:
 
 
 def assign(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each split, shuffled; an English text is in one, and so are texts with like translations."""
+    """Return the shuffled rows of each split; a text, and texts with similar translations, are in one split."""
     texts = sorted({row.text for row in rows}, key=digest)
     number = {text: n for n, text in enumerate(texts)}
     links = []
@@ -179,7 +179,7 @@ def assign(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def leaks(splits: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return what two splits have in common: texts, or translations of one language, that are nearly the same."""
+    """Return the near-duplicate texts, or translations of one language, that two splits have in common."""
     found = []
     for here, there in combinations(splits, 2):
         for language in LANGUAGES.values():
@@ -215,10 +215,10 @@ def glossary(rows: Sequence[Row]) -> Glossary:
 
 
 def forms(translation: str, own: Set[str], words: Mapping[str, Set[str]]) -> list[str]:
-    """Return a translation and the words that are its forms: they begin alike, and are used for the same term.
+    """Return a translation and its forms: words with the same beginning that are used for the same term.
 
     Args:
-        own: ids of the rows that have the term; words: those of each row's translation, by its id.
+        own: ids of the rows with the term; words: the words of each row's translation, by its id.
     """
     stem = translation[: max(SHORTEST_STEM, len(translation) - LONGER)]
     found = {translation}
@@ -236,7 +236,7 @@ def has(term: str, text: str) -> bool:
 
 
 def mentions(row: Row, terms: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Return what a translation must contain: the text's placeholders, and terms that the reference translates so."""
+    """Return the required parts of a translation: the text's placeholders, and terms as in the reference."""
     found = [[sign] for sign in dict.fromkeys(PLACEHOLDER.findall(row.text))]
     for term, accepted in terms.items():
         if has(term, row.text) and any(has(form, row.translation) for form in accepted):
@@ -245,7 +245,7 @@ def mentions(row: Row, terms: Mapping[str, Sequence[str]]) -> list[list[str]]:
 
 
 def metric_data(splits: Mapping[str, Sequence[Row]], terms: Glossary) -> dict[str, dict[str, list[list[str]]]]:
-    """Return, for the translation of each held-out row, what it must contain, if anything."""
+    """Return the required parts, if any, of each held-out row's translation."""
     data: dict[str, dict[str, list[list[str]]]] = {}
     for split in ("validation", "test"):
         for row in splits[split]:

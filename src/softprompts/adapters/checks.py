@@ -74,7 +74,7 @@ def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folde
 
 
 def _further_sizes(settings: PeftConfig) -> Iterator[tuple[str, Any]]:
-    """Yield sizes that stand inside of other values of a config: ranks by name, and layers that are used again."""
+    """Yield sizes inside other values of a config: ranks by name, and layers that are used again."""
     ranks: Any = getattr(settings, "rank_pattern", None)
     yield from (("rank_pattern", rank) for rank in (ranks.values() if isinstance(ranks, dict) else ()))
     spans: Any = getattr(settings, "layer_replication", None)

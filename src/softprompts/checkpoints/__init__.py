@@ -1,1 +1,1 @@
-"""Checkpoints of training: folders that are whole or not there, checked when read, resumed exactly."""
+"""Training checkpoints: folders that are written atomically and checked when read; a resumed run is exact."""

@@ -1,8 +1,8 @@
-"""Training checkpoints: written atomically, checked when read, resumed exactly; safetensors and JSON only.
+"""Save and load training checkpoints, as safetensors and JSON only.
 
-Kept are the newest checkpoint, the one before it in case the newest is damaged, the best of each of the two, and the
-newest with a finite validation, to which `training.on_nan` may go back: at most four. Nothing else in the folder is
-ever deleted.
+A folder keeps at most four checkpoints: the newest; the one before it, in case the newest is damaged; the best
+checkpoint that each of the two names; and the newest with a finite validation loss, to which `training.on_nan` may go
+back. No other file in the folder is ever deleted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 @dataclass
 class Restored:
-    """The progress of a checkpoint that was loaded, and what there is to say about it, a line each."""
+    """The progress of a loaded checkpoint, and remarks on it, one line each."""
 
     progress: Progress
     notes: list[str]
@@ -66,19 +66,19 @@ def save_checkpoint(
     average: Mapping[str, torch.Tensor] | None = None,
     write: bool = True,
 ) -> Path:
-    """Write `folder/step-N` and delete older checkpoints, but for the one before it and the best of both.
+    """Write `folder/step-N` and delete older checkpoints, except those that the module's docstring names.
 
-    A checkpoint is written beside its place and renamed, so that a kill or a full disk leaves the previous one.
+    The checkpoint is written under a temporary name and renamed, so that a kill or a full disk leaves the previous one.
 
     Args:
-        folder: the checkpoints of one training.
-        model: its trainable parameters are saved.
-        optimizer: saved with its state.
-        scheduler: likewise.
-        progress: where training stands.
-        inputs: `fingerprints.inputs_of` the training.
-        average: averages of the trainable parameters, by name, if there are any.
-        write: whether this process writes. Where weights are sharded all processes call, and one writes.
+        folder: folder of the training's checkpoints.
+        model: model with the trainable parameters.
+        optimizer: optimizer whose state is saved.
+        scheduler: scheduler whose state is saved.
+        progress: progress of the training.
+        inputs: fingerprints of the training's inputs, see `fingerprints.inputs_of`.
+        average: averages of the trainable parameters, by name, if the training keeps any.
+        write: whether this process writes. If weights are sharded, all processes must call this, and one writes.
 
     Raises:
         UserError: the disk is full; the place cannot be written.
@@ -119,7 +119,7 @@ def save_checkpoint(
 
 
 def _prune(folder: Path, progress: Progress) -> None:
-    """Delete the checkpoints that nothing needs any more."""
+    """Delete the checkpoints that are no longer needed."""
     ours = {step: place for step, place in checkpoint_folders(folder).items() if is_ours(place)}
     keep = {progress.step, progress.best_step}
     if before := [step for step in ours if step < progress.step]:
@@ -132,13 +132,13 @@ def _prune(folder: Path, progress: Progress) -> None:
 
 
 def _is_finite(record: dict[str, Any]) -> bool:
-    """Return whether a checkpoint was written after a validation whose loss is finite."""
+    """Return whether a checkpoint was written after a validation with a finite loss."""
     last = (record["progress"].get("history") or [{}])[-1].get("validation_loss")
     return isinstance(last, int | float) and math.isfinite(last)
 
 
 def forget_later(folder: Path, step: int) -> None:
-    """Delete the checkpoints after `step`: those of a training that has gone back to it.
+    """Delete the checkpoints after `step`, because the training has gone back to that step.
 
     Raises:
         UserError: the folder cannot be written.
@@ -159,20 +159,20 @@ def load_checkpoint(
     average: Mapping[str, torch.Tensor] | None = None,
     finite: bool = False,
 ) -> Restored | None:
-    """Restore the newest checkpoint in `folder` that is whole, and whose best one is; None if there is no checkpoint.
+    """Restore the newest undamaged checkpoint in `folder` whose best one is undamaged too; None without a checkpoint.
 
     Args:
-        folder: the checkpoints of one training.
-        model: gets the trainable parameters.
-        optimizer: gets its state.
-        scheduler: likewise.
-        inputs: `fingerprints.inputs_of` the training that is to go on.
+        folder: folder of the training's checkpoints.
+        model: model that gets the trainable parameters.
+        optimizer: optimizer that gets the saved state.
+        scheduler: scheduler that gets the saved state.
+        inputs: fingerprints of the training that continues, see `fingerprints.inputs_of`.
         average: tensors that get the averages of the trainable parameters, if the training keeps any.
-        finite: take only one that was written after a validation whose loss is finite.
+        finite: restore only a checkpoint that was written after a validation with a finite loss.
 
     Raises:
-        UserError: none is whole; it was made of other data or another base model; it does not fit the model; a newer
-            version of this package wrote it.
+        UserError: all checkpoints are damaged; the data or the base model has changed; the checkpoint does not fit the
+            model; a newer version of this package wrote it.
     """
     found = checkpoint_folders(folder)
     damage: list[str] = []
@@ -192,7 +192,7 @@ def load_checkpoint(
             copy_by_name(_tensors(found[step] / AVERAGE), average)
         optimizer.load_state_dict(state | {"state": _rows(state["state"], _moved(optimizer))})
         scheduler.load_state_dict(record["scheduler"] | {"lr_lambdas": [None] * len(optimizer.param_groups)})
-        # Fields that another version has more or less of: those without a value keep their default.
+        # Another version may have more or fewer fields: a field without a value keeps its default.
         known = {f.name for f in fields(Progress)}
         return Restored(Progress(**{k: v for k, v in record["progress"].items() if k in known}), notes)
     if damage:
@@ -206,7 +206,7 @@ def _read(
     """Return the JSON, the parameters and the optimizer's state of a checkpoint.
 
     Raises:
-        DamagedError: it, or the best one that it names, is not whole; UserError: as `state_of`.
+        DamagedError: it, or the best checkpoint that it names, is damaged; UserError: as `state_of`.
     """
     place, record = found[step], checked_state(found, step)
     best = record["progress"]["best_step"]
@@ -219,10 +219,10 @@ def _read(
 
 
 def load_best(folder: Path, model: nn.Module, step: int) -> None:
-    """Put the parameters of checkpoint `step` in place: their averages, if it has any.
+    """Copy the parameters of checkpoint `step` into a model, or their averages if it has any.
 
     Raises:
-        UserError: it is not whole any more; it does not fit the model.
+        UserError: the checkpoint is damaged; it does not fit the model.
     """
     try:
         found = checkpoint_folders(folder)
@@ -234,7 +234,7 @@ def load_best(folder: Path, model: nn.Module, step: int) -> None:
 
 
 def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None) -> list[str]:
-    """Compare what a checkpoint was made of with what training would go on with; return what is worth saying."""
+    """Compare the inputs of a checkpoint with those of the training that continues; return remarks."""
     before = record.get("inputs")
     if inputs is None:
         return []
@@ -250,7 +250,7 @@ def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None) -
 
 
 def _check_groups(place: Path, groups: list[dict[str, Any]], optimizer: Optimizer) -> None:
-    """Raise `DamagedError` if an optimizer's settings are not those of one like `optimizer`, group by group."""
+    """Raise `DamagedError` if the saved parameter groups do not have the form of those of `optimizer`."""
     shapes = [
         [(len(group["params"]), group.keys() - {"initial_lr"}) for group in given]
         for given in (groups, optimizer.param_groups)
@@ -268,12 +268,12 @@ def _tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _moved(optimizer: Optimizer) -> list[torch.Tensor]:
-    """Return what an optimizer moves, in the order of the numbers that its state has."""
+    """Return the tensors that an optimizer updates, in the order of their numbers in its state."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _rows(state: dict[int, dict[str, Any]], moved: list[torch.Tensor]) -> dict[int, dict[str, Any]]:
-    """Return an optimizer's state with the rows alone that this process holds of sharded parameters."""
+    """Return an optimizer's state; of sharded parameters it keeps only the rows that this process holds."""
 
     def own(value: Any, part: torch.Tensor) -> Any:
         sharded = isinstance(part, Part) and isinstance(value, torch.Tensor) and value.shape == part.of.shape
@@ -288,7 +288,7 @@ def _rows(state: dict[int, dict[str, Any]], moved: list[torch.Tensor]) -> dict[i
 def _split(
     state: dict[int, dict[str, Any]], moved: list[torch.Tensor], keep: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
-    """Part an optimizer's state into JSON values and whole tensors, the latter under "parameter.name"."""
+    """Split an optimizer's state into JSON values and whole tensors; a tensor's key is "parameter.name"."""
     numbers: dict[str, dict[str, Any]] = {}
     tensors = {}
     for index, values in state.items():
@@ -307,6 +307,6 @@ def _join(numbers: dict[str, dict[str, Any]], tensors: dict[str, torch.Tensor]) 
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         if not index.isdecimal():
-            raise DamagedError(f"{OPTIMIZER} holds {short(key)}, which is no state of an optimizer")
+            raise DamagedError(f"{OPTIMIZER} holds {short(key)}, which is not a state of an optimizer")
         state.setdefault(int(index), {})[name] = value
     return state

@@ -1,4 +1,4 @@
-"""Which folders are a run's checkpoints, whether they are whole, and how their own files are taken away."""
+"""Find the folders of a run's checkpoints, check them for damage, and delete their files."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError, warn
 from softprompts.system.files import one_line
 
-FORMAT = 2  # of state.json; 1, which has no such field, had neither checksums nor fingerprints
+FORMAT = 2  # of state.json; format 1 has no such field, no checksums and no fingerprints
 STATE, TRAINABLE, OPTIMIZER, SUMS = "state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256SUMS"
-AVERAGE = "average.safetensors"  # of a training with an average alone
+AVERAGE = "average.safetensors"  # only if the training keeps an average
 FILES = (
     SUMS,
     TRAINABLE,
     OPTIMIZER,
     AVERAGE,
     STATE,
-)  # as they are deleted: as long as it has a state, it is known as ours
+)  # in the order of their deletion: a folder with a state is known as ours
 NAME = re.compile(r"step-(\d{6,})", re.ASCII)
 LEFTOVER = re.compile(r"\.step-\d{6,}\.\d+\.tmp", re.ASCII)
 
 
 class DamagedError(Exception):
-    """A checkpoint is not whole; the text says why."""
+    """A checkpoint is damaged; the text is the reason."""
 
 
 def checkpoint_folders(folder: Path) -> dict[int, Path]:
-    """Return the folders that a run's checkpoints may be in, by step; copies under other names are the user's."""
+    """Return the folders that may be a run's checkpoints, by step; copies under other names are the user's."""
     with one_line(folder):
         places = list(folder.iterdir()) if folder.is_dir() else []
         named = [(step, p) for p in places if (step := _step_of(p)) is not None]
@@ -41,7 +41,7 @@ def checkpoint_folders(folder: Path) -> dict[int, Path]:
 
 
 def _step_of(place: Path) -> int | None:
-    """Return the step that the name of a checkpoint's folder says; None for anything else."""
+    """Return the step in the name of a checkpoint's folder; None for any other path."""
     match = NAME.fullmatch(place.name)
     if not match or place.name != f"step-{int(match[1]):06d}" or place.is_symlink() or not place.is_dir():
         return None
@@ -49,7 +49,7 @@ def _step_of(place: Path) -> int | None:
 
 
 def is_ours(place: Path) -> bool:
-    """Return whether a folder is, beyond doubt, a checkpoint that a run wrote under this name."""
+    """Return whether a folder is certainly a checkpoint that a run wrote under this name."""
     step = _step_of(place)
     try:
         return step is not None and state_of(place)["progress"]["step"] == step
@@ -67,7 +67,7 @@ def remove(place: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete checkpoints that a run was killed over while it wrote them."""
+    """Delete unfinished checkpoints of runs that were killed while they wrote them."""
     for place in folder.glob(".step-*.tmp"):
         if LEFTOVER.fullmatch(place.name) and place.is_dir():
             remove(place)
@@ -84,7 +84,7 @@ def write_sums(place: Path) -> None:
 
 
 def make_room(target: Path) -> None:
-    """Take an earlier checkpoint of the same step away; what is not one stays, under another name."""
+    """Delete an earlier checkpoint of the same step; a folder that is not a checkpoint gets another name."""
     if is_ours(target):
         remove(target)
     if os.path.lexists(target):
@@ -95,10 +95,10 @@ def make_room(target: Path) -> None:
 
 
 def checked_state(found: Mapping[int, Path], step: int) -> dict[str, Any]:
-    """Return the state of a checkpoint of which every file is as it was written.
+    """Return the state of a checkpoint after a check of all its files.
 
     Raises:
-        DamagedError: it is not, or there is none; UserError: as `state_of`.
+        DamagedError: a file has changed, or the checkpoint is missing; UserError: as `state_of`.
     """
     if step not in found:
         raise DamagedError(f"step-{step:06d} is missing")

@@ -1,4 +1,4 @@
-"""The parameters that train, as tensors by name: taken out of a model and put back into it."""
+"""Copy trainable parameters out of a model as tensors by name, and back into it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import nn
 def trainable_tensors(model: nn.Module, keep: bool = True) -> dict[str, torch.Tensor]:
     """Return whole copies of the trainable parameters on the CPU, by name.
 
-    Of sharded ones all processes must ask at once; those that do not `keep` them get none.
+    If parameters are sharded, all processes must call this. A process without `keep` gets an empty dictionary.
     """
     trainable = ((name, whole(p)) for name, p in model.named_parameters() if p.requires_grad)
     return {name: values.cpu().clone() for name, values in trainable if keep}
 
 
 def set_trainable(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put values from `trainable_tensors` back in place.
+    """Copy values from `trainable_tensors` into a model.
 
     Raises:
-        UserError: they are not of exactly the parameters that train, by name and shape.
+        UserError: their names and shapes are not exactly those of the trainable parameters.
     """
     copy_by_name(tensors, {n: p for n, p in model.named_parameters() if p.requires_grad})
 
@@ -33,7 +33,7 @@ def copy_by_name(tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, t
     """Copy values into the parameters of the same names.
 
     Raises:
-        UserError: they do not fit, by name and shape.
+        UserError: names or shapes differ.
     """
     for name in sorted(parameters.keys() | tensors.keys()):
         shapes = [tuple(t[name].shape) if name in t else "missing" for t in (tensors, parameters)]

@@ -77,7 +77,7 @@ def parse_sections(main: Callable[..., None], text: str) -> dict[str, Any]:
 
 
 def _arguments(main: Callable[..., None], parser: ArgumentParser, read: Callable[[], Any]) -> dict[str, Any]:
-    """Return the dataclasses that `main` takes, of the settings that `read` gives."""
+    """Return the arguments of `main`, as dataclasses, from the settings that `read` returns."""
     try:
         settings = read()
         if isinstance(settings.get("config"), list):
@@ -167,15 +167,15 @@ def cli(
 
 
 def _line_of(error: Exception) -> str | None:
-    """Return one line for an error that the machine makes; None for a mistake of ours, which needs its traceback."""
+    """Return one line for an error of the machine; None for a bug of this project, which needs its traceback."""
     if is_out_of_memory(error):
         return (
-            "out of memory: the machine has none left, or a limit of this process does not allow more (ulimit -v, "
-            "cgroup); what was saved is unharmed. Give it more, then --resume"
+            "out of memory: the machine's memory is full, or a limit of this process is reached (ulimit -v, cgroup); "
+            "saved files are unharmed. Provide more memory, then --resume"
         )
     if isinstance(error, RuntimeError):
         return lost_process(error)
-    # Without a file it is a mistake of ours, or of a library's.
+    # Without a file it is a bug of this project, or of a library.
     if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
         return None
     if error.filename is None and error_number(error) not in FULL:

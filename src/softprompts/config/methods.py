@@ -138,7 +138,7 @@ class PrefixConfig:
             are saved. `direct` does not.
         key_rate: factor on training.learning_rate for keys; 0 keeps their initial values. Most of what a prefix learns
             is reported to be in its values ("keys as routers", arXiv 2508.17032).
-        value_rate: likewise for values.
+        value_rate: the same factor for values.
         layer_rates: factors from the first layer to the last, one for each of as many groups of adjacent layers. [0, 1]
             trains only the upper half. They multiply key_rate and value_rate.
         frozen_first: number of virtual tokens that keep their initial values. Cartridges freeze one, which receives the
@@ -228,7 +228,7 @@ class ContextConfig:
     Args:
         demonstrations: number of rows of train, drawn by the run's seed as `hard.shots` draws them. Training uses only
             these rows.
-        separator: text between two of them, and before a row's own text.
+        separator: text between two demonstrations, and before a row's own text.
         leave_one_out: in a step, hide from each row the positions of the prefix that come from itself.
         token_dropout: share of the prefix's positions that are hidden from a row in a step, drawn again each time.
 
@@ -255,14 +255,14 @@ class ContextConfig:
 class CPTConfig:
     """The embeddings of a few rows of train, changed within bounds (context-aware prompt tuning; Blau et al. 2024).
 
-    Names of the bounds are those of PEFT's CPTConfig.
+    The bounds have the names of PEFT's CPTConfig.
 
     Args:
         demonstrations: number of rows of train, drawn by the run's seed as `hard.shots` draws them. Training uses only
             these rows.
-        separator: text between two of them, and before a row's own text.
+        separator: text between two demonstrations, and before a row's own text.
         opt_projection_epsilon: how far the embedding of a prompt's token may move, at a hidden size of 2048.
-        opt_projection_format_epsilon: likewise for the tokens of the separator.
+        opt_projection_format_epsilon: the same bound for the tokens of the separator.
 
     Raises:
         UserError: no demonstrations; a bound that is not above 0.
@@ -316,7 +316,7 @@ class LoraConfig:
         layers_to_transform: numbers of the layers that get matrices.
         layers_pattern: name of the list of layers, for layers_to_transform.
         rank_pattern: ranks of layers by name or regular expression.
-        alpha_pattern: values of lora_alpha, likewise.
+        alpha_pattern: values of lora_alpha by name or regular expression.
         fan_in_fan_out: the weights are stored as (in, out), as GPT-2's are.
         lora_bias: give the second matrix a bias.
         target_parameters: names of parameters that get matrices, for example of experts.

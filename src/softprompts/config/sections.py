@@ -52,10 +52,10 @@ class TaskConfig:
         train: file, folder, or pattern such as "data/*.jsonl". Files are .jsonl, .json, .csv, .tsv, .parquet or .arrow,
             and may be compressed (.gz, .zst, .bz2, .xz). Or a split of the dataset; the Hub also accepts a slice:
             "train[:1000]".
-        validation: likewise; without it 10 % of train is held out.
-        test: likewise; without it 10 % of train is held out.
+        validation: as train, for validation; by default 10 % of train is held out.
+        test: as train, for test; by default 10 % of train is held out.
         choices: for classification: all targets as the template renders them; or a mapping from a rendered target to
-            the words that stand for it (a verbalizer); or `from_train`, the distinct targets of all rows of train.
+            the words that represent it (a verbalizer); or `from_train`, the distinct targets of all rows of train.
             `from_train` reads them before rows are held out or limited by `max_rows`. Quote yes, no, true and numbers
             in YAML.
         rename: new names of columns, in each split that has them, e.g. {query: question}. All other keys refer to the
@@ -134,7 +134,7 @@ class TrainingConfig:
         eval_rows: rows of the validation split to validate on during training; by default all.
         best_by: criterion for the best checkpoint: `loss` on validation, or one of the task's metrics.
         patience: number of validations without improvement that ends training; by default none does.
-        on_nan: what to do if the loss or its gradient is not finite: `stop`, or a factor above 0 and up to 1, such as
+        on_nan: action if the loss or its gradient is not finite: `stop`, or a factor above 0 and up to 1, such as
             0.5. With a factor, the training goes back to the last checkpoint with a finite validation loss and
             continues with the learning rate times the factor. It does so once; the second time, it stops.
         energy: estimate the energy of training with codecarbon (`pip install codecarbon`), offline.

@@ -191,9 +191,9 @@ class PlanConfig:
     Args:
         reference: share that one variant is expected to reach, from 0 to 1.
         target: share of the other.
-        disagree: share of rows that exactly one of two models has right; by default that of models whose answers do not
+        disagree: share of rows that exactly one of two models has right; the default assumes that their answers do not
             depend on each other. Models that agree more need fewer rows.
-        rows: rows at hand, whose power is printed; by default none.
+        rows: number of present rows, whose power is printed; by default none.
     """
 
     reference: float
@@ -223,7 +223,7 @@ class NeighboursConfig:
 
     Args:
         k: nearest tokens of each virtual token; Lester et al. look at five.
-        record: JSON file to write, which must not exist: the neighbours, and those of as many random vectors.
+        record: JSON file to write, which must not exist: the neighbours, and the neighbours of as many random vectors.
     """
 
     k: int = 5
@@ -241,9 +241,9 @@ class NewConfig:
 
     Args:
         task: its name, which its folders in configs and runs get: letters, digits, "_", "-" and ".".
-        data: its rows: a file, folder or pattern, as `task.train` takes them.
+        data: its rows: a file, folder or pattern, as for `task.train`.
         text: columns that the model reads; by default those with texts.
-        answer: column that it is to write; by default one with a usual name, such as label, or the last one.
+        answer: column that it must write; by default one with a usual name, such as label, or the last one.
         output: config file to write, which must not exist yet; by default configs/TASK/prompt_tuning.yaml.
     """
 
@@ -284,15 +284,15 @@ class ReportConfig:
 
 @dataclass
 class ReadinessConfig:
-    """What is checked before training, and where the page goes.
+    """The inputs of the checks before training, and the folder of the page.
 
     Args:
         config: config of a recipe, e.g. configs/own_data/prompt_tuning.yaml.
         plan: file with goal, KPI, owner, legal basis and so on; see configs/own_data/readiness.yaml.
         output: folder for readiness.html and readiness.json; by default the one above `run.output_dir` of the config.
             Files of this recipe are replaced, any other file is an error.
-        baseline: record, or folder, of the hard-prompt run that is to be beaten; by default `hard_prompt` in the
-            folder above `run.output_dir`, or the record of an included task.
+        baseline: record, or folder, of the hard-prompt run to compare with; by default `hard_prompt` in the folder
+            above `run.output_dir`, or the record of an included task.
         run_baseline: run recipes/hard_prompt.py first if there is no such record.
     """
 
@@ -339,7 +339,7 @@ class ServeConfig:
         max_new_tokens: most output tokens that a request may ask for.
         max_body_bytes: largest body of a request.
         max_connections: most open connections; requests on further ones get status 429.
-        client_timeout: seconds that a client may take to send a request, or to read a part of its answer.
+        client_timeout: seconds that a client has to send a request, or to read a part of its answer.
         timeout: seconds until an unfinished request is ended.
         drain: seconds for the remaining requests after the server was told to stop.
         cache_megabytes: most memory for the keys and values of prompts; prefixes need memory in addition.

@@ -80,7 +80,7 @@ def check_mapping(key: str, text: str) -> None:
 
 
 def tree_of(file: Path, path: str) -> Any:
-    """Return what a YAML file holds. `path` is how messages name it.
+    """Return the content of a YAML file. Messages name it as `path`.
 
     Raises:
         UserError: no such file; it is not UTF-8, or not valid YAML.

@@ -84,7 +84,7 @@ def read_apart(reader: RowTokenizer, end: int | None, read: Callable[[RowTokeniz
     Args:
         reader: a reader of rows whose choices have no end.
         end: the token that ends an answer, from `end_of_answer`.
-        read: what to do with a reader.
+        read: function that uses a reader.
 
     Raises:
         UserError: raised by `read`; the tokenizer has no end; a choice contains the end of another.

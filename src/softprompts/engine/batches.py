@@ -36,7 +36,7 @@ class PaddedBatch:
 def pad(documents: Sequence[Document], device: torch.device) -> PaddedBatch:
     """Make a batch of documents, padded on the right.
 
-    Right padding keeps every token's position after the prompt, whatever `padding_side` the tokenizer has. PEFT ignores
+    Right padding keeps every token's position after the prompt, with any `padding_side` of the tokenizer. PEFT ignores
     `position_ids`, so left padding would move the text away from the soft prompt.
 
     Raises:

@@ -104,8 +104,8 @@ def make_engine(
 def _reads_padding(engine: Engine, data: EncodedTask) -> bool:
     """Return whether the output for a row depends on the padding that a longer row in its batch adds.
 
-    This is so for FNet's Fourier transform, Nyströmformer's landmarks and ConvBERT's convolutions, whatever the
-    attention mask. A decoder cannot attend to padding after a text.
+    FNet's Fourier transform, Nyströmformer's landmarks and ConvBERT's convolutions depend on it, with any attention
+    mask. A decoder cannot attend to padding after a text.
     """
     splits = (data.train, data.validation, data.test)
     found = [(n, split, i) for split in splits for i, n in enumerate(lengths_of(split, prompts_only=True))]

@@ -90,7 +90,7 @@ def one_behind_the_other(prompts: Sequence[States]) -> DynamicCache:
 
 
 def side_by_side(rows: Sequence[States | None], positions: int) -> DynamicCache:
-    """Return a cache of one row for each of `rows`, padded on the left to `positions`; None stands for no positions."""
+    """Return a cache of one row for each of `rows`, padded on the left to `positions`; None means no positions."""
     some = next(row for row in rows if row)
     layers: list[tuple[torch.Tensor, ...]] = []
     for number, layer in enumerate(some):

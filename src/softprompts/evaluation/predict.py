@@ -151,7 +151,7 @@ def predict(
         numbers, answers = gather_object(numbers), gather_object(answers)  # also after a signal: the others are waiting
     if numbers:
         name = signal.Signals(numbers[0]).name
-        raise Interrupted(f"stopped by {name} while {label}; go on with --resume", numbers[0])
+        raise Interrupted(f"stopped by {name} while {label}; continue with --resume", numbers[0])
     answers.sort()
     predictions = [
         Prediction(examples[i].row.place, examples[i].row.prompt, examples[i].row.target, text, scores)

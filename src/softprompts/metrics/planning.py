@@ -1,4 +1,4 @@
-"""Plan a comparison of two variants: how much data shows a difference, and the power of what there is."""
+"""Plan a comparison of two variants: the data that shows a difference, and the power of the present data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows_needed(difference: float, disagree: float) -> int:
 
 
 def power_of_rows(difference: float, disagree: float, rows: int) -> float:
-    """Return the power of the test of `rows_needed` with so many rows."""
+    """Return the power of the test of `rows_needed` with this number of rows."""
     reached = difference * math.sqrt(rows) - Z * math.sqrt(disagree)
     return NormalDist().cdf(reached / max(1e-9, math.sqrt(disagree - difference**2)))
 
@@ -35,18 +35,18 @@ def power_of_rows(difference: float, disagree: float, rows: int) -> float:
 def users_needed(reference: float, target: float) -> int:
     """Return the users of each variant of an A/B test of two shares: two-sided level 5 %, power 80 %.
 
-    The test is that of two proportions with a pooled variance (Fleiss, Levin and Paik 2003, chapter 4).
+    The test compares two proportions, with a pooled variance (Fleiss, Levin and Paik 2003, chapter 4).
 
     Args:
         reference: share of successes with one variant, from 0 to 1.
-        target: share with the other.
+        target: share of successes with the other variant.
     """
     root = Z * _pooled(reference, target) + NormalDist().inv_cdf(POWER) * _separate(reference, target)
     return math.ceil((root / (target - reference)) ** 2)
 
 
 def power_of_users(reference: float, target: float, users: int) -> float:
-    """Return the power of the test of `users_needed` with so many users of each variant."""
+    """Return the power of the test of `users_needed` with this number of users per variant."""
     reached = abs(target - reference) * math.sqrt(users) - Z * _pooled(reference, target)
     return NormalDist().cdf(reached / max(1e-9, _separate(reference, target)))
 
@@ -61,13 +61,13 @@ def _separate(reference: float, target: float) -> float:
 
 
 def plan_lines(reference: float, target: float, disagree: float | None, rows: int | None) -> list[str]:
-    """Return what a comparison needs, in lines: rows for two models on the same rows, and users for an A/B test.
+    """Return lines with the needs of a comparison: rows for two models on the same rows, and users for an A/B test.
 
     Args:
         reference: share of right answers, or of successes, that one variant is expected to reach, from 0 to 1.
-        target: share of the other.
-        disagree: share of rows that exactly one of two models has right; by default that of independent answers.
-        rows: rows at hand, whose power is added.
+        target: the other variant's share.
+        disagree: share of rows that exactly one of two models has right; the default assumes independent answers.
+        rows: number of present rows, whose power is added.
     """
     difference = abs(target - reference)
     disagree = reference * (1 - target) + target * (1 - reference) if disagree is None else disagree

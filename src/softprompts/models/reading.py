@@ -36,7 +36,7 @@ Load = Callable[[str], Any]  # a function that reads a folder, and may raise any
 def _check_files(path: str) -> None:
     """Raise `UserError` for a settings file in a model's folder that is not a JSON object; Hub ids pass.
 
-    Transformers ignores errors in some of them, and names none of them in its errors.
+    Transformers ignores errors in some of these files, and does not name the file in its errors.
     """
     folder = Path(path)
     if not folder.is_dir():

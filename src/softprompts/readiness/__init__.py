@@ -1,1 +1,1 @@
-"""Before anything is trained: are goal, data, test and baseline good enough, and may the data be used?"""
+"""Check before training whether goal, data, test and baseline are good enough, and whether the data may be used."""

@@ -1,4 +1,4 @@
-"""What a check has found: green, amber or red, with its remedy."""
+"""The outcome of a check: green, amber or red, with its remedy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Finding:
     """The outcome of one check.
 
     Args:
-        key: of the check, e.g. near_duplicates.
-        title: its heading on the page.
-        status: red stops a pipeline; amber is for a person to decide.
-        found: what was found, in one or two sentences.
-        remedy: what to do about it; empty if it is green.
-        facts: the numbers behind it, as JSON values.
-        table: rows of text by column, which the page shows.
+        key: name of the check, e.g. near_duplicates.
+        title: heading on the page.
+        status: red stops a pipeline; a person decides on amber.
+        found: the outcome in one or two sentences.
+        remedy: the remedy; empty if the status is green.
+        facts: the numbers of the check, as JSON values.
+        table: rows of text by column, for the page.
     """
 
     key: str
@@ -38,21 +38,21 @@ class Finding:
 
 
 def worst(findings: Iterable[Finding]) -> Status:
-    """Return the worst status of findings; green if there are none."""
+    """Return the worst status of findings; green without findings."""
     found = {finding.status for finding in findings}
     return next((status for status in WORST if status in found), "green")
 
 
 def share(part: float, whole: float) -> float:
-    """Return a part as a share of 1; 0 of nothing."""
+    """Return `part` as a share of `whole`; 0 if `whole` is 0."""
     return part / whole if whole else 0.0
 
 
 def percent(number: float) -> str:
-    """Return a share of 1 in per cent: "12.5 %", with two digits more below 1 %."""
+    """Return a share as a percentage: "12.5 %", below 1 % with one more digit."""
     return f"{100 * number:.2f} %" if 0 < number < 0.01 else f"{100 * number:.1f} %"
 
 
 def places(found: Sequence[str], most: int = 3) -> str:
-    """Return the first places of some, as "e.g. a.jsonl:1, a.jsonl:7"."""
+    """Return the first few places, as "e.g. a.jsonl:1, a.jsonl:7"."""
     return f"e.g. {', '.join(found[:most])}" if found else ""

@@ -1,4 +1,4 @@
-"""What several splits share: rows, near-duplicates, authors, times; and rows that contradict each other."""
+"""Find rows, near-duplicates, authors and times that several splits share, and rows that contradict each other."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from softprompts.readiness.findings import Finding, Status, percent, places, sha
 from softprompts.readiness.plan import Plan
 from softprompts.tasks.task import Task
 
-# Two texts are near-duplicates from this Jaccard similarity of their shingles on (Lee et al. 2022, "Deduplicating
-# Training Data Makes Language Models Better", section 4.2, take 0.8).
+# Two texts are near-duplicates if the Jaccard similarity of their shingles is at least this (Lee et al. 2022,
+# "Deduplicating Training Data Makes Language Models Better", section 4.2, use 0.8).
 SIMILAR = 0.8
-PROPOSED = 0.5  # MinHash proposes pairs from here on: of those at 0.8, it misses one in 10,000 then
+PROPOSED = 0.5  # MinHash proposes pairs from this similarity on; of pairs at 0.8, it misses one in 10,000
 SHINGLE = 5  # characters: words are too coarse for texts of a single sentence
 PERMUTATIONS = 128
-SHORTEST = 20  # characters; of shorter texts, a single word makes the difference
-REPEATED = 0.01  # share of train that may be duplicates: copies from several sources are common, and cost little
-LEAKED = 0.01  # share of scored rows that near-duplicates may decide about
+SHORTEST = 20  # characters; in shorter texts a single word makes the difference
+REPEATED = 0.01  # share of train that may be duplicates: copies from several sources are common and do little harm
+LEAKED = 0.01  # share of scored rows that may be near-duplicates
 
 
 def input_of(task: Task) -> Callable[[Record], str]:
-    """Return a function of a record that gives the values of the prompt's columns, without case and runs of spaces.
+    """Return a function that joins the values of a record's prompt columns, in lower case and with single spaces.
 
-    The words of the template itself would make all rows alike.
+    It leaves out the words of the template, because they would make all rows similar.
     """
     columns = [
         name.partition("[")[0] for _, name, _, _ in string.Formatter().parse(task.config.prompt) if name is not None
@@ -55,10 +55,10 @@ class Texts:
 
 
 def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
-    """Yield what there is to say of overlap between splits, and of contradictions.
+    """Yield the findings on overlap between splits, and on contradictions.
 
     Raises:
-        UserError: a column of the plan that the rows lack, or that holds no time.
+        UserError: the rows lack a column that the plan names; a value of the time column is not a time.
     """
     texts = Texts(task)
     yield repeated(texts)
@@ -70,7 +70,7 @@ def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
 
 
 def repeated(texts: Texts) -> Finding:
-    """Return the finding on rows of train that are there more than once, target included."""
+    """Return the finding on rows of train that occur more than once with the same target."""
     seen: set[tuple[str, str]] = set()
     found = []
     for place, text, target in texts.rows["train"]:
@@ -80,11 +80,11 @@ def repeated(texts: Texts) -> Finding:
     part = share(len(found), len(texts.rows["train"]))
     facts = {"rows": len(found), "share": part, "first": found[:3]}
     if not found:
-        return Finding("duplicates", "Duplicates in train", "green", "No row of train is there twice.", "", facts)
+        return Finding("duplicates", "Duplicates in train", "green", "No row of train occurs twice.", "", facts)
     said = f"{len(found):,} rows of train repeat another ({percent(part)}), {places(found)}."
     if part <= REPEATED:
         return Finding("duplicates", "Duplicates in train", "green", said, "", facts)
-    remedy = "Take the repeated rows out: they count several times in training."
+    remedy = "Remove the repeated rows: they count several times in training."
     return Finding("duplicates", "Duplicates in train", "amber", said, remedy, facts)
 
 
@@ -107,7 +107,7 @@ def across_splits(texts: Texts) -> Finding:
         return Finding("leaked_rows", title, "green", "No input is in more than one split.", "", facts)
     counts = Counter(split for split, _, _ in found)
     said = f"{len(found):,} rows have an input of an earlier split ({_counted(counts)})."
-    remedy = "Take them out of validation and test: they are remembered, not predicted. The score would be too high."
+    remedy = "Remove them from validation and test: the model may remember them, so the score would be too high."
     return Finding("leaked_rows", title, "red", said, remedy, facts, _pairs_found(found))
 
 
@@ -122,7 +122,7 @@ def shingles(text: str) -> set[str]:
 
 
 def near_duplicates(texts: Texts) -> Finding:
-    """Return the finding on rows of validation and test that are nearly the same as one of an earlier split.
+    """Return the finding on rows of validation and test that are nearly the same as a row of an earlier split.
 
     MinHash proposes pairs; their true similarity decides.
     """
@@ -132,10 +132,10 @@ def near_duplicates(texts: Texts) -> Finding:
     shares = {split: share(count, len(texts.rows[split])) for split, count in counts.items()}
     facts = {"rows": dict(counts), "shares": shares, "similarity": SIMILAR, "first": [f[1:] for f in found[:3]]}
     if not found:
-        said = f"No row of validation or test is nearly the same as one of an earlier split (similarity {SIMILAR})."
+        said = f"No row of validation or test is nearly the same as a row of an earlier split (similarity {SIMILAR})."
         return Finding("near_duplicates", title, "green", said, "", facts)
-    said = f"{len(found):,} rows are nearly the same as one of an earlier split ({_counted(counts)})."
-    remedy = "Split by what the rows have in common, such as their source or template, or take these out."
+    said = f"{len(found):,} rows are nearly the same as a row of an earlier split ({_counted(counts)})."
+    remedy = "Split by a property that the rows share, such as their source or template, or remove these rows."
     table = [
         {"split": split, "row": place, "like": other, "similarity": f"{similarity:.2f}"}
         for split, place, other, similarity in found[:20]
@@ -145,7 +145,7 @@ def near_duplicates(texts: Texts) -> Finding:
 
 
 def _similar(texts: Texts) -> dict[str, tuple[str, str, float]]:
-    """Return, by the place of a row of validation or test: its split, the row that it is like, and the similarity."""
+    """Return, by the place of a row of validation or test, its split, the similar row, and the similarity."""
     from datasketch import MinHash, MinHashLSH  # not above: it comes with an extra
 
     index = MinHashLSH(threshold=PROPOSED, num_perm=PERMUTATIONS)
@@ -160,7 +160,7 @@ def _similar(texts: Texts) -> dict[str, tuple[str, str, float]]:
             own = shingles(text)
             sketch = MinHash(num_perm=PERMUTATIONS)
             sketch.update_batch([piece.encode() for piece in own])
-            if split != "train" and text not in numbers:  # the same text is said elsewhere
+            if split != "train" and text not in numbers:  # `across_splits` reports equal texts
                 candidates = [(number, _jaccard(own, shingles(known[number][1]))) for number in index.query(sketch)]
                 if alike := [(s, -number) for number, s in candidates if s >= SIMILAR]:
                     similarity, number = max(alike)
@@ -179,7 +179,7 @@ def _jaccard(first: set[str], second: set[str]) -> float:
 
 
 def conflicts(texts: Texts, choices: bool) -> Finding:
-    """Return the finding on equal inputs with different targets, and the best score that they leave possible."""
+    """Return the finding on equal inputs with different targets, and the best accuracy that is possible with them."""
     targets: dict[str, Counter[str]] = defaultdict(Counter)
     first: dict[str, str] = {}
     rows = [row for split in SPLITS for row in texts.rows[split]]
@@ -196,15 +196,15 @@ def conflicts(texts: Texts, choices: bool) -> Finding:
         return Finding("conflicts", title, "green", "Equal inputs have equal targets.", "", facts)
     said = f"{len(found):,} inputs have several targets, {places([first[text] for text in found])}."
     if not choices:
-        remedy = "Check that each of these answers is right: a metric counts only the row's own as right."
+        remedy = "Check that each of these answers is right: a metric accepts only the row's own answer."
         return Finding("conflicts", title, "amber", said, remedy, facts)
-    said += f" No model is right on more than {percent(ceiling)} of test."
+    said += f" No model can be right on more than {percent(ceiling)} of test."
     remedy = "Let two people label these rows again, and write down the rule that decides."
     return Finding("conflicts", title, "red" if part > LEAKED else "amber", said, remedy, facts)
 
 
 def _ceiling(texts: Texts) -> float:
-    """Return the share of test that the most frequent target of each input gets right."""
+    """Return the test accuracy of predicting each input's most frequent target."""
     test: dict[str, Counter[str]] = defaultdict(Counter)
     for _, text, target in texts.rows["test"]:
         test[text][target] += 1
@@ -234,7 +234,7 @@ def _column(task: Task, plan: Plan, field: str, column: str) -> dict[str, list[t
 
 
 def by_author(task: Task, plan: Plan) -> Finding:
-    """Return the finding on authors of scored rows that are in train, too."""
+    """Return the finding on authors of scored rows who also occur in train."""
     title = "Authors in several splits"
     if plan.author_column is None:
         return Finding("authors", title, "green", "Not checked: readiness.yaml names no author_column.")
@@ -247,7 +247,7 @@ def by_author(task: Task, plan: Plan) -> Finding:
         return Finding("authors", title, "green", f"No {plan.author_column} of train is in another split.", "", facts)
     first = [place for where in leaked.values() for place in where]
     said = f"{rows:,} rows of validation and test have a {plan.author_column} of train, {places(first)}."
-    remedy = f"Split by {plan.author_column}: a model may know how somebody writes, and not what the text says."
+    remedy = f"Split by {plan.author_column}: a model may learn how a person writes, and not the task."
     return Finding("authors", title, "red", said, remedy, facts)
 
 
@@ -268,12 +268,12 @@ def by_time(task: Task, plan: Plan) -> Finding:
     if not late:
         return Finding("time", title, "green", f"Train ends before test begins ({begin:%Y-%m-%d}).", "", facts)
     said = f"{len(late):,} rows of train ({percent(part)}) are later than the first row of test, {places(late)}."
-    remedy = "Split by time: in use, a model reads texts that are later than all that it was trained on."
+    remedy = "Split by time: in use, a model reads texts that are later than all its training rows."
     return Finding("time", title, "red" if part > LEAKED else "amber", said, remedy, facts)
 
 
 def _time(place: str, plan: Plan, value: Any) -> datetime:
-    """Return a point in time; one without a zone counts as UTC, a number as seconds since 1970."""
+    """Return a point in time; a time without a zone counts as UTC, a number as seconds since 1970."""
     found: datetime | None = None
     try:
         if isinstance(value, datetime):
@@ -289,6 +289,6 @@ def _time(place: str, plan: Plan, value: Any) -> datetime:
     if found is None:
         raise UserError(
             f'{place}: column "{plan.time_column}", the time_column of {plan.path}, holds {short(repr(value))}, which '
-            "is no time; write 2026-05-31 or 2026-05-31T12:30"
+            "is not a time; write 2026-05-31 or 2026-05-31T12:30"
         )
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -24,9 +24,9 @@ from softprompts.tasks.task import Task, load_task
 
 from pandas import DataFrame
 
-GENERATOR = "softprompts recipes/readiness.py"  # by which our own files are known, so that nothing else is overwritten
+GENERATOR = "softprompts recipes/readiness.py"  # marks our own files, because no other file may be overwritten
 TEMPLATE = Path(__file__).with_name("readiness.html.j2")
-SCHEMA_VERSION = 1  # of the JSON; another one for a field that goes or changes its meaning
+SCHEMA_VERSION = 1  # of the JSON; it increases if a field is removed or changes its meaning
 SECTIONS = {
     "purpose": ("Purpose and people", ("people",)),
     "rights": ("Rights and privacy", ("personal_data", "secrets")),
@@ -38,7 +38,7 @@ SECTIONS = {
     "worth": ("Target and cost", ("test_rows", "to_win", "cost")),
 }
 SIGNS = {"green": ("holds", "✓ green"), "amber": ("open", "! amber"), "red": ("fails", "✗ red")}
-# Fields of the plan that the page shows, by what it calls them.
+# Fields of the plan that the page shows, and their names there.
 SHOWN = {
     "goal": "goal",
     "intended_users": "intended users",
@@ -84,12 +84,12 @@ class Readiness:
 
 
 def read_inputs(settings: RecipeSettings, plan: Plan) -> tuple[Task, str]:
-    """Return the rows as they are in the files, and the metric of the plan.
+    """Return the rows without masks, and the metric of the plan.
 
     Raises:
-        UserError: what is wrong with rows or plan, so that nothing can be said of them.
+        UserError: an error in rows or plan makes the checks impossible.
     """
-    # Unmasked: authors would all be one, and a refused row would hide those behind it.
+    # Unmasked: with masks all authors would look the same, and a refused row would hide later ones.
     task = load_task(replace(settings.task, pii="keep"))
     metric = worth.metric_name(plan, task, settings.path)
     sensitive.check_kinds(plan)
@@ -102,7 +102,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     """Return the outcome of all checks.
 
     Raises:
-        UserError: as `read_plan` and `read_inputs`; a base model that there is not; a given baseline that does not fit.
+        UserError: as `read_plan` and `read_inputs`; the base model does not exist; a given baseline does not fit.
     """
     plan = read_plan(config.plan)
     task, metric = read_inputs(settings, plan)
@@ -128,7 +128,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
 
 
 def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
-    """Return the arguments of recipes/hard_prompt.py that make the baseline; None if there is one.
+    """Return the arguments of recipes/hard_prompt.py that make the baseline; None if it exists already.
 
     Raises:
         UserError: as `assess`; the base model is an encoder, which has no hard prompt.
@@ -143,10 +143,10 @@ def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
 
 
 def write_readiness(config: ReadinessConfig) -> Status:
-    """Check, write readiness.html and readiness.json, print a line for each finding that is not green.
+    """Run all checks, write readiness.html and readiness.json, and print a line per finding that is not green.
 
     Raises:
-        UserError: as `assess`; another file is in the place of one of ours; full disk.
+        UserError: as `assess`; one of the files exists and is not ours; full disk.
     """
     settings = read_recipe(config.config)
     folder = Path(config.output or Path(settings.run.output_dir).parent)
@@ -189,7 +189,7 @@ def page_of(found: Readiness) -> str:
         TEMPLATE,
         generator=GENERATOR,
         title=f"Readiness of {found.task.name}",
-        origin=f"{found.settings.path} and {plan.path}, {datetime.now(UTC):%Y-%m-%d}. Nothing has left this machine.",
+        origin=f"{found.settings.path} and {plan.path}, {datetime.now(UTC):%Y-%m-%d}. No data left this machine.",
         links=[(key, f"{SIGNS[worst(findings)][1][0]} {title}") for key, title, findings in groups],
         status=found.status,
         counts=counts,

@@ -1,4 +1,4 @@
-"""The short file that says what a model is for, who answers for it, and by which right the data are used."""
+"""Read `readiness.yaml`: the goal of a model, who is responsible for it, and the legal basis for using the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softprompts.config.yaml_files import tree_of
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding
 
-# Article 6(1) of the GDPR, (a) to (f), and data that are nobody's.
+# Article 6(1) of the GDPR, (a) to (f), and data of no person.
 LEGAL_BASES = (
     "consent",
     "contract",
@@ -28,26 +28,26 @@ KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
 
 @dataclass(frozen=True)
 class Plan:
-    """What `readiness.yaml` says.
+    """The content of `readiness.yaml`.
 
     Args:
-        path: of the file.
-        goal: what the model is to do, and for whom it is worth something.
-        metric: of the task, by which the goal is measured.
+        path: path of the file.
+        goal: the purpose of the model, and who benefits from it.
+        metric: metric of the task that measures the goal.
         target: value of the metric that is good enough, above 0 and at most 1.
         measured: where, when and by whom the metric is measured.
-        owner: who answers for the model.
-        reviewers: who else looks at data and results.
-        data_owner: who answers for the data.
+        owner: person who is responsible for the model.
+        reviewers: people who review data and results.
+        data_owner: person who is responsible for the data.
         legal_basis: one of `LEGAL_BASES`.
-        intended_users: who uses the answers.
-        cost_of_error: what a wrong answer costs.
-        fallback: what happens if the model cannot be used.
-        today: value of the metric that today's process reaches; None if nobody has measured it.
+        intended_users: users of the answers.
+        cost_of_error: cost of a wrong answer.
+        fallback: the procedure if the model cannot be used.
+        today: value of the metric that today's process reaches; None if it was not measured.
         personal_data: kinds of personal data that the legal basis covers, e.g. [EMAIL_ADDRESS].
-        time_column: column with the time of a row; None if there is none.
-        author_column: column with the person or customer that a row comes from; None if there is none.
-        wordings: prompt templates for the hard-prompt baseline; by default some are made of the goal.
+        time_column: column with the time of a row; None without such a column.
+        author_column: column with the person or customer that a row comes from; None without such a column.
+        wordings: prompt templates for the hard-prompt baseline; by default the goal provides one.
     """
 
     path: str
@@ -73,8 +73,8 @@ def read_plan(path: str) -> Plan:
     """Read `readiness.yaml`.
 
     Raises:
-        UserError: no such file; malformed YAML; an unknown field; missing or empty fields, all of them in one line; a
-            value that is none of its field's.
+        UserError: no such file; malformed YAML; an unknown field; missing or empty fields, listed in one line; a value
+            that its field does not allow.
     """
     tree = tree_of(Path(path), path)
     if not isinstance(tree, dict):
@@ -139,9 +139,9 @@ def _number(path: str, name: str, value: Any, above_zero: bool) -> float:
 
 
 def plan_findings(plan: Plan) -> Iterator[Finding]:
-    """Yield what there is to say of the plan itself."""
+    """Yield the findings on the plan itself."""
     others = [name for name in plan.reviewers if name.strip().casefold() != plan.owner.casefold()]
-    people = f"{plan.owner} answers for the model, {plan.data_owner} for the data."
+    people = f"{plan.owner} is responsible for the model, {plan.data_owner} for the data."
     if others:
         yield Finding("people", "People", "green", f"{people} Reviewed by {listed(plan.reviewers)}.")
     else:
@@ -149,6 +149,6 @@ def plan_findings(plan: Plan) -> Iterator[Finding]:
             "people",
             "People",
             "amber",
-            f"{people} Nobody but the owner reviews it.",
+            f"{people} Only the owner reviews it.",
             "Name a second person as a reviewer in readiness.yaml.",
         )

@@ -1,4 +1,4 @@
-"""How many rows there are, of which labels, lengths and languages."""
+"""Check the numbers of rows, and their labels, lengths and languages."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from softprompts.tasks.task import Task
 
 import numpy
 
-# Conventions of these checks, for a person to judge: no study gives one number for all tasks.
+# Conventions of these checks, for a person to judge; no study has one number for all tasks.
 FEW_TRAIN, TOO_FEW_TRAIN = 100, 10
-FEW_VALIDATION = 30  # a score of 30 rows moves by 3 points with each row
-LOPSIDED = 0.8  # share of one label from which on accuracy says little
+FEW_VALIDATION = 30  # each of 30 rows changes the score by 3 points
+LOPSIDED = 0.8  # share of one label from which on accuracy means little
 SHIFTED = 0.1  # total variation distance between the labels of two splits
 CUT = 0.05  # share of rows whose prompt may be cut
-SAMPLED = 2000  # rows of a split whose language is looked at, evenly spread
+SAMPLED = 2000  # rows per split whose language is identified, evenly spread
 LETTERS = 20  # a shorter text shows no language
 SURE = 0.5  # least probability of a language
-PRESENT = 0.02  # share of rows from which on a language counts: identification of short texts errs about as often
+PRESENT = 0.02  # smallest share of rows for a language; identification of short texts is wrong about as often
 
 
 def check_not_single(task: Task) -> None:
-    """Raise `UserError` for a split all of whose rows have one target: there is nothing to learn, or to measure."""
+    """Raise `UserError` if all rows of a split have the same target, so nothing can be learned or measured."""
     for split, rows in task.splits.items():
         first = rows[0].target
         if len(rows) > 1 and all(row.target == first for row in rows):
@@ -51,12 +51,12 @@ def counts(task: Task, method: str) -> Finding:
     rows = {split: len(found) for split, found in task.splits.items()}
     said = listed(f"{count:,} of {split}" for split, count in rows.items())
     table = [{"split": split, "rows": f"{count:,}"} for split, count in rows.items()]
-    few = METHODS[method].what in ("few", "written")  # which need a handful of rows, and are made for it
+    few = METHODS[method].what in ("few", "written")  # these methods are for few rows
     remedies = []
     if rows["train"] < FEW_TRAIN and not few:
-        remedies.append(f"Collect {FEW_TRAIN} rows of train or more, or take a method for few rows (context_tuning).")
+        remedies.append(f"Collect {FEW_TRAIN} rows of train or more, or use a method for few rows (context_tuning).")
     if rows["validation"] < FEW_VALIDATION:
-        remedies.append(f"Give {FEW_VALIDATION} rows of validation or more: they choose the checkpoint.")
+        remedies.append(f"Provide {FEW_VALIDATION} rows of validation or more: they choose the checkpoint.")
     too_few = rows["train"] < TOO_FEW_TRAIN and not few
     status: Status = "red" if too_few else "amber" if remedies else "green"
     return Finding("counts", "Rows", status, f"{said}.", " ".join(remedies), {"rows": rows}, table)
@@ -65,7 +65,7 @@ def counts(task: Task, method: str) -> Finding:
 def balance(task: Task) -> Finding:
     """Return the finding on the labels of a task with choices."""
     if task.choices is None:
-        return Finding("balance", "Labels", "green", "The task has written answers, no labels.")
+        return Finding("balance", "Labels", "green", "The task has open answers, not labels.")
     by_split = {split: Counter(row.target for row in rows) for split, rows in task.splits.items()}
     train, test = by_split["train"], by_split["test"]
     shares = {s: {c: share(found[c], found.total()) for c in task.choices} for s, found in by_split.items()}
@@ -85,11 +85,11 @@ def balance(task: Task) -> Finding:
     if rare:
         remedies.append(f"Collect {RARE} rows of train or more of: {listed(rare)}.")
     if unseen:
-        remedies.append(f"Add rows to test of: {listed(unseen)}. Nothing is known of their answers otherwise.")
+        remedies.append(f"Add rows to test of: {listed(unseen)}. Otherwise they are not tested.")
     if most >= LOPSIDED and "macro_f1" not in task.metrics:
-        remedies.append(f'Add macro_f1 to task.metrics: always answering "{top.strip()}" is right in {percent(most)}.')
+        remedies.append(f'Add macro_f1 to task.metrics: always "{top.strip()}" has an accuracy of {percent(most)}.')
     if shift > SHIFTED:
-        remedies.append("Draw the splits from the same rows: their labels have other shares.")
+        remedies.append("Draw all splits from the same rows: the shares of their labels differ.")
     status: Status = "red" if absent else "amber" if remedies else "green"
     said = (
         f'{len(task.choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
@@ -100,15 +100,15 @@ def balance(task: Task) -> Finding:
 
 @dataclass(frozen=True)
 class Measured:
-    """What tokenizer and config of the base model say of a task, without its weights.
+    """The tokens of a task, and facts of the base model that need only its tokenizer and config, not its weights.
 
     Args:
-        data: the rows as tokens, none of them cut.
-        limit: most tokens of a row.
-        room: tokens that the base model has beside the virtual ones; None if it has no limit.
-        parameters: of the base model, without its embeddings, which are looked up, and without those of its output,
-            which are computed for few tokens; None if it cannot be built without its weights.
-        kind: of the base model.
+        data: the rows as tokens, without cuts.
+        limit: greatest number of tokens per row.
+        room: positions of the base model in addition to the virtual tokens; None without a limit.
+        parameters: number of the base model's parameters, without the input embeddings, which are looked up, and
+            without the output embedding, which runs for few tokens; None if the model cannot be built without weights.
+        kind: kind of the base model.
     """
 
     data: EncodedTask
@@ -118,7 +118,7 @@ class Measured:
     kind: str
 
     def lengths(self, split: str) -> list[int]:
-        """Return the tokens of each row of a split: its prompt, and the longest of its choices or its target."""
+        """Return the number of tokens of each row of a split: its prompt, and its longest choice or its target."""
         examples: Sequence[Any] = getattr(self.data, split)
         if self.kind == "encoder":
             return lengths_of(examples, prompts_only=True)
@@ -132,7 +132,7 @@ def measure(settings: RecipeSettings, task: Task) -> Measured:
     """Tokenize a task.
 
     Raises:
-        UserError: a base model that there is not; what `encode` refuses but for long rows.
+        UserError: the base model does not exist; `encode` refuses the task, except for long rows.
     """
     config = load_model_config(settings.model)
     kind = kind_of(config)
@@ -153,7 +153,7 @@ def _computing_parameters(base: Any, kind: str) -> int:
 
 
 def lengths(task: Task, measured: Measured) -> Finding:
-    """Return the finding on the lengths of rows against what fits."""
+    """Return the finding on the lengths of rows, compared with the greatest possible length."""
     table, long, longest = [], [], 0
     facts: dict[str, Any] = {"limit": measured.limit, "room": measured.room}
     for split, rows in task.splits.items():
@@ -171,9 +171,7 @@ def lengths(task: Task, measured: Measured) -> Finding:
         return Finding("lengths", "Lengths", "green", said, "", facts, table)
     said += f" {len(long):,} rows do not fit into {measured.limit:,} ({percent(part)}), {places(long)}."
     fits = measured.room is None or longest <= measured.room
-    remedy = (
-        f"Set task.max_length to {longest}." if fits else "Shorten these rows, or take a base model with more room."
-    )
+    remedy = f"Set task.max_length to {longest}." if fits else "Shorten these rows, or use a base model with more room."
     if task.config.long_rows == "cut_prompt":
         status: Status = "amber" if part > CUT else "green"
         return Finding("lengths", "Lengths", status, f"{said} Their prompts are cut.", remedy, facts, table)
@@ -222,5 +220,5 @@ def languages(task: Task) -> Finding:
     )
     if not new:
         return Finding("languages", "Languages", "green", said, "", facts, table)
-    remedy = f"Add rows in {listed(new)} to train, or take them out of validation and test."
+    remedy = f"Add rows in {listed(new)} to train, or remove them from validation and test."
     return Finding("languages", "Languages", "amber", f"{said} Train hardly has {listed(new)}.", remedy, facts, table)

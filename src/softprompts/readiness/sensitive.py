@@ -1,4 +1,4 @@
-"""Personal data and secrets in the rows of a task. No finding repeats a value: a page may be passed on."""
+"""Find personal data and secrets in the rows of a task. No finding repeats a value, because pages may be shared."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def check_names_of_columns(splits: Mapping[str, Sequence[Row]]) -> None:
 
 
 def check_kinds(plan: Plan) -> None:
-    """Raise `UserError` for a kind of personal data in the plan that no recogniser finds."""
+    """Raise `UserError` if the plan names a kind of personal data that no recogniser finds."""
     for kind in plan.personal_data:
         if kind not in kinds():
             raise UserError(f'{plan.path}: personal_data: unknown kind "{kind}"{nearest(kind, kinds())}')
 
 
 def personal_data(splits: Mapping[str, Sequence[Row]]) -> Found:
-    """Return where there are personal data; a place is there once for each row."""
+    """Return the places of personal data, one per row."""
     return _scan(splits, lambda record: kinds_by_column(record))
 
 
 def secrets(splits: Mapping[str, Sequence[Row]]) -> Found:
-    """Return where there are secrets, such as keys of cloud services, likewise."""
+    """Return the places of secrets, such as keys of cloud services, one per row."""
     return _scan(splits, _secrets_by_column)
 
 
@@ -65,7 +65,7 @@ def _secrets_by_column(record: Mapping[str, Any]) -> dict[str, Counter[str]]:
 
 @cache
 def _detectors() -> list[Any]:
-    """Return the detectors of detect-secrets that look for the form of a secret; none of them asks a service."""
+    """Return the detectors of detect-secrets that look for the form of a secret; they do not contact a service."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
     from detect_secrets.plugins.ip_public import IPPublicDetector
@@ -87,12 +87,12 @@ def _facts(found: Found) -> dict[str, Any]:
 
 
 def sensitive_findings(plan: Plan, handling: str, found: Found, secret: Found) -> Iterator[Finding]:
-    """Yield what there is to say of personal data and secrets.
+    """Yield the findings on personal data and secrets.
 
     Args:
-        plan: names the legal basis, and the kinds that it covers.
-        handling: `task.pii`.
-        found: places of personal data in the rows as they are in the files.
+        plan: the plan, with the legal basis and the kinds that it covers.
+        handling: the value of `task.pii`.
+        found: places of personal data in the unmasked rows.
         secret: places of secrets.
     """
     yield _personal(plan, handling, found)
@@ -103,34 +103,34 @@ def sensitive_findings(plan: Plan, handling: str, found: Found, secret: Found) -
             "secrets",
             "Secrets",
             "red",
-            f"{len(set(first)):,} rows hold secrets ({kinds_found}), {places(first)}.",
-            "Revoke them where they are in use, and take them out of the data: a trained model may repeat them.",
+            f"{len(set(first)):,} rows contain secrets ({kinds_found}), {places(first)}.",
+            "Revoke those in use, and remove them from the data: a trained model may repeat them.",
             _facts(secret),
             _table(secret),
         )
     else:
-        yield Finding("secrets", "Secrets", "green", "No row holds a key, token or password of a known form.")
+        yield Finding("secrets", "Secrets", "green", "No row contains a key, token or password of a known form.")
 
 
-LIMITS = "Patterns find no names of people or places."
+LIMITS = "Patterns do not find names of people or places."
 
 
 def _personal(plan: Plan, handling: str, found: Found) -> Finding:
     title = "Personal data"
     if not found:
-        return Finding("personal_data", title, "green", f"No row holds personal data of a known form. {LIMITS}")
+        return Finding("personal_data", title, "green", f"No row contains personal data of a known form. {LIMITS}")
     names = sorted({kind for _, _, kind in found})
     rows = {place for of_kind in found.values() for place in of_kind}
-    said = f"{len(rows):,} rows hold personal data ({listed(names)})."
+    said = f"{len(rows):,} rows contain personal data ({listed(names)})."
     facts, table = _facts(found), _table(found)
     if handling == "mask":
         said += f" task.pii masks them in every split. {LIMITS}"
         return Finding("personal_data", title, "green", said, "", facts, table)
     if handling == "refuse":
-        remedy = "Take these rows out, or set task.pii to mask: with refuse, training stops at the first of them."
+        remedy = "Remove these rows, or set task.pii to mask: with refuse, training stops at the first of them."
         return Finding("personal_data", title, "red", said, remedy, facts, table)
     if plan.legal_basis == "no personal data":
-        remedy = "Set task.pii to mask, or name the true legal_basis in readiness.yaml, which says that there are none."
+        remedy = "Set task.pii to mask, or correct legal_basis in readiness.yaml, which states that there are none."
         return Finding("personal_data", title, "red", said, remedy, facts, table)
     if uncovered := [name for name in names if name not in plan.personal_data]:
         remedy = (

@@ -1,4 +1,4 @@
-"""The config of a recipe, as far as it matters before training: the shared sections, and the method."""
+"""Read the parts of a recipe's config that matter before training: the shared sections, and the method."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from softprompts.sweeps.grid import SweepConfig
 
 import yaml
 
-# The sections of a method's own: what is in them is checked when the recipe runs, their keys are checked here as well.
+# The methods' own sections. This module checks their keys; the recipe checks their values when it runs.
 METHOD_SECTIONS: dict[str, tuple[type, ...]] = {
     "prompt": (PromptConfig, EncoderConfig, MultitaskConfig),
     "prefix": (PrefixConfig,),
@@ -47,15 +47,15 @@ class RecipeSettings:
     """The settings of a recipe.
 
     Args:
-        path: of its config.
-        method: that it trains; one of METHODS.
-        model: the base model.
-        task: the data.
-        training: how long it trains; the defaults if the recipe trains nothing.
-        evaluation: how it is scored.
-        run: where its output goes.
-        virtual_tokens: positions that the method takes from the model's room.
-        candidates: trainings of a sweep, 1 for any other recipe.
+        path: path of its config.
+        method: method that it trains, one of METHODS.
+        model: settings of the base model.
+        task: settings of the data.
+        training: settings of training; the defaults if the recipe does not train.
+        evaluation: settings of scoring.
+        run: settings of the run and its folder.
+        virtual_tokens: number of the model's positions that the method uses.
+        candidates: number of a sweep's trainings, 1 for any other recipe.
     """
 
     path: str
@@ -72,7 +72,7 @@ class RecipeSettings:
 def _shared(
     model: ModelConfig, task: TaskConfig, training: TrainingConfig, evaluation: EvaluationConfig, run: RunConfig
 ) -> None:
-    """Name the sections that are read; the signature is their schema."""
+    """Name the shared sections; the signature is their schema."""
 
 
 def read_recipe(path: str) -> RecipeSettings:
@@ -103,7 +103,7 @@ def read_recipe(path: str) -> RecipeSettings:
 
 
 def _method(name: str, tree: dict[str, Any]) -> str:
-    """Return the method of a config: that of its sweep, of its file's name, or of the section that only one has."""
+    """Return the method of a config, by its sweep, its file's name, or a section that only one method has."""
     if "sweep" in tree:
         swept = str(tree["sweep"].get("method", SweepConfig.method))
         if swept not in METHODS:

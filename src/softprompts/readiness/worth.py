@@ -1,4 +1,4 @@
-"""Is it worth it: rows that the target needs, what the hard prompt leaves to win, and what a run costs."""
+"""Is training worth it: test rows that the target needs, possible gain over the hard prompt, and cost of a run."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from softprompts.tasks.task import Task
 import torch
 
 POWER, LEVEL = 0.8, 0.05
-ENOUGH = 0.5  # share of the needed rows below which a test says nothing
+ENOUGH = 0.5  # share of the needed rows below which a test proves nothing
 HARD = "hard_prompt"
 NO_BASELINE_FOR_ENCODERS = "An encoder has no hard prompt: its classifier has to be trained."
-# What decides about the rows of a task and their answers; a baseline with another value is another task's.
+# Settings that determine the rows of a task and their answers; a baseline with another value is for another task.
 SAME = tuple(
     name
     for name in (field.name for field in fields(TaskConfig))
     if name not in ("prompt", "metrics", "chat", "system", "max_length", "long_rows", "name", "max_rows")
 )
-# Floating-point operations per parameter and token (Kaplan et al. 2020, table 1): 2 forward; backward 2 for gradients
-# of activations, which soft prompts and LoRA need, and 2 for those of weights.
+# Floating-point operations per parameter and token (Kaplan et al. 2020, table 1): 2 for the forward pass, 2 for the
+# gradients of activations, which soft prompts and LoRA need, and 2 for the gradients of weights.
 FORWARD, SOFT, WHOLE = 2, 4, 6
-# Shares of the speed of a plain product of matrices that a step reaches, and decoding, which reads all weights for each
-# token. They are set by the records of prompt tuning in results/tasks.
+# Speed of a training step, and of decoding, which reads all weights for each token, relative to that of a plain product
+# of matrices. Both come from the records of prompt tuning in results/tasks.
 STEP_EFFICIENCY, DECODING_EFFICIENCY = 0.5, 0.1
 SPREAD = 2.0  # the true time is between the estimate divided and multiplied by this
 
@@ -73,22 +73,22 @@ class Baseline:
 
 
 def baseline_folder(settings: RecipeSettings) -> Path:
-    """Return the folder of the hard-prompt run that belongs to a config: beside the folder of its own run."""
+    """Return the folder of the hard-prompt run for a config; it is next to the folder of the config's own run."""
     own = Path(settings.run.output_dir)
     return own if settings.method == HARD else own.parent / HARD
 
 
 def baseline_of(settings: RecipeSettings, task: Task, metric: str, given: str | None) -> Baseline | str:
-    """Return the hard-prompt baseline, or why there is none.
+    """Return the hard-prompt baseline, or the reason why none is found.
 
     Args:
-        settings: of the recipe.
-        task: its rows.
-        metric: of the plan.
+        settings: settings of the recipe.
+        task: the task with its rows.
+        metric: metric of the plan.
         given: folder of a run, or its record; by default `baseline_folder`, and the record of an included task.
 
     Raises:
-        UserError: the record that is given does not exist, or is damaged, or that of something else.
+        UserError: the given record does not exist, is damaged, or belongs to another task, model or recipe.
     """
     if given:
         path = Path(given) / RESULT_FILE if Path(given).is_dir() else Path(given)
@@ -103,7 +103,7 @@ def baseline_of(settings: RecipeSettings, task: Task, metric: str, given: str | 
     if IS_CLONE and name != settings.task.dataset:
         candidates.append(PROJECT / "results" / "tasks" / name / f"{HARD}.json")
     tried = [_read_baseline(path, settings, task, metric) for path in candidates if path.is_file()]
-    return next((one for one in tried if isinstance(one, Baseline)), next(iter(tried), "There is no record of one."))
+    return next((one for one in tried if isinstance(one, Baseline)), next(iter(tried), "It has no record."))
 
 
 def _read_baseline(path: Path, settings: RecipeSettings, task: Task, metric: str) -> Baseline | str:
@@ -113,7 +113,7 @@ def _read_baseline(path: Path, settings: RecipeSettings, task: Task, metric: str
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return str(error) if isinstance(error, UserError) else f"{path} is damaged, or not the record of a run."
     if why:
-        return f"{path} is no baseline of this task: {why}."
+        return f"{path} is not a baseline of this task: {why}."
     if metric not in result.metrics:
         return f"{path} has no {metric}; its metrics are {listed(result.metrics)}."
     found = result.metrics[metric]
@@ -121,7 +121,7 @@ def _read_baseline(path: Path, settings: RecipeSettings, task: Task, metric: str
 
 
 def _differs(result: Result, settings: RecipeSettings, task: Task) -> str:
-    """Return why a record is not that of a hard prompt on the test rows of a task; empty if it is."""
+    """Return why a record is not from a hard prompt on the test rows of a task; empty if it is."""
     if result.recipe != HARD:
         return f"its recipe is {result.recipe}"
     model = result.settings["model"]["name_or_path"]
@@ -155,7 +155,7 @@ def baseline_arguments(settings: RecipeSettings, plan: Plan, task: Task) -> dict
 
 
 def majority_share(task: Task) -> float | None:
-    """Return the accuracy on test of always giving the most frequent label of train; None without labels."""
+    """Return the test accuracy of always predicting the most frequent label of train; None without labels."""
     if task.choices is None:
         return None
     label = Counter(row.target for row in task.splits["train"]).most_common(1)[0][0]
@@ -165,11 +165,11 @@ def majority_share(task: Task) -> float | None:
 def rows_needed(reference: float, target: float) -> int:
     """Return the test rows that show a score of `target` to be above `reference`: two-sided 5 %, power 80 %.
 
-    The test is that of one mean of normal approximation. A score of a row from 0 to 1 with mean p has at most the
-    variance p (1 - p), which a score of 0 or 1 has. The number is thus exact for accuracy, and enough for others.
+    The test is the test of one mean, by normal approximation. A score per row from 0 to 1 with mean p has at most the
+    variance p (1 - p), which a score of 0 or 1 has. The number is thus exact for accuracy, and sufficient for others.
 
     Args:
-        reference: value that is to be beaten, from 0 to 1.
+        reference: value to exceed, from 0 to 1.
         target: a larger value.
     """
     from statsmodels.stats.power import normal_sample_size_one_tail  # not above: it comes with an extra
@@ -180,7 +180,7 @@ def rows_needed(reference: float, target: float) -> int:
 
 
 def power_of(reference: float, target: float, rows: int) -> float:
-    """Return the power of the test of `rows_needed` with so many rows."""
+    """Return the power of the test of `rows_needed` with this number of rows."""
     from statsmodels.stats.power import normal_power_het
 
     deviations = [max(1e-9, math.sqrt(p * (1 - p))) for p in (reference, target)]
@@ -190,15 +190,15 @@ def power_of(reference: float, target: float, rows: int) -> float:
 def worth_findings(
     settings: RecipeSettings, plan: Plan, task: Task, metric: str, baseline: Baseline | str, ceiling: float
 ) -> list[Finding]:
-    """Return what there is to say of test rows and of the baseline.
+    """Return the findings on the test rows and the baseline.
 
     Args:
-        settings: of the recipe.
-        plan: with target and today's value.
-        task: its rows.
-        metric: of the plan.
+        settings: settings of the recipe.
+        plan: the plan, with target and today's value.
+        task: the task with its rows.
+        metric: metric of the plan.
         baseline: see `baseline_of`.
-        ceiling: best accuracy that contradicting test rows leave possible.
+        ceiling: best accuracy that is possible with contradicting test rows.
     """
     return [
         _power(plan, task, metric, baseline),
@@ -211,11 +211,11 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
     references: list[tuple[str, float | None]] = [
         ("today's process", plan.today),
         ("the hard prompt", baseline.value if isinstance(baseline, Baseline) else None),
-        ("always giving the most frequent label", majority_share(task) if metric == "accuracy" else None),
+        ("always predicting the most frequent label", majority_share(task) if metric == "accuracy" else None),
     ]
     source, reference = next(((name, value) for name, value in references if value is not None), ("", None))
     if reference is None:
-        said = f"{rows:,} test rows. How many the target needs is unknown without a value that is to be beaten."
+        said = f"{rows:,} test rows. The number that the target needs is unknown without a value to compare with."
         remedy = "Give kpi.today in readiness.yaml, or run the hard-prompt baseline."
         return Finding("test_rows", title, "amber", said, remedy, {"rows": rows})
     facts: dict[str, Any] = {"rows": rows, "reference": reference, "reference_is": source, "target": plan.target}
@@ -225,8 +225,8 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
     needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, rows)
     facts |= {"needed": needed, "power": power}
     said = (
-        f"The target is {plan.target} in {metric}. To show that it is above {reference:.3f} ({source}) takes "
-        f"{needed:,} test rows (power 80 %, level 5 %). There are {rows:,}, with a power of {percent(power)}."
+        f"The target is {plan.target} in {metric}. To show that it is above {reference:.3f} ({source}), a test needs "
+        f"{needed:,} rows (power 80 %, level 5 %). The {rows:,} test rows have a power of {percent(power)}."
     )
     if rows >= needed:
         return Finding("test_rows", title, "green", said, "", facts)
@@ -235,9 +235,9 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
 
 
 def _to_win(settings: RecipeSettings, plan: Plan, metric: str, baseline: Baseline | str, ceiling: float) -> Finding:
-    title = "What is left to win"
+    title = "Possible gain"
     if plan.target > ceiling:
-        said = f"The target is {plan.target}, and contradicting test rows leave {ceiling:.3f} possible."
+        said = f"The target is {plan.target}, but contradicting test rows allow at most {ceiling:.3f}."
         return Finding(
             "to_win", title, "red", said, "Correct the test rows, or lower kpi.target.", {"ceiling": ceiling}
         )
@@ -260,11 +260,12 @@ def _to_win(settings: RecipeSettings, plan: Plan, metric: str, baseline: Baselin
         f"{baseline.high:.3f}). "
     )
     if baseline.value >= plan.target:
-        remedy = "Use the hard prompt, or raise kpi.target to what would be worth the training."
-        return Finding("to_win", title, "amber", f"{said}That is the target already ({plan.target}).", remedy, facts)
+        remedy = "Use the hard prompt, or raise kpi.target to a value that is worth the training."
+        return Finding("to_win", title, "amber", f"{said}The target is reached already ({plan.target}).", remedy, facts)
     left = 100 * (ceiling - baseline.value)
     said += (
-        f"The target is {100 * (plan.target - baseline.value):.1f} points higher; {left:.1f} points are left to win."
+        f"The target is {100 * (plan.target - baseline.value):.1f} points higher; "
+        f"at most {left:.1f} points are possible."
     )
     return Finding("to_win", title, "green", said, "", facts)
 
@@ -273,9 +274,9 @@ def cost(settings: RecipeSettings, measured: Measured, rate: float) -> Finding:
     """Return the finding on the time of a run: floating-point operations divided by the speed of this machine.
 
     Args:
-        settings: of the recipe.
+        settings: settings of the recipe.
         measured: the rows as tokens.
-        rate: floating-point operations per second of a plain product of matrices.
+        rate: floating-point operations per second that a plain product of matrices reaches.
     """
     title = "Cost of a run"
     if measured.parameters is None:
@@ -316,7 +317,7 @@ def seconds_of_run(settings: RecipeSettings, measured: Measured, rate: float) ->
 
 
 def _target_tokens(measured: Measured) -> float:
-    """Return the mean number of target tokens of test."""
+    """Return the mean number of target tokens in test."""
     examples = measured.data.test
     return sum(len(example.document.target_ids) for example in examples) / len(examples)
 

@@ -239,7 +239,7 @@ The whole record is in `result.json`, the predictions for the {split_of(result)}
 
 
 def _masked(result: Result) -> str:
-    """Return the line of a card that says what personal data were masked, without the values; empty if none were."""
+    """Return a card's line with the kinds of masked personal data, without the values; empty if none were masked."""
     if result.settings["task"].get("pii", "keep") != "mask":
         return ""
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""How long a run will take on this machine: a few of its steps, timed."""
+"""Estimate the time of a run on this machine from a few timed steps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from softprompts.evaluation.predict import predict
 
 from accelerate import Accelerator
 
-TIMED_STEPS = 2  # after one that is not timed: the first of a process takes longer
-TIMED_ROWS = 8  # that are scored
+TIMED_STEPS = 2  # after one that is not timed, because a process's first step takes longer
+TIMED_ROWS = 8  # scored rows that are timed
 
 
 def estimated_seconds(
@@ -22,7 +22,7 @@ def estimated_seconds(
 ) -> float:
     """Return the seconds of training, validation and test, without loading; nothing is changed or saved.
 
-    Steps, losses of validation rows and predictions of test rows are timed apart, and multiplied by their numbers.
+    Steps, losses of validation rows and predictions of test rows are timed separately and multiplied by their numbers.
     """
     accelerator = Accelerator()
     batch = [example.document for example in data.train[: training.batch_size]]

@@ -20,7 +20,7 @@ from softprompts.system.files import expanded, is_file, read_bytes, remove_lefto
 CONFIG_FILE = "config.json"
 LOGS = "logs"
 RESULT_FILE = "result.json"
-COMPARE_FILE = "compare.json"  # in place of it after a comparison
+COMPARE_FILE = "compare.json"  # the result of a comparison
 # Files of a run that was killed at its start: its lock, and an incomplete config.
 LEFTOVER = re.compile(rf"{re.escape(locks.LOCK)}(\..+)?|\.config\.\d+\.tmp\.json", re.ASCII)
 # Keys of config.json in addition to the settings.
@@ -32,7 +32,7 @@ ROUNDING = {"model.engine", "model.gradient_checkpointing", "training.micro_batc
 ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free unless predictions choose the checkpoint
 
 
-# The settings that changed on resume: those of this time, and those of all times.
+# The settings that changed on resume: at this resume, and at all resumes of the run.
 Changes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -163,7 +163,7 @@ def _begin(folder: Path, record: dict[str, Any], arguments: dict[str, Any]) -> C
 
 
 def _remove_leftovers(folder: Path, record: dict[str, Any]) -> None:
-    """Delete what a run that was killed left while it wrote one of its own files."""
+    """Delete temporary files of a run that was killed while it wrote one of its own files."""
     listed = record.get(OUTPUTS)
     outputs = [n for n in listed if isinstance(n, str) and Path(n).name == n] if isinstance(listed, list) else []
     for name in (CONFIG_FILE, RESULT_FILE, COMPARE_FILE, *outputs, *(f"{name}/README.md" for name in outputs)):

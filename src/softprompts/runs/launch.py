@@ -10,9 +10,10 @@ from softprompts.errors import UserError
 
 @dataclass(frozen=True)
 class Supported:
-    """What a variable that `accelerate launch` sets may be, and what to do if it is something else.
+    """The allowed values of an environment variable that `accelerate launch` sets, and the advice for other values.
 
-    variable: of the environment; key: in a launch file; values: in lower case; without the variable it is `default`.
+    variable: name of the variable; key: its key in a launch file; values: the allowed values, in lower case; instead:
+    the advice; default: the value if the variable is not set.
     """
 
     variable: str
@@ -43,7 +44,7 @@ FSDP = (
         "FSDP_AUTO_WRAP_POLICY",
         "fsdp_auto_wrap_policy",
         ("transformer_based_wrap",),
-        "set it to TRANSFORMER_BASED_WRAP: layers are what is sharded",
+        "set it to TRANSFORMER_BASED_WRAP, which shards layers",
     ),
     Supported(
         "FSDP_TRANSFORMER_CLS_TO_WRAP",

@@ -1,1 +1,1 @@
-"""Serving: one base model, many soft prompts, requests of all of them in one batch."""
+"""Serve many soft prompts over one base model, with requests of different soft prompts in one batch."""

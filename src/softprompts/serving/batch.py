@@ -1,8 +1,8 @@
-"""Continuous batching: rows of different soft prompts are decoded together, and join and leave between two steps.
+"""Continuous batching: rows with different soft prompts are decoded together, and join and leave between two steps.
 
-Keys and values of a row are those of its soft prompt, its text and its answer so far. Positions count what a row has,
-and a row sees its own alone, so that its answer does not depend on the others (Yu et al. 2022, "Orca", batches so at
-the level of a step).
+A row has the keys and values of its soft prompt, its text and its answer so far. Each row counts its own positions and
+sees only its own keys, so its answer does not depend on the other rows. "Orca" (Yu et al. 2022) also batches at the
+level of a step.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from transformers import Cache, DynamicCache
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a row's tokens are chosen.
+    """Settings that choose a row's tokens.
 
-    temperature: 0 takes the likeliest token; else logits are divided by it. top_p: draw among the fewest tokens that
-    have this probability together (Holtzman et al. 2020). seed: of the row's own draws, whatever else is in the batch.
+    temperature: 0 chooses the likeliest token; otherwise logits are divided by it. top_p: sample from the smallest set
+    of tokens that has this probability (Holtzman et al. 2020). seed: seed of the row's own samples; other rows of the
+    batch do not affect them.
     """
 
     temperature: float = 0.0
@@ -39,11 +40,11 @@ class Sampling:
 class Row:
     """A request in the batch.
 
-    prompt_ids: tokens of the text, not empty; front: keys and values of its soft prompt, or None; most: tokens of an
-    answer, at most; ends: tokens that end its answer beside those of the batch; top: likeliest tokens to report of each
-    position; written and logprobs: the answer so far, and the log-probability of each token at temperature 1;
-    likeliest: of each position `top` tokens with their log-probabilities, the likeliest first; failed: the model's
-    logits for it were not finite, so that its answer is over.
+    prompt_ids: tokens of the text, not empty; front: keys and values of its soft prompt, or None; most: greatest number
+    of answer tokens; ends: tokens that end its answer, in addition to those of the batch; top: number of likeliest
+    tokens to report per position; written and logprobs: the answer so far, and the log-probability of each token at
+    temperature 1; likeliest: for each position, `top` tokens with their log-probabilities, the likeliest first; failed:
+    whether the answer ended because the row's logits were not finite.
     """
 
     prompt_ids: Sequence[int]
@@ -60,17 +61,17 @@ class Row:
 
     @property
     def positions(self) -> int:
-        """Positions that the row takes with a whole answer; the last token that is written is not read."""
+        """Positions that the row needs with a whole answer; the model does not read the last written token."""
         return positions_of(self.front) + len(self.prompt_ids) + self.most - 1
 
 
 class Batch:
-    """Rows that are decoded side by side over one base model.
+    """Rows that one base model decodes together.
 
     A row is in `rows` from `join` until `leave`, or until its answer ends by one of `ends` or by its length.
 
     Raises:
-        UserError: the base model has layers that rows of different lengths cannot share a cache in.
+        UserError: rows of different lengths cannot share a cache in the base model's layers.
     """
 
     def __init__(self, base: Any, ends: Collection[int]) -> None:
@@ -89,7 +90,7 @@ class Batch:
         front, width = max(fronts), max(lengths)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         mask = torch.zeros(len(rows), front + width, dtype=torch.bool)
-        # Of each row the columns of its soft prompt and of its text; both are padded on the left.
+        # For each row, the columns of its soft prompt and of its text; both are padded on the left.
         columns = [
             (slice(front - mine, front), slice(front + width - length, front + width))
             for mine, length in zip(fronts, lengths, strict=True)
@@ -122,9 +123,9 @@ class Batch:
 
     @torch.inference_mode()
     def leave(self, rows: Collection[Row]) -> None:
-        """Take rows out, whether or not they have ended; none of another batch."""
+        """Remove rows, whether or not they have ended; ignore rows that are not in this batch."""
         gone = {id(row) for row in rows}
-        # From the last to the first: the last row takes the place of the one that leaves.
+        # From the last to the first, because the last row moves to the place of the removed one.
         for index in reversed(range(len(self.rows))):
             if id(self.rows[index]) in gone and self.slots is not None:
                 self.slots.remove(index)
@@ -134,7 +135,7 @@ class Batch:
             self.slots = None
 
     def _read(self, cache: Cache, mask: torch.Tensor, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Read `ids` and their positions, (B, S) both, behind a cache, and return the last logits, (B, V) float32."""
+        """Read `ids` at `positions`, both (B, S), after a cache, and return the last logits, (B, V) float32."""
         output = self.base(
             input_ids=ids,
             attention_mask=mask.long(),
@@ -166,19 +167,19 @@ class Batch:
 
 
 def check_base(base: Any) -> None:
-    """Raise `UserError` if rows of different lengths cannot share a cache, as in a layer that looks back a window."""
-    reason = None if kind_of(base.config) == "decoder" else "it is no decoder"
+    """Raise `UserError` if rows of different lengths cannot share a cache, for example in layers with a window."""
+    reason = None if kind_of(base.config) == "decoder" else "it is not a decoder"
     reason = reason or unknown_layers(base)
     if reason is None and window_of(base) < math.inf:
-        reason = f"it has layers that look back {window_of(base):.0f} positions only"
+        reason = f"it has layers that look back only {window_of(base):.0f} positions"
     if reason:
         raise UserError(f"model.name_or_path: {base.name_or_path}: cannot be served in continuous batches: {reason}")
 
 
 def choose(logits: torch.Tensor, rows: Sequence[Row]) -> tuple[list[int | None], torch.Tensor]:
-    """Return the next token of each row, and all log-probabilities at temperature 1; logits and these (B, V) float32.
+    """Return the next token of each row, and all log-probabilities at temperature 1; both tables (B, V) float32.
 
-    A row whose logits are not finite has no next token, None: it must not take the others with it.
+    The next token of a row is None if its logits are not finite. The other rows continue.
     """
     log_probabilities = logits.log_softmax(1)
     tokens: list[int | None] = logits.argmax(1).tolist()
@@ -195,7 +196,7 @@ def _drawn(logits: torch.Tensor, row: Row) -> int:
     if row.generator is None:
         row.generator = torch.Generator().manual_seed(row.sampling.seed)
     own = logits.double().cpu()
-    shares = ((own - own.max()) / row.sampling.temperature).softmax(0)  # of tiny temperatures, too
+    shares = ((own - own.max()) / row.sampling.temperature).softmax(0)  # also correct for tiny temperatures
     if row.sampling.top_p < 1:
         ordered, order = shares.sort(descending=True)
         beyond = ordered.cumsum(0) - ordered >= row.sampling.top_p

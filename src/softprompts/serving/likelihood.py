@@ -1,4 +1,4 @@
-"""Choices are scored by their likelihood: the prompt is read once, and each choice after it."""
+"""Score choices by their likelihood: the model reads the prompt once, then each choice after it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TOKENS = 2048  # most tokens of choices that are read at once: 0.4 GB of logits 
 
 @torch.inference_mode()
 def read_prompt(base: Any, front: States | None, prompt_ids: Sequence[int]) -> States | None:
-    """Return the keys and values of a soft prompt and of all tokens of a prompt but the last; None without either.
+    """Return the keys and values of a soft prompt and of all tokens of a prompt except the last; None if both lack.
 
     Args:
         base: a decoder.
-        front: keys and values of the soft prompt that the prompt is read after.
+        front: keys and values of the soft prompt before the prompt.
         prompt_ids: token ids of the prompt, not empty.
     """
     if len(prompt_ids) == 1:
@@ -31,12 +31,12 @@ def read_prompt(base: Any, front: States | None, prompt_ids: Sequence[int]) -> S
 
 
 def parts_of(choices: Sequence[Sequence[int]], before: int, positions: int) -> list[slice]:
-    """Return which choices are read at once: as many as their logits, and keys and values, have room for.
+    """Return the parts of choices that are read at once, limited by memory for logits, keys and values.
 
     Args:
-        choices: token ids of each.
-        before: positions before a choice.
-        positions: of keys and values of all rows together, at most.
+        choices: token ids of each choice.
+        before: number of positions before a choice.
+        positions: greatest number of positions with keys and values over all rows.
     """
     width = max(map(len, choices))
     most = len(choices) if width == 1 else max(1, min(TOKENS // width, positions // (before + width)))
@@ -45,16 +45,16 @@ def parts_of(choices: Sequence[Sequence[int]], before: int, positions: int) -> l
 
 @torch.inference_mode()
 def log_likelihoods(base: Any, before: States | None, last: int, choices: Sequence[Sequence[int]]) -> list[float]:
-    """Return the log-likelihood of each choice, in nats: the sum over its tokens.
+    """Return the log-likelihood of each choice, in nats, summed over its tokens.
 
     Args:
         base: a decoder.
-        before: what `read_prompt` gives.
-        last: the last token of the prompt, which predicts the first of each choice.
-        choices: token ids of each choice, none empty.
+        before: the keys and values from `read_prompt`.
+        last: the last token of the prompt, which predicts the first token of each choice.
+        choices: token ids of each choice, not empty.
 
     Raises:
-        FloatingPointError: logits that are not finite.
+        FloatingPointError: logits are not finite.
     """
     start = positions_of(before)
     rows = [[last, *choice[:-1]] for choice in choices]  # the last token of a choice is not read

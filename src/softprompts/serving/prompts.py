@@ -1,7 +1,7 @@
-"""Token ids of the texts of requests. They come from the functions that encode training rows, with one encoder for all.
+"""Tokenize the texts of requests, with the functions that encode training rows and one encoder for all requests.
 
-An encoder reads the whole tokenizer when it is made, which takes a tenth of a second. After that, only its memory of
-words changes. So any thread may call the functions here.
+An encoder reads the whole tokenizer at its creation, in a tenth of a second. After that, only its cache of words
+changes, so any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from softprompts.tasks.templates import render
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# Texts that a tokenizer is tried on: words, digits, signs, white space, scripts, characters of several code points.
+# Texts that test a tokenizer: words, digits, signs, white space, scripts, characters of several code points.
 SAMPLE = (
     "The quick brown fox.",
     " jumps\nover 12 lazy dogs!",
     '{"on": [1, 2.5], "name": "Zoë"}\n\n\tif x != y_2:  # don\'t\r\n',
     "Grüße – Привет, 世界！ مرحبا e\u0301 \U0001f600\u00a0\u200b",
 )
-REMEMBERED = 2**14  # words: some megabytes, and most of what people write
+REMEMBERED = 2**14  # words: a few megabytes, and most words of usual texts
 PLACE = "the request"
-MOST_READ = 2**24  # characters that the choices of one text may have with the prompt before each: some seconds
+MOST_READ = 2**24  # characters of the choices of one text, each with the prompt before it; they take some seconds
 
 
 class Prompts:
     """Tokenizes the texts of requests.
 
     Args:
-        tokenizer: the base model's.
-        spec: what the base model can read. Its room for positions is checked where an answer is asked for.
+        tokenizer: the base model's tokenizer.
+        spec: limits of the base model's input. The limit of positions is checked when a request asks for an answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: InputSpec) -> None:
@@ -51,19 +51,19 @@ class Prompts:
         """Return the token ids of a text that is the whole prompt.
 
         Raises:
-            UserError: a text that tokenizes to nothing, or to a token that the base model does not know.
+            UserError: the text has no tokens, or a token that the base model does not know.
         """
         return self._plain.prompt_ids(Text(PLACE, text, ""))
 
     def filled_ids(self, task: ServedTask, given: str | Record) -> list[int]:
-        """Return the token ids of a prompt in the template of its task's run, in a chat if rows were one there.
+        """Return the token ids of a prompt in the template of the task's run, as a chat if the run's rows were chats.
 
         Args:
-            task: whose template it is.
-            given: the columns of the template; or the only one's text.
+            task: task with the template.
+            given: the columns of the template, or the text of its only column.
 
         Raises:
-            UserError: a column that is missing; a text for a template with several; what `raw_ids` refuses.
+            UserError: a column is missing; a text is given for a template with several columns; as `raw_ids`.
         """
         return self._reader(task).prompt_ids(Text(PLACE, _filled(task, given), ""))
 
@@ -74,11 +74,11 @@ class Prompts:
         messages in the tokenizer's chat template.
 
         Args:
-            task: whose turn it is.
-            messages: each with its role and content.
+            task: task that answers.
+            messages: messages, each with role and content.
 
         Raises:
-            UserError: other messages than the task reads; no chat template, or one that refuses them.
+            UserError: the task does not read such messages; the chat template is missing or refuses them.
         """
         if task.settings:
             if [message["role"] for message in messages] != ["user"]:
@@ -93,7 +93,7 @@ class Prompts:
             )
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of the model's folder: any of its lines may fail
+        except Exception as error:  # a template is a program from the model's folder, so any error is possible
             raise UserError(
                 f"messages: the chat template refuses them: {short(' '.join(str(error).split()))}"
             ) from None
@@ -104,10 +104,10 @@ class Prompts:
     def choice_ids(
         self, task: ServedTask, given: str | Record, choices: Sequence[str]
     ) -> tuple[list[int], tuple[tuple[int, ...], ...]]:
-        """Return the token ids of a prompt and of each choice, as a row of training with these choices has them.
+        """Return the token ids of a prompt and of each choice, the same as for a training row with these choices.
 
         Raises:
-            UserError: as `filled_ids`; choices that cannot be told apart, or more of them than is reasonable.
+            UserError: as `filled_ids`; two choices cannot be told apart; the choices are too many.
         """
         prompt = _filled(task, given)
         if len(prompt) * len(choices) + sum(map(len, choices)) > MOST_READ:
@@ -122,7 +122,7 @@ class Prompts:
 
 
 def _filled(task: ServedTask, given: str | Record) -> str:
-    """Return a task's template with the columns of a request, or with the text for its only one."""
+    """Return a task's template, filled with the columns of a request or with the text of its only column."""
     if isinstance(given, str):
         if len(task.columns) != 1:
             raise UserError(f"{task.name} reads the columns {listed(task.columns)}; give them as `columns`")

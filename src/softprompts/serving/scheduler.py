@@ -1,4 +1,4 @@
-"""Who is in the batch: a thread decodes; requests wait in a bounded queue and get their tokens as they come."""
+"""Schedule requests: they wait in a bounded queue, one thread decodes the batch, and each request gets its tokens."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from softprompts.serving.batch import Batch, Row
 
 LOG = logging.getLogger(__name__)
 
-# Why an answer is over: an end token or a stop text; its length; its time; whoever asked has gone; a fault here.
+# Why an answer has ended: an end token or stop text, its length, its time limit, a client that left, or an error here.
 Reason = Literal["stop", "length", "timeout", "cancelled", "error"]
 T = TypeVar("T")
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may; `seconds` is when to try again."""
+    """The queue has its greatest length; try again after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the queue is full; try again in {seconds:.0f} s")
@@ -30,20 +30,20 @@ class QueueFullError(Exception):
 
 
 class ClosedError(Exception):
-    """The scheduler has been closed before it came to some work."""
+    """The scheduler was closed before it did this work."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A request and what is heard of it.
+    """A request and its callbacks. The decoding thread calls them.
 
     Args:
-        make_row: called once there is room, in the thread that decodes: it may compute keys and values.
-        positions: that the request takes in the batch, with a whole answer.
-        heard: called in that thread with the row after each of its tokens; it returns whether the answer is over, as
-            it is once a stop text has come. It must not block. If it raises, this request alone ends.
-        over: called once, in that thread, with why the answer is over. It must neither block nor raise.
-        deadline: of `time.monotonic()`.
+        make_row: called when the batch has room; it may compute keys and values.
+        positions: number of positions that the request needs in the batch, with a whole answer.
+        heard: called with the row after each of its tokens; returns whether the answer has ended, for example by a
+            stop text. It must not block. If it raises, only this request ends.
+        over: called once, with the reason why the answer has ended. It must neither block nor raise.
+        deadline: time of `time.monotonic()` at which the answer ends.
     """
 
     make_row: Callable[[], Row]
@@ -54,12 +54,12 @@ class Ticket:
     row: Row | None = None
     joined: float = 0.0
     cancelled: bool = False
-    ended: bool = False  # and told so
+    ended: bool = False  # `over` was called
 
 
 @dataclass
 class Counts:
-    """Numbers since the start, for the metrics: tokens, ends of answers among them; steps; answers by reason."""
+    """Numbers since the start, for the metrics: tokens including end tokens, steps, and answers by reason."""
 
     tokens: int = 0
     steps: int = 0
@@ -67,13 +67,13 @@ class Counts:
 
 
 class Scheduler:
-    """Runs a batch in a thread of its own until it is closed.
+    """Runs a batch in its own thread until it is closed.
 
     Args:
         batch: the rows that are decoded together.
-        most_rows: in the batch.
-        most_positions: of the batch's room, rows times the positions of the longest: bounds the memory.
-        most_waiting: in the queue.
+        most_rows: greatest number of rows in the batch.
+        most_positions: greatest product of rows and positions of the longest row, which limits the memory.
+        most_waiting: greatest number of requests in the queue.
     """
 
     def __init__(self, batch: Batch, most_rows: int, most_positions: int, most_waiting: int) -> None:
@@ -85,7 +85,7 @@ class Scheduler:
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = self._draining = False
-        self._between: list[Ticket] = []  # have left the queue, and are not in the batch yet
+        self._between: list[Ticket] = []  # have left the queue but are not in the batch yet
         self._pace = 0.0  # seconds between two answers that end, a moving average
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
@@ -94,8 +94,8 @@ class Scheduler:
         """Put a request into the queue.
 
         Raises:
-            QueueFullError: there is no room in the queue, or it takes no more since it is being closed.
-            ValueError: the request alone takes more positions than the batch has.
+            QueueFullError: the queue is full, or the scheduler is closing.
+            ValueError: the request alone needs more positions than the batch has.
         """
         if ticket.positions > self.most_positions:
             raise ValueError(f"{ticket.positions} positions, but the batch has {self.most_positions}")
@@ -106,10 +106,10 @@ class Scheduler:
             self._changed.notify()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
-        """Do other work with the base model in the thread that decodes, between two steps.
+        """Run other work with the base model in the decoding thread, between two steps.
 
         Raises:
-            QueueFullError: as much work waits as may, or the scheduler is being closed.
+            QueueFullError: too much work waits, or the scheduler is closing.
         """
         future: Future[T] = Future()
         with self._changed:
@@ -120,7 +120,7 @@ class Scheduler:
         return future
 
     def cancel(self, ticket: Ticket) -> None:
-        """Take a request out, wherever it is, before the next step."""
+        """Remove a request from queue or batch before the next step."""
         with self._changed:
             ticket.cancelled = True
             self._changed.notify()
@@ -132,7 +132,7 @@ class Scheduler:
 
     @property
     def closing(self) -> bool:
-        """Whether it takes no more requests, since it is being closed."""
+        """Whether the scheduler is closing and refuses new requests."""
         return self._draining
 
     @property
@@ -142,11 +142,11 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread decodes."""
+        """Whether the decoding thread runs."""
         return self._thread.is_alive()
 
     def close(self, seconds: float) -> None:
-        """Take no more requests, finish those that are there for so many seconds, and cancel the rest."""
+        """Refuse new requests, finish the present ones for at most `seconds`, and cancel the rest."""
         with self._changed:
             self._draining = True
             self._changed.notify()
@@ -162,12 +162,12 @@ class Scheduler:
         try:
             self._decode()
         except Exception:
-            LOG.exception("decoding has ended; the server has to be started anew")
+            LOG.exception("decoding has ended; restart the server")
         with self._changed:
-            self._draining = True  # nobody would answer
+            self._draining = True  # new requests would get no answer
         reason: Reason = "cancelled" if self._closed else "error"
         for ticket in [*self._running.values(), *self._between, *self._waiting]:
-            with suppress(Exception):  # the batch may be of no use any more
+            with suppress(Exception):  # the batch may be unusable
                 self._end(ticket, reason)
         self._waiting.clear()
         for future, _ in self._calls:
@@ -183,7 +183,7 @@ class Scheduler:
                 dropped = self._drop()
                 admitted = self._admit()
                 self._between = [*(ticket for ticket, _ in dropped), *admitted]
-                call = self._calls[0] if self._calls else None  # one a step: who decodes goes on
+                call = self._calls[0] if self._calls else None  # one per step, so that decoding continues
             for ticket, reason in dropped:
                 self._end(ticket, reason)
             self._join(admitted)
@@ -194,7 +194,7 @@ class Scheduler:
                 self._calls.popleft()
 
     def _drop(self) -> list[tuple[Ticket, Reason]]:
-        """Take those out of queue and batch whose time is over, or who are cancelled."""
+        """Return all requests that are cancelled or whose time is over; remove them from the queue."""
         now = time.monotonic()
         found: list[tuple[Ticket, Reason]] = []
         for ticket in [*self._waiting, *self._running.values()]:
@@ -205,9 +205,9 @@ class Scheduler:
         return found
 
     def _admit(self) -> list[Ticket]:
-        """Return those who join now, first come, first served: a large request is not overtaken for ever.
+        """Return the requests that join now, first come, first served, so that a large request does not wait for ever.
 
-        Rows take as much memory as the longest of them, and room for a power of two of them.
+        Each row uses as much memory as the longest one, and the number of slots is a power of two.
         """
         longest = max((ticket.positions for ticket in self._running.values()), default=0)
         found: list[Ticket] = []
@@ -240,14 +240,14 @@ class Scheduler:
             self._advance(self.batch.step, rows)
 
     def _advance(self, write: Callable[[], list[Row]], rows: list[Row]) -> None:
-        """Write a token of each row, tell who asked, and end the answers that are over."""
+        """Write a token of each row, notify its request, and end the answers that are complete."""
         try:
             ended = {id(row) for row in write()}
         except Exception:
             LOG.exception("a step of the batch failed")
             inside = {id(row) for row in self.batch.rows}
-            alone = not inside & {id(row) for row in rows}  # new ones, whose prompts could not be read
-            if not alone:  # whatever it is, memory say, the rows are in no state to go on; who waits may be served
+            alone = not inside & {id(row) for row in rows}  # only new rows failed: their prompts could not be read
+            if not alone:  # after any error, such as full memory, these rows cannot continue; waiting ones may run
                 self.batch.leave(list(self.batch.rows))
             for number, ticket in list(self._running.items()):
                 if not alone or number not in inside:
@@ -268,14 +268,14 @@ class Scheduler:
                 self._end(ticket, "length" if not stopped and len(row.written) == row.most else "stop")
 
     def _end(self, ticket: Ticket, reason: Reason) -> None:
-        """Take a request out of the batch and tell it, once, whatever becomes of the batch."""
+        """Remove a request from the batch and notify it once, even if the batch fails."""
         if ticket.ended:
             return
         ticket.ended = True
         try:
             if ticket.row is not None:
                 self._running.pop(id(ticket.row), None)
-                # So many rows are answered side by side.
+                # `most_rows` rows are answered at the same time.
                 self._pace += 0.1 * ((time.monotonic() - ticket.joined) / self.most_rows - self._pace)
                 self.batch.leave([ticket.row])
         finally:
@@ -295,5 +295,5 @@ def _do(future: Future[T], work: Callable[[], T]) -> None:
         return
     try:
         future.set_result(work())
-    except Exception as error:  # whoever asked gets it
+    except Exception as error:  # the caller gets it
         future.set_exception(error)

@@ -1,7 +1,7 @@
-"""Keys and values of the rows of a batch: a slot each, with room to grow, so that no step copies what is there.
+"""Keys and values of a batch's rows, in one slot per row with room to grow, so that no step copies all of them.
 
-Transformers' `DynamicCache` makes all keys and values anew at each step. Here a step writes those of one token, a row
-that joins writes its own, and the place of one that leaves is taken by the last.
+Transformers' `DynamicCache` copies all keys and values at each step. Here a step writes only those of one token, a new
+row writes its own, and the last row moves to the place of a row that leaves.
 
 Letters in shapes: B rows, G groups of heads that share keys and values, W columns, D numbers of a head.
 """
@@ -17,17 +17,17 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-COLUMNS = 64  # room is made by so many at once
+COLUMNS = 64  # a tensor grows by this number of columns
 
 
 class Slots:
-    """Row b has its tokens in the columns 0 to `lengths[b]` - 1; what lies beyond them is no row's.
+    """The slots. Row b has its tokens in the columns 0 to `lengths[b]` - 1; the columns after them are unused.
 
-    `cache` is what transformers' models read and write, one token of every row at a time; `written` must follow.
+    Transformers' models read and write `cache`, one token of every row at a time. Then `written` must be called.
     """
 
     def __init__(self, like: States) -> None:
-        """Begin without a row; `like` has keys and values of each layer, (B, G, W, D) of any B and W."""
+        """Begin without rows; `like` has keys and values of each layer, (B, G, W, D) with any B and W."""
         self.lengths: list[int] = []
         self._layers = [_Layer(self, keys, values) for keys, values in like]
         self.cache = Cache(layers=list(self._layers))
@@ -39,11 +39,11 @@ class Slots:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all slots, those that are free among them."""
+        """Bytes of all slots, including free ones."""
         return sum(tensor.nbytes for layer in self._layers for tensor in layer.tensors)
 
     def read_next(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make room for one more token of every row; return their positions (B,) and what each row sees (B, W)."""
+        """Make room for one more token per row; return the tokens' positions (B,) and the attention mask (B, W)."""
         self._make_room(len(self.lengths), self.width + 1)
         self.places = torch.tensor(self.lengths, device=device)
         return self.places, torch.arange(self.width + 1, device=device) <= self.places[:, None]
@@ -53,7 +53,7 @@ class Slots:
         self.lengths = [length + 1 for length in self.lengths]
 
     def add(self, states: States, row: int, stretches: Sequence[slice]) -> None:
-        """Copy one row of `states` into a slot behind the others: these stretches of its columns, end to end."""
+        """Copy one row of `states` into the next free slot: these stretches of its columns, without gaps."""
         length = sum(stretch.stop - stretch.start for stretch in stretches)
         self._make_room(len(self.lengths) + 1, length)
         for layer, pair in zip(self._layers, states, strict=True):
@@ -64,7 +64,7 @@ class Slots:
         self.lengths.append(length)
 
     def remove(self, row: int) -> None:
-        """Free a slot; the last row moves there. A free slot holds zeros: a NaN would be seen through a mask."""
+        """Free a slot; the last row moves there. A free slot has zeros, because a NaN would pass through a mask."""
         length, last = self.lengths.pop(), len(self.lengths)
         if row != last:
             self.lengths[row] = length
@@ -74,12 +74,12 @@ class Slots:
                 slots[last] = 0
 
     def _make_room(self, rows: int, columns: int) -> None:
-        """Move all rows to other tensors if they have too little room, or far too much."""
+        """Move all rows to new tensors if the present ones are too small, or far too large."""
         columns = -(-max(columns, self.width) // COLUMNS) * COLUMNS
         has_rows, has_columns = self._layers[0].tensors[0].shape[0], self._layers[0].tensors[0].shape[2]
         if rows <= has_rows and columns <= has_columns <= 2 * columns:
             return
-        rows = 1 << (rows - 1).bit_length()  # fewer than there were, if longer ones are to fit into the same memory
+        rows = 1 << (rows - 1).bit_length()  # may be fewer than before, so that longer rows fit into the same memory
         for layer in self._layers:
             layer.tensors = [self._moved(slots, rows, columns) for slots in layer.tensors]
 
@@ -101,7 +101,7 @@ class _Layer(CacheLayerMixin):
         self.tensors = [tensor.new_empty(0, tensor.shape[1], 0, tensor.shape[3]) for tensor in (keys, values)]
 
     def lazy_initialization(self, *_: Any) -> None:
-        """Do nothing: there is room already."""
+        """Do nothing, because the tensors exist already."""
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
         """Write keys and values (B, G, 1, D) of the next token of each row; return all, (B, G, W, D)."""
@@ -114,7 +114,7 @@ class _Layer(CacheLayerMixin):
         return tuple(found)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the number of columns once a token of each row is written, and where they begin."""
+        """Return the number of columns after the next token of each row, and the first column."""
         return self.slots.width + query_length, 0
 
     def get_seq_length(self) -> int:
@@ -122,5 +122,5 @@ class _Layer(CacheLayerMixin):
         return self.slots.width
 
     def get_max_length(self) -> int:
-        """Return -1: there is no bound."""
+        """Return -1, which means no limit."""
         return -1

@@ -1,4 +1,4 @@
-"""Traffic that is shared out over several adapters, and the log that tells what became of it."""
+"""Split requests between several adapters, and log the answers and their outcomes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ REMEMBERED = 100_000  # answers whose outcome can still come
 
 
 class Splits:
-    """Model names that stand for several adapters by weight.
+    """Model names whose requests go to several adapters, by weight.
 
     Args:
-        shares: by name the weights of adapters.
-        log: file that gets a JSON line for each answer and each outcome; None for none.
+        shares: for each name, the weights of its adapters.
+        log: file for one JSON line per answer and per outcome; None for no log.
 
     Raises:
-        UserError: a log that cannot be written.
+        UserError: the log cannot be written.
     """
 
     def __init__(self, shares: dict[str, dict[str, float]], log: str | None = None) -> None:
         self.shares, self._log = shares, None if log is None else Path(log)
         self._lock = threading.Lock()
-        self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()  # by id who asked, and who answered
+        self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()  # by id: split, adapter and the user's digest
         if self._log:
             try:
                 self._log.open("a", encoding="utf-8").close()
@@ -45,13 +45,13 @@ class Splits:
         return list(self.shares)
 
     def needing(self, adapter: str) -> str | None:
-        """Return a split that an adapter takes a part of; None if there is none."""
+        """Return a split that an adapter is part of; None if no split uses it."""
         return next((name for name, shares in self.shares.items() if adapter in shares), None)
 
     def choose(self, name: str, user: str | None) -> str:
-        """Return the adapter that answers a request for `name`: always the same for one user, if the request says who.
+        """Return the adapter that answers a request for `name`; it is always the same for one user, if known.
 
-        A name that is no split is returned as it is.
+        Without a split of this name, return the name itself.
         """
         shares = self.shares.get(name)
         if shares is None:
@@ -67,7 +67,7 @@ class Splits:
         return adapter
 
     def answered(self, request: str, name: str, adapter: str, *, user: str | None, **facts: Any) -> None:
-        """Log an answer to a request for a split; nothing for other names. Of its user the log has a digest."""
+        """Log an answer if its request was for a split. The log has only a digest of the user."""
         if name not in self.shares:
             return
         known = None if user is None else hashlib.sha256(f"log\0{name}\0{user}".encode()).hexdigest()[:16]
@@ -79,7 +79,7 @@ class Splits:
         self._write({**who, **facts})
 
     def outcome(self, request: str, value: float) -> bool:
-        """Log what became of an answer, with all that says whose it was; return whether there was such an answer."""
+        """Log the outcome of an answer, with its split, adapter and user; return whether the answer is known."""
         with self._lock:
             who = self._answers.get(request)
         if who is None:
@@ -94,5 +94,5 @@ class Splits:
         try:
             with self._lock, self._log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-        except OSError:  # a full disk, say: the answer is there all the same
+        except OSError:  # for example a full disk; the client still gets its answer
             LOG.exception("serve.split_log: %s cannot be written", self._log)

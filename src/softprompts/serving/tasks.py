@@ -1,4 +1,4 @@
-"""The tasks that a server has: a trained soft prompt each, and its keys and values at need."""
+"""The tasks of a server: one trained soft prompt per task, with keys and values that are computed when needed."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, eq=False)
 class ServedTask:
-    """A soft prompt, and how its run formatted rows.
+    """A soft prompt, and the row format of its run.
 
-    name: by which requests ask for it; folder: of the adapter; soft: embeddings (P, H) float32, or keys and values of
-    a prefix, or None for the base model itself; settings: those of the run that trained it, empty if unknown; ends:
-    token ids that end its answers; end: the one that follows an answer in training, None if the tokenizer has none.
+    name: its model name in requests; folder: folder of the adapter; soft: embeddings (P, H) float32, or keys and values
+    of a prefix, or None for the base model itself; settings: settings of the run that trained it, empty if unknown;
+    ends: token ids that end its answers; end: the token id that follows an answer in training, or None.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ServedTask:
 
     @property
     def virtual_tokens(self) -> int:
-        """Positions P that the soft prompt takes."""
+        """Number P of the soft prompt's positions."""
         return positions_of(self.soft)
 
     @property
@@ -61,25 +61,25 @@ class ServedTask:
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the template; one inside a value, such as `translation[en]`, is named with it."""
+        """Columns of the template; a key inside a value is part of the name, as in `translation[en]`."""
         return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(self.template) if name))
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Answers that are scored by likelihood; empty if answers are written."""
+        """Answers that are scored by likelihood; empty if answers are generated."""
         listed = self.settings.get("task", {}).get("choices")
         words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
         return tuple(words) if isinstance(words, list) else ()
 
     def as_task(self, choices: Sequence[str] = ()) -> Task:
-        """Return a task without rows, which formats a row as the run did."""
+        """Return a task without rows and with the row format of the run."""
         before = self.settings.get("task", {})
         config = TaskConfig(
             prompt=self.template,
             target=before.get("target") or " {answer}",
             chat=bool(before.get("chat")),
             system=before.get("system"),
-            max_length=sys.maxsize,  # the base model's own limit is enough: nothing is trained
+            max_length=sys.maxsize,  # the base model's own limit is enough without training
         )
         return Task("request", {}, tuple(choices) or None, (), "yours", config)
 
@@ -104,18 +104,18 @@ class ServedTask:
 class Tasks:
     """Soft prompts over one base model, by name.
 
-    Adapters are read with all the checks of `load_adapter`; PEFT's wrapping is dropped again, and only what they
-    learned is kept. Keys and values of embeddings are computed when a request first needs them, and the least recently
-    used are dropped, so that a thousand tasks take hardly more memory than one.
+    Adapters are read with all the checks of `load_adapter`. Only their learned values are kept, without PEFT's wrapper.
+    Keys and values of embeddings are computed when a request first needs them, and the least recently used are
+    dropped. A thousand tasks thus need hardly more memory than one.
 
-    Nothing here may be called while a forward pass of the base model runs in another thread, except `get`, `names`,
-    `all` and `serves`: loading tries the adapter on the model.
+    While a forward pass of the base model runs in another thread, only `get`, `names`, `all` and `serves` may be
+    called, because loading an adapter runs it on the base model.
     """
 
     def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cache_bytes: int = 2**28) -> None:
         """Begin with the base model alone, under the name `base`; `cache_bytes` bounds the keys and values kept."""
         self.base, self.tokenizer, self.cache_bytes = base, tokenizer, cache_bytes
-        self.computed = 0  # keys and values so far, for the metrics
+        self.computed = 0  # number of computed keys and values, for the metrics
         self.spec = input_spec(base)
         self.own_ends = frozenset(Engine(base, tokenizer).ends)
         self._tasks = {"base": self._with_end(ServedTask("base", None, None, {}))}
@@ -127,19 +127,19 @@ class Tasks:
 
     @property
     def names(self) -> list[str]:
-        """All names, in the order in which they came."""
+        """All names, in the order of their addition."""
         return list(self._tasks)
 
     @property
     def all(self) -> list[ServedTask]:
-        """All tasks, in the order in which they came."""
+        """All tasks, in the order of their addition."""
         return list(self._tasks.values())
 
     def get(self, name: str) -> ServedTask:
-        """Return a task.
+        """Return a task by its name.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: no task has this name.
         """
         found = self._tasks.get(name)
         if found is None:
@@ -147,7 +147,7 @@ class Tasks:
         return found
 
     def serves(self, task: ServedTask) -> bool:
-        """Say whether a task is still served, and not another of its name."""
+        """Return whether this task is still served, and not another one of the same name."""
         return self._tasks.get(task.name) is task
 
     def add(self, name: str, path: str) -> ServedTask:
@@ -158,18 +158,18 @@ class Tasks:
             path: folder of the adapter, or of the run that made it.
 
         Raises:
-            UserError: a name that is taken or cannot be one; what `load_adapter` refuses; an adapter that changes the
-                base model's weights, or one with several tasks.
+            UserError: the name is taken or not allowed; `load_adapter` refuses the adapter; the adapter changes the
+                base model's weights, or has several tasks.
         """
         if not NAME.fullmatch(name):
             raise UserError(f"{name!r}: expected letters, digits, '.', '_' and '-' as a task's name, at most 64")
         if name in self._tasks:
-            raise UserError(f'"{name}" is served already: remove it first, or take another name')
+            raise UserError(f'"{name}" is served already: remove it first, or choose another name')
         try:
             served = self._served(name, path)
         except UserError:
             raise
-        except Exception as error:  # a stranger's files: any value in them may be of any type
+        except Exception as error:  # the files may be from a stranger, with values of any type
             raise UserError(f"adapter.path: {path} cannot be read: {first_line(error)}") from None
         self._tasks[name] = served
         return served
@@ -180,8 +180,8 @@ class Tasks:
         if not config.is_prompt_learning:  # before it is loaded: its layers would stay in the base model
             kind = getattr(config.peft_type, "value", config.peft_type)
             raise UserError(
-                f"{folder}: is {kind}: it changes the base model, and requests of several tasks share that; serve "
-                "prompt tuning, P-tuning, multitask prompt tuning or prefix tuning"
+                f"{folder}: is {kind}, which changes the base model that all tasks share; serve prompt tuning, "
+                "P-tuning, multitask prompt tuning or prefix tuning"
             )
         soft = self._read(folder, config)
         input_spec(self.base, positions_of(soft))  # room for a text
@@ -190,7 +190,7 @@ class Tasks:
         return self._with_end(ServedTask(name, folder, soft, settings))
 
     def _with_end(self, task: ServedTask) -> ServedTask:
-        """Return a task with the token that ends its answers: what its run taught, if that is known."""
+        """Return a task with the token that ends its answers; a known run has taught this token."""
         end = end_of_answer(task.as_task(), self.tokenizer)
         taught = {end} if task.settings and end is not None else ()
         return replace(task, end=end, ends=self.own_ends.union(taught))
@@ -219,15 +219,17 @@ class Tasks:
         return soft.clone() if isinstance(soft, torch.Tensor) else soft
 
     def _table(self, folder: Path, config: Any, width: int) -> torch.Tensor:
-        """Return the only table of an adapter's file, (P, width): a thousandth of the work of building PEFT's model.
+        """Return the only table of an adapter's file, (P, width), with a thousandth of the work of PEFT's model.
 
         Raises:
-            UserError: what `read_values` refuses; a table of another shape or type; another tensor beside it.
+            UserError: as `read_values`; the table has another shape or type; the file has further tensors.
         """
         tensors = read_values(self.base, config, folder=folder, config=AdapterConfig(path=str(folder)))
         values = tensors.pop(VALUES)
         if tensors:
-            raise UserError(f"{folder}: holds {listed(tensors)} beside its soft prompt: that changes the base model")
+            raise UserError(
+                f"{folder}: contains {listed(tensors)} in addition to its soft prompt; they would change the base model"
+            )
         if values.shape != (config.num_virtual_tokens, width) or not values.is_floating_point():
             shape = " x ".join(map(str, values.shape))
             raise UserError(
@@ -237,10 +239,10 @@ class Tasks:
         return values.to(self.base.device)
 
     def remove(self, name: str) -> None:
-        """Serve a task no longer; requests that run keep what they have.
+        """Remove a task; requests that run keep its soft prompt.
 
         Raises:
-            UserError: there is none of that name, or it is the base model.
+            UserError: no task has this name, or it is the base model.
         """
         task = self.get(name)
         if task.soft is None:
@@ -257,7 +259,7 @@ class Tasks:
             return self._kept[task][0]
         states = keys_and_values(self.base, task.soft.to(self.base.dtype))
         self.computed += 1
-        if self.serves(task):  # else it was removed while its last requests waited
+        if self.serves(task):  # otherwise it was removed while its last requests waited
             self._kept[task] = states, sum(tensor.nbytes for pair in states for tensor in pair)
         while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self.cache_bytes:
             self._kept.popitem(last=False)
@@ -265,16 +267,16 @@ class Tasks:
 
 
 def _check_settings(settings: dict[str, Any], folder: Path) -> None:
-    """Raise `UserError` for settings beside an adapter that no run has written."""
+    """Raise `UserError` for settings next to an adapter that no run can have written."""
     task, evaluation = settings.get("task", {}), settings.get("evaluation", {})
     check_template(task.get("prompt") or "{text}", task.get("target") or " {answer}")
     stop = evaluation.get("stop") or [] if isinstance(evaluation, dict) else None
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        raise UserError(f"{folder}: evaluation.stop in its run's config.json is no list of texts")
+        raise UserError(f"{folder}: evaluation.stop in its run's config.json is not a list of texts")
     most = evaluation.get("max_new_tokens")
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise UserError(f"{folder}: evaluation.max_new_tokens in its run's config.json is {most}; expected 1 or more")
     choices = task.get("choices")
     words = choices.values() if isinstance(choices, dict) else choices if isinstance(choices, list) else []
     for text in (*(task.get(key) or "" for key in ("prompt", "target", "system")), *words, *stop):
-        check_characters(f"{folder}: its run's config.json", text)  # else no list of the models could be sent
+        check_characters(f"{folder}: its run's config.json", text)  # otherwise the list of models could not be sent

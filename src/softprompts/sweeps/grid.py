@@ -141,7 +141,7 @@ def grid_of(sweep: SweepConfig, sections: Mapping[str, Settings], training: Trai
         sweep: the sweep.
         sections: sections of all methods, by name.
         training: settings of training that the grid does not vary.
-        run: settings of the run, likewise.
+        run: settings of the run that the grid does not vary.
 
     Raises:
         UserError: the method is unknown; settings belong to another method; energy is set, which candidates share; a

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 def rungs(candidates: int, reduction_factor: int | None) -> list[float]:
     """Return the shares of a candidate's steps after which the worse candidates leave, ascending; the last is 1.
 
-    Their number leaves one of the first candidates for the last share: 1/8, 1/4, 1/2 and 1 for eight candidates and a
-    factor of two.
+    At the last share one of the first candidates is left. For eight candidates and a factor of two the shares are 1/8,
+    1/4, 1/2 and 1.
     """
     if reduction_factor is None:
         return [1.0]

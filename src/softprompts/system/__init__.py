@@ -1,1 +1,1 @@
-"""The machine under a run: files and folders, locks, terminals, logs, memory."""
+"""Interfaces to the machine: files and folders, locks, terminals, logs, memory."""

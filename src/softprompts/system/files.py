@@ -1,4 +1,4 @@
-"""Paths that a user names, read with errors of one line; files that are written whole or not at all."""
+"""Read paths that a user names, with errors of one line; write files atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from softprompts.errors import UserError
 from safetensors import SafetensorError
 
 PROJECT = Path(__file__).resolve().parents[3]
-# Whether PROJECT is a clone of this project, and not what an installation happens to lie in.
+# Whether PROJECT is a clone of this project, and not the folder of an installation.
 IS_CLONE = (PROJECT / "src" / "softprompts").is_dir() and (PROJECT / "recipes").is_dir()
 FULL = (errno.ENOSPC, errno.EDQUOT)
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^}]*)\})")
@@ -33,14 +33,14 @@ KINDS = (
 def expanded(key: str, text: str) -> str:
     """Return a path with `$VAR`, `${VAR}`, and `~` or `~user` at its start, replaced as a shell does.
 
-    A path that exists as it is written stays, if it cannot be expanded. Hub ids hold none of these signs.
+    If a path cannot be expanded, but exists as it is written, it does not change. Hub ids do not contain these signs.
 
     Args:
         key: the setting, for the message of an error.
         text: the path as the user wrote it.
 
     Raises:
-        UserError: a variable that is not set or empty; a user without a home folder; a NUL character.
+        UserError: a variable is not set or empty; a user has no home folder; the path has a NUL character.
     """
     if "\0" in text:
         raise UserError(f"{key}: a path cannot hold a NUL character: {text!r}")
@@ -56,7 +56,7 @@ def expanded(key: str, text: str) -> str:
     try:
         path = VARIABLE.sub(value, text)
         if path.startswith("~"):
-            home = os.path.expanduser(path)  # noqa: PTH111 - Path would also tidy what follows
+            home = os.path.expanduser(path)  # noqa: PTH111 - Path would also normalise the rest
             if home == path or home.startswith("~"):
                 raise UserError(f"{key}: no home folder is known for {path.split('/')[0]}: {text}")
             path = home
@@ -68,7 +68,7 @@ def expanded(key: str, text: str) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether there is a folder; False for whatever else, or if it may not be looked at."""
+    """Return whether a path is a folder; False for any other path, or one that may not be read."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -76,11 +76,11 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a file to read; False if nothing is there.
+    """Return whether a path is a file; False if it does not exist.
 
     Raises:
-        UserError: something else is there, such as a folder or a pipe; a link that leads nowhere; a folder of the path
-            is a file, or may not be entered.
+        UserError: the path is something else, such as a folder or a pipe, or a link without a target; a folder of the
+            path is a file, or may not be entered.
     """
     try:
         mode = path.stat().st_mode
@@ -105,7 +105,7 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file that a user names.
 
     Raises:
-        UserError: no such file; one that cannot be read.
+        UserError: no such file; the file cannot be read.
     """
     if not is_file(path):
         raise UserError(f"{path}: no such file")
@@ -114,17 +114,17 @@ def read_bytes(path: Path) -> bytes:
 
 
 def text_or_file(key: str, text: str) -> str:
-    """Return a text of several words as it is, or what a file holds, without space around it: a single word is a path.
+    """Return a text of several words, or the content of a file without space around it; a single word is a path.
 
     Args:
         key: the setting, for the message of an error.
         text: the text, or the path.
 
     Raises:
-        UserError: an empty text, or an empty file; no such file, or one that is not UTF-8.
+        UserError: the text or the file is empty; no such file; the file is not UTF-8.
     """
     if not text.strip():
-        raise UserError(f"{key}: the text is empty; null is none")
+        raise UserError(f"{key}: the text is empty; set it to null for no text")
     if re.search(r"\s", text.strip()):
         return text
     path = Path(expanded(key, text.strip()))
@@ -145,7 +145,7 @@ def one_line(path: Path | str) -> Iterator[None]:
     """Turn an error of the operating system within this context into one line that names `path`.
 
     Raises:
-        UserError: in place of an `OSError` or a `SafetensorError` that has a number of the operating system.
+        UserError: replaces an `OSError` or a `SafetensorError` that has a number of the operating system.
     """
     try:
         yield
@@ -154,14 +154,12 @@ def one_line(path: Path | str) -> Iterator[None]:
         if number is None:
             raise
         if number in FULL:
-            raise UserError(
-                f"{path}: the disk is full; what was saved before is unharmed. Free space, then --resume"
-            ) from error
+            raise UserError(f"{path}: the disk is full; saved files are unharmed. Free space, then --resume") from error
         raise UserError(f"{path}: {os.strerror(number)}") from error
 
 
 def error_number(error: Exception) -> int | None:
-    """Return the operating system's number of an error; safetensors has it in its text only."""
+    """Return the operating system's number of an error; errors of safetensors have it only in their text."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
@@ -169,7 +167,7 @@ def error_number(error: Exception) -> int | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one step: whoever reads it sees the old text or the new, never half of one.
+    """Replace a text file in one step: readers see the old text or the new one, never a part.
 
     Raises:
         UserError: the disk is full; the place cannot be written.
@@ -180,12 +178,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path`, which takes its place at the end; after an error it is removed.
+    """Yield a temporary file in the folder of `path`, which replaces `path` at the end; after an error it is removed.
 
     Raises:
         UserError: the disk is full; the place cannot be written.
     """
-    # The suffix stays last: matplotlib chooses the format by it.
+    # The suffix stays at the end, because matplotlib chooses the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     with one_line(path):
         try:
@@ -198,7 +196,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder whose files go into `folder` at the end, over files of the same names and no others.
+    """Yield a temporary folder whose files move into `folder` at the end and replace only files of the same names.
 
     Raises:
         UserError: the disk is full; the place cannot be written.
@@ -213,7 +211,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what `replacing` left beside a file when its process was killed; no process may be writing the file."""
+    """Delete temporary files that `replacing` left when its process was killed; no process may be writing the file."""
     leftover = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}", re.ASCII)
     with one_line(path):
         for place in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
@@ -222,13 +220,13 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _flush(file: Path) -> None:
-    """Wait until a file is on the disk: a rename may get there before what it names."""
+    """Wait until a file is on the disk, because a rename may reach the disk before the file's content."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
 
 
 def check_new(key: str, folder: Path) -> None:
-    """Raise `UserError`, under the name of a setting, for a folder that exists and is not empty, or that is a file."""
+    """Raise `UserError`, with the name of a setting, unless a folder is new or empty."""
     if os.path.lexists(folder) and not (is_folder(folder) and not any(folder.iterdir())):
         raise UserError(f"{key}: {folder} exists already; name a new folder")
 
@@ -250,11 +248,11 @@ def building(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside `folder`; whatever is left of it is removed at the end."""
+    """Yield a new temporary folder next to `folder`; if it still exists at the end, it is removed."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     leftover = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.tmp", re.ASCII)
     with one_line(folder):
-        for place in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of a run that was killed here
+        for place in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # left by a run that was killed here
             if leftover.fullmatch(place.name):
                 shutil.rmtree(place)
         try:

@@ -1,4 +1,4 @@
-"""A run's folder has one owner: a lock file that names its process, and that outlives no process on this machine."""
+"""Lock a run's folder: a lock file names the process that owns it, and does not outlive a process on this machine."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from softprompts.system.files import one_line
 from filelock import MarkerSoftFileLock, Timeout
 
 LOCK = ".run.lock"
-PATIENCE = 3.0  # seconds; filelock takes over a marker that is cut short after two
+PATIENCE = 3.0  # seconds; filelock takes over an incomplete lock file after two
 _held: dict[Path, MarkerSoftFileLock] = {}
 
 
 def own(folder: Path, key: str = "run.output_dir") -> bool:
     """Make this process the one owner of an existing folder, until it ends or calls `release`.
 
-    The lock is a file that is created exclusively, so that it works on file systems without `flock`. It holds host,
-    process and the time when the process started: one whose process has ended on this host is taken over.
+    The lock is a file that is created exclusively, so it works on file systems without `flock`. It contains the host,
+    the process and the start time of the process. If that process has ended on this host, the lock is taken over.
 
     Args:
         folder: the folder.
         key: the setting that names it, for the error.
 
     Returns:
-        Whether it is so from now on; False if it was before.
+        Whether the process is a new owner; False if it owned the folder already.
 
     Raises:
-        UserError: another process owns the folder, or one on another host did; the folder cannot be written.
+        UserError: another process owns the folder; a process on another host has owned it; the folder cannot be
+            written.
     """
     path = folder.resolve() / LOCK
     if path in _held and _held[path].is_lock_held_by_us:

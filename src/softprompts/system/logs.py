@@ -1,7 +1,7 @@
-"""The library's log: how a command line prints it.
+"""Print the library's log on a command line.
 
-A program that imports the library decides for itself, as with any library that logs: without a handler Python prints
-warnings alone. `print_log` makes it print all that a recipe prints, in a notebook for instance.
+A program that imports the library decides itself about the log. Without a handler Python prints only warnings.
+`print_log` makes it print the same lines as a recipe, for example in a notebook.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class Console(logging.Handler):
-    """Prints a line for each record: INFO plain on standard output, all else with its level on standard error.
+    """Prints a line per record: INFO without its level on standard output, others with their level on standard error.
 
-    The streams are those of the moment, and an error in writing, such as a closed pipe, is the caller's.
+    It uses the present streams. The caller gets an error in writing, such as a closed pipe.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -30,7 +30,7 @@ class Console(logging.Handler):
             text = f"{record.levelname.lower()}: {text}"
         plain = record.levelno == logging.INFO and not getattr(record, "to_stderr", False)
         stream = sys.stdout if plain else sys.stderr
-        # A bar of progress, if one is shown, is below the line and not within it.
+        # With a progress bar, the line is above the bar and not inside it.
         if tqdm := sys.modules.get("tqdm"):
             tqdm.tqdm.write(text, file=stream)
         else:
@@ -42,7 +42,7 @@ def print_log() -> None:
     """Print the library's log, from the level that the environment variable SOFTPROMPTS_LOG names; by default info.
 
     Raises:
-        UserError: there is no such level.
+        UserError: the level is unknown.
     """
     level = os.environ.get(VARIABLE, "info")
     if level.lower() not in LEVELS:

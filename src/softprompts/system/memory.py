@@ -1,4 +1,4 @@
-"""Full memory, of a GPU or of the machine, as one line that names the setting to lower."""
+"""Turn full memory of a GPU or the machine into one line that names the setting to lower."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from softprompts.errors import UserError, is_first_process, logger
 
-# How PyTorch and the libraries under it word it, in their own exceptions too. A thread needs room for its stack.
+# Words of PyTorch and its libraries for full memory, also in their own exceptions. A thread needs room for its stack.
 WORDINGS = (
     "out of memory",
     "can't allocate memory",
@@ -22,7 +22,7 @@ WORDINGS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory is full: CUDA's, MPS's, the CPU allocator's, Python's or NumPy's."""
+    """Return whether an error of CUDA, MPS, the CPU allocator, Python or NumPy means that memory is full."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(wording in str(error) for wording in WORDINGS)
@@ -41,7 +41,7 @@ def one_line_if_memory_is_full(doing: str, advice: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         line = f"out of memory {doing}: {advice}"
-        # The command line prints the error of the first process only, and it may be another one that has no room left.
+        # The command line prints only the error of the first process, but the memory of another one may be full.
         if not is_first_process():
             logger.error("process %s: %s", os.environ["LOCAL_RANK"], line)
         raise UserError(line) from error

@@ -1,4 +1,4 @@
-"""The processes of a launch: which of them does not respond, or has ended, when the others stop waiting for it."""
+"""Find the process of a launch that does not respond or has ended, when the others stop waiting for it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 from softprompts.errors import is_first_process, logger
 
-PATIENCE = 5.0  # seconds in which every process that is alive reports
-STEP, ALIVE = "softprompts/step/{}", "softprompts/alive/{}"  # of a rank, in the store that all processes share
-# How gloo, NCCL and PyTorch say that another process is lost.
+PATIENCE = 5.0  # seconds in which every living process reports
+STEP, ALIVE = "softprompts/step/{}", "softprompts/alive/{}"  # keys of a rank in the store that all processes share
+# Words of gloo, NCCL and PyTorch for a lost process.
 WORDINGS = ("gloo", "Gloo", "NCCL", "Connection closed by peer", "Timed out waiting", "Broken pipe", "TCPStore")
 
 ENDED = ("closed", "reset", "refused", "Broken pipe")
 
 
 def tell_step(step: int) -> None:
-    """Tell the other processes of a launch, if there are any, that this one begins a step."""
+    """Record for the other processes of a launch that this one begins a step."""
     if store := _store():
         store.set(STEP.format(_rank()), str(step))
 
@@ -29,7 +29,7 @@ def lost_process(error: RuntimeError) -> str | None:
     """Return one line that names the processes that do not respond, or have ended; None for any other error.
 
     PyTorch stops waiting after `run.process_timeout`, or when a connection is closed, and does not name the process.
-    Every process that is left reports itself here; one that does not report is lost.
+    Every remaining process reports here; a process that does not report is lost.
     """
     theirs = type(error).__name__.startswith("Dist") or any(wording in str(error) for wording in WORDINGS)
     if not theirs or (store := _store()) is None:
@@ -44,11 +44,11 @@ def lost_process(error: RuntimeError) -> str | None:
     how = "has ended" if any(word in str(error) for word in ENDED) else "does not respond"
     line = (
         f"process {lost} of {world} {how}{f' at step {step}' if step else ''}; "
-        "what was saved is unharmed. Look for its own error, then --resume"
+        "saved files are unharmed. Look for its own error, then --resume"
     )
-    # The command line prints the error of the first process of a machine only, and that may be the lost one.
+    # The command line prints only the error of a machine's first process, but that may be the lost one.
     if not is_first_process() and own == min(reported):
-        sys.stderr.write("\n")  # the progress bar of the first process may stand on this line
+        sys.stderr.write("\n")  # the progress bar of the first process may be on this line
         logger.error(line)
     return line
 
@@ -71,7 +71,7 @@ def _rank() -> int:
 
 def _store() -> Any:
     """Return the store that all processes share; None in a launch of one process."""
-    torch = sys.modules.get("torch")  # not imported for this: it takes a second
+    torch = sys.modules.get("torch")  # an import would take a second
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not torch or not torch.distributed.is_available():
         return None
     if not torch.distributed.is_initialized():

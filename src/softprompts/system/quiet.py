@@ -1,4 +1,4 @@
-"""Silence remarks of libraries that no user can act on, and let the libraries find one another."""
+"""Silence warnings of libraries that no user can act on, and let the libraries find one another."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 
 def quiet_libraries() -> None:
-    """Silence remarks that need no answer."""
+    """Silence warnings that no user can act on."""
     # On processors with AVX512-BF16, bitsandbytes warns at import about an optional kernel that needs a download.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    # In 8 bits it says at every matrix product of every step that inputs are cast to float16, where they were not.
+    # In 8 bits it warns at every matrix product that inputs which are not float16 are cast to it.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    # PEFT asks transformers for a property that has a new name.
+    # PEFT uses a transformers property that has a new name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    # Accelerate hands this on by its old name only; with the default, buffers would go from process to process.
+    # Accelerate passes this only by its old name; by default, processes would send their buffers to one another.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-    # PEFT's LoraConfig says so whenever it is made; no setting of ours leads there.
+    # PEFT's LoraConfig warns at every creation, although none of our settings sets it.
     warnings.filterwarnings("ignore", message="`loftq_config` specified but will be ignored", category=UserWarning)
-    # Generation hands them to PEFT's forward, which counts for itself: of rows of one length, the same numbers.
+    # Generation passes them to PEFT's forward, which counts itself; for rows of one length the numbers are the same.
     warnings.filterwarnings("ignore", message="Position ids are not supported", category=UserWarning)
-    # It says at import that it keeps its cache elsewhere, if the home folder cannot be written.
+    # It warns at import that its cache is in another folder, if the home folder cannot be written.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def look_in_the_scripts_folder_last() -> None:
-    """Let `import evaluate` find the library beside `recipes/evaluate.py`: Python looks in a script's folder first."""
+    """Let `import evaluate` find the library, not `recipes/evaluate.py`: Python searches a script's folder first."""
     if sys.path[0] and Path(sys.path[0], "evaluate.py").is_file():
         sys.path.append(sys.path.pop(0))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: collected, so that what is under way ends in good order."""
+"""Collect SIGINT and SIGTERM, so that running work can end properly."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_open: list[list[int]] = []  # of the contexts that collect signals now, the outer one first
+_open: list[list[int]] = []  # lists of the contexts that collect signals now, the outer one first
 
 
 @contextmanager
 def collected_signals(forward: Callable[[int], object] | None = None) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying.
+    """Within this context, collect SIGINT and SIGTERM in a list; they do not end the process.
 
-    Each signal goes to `forward`. Without it, the second signal of a kind acts as if nothing were collected: it kills.
-    Within another such context, the list is that of the other. In a thread, which receives no signals, it stays empty.
+    Each signal goes to `forward`. Without `forward`, the second signal of a kind ends the process. Inside another such
+    context, the list is the other context's. In a thread, which receives no signals, the list stays empty.
     """
     if forward is None and _open:
         yield _open[-1]

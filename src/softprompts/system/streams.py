@@ -1,4 +1,4 @@
-"""The terminal, or whatever stands in its place: no character and no closed pipe ends a run with a traceback."""
+"""Standard streams: no character and no closed pipe ends a run with a traceback."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from softprompts.errors import UserError, is_first_process, short
 
 @contextmanager
 def quiet_streams() -> Iterator[None]:
-    """Within this context standard output and error take every character and may be closed, and files are UTF-8.
+    """Within this context standard output and error accept every character and may be closed, and files are UTF-8.
 
     Raises:
-        SystemExit: with code 128 + SIGPIPE, as of a program that this signal ends, if output goes to a closed pipe.
+        SystemExit: output goes to a closed pipe; the code is 128 + SIGPIPE, as after this signal.
     """
-    # Libraries that name no encoding, such as the reader of config files, take that of the terminal.
+    # Libraries that name no encoding, such as the reader of config files, use the terminal's encoding.
     with suppress(locale.Error):
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -40,7 +40,7 @@ def quiet_streams() -> Iterator[None]:
 
 
 def _give_up_what_is_broken() -> None:
-    """Lead a stream that takes nothing any more to nowhere: Python would try once more at its end, and complain."""
+    """Redirect a broken stream to the null device, because Python would write again at its end, and report an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -53,11 +53,11 @@ def _give_up_what_is_broken() -> None:
 
 def fail(reason: str) -> NoReturn:
     """End this process with one line on standard error and exit code 2."""
-    # Names of thousands of letters, whatever they name, would hide what is said of them.
+    # A name of thousands of letters would hide the message.
     reason = re.sub(r"\S{400,}", lambda name: short(name[0]), reason)
-    # Every process of a distributed run fails alike; one line is enough.
+    # Every process of a distributed run fails in the same way; one line is enough.
     if is_first_process():
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # the pipe is closed
             print(f"error: {reason}", file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -66,7 +66,7 @@ def lines_of_input() -> list[str]:
     """Return the lines of standard input that are not blank, without their ends.
 
     Raises:
-        UserError: bytes that are not UTF-8, whatever the terminal's encoding is; input that cannot be read.
+        UserError: bytes are not UTF-8, with any encoding of the terminal; the input cannot be read.
     """
     binary = getattr(sys.stdin, "buffer", None)
     try:

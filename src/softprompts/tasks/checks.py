@@ -15,7 +15,7 @@ from softprompts.tasks.templates import Row
 
 import numpy
 
-# With fewer rows of a label, the draw of the training rows decides what is learned of it, and two seeds of the split
+# With fewer rows of a label, the choice of the training rows decides how well it is learned, and two seeds of the split
 # lead to different conclusions. Few-shot work calls 1 to 5 rows per label "few".
 RARE = 5
 # Targets are free text, not labels, if there are more of them than this and than half of the rows.
@@ -100,7 +100,7 @@ class Seen:
     def same_target(self) -> Iterator[str]:
         """Yield a warning if all rows have one target."""
         if len(self.targets) == 1:
-            what = "nothing else is learned" if self.split == "train" else "always predicting it scores 100 %"
+            what = "the model learns only this target" if self.split == "train" else "always predicting it scores 100 %"
             count = f"all {self.rows:,} rows have" if self.rows > 1 else "the only row has"
             yield f'task.{self.split}: {count} the target "{short(next(iter(self.targets)))}": {what}'
 

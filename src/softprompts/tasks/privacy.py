@@ -21,18 +21,18 @@ from softprompts.errors import UserError, listed, short
 
 INSTALL = 'needs more packages; install them: in a clone, pip install -e ".[readiness]"'
 PACKAGES = ("presidio_analyzer", "spacy", "tldextract")
-# A phone number scores 0.4 without a word such as "call" beside it. Weak patterns, such as any nine digits, score less.
+# A phone number scores 0.4 without a word such as "call" near it. Weak patterns, such as any nine digits, score less.
 THRESHOLD = 0.4
-# What some pattern needs at least, since a search for all of them takes milliseconds: an "@" (e-mail), a word as long
-# as an account of a digital currency, six digits that are near each other, four numbers with dots between them (IP), or
-# groups of hexadecimal digits (IPv6, MAC).
+# Patterns can match only a text with one of these: an "@" (e-mail), a word as long as an account of a digital currency,
+# six digits that are near each other, four numbers with dots between them (IP), or groups of hexadecimal digits (IPv6,
+# MAC). This test is fast; a search for all patterns takes milliseconds.
 POSSIBLE = re.compile(
     r"@|\w{26}|\d(?:\D{0,9}\d){5}|\d\.\d+\.\d+\.\d|(?<![^\W_])[\da-f]{0,4}:[\da-f]{0,4}:"
     r"|[\da-f]{4}\.[\da-f]{4}\.|[\da-f]{2}-[\da-f]{2}-[\da-f]{2}-",
     re.IGNORECASE,
 )
-REPEATED = 4096  # texts that are kept with what was found in them: columns such as dates say the same in many rows
-SHORTEST_NUMBER = 10**8  # a smaller whole number is no phone number and no number of a card
+REPEATED = 4096  # texts whose result is kept, because columns such as dates have the same value in many rows
+SHORTEST_NUMBER = 10**8  # a smaller whole number is neither a phone number nor the number of a card
 LONGEST_TEXT = 2**31 - 1  # characters; spaCy's own limit is for its parser, which is not used
 
 
@@ -53,7 +53,7 @@ def check_packages(key: str) -> None:
 
 
 def finder_version() -> str:
-    """Return the versions that decide what is found."""
+    """Return the versions of the packages that determine the findings."""
     return f"presidio-analyzer {version('presidio-analyzer')}, phonenumbers {version('phonenumbers')}"
 
 
@@ -162,10 +162,10 @@ def check_column_names(place: str, names: Iterable[str]) -> None:
 
 
 def mask(record: Record) -> tuple[Record, Counter[str]]:
-    """Return a record with a mask such as <EMAIL_ADDRESS_1> for each value, and how many of each kind were replaced.
+    """Return a record with a mask such as <EMAIL_ADDRESS_1> for each value, and the number of masked values per kind.
 
-    A value has one mask throughout the record, whatever its case and punctuation; other values have other numbers. The
-    value is replaced wherever it occurs, also where no pattern has found it.
+    A value has the same mask throughout the record, with any case and punctuation. Other values have other numbers. The
+    value is replaced at every place, even if no pattern has found it there.
     """
     names: dict[tuple[str, str], str] = {}
     masks: dict[str, tuple[str, str]] = {}

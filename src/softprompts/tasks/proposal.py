@@ -1,4 +1,4 @@
-"""A config for a file of one's own: its columns, choices, metrics and sizes are found in the data."""
+"""Propose a config for a user's file, with columns, choices, metrics and sizes found in the data."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from softprompts.tasks.task import Task
 
 LOOKED_AT = 20_000  # rows, from the first on
 MEASURED = 2_000  # rows of train whose tokens are counted
-# Columns that are answers by their name, the surest first; otherwise the last column is taken.
+# Names of answer columns, the most certain first; otherwise the last column is the answer.
 ANSWERS = ("label", "target", "answer", "output", "response", "completion", "summary", "category", "class", "intent")
 TEXTS = ("text", "prompt", "input", "question", "sentence", "message", "body", "content", "title", "description")
 MOST_CHOICES = 50
-ROWS_PER_CHOICE = 3  # on average; rarer answers are written, and not chosen
+ROWS_PER_CHOICE = 3  # on average; rarer answers are generated, not chosen
 LONGEST_CHOICE = 60  # characters
-FEW_ROWS = 20  # of a held-out split: its score is known to some 20 points at best (1.96 sqrt(0.25 / 20) = 0.22)
+FEW_ROWS = 20  # of a held-out split: its score has an interval of about 20 points at best (1.96 sqrt(0.25 / 20) = 0.22)
 FEW_OF_A_CHOICE = 10
 ROOM = 1024  # tokens of prompt and target at most
-MOST_TESTED = 1000  # rows, for an interval of some 3 points (1.96 sqrt(0.25 / 1000))
-LONG = 150  # tokens of a row on average from which on a batch is smaller
+MOST_TESTED = 1000  # rows, for an interval of about 3 points (1.96 sqrt(0.25 / 1000))
+LONG = 150  # mean number of tokens per row; with more, the batch is smaller
 PASSES = 3  # over train, within these numbers of steps
 FEWEST_STEPS, MOST_STEPS = 60, 200
-TEMPLATE_SIGNS = "{}[]!:"  # that a template gives a meaning of their own
+TEMPLATE_SIGNS = "{}[]!:"  # signs with a meaning in templates
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A config in the making.
+    """The settings of a proposed config.
 
-    rows: how many were looked at; notes: weaknesses of the data, a line each.
+    rows: number of rows that were read; notes: weaknesses of the data, one line each.
     """
 
     new: NewConfig
@@ -57,7 +57,7 @@ class Proposal:
 
     @property
     def file(self) -> Path:
-        """Where the config is written."""
+        """The file of the config."""
         return _file(self.new)
 
 
@@ -69,8 +69,8 @@ def propose(new: NewConfig) -> Proposal:
     """Find columns, choices and metrics in a file; `fit_sizes` finds lengths and numbers of steps.
 
     Raises:
-        UserError: the config file exists; damaged data; no rows; a column that is not there, or that no template can
-            name; no column with texts, or with answers; an answer that is empty, or the same in every row.
+        UserError: the config file exists; the data is damaged or has no rows; a column is missing, or has a name that
+            templates do not allow; no column has texts or answers; an answer is empty, or the same in every row.
     """
     file = _file(new)
     if file.exists():
@@ -105,14 +105,14 @@ def propose(new: NewConfig) -> Proposal:
 
 
 def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
-    """Return the column that the model is to write; it has a value in every row, and more than one in all."""
+    """Return the column that the model must write; it has a value in every row, and at least two different values."""
     by_name = {name.strip().lower(): name for name in reversed(columns)}
     found = new.answer or next((by_name[name] for name in ANSWERS if name in by_name), columns[-1])
     _check_column("new.answer", found, columns)
     for place, record in rows:
         value = record.get(found)
         if value is None or isinstance(value, Unread) or not str(plain(value)).strip():
-            raise UserError(f'{place}: the answer, column "{found}", is empty; fill it in, or take the row out')
+            raise UserError(f'{place}: the answer, column "{found}", is empty; fill it in, or remove the row')
     if len({str(plain(record[found])) for _, record in rows}) == 1:
         raise UserError(
             f'new.answer: column "{found}" is the same in all {len(rows):,} rows; name another of: {listed(columns)}'
@@ -121,7 +121,7 @@ def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
 
 
 def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: str) -> list[str]:
-    """Return the columns that the model reads: those named, or by a usual name, or with several words in a row."""
+    """Return the columns that the model reads: named ones, or those with a usual name or several words per row."""
     for name in new.text:
         _check_column("new.text", name, columns)
         if name == answer:
@@ -140,7 +140,7 @@ def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: st
     if not found:
         others = [name for name in columns if name != answer]
         raise UserError(
-            f"new.text: no column with a text in every row beside the answer, {answer}"
+            f"new.text: no column with a text in every row except the answer, {answer}"
             + (f"; name one of: {listed(others)}" if others else "; add one to the file")
         )
     for name in found:
@@ -158,14 +158,14 @@ def _check_column(key: str, name: str, columns: Sequence[str]) -> None:
 
 
 def _choices(answers: Sequence[str]) -> list[str]:
-    """Return the distinct answers, the most frequent first, if there are few and short ones; else nothing."""
+    """Return the distinct answers, the most frequent first, if they are few and short; else an empty list."""
     counts = Counter(answers)
     few = len(counts) <= min(MOST_CHOICES, len(answers) / ROWS_PER_CHOICE)
     return [value for value, _ in counts.most_common()] if few and max(map(len, counts)) <= LONGEST_CHOICE else []
 
 
 def _metrics(answers: Sequence[str]) -> list[str]:
-    """Return the metrics of written answers: for JSON objects, for short ones, for sentences."""
+    """Return the metrics of generated answers: JSON objects, short answers, or sentences."""
     if all(map(_is_object, answers)):
         return ["json_object"]
     words = sum(len(answer.split()) for answer in answers) / len(answers)
@@ -193,12 +193,12 @@ def _words(name: str) -> str:
 
 
 def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Sequence[str]) -> list[str]:
-    """Return what weakens the data: few rows, rare choices, repeated texts, texts with several answers."""
+    """Return weaknesses of the data: few rows, rare choices, repeated texts, texts with several answers."""
     notes = []
     if len(rows) // 10 < FEW_ROWS:
         notes.append(
-            f"{len(rows)} rows: some {len(rows) // 10} are held out for each of validation and test, which shows that "
-            f"the task works, and no score; label {10 * FEW_ROWS} rows or more before you decide anything by it"
+            f"{len(rows)} rows: about {len(rows) // 10} are held out for each of validation and test; these show that "
+            f"the task works, but not a reliable score; label {10 * FEW_ROWS} rows or more before you rely on it"
         )
     rare = [f"{value} ({n})" for value, n in Counter(answers).items() if choices and n < FEW_OF_A_CHOICE]
     if rare:
@@ -216,8 +216,8 @@ def fit_sizes(proposal: Proposal, task: Task, count: Callable[[Sequence[str]], l
     """Return the proposal with lengths, batch size and steps that fit the rows.
 
     Args:
-        task: the rows, as `proposal.task` reads them.
-        count: gives the number of tokens of each text.
+        task: the rows, as read with `proposal.task`.
+        count: function that returns the number of tokens of each text.
     """
     rows = task.splits["train"][:MEASURED]
     targets = count([row.target for row in rows])
@@ -259,10 +259,10 @@ def _rounded(number: float, step: int) -> int:
 
 
 def write_proposal(proposal: Proposal, model: ModelConfig) -> None:
-    """Write the config; nothing that exists is written over.
+    """Write the config to a new file.
 
     Raises:
-        UserError: a folder that cannot be written.
+        UserError: the folder cannot be written.
     """
     with one_line(f"new.output: {proposal.file.parent}"):
         proposal.file.parent.mkdir(parents=True, exist_ok=True)
@@ -278,7 +278,7 @@ def config_text(proposal: Proposal, model: ModelConfig) -> str:
         "#",
         f"#   accelerate launch recipes/prompt_tuning.py --config {proposal.file}",
         "#",
-        "# The settings were chosen by the data. Change those that you know better.",
+        "# The settings were chosen from the data. Change any that you know better.",
         *(f"# Note: {note}." for note in proposal.notes),
         "",
         "model:",
@@ -294,12 +294,12 @@ def config_text(proposal: Proposal, model: ModelConfig) -> str:
         "",
         "training:",
         f"  steps: {training.steps} # about {passes:.0f} passes over train",
-        f"  learning_rate: {training.learning_rate} # the first setting to try other values of",
+        f"  learning_rate: {training.learning_rate} # try other values of this setting first",
         f"  batch_size: {training.batch_size}",
         f"  warmup_steps: {training.warmup_steps}",
         f"  eval_every: {training.eval_every} # validate and save a checkpoint",
         *([f"  eval_rows: {training.eval_rows}"] if training.eval_rows else []),
-        "  best_by: loss # of the checkpoints, on validation",
+        "  best_by: loss # chooses the checkpoint, on validation",
         "",
         "evaluation:",
         f"  batch_size: {evaluation.batch_size}",
@@ -321,9 +321,9 @@ def _task_lines(task: TaskConfig) -> list[str]:
         answers = "  # Without `choices` the model writes its answer."
     return [
         "task:",
-        f"  train: {_quoted(task.train)} # validation and test: a tenth of it each, or files of their own",
-        f"  prompt: {_quoted(task.prompt)} # what the model reads; {{name}} is a column",
-        f"  target: {_quoted(task.target)} # what it writes; begins with the space before the word",
+        f"  train: {_quoted(task.train)} # validation and test: a tenth of it each, or separate files",
+        f"  prompt: {_quoted(task.prompt)} # the model reads this; {{name}} is a column",
+        f"  target: {_quoted(task.target)} # the model writes this; it begins with the space before the word",
         answers,
         f"  metrics: [{', '.join(task.metrics)}] # others: docs/repository.md",
         *([f"  max_rows: {json.dumps(task.max_rows)} # the first ones"] if task.max_rows else []),

@@ -46,7 +46,7 @@ class Task:
     masked: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and what was masked."""
+        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and its masked values."""
         found: dict[str, dict[str, Any]] = {
             name: {"rows": len(rows), "sha256": digest_of(rows)} for name, rows in self.splits.items()
         }
@@ -108,7 +108,7 @@ def load_task(config: TaskConfig) -> Task:
 
 
 def _masked_in_words(masked: dict[str, dict[str, int]]) -> list[str]:
-    """Return a line per split that says what was masked in it, without the values."""
+    """Return a line per split with the kinds of masked values, without the values."""
     return [
         f"task.pii: masked in {split}: {listed(f'{count:,} {kind}' for kind, count in kinds.items()) or 'nothing'}"
         for split, kinds in masked.items()

@@ -1,1 +1,1 @@
-"""Training: one soft prompt, or several side by side."""
+"""Train one soft prompt, or several in the same forward passes."""

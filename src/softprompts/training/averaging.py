@@ -1,4 +1,4 @@
-"""An exponential moving average of what trains."""
+"""An exponential moving average of the trainable parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def new_average(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return room for the averages of the trainable parameters, by name: in 32 bits at least, where they are now."""
+    """Return copies of the trainable parameters by name, in at least 32 bits, as a start for their averages."""
     return {
         name: parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
         for name, parameter in model.named_parameters()
@@ -22,16 +22,17 @@ def new_average(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def add_to_average(average: Mapping[str, torch.Tensor], model: nn.Module, decay: float, step: int) -> None:
-    """Take the values after an update into their averages.
+    """Add the values after a step to their averages.
 
-    After update n the value of update i weighs decay**(n - i), divided by the sum of all weights: the correction of
-    Adam's moments (Kingma and Ba 2015, section 3). Without it, the initial values would weigh decay**n.
+    After step n the values of step i have the weight decay**(n - i), divided by the sum of all weights. Adam's moments
+    have the same correction (Kingma and Ba 2015, section 3). Without it, the initial values would have the weight
+    decay**n.
 
     Args:
-        average: of `new_average`; changed in place.
-        model: what trains.
-        decay: of the average, from 0 to below 1.
-        step: number of the update, from 1.
+        average: averages from `new_average`; they change in place.
+        model: model with the trainable parameters.
+        decay: decay of the average, from 0 to below 1.
+        step: number of the step, from 1.
     """
     weight = (1 - decay) / (1 - decay**step)
     for name, parameter in model.named_parameters():
@@ -42,7 +43,7 @@ def add_to_average(average: Mapping[str, torch.Tensor], model: nn.Module, decay:
 
 @contextmanager
 def averaged(model: nn.Module, average: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Within this context a model has the averages as its values, if there are any."""
+    """Within this context the averages, if there are any, replace a model's values."""
     if not average:
         yield
         return

@@ -1,4 +1,4 @@
-"""Settings of training that contradict each other, the launch, or the data: found before a base model is loaded."""
+"""Check that the training settings fit together, the launch and the data, before a base model is loaded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from softprompts.errors import UserError, nearest
 
 from accelerate import Accelerator
 
-# Most times that an update may read every row of train. A batch may straddle epochs, and be larger than a handful of
-# rows, as when one config serves several sizes of train.
+# Most times that a step may read every row of train. A batch may span epochs and exceed a small train split, for
+# example if one config serves several sizes of train.
 EPOCHS = 100
 
 
@@ -19,9 +19,8 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
     """Raise `UserError` for settings that contradict each other, this launch, or the number of rows in train."""
     if training.batch_size > EPOCHS * rows:
         raise UserError(
-            f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train: an "
-            "update would read each of them again and again, for a gradient that stays the same; take fewer, and more "
-            "training.steps"
+            f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train; a "
+            "larger batch repeats rows and hardly changes the gradient; use a smaller one and more training.steps"
         )
     if training.best_by not in ("loss", *metrics):
         raise UserError(f'training.best_by: "{training.best_by}"{nearest(training.best_by, ["loss", *metrics])}')
@@ -37,8 +36,8 @@ def _check_launch(accelerator: Accelerator, batch_size: int) -> None:
         raise UserError("--mixed_precision fp16: not on this device; launch with bf16 or no, or set model.dtype")
     if accelerator.gradient_accumulation_steps != 1:
         raise UserError(
-            f"accelerate's gradient_accumulation_steps: {accelerator.gradient_accumulation_steps}; an update sees "
-            "training.batch_size rows, and training.micro_batch_tokens parts them: set it to 1"
+            f"accelerate's gradient_accumulation_steps: {accelerator.gradient_accumulation_steps}; set it to 1: a step "
+            "always has training.batch_size rows, and training.micro_batch_tokens divides them into micro-batches"
         )
     processes = accelerator.num_processes
     if batch_size % processes:

@@ -1,4 +1,4 @@
-"""What training shows: a progress bar, lines above it, and the numbers that trackers get."""
+"""Show the progress of training: a progress bar, lines above it, and the numbers for trackers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 
 @dataclass
 class TrainingLog:
-    """Shows the newest entry of a candidate's history, once it is there."""
+    """Shows the newest entry of a candidate's history after it is recorded."""
 
     bar: tqdm
     accelerator: Accelerator
 
     def update(self, candidates: Sequence[Candidate]) -> None:
-        """Show the update that these candidates have just made, or why they are given up."""
+        """Show the step that these candidates have just made, or why they are given up."""
         losses = []
         for candidate in candidates:
             if candidate.failure:
@@ -41,17 +41,17 @@ class TrainingLog:
             self._note(candidate, f"stopped early: no gain in {training.patience} validations")
 
     def rolled_back(self, candidate: Candidate, step: int, text: str) -> None:
-        """Say that a candidate has gone back from a step, and show where it stands."""
+        """Report that a candidate has gone back from `step`, and set the bar to its present step."""
         self.bar.update(candidate.progress.step - step)
         self._note(candidate, text)
 
     def failure(self, candidate: Candidate) -> None:
-        """Say why a candidate is given up, if it is."""
+        """Report why a candidate is given up, if it is."""
         if candidate.failure:
             self._note(candidate, f"given up: {candidate.failure}")
 
     def _track(self, candidate: Candidate) -> dict[str, float]:
-        """Give the newest entry to the trackers; return it without its step."""
+        """Send the newest entry to the trackers; return it without its step."""
         values = {key: value for key, value in candidate.progress.history[-1].items() if key != "step"}
         prefix = f"{candidate.name}/" if candidate.name else ""
         with one_line(f"run.trackers, in {self.accelerator.project_dir}"):
@@ -59,14 +59,14 @@ class TrainingLog:
         return values
 
     def _note(self, candidate: Candidate, text: str) -> None:
-        """Write a line above the bar: a disabled bar of another process would write it again."""
+        """Write a line above the bar, in one process only: a disabled bar of another process would write it again."""
         if self.accelerator.is_local_main_process:
             self.bar.write(f"{candidate.name}  {text}" if candidate.name else text)
 
 
 @contextmanager
 def training_log(candidates: Sequence[Candidate], accelerator: Accelerator) -> Iterator[TrainingLog]:
-    """Within this context the bar is open: its line ends before an error is printed."""
+    """Within this context the bar is open; at the end its line is complete, so an error starts on a new line."""
     with tqdm(
         total=sum(c.target for c in candidates),
         initial=sum(c.progress.step for c in candidates),

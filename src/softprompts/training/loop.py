@@ -1,4 +1,4 @@
-"""The one training loop: update, validate, keep the best, stop, resume; for one candidate or for several at once."""
+"""The training loop: step, validate, keep the best, stop and resume, for one candidate or for several at once."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def train(
     *,
     stage: str = "",
 ) -> Progress:
-    """Train what requires a gradient in `engine.model` and leave it at its best checkpoint.
+    """Train the parameters of `engine.model` that require a gradient, and load the best checkpoint at the end.
 
-    A recipe that trains in stages names the later ones: each has checkpoints of its own.
+    A recipe that trains in stages names the later stages, because each has its own checkpoints.
 
-    The loss of an update is the mean over the target tokens of its `batch_size` rows, however they are shared out
-    over micro-batches and processes.
+    The loss of a step is the mean over the target tokens of its `batch_size` rows; micro-batches and processes do not
+    change it.
 
     Raises:
-        UserError: settings that do not fit together; nothing receives a gradient, or the base does; a loss that is
-            not finite; a full disk; full memory; a checkpoint of other data or another base model.
-        Interrupted: after SIGINT or SIGTERM, the checkpoint saved.
+        UserError: settings do not fit together; no parameter receives a gradient, or the base model does; the loss is
+            not finite; disk or memory is full; a checkpoint is from other data or another base model.
+        Interrupted: SIGINT or SIGTERM arrived, and the checkpoint is saved.
     """
     metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
@@ -86,14 +86,14 @@ def train(
 
 
 def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluation: EvaluationConfig, run: Run) -> None:
-    """Train all candidates in the same forward passes, each to its last update or to where it is to pause.
+    """Train all candidates in the same forward passes, each to its last step or to its pause.
 
-    Each has its own rows, loss, optimizer, schedule, loss scale and checkpoints: without dropout it moves as it would
-    alone, up to rounding. One whose loss is not finite any more is given up with a `failure`; the others go on. Each is
-    left at its last update, validated and saved.
+    Each has its own rows, loss, optimizer, schedule, loss scale and checkpoints. Without dropout it trains as it would
+    alone, up to rounding. A candidate whose loss is no longer finite is given up with a `failure`, and the others
+    continue. Each candidate ends at its last step, validated and saved.
 
     Raises:
-        UserError, Interrupted: as `train`, but for a loss that is not finite.
+        UserError, Interrupted: as `train`, except for a loss that is not finite.
     """
     accelerator = run.accelerator
     task = candidates[0].data.task
@@ -127,22 +127,22 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
             if any_process(bool(received), accelerator):
                 save_all(active, accelerator)
                 break
-        if any_process(bool(received), accelerator):  # all are saved, be it by the last validation
+        if any_process(bool(received), accelerator):  # all candidates are saved, some by the last validation
             stop(received, candidates)
 
 
 def _wrapped(engine: Engine, accelerator: Accelerator) -> Any:
-    """Return the engine as several processes train it."""
+    """Return the engine, prepared for training in several processes."""
     if engine.sharded:
         alike(p for p in engine.parameters() if p.requires_grad and not any_sharded([p]))
         return engine
-    # The engine alone: optimizers that accelerate prepares share one loss scaler, which unscales the gradients of all
-    # for each of them, those of an earlier stage included.
+    # Accelerate prepares only the engine. If it also prepared the optimizers, they would share one loss scaler, which
+    # unscales all their gradients once for each optimizer, including those of an earlier stage.
     return accelerator.prepare(engine)
 
 
 def say_start(candidates: Sequence[Candidate], run: Run) -> None:
-    """Say what there is to say of the checkpoints, and at which step training goes on."""
+    """Print the remarks on the checkpoints, and the step at which training continues."""
     for text in dict.fromkeys(note for c in candidates for note in c.notes):
         run.say(text)
     if begun := max(c.progress.step for c in candidates):
@@ -166,12 +166,12 @@ def validate(
         numbers = compute_metrics(metrics, *answers_and_targets(outcome.predictions))
         values |= {f"validation_{k}": v for k, v in numbers.items()}
     score = values[f"validation_{by}"] if by != "loss" else -outcome.loss
-    # Scores that are not numbers make the answers meaningless, too, whatever metric they are given.
+    # If the loss is not a number, the predictions mean nothing, and their metric must not count.
     candidate.record_validation(values, score if math.isfinite(outcome.loss) else math.nan)
 
 
 def save(candidate: Candidate, accelerator: Accelerator) -> None:
-    """Save a checkpoint, which the main process writes; all processes raise what that raises.
+    """Save a checkpoint, which the main process writes; all processes raise the main process's error.
 
     Raises:
         UserError: as `save_checkpoint`.
@@ -180,7 +180,7 @@ def save(candidate: Candidate, accelerator: Accelerator) -> None:
 
 
 def roll_back(candidate: Candidate, accelerator: Accelerator, log: TrainingLog) -> None:
-    """Let a candidate go back to its last good state in all processes, and say so; or say that there is none.
+    """Let a candidate go back to its last good state in all processes, and report this or that there is none.
 
     Raises:
         UserError: as `load_checkpoint`; the folder cannot be written.
@@ -189,39 +189,39 @@ def roll_back(candidate: Candidate, accelerator: Accelerator, log: TrainingLog) 
     if text is None:
         log.failure(candidate)
         return
-    accelerator.wait_for_everyone()  # all have read
+    accelerator.wait_for_everyone()  # until all have read
     _agreed(candidate.forget_later if accelerator.is_main_process else lambda: None)
     log.rolled_back(candidate, at, text)
 
 
 def _agreed(action: Callable[[], object]) -> None:
-    """Do something in every process; all processes raise the `UserError` of the main process."""
+    """Run an action in every process; all processes raise the `UserError` of the main process."""
     error: list[Exception | None] = [None]
     try:
         action()
     except UserError as full:
         error[0] = full
-    broadcast_object_list(error)  # one that went on alone would wait for the others for ever
+    broadcast_object_list(error)  # a process that continued alone would wait for the others for ever
     if error[0]:
         raise error[0]
 
 
 def save_all(candidates: Sequence[Candidate], accelerator: Accelerator) -> None:
-    """Save a checkpoint of every candidate that is not given up, as `save` does."""
+    """Save a checkpoint of every candidate that is not given up, with `save`."""
     for candidate in candidates:
         if not candidate.failure:
             save(candidate, accelerator)
 
 
 def stop(received: Sequence[int], candidates: Sequence[Candidate]) -> NoReturn:
-    """End after a signal, which another process may have received."""
+    """Raise `Interrupted` after a signal, which another process may have received."""
     number = received[0] if received else signal.SIGTERM
     step = max(c.progress.step for c in candidates)
-    raise Interrupted(f"stopped by {signal.Signals(number).name} at step {step}; go on with --resume", number)
+    raise Interrupted(f"stopped by {signal.Signals(number).name} at step {step}; continue with --resume", number)
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Agree: processes that do not stop together would wait for each other for ever."""
+    """Return whether any process has the flag: processes must stop together, or they wait for each other for ever."""
     if accelerator.num_processes == 1:
         return flag
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())

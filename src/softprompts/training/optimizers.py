@@ -1,4 +1,4 @@
-"""Several optimizers as one: each for parameters of its own."""
+"""Make the optimizer of a training; it may combine several optimizers, each for separate parameters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 
 class Together(Optimizer):
-    """Optimizers that make their steps together, with one schedule, one loss scaler and one checkpoint.
+    """Optimizers that step together, with one schedule, one loss scaler and one checkpoint.
 
-    The parameters of one must not be those of another, and each has one group of them.
+    Each has one parameter group, and no two optimizers share a parameter.
     """
 
     def __init__(self, parts: Sequence[Optimizer]) -> None:
@@ -26,26 +26,26 @@ class Together(Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Make a step of each."""
-        # Handed over at every step: to load a state replaces both, and what the schedule changes is in the groups.
+        """Make one step with each optimizer."""
+        # Assigned again at every step: loading a state replaces both, and the schedule changes the groups.
         for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups, part.state = [group], self.state
             part.step(closure)
 
 
 def make_optimizer(model: Any, training: TrainingConfig) -> Optimizer:
-    """Return the optimizer over the trainable parameters, each at the rate that its method gives it.
+    """Return the optimizer of the trainable parameters, each with the learning rate that its method sets.
 
     Raises:
-        UserError: no parameter requires a gradient; an optimizer that needs whole weights, and these are sharded.
+        UserError: no parameter requires a gradient; the optimizer requires whole weights, but they are sharded.
     """
     groups = parameter_groups(model, training.learning_rate)
     if not groups:
         raise UserError("nothing to train: no parameter requires a gradient")
     if training.optimizer != "adamw" and any_sharded(p for group in groups for p in group["params"]):
         raise UserError(
-            f"training.optimizer: {training.optimizer} computes with whole matrices, and FSDP leaves each process some "
-            "rows of those that train; take adamw"
+            f"training.optimizer: {training.optimizer} computes with whole matrices, but FSDP divides the rows of "
+            "trainable matrices among processes; use adamw"
         )
     for group in groups:
         group["params"] = [part_of(p) for p in group["params"]]
@@ -54,7 +54,7 @@ def make_optimizer(model: Any, training: TrainingConfig) -> Optimizer:
     if training.optimizer == "muon":
         embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
         return muon(groups, training.weight_decay, [getattr(module, "weight", None) for module in embeddings])
-    # Fused: full fine-tuning moves 135 million numbers, one kernel after another takes five times as long.
+    # Fused: for the 135 million numbers of full fine-tuning, separate kernels are five times as slow.
     return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
 
 
@@ -65,9 +65,9 @@ def muon(groups: Sequence[dict[str, Any]], weight_decay: float, tables: Sequence
     learning rate serves both (Liu et al. 2025, section 2.2).
 
     Args:
-        groups: what trains, as `parameter_groups` returns it: parameters and their peak learning rate.
-        weight_decay: decoupled, of both.
-        tables: the base model's input and output embeddings, which AdamW is better for (Jordan et al. 2024).
+        groups: the trainable parameters and their peak learning rates, as `parameter_groups` returns them.
+        weight_decay: decoupled weight decay of both optimizers.
+        tables: the base model's input and output embeddings, for which AdamW is better (Jordan et al. 2024).
     """
     parts: list[Optimizer] = []
     for group in groups:

@@ -1,4 +1,4 @@
-"""What trains: a soft prompt, or whatever else a method moves, with its rows, optimizer, schedule and progress."""
+"""The state of one training: a soft prompt or other parameters, with their rows, optimizer, schedule and progress."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from transformers import get_scheduler
 
 @dataclass(kw_only=True)
 class Candidate:
-    """One model of the engine's bank in training. A run trains one; a sweep trains several side by side.
+    """One model of the engine's bank in training. A run trains one; a sweep trains several together.
 
-    `name` is empty for the only one; `pause` is the update to stop after, if it is not the last; `scaler` scales the
-    loss in float16 mixed precision, and is None without; `failure` says why it was given up; `inputs` are the
-    fingerprints that its checkpoints keep; `notes` is to be said of the checkpoint that it goes on from; `average`
-    holds the averages of what trains, by name, and is empty without `training.ema`; `teacher` is None without one;
-    `started` is set by `start_clock`.
+    `name` is empty if there is only one candidate. `pause` is the step to stop after, if it is not the last. `scaler`
+    scales the loss in float16 mixed precision, and is None otherwise. `failure` is the reason why the candidate was
+    given up. `inputs` are the fingerprints that its checkpoints keep. `notes` are remarks on the checkpoint that it
+    continues from. `average` has the averages of the trainable parameters by name, and is empty without `training.ema`.
+    `start_clock` sets `started`.
     """
 
     name: str
@@ -62,14 +62,14 @@ class Candidate:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What moves: of a sharded weight the rows that this process holds."""
+        """The trainable parameters; of a sharded weight only the rows that this process holds."""
         moved = (p for group in self.optimizer.param_groups for p in group["params"])
         parts = {p.of: p for p in moved if isinstance(p, Part)}
         return [parts.get(p, p) for p in self.model.parameters() if p.requires_grad]
 
     @property
     def dropouts(self) -> list[nn.Module]:
-        """What drops values out of what PEFT has added, or hides them; the base model's own dropout stays off."""
+        """The dropouts and masks in the modules that PEFT has added; the base model's own dropout stays off."""
         return [
             module
             for name, module in self.model.named_modules()
@@ -79,23 +79,23 @@ class Candidate:
 
     @property
     def finished(self) -> bool:
-        """Whether no update is left to make before the next pause, or at all."""
+        """Whether no step is left before the next pause or the end."""
         return bool(self.failure) or self.progress.step >= self.target or self.patience_spent
 
     @property
     def target(self) -> int:
-        """The update to stop after."""
+        """The step to stop after."""
         return self.training.steps if self.pause is None else min(self.pause, self.training.steps)
 
     @property
     def patience_spent(self) -> bool:
-        """Whether too many validations have gone by without a gain."""
+        """Whether too many validations have brought no gain."""
         patience = self.training.patience
         return patience is not None and self.progress.validations_without_gain >= patience
 
     @property
     def validation_due(self) -> bool:
-        """Whether this step is still to be validated: a run may have been stopped between step and validation."""
+        """Whether this step must still be validated: a run may have stopped between step and validation."""
         progress, training = self.progress, self.training
         at = progress.step % training.eval_every == 0 or progress.step in (self.pause, training.steps)
         return at and not self.failure and not (progress.history and "validation_loss" in progress.history[-1])
@@ -106,7 +106,7 @@ class Candidate:
         self.started = time.perf_counter() - progress.seconds, time.process_time() - progress.cpu_seconds
 
     def rows(self) -> list[Document]:
-        """Return the documents of the next update."""
+        """Return the documents of the next step."""
         if self.order is None:
             self.order = batch_order(len(self.data.train), self.training.batch_size, self.seed)
             for _ in range(self.progress.step):
@@ -116,7 +116,7 @@ class Candidate:
         return self.teacher.lessons(documents, numbers) if self.teacher else documents
 
     def record_update(self, loss: float, rows: Sequence[Document]) -> None:
-        """Keep an update on these rows. If its loss, or the norm of its gradient, is not finite, set `failure`."""
+        """Record a step on these rows. If its loss, or the norm of its gradient, is not finite, set `failure`."""
         progress = self.progress
         if not math.isfinite(loss):
             again = f", after training had gone back to step {r[-1]['to']}" if (r := progress.rollbacks) else ""
@@ -135,7 +135,7 @@ class Candidate:
         progress.history.append({"step": progress.step, "loss": loss, "lr": rate})
 
     def record_validation(self, values: dict[str, float], score: float) -> None:
-        """Keep a validation; `score` chooses the best: the larger the better, and never one that is not finite."""
+        """Record a validation. The largest finite `score` is the best."""
         progress = self.progress
         best = progress.best_value
         if math.isfinite(score) and (best is None or not math.isfinite(best) or score > best):
@@ -150,13 +150,13 @@ class Candidate:
         return self.failure is not None and self.training.on_nan != "stop" and not self.progress.rollbacks
 
     def roll_back(self) -> str | None:
-        """Go back to the newest checkpoint with a finite validation, with a smaller rate from there on.
+        """Go back to the newest checkpoint with a finite validation, and continue with a smaller learning rate.
 
-        What has been spent stays counted. The history becomes that of the checkpoint: a run that is killed before its
-        next checkpoint gets to the same step, fails there alike, and goes back again.
+        Time and tokens stay counted. The history becomes the checkpoint's. A run that is killed before its next
+        checkpoint thus reaches the same step, fails there in the same way, and goes back again.
 
         Returns:
-            What to say; None if there is no such checkpoint, and the candidate stays given up.
+            The line to print; None if there is no such checkpoint, and the candidate stays given up.
 
         Raises:
             UserError: as `load_checkpoint`.
@@ -187,8 +187,8 @@ class Candidate:
             group["lr"] *= factor
             group["initial_lr"] *= factor
         return (
-            f"the loss or its gradient was not finite at step {back['step']}; going back to step {back['to']}, and on "
-            f"with {factor:g} of the learning rate"
+            f"the loss or its gradient was not finite at step {back['step']}; continuing from step {back['to']} with "
+            f"{factor:g} times the learning rate"
         )
 
     def forget_later(self) -> None:
@@ -196,7 +196,7 @@ class Candidate:
         forget_later(self.folder, self.progress.step)
 
     def save(self, write: bool = True) -> None:
-        """Save a checkpoint; the other processes take part without `write`, since they hold parts of it."""
+        """Save a checkpoint; other processes call this without `write`, because they hold parts of the checkpoint."""
         save_checkpoint(
             self.folder,
             model=self.model,
@@ -209,7 +209,7 @@ class Candidate:
         )
 
     def take_best(self) -> None:
-        """Put the best checkpoint's values in place. If no validation was finite there is none: set `failure`."""
+        """Load the best checkpoint's values; set `failure` if no validation was finite, because no best one exists."""
         if self.failure:
             return
         if self.progress.best_value is not None:
@@ -239,16 +239,17 @@ def make_candidate(
     inputs: dict[str, Any] | None = None,
     teacher: Teacher | None = None,
 ) -> Candidate:
-    """Return number `index` of the engine's bank, ready to train, or to go on where its newest checkpoint stands.
+    """Return number `index` of the engine's bank, ready to train or to continue from its newest checkpoint.
 
-    `data` has its soft prompt's number; `folder` gets its checkpoints; `inputs` are those of `fingerprints.inputs_of`.
+    The documents of `data` have the number of its soft prompt. `folder` gets its checkpoints. `inputs` are the
+    fingerprints from `fingerprints.inputs_of`.
 
     Raises:
-        UserError: nothing requires a gradient; as `load_checkpoint`.
+        UserError: no parameter requires a gradient; as `load_checkpoint`.
     """
     model = engine.bank[index]
     optimizer = make_optimizer(model, training)
-    # Accelerate would step the schedule once a process; it stays outside.
+    # Accelerate does not get the schedule, because it would step it once per process.
     scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
     average = new_average(model) if training.ema else {}
     restored = load_checkpoint(
@@ -273,7 +274,7 @@ def make_candidate(
 
 
 def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradScaler | None:
-    """Return a loss scaler like accelerate's own, at the scale that training has come to; None where none is needed."""
+    """Return a copy of accelerate's loss scaler at the present scale of the training; None if none is needed."""
     if accelerator.scaler is None:
         return None
     scaler: torch.amp.GradScaler = copy.deepcopy(accelerator.scaler)
@@ -283,10 +284,10 @@ def loss_scaler(accelerator: Accelerator, progress: Progress) -> torch.amp.GradS
 
 
 def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Yield the row indices of update 0, 1, 2, ... without end: a new permutation every epoch.
+    """Yield the row indices of step 0, 1, 2, ... without end, with a new permutation in every epoch.
 
-    A batch may straddle two epochs, so every batch is full. The order depends on nothing but the arguments: a
-    resumed run skips to its step, and any number of processes agree on it without talking.
+    A batch may span two epochs, so every batch is full. The order depends only on the arguments. A resumed run thus
+    skips to its step, and all processes have the same order without communication.
     """
     generator = torch.Generator().manual_seed(seed)
     pending: list[int] = []

@@ -1,4 +1,4 @@
-"""One update: micro-batches of equal size, exact weights, clipped gradients, and the checks of the first step."""
+"""One training step: micro-batches of similar size, exact weights, clipped gradients, and checks in the first step."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-# If gradients are infinite at this scale, they stay so: a loss scaler would skip steps, and halve its scale, for ever.
+# If gradients are infinite at this scale, they stay infinite: a loss scaler would skip steps and halve its scale for
+# ever.
 LEAST_LOSS_SCALE = 1.0
 
 
 def update(
     wrapped: nn.Module, batches: Sequence[tuple[Candidate, Sequence[Document]]], accelerator: Accelerator
 ) -> list[float]:
-    """Make one optimizer step for each candidate on its rows; return each one's mean loss a target token, in nats.
+    """Make one optimizer step for each candidate on its rows; return each one's mean loss per target token, in nats.
 
-    The candidates share the forward passes, and the random numbers of their dropout. Nothing else: the loss of each
-    reaches its own parameters only, and in float16 has a scale of its own. It is the mean over the target tokens of its
-    rows, however they are shared out over micro-batches and processes. Where loss or gradient is not finite, that
-    number is returned and the candidate stays as it is; a loss scaler skips single steps of infinite gradients.
+    The candidates share only the forward passes and the random numbers of their dropout. The loss of a candidate
+    reaches only its own parameters, and has its own scale in float16. The loss is the mean over the target tokens of
+    its rows; micro-batches and processes do not change it. If the loss or its gradient is not finite, the function
+    returns that number, and the candidate does not change. A loss scaler skips single steps with infinite gradients.
 
-    Dropout draws by `dropout_seed`: the same numbers in a resumed update as in one that was never stopped. Beside
-    others, or in other micro-batches, a candidate draws other numbers than alone.
+    `dropout_seed` seeds the dropout, so a resumed run draws the same numbers as an uninterrupted one. Together with
+    other candidates, or with other micro-batches, a candidate draws different numbers than alone.
 
     Raises:
-        UserError: at a candidate's first step, where it receives no gradient, or the base does; memory is full.
+        UserError: in its first step a candidate received no gradient, or the base model received one; memory is full.
     """
     rows = [document for _, documents in batches for document in documents]
     # A soft prompt belongs to one candidate, which may have several.
@@ -70,9 +71,11 @@ def update(
                 losses = 0 * losses
             totals += losses.detach()
             if not losses.requires_grad:
-                raise UserError("nothing receives a gradient at step 0: the loss does not depend on what trains")
-            # Data parallelism averages the gradients of the processes, the loss is a sum over all of their rows.
-            # Not accelerator.backward: it would divide by its own number of accumulated steps, and knows one scale.
+                raise UserError(
+                    "no trainable parameter receives a gradient at step 0: the loss does not depend on any of them"
+                )
+            # Data parallelism averages the gradients of the processes, but the loss is a sum over all their rows.
+            # accelerator.backward would divide by its own number of accumulated steps, and supports only one scale.
             (_scaled(losses, [c for c, _ in batches]).sum() * accelerator.num_processes).backward()
     totals = accelerator.reduce(totals, "sum")
     if sharded:
@@ -87,8 +90,8 @@ def _passes(
 ) -> tuple[list[list[Document]], int]:
     """Return the micro-batches of this process, and how many of them count.
 
-    Sharded layers are put together by all processes at once, so that each makes as many passes. One that is through
-    reads its last row again, for nothing.
+    All processes gather sharded layers at the same time, so all must make the same number of passes. A process that
+    has finished reads its last row again; these passes do not count.
     """
     shares = share_out(rows, accelerator.num_processes)
     parts = micro_batches(shares[accelerator.process_index], most_tokens)
@@ -99,7 +102,7 @@ def _passes(
 def token_losses(
     scores: Scores, documents: Sequence[Document], teacher: Teacher | None, accelerator: Accelerator
 ) -> torch.Tensor:
-    """Return the loss of each target token, (T,), in nats: its NLL, or what it is with a teacher."""
+    """Return the loss of each target token, (T,), in nats: its NLL, or with a teacher the loss of `distillation`."""
     if teacher is None:
         return scores.nll()
     with accelerator.autocast():  # as accelerate does around the student's forward pass
@@ -108,18 +111,18 @@ def token_losses(
 
 
 def dropout_seed(candidates: Sequence[Candidate], process: int) -> int:
-    """Return the seed of an update's random numbers: another one for all other seeds, steps and processes."""
-    # The number of candidates says where the list ends: a seed sequence takes missing numbers for zeros.
+    """Return the seed of a step's random numbers; it differs between seeds, steps and processes."""
+    # The number of candidates makes the list unambiguous: a seed sequence reads missing numbers as zeros.
     numbers = [process, len(candidates), *(n for c in candidates for n in (c.seed, c.progress.step))]
     return int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0])
 
 
 def _less_memory(documents: Sequence[Document], training: TrainingConfig) -> str:
-    """Say what to do where a forward and backward pass over these documents does not fit."""
+    """Return advice for a forward and backward pass over these documents that does not fit into memory."""
     tokens = sum(len(d.input_ids) for d in documents)
     if len(documents) == 1:
         return (
-            f"training.micro_batch_tokens cannot part a single row, and this one has {tokens} tokens; lower "
+            f"training.micro_batch_tokens cannot split a single row, and this one has {tokens} tokens; lower "
             "task.max_length, or set model.gradient_checkpointing"
         )
     now = training.micro_batch_tokens or "not set"
@@ -133,7 +136,7 @@ def _scaled(losses: torch.Tensor, candidates: Sequence[Candidate]) -> torch.Tens
 
 @contextmanager
 def training_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Within this context these modules, dropouts say, act as in training."""
+    """Within this context these modules, for example dropouts, are in training mode."""
     for module in modules:
         module.train()
     try:
@@ -144,9 +147,9 @@ def training_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def micro_batches(documents: Sequence[Document], most_tokens: int | None) -> list[list[Document]]:
-    """Part documents into as few lists as hold at most `most_tokens` each, of about as many tokens.
+    """Divide documents into few lists of similar size, each with at most `most_tokens` tokens.
 
-    A document that is longer by itself makes a list of its own.
+    A longer document gets its own list.
     """
     sizes = [len(d.input_ids) for d in documents]
     limit = most_tokens or sum(sizes)
@@ -159,7 +162,7 @@ def micro_batches(documents: Sequence[Document], most_tokens: int | None) -> lis
 
 
 def _step(candidate: Candidate, loss: float) -> float:
-    """Clip, step, return the loss; or leave the candidate alone and return what is not finite."""
+    """Clip, step and return the loss; if loss or norm is not finite, return it and do not change the candidate."""
     optimizer, scaler = candidate.optimizer, candidate.scaler
     if not math.isfinite(loss):
         optimizer.zero_grad()
@@ -169,7 +172,7 @@ def _step(candidate: Candidate, loss: float) -> float:
     if scaler is not None:
         scaler.unscale_(optimizer)
     norm = clip_gradients(candidate.parameters, candidate.training.max_grad_norm).item()
-    # A scaler meets infinite gradients by design, skips the step by itself, and lowers its scale.
+    # Infinite gradients are normal for a scaler: it skips the step and lowers its scale.
     if not math.isfinite(norm) and (scaler is None or scaler.get_scale() < LEAST_LOSS_SCALE):
         optimizer.zero_grad()
         return norm
@@ -185,32 +188,33 @@ def _step(candidate: Candidate, loss: float) -> float:
 
 
 def check_gradients(model: nn.Module, moved: Sequence[nn.Parameter] = ()) -> None:
-    """Check after the first backward pass that all that trains received a gradient, and nothing else did.
+    """Check after the first backward pass that the trainable parameters, and only they, received a gradient.
 
     Args:
-        model: what trains, and what does not.
-        moved: what the optimizer moves, if weights are sharded: their gradients are with these.
+        model: model with trainable and frozen parameters.
+        moved: the parameters that the optimizer updates; if weights are sharded, their gradients are here.
 
     Raises:
-        UserError: names the parameter. A soft prompt without gradient would train to no effect, for hours.
+        UserError: a parameter fails the check; otherwise a soft prompt might train for hours without an effect.
     """
     parts: dict[Any, Any] = {p.of: p for p in moved if isinstance(p, Part)}
     trainable = {name: parts.get(p, p) for name, p in model.named_parameters() if p.requires_grad}
-    # One alone may be zero: LoRA's matrix A at first, behind a matrix B of zeros.
+    # A single gradient may be zero: LoRA's matrix A has none while matrix B is zero.
     something = any(p.grad is not None and p.grad.any() for p in trainable.values())
     nothing = not (most_anywhere(int(something), next(iter(parts)).device) if parts else something)
     for name, parameter in trainable.items():
         if nothing or parameter.grad is None:
-            raise UserError(f"{name} receives no gradient at step 0: it would never move")
+            raise UserError(f"{name} receives no gradient at step 0: training would not change it")
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad and parameter.grad is not None:
             raise UserError(f"{name} is frozen but received a gradient")
 
 
 def share_out(documents: Sequence[Document], parts: int) -> list[list[Document]]:
-    """Part documents into `parts` lists of about as many tokens each, their order kept within a list.
+    """Divide documents into `parts` lists with similar numbers of tokens; each list keeps the documents' order.
 
-    The longest goes first, each to the list with the fewest tokens so far: at most 4/3 of the best (Graham 1969).
+    The longest document comes first, and each goes to the list with the fewest tokens so far. The largest list has at
+    most 4/3 of the tokens of the best division (Graham 1969).
     """
     shares: list[list[int]] = [[] for _ in range(parts)]
     tokens = [0] * parts

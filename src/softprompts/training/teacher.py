@@ -1,4 +1,4 @@
-"""Distillation: a teacher's distribution over the target tokens is learnt, beside the targets or in their place."""
+"""Distillation: the student learns a teacher's distribution over the target tokens, with or without the targets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from transformers import PreTrainedModel
 SHOTS = re.compile(r"shots:(\d+)", re.ASCII)
 SEPARATOR = HardPromptConfig([]).separator  # between a context and the row, as between solved examples
 CHECKED_ROWS = 2
-# What this section calls the settings of other sections.
+# Names in this section of the settings of other sections.
 OWN_KEYS = {
     "adapter.path": "training.teacher",
     "adapter.any_base": "training.teacher_any_base",
@@ -52,18 +52,18 @@ OWN_KEYS = {
 
 @dataclass(frozen=True)
 class TaughtDocument(Document):
-    """A document of the student's, and the `lesson` that the teacher reads: the same target after its own prompt."""
+    """A student's document, and the `lesson` for the teacher: the same target after the teacher's own prompt."""
 
     lesson: Document | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """Who answers a student's rows, without a gradient.
+    """A model whose probabilities a student learns; it computes without a gradient.
 
-    engine: runs it; train: the student's rows of train as the teacher reads them, in the same order; head: so many of
-    their first tokens are the engine's prefix, since all rows begin with them; weight: of the distillation in the loss,
-    from 0 to 1; temperature: of both distributions; fingerprint: which teacher it is.
+    engine: the teacher's engine; train: the student's rows of train as the teacher reads them, in the same order; head:
+    number of first tokens that all rows share, which the engine keeps as a prefix; weight: weight of the distillation
+    in the loss, from 0 to 1; temperature: temperature of both distributions; fingerprint: identifies the teacher.
     """
 
     engine: Engine
@@ -74,7 +74,7 @@ class Teacher:
     fingerprint: dict[str, str]
 
     def lessons(self, documents: Sequence[Document], rows: Sequence[int]) -> list[Document]:
-        """Return documents of the student's, those of the given rows of train, each with its lesson."""
+        """Return the student's documents of these rows of train, each with its lesson."""
         return [
             TaughtDocument(
                 d.prompt_ids,
@@ -87,7 +87,7 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, documents: Sequence[Document]) -> torch.Tensor:
-        """Return what the teacher says at the targets of documents that came from `lessons`, (T, V)."""
+        """Return the teacher's logits (T, V) at the targets of documents from `lessons`."""
         read = [d.lesson for d in documents if isinstance(d, TaughtDocument) and d.lesson]
         logits: torch.Tensor = self.engine(read).logits
         return logits
@@ -96,14 +96,14 @@ class Teacher:
 def distillation(scores: Scores, teacher: torch.Tensor, weight: float, temperature: float) -> torch.Tensor:
     """Return the loss of each target token, (T,), in nats: (1 - weight) x NLL + weight x temperature^2 x KL.
 
-    KL is the divergence of the student's distribution from the teacher's, both at the temperature. Its square makes up
-    for gradients that shrink with it (Hinton et al. 2015, section 2).
+    KL is the divergence of the student's distribution from the teacher's, both at the temperature. The square of the
+    temperature compensates for gradients that shrink with it (Hinton et al. 2015, section 2).
 
     Args:
-        scores: the student's.
-        teacher: logits (T, V) at the same target tokens.
-        weight: of the divergence, from 0 to 1.
-        temperature: above 0.
+        scores: the student's scores.
+        teacher: the teacher's logits (T, V) at the same target tokens.
+        weight: weight of the divergence, from 0 to 1.
+        temperature: temperature of both distributions, above 0.
     """
     student, taught = ((logits / temperature).log_softmax(-1) for logits in (scores.logits, teacher))
     divergence = functional.kl_div(student, taught, reduction="none", log_target=True).sum(-1)
@@ -113,20 +113,20 @@ def distillation(scores: Scores, teacher: torch.Tensor, weight: float, temperatu
 def load_teacher(
     engine: Engine, data: EncodedTask, training: TrainingConfig, *, seed: int, say: Callable[[str], None]
 ) -> Teacher | None:
-    """Return the teacher that `training` asks for; None without one.
+    """Return the teacher that `training` names; None if it names none.
 
-    It shares the student's base model if neither of the two changes that; else the base model is loaded again.
+    The teacher shares the student's base model if neither of them changes it; else the base model is loaded again.
 
     Args:
-        engine: the student's.
-        data: its rows.
-        training: names the teacher.
-        seed: of the examples that are drawn for a context.
-        say: takes a line of warning.
+        engine: the student's engine.
+        data: the student's rows.
+        training: settings that name the teacher.
+        seed: seed of the few-shot examples that are drawn for a context.
+        say: function that reports a line of warning.
 
     Raises:
-        UserError: the student is no decoder; no adapter or model there; another tokenizer or vocabulary; a context that
-            is empty, a missing file, or too long; as `load_adapter`, `load_base_model` and `make_engine`.
+        UserError: the student is not a decoder; adapter or model does not exist; tokenizer or vocabulary differs; a
+            context is empty or too long, or its file is missing; as `load_adapter`, `load_base_model`, `make_engine`.
     """
     if not training.taught:
         return None
@@ -176,15 +176,15 @@ def _load(engine: Engine, training: TrainingConfig) -> PreTrainedModel | PeftMod
 
 
 def _keeps_base(config: Any) -> bool:
-    """Say whether an adapter leaves the weights and layers of its base model as they are."""
+    """Return whether an adapter does not change the weights and layers of its base model."""
     return bool(config.is_prompt_learning)
 
 
 def _load_again(engine: Engine, path: str | None = None) -> PreTrainedModel:
-    """Load the student's base model a second time, or another model as that one was loaded."""
+    """Load the student's base model a second time, or another model with the same settings."""
     config = facts_of(engine.base).config
     if config is None:
-        raise UserError("training.teacher: the base model has to be loaded twice, with `load_base_model`")
+        raise UserError("training.teacher: the base model must be loaded again, so load it with `load_base_model`")
     if path:
         config = replace(config, name_or_path=path, revision=None)
     model, _ = load_base_model(config, engine.device)
@@ -192,7 +192,7 @@ def _load_again(engine: Engine, path: str | None = None) -> PreTrainedModel:
 
 
 def _same_vocabulary(model: PreTrainedModel, base: Any) -> PreTrainedModel:
-    """Return a whole model; `UserError` if its tokens are not those of the student's base model."""
+    """Return a whole model; raise `UserError` if its tokens differ from those of the student's base model."""
     identities = [facts_of(m).identity for m in (base, model)]
     ours, theirs = (identity.tokenizer if identity else {} for identity in identities)
     parts = [part for part in other_parts(ours, theirs) if part != "chat template"]
@@ -201,20 +201,20 @@ def _same_vocabulary(model: PreTrainedModel, base: Any) -> PreTrainedModel:
         parts.append(f"size of the vocabulary ({sizes[1]} tokens and not {sizes[0]})")
     if parts:
         raise UserError(
-            f"training.teacher: {model.name_or_path} has another {parts[0]} than {base.name_or_path}; take a teacher "
+            f"training.teacher: {model.name_or_path} has another {parts[0]} than {base.name_or_path}; use a teacher "
             "with the base model's own tokenizer"
         )
     return model
 
 
 def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int) -> Sequence[Example]:
-    """Return the rows of train after a context, as `recipes/hard_prompt.py` would put them after it."""
+    """Return the rows of train after a context, formatted as `recipes/hard_prompt.py` would format them."""
     train = task.splits["train"]
     config = replace(task.config, max_length=2**31, long_rows="error")  # only the model limits what the teacher reads
     small = replace(task, splits=dict.fromkeys(SPLITS, train[:1]) | {"train": train}, config=config)
     if shots := SHOTS.fullmatch(context):
         if not int(shots[1]):
-            raise UserError(f"training.teacher_context: {context} is no context; take one shot or more, or null")
+            raise UserError(f"training.teacher_context: {context} is not a context; set one shot or more, or null")
         with settings_named(OWN_KEYS):
             taught = with_prompt(small, config.prompt, draw_shots(task, int(shots[1]), seed), SEPARATOR)
     else:
@@ -223,14 +223,14 @@ def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int)
     try:
         return encode(taught, engine.tokenizer, input_spec(model, virtual_tokens(model))).train
     except RowTooLongError as error:
-        raise UserError(f"training.teacher_context: {error.facts}; take a shorter text, or fewer shots") from None
+        raise UserError(f"training.teacher_context: {error.facts}; use a shorter text or fewer shots") from None
 
 
 def _with_head(model: PreTrainedModel | PeftModel, train: Sequence[Example]) -> tuple[PreTrainedModel | PeftModel, int]:
-    """Return a teacher that keeps the keys and values of what all rows begin with, and how many tokens that are.
+    """Return a teacher that keeps the keys and values of the tokens that all rows begin with, and their number.
 
-    A long context is then read once, and not again in each update. A teacher with an adapter, or with layers that keep
-    no keys and values of all these tokens, stays as it is.
+    The teacher then reads a long context once, and not in each step. A teacher does not change if it has an adapter, or
+    layers that do not keep keys and values of all these tokens.
     """
     head = train[0].document.prompt_ids
     for example in train:
@@ -248,7 +248,7 @@ def _with_head(model: PreTrainedModel | PeftModel, train: Sequence[Example]) -> 
 
 
 def _digest(model: torch.nn.Module) -> str:
-    """Return a SHA-256 of evenly spread numbers of all weights, those of an adapter included."""
+    """Return a SHA-256 of evenly spaced numbers of all weights, including an adapter's."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(name.encode() + sample_of(parameter).float().numpy().tobytes())

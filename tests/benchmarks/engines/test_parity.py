@@ -1,4 +1,4 @@
-"""Parity's comparison: what counts as equal, and what the tables and the exit code say."""
+"""The parity benchmark: equal answers, its tables and its exit code."""
 
 from __future__ import annotations
 

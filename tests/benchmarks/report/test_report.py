@@ -1,4 +1,4 @@
-"""`make report`: from a folder of records to the page, and one line where there are none."""
+"""`make report`: from a folder of records to the page, or one line if it has no records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The claims card: verdicts follow from the records, and where one is missing nothing is said."""
+"""The claims card: verdicts follow from the records, and a missing record gives no verdict."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import pytest
 
 
 def records(folder: Path, changes: dict[str, dict[str, Any]] | None = None, **compared: float) -> Records:
-    """Return records of the three tasks; `changes` are those of `make_benchmark`, by task."""
+    """Return records of the three tasks; `changes` are arguments of `make_benchmark`, by task."""
     return records_of(*(make_benchmark(folder, task, **(changes or {}).get(task, {})) for task in TASKS), **compared)
 
 
@@ -48,7 +48,7 @@ def verdict(card: list[Section], words: str, task: str) -> Verdict:
 
 
 def verdict_of(found: Records, words: str, task: str) -> Verdict:
-    """Return the same from a card that judges nothing else, which takes a part of the time."""
+    """Return the same from a card with only this claim, which is faster."""
     only = [
         section
         | {"claims": [c | {"tasks": [task]} for c in section["claims"] if words in c["statement"]], "tables": []}
@@ -61,7 +61,7 @@ def verdict_of(found: Records, words: str, task: str) -> Verdict:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Section]:
-    """The card where all is recorded."""
+    """The card with complete records."""
     return make_card(records(tmp_path_factory.mktemp("claims")))
 
 
@@ -124,7 +124,7 @@ def test_one_comparison_against_it_is_enough_for_its_method_and_comes_first(tmp_
 
 
 def test_p_is_adjusted_for_the_comparisons_of_the_claim_and_task_alone(tmp_path: Path) -> None:
-    # Two metrics, three soft prompts, two written ones: 12 comparisons; of one metric 6. Holm multiplies equal p.
+    # Two metrics, three soft prompts, two manual prompts: 12 comparisons, 6 per metric. Holm multiplies equal p.
     card = make_card(records(tmp_path, adjusted=0.05))  # p 0.005 each
     two, one = (
         verdict(card, words, "home_commands") for words in ("valid JSON", "exact command more often than a manual")

@@ -1,4 +1,4 @@
-"""The benchmark's figures: the Pareto front by hand, what is drawn is what is recorded, both files of a drawing."""
+"""The benchmark's figures: the Pareto front by hand, marks equal to the records, both files of a drawing."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def drawn(tmp_path: Path) -> Iterator[tuple[Benchmark, dict[str, Drawing]]]:
     [
         ([], []),
         ([(1, 1)], [0]),
-        # Cheaper and better beats all; the last is dearer and no better than the second.
+        # A cheaper and better method is ahead of all; the last one costs more than the second and is not better.
         ([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.8), (4, 0.9)], [1, 3, 0]),
-        ([(1, 0.5), (1, 0.7)], [1]),  # of one cost the better
-        ([(1, 0.5), (2, 0.5)], [0]),  # of one worth the cheaper
-        ([(1, 0.5), (1, 0.5)], [0, 1]),  # neither beats its equal
+        ([(1, 0.5), (1, 0.7)], [1]),  # with equal cost, the better one
+        ([(1, 0.5), (2, 0.5)], [0]),  # with equal score, the cheaper one
+        ([(1, 0.5), (1, 0.5)], [0, 1]),  # equal methods are both on the front
     ],
 )
 def test_pareto_front(points: list[tuple[float, float]], front: list[int]) -> None:
@@ -61,7 +61,7 @@ def test_scores_against_cost(drawn: tuple[Benchmark, dict[str, Drawing]]) -> Non
     assert points["prompt tuning"] == (421, 70)
     assert points["LoRA (2 of 3 seeds)"] == (275.5, 79.5)
     (front,) = [line for line in axis.lines if line.get_label() == "Pareto front"]
-    # Written prompts with examples, P-tuning, prefix tuning, LoRA, full fine-tuning, and on to the right.
+    # Manual prompts with examples, P-tuning, prefix tuning, LoRA, full fine-tuning, and on to the right.
     assert [round(float(y), 6) for y in front.get_ydata()] == [50, 68, 72, 79.5, 82, 82]
     assert axis.get_ylabel() == "accuracy, %"
 

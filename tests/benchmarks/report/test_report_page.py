@@ -1,4 +1,4 @@
-"""The page: it needs nothing beside itself, escapes what models wrote, and holds what the records say."""
+"""The page: it loads no other file, escapes the models' predictions, and shows the records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The papers' experiments: each kind of agreement, what is missing, and that each names a grid that there is."""
+"""The papers' experiments: each kind of agreement, missing records, and grids that exist."""
 
 from __future__ import annotations
 

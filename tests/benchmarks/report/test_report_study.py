@@ -1,4 +1,4 @@
-"""The study's page: what was chosen, in which order candidates ended, and what the sweep cost."""
+"""The study's page: the chosen settings, the order in which candidates ended, and the cost of the sweep."""
 
 from __future__ import annotations
 

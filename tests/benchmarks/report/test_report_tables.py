@@ -1,4 +1,4 @@
-"""The benchmark's tables: every number is that of the records, and what is missing is said."""
+"""The benchmark's tables: every number comes from the records, and missing records are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers of configs: the figures are those of the record, and nothing else in the file changes."""
+"""Headers of configs: the figures come from the record, and the rest of the file does not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make tasks` and `make record`: what is recorded is not run again, and a failure does not stop the others."""
+"""`make tasks` and `make record`: recorded runs are not repeated, and a failed run does not stop the others."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_task_and_recipe_has_a_config() -> None:
     for task in record.TASKS:
         assert (ROOT / "data" / task / "train.jsonl").is_file()
         for recipe in record.RECIPES:
-            # A handful of examples is a case of its own, which not every task has to show.
+            # Methods for a few examples are a special case, which not every task must show.
             assert METHODS[recipe].what == "few" or (ROOT / "configs" / task / f"{recipe}.yaml").is_file()
 
 

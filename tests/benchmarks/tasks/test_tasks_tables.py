@@ -29,7 +29,7 @@ def record(recipe: str, **changes: Any) -> Result:
 
 
 def rows(table: str) -> list[list[str]]:
-    """Return the cells of a Markdown table, its rule left out."""
+    """Return the cells of a Markdown table, without its rule."""
     lines = [line for line in table.splitlines() if not line.startswith("|---")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 

@@ -1,4 +1,4 @@
-"""Which model architectures work, and how: the table in docs/architectures.md, made anew from tiny random models."""
+"""Supported model architectures: the table in docs/architectures.md, made again from tiny random models."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-# One worker for all: they share what `row` has found.
+# One worker for all tests, because they share the results of `row`.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("architectures")]
 
 PAGE = ROOT / "docs" / "architectures.md"
 AGAIN = "SOFTPROMPTS_WRITE=1 python -m pytest tests/engine/agreement/test_architectures.py"
 VIRTUAL, NEW_TOKENS, GENERATE = 5, 5, "generate"
-METHODS = {  # and what the catalog calls them
+METHODS = {  # and their names in the catalog
     "prompt tuning": "prompt_tuning",
     "prefix tuning": "prefix_tuning",
     "LoRA": "lora",
@@ -41,7 +41,7 @@ MUST_BE_PACKED = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text",
 
 NOT_PACKED = "packed is for decoders: other kinds of models read a soft prompt together with each text"
 
-Cell = tuple[str, str]  # what stands in the table, and the reason that its footnote gives; without one if empty
+Cell = tuple[str, str]  # text in the table, and the reason for its footnote; no footnote if it is empty
 
 
 def make_documents() -> list[Document]:
@@ -61,7 +61,7 @@ TOKENIZER: Any = SimpleNamespace(eos_token_id=None)
 
 
 def attach(model_type: str, method: str) -> Any:
-    """Return a tiny random model with what `method` trains, drawn at random."""
+    """Return a tiny random model with random trainable parameters of `method`."""
     base = make_base(model_type)
     if method == "full":
         return base.requires_grad_(True)
@@ -79,7 +79,7 @@ def attach(model_type: str, method: str) -> Any:
 
 
 def why_not_trained(model: Any, loss: torch.Tensor) -> str:
-    """Say why a loss trains nothing of what the method adds, beside heads that are trained anyway; empty if it does."""
+    """Return why a loss trains no parameter of the method, apart from heads; empty if it trains one."""
     if not loss.isfinite():
         return "the loss is not finite"
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -96,7 +96,7 @@ def short(error: Exception) -> str:
 
 
 def shortened(reason: str) -> str:
-    """Return a reason without what varies between machines, and not too long for a footnote."""
+    """Return a reason without parts that vary between machines, short enough for a footnote."""
     reason = re.sub(r"^the loss is .* instead of .*", "the loss differs", reason)
     reason = re.sub(r"^the gradient is off by .*", "the gradient differs", reason)
     reason = re.split(r"(?<=[.!?]) (?=[A-Z])", re.sub(r"-?\d+\.\d+(e[+-]?\d+)?", "...", reason))[0]
@@ -116,7 +116,7 @@ def support(model_type: str, method: str) -> Cell:
         engine = Engine(model, TOKENIZER)
         if reason := why_not_trained(model, engine(documents).nll().mean()):
             return "no", reason
-    except Exception as error:  # whatever a model raises, the table says it
+    except Exception as error:  # the table reports every error of a model
         return "no", short(error)
     if kind != "decoder":
         return "stock", NOT_PACKED
@@ -125,7 +125,7 @@ def support(model_type: str, method: str) -> Cell:
 
 
 def generates(model_type: str) -> Cell:
-    """Say whether a row behind a soft prompt is continued alike alone, in a batch with longer ones, and by PEFT."""
+    """Return whether a row has the same continuation alone, in a batch with longer rows, and in PEFT."""
     if (kind := kind_of(make_config(model_type))) == "encoder":
         return "no", CATALOG["hard_prompt"].refusals[kind]
     prompts = sorted((d.prompt_ids for d in DOCUMENTS[1:]), key=len)  # in the order that calls go by length
@@ -169,7 +169,7 @@ def generates(model_type: str) -> Cell:
 
 
 def written_by(engine: Engine) -> Callable[[list[tuple[int, ...]]], list[list[int]]]:
-    """Return what continues prompts with an engine, as token ids."""
+    """Return an engine's function that continues prompts, as token ids."""
     return lambda prompts: answers(engine, prompts, {"max_new_tokens": NEW_TOKENS})
 
 
@@ -188,7 +188,7 @@ def go_on_alike(engine: Engine, prompts: list[tuple[int, ...]]) -> bool:
 def row(model_type: str) -> tuple[str, dict[str, Cell]]:
     """Return the class of the models of a type, and the cells of its row."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nothing here is large enough for two
+    torch.set_num_threads(1)  # all models here fit on one
     with torch.random.fork_rng():
         cells = {method: support(model_type, method) for method in METHODS} | {GENERATE: generates(model_type)}
         name = type(make_base(model_type)).__name__

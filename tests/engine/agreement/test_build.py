@@ -1,4 +1,4 @@
-"""What the check at the start compares, what counts as a difference, and what is an error instead."""
+"""The check at the start: its comparisons, its bounds, and its errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHOICES = ((250,), (251, 252), (253, 254, 255), (256,))
 
 
 def data_of(documents: Sequence[Document], choices: Sequence[tuple[int, ...]] = ()) -> EncodedTask:
-    """Return a task of these documents in all splits, each with such choices besides."""
+    """Return a task with these documents in all splits, each with these choices."""
     examples = [
         Example(Row(f"row {n}", "", "", {}), d, tuple(replace(d, target_ids=c) for c in choices), ("",) * len(choices))
         for n, d in enumerate(documents)
@@ -45,7 +45,7 @@ def data_of(documents: Sequence[Document], choices: Sequence[tuple[int, ...]] = 
 
 
 def made(tiny_model: Path, data: EncodedTask, mode: Any = "auto", bank: int = 0) -> tuple[Engine, list[str]]:
-    """Return what `make_engine` makes, and what it says."""
+    """Return the engine of `make_engine`, and its messages."""
     said: list[str] = []
     if bank:
         models, tokenizer = [e.model for e in bank_engine(tiny_model, range(2, 2 + bank))[1]], load_base(tiny_model)[1]
@@ -146,7 +146,7 @@ def test_c1_4_a_bug_of_ours_is_no_disagreement(tiny_model: Path, target: str, mo
 def test_c1_4_the_traceback_of_a_model_that_raises_is_logged(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As Falcon and MPT do, whose own code takes no layout."""
+    """Like Falcon and MPT, whose own code does not accept a layout."""
 
     def attends(module: Any, *arguments: Any, **more: Any) -> Any:
         if "layout" in more:

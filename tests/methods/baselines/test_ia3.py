@@ -1,4 +1,4 @@
-"""IA3: factors that begin at one, train alone, and are refused where there is nothing to put them on."""
+"""IA3: factors that start at one and are the only trainable parameters; refused for models without fitting layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def attach(folder: Path, dtype: str = "float32", **settings: Any) -> PeftModel:
 
 
 def factors(model: PeftModel) -> dict[str, tuple[int, ...]]:
-    """Return the shape of what trains, by the name of its layer, of the first of the model's layers."""
+    """Return the shapes of the trainable parameters in the model's first layer, by name."""
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad and ".layers.0." in name]
     return {name.partition(".ia3_l")[0].rpartition(".")[2]: tuple(p.shape) for name, p in trainable}
 

@@ -1,4 +1,4 @@
-"""Methods that change weights: LoRA beside frozen ones, its dropout in updates only, and full fine-tuning."""
+"""Methods that change weights: LoRA with frozen base weights, its dropout only in steps, and full fine-tuning."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def engine_of(model: Any) -> Engine:
 
 
 def step(engine: Engine, folder: Path, seed: int = 0, at: int = 0, **training: Any) -> float:
-    """Make one update as that of step `at`, and return its loss."""
+    """Make the step of number `at`, and return its loss."""
     settings = TrainingConfig(**{"steps": 9, "learning_rate": 0.01, "schedule": "constant"} | training)
     candidate = make_candidate(engine, 0, data=DATA, training=settings, seed=seed, folder=folder)
     candidate.progress.step = at
@@ -129,7 +129,7 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
 def with_dropout(folder: Path, method: str) -> Any:
     if method == "lora":
         model = attach(folder, lora_dropout=0.5)
-        with torch.no_grad():  # matrices B of zeros would hide what their inputs are
+        with torch.no_grad():  # matrices B of zeros would hide their inputs
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""Context tuning: it begins as few-shot prompting; in training a row does not see itself, nor what is dropped."""
+"""Context tuning: it starts as few-shot prompting; in training a row sees neither itself nor dropped positions."""
 
 from __future__ import annotations
 

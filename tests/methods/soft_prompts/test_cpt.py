@@ -1,4 +1,4 @@
-"""CPT: the embeddings of a few rows, which move within a bound, those of targets not at all; saved as prompt tuning."""
+"""CPT: the embeddings of a few rows change within a bound, but targets do not; saved as prompt tuning."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def prompt(engine: Engine) -> torch.Tensor:
 
 
 def tokens(engine: Engine, data: EncodedTask) -> list[tuple[str, int]]:
-    """Return the tokens of the demonstrations, each with what it is part of."""
+    """Return the tokens of the demonstrations, each with the part that it belongs to."""
     separator = engine.tokenizer(SEPARATOR, add_special_tokens=False).input_ids
     return [
         (what, token)
@@ -80,7 +80,7 @@ def test_an_embedding_moves_within_its_bound_and_that_of_a_target_not_at_all(
     train(engine, data, tmp_path)
     moved = (prompt(engine) - before).norm(dim=1)
     kinds = [what for what, _ in tokens(engine, data)]
-    scale = (32 / 2048) ** 0.5  # hidden size over that of the bounds
+    scale = (32 / 2048) ** 0.5  # hidden size relative to that of the bounds
     for what, bound in (("prompt", 2.0), ("separator", 1.0)):
         own = torch.stack([norm for norm, kind in zip(moved, kinds, strict=True) if kind == what])
         assert (own <= bound * scale * 1.0001).all()

@@ -1,4 +1,4 @@
-"""Multitask prompt tuning: rows behind their tasks' prompts, one shared prompt, and the engine's view of all of it."""
+"""Multitask prompt tuning: rows with their tasks' prompts, one shared prompt, and the engine's view of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHORT, MIDDLE, LONG = (
     Document(tuple(range(20, 33)), (40, 41, 42)),
     Document(tuple(range(100, 140)), (50, 51)),
 )
-# One text behind several tasks, choices of one prompt, and tasks out of order.
+# One text in several tasks, choices of one prompt, and tasks out of order.
 MIXED = [
     replace(LONG, soft_prompt=2),
     replace(SHORT, soft_prompt=0),

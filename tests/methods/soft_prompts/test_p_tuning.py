@@ -1,4 +1,4 @@
-"""P-tuning: the network that writes the virtual tokens, and what it becomes once they are written."""
+"""P-tuning: the network that computes the virtual tokens, and the soft prompt that is saved."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_it_writes_stands_alone(tiny_model: Path, settings: dict[str, Any])
     model = attach(tiny_model, **settings)
     with torch.no_grad():
         for parameter in model.prompt_encoder.parameters():
-            parameter.mul_(3)  # far from where it starts
+            parameter.mul_(3)  # far from its initial values
         expected = scores(Engine(model, None), DOCUMENTS, packed=False).logits  # type: ignore[arg-type]
         plain = folded(model)
         found = scores(Engine(plain, None), DOCUMENTS, packed=False).logits  # type: ignore[arg-type]

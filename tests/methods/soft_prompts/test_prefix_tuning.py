@@ -1,4 +1,4 @@
-"""Prefix tuning: keys and values of a text do what the text does; other starts, projections, and what is refused."""
+"""Prefix tuning: keys and values of a text have the text's effect; other initial values, projections, refusals."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
             {"num_virtual_tokens": 256},
             r"^prefix\.num_virtual_tokens: 256 virtual tokens leave no room in the model's 256 positions",
         ),
-        ({"init_text": ""}, r"^prefix\.init_text: the text is empty; null is none$"),
+        ({"init_text": ""}, r"^prefix\.init_text: the text is empty; set it to null for no text$"),
         ({"init_text": "./gone.txt"}, r"^prefix\.init_text: no such file: gone.txt; name another, or write a text of"),
         (
             {"init_text": "a", "prefix_projection": True},

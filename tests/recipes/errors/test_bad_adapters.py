@@ -1,4 +1,4 @@
-"""Recipes that take an adapter: what is wrong with one is one line in all of them, and classes keep their names."""
+"""Recipes that load an adapter: a wrong one gives one line in all of them, and classes keep their names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPES = ["evaluate", "compare", "ensemble", "generate", "neighbours"]
 
 
 def command_with(recipe: str, model: Path, task: Path, adapter: Path, other: Path, output: Path) -> list[str]:
-    """Return a recipe's command line with an adapter, and a whole one beside it if the recipe takes two."""
+    """Return a recipe's command line with an adapter, and with an undamaged one if the recipe needs two."""
     if recipe in ("generate", "neighbours"):
         flags = {"model.name_or_path": model, "adapter.path": adapter}
         text = ["--input.text", '["the film"]'] if recipe == "generate" else []
@@ -162,7 +162,7 @@ CODE = "from pathlib import Path\nPath('executed').touch()\nfrom transformers im
 
 
 class Closed:
-    """Standard input that nobody may read."""
+    """Standard input without permission to read."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"stdin.{name}")

@@ -1,4 +1,4 @@
-"""Bad input to a recipe: exit code 2, one line that says what is wrong and where, and nothing is lost."""
+"""Bad input to a recipe: exit code 2, one line with the error and its place, and no loss of files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = "\u200b"
 
 @pytest.fixture
 def flags(tiny_model: Path, tiny_task: Path, tmp_path: Path) -> dict[str, Any]:
-    """Return the flags of a run that would work, on a copy of the task that a test may spoil."""
+    """Return the flags of a valid run, on a copy of the task that a test may damage."""
     data = tmp_path / "data"
     shutil.copytree(tiny_task, data)
     return tiny_flags(tiny_model, data, tmp_path / "run") | {"training.steps": 1, "training.warmup_steps": 0}

@@ -1,4 +1,4 @@
-"""A method and what it cannot be: exit code 2, one line that says what is wrong, and what would be right."""
+"""Invalid settings of a method: exit code 2, and one line with the error and valid settings."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_settings_are_refused_before_anything_is_loaded(
             "prefix.init_text: cannot be combined with prefix_projection, for the network cannot reproduce",
         ),
         ("prefix_tuning", {"prefix.init_weights": "zero"}, "prefix.init_text: cannot be combined with init_weights"),
-        ("prefix_tuning", {"prefix.init_text": ""}, "prefix.init_text: the text is empty; null is none"),
+        ("prefix_tuning", {"prefix.init_text": ""}, "prefix.init_text: the text is empty; set it to null for no text"),
         ("prefix_tuning", {"prefix.num_virtual_tokens": 0}, "prefix.num_virtual_tokens: expected a number above 0"),
         ("p_tuning", {"prompt.encoder_dropout": 0.5}, "prompt.encoder_dropout: applies only to"),
         (

@@ -1,4 +1,4 @@
-"""A cartridge end to end: the shipped config on a tiny model, its loss by hand, and what stock PEFT makes of it."""
+"""A cartridge end to end: the shipped config on a tiny model, its loss by hand, and its results in stock PEFT."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_it_learns_what_the_base_model_says_with_all_of_the_text_and_nothing_els
 
 @pytest.mark.slow
 def test_its_first_token_stays_and_stock_peft_gives_its_answers(wider_model: Path, tmp_path: Path) -> None:
-    """Beside the targets: they choose the checkpoint, and what a random model says in context tells nothing of them."""
+    """In addition to the targets, which choose the checkpoint: a random teacher's answers do not depend on them."""
     done = run(wider_model, tmp_path, steps=4, eval_every=4, teacher_weight=0.25)
     divergence, likelihood = by_hand(wider_model, done)
     assert done.curve[0] == pytest.approx(0.25 * divergence + 0.75 * likelihood, rel=1e-4)

@@ -1,4 +1,4 @@
-"""`recipes/compare.py` end to end: two contestants on the tiny task, what it leaves, and what it refuses."""
+"""`recipes/compare.py` end to end: two models on the tiny task, its output, and its refusals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def go(flags: dict[str, Any]) -> Callable[..., Path]:
 
 @pytest.fixture
 def fail(flags: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the recipe with what it refuses, and return its one line."""
+    """Run the recipe with invalid settings, and return its one line."""
 
     def run(**changes: Any) -> str:
         code, _, errors = cli_in_process(recipe_command("compare", "sentiment", flags | changes), capfd)

@@ -1,4 +1,4 @@
-"""`recipes/ensemble.py` end to end: runs that vote, what that leaves, and what ends with one line."""
+"""`recipes/ensemble.py` end to end: runs that vote, its output, and its errors of one line."""
 
 from __future__ import annotations
 

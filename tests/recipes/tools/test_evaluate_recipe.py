@@ -1,4 +1,4 @@
-"""`recipes/evaluate.py` end to end: adapters of our runs and of PEFT itself, scored again; and what is no adapter."""
+"""`recipes/evaluate.py` end to end: adapters of our runs and of PEFT itself, scored again; and invalid adapters."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def test_another_base_model_is_one_line(
 def test_a_tokenizer_that_is_longer_than_the_model(
     tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """New tokens go behind the tokenizer's own, and rows in between stay unread."""
+    """New tokens follow the tokenizer's own, and rows between them are not used."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -31,7 +31,7 @@ def generate_command(model: Path, adapter: Path | str, **flags: Any) -> list[str
 
 @pytest.fixture
 def say(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> Say:
-    """Run the recipe on the tiny model and return what it prints."""
+    """Run the recipe on the tiny model and return its output."""
 
     def run(adapter: Path | str, **flags: Any) -> str:
         code, said, errors = cli_in_process(generate_command(tiny_model, adapter, **flags), capfd)
@@ -43,7 +43,7 @@ def say(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> Say:
 
 @pytest.fixture(scope="module")
 def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter that PEFT itself has saved: no run says how its texts are formatted."""
+    """An adapter that PEFT itself has saved, without a run's settings for the format of its texts."""
     folder = tmp_path_factory.mktemp("stock") / "adapter"
     saved_by_peft(tiny_model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5), folder)
     return folder

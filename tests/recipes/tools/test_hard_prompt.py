@@ -1,4 +1,4 @@
-"""`recipes/hard_prompt.py` end to end: zero-shot and with solved examples, nothing trained."""
+"""`recipes/hard_prompt.py` end to end: zero-shot and with few-shot examples, without training."""
 
 from __future__ import annotations
 

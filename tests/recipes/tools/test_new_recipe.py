@@ -1,4 +1,4 @@
-"""`recipes/new.py`: a config that is checked, timed and written, and errors of one line that leave nothing."""
+"""`recipes/new.py`: a config that is checked, timed and written, and errors of one line that leave no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""recipes/serve.py as a process: it answers, ends in good order, and says in one line what is wrong."""
+"""recipes/serve.py as a process: it answers, ends properly, and reports errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`recipes/sweep.py` end to end: what it leaves, whom it chooses, and that this one is what training alone makes."""
+"""`recipes/sweep.py` end to end: its output, its choice, and that the chosen candidate equals a run alone."""
 
 from __future__ import annotations
 

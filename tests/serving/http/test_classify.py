@@ -51,7 +51,7 @@ def test_choices_are_read_in_parts_and_too_many_are_refused(served: Served, tiny
 
 @pytest.fixture
 def slow_scores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the scores of a text take a while, and return a list that grows by each."""
+    """Slow down the scoring of texts, and return a list that grows with each."""
     scored: list[int] = []
 
     def score(*arguments: Any) -> list[float]:
@@ -100,7 +100,7 @@ def test_scores_that_wait_when_the_server_ends_are_refused(
 
 
 def test_who_comes_while_the_queue_is_being_closed_hears_why(served: Served) -> None:
-    served.service.scheduler._draining = True  # what `close` does first, while the thread still runs
+    served.service.scheduler._draining = True  # the first part of `close`, while the thread still runs
     refused = [
         served.post("/v1/classify", model="sentiment", input=TEXT),
         served.post("/v1/completions", model="sentiment", prompt=TEXT),

@@ -1,4 +1,4 @@
-"""Limits: clients that leave or dawdle, full queues, late answers, connections; and what a server says of its state."""
+"""Limits: clients that leave or are slow, full queues, late answers, connections; and the server's state."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_full_queue_and_late_answers_have_their_status(tiny_model: Path, runs:
         full = served.post("/v1/completions", **body, n=2)
         assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
         assert int(full.headers["retry-after"]) >= 1
-        wait_until(lambda: served.service.scheduler.waiting <= 1)  # none of its answers stays
+        wait_until(lambda: served.service.scheduler.waiting <= 1)  # all its answers are removed
         for thread in threads:
             thread.join()
         assert [(reply.status_code, reply.json()["error"]["code"]) for reply in late] == [(504, "timeout")] * 2
@@ -69,7 +69,7 @@ def test_a_full_queue_and_late_answers_have_their_status(tiny_model: Path, runs:
 
 
 def heard(connection: socket.socket) -> bytes:
-    """Return all that a server says until it ends the connection."""
+    """Return all bytes from a server until it ends the connection."""
     parts = []
     with suppress(ConnectionError):
         while part := connection.recv(65536):
@@ -129,7 +129,7 @@ def test_who_does_not_read_its_answer_is_hung_up_on(hasty: Served) -> None:
             if not hasty.connections:
                 break
         wait_until(lambda: not hasty.connections)
-    # The server counts, since the system goes on sending what it has taken: slowly, into so small a buffer.
+    # The time counts on the server's side, because the system still sends buffered data, slowly with a small buffer.
     (answered,) = re.findall(r'requests_total\{route="/page\.js",status="200"\} (\d+)', hasty.metrics())
     assert 0 < int(answered) < count
 

@@ -1,4 +1,4 @@
-"""The server's page in a browser: what a person sees and does there, against what the server's API says."""
+"""The server's page in a browser: its display and its actions, compared with the server's API."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def browser() -> Iterator[Any]:
 
 @dataclass
 class Visit:
-    """An open page, and what its console said."""
+    """An open page, and the messages of its console."""
 
     page: Any
     said: list[str] = field(default_factory=list)
@@ -184,7 +184,7 @@ def test_a_task_that_writes_has_no_bars_and_ends_at_its_stop_text(visit: Callabl
 
 @pytest.fixture
 def slow_steps(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each step of the batch take so long that one can see it."""
+    """Slow down each step of the batch, so that the page shows it."""
     batch = served.service.scheduler.batch
     step = batch.step
     monkeypatch.setattr(batch, "step", lambda: (time.sleep(0.1), step())[1])
@@ -216,7 +216,7 @@ def test_an_answer_comes_as_it_is_written_and_can_be_stopped(
     assert whole.startswith(shown)
     assert len(shown) < len(whole)
     assert one.page.locator(".state").all_text_contents() == ["stopped"] * 3
-    wait_until(lambda: not served.service.scheduler.running)  # else the server goes on for nobody
+    wait_until(lambda: not served.service.scheduler.running)  # otherwise the server continues without a client
 
 
 def test_an_adapter_is_added_and_removed(visit: Callable[..., Visit], tiny_model: Path, runs: Path) -> None:
@@ -320,7 +320,7 @@ def test_every_field_has_a_name(visit: Callable[..., Visit]) -> None:
     assert page.locator("#message").get_attribute("role") == "status"
 
 
-# Contrast of each text that is seen with what it lies on, as WCAG 2.2 computes it; those below 4.5 are returned.
+# Contrast of each visible text with its background, by WCAG 2.2; returns those below 4.5.
 CONTRAST = """() => {
   const part = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
   const luminance = (colour) => {

@@ -1,4 +1,4 @@
-"""What is refused, in OpenAI's shape of an error: faulty requests, bodies that are none, unknown keys."""
+"""Refusals in OpenAI's format of errors: faulty requests, invalid bodies, unknown keys."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
         400,
         "send one user message, not system, user",
     ),
-    ("classify", {"model": "one", "input": "a"}, 400, "choices: one has none of its own; give two or more"),
-    ("classify", {"model": "one", "input": "a", "choices": ["a", "a"]}, 400, "choices: expected different ones"),
+    ("classify", {"model": "one", "input": "a"}, 400, "choices: one has no choices; give two or more"),
+    ("classify", {"model": "one", "input": "a", "choices": ["a", "a"]}, 400, "choices: expected no choice twice"),
     ("outcomes", {"id": "x", "outcome": 1}, 404, 'no answer of a split has the id "x"'),
     ("adapters", {"name": "x", "path": "../elsewhere"}, 403, "path: expected one below serve.folder"),
     ("adapters", {"name": "x", "path": "/etc"}, 403, "path: expected one below serve.folder"),
@@ -81,13 +81,14 @@ def test_a_key_is_asked_for(tiny_model: Path, runs: Path, tmp_path: Path) -> Non
         assert served.http.get("/metrics").status_code == 401
         assert served.http.get("/v1/models", headers={"authorization": f"Basic {'k' * 20}"}).status_code == 401
         assert len(openai.OpenAI(base_url=f"{served.url}/v1", api_key="k" * 20).models.list().data) == 2
-    for content, message in (("", "holds no key"), ("short\n", "line 1: expected 16 or more"), (None, "cannot read")):
+    cases = (("", "contains no key"), ("short\n", "line 1: expected 16 or more"), (None, "cannot read"))
+    for content, message in cases:
         file.write_text(content) if content is not None else file.unlink()
         with pytest.raises(UserError, match=message):
             make_app(load_tasks(*load_base(tiny_model), config), config)
 
 
-HALF = "\ud83d"  # half a character: JSON can hold it, UTF-8 cannot
+HALF = "\ud83d"  # half a character: valid in JSON, but not in UTF-8
 DEEP: Any = "a"
 for _ in range(400):
     DEEP = [DEEP]

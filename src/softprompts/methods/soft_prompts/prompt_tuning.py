@@ -84,7 +84,7 @@ def add_soft_prompt(
 def _beginning(
     config: PromptConfig | PromptTuningConfig, task: Task | None, start: torch.Tensor | None
 ) -> tuple[str, str | None, Sequence[str] | None, str]:
-    """Return the way to start, the text that a config or task gives for it, labels, and what lengthens a short text."""
+    """Return the kind of initial values, their text, labels, and the tokens that lengthen a short text."""
     way: str = config.prompt_tuning_init or "TEXT"
     text, labels, fill = config.prompt_tuning_init_text, None, "repeat"
     if isinstance(config, PromptConfig):

@@ -22,7 +22,7 @@ class Chrf(base.RowMetric):
         self, predictions: list[str], references: list[str], data: dict[str, Any] | None = None
     ) -> numpy.ndarray:
         """Return each row's predicted, expected and matched n-grams of each order, (rows, 18)."""
-        # sacrebleu takes the n-th reference of all rows together, None if a row has fewer.
+        # sacrebleu reads the n-th reference of all rows together, None if a row has fewer.
         streams = list(zip_longest(*(base.references_of(r, data) for r in references)))
         # Private, as `_compute_score_from_stats` is: sacrebleu has no public way to the counts of chrF.
         return numpy.array(CHRF()._extract_corpus_statistics(predictions, streams), dtype=float)

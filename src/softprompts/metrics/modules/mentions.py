@@ -38,6 +38,6 @@ class Mentions(base.RowMetric):
 
 @cache
 def _pattern(form: str) -> re.Pattern[str]:
-    """Return what finds a form that no letter, digit or underscore continues, if it begins or ends with one itself."""
+    """Return a pattern for a form as a whole word: no letter, digit or underscore may continue its own."""
     before, after = (r"(?<!\w)" if re.match(r"\w", form) else ""), (r"(?!\w)" if re.search(r"\w\Z", form) else "")
     return re.compile(before + re.escape(form) + after, re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Policy cost: what decisions on terms cost, if some mistakes are worse than others and a person may be asked."""
+"""Policy cost: the cost of decisions on terms, if some mistakes are worse than others and a person may be asked."""
 
 from softprompts.metrics import base
 
@@ -9,16 +9,16 @@ STRICTNESS = ("public domain", "permissive", "limited copyleft", "copyleft", "pr
 # In units of one review by a person. An example of a policy: copy this file, change the three numbers, and name the
 # copy in task.metrics.
 REVIEW = 1.0  # the model abstained
-TOO_STRICT = 3.0  # somebody does without a work that they may use, or looks for another
-TOO_LENIENT = 10.0  # terms are broken; an answer that is no category costs as much
-ABSTAINED = "abstain"  # what evaluation.abstain_below writes
+TOO_STRICT = 3.0  # a person does not use a work although it is allowed, or looks for another one
+TOO_LENIENT = 10.0  # terms are broken; an answer that is not a category has the same cost
+ABSTAINED = "abstain"  # `evaluation.abstain_below` writes this
 
 
 class PolicyCost(base.RowMetric):
     """`compute(predictions=[str], references=[str])` -> numbers in 0..1, the larger the better:
 
     - `cost_score`: 1 less the mean cost of a decision, as a share of the cost of a decision that is too lenient.
-    - `coverage`: share of the rows that are decided, and left to nobody.
+    - `coverage`: share of the rows that the model decides, and does not pass on to a person.
     - `decided_accuracy`: share of the decided rows that are right; 1 if none is decided.
 
     A reference is one of the five categories of `STRICTNESS`; in any other reference all but the same answer is too
@@ -47,7 +47,7 @@ class PolicyCost(base.RowMetric):
 
 
 def cost(answer: str, reference: str) -> float:
-    """Return what it costs to take the category of terms for `answer`."""
+    """Return the cost of an answer instead of the terms' category."""
     if answer == reference:
         return 0.0
     if answer == ABSTAINED:

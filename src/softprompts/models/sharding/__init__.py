@@ -1,1 +1,1 @@
-"""A base model whose layers are shared out over processes, with PyTorch's FSDP 2."""
+"""Divide the layers of a base model among processes, with PyTorch's FSDP 2."""

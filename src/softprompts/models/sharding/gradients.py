@@ -1,7 +1,7 @@
-"""Gradients where layers are sharded: what crosses processes, and their norm.
+"""Average and clip gradients if layers are sharded.
 
-FSDP has averaged the gradient of a sharded weight over the processes and left each its own rows. Only whole parameters,
-a soft prompt for example, are left to average.
+FSDP averages the gradient of a sharded weight over the processes, and each process keeps the rows that it holds. This
+module averages the gradients of whole parameters, for example of a soft prompt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import distributed, nn
 
 @torch.no_grad()
 def exchange_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Average the gradients of whole parameters over the processes, and give each `Part` that of its rows."""
+    """Average the gradients of whole parameters over the processes; give each `Part` the gradient of its rows."""
     wholes = [p for p in parameters if not isinstance(p, Part) and p.grad is not None]
     for dtype in dict.fromkeys(p.dtype for p in wholes):
         gradients = [p.grad for p in wholes if p.dtype == dtype and p.grad is not None]
@@ -32,7 +32,7 @@ def exchange_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> torch.Tensor:
-    """Scale gradients down to a norm of at most `most`, over all parameters and rows; return the norm before."""
+    """Scale gradients down to a norm of at most `most` over all parameters and rows; return the original norm."""
     shards = [p.grad for p in parameters if isinstance(p, Part) and p.grad is not None]
     if not any(isinstance(p, Part) for p in parameters):
         return nn.utils.clip_grad_norm_(parameters, most)

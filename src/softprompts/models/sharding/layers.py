@@ -1,11 +1,11 @@
-"""Which layers of a base model are sharded, and how it is loaded so that no process ever holds all of them.
+"""Shard the layers of a base model, and load it so that no process ever holds all of them.
 
-Each layer is a unit of FSDP 2: its weights are put together for its forward and its backward pass, and only then. The
-embeddings, the output embedding and what is between the layers stay whole in each process: PEFT looks up embeddings
-outside of the model's own forward pass. Modules that PEFT adds are whole as well, wherever they are.
+Each layer is a unit of FSDP 2: its weights are gathered only for its forward and its backward pass. All modules outside
+of the layers, such as the embeddings, are whole in each process, because PEFT looks up embeddings outside of the
+model's own forward pass. Modules that PEFT adds are whole as well, inside and outside of the layers.
 
-accelerate's plugin shards the embeddings and the whole model too, and asks for an optimizer. Its settings are heeded;
-`fully_shard`, which it would call, is called here (accelerate's guide "FSDP1 vs FSDP2").
+accelerate's plugin would also shard the embeddings and the whole model, and it requires an optimizer. This module reads
+the plugin's settings and calls `fully_shard` itself (accelerate's guide "FSDP1 vs FSDP2").
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def sharding_asked() -> bool:
-    """Say whether this process is one of several that were launched to share out a base model."""
+    """Return whether this process is one of several that were launched to shard a base model."""
     several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
     return several and parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """Return the layers of a model of transformers, in their order; none of them is within another."""
+    """Return the layers of a transformers model, in their order; no layer is inside another one."""
     found: list[nn.Module] = []
     within: set[nn.Module] = set()
     for module in model.modules():
@@ -46,7 +46,7 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
 
 def stacks_of(model: nn.Module) -> list[list[FSDPModule]]:
-    """Return the sharded layers of a model, those that one forward pass reads together in a list; empty if none is."""
+    """Return the sharded layers of a model, one list per stack of layers; empty if no layer is sharded."""
     stacks: dict[str, list[FSDPModule]] = {}
     for name, module in model.named_modules():
         if isinstance(module, FSDPModule):
@@ -55,20 +55,21 @@ def stacks_of(model: nn.Module) -> list[list[FSDPModule]]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Say whether layers of a model are sharded."""
+    """Return whether layers of a model are sharded."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def shard_layers(model: nn.Module, device: torch.device, *, ahead: bool) -> None:
-    """Share out the layers of a model over all processes.
+    """Divide the layers of a model among all processes.
 
     Args:
-        model: of transformers; it may be on PyTorch's meta device.
-        device: where the processes compute.
-        ahead: whether a layer gets its weights while the one before it computes, which takes the room of one more.
+        model: a transformers model; it may be on PyTorch's meta device.
+        device: the device on which the processes compute.
+        ahead: whether to gather a layer's weights while the previous layer computes; this needs memory for one more
+            layer.
 
     Raises:
-        UserError: its architecture has no layers that transformers marks as such.
+        UserError: transformers marks no layers of this architecture.
     """
     layers = layers_of(model)
     if not layers:
@@ -82,34 +83,34 @@ def shard_layers(model: nn.Module, device: torch.device, *, ahead: bool) -> None
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=again)
     stacks = stacks_of(model)
-    share_comm_ctx([layer for stack in stacks for layer in stack])  # with streams of its own each would keep its memory
+    share_comm_ctx([layer for stack in stacks for layer in stack])  # with separate streams each would keep its memory
     for stack in stacks:
         for number, layer in enumerate(stack):
-            # By itself FSDP gets the layer that ran before this one, and counts passes without a gradient, of which
-            # processes make different numbers. A layer that is named itself is there already.
+            # By default FSDP prefetches the layer that ran before this one. It also counts passes without a gradient,
+            # whose number differs between processes. A layer that names itself prefetches nothing.
             layer.set_modules_to_backward_prefetch([stack[max(number - 1, 0)] if ahead else layer])
             layer.set_modules_to_forward_prefetch(stack[number + 1 : number + 2] if ahead else [])
 
 
 @contextmanager
 def sharded_loading(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Within this context transformers loads a model in shards, if the launch asks for them.
+    """Within this context transformers loads a model in shards, if the launch requests them.
 
-    A model is built without weights, its layers are sharded, and each process reads its own rows of their weights from
-    the files. Yields further arguments of `from_pretrained`.
+    Transformers builds the model without weights, this module shards its layers, and each process reads only its own
+    rows of the layers' weights from the files. Yields further arguments of `from_pretrained`.
     """
     if not sharding_asked():
         yield {}
         return
-    ahead = device.type != "cpu"  # where nothing is sent while something computes
+    ahead = device.type != "cpu"  # the CPU does not send while it computes
     with on_building(lambda model: shard_layers(model, device, ahead=ahead)) as arguments:
         yield arguments | ({} if device.type == "cpu" else {"device_map": {"": device}})
 
 
 def weights_together(model: nn.Module, keep: bool) -> dict[str, torch.Tensor] | None:
-    """Return all weights of a sharded model by name, or None if it is whole; all processes must ask at once.
+    """Return all weights of a sharded model by name, or None if it is not sharded; all processes must call this.
 
-    Those that do not `keep` them get none.
+    A process without `keep` gets an empty dictionary.
     """
     if not is_sharded(model):
         return None
@@ -122,9 +123,9 @@ def weights_together(model: nn.Module, keep: bool) -> dict[str, torch.Tensor] | 
 
 
 def settle(model: nn.Module) -> None:
-    """Bring the shards of a model that was just loaded into the memory that they stay in.
+    """Move the shards of a newly loaded model into their final memory.
 
-    FSDP pads them when a layer first runs. Whoever holds on to the rows of this process comes after that.
+    FSDP pads the shards when a layer first runs. Code that keeps references to this process's rows must run after that.
     """
     for stack in stacks_of(model):
         for layer in stack:
@@ -133,12 +134,12 @@ def settle(model: nn.Module) -> None:
 
 
 def without_gradient(model: nn.Module) -> Any:
-    """Return a context for passes without a gradient: sharded layers keep no memory of inference mode for training."""
+    """Return a context for passes without a gradient; sharded layers must not run in inference mode before training."""
     return torch.no_grad() if is_sharded(model) else torch.inference_mode()
 
 
 def alike(tensors: Iterable[torch.Tensor]) -> None:
-    """Give all processes the values that the first one has of whole tensors."""
+    """Copy the first process's values of whole tensors to all processes."""
     with torch.no_grad():
         for tensor in tensors:
             distributed.broadcast(tensor, 0)

@@ -1,6 +1,6 @@
-"""Tensors of which each process holds some rows: the part that is here, and the whole.
+"""Sharded tensors: the rows that this process holds, and the whole tensor.
 
-An engine imports this module in an environment of its own: it needs neither PEFT nor transformers.
+An engine imports this module in its own environment, so it requires neither PEFT nor transformers.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class Part(nn.Parameter):
-    """The rows of a sharded parameter that this process holds, in the same memory: an optimizer moves these.
+    """The rows of a sharded parameter that this process holds, in the same memory; the optimizer updates them.
 
-    AdamW works number by number, so that each process needs its own rows alone. `of` is the sharded parameter.
+    AdamW updates each number independently, so each process needs only its own rows. `of` is the sharded parameter.
     """
 
     of: DTensor
 
 
 def part_of(parameter: nn.Parameter) -> nn.Parameter:
-    """Return what an optimizer moves of a parameter: a `Part` of a sharded one, and any other as it is."""
+    """Return the tensor that an optimizer updates: a `Part` of a sharded parameter, or else the parameter itself."""
     if not isinstance(parameter, DTensor):
         return parameter
     part = Part(local(parameter))
@@ -40,7 +40,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return all of a tensor; of a sharded one all processes must ask at once."""
+    """Return all of a tensor; if it is sharded, all processes must call this."""
     detached: Any = tensor.detach()
     found: torch.Tensor = detached.full_tensor() if isinstance(tensor, DTensor) else detached
     return found
@@ -48,21 +48,21 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def put(target: torch.Tensor, values: torch.Tensor) -> None:
-    """Copy the values of a whole tensor into another, of which each process takes its own rows."""
+    """Copy the values of a whole tensor into a tensor that may be sharded; each process copies its own rows."""
     local(target).copy_(rows_of(values, target))
 
 
 def rows_of(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return the rows of a whole tensor that this process holds of another of the same shape; all, if it is whole."""
+    """Return the rows of `values` that this process holds of `like`, which has the same shape; all if it is whole."""
     like = like.of if isinstance(like, Part) else like
     if not isinstance(like, DTensor):
         return values
-    # Without a source every process cuts out of its own copy: nothing is sent.
+    # Without a source every process slices its own copy, and nothing is sent.
     return local(distribute_tensor(values.to(like.device), like.device_mesh, like.placements, src_data_rank=None))
 
 
 def gathered(values: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """Return the whole of what an optimizer keeps of a parameter; `part` is what it moves of that."""
+    """Return the whole of a tensor in an optimizer's state; `part` is the parameter that the optimizer updates."""
     if not isinstance(part, Part) or values.shape != part.shape or part.of.dim() == 0:
         return values.detach()
     like = part.of
@@ -73,5 +73,5 @@ def gathered(values: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
 
 
 def any_sharded(tensors: Iterable[torch.Tensor]) -> bool:
-    """Say whether a process holds some rows only of one of these tensors."""
+    """Return whether one of these tensors is sharded."""
     return any(isinstance(tensor, (DTensor, Part)) for tensor in tensors)

@@ -1,8 +1,8 @@
-"""Forward passes without a gradient, of which each process makes as many as its own rows need.
+"""Coordinate forward passes without a gradient if processes need different numbers of them.
 
-All processes put a sharded layer together at once. Their rows differ, and with them the number of passes: an answer of
-5 tokens takes 5. So before each pass the processes agree on the stack of layers that runs next. Those that need another
-one, or none any more, send their shards and compute nothing.
+All processes must gather a sharded layer at the same time. Their rows differ, and so does the number of passes: an
+answer of 5 tokens needs 5. So before each pass the processes agree on the stack of layers that runs next. A process
+that needs another stack, or no further pass, sends its shards and computes nothing.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch.distributed.fsdp import FSDPModule
 
 @contextmanager
 def turns(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within this context processes run a model as often as each needs to, without a gradient; it ends for all at once.
+    """Within this context each process runs a model as often as it needs to, without a gradient; all leave it together.
 
-    All processes have to enter it. Without sharded layers it does nothing. An error of one process is raised there and
-    ends that process; the launcher then ends the others, as after any other error.
+    All processes must enter it. Without sharded layers it has no effect. An error in one process ends that process; the
+    launcher then ends the others, as after any other error.
 
     Args:
-        model: with sharded layers, or without.
-        device: where the processes compute.
+        model: a model with or without sharded layers.
+        device: the device on which the processes compute.
     """
     stacks = stacks_of(model)
     with ExitStack() as hooks:
         for number, stack in enumerate(stacks):
             first: Any = stack[0]
-            # In front of FSDP's own hook, which asks for the weights.
+            # Before FSDP's own hook, which gathers the weights.
             handle = first.register_forward_pre_hook(partial(_wait, stacks, number, device), prepend=True)
             hooks.callback(handle.remove)
         yield
@@ -43,7 +43,7 @@ def turns(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _wait(stacks: list[list[FSDPModule]], wanted: int | None, device: torch.device, *_: Any) -> None:
-    """Take part in the passes of others until it is this process's turn, or nobody's any more if it wants none."""
+    """Join the passes of other processes until it is this process's turn; without `wanted`, until all have finished."""
     while (turn := _agreed(len(stacks), wanted, device)) != wanted:
         assert turn is not None
         for layer in stacks[turn]:
@@ -52,7 +52,7 @@ def _wait(stacks: list[list[FSDPModule]], wanted: int | None, device: torch.devi
 
 
 def _agreed(count: int, wanted: int | None, device: torch.device) -> int | None:
-    """Return the first stack that any process wants to run; None if no process wants one."""
+    """Return the first stack that any process needs to run; None if all have finished."""
     votes = torch.zeros(count, device=device)
     if wanted is not None:
         votes[wanted] = 1

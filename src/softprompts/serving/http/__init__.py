@@ -1,1 +1,1 @@
-"""The HTTP interface: OpenAI's shapes, limits, metrics, a page."""
+"""The HTTP interface: OpenAI's formats, limits, metrics and a web page."""

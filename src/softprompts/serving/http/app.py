@@ -1,4 +1,4 @@
-"""The routes."""
+"""The server's routes."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ PAGE = {
     "page.js": ("page.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
 }
-PROBES = frozenset({"/health", "/ready", "/metrics"})  # answered however many connections there are
+PROBES = frozenset({"/health", "/ready", "/metrics"})  # answered with any number of connections
 OPEN = frozenset({"/health", "/ready", *(f"/{name}" for name in PAGE)})  # without a key
-REMOVED = "(removed)"  # in metrics: models that are served no longer may be of any number
-COMPLETION_TOKENS = 16  # of OpenAI's completions, if the request does not say
+REMOVED = "(removed)"  # in metrics: the name of all removed models, whose number is not limited
+COMPLETION_TOKENS = 16  # OpenAI's default for completions
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
 def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
-    """Return the server's app, whose batch is decoded in a thread of its own until the app's lifespan ends.
+    """Return the server's app; its own thread decodes the batch until the app's lifespan ends.
 
     Raises:
-        UserError: a base model that cannot be served in batches; a file of keys or a log that cannot be used.
+        UserError: the base model cannot be served in batches; the file of keys or the log cannot be used.
     """
     keys = read_keys(config.keys_file) if config.keys_file else []
     batch = Batch(tasks.base, tasks.own_ends)
@@ -64,13 +64,13 @@ def make_app(tasks: Tasks, config: ServeConfig) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        scheduler.close(0)  # what was to be answered is
+        scheduler.close(0)  # all requests have their answers
 
     app = FastAPI(
         title="Soft prompts",
         version=softprompts.__version__,
         lifespan=lifespan,
-        docs_url=None,  # both pages load scripts from elsewhere
+        docs_url=None,  # both pages load scripts from other sites
         redoc_url=None,
     )
     app.state.service = service
@@ -95,7 +95,7 @@ def _answers(service: Service, meters: Meters) -> APIRouter:
 
     @router.post("/completions", response_model=None)
     async def completions(asked: CompletionRequest, request: Request) -> Response | dict[str, Any]:
-        """Continue prompts as they are, or columns in the task's template."""
+        """Continue prompts, or columns in the task's template."""
         name = service.splits.choose(asked.model, asked.user)
         task = service.task(name)
         size = len(await request.body())
@@ -107,7 +107,7 @@ def _answers(service: Service, meters: Meters) -> APIRouter:
 
     @router.post("/chat/completions", response_model=None)
     async def chat(asked: ChatRequest, request: Request) -> Response | dict[str, Any]:
-        """Answer a conversation; a task whose run is known reads one user message, in its template."""
+        """Answer a conversation; a task with a known run reads one user message, in its template."""
         name = service.splits.choose(asked.model, asked.user)
         task = service.task(name)
         said = [message.as_read() for message in asked.messages]
@@ -128,7 +128,7 @@ def _answers(service: Service, meters: Meters) -> APIRouter:
             usage = asked.stream_options is not None and asked.stream_options.include_usage
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
             stream = events(reply, generation, usage, done)
-            # A client that leaves before the first event never lets `events` begin; else nothing is left to cancel.
+            # If the client leaves before the first event, `events` never begins; otherwise this has no effect.
             cancel = BackgroundTask(generation.cancel)
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers, background=cancel)
         return await whole(reply, generation, request, done)
@@ -141,15 +141,15 @@ def _scores(service: Service) -> APIRouter:
 
     @router.post("/classify", response_model=None)
     async def classify(asked: ClassifyRequest, request: Request) -> dict[str, Any]:
-        """Score the task's choices, or those of the request, by likelihood."""
+        """Score the task's choices, or the request's, by likelihood."""
         started = time.monotonic()
         name = service.splits.choose(asked.model, asked.user)
         task = service.task(name)
         choices = [task.as_target(choice) for choice in asked.choices or task.choices]
         if len(choices) < 2:
-            raise ApiError(400, f"choices: {asked.model} has none of its own; give two or more", param="choices")
+            raise ApiError(400, f"choices: {asked.model} has no choices; give two or more", param="choices")
         if len(set(choices)) < len(choices):
-            raise ApiError(400, "choices: expected different ones", param="choices")
+            raise ApiError(400, "choices: expected no choice twice", param="choices")
         given: Any = asked.input if asked.input is not None else asked.columns
         listed = given if isinstance(given, list) else [given]
         work = service.scores(task, listed, choices, len(await request.body()))
@@ -161,7 +161,7 @@ def _scores(service: Service) -> APIRouter:
 
     @router.post("/outcomes", response_model=None)
     async def outcome(asked: OutcomeRequest) -> dict[str, Any]:
-        """Log what became of an answer of a split, by the id of its reply."""
+        """Log the outcome of a split's answer, by the id of its reply."""
         if not service.splits.outcome(asked.id, asked.outcome):
             raise ApiError(404, f'no answer of a split has the id "{asked.id}"', param="id")
         return {"id": asked.id, "outcome": asked.outcome}
@@ -170,7 +170,7 @@ def _scores(service: Service) -> APIRouter:
 
 
 def _label(index: int, choices: list[str], scores: list[float]) -> dict[str, Any]:
-    """Return what is said of one text; scores are log-likelihoods, in nats."""
+    """Return the result for one text; scores are log-likelihoods, in nats."""
     names = [choice.strip() for choice in choices]
     return {
         "index": index,
@@ -238,7 +238,7 @@ def _models(service: Service, meters: Meters) -> APIRouter:
         return made(task.name) | {
             "virtual_tokens": task.virtual_tokens,
             "columns": task.columns,
-            "choices": [task.as_target(choice) for choice in task.choices],  # as requests of other models take them
+            "choices": [task.as_target(choice) for choice in task.choices],  # as requests for other models need them
             "template": task.template,
             "stop": task.stop,
             "max_new_tokens": task.max_new_tokens,
@@ -257,12 +257,12 @@ def _models(service: Service, meters: Meters) -> APIRouter:
 
     @router.post("/adapters", status_code=201)
     async def add(asked: AdapterRequest) -> dict[str, Any]:
-        """Serve one more adapter, of those below the served folder."""
+        """Serve one more adapter from below the served folder."""
         return shown(await service.add(asked.name, asked.path))
 
     @router.delete("/adapters/{name}")
     async def remove(name: str) -> dict[str, Any]:
-        """Serve an adapter no longer; requests that it has are answered."""
+        """Remove an adapter; its present requests still get their answers."""
         await service.remove(name)
         meters.forget(name)
         return {"id": name, "object": "model", "deleted": True}
@@ -275,14 +275,14 @@ def _state(service: Service, meters: Meters) -> APIRouter:
 
     @router.get("/health")
     async def health() -> JSONResponse:
-        """Say whether the server works at all: else it should be started anew."""
+        """Report whether the server works; if not, it should be restarted."""
         return JSONResponse(
             {"status": "ok"} if service.scheduler.alive else {"status": "dead"}, 200 if service.scheduler.alive else 503
         )
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
-        """Say whether the server takes requests."""
+        """Report whether the server accepts requests."""
         taking = service.scheduler.alive and not service.draining
         return JSONResponse({"status": "ready" if taking else "not ready"}, 200 if taking else 503)
 

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, and what a request has to pass first: an API key, limits on its body."""
+"""Errors in OpenAI's format, and the checks before each request: its API key, and the limits of its body."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOG = logging.getLogger(__name__)
-CROWDED = "crowded"  # in the state of requests on a connection beyond `serve.max_connections`
+CROWDED = "crowded"  # marks requests on a connection beyond `serve.max_connections`
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
 class ApiError(Exception):
-    """A request that gets another status than 200.
+    """An error reply, with another status than 200.
 
-    status: HTTP status; message: one line; code and param: OpenAI's words for what is wrong and in which field; wait:
-    seconds until the client may ask again; close: whether the connection ends with the answer.
+    status: HTTP status; message: one line; code and param: OpenAI's names of the error and of the wrong field; wait:
+    seconds until the client may try again; close: whether the connection closes after the reply.
     """
 
     def __init__(
@@ -49,41 +49,41 @@ class ApiError(Exception):
         self.wait, self.close = wait, close
 
     def body(self) -> dict[str, Any]:
-        """Return the error as OpenAI's clients read it."""
+        """Return the error in the format of OpenAI's clients."""
         kind = KINDS.get(self.status, "rate_limit_error" if self.status == 429 else "server_error")
         kind = "invalid_request_error" if 400 <= self.status < 500 and self.status not in (*KINDS, 429) else kind
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
-        """Return the answer to the request."""
+        """Return the HTTP response."""
         headers = {"retry-after": str(math.ceil(self.wait))} if self.wait else {}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         if self.close:
             headers["connection"] = "close"
-        # In ASCII: half a character, which a message may quote, is not UTF-8.
+        # In ASCII, because a message may quote half a character, which is not UTF-8.
         return Response(json.dumps(self.body()), self.status, headers, "application/json")
 
 
 def from_user_error(error: UserError) -> ApiError:
-    """Return a 400 that says the same, with the field that is wrong where it names one."""
+    """Return a 400 with the same message, and with the wrong field if the error names one."""
     return ApiError(400, str(error), param=error.key or None)
 
 
 def from_full_queue(error: QueueFullError, draining: bool) -> ApiError:
-    """Return a 429 that says when to come again; a 503 if the server is being stopped."""
+    """Return a 429 with the time until the next try; a 503 if the server is stopping."""
     if draining:
         return ApiError(503, "the server is being stopped", code="stopping", wait=error.seconds)
     return ApiError(429, str(error), code="queue_full", wait=error.seconds)
 
 
 def too_slow(seconds: float) -> ApiError:
-    """Return a 408 for a request that is not complete in time. Its connection is then closed."""
+    """Return a 408 for a request that is not complete in time; its connection is closed."""
     return ApiError(408, f"the request was not complete within {seconds:g} s", code="too_slow", close=True)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let every error of an app have OpenAI's shape."""
+    """Give every error of an app OpenAI's format."""
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -103,7 +103,7 @@ def add_handlers(app: FastAPI) -> None:
 
     async def unknown(_: Request, error: Exception) -> Response:
         LOG.error("a request failed", exc_info=error)
-        return ApiError(500, "the server failed; its log says why").response()
+        return ApiError(500, "the server failed; see its log").response()
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, plain)
@@ -113,12 +113,12 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _explained(error: RequestValidationError) -> ApiError:
-    """Return the first thing that is wrong with a body, with the nearest field for one that is unknown."""
+    """Return the first error of a body; for an unknown field, with the nearest known one."""
     first: Any = error.errors()[0]
     place = [str(part) for part in first["loc"] if part != "body"]
     field = ".".join(part for part in place if not part.startswith(("function-", "constrained-", "list[")))
     if first["type"] == "json_invalid":
-        return ApiError(400, "the body is no valid JSON")
+        return ApiError(400, "the body is not valid JSON")
     if first["type"] == "extra_forbidden":
         return ApiError(400, f'unknown field "{short(place[-1])}"{nearest(place[-1], FIELDS)}', param=short(field))
     message = str(first["msg"]).removeprefix("Value error, ")
@@ -126,7 +126,7 @@ def _explained(error: RequestValidationError) -> ApiError:
 
 
 class KeyGuard:
-    """Lets requests through that bring a known API key, and those for `open_paths`."""
+    """Accepts only requests with a known API key, and requests for `open_paths`."""
 
     def __init__(self, app: ASGIApp, keys: Collection[str], open_paths: Collection[str]) -> None:
         self.app, self.open_paths = app, open_paths
@@ -137,7 +137,7 @@ class KeyGuard:
             given = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
             kind, _, key = given.partition(b" ")
             digest = hashlib.sha256(key.strip()).digest()
-            # All are compared, in constant time each: how long it takes tells nothing of a key.
+            # Each key is compared, in constant time, so that the duration reveals nothing about a key.
             known = [hmac.compare_digest(digest, one) for one in self.digests]
             if kind.lower() != b"bearer" or not any(known):
                 error = ApiError(401, "expected a known API key as `Authorization: Bearer KEY`", code="invalid_api_key")
@@ -147,13 +147,13 @@ class KeyGuard:
 
 
 class Limits:
-    """Reads the body of each request before anything else does, and refuses what is beyond the server's limits.
+    """Reads the body of each request first, and refuses requests beyond the server's limits.
 
     Args:
-        app: what is asked if all is well.
-        most: bytes of a body.
-        seconds: that a client may take to send it.
-        open_paths: what is answered also on a connection beyond the limit: see `Connection`.
+        app: the app that gets accepted requests.
+        most: greatest number of bytes of a body.
+        seconds: time that a client has to send it.
+        open_paths: paths that are also served on a connection beyond the limit, see `Connection`.
     """
 
     def __init__(self, app: ASGIApp, most: int, seconds: float, open_paths: Collection[str]) -> None:
@@ -165,7 +165,7 @@ class Limits:
             return
         try:
             body = await self._body(scope, receive)
-            # The body is read all the same: a client that is still sending would not hear of it.
+            # The body is read first, because a client that still sends would not read the error.
             if CROWDED in scope.get("state", {}) and scope["path"] not in self.open_paths:
                 raise ApiError(429, "too many connections are open", code="too_many_connections", wait=1, close=True)
         except ApiError as error:
@@ -184,7 +184,7 @@ class Limits:
         """Return the body of a request; None if the client has left.
 
         Raises:
-            ApiError: a body that is too large, or comes too slowly.
+            ApiError: the body is too large, or arrives too slowly.
         """
         announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
         body, more = bytearray(), True
@@ -204,15 +204,15 @@ class Limits:
 
 
 def read_keys(path: str) -> list[str]:
-    """Return the API keys of a file, one a line; empty lines and those that begin with # are skipped.
+    """Return the API keys of a file, one per line, without empty lines and lines that begin with #.
 
     Raises:
-        UserError: no such file; no key in it; a key with fewer than 16 characters, or with spaces.
+        UserError: no such file; no key in it; a key has fewer than 16 characters, or spaces.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"serve.keys_file: cannot read {path}: {reason}") from None
     keys = []
     for number, line in enumerate(lines, start=1):
@@ -223,5 +223,5 @@ def read_keys(path: str) -> list[str]:
             raise UserError(f"serve.keys_file: {path}, line {number}: expected 16 or more characters without a space")
         keys.append(key)
     if not keys:
-        raise UserError(f"serve.keys_file: {path} holds no key")
+        raise UserError(f"serve.keys_file: {path} contains no key")
     return keys

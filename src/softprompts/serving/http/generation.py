@@ -1,4 +1,4 @@
-"""The answers to one HTTP request: asked for in the event loop, written in the thread that decodes."""
+"""The answers to one HTTP request: the event loop requests them, and the decoding thread generates them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from softprompts.serving.tasks import ServedTask, Tasks
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 LOG = logging.getLogger(__name__)
-PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of the first bytes of a character
+PARTIAL = "\N{REPLACEMENT CHARACTER}"  # a tokenizer decodes the first bytes of a character to this
 
 
 @dataclass(frozen=True)
 class Job:
-    """One answer that is asked for.
+    """One requested answer.
 
-    ids: token ids of the prompt; most: longest answer, in tokens; stop: texts that end it; logprobs: likeliest tokens
-    to report at each position beside the one written; None to report no log-probabilities.
+    ids: token ids of the prompt; most: longest answer, in tokens; stop: texts that end it; logprobs: number of
+    likeliest tokens to report per position, in addition to the written one; None for no log-probabilities.
     """
 
     task: ServedTask
@@ -38,13 +38,13 @@ class Job:
 
     @property
     def positions(self) -> int:
-        """Positions that the request takes in a batch."""
+        """Positions that the request needs in a batch."""
         return self.task.virtual_tokens + len(self.ids) + self.most - 1
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token that was written: its text and where that begins, its log-probability, and the likeliest in its place."""
+    """A written token: its text, the text's offset, its log-probability, and the likeliest tokens at its position."""
 
     text: str
     offset: int
@@ -54,9 +54,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one answer grew by: text, tokens, their ids, and why it is over, None while it is not.
+    """A new part of one answer: text, tokens, and their ids. `reason` is why the answer has ended, or None.
 
-    `tokens` is empty unless log-probabilities are asked for.
+    `tokens` is empty unless the request asks for log-probabilities.
     """
 
     index: int
@@ -67,7 +67,7 @@ class Piece:
 
 
 class Answer:
-    """The text and tokens of one answer as its row grows, each told once."""
+    """The text and tokens of one answer as its row grows; each is reported once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
         self.tokenizer, self.job = tokenizer, job
@@ -76,26 +76,26 @@ class Answer:
         self.listed = 0  # ids of tokens
 
     def certain(self, text: str) -> str:
-        """Return what is new in a text and stays: not half a character, nor what may begin a stop text."""
+        """Return the new part of a text, without half a character or a possible beginning of a stop text."""
         return self.new(text[: len(text) - self._unsure(text)])
 
     def new(self, text: str) -> str:
-        """Return what is new in a text."""
+        """Return the new part of a text."""
         piece, self.sent = text[self.sent :], max(self.sent, len(text))
         return piece
 
     def tokens(self, row: Row, cut: bool = False) -> list[Token]:
-        """Return the tokens that were not told yet and whose text was sent; none if none are asked for.
+        """Return tokens that were not reported yet and whose text was sent; empty if the request asks for none.
 
         Args:
             row: the answer so far.
-            cut: its text ends before its tokens do, since a stop text has come.
+            cut: whether a stop text has cut the answer's text before its last token.
         """
         if self.job.logprobs is None:
             return []
         found, whole = [], self.text(row.written)
         for number in range(self.told, len(row.written)):
-            # Half a character belongs to the place where the whole one is.
+            # Half a character counts at the place of the whole one.
             known = [self.text(row.written[:n]) for n in (number, number + 1)]
             offset, end = (len(commonprefix([text, whole])) for text in known)  # noqa: RUF071 - characters are meant
             if offset >= self.sent if cut else end > self.sent:
@@ -107,7 +107,7 @@ class Answer:
         return found
 
     def ids(self, row: Row) -> list[int]:
-        """Return the ids of the tokens that were not listed yet."""
+        """Return the ids of tokens that were not listed yet."""
         ids, self.listed = row.written[self.listed :], len(row.written)
         return ids
 
@@ -128,11 +128,11 @@ class Generation:
     """The answers to one HTTP request, each by its index.
 
     Args:
-        tasks: where the keys and values of soft prompts are.
-        scheduler: who decodes.
-        jobs: what is asked for.
-        seconds: after which the answers end, wherever they are.
-        stream: whether `pieces` come as tokens do; else only when an answer is over.
+        tasks: the tasks, with the keys and values of soft prompts.
+        scheduler: scheduler that decodes.
+        jobs: the requested answers.
+        seconds: time limit, after which all answers end.
+        stream: whether `pieces` yields after each token; otherwise it yields when an answer has ended.
     """
 
     def __init__(
@@ -148,11 +148,11 @@ class Generation:
         self._tickets = [self._ticket(tasks, number, job, deadline) for number, job in enumerate(jobs)]
 
     def start(self) -> None:
-        """Put all answers into the queue, or none.
+        """Put either all answers into the queue, or none.
 
         Raises:
-            QueueFullError: there is no room for all.
-            ValueError: one takes more positions than the batch has.
+            QueueFullError: the queue has too little room for all.
+            ValueError: an answer needs more positions than the batch has.
         """
         for number, ticket in enumerate(self._tickets):
             try:
@@ -163,12 +163,12 @@ class Generation:
                 raise
 
     def cancel(self) -> None:
-        """Take out whatever is not over."""
+        """Cancel all answers that have not ended."""
         for ticket in self._tickets:
             self._scheduler.cancel(ticket)
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield what the answers grow by until all are over."""
+        """Yield new parts of the answers until all have ended."""
         left = len(self.jobs)
         while left:
             piece = await self._queue.get()
@@ -202,7 +202,7 @@ class Generation:
                 self.written += len(row.written)
                 try:
                     piece = last(row, reason)
-                except Exception:  # of the tokenizer, say: whoever asked must hear of the end all the same
+                except Exception:  # for example in the tokenizer; the client must still hear of the end
                     LOG.exception("the end of an answer cannot be read")
                     piece = Piece(index, "", [], [], "error")
             self._tell(piece)
@@ -214,5 +214,5 @@ class Generation:
         return ticket
 
     def _tell(self, piece: Piece) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with suppress(RuntimeError):  # the loop is closed, and the client has left
             self._loop.call_soon_threadsafe(self._queue.put_nowait, piece)

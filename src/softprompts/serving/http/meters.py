@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: requests, seconds, tokens, who waits and who is in the batch."""
+"""Metrics for Prometheus: requests, seconds, tokens, and the sizes of queue and batch."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Meters:
         )
 
     def forget(self, model: str) -> None:
-        """Drop the numbers of a model that is served no longer."""
+        """Drop the numbers of a removed model."""
         for meter, labels in ((self.first, [model]), (self.tokens, [model, "read"]), (self.tokens, [model, "written"])):
-            with suppress(KeyError):  # nobody has asked it yet
+            with suppress(KeyError):  # it had no requests yet
                 meter.remove(*labels)
 
     def text(self) -> bytes:
@@ -51,7 +51,7 @@ class Meters:
 
 
 class _State(Collector):
-    """What the scheduler and the tasks count, read when it is asked for."""
+    """The counts of scheduler and tasks, read when the metrics are requested."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -86,7 +86,7 @@ class Metered:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), "499"  # a client that leaves before it has an answer
+        started, status = time.perf_counter(), "499"  # the client left before its answer
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -96,11 +96,11 @@ class Metered:
 
         try:
             await self.app(scope, receive, noted)
-        except Exception:  # is answered further out
+        except Exception:  # an outer layer answers it
             status = "500"
             raise
         finally:
-            # Of paths that are no route there may be any number.
+            # The number of paths that are not routes is not limited.
             route = getattr(scope.get("route"), "path", "other")
             self.meters.requests.labels(route, status).inc()
             self.meters.seconds.labels(route).observe(time.perf_counter() - started)

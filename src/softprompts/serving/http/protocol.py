@@ -1,4 +1,4 @@
-"""Requests as OpenAI's clients write them, with the few fields of our own, checked before anything is done."""
+"""Requests in the format of OpenAI's clients, with a few fields of our own, checked before any work."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-# The first fault is enough: of a long list that is not meant so, each item would be one.
+# The first error is enough: in a list of a wrong type each item would be one.
 Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Columns = dict[Annotated[str, Field(max_length=200)], Any]
 MOST = 64  # answers to one request
-Stop = Annotated[str, Field(max_length=1000)]  # is looked for after every token
+Stop = Annotated[str, Field(max_length=1000)]  # searched for after every token
 
 
 class Strict(BaseModel):
-    """A request, or a part of one. What it does not know is refused; null stands for a field that is not given."""
+    """A request, or a part of one. An unknown field is refused; null means that a field is not given."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -33,9 +33,9 @@ class StreamOptions(Strict):
 
 
 class Sampled(Strict):
-    """What completions and chats have in common. Answers are greedy by default, as in evaluation.
+    """The common fields of completions and chats. Answers are greedy by default, as in evaluation.
 
-    `return_token_ids` is vLLM's: the reply has the token ids of prompt and answer beside their texts.
+    `return_token_ids` is vLLM's field: the reply then has the token ids of prompt and answer in addition to the texts.
     """
 
     model: Annotated[str, Field(max_length=200)]
@@ -61,7 +61,7 @@ class Sampled(Strict):
 
 
 class CompletionRequest(Sampled):
-    """`prompt` is read as it is, after the soft prompt; `columns`, our own, fill the template of the task."""
+    """`prompt` is the whole text after the soft prompt; `columns`, our own field, fills the template of the task."""
 
     prompt: (
         Text
@@ -97,7 +97,7 @@ class Message(Strict):
     name: Annotated[str, Field(max_length=200)] | None = None
 
     def as_read(self) -> dict[str, str]:
-        """Return role and content, as a chat template reads them."""
+        """Return role and content in the form for a chat template."""
         parts = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": self.role, "content": parts}
 
@@ -109,7 +109,7 @@ class ResponseFormat(Strict):
 
 
 class ChatRequest(Sampled):
-    """A task whose run is known reads one user message in its template; any other reads all of them."""
+    """A task with a known run reads one user message in its template; any other task reads all messages."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
@@ -148,7 +148,7 @@ class AdapterRequest(Strict):
 
 
 class OutcomeRequest(Strict):
-    """What became of an answer of a split: a number, such as 1 for solved and 0 for not."""
+    """The outcome of a split's answer: a number, for example 1 for solved and 0 for not solved."""
 
     id: Annotated[str, Field(max_length=100)]
     outcome: Annotated[float, Field(allow_inf_nan=False)]

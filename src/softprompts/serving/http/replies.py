@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes, whole or as a stream of server-sent events."""
+"""Answers in OpenAI's formats, whole or as a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from softprompts.serving.http.generation import PARTIAL, Generation, Job, Piece,
 from starlette.requests import Request
 
 T = TypeVar("T")
-# Called once, with the reasons why the answers are over, or an error's code.
+# Called once, with the reason why the answers have ended, or an error's code.
 Done = Callable[[str], None]
 
 
 @dataclass
 class Reply:
-    """What all parts of a reply repeat, and how an answer's part is written.
+    """The fields that all parts of a reply repeat, and the format of each part.
 
-    model: the name that was asked for; prompts: tokens of all prompts; chat: whether it is a chat's; ids: whether the
-    ids of tokens are told as well.
+    model: the requested name; prompts: number of tokens of all prompts; chat: whether the request is a chat; ids:
+    whether the reply includes token ids.
     """
 
     id: str
@@ -35,12 +35,12 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def head(self, streamed: bool = False) -> dict[str, Any]:
-        """Return what every part begins with."""
+        """Return the first fields of every part."""
         kind = ("chat.completion" + ".chunk" * streamed) if self.chat else "text_completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def usage(self, written: int) -> dict[str, int]:
-        """Return the counts of tokens; virtual ones are not counted: they are not the client's."""
+        """Return the counts of tokens, without virtual tokens, which are not the client's."""
         return {
             "prompt_tokens": self.prompts,
             "completion_tokens": written,
@@ -48,7 +48,7 @@ class Reply:
         }
 
     def whole(self, answers: Sequence[Piece], jobs: Sequence[Job], written: int) -> dict[str, Any]:
-        """Return a whole reply: a piece and a job for each answer, and how many tokens were written for all."""
+        """Return a whole reply, from a piece and a job per answer, and the number of tokens written for all."""
         choices = []
         for piece, job in zip(answers, jobs, strict=True):
             said = {"message": {"role": "assistant", "content": piece.text}} if self.chat else {"text": piece.text}
@@ -56,7 +56,7 @@ class Reply:
         return {**self.head(), **self._of_chat(jobs[0]), "choices": choices, "usage": self.usage(written)}
 
     def part(self, piece: Piece, job: Job, first: bool) -> dict[str, Any]:
-        """Return an event of a stream: what one answer grew by; `first` says whether it is the answer's first."""
+        """Return an event of a stream, with a new part of one answer; `first` is true for the answer's first event."""
         role = {"role": "assistant"} if first else {}
         said = {"delta": {**role, "content": piece.text}} if self.chat else {"text": piece.text}
         own = self._of_chat(job) if first else {}
@@ -72,7 +72,7 @@ class Reply:
         return made
 
     def _of_chat(self, job: Job) -> dict[str, Any]:
-        """Return the ids of the prompt where vLLM has them in a chat: it is the same for all answers."""
+        """Return the ids of a chat's prompt at vLLM's place for them; they are the same for all answers."""
         return {"prompt_token_ids": list(job.ids)} if self.ids and self.chat else {}
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
@@ -81,14 +81,14 @@ class Reply:
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            # Of tokens with the same text the likelier counts.
+            # If two tokens have the same text, the likelier one counts.
             "top_logprobs": [dict(reversed(token.likeliest)) for token in tokens],
             "text_offset": [token.offset for token in tokens],
         }
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:
-    # Of half a character the bytes are not known here.
+    # The bytes of half a character are not known here.
     return {"token": text, "logprob": logprob, "bytes": None if PARTIAL in text else list(text.encode())}
 
 
@@ -97,10 +97,10 @@ def _entries(likeliest: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 async def whole(reply: Reply, generation: Generation, request: Request, done: Done) -> dict[str, Any]:
-    """Return all answers once they are over; a client that leaves takes them with it.
+    """Return all answers when they have ended; cancel them if the client leaves.
 
     Raises:
-        ApiError: an answer that ended by a fault here, or by its time.
+        ApiError: an answer ended by an error here, or by its time limit.
     """
     pieces: list[list[Piece]] = [[] for _ in generation.jobs]
 
@@ -131,7 +131,7 @@ def _joined(pieces: Sequence[Piece]) -> Piece:
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what work comes to; a client that leaves ends it.
+    """Return the result of some work; cancel it if the client leaves.
 
     Raises:
         ApiError: the client has left.
@@ -153,7 +153,7 @@ async def _left(request: Request) -> None:
 
 
 async def events(reply: Reply, generation: Generation, usage: bool, done: Done) -> AsyncIterator[str]:
-    """Yield the events of a stream; a client that leaves takes the answers with it."""
+    """Yield the events of a stream; cancel the answers if the client leaves."""
     reasons, fault = [""] * len(generation.jobs), None
     begun: set[int] = set()
     try:
@@ -176,18 +176,18 @@ async def events(reply: Reply, generation: Generation, usage: bool, done: Done) 
 
 
 def _event(body: dict[str, Any]) -> str:
-    # In ASCII: clients that part a stream by Python's `splitlines` take U+2028 and U+0085 for ends of lines.
+    # In ASCII, because clients that split a stream by Python's `splitlines` would also split at U+2028 and U+0085.
     return f"data: {json.dumps(body)}\n\n"
 
 
 def fault_of(reason: str) -> ApiError | None:
-    """Return the error of an answer that ended by none of its own ends; None for one that is whole."""
+    """Return the error of an answer that is not complete; None for a complete one."""
     if reason == "timeout":
         return ApiError(504, "the answer was not complete in time; ask for fewer tokens", code="timeout")
     if reason == "cancelled":
         return ApiError(503, "the server is being stopped", code="stopping", wait=1)
     if reason == "error":
-        return ApiError(500, "the server failed; its log says why")
+        return ApiError(500, "the server failed; see its log")
     return None
 
 

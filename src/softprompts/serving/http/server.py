@@ -1,4 +1,4 @@
-"""Run the app until a signal comes. The number of connections, and the time of each client, is limited."""
+"""Run the app until a signal arrives. The number of connections and the time of each client are limited."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOG = logging.getLogger("softprompts")
-# Longer than clients and proxies keep idle connections, some 60 s at most: else a request may meet one that is closed.
+# Longer than clients and proxies keep idle connections, about 60 s at most; otherwise a request may use a closed one.
 KEEP_ALIVE = 75
 TELLING = 2  # seconds to tell clients that their answers were cut off
 SPARE = 64  # connections beyond the limit, for probes, and to tell clients that there are too many
-FILES = 128  # open files of all else
+FILES = 128  # open files for all other purposes
 
 
 class Connection(H11Protocol):
     """One connection with time limits for its client.
 
-    uvicorn sets no time limit for the head of a request, nor for a client that reads its answer. `faults.Limits` times
-    the body. The base class is that of h11, which limits the size of a head.
+    uvicorn does not limit the time for the head of a request, or for a client that reads its answer. `faults.Limits`
+    limits the time for the body. The base class uses h11, which limits the size of a head.
     """
 
-    most: int  # connections that are served
-    seconds: float  # that a client may take
+    most: int  # greatest number of connections that are served
+    seconds: float  # time limit of a client
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin. Requests beyond the limit are refused. Beyond the spare connections nothing is read at all."""
+        """Start. Beyond the limit, requests are refused; beyond the spare connections, the connection is closed."""
         super().connection_made(transport)
         self._head: asyncio.TimerHandle | None = None  # runs while the head of a request is awaited
-        self._reading: asyncio.TimerHandle | None = None  # runs while the client has to read
+        self._reading: asyncio.TimerHandle | None = None  # runs while the client must read
         if len(self.connections) > self.most + SPARE:
             transport.abort()
         elif len(self.connections) > self.most:
@@ -52,7 +52,7 @@ class Connection(H11Protocol):
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """End the time limits."""
         self._stop_waiting_for_head()
         self._stop_waiting_for_reader()
         super().connection_lost(exc)
@@ -72,7 +72,7 @@ class Connection(H11Protocol):
         self._reading = self.loop.call_later(self.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Write on."""
+        """Continue to write."""
         super().resume_writing()
         self._stop_waiting_for_reader()
 
@@ -105,9 +105,9 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Ends in good order at SIGINT or SIGTERM; a second one does not wait for the requests that run.
+    """Finishes its requests at SIGINT or SIGTERM; after a second signal it does not wait for them.
 
-    Once `drain` seconds are over, answers that are not complete end with an error: their clients hear of it.
+    After `drain` seconds, incomplete answers end with an error, which their clients get.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, drain: float) -> None:
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals within this context, and raise none of them again at its end, as uvicorn would."""
+        """Handle signals within this context; unlike uvicorn, do not raise them again at its end."""
 
         def stop(_: int) -> None:
             self.force_exit, self.should_exit = self.should_exit, True
@@ -126,7 +126,7 @@ class Server(uvicorn.Server):
                 timer.daemon = True
                 timer.start()
 
-        if threading.current_thread() is not threading.main_thread():  # Python handles signals nowhere else
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
             yield
             return
         with collected_signals(stop):
@@ -134,10 +134,10 @@ class Server(uvicorn.Server):
 
 
 def make_server(tasks: Tasks, config: ServeConfig) -> Server:
-    """Return a server that is not listening yet; its `run` takes the sockets.
+    """Return a server that does not listen yet; its `run` gets the sockets.
 
     Raises:
-        UserError: what `make_app` refuses.
+        UserError: as `make_app`.
     """
     app = make_app(tasks, config)
     limited = {"most": config.max_connections, "seconds": config.client_timeout}
@@ -158,7 +158,7 @@ def run_server(tasks: Tasks, config: ServeConfig) -> None:
     """Answer requests until SIGINT or SIGTERM.
 
     Raises:
-        UserError: an address that cannot be listened at; what `make_app` refuses.
+        UserError: the server cannot listen at the address; as `make_app`.
     """
     listening = _listen(config)
     _allow_files(config.max_connections + SPARE + FILES)
@@ -171,7 +171,7 @@ def run_server(tasks: Tasks, config: ServeConfig) -> None:
 
 
 def _allow_files(count: int) -> None:
-    """Let this process open `count` files, since each connection is one. Warn if the system allows fewer."""
+    """Let this process open `count` files, because each connection is one. Warn if the system allows fewer."""
     with suppress(ImportError):  # not on Windows
         import resource
 

@@ -1,4 +1,4 @@
-"""What the routes share: tasks, the scheduler, limits, and what a request may do with them."""
+"""The shared state of the routes: tasks, scheduler and limits, and the operations of requests on them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from softprompts.serving.tasks import ServedTask, Tasks
 
 T = TypeVar("T")
 LARGE = 2**14  # bytes whose tokenization takes milliseconds
-MOST_READ = 16  # batches' worth of positions that the choices of one text may take
+MOST_READ = 16  # the choices of one text may need the positions of this number of batches
 
 
 @dataclass
 class Service:
-    """One base model, its tasks, what their texts are to it, and who decodes.
+    """One base model, its tasks, their tokenized prompts, and the scheduler.
 
-    started: seconds since the epoch; stopping: whether a signal has come.
+    started: seconds since the epoch; stopping: whether a signal has arrived.
     """
 
     tasks: Tasks
@@ -51,14 +51,14 @@ class Service:
 
     @property
     def draining(self) -> bool:
-        """Whether no more requests are taken."""
+        """Whether new requests are refused."""
         return self.stopping or self.scheduler.closing or not self.scheduler.alive
 
     def task(self, name: str) -> ServedTask:
         """Return the task of a model name.
 
         Raises:
-            ApiError: there is none, with status 404.
+            ApiError: no task has this name; status 404.
         """
         try:
             return self.tasks.get(name)
@@ -66,23 +66,23 @@ class Service:
             raise ApiError(404, str(error), code="model_not_found", param="model") from None
 
     def job(self, task: ServedTask, ids: list[int], asked: Sampled, *, number: int, most: int | None) -> Job:
-        """Return one answer that is asked for.
+        """Return the job for one requested answer.
 
         Args:
-            task: whose soft prompt it is.
+            task: task with the soft prompt.
             ids: token ids of the prompt.
             asked: the request.
-            number: of the answer among those to one prompt: each draws by a seed of its own.
-            most: longest answer in tokens, if the request does not say; None for the longest that there is.
+            number: number of the answer among those to one prompt; each samples with its own seed.
+            most: default of the longest answer, in tokens; None for the greatest possible length.
 
         Raises:
-            ApiError: an answer that is longer than the server's limit, or than the base model has room for.
+            ApiError: the answer may exceed the server's limit or the base model's positions.
         """
         limit = self.config.max_new_tokens
         given = getattr(asked, "max_completion_tokens", None) or asked.max_tokens
         if given is not None and given > limit:
             raise ApiError(400, f"max_tokens: at most {limit} here, found {given}", param="max_tokens")
-        room = self._room() - task.virtual_tokens - len(ids) + 1  # the last token that is written is not read
+        room = self._room() - task.virtual_tokens - len(ids) + 1  # the model does not read the last written token
         wanted = given or min(limit, most or limit)
         if room < (given or 1):
             raise ApiError(
@@ -105,7 +105,7 @@ class Service:
         """Put answers into the queue.
 
         Raises:
-            ApiError: there is no room for all, with status 429; they can never have room, with status 400.
+            ApiError: the queue has too little room now, with status 429, or even when empty, with status 400.
         """
         if len(jobs) > self.config.max_waiting:
             raise ApiError(400, f"{len(jobs)} answers at once; at most {self.config.max_waiting} here", param="n")
@@ -117,11 +117,11 @@ class Service:
         return made
 
     async def read(self, tokenize: Callable[[], T], size: int) -> T:
-        """Tokenize texts of `size` bytes: many of them in another thread, so that the event loop goes on."""
+        """Tokenize texts of `size` bytes; long ones in another thread, so that the event loop continues."""
         return await asyncio.to_thread(tokenize) if size > LARGE else tokenize()
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Do work with the base model between two steps.
+        """Run work with the base model between two steps.
 
         Raises:
             ApiError: the queue is full; the server is being stopped.
@@ -147,10 +147,10 @@ class Service:
         """Return the log-likelihood of each choice after each text, in nats.
 
         Args:
-            task: whose soft prompt it is.
+            task: task with the soft prompt.
             given: texts, or columns of the template.
-            choices: as they follow a prompt.
-            size: bytes of a text, at most.
+            choices: the choices, with the white space that separates them from a prompt.
+            size: greatest number of bytes of a text.
         """
         async with self._in_time():
             return [await self._scores(task, one, choices, size) for one in given]
@@ -168,7 +168,7 @@ class Service:
         base, tasks = self.tasks.base, self.tasks
         states = await self.call(lambda: read_prompt(base, tasks.front(task), prompt_ids))
         scores: list[float] = []
-        # Between two parts the answers that are being written go on.
+        # Between two parts the running answers continue.
         for part in parts_of(choice_ids, before, self.config.max_batch_positions):
             chosen = choice_ids[part]
             scores += await self.call(partial(log_likelihoods, base, states, prompt_ids[-1], chosen))
@@ -178,7 +178,7 @@ class Service:
         """Serve one more adapter.
 
         Raises:
-            ApiError: no folder is served, or the adapter is not below it; an adapter that is refused.
+            ApiError: no folder is served, or the adapter is not below it; the adapter is refused.
         """
         if self.config.folder is None:
             raise ApiError(403, "set serve.folder: only adapters below it can be added while the server runs")
@@ -191,13 +191,13 @@ class Service:
             return await self.call(lambda: self.tasks.add(name, str(allowed / path)))
 
     async def remove(self, name: str) -> None:
-        """Serve an adapter no longer.
+        """Remove an adapter.
 
         Raises:
-            ApiError: there is none of that name; a split needs it; it is the base model.
+            ApiError: no adapter has this name; a split needs it; it is the base model.
         """
         if needing := self.splits.needing(name):
-            raise ApiError(400, f'"{name}" takes a part of the split "{needing}"', param="name")
+            raise ApiError(400, f'"{name}" is part of the split "{needing}"', param="name")
 
         def work() -> None:
             self.task(name)  # another request may have removed it meanwhile
@@ -208,18 +208,18 @@ class Service:
 
 
 def _logprobs(asked: Sampled) -> int | None:
-    """Return how many likeliest tokens to report at each position; None if no log-probabilities are asked for."""
+    """Return the number of likeliest tokens to report per position; None for no log-probabilities."""
     if isinstance(asked, ChatRequest):
         return asked.top_logprobs if asked.logprobs else None
     return asked.logprobs if isinstance(asked, CompletionRequest) else None
 
 
 def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
-    """Return the tasks that a server begins with: the named adapters, and those below a folder that can be served.
+    """Return the first tasks of a server: the named adapters, and all adapters below a folder that can be served.
 
     Raises:
-        UserError: a named adapter that cannot be served; a folder that is missing; no adapter at all; a split over
-            names that are not served.
+        UserError: a named adapter cannot be served; the folder is missing; no adapter is named; a split names an
+            adapter that is not served.
     """
     tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20)
     for name, path in config.adapters.items():
@@ -239,17 +239,17 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
 
 
 def _inside(root: Path, folder: Path) -> bool:
-    """Say whether a folder, and all files of an adapter that it or its `adapter/` holds, really lie below a root."""
+    """Return whether a folder and the adapter files in it or in its `adapter/` are below a root, links resolved."""
     names = (".", ADAPTER_CONFIG, WEIGHTS, RECORD, "config.json")
     files = [place / name for place in (folder, folder / ADAPTER) for name in names]
     try:
         return all(file.resolve().is_relative_to(root) for file in files)
-    except (OSError, ValueError, RuntimeError):  # a name that is too long, a NUL, a circle of links
+    except (OSError, ValueError, RuntimeError):  # the name is too long or has a NUL, or links form a circle
         return False
 
 
 def _add_all(tasks: Tasks, folder: Path) -> None:
-    """Serve every adapter below a folder that can be served, and say of each other why not."""
+    """Serve every adapter below a folder that can be served, and warn about the others with the reason."""
     if not folder.is_dir():
         raise UserError(f"serve.folder: no such folder: {folder}")
     root = folder.resolve()

@@ -12,7 +12,7 @@ const LONGEST_ANSWER = 64; // where the run does not say
 
 const find = (id) => document.getElementById(id);
 const cards = {};
-const wordings = {}; // written prompts by task
+const wordings = {}; // manual prompts by task
 let tasks = [];
 let shown; // name of the task whose fields are on the page
 let running = null; // AbortController of the answers that are being written
@@ -191,7 +191,7 @@ function say(card, kind, text) {
   part(card, "answer").textContent = text;
 }
 
-// Returns what each way asks: the same text, alone, after the written prompt, or in the soft prompt's template.
+// Returns the request of each way: the same text, alone, after the written prompt, or in the soft prompt's template.
 function requests(task) {
   const values = valuesNow();
   const text = filled(task, values);
