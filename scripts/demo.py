@@ -23,16 +23,16 @@ SHOWN = 4  # predictions side by side: rows that the soft prompt corrects, and r
 
 
 def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
-    """Return test rows on which the two differ: corrected and spoilt ones in their true proportion."""
+    """Return test rows on which the two differ: corrected and spoiled ones in their true proportion."""
     pairs = [(h, s) for h, s in zip(hard, soft, strict=True) if h["prediction"] != s["prediction"]]
-    mended = [p for p in pairs if p[1]["prediction"] == p[1]["target"]]
-    spoilt = [p for p in pairs if p[0]["prediction"] == p[0]["target"]]
+    corrected = [p for p in pairs if p[1]["prediction"] == p[1]["target"]]
+    spoiled = [p for p in pairs if p[0]["prediction"] == p[0]["target"]]
     if not pairs:
         return "Both have the same prediction for every test row."
-    shown_spoilt = round(SHOWN * len(spoilt) / len(pairs))
-    lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {len(mended)} mended, {len(spoilt)} spoilt.", ""]
+    shown_spoiled = round(SHOWN * len(spoiled) / len(pairs))
+    lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {len(corrected)} corrected, {len(spoiled)} spoiled.", ""]
     lines += ["| text | label | manual prompt | soft prompt |", "|---|---|---|---|"]
-    for before, after in mended[: SHOWN - shown_spoilt] + spoilt[:shown_spoilt]:
+    for before, after in corrected[: SHOWN - shown_spoiled] + spoiled[:shown_spoiled]:
         text = after["prompt"].replace("\n", " / ").replace("|", "\\|")
         text = text if len(text) <= 80 else text[:79] + "…"
         cells = [text, after["target"], before["prediction"], after["prediction"]]
