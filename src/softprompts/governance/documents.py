@@ -147,7 +147,7 @@ def _steps(known: Known) -> list[str]:
         f"{key.replace('_', ' ')} {settings[key]}" for key in ("learning_rate", "optimizer") if key in settings
     )
     return [
-        f"{training.get('step', '?')} steps of {settings.get('batch_size', '?')} rows, with {how or 'unknown settings'}.",
+        f"{training.get('step', '?')} steps of {settings.get('batch_size', '?')} rows{f', with {how}' if how else ''}.",
         f"Seed {known.evidence.result.seed}. The step {training.get('best_step', '?')} was kept.",
     ]
 
