@@ -120,7 +120,7 @@ def test_croissants_own_reader_accepts_the_card_and_reads_the_rows(made: Made) -
     assert issues.errors == set()
     recommended = ("citeAs", "datePublished", "url")
     assert [w for w in issues.warnings if not any(name in w for name in recommended)] == []
-    (name,) = [record_set.uuid for record_set in dataset.metadata.record_sets if "test" in record_set.uuid]
+    (name,) = [record_set.uuid for record_set in dataset.metadata.record_sets if record_set.uuid.endswith("test.jsonl")]
     found = [row[f"{name}/text"].decode() for row in dataset.records(name)]
     assert found == [row["text"] for row in made_rows("test")]
     tree = json.loads(file.read_text(encoding="utf-8"))

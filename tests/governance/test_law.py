@@ -112,8 +112,8 @@ def test_a_wrong_answer_is_one_line(tmp_path: Path, text: str, said: str) -> Non
 def test_facts_are_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from softprompts.governance import law
 
-    tree: dict[str, Any] = yaml.load(law.FILE.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    tree["thresholds"]["modifier_share"]["value"] = "0.5"
+    tree: dict[str, Any] = yaml.safe_load(law.FILE.read_text(encoding="utf-8"))
+    tree["thresholds"]["modifier_share"]["value"] = 0.5
     other = tmp_path / "law.yaml"
     other.write_text(yaml.safe_dump(tree), encoding="utf-8")
     monkeypatch.setattr(law, "FILE", other)

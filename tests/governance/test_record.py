@@ -126,8 +126,12 @@ def test_every_part_says_what_the_record_and_the_plan_know(made: Made) -> None:
 
 def test_no_text_of_a_row_is_in_the_files(made: Made) -> None:
     home = made.run()
-    written(made, home)
+    made.write_plan(author_column="customer")
+    tree = written(made, home)
+    assert tree["evaluation"]["columns"] == ["language", "urgent"]
     assert not any("ticket number" in text or "customer 1" in text for text in contents(home / "governance").values())
+    none = written(made, home, groups=[])["evaluation"]
+    assert (none["groups"], none["no_groups_because"]) == ([], "governance.groups names no column")
 
 
 def test_the_page_stands_alone_and_has_every_part_and_question(made: Made) -> None:

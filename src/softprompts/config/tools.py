@@ -319,7 +319,7 @@ class GovernanceConfig:
         output_dir: folder for the files; by default `governance` in the run's folder. Files of this recipe are replaced
             if nobody has changed them. `answers.yaml` with the answers of a person is never changed.
         groups: columns of the rows by whose values scores are divided, such as language; by default those with a few
-            values.
+            values; [] for none. The values are in the files.
         base_tokens: tokens on which the base model was trained, if it is not a known one; its operations are 6 x
             parameters x tokens.
         base_flop: operations (FLOP) of the base model's training, in place of `base_tokens`.
@@ -330,7 +330,7 @@ class GovernanceConfig:
     before: str | None = None
     readiness: str | None = None
     output_dir: str | None = None
-    groups: list[str] = field(default_factory=list)
+    groups: list[str] | None = None
     base_tokens: float | None = None
     base_flop: float | None = None
 

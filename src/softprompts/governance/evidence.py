@@ -118,7 +118,7 @@ def read_run(key: str, name: str) -> Evidence:
         raise UserError(f"{key}: {kind}: {name}{nearest(name, beside)}")
     file = folder / RESULT_FILE
     if not is_file(file):
-        raise UserError(f"{key}: {_why_no_record(folder)}")
+        raise _no_record(key, folder)
     data = read_bytes(file)
     result = _read_result(file, data)
     predictions, missing = _read_predictions(folder)
@@ -127,13 +127,16 @@ def read_run(key: str, name: str) -> Evidence:
     )
 
 
-def _why_no_record(folder: Path) -> str:
+def _no_record(key: str, folder: Path) -> UserError:
+    """Return the error for a folder without the record of a run."""
     if is_file(folder / COMPARE_FILE):
-        return f"{folder} is a comparison of two models; name the folder of one run"
+        return UserError(f"{key}: {folder} is a comparison of two models; name the folder of one run")
     if is_file(folder / CONFIG_FILE):
-        return f"the run in {folder} is not finished: it has no {RESULT_FILE}; finish it with --resume"
+        return UserError(
+            f"{key}: the run in {folder} is not finished: it has no {RESULT_FILE}; finish it with --resume"
+        )
     below = [str(p.parent) for p in sorted(folder.glob(f"*/{RESULT_FILE}"))]
-    return f"{folder} has no {RESULT_FILE}{nearest(str(folder), below)}"
+    return UserError(f"{key}: {folder} has no {RESULT_FILE}{nearest(str(folder), below)}")
 
 
 def _read_result(file: Path, data: bytes) -> Result:

@@ -53,24 +53,26 @@ class ByGroup:
         return ranked[-1], ranked[0], metric
 
 
-def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[str]) -> ByGroup:
+def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[str] | None) -> ByGroup:
     """Return the scores by group.
 
     Args:
         evidence: the run.
         rows: its rows.
         plan: whose columns with times and authors have no groups, because they name people.
-        asked: columns; by default those of the scored rows that have 2 to `MOST` values.
+        asked: columns, or none of them; None for those of the scored rows that have 2 to `MOST` values.
 
     Raises:
         UserError: an asked column does not exist, or the rows are not at hand.
     """
+    if asked is not None and not asked:
+        return ByGroup([], [], "governance.groups names no column")
     found, reason = scored_rows(evidence, rows)
     if reason or rows.task is None:
         if asked:
             raise UserError(f"governance.groups: {reason}")
         return ByGroup([], [], reason)
-    columns = list(asked) or _columns(found, rows.task, plan)
+    columns = list(asked or ()) or _columns(found, rows.task, plan)
     for column in columns:
         if not any(column in row.record for row in found):
             names = {name for row in found for name in row.record}

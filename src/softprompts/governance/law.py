@@ -108,22 +108,26 @@ class Law:
 @cache
 def read_law() -> Law:
     """Return the content of the package's `law.yaml`; dates are texts, as in ISO 8601."""
-    tree: dict[str, Any] = yaml.load(FILE.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    tree: dict[str, Any] = _with_texts(yaml.safe_load(FILE.read_text(encoding="utf-8")))
     return Law(
         notice=tree["notice"],
         checked=tree["checked"],
         how=tree["how"],
         sources={key: Source(key, **fields) for key, fields in tree["sources"].items()},
-        thresholds={
-            key: Threshold(**(fields | {"value": float(fields["value"])})) for key, fields in tree["thresholds"].items()
-        },
-        bases={
-            name: Base(int(fields["parameters"]), float(fields["tokens"]), fields["source"], fields["omits"])
-            for name, fields in tree["bases"].items()
-        },
+        thresholds={key: Threshold(**fields) for key, fields in tree["thresholds"].items()},
+        bases={name: Base(**fields) for name, fields in tree["bases"].items()},
         duties=tuple(Duty(**fields) for fields in tree["duties"]),
         parts={key: _part(key, fields) for key, fields in tree["parts"].items()},
     )
+
+
+def _with_texts(tree: Any) -> Any:
+    """Return a tree of YAML with its dates as texts."""
+    if isinstance(tree, dict):
+        return {key: _with_texts(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_texts(value) for value in tree]
+    return tree.isoformat() if isinstance(tree, date) else tree
 
 
 def _part(key: str, fields: dict[str, Any]) -> Part:
