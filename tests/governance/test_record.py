@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers import cli_in_process
-from made_governance import SIZES, Made, edit
+from helpers import cli_in_process, run_recipe
+from made_governance import LABELS, SIZES, Made, edit
 from page_reader import assert_alone, read
 from softprompts.errors import UserError
 from softprompts.governance import record
@@ -22,6 +22,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 FILES = (*record.FILES, "SHA256SUMS")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -356,3 +357,56 @@ def test_a_folder_without_rights_is_one_line(made: Made, tmp_path: Path) -> None
     closed.mkdir(mode=0o500)
     with pytest.raises(UserError, match="Permission denied"):
         written(made, made.run(), output_dir=str(closed / "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_a_screen(made: Made, width: int, scheme: str) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    before, home = made.run("before"), made.run(seed=4)
+    written(made, home, before=str(before))
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        said: list[str] = []
+        view.on("console", lambda message: said.append(message.text))
+        view.goto((home / "governance" / "governance.html").as_uri())
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        ground = view.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+        assert said == []
+        browser.close()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_trained_and_the_command_as_a_process(made: Made, tiny_model: Path) -> None:
+    home = made.folder / "runs" / "trained"
+    task = made.task
+    settings = {
+        "model.name_or_path": tiny_model,
+        **{f"task.{split}": getattr(task, split) for split in SIZES},
+        "task.prompt": task.prompt,
+        "task.target": task.target,
+        "task.choices": f"[' {LABELS[0]}', ' {LABELS[1]}']",
+        "task.metrics": "[accuracy]",
+        "prompt.num_virtual_tokens": 5,
+        "prompt.prompt_tuning_init": "RANDOM",
+        "training.steps": 3,
+        "training.warmup_steps": 0,
+        "training.eval_every": 3,
+        "training.batch_size": 4,
+        "run.output_dir": home,
+    }
+    trained = run_recipe(["recipes/prompt_tuning.py", *(str(w) for k, v in settings.items() for w in (f"--{k}", v))])
+    assert trained.returncode == 0, trained.stderr
+    done = run_recipe(["recipes/governance.py", *command(made, home)[1:]])
+    assert done.returncode == 0, done.stderr
+    tree = json.loads((home / "governance" / "governance.json").read_text(encoding="utf-8"))
+    result = json.loads((home / "result.json").read_text(encoding="utf-8"))
+    parameters, tokens = result["parameters"], result["training"]["tokens"] + 3 * 4 * 5
+    assert tree["compute"]["flop"] == (4 * parameters["total"] + 2 * parameters["trainable"]) * tokens
+    assert tree["evaluation"]["columns"] == ["language", "customer", "urgent"]
+    assert tree["evaluation"]["no_groups_because"] == ""
