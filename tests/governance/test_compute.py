@@ -98,12 +98,13 @@ def test_virtual_tokens_are_those_of_the_adapter_else_of_the_settings(made: Made
         ({"base_tokens": 0}, "governance.base_tokens: expected a number above 0, found 0"),
         ({"base_flop": float("inf")}, "governance.base_flop: expected a number above 0, found inf"),
         ({"base_flop": float("nan")}, "governance.base_flop: expected a number above 0, found nan"),
+        ({"output_dir": " "}, "governance.output_dir: expected a path, found an empty text"),
         ({"base_flop": 1e20, "base_tokens": 1e9}, "cannot be combined with governance.base_flop"),
     ],
 )
-def test_settings_of_the_base_that_mean_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        GovernanceConfig("run", "plan", **changes)
+        GovernanceConfig(**({"run": "run", "plan": "plan"} | changes))
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,10 @@ Break = Callable[[Path], object]
     ("damage", "said"),
     [
         (lambda home: shutil.rmtree(home), 'governance.run: no such folder: {home} (did you mean "{other}"?)'),
+        (
+            lambda home: (shutil.rmtree(home), home.write_text("")),
+            'governance.run: is a file; name the folder of a run: {home} (did you mean "{other}"?)',
+        ),
         (lambda home: (home / "result.json").unlink(), "governance.run: {home} has no result.json"),
         (
             lambda home: (home / "result.json").rename(home / "config.json"),
@@ -269,6 +273,16 @@ Break = Callable[[Path], object]
         (
             lambda home: edit(home / "result.json", lambda tree: tree["training"].update(tokens="many")),
             "{home}/result.json: is damaged, or not from a run: training: tokens: 'many' is not of type 'integer'",
+        ),
+        (
+            lambda home: edit(home / "result.json", lambda tree: tree["parameters"].update(total=10**400)),
+            "{home}/result.json: is damaged, or not from a run: parameters: total: 1000",
+        ),
+        (
+            lambda home: edit(
+                home / "result.json", lambda tree: tree["settings"]["evaluation"].update(abstain_below="x")
+            ),
+            "settings: evaluation: abstain_below: 'x' is not of type 'number', 'null'",
         ),
         (
             lambda home: edit(home / "result.json", lambda tree: tree.update(schema_version=7)),

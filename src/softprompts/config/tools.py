@@ -335,6 +335,10 @@ class GovernanceConfig:
     base_flop: float | None = None
 
     def __post_init__(self) -> None:
+        for key in ("run", "plan", "before", "readiness", "output_dir"):
+            path = getattr(self, key)
+            if path is not None and not path.strip():
+                raise UserError(f"governance.{key}: expected a path, found an empty text")
         for key in ("base_tokens", "base_flop"):
             value = getattr(self, key)
             if value is not None and not 0 < value < math.inf:

@@ -113,7 +113,7 @@ def read_run(key: str, name: str) -> Evidence:
     """
     folder = Path(name)
     if not is_folder(folder):
-        beside = [str(p) for p in folder.parent.glob("*") if is_file(p / RESULT_FILE)] if folder.name else []
+        beside = [str(p.parent) for p in folder.parent.glob(f"*/{RESULT_FILE}")]
         kind = "is a file; name the folder of a run" if os.path.lexists(folder) else "no such folder"
         raise UserError(f"{key}: {kind}: {name}{nearest(name, beside)}")
     file = folder / RESULT_FILE

@@ -19,11 +19,11 @@ from softprompts.governance import cards, documents
 from softprompts.governance.changes import change_log
 from softprompts.governance.compute import compute_of
 from softprompts.governance.documents import Known
-from softprompts.governance.evidence import read_readiness, read_rows, read_run
+from softprompts.governance.evidence import Evidence, read_readiness, read_rows, read_run
 from softprompts.governance.groups import scores_by_group
 from softprompts.governance.law import Duty, Law, Part, empty_answers, read_answers, read_law
 from softprompts.metrics.scoring import Interval
-from softprompts.readiness.plan import read_plan
+from softprompts.readiness.plan import Plan, read_plan
 from softprompts.reports.pages.page import render
 from softprompts.system.files import is_file, is_folder, one_line, read_bytes, write_atomically
 
@@ -49,10 +49,11 @@ def write_governance(config: GovernanceConfig) -> Path:
             not valid; a file was changed by hand, or is not ours; full disk.
     """
     law = read_law()
-    folder = Path(config.output_dir) if config.output_dir else Path(config.run) / FOLDER
-    known = _gather(config, law)
+    plan, evidence = read_plan(config.plan), read_run("governance.run", config.run)
+    folder = Path(config.output_dir or evidence.folder / FOLDER)
     sums = _check_folder(folder)
     answers = read_answers(folder / ANSWERS, law)
+    known = _gather(config, law, plan, evidence)
     _check_agreement(folder / ANSWERS, answers, known)
     record = assemble(known, answers, law)
     card = cards.croissant(known, folder, answers)
@@ -75,10 +76,8 @@ def write_governance(config: GovernanceConfig) -> Path:
     return folder / PAGE
 
 
-def _gather(config: GovernanceConfig, law: Law) -> Known:
-    """Read all that the record is made of."""
-    plan = read_plan(config.plan)
-    evidence = read_run("governance.run", config.run)
+def _gather(config: GovernanceConfig, law: Law, plan: Plan, evidence: Evidence) -> Known:
+    """Read what else the record is made of."""
     before = read_run("governance.before", config.before) if config.before else None
     if plan.metric not in evidence.result.metrics:
         names = evidence.result.metrics
