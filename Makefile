@@ -8,7 +8,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
 # These targets are not files.
-.PHONY: help setup demo tasks record report readiness sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
+.PHONY: help setup demo tasks record report readiness governance sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
 .PHONY: business-case bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
@@ -35,6 +35,10 @@ report: $(STAMP) ## make one page about your own runs: RUNS=runs/mytask; without
 readiness: $(STAMP) ## check goal, data, privacy, test size and baseline before training: CONFIG=configs/own_data/prompt_tuning.yaml; PLAN=FILE
 	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/readiness.py --readiness.config $(or $(CONFIG),configs/own_data/prompt_tuning.yaml) \
 		--readiness.plan $(or $(PLAN),$(dir $(or $(CONFIG),configs/own_data/prompt_tuning.yaml))readiness.yaml) $(ARGS)
+
+governance: $(STAMP) ## write the records of a run for a compliance team: RUN=runs/mytask/prompt_tuning PLAN=readiness.yaml; BEFORE=FOLDER
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/governance.py --governance.run "$(RUN)" --governance.plan "$(PLAN)" \
+		$(if $(BEFORE),--governance.before "$(BEFORE)") $(ARGS)
 
 sweep: $(STAMP) ## train several soft prompts in the same forward passes; CONFIG=FILE, by default sentiment
 	@HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml recipes/sweep.py \

@@ -47,7 +47,7 @@ def run(installed: Path, code: str) -> str:
 
 @pytest.mark.slow
 def test_nothing_is_missing(installed: Path) -> None:
-    kinds = (".py", ".pyi", ".j2", ".css")
+    kinds = (".py", ".pyi", ".j2", ".css", ".json", ".yaml")
     here = {p.relative_to(ROOT / "src") for p in (ROOT / "src/softprompts").rglob("*") if p.suffix in kinds}
     assert here <= {p.relative_to(installed) for p in installed.rglob("*")}
 

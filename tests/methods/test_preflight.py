@@ -84,6 +84,7 @@ def test_methods_are_named_like_their_recipes() -> None:
         "evaluate",
         "export",
         "generate",
+        "governance",
         "neighbours",
         "new",
         "readiness",

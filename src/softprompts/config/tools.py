@@ -308,6 +308,46 @@ class ReadinessConfig:
 
 
 @dataclass
+class GovernanceConfig:
+    """The run of a governance record, and where the record goes.
+
+    Args:
+        run: folder of a finished run.
+        plan: file with goal, KPI, owner, legal basis and so on, as for readiness.
+        before: folder of an earlier run of the same task, for the log of changes.
+        readiness: record of readiness about the same rows; by default readiness.json in the folder above the run's.
+        output_dir: folder for the files; by default `governance` in the run's folder. Files of this recipe are replaced
+            if nobody has changed them. `answers.yaml` with the answers of a person is never changed.
+        groups: columns of the rows by whose values scores are divided, such as language; by default those with a few
+            values; [] for none. The values are in the files.
+        base_tokens: tokens on which the base model was trained, if it is not a known one; its operations are 6 x
+            parameters x tokens.
+        base_flop: operations (FLOP) of the base model's training, in place of `base_tokens`.
+    """
+
+    run: str
+    plan: str
+    before: str | None = None
+    readiness: str | None = None
+    output_dir: str | None = None
+    groups: list[str] | None = None
+    base_tokens: float | None = None
+    base_flop: float | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("run", "plan", "before", "readiness", "output_dir"):
+            path = getattr(self, key)
+            if path is not None and not path.strip():
+                raise UserError(f"governance.{key}: expected a path, found an empty text")
+        for key in ("base_tokens", "base_flop"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"governance.{key}: expected a number above 0, found {value}")
+        if self.base_tokens is not None and self.base_flop is not None:
+            raise UserError("governance.base_tokens: cannot be combined with governance.base_flop; keep one of them")
+
+
+@dataclass
 class AdapterConfig:
     """A saved adapter, of this project or of PEFT.
 

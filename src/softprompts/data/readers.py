@@ -53,12 +53,13 @@ class Source:
     """Rows that can be read repeatedly, one batch at a time.
 
     batches: reads the rows in order; content: returns a digest of the data; size: bytes of the data, compressed if it
-    is.
+    is; files: those with the rows, in order; none for a dataset of the Hub.
     """
 
     batches: Callable[[], Iterator[Rows]]
     content: Callable[[], str]
     size: int
+    files: tuple[Path, ...] = ()
 
 
 def open_file(path: str | Path) -> Source:
@@ -123,7 +124,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _source(files: list[Path], batches: Callable[[], Iterator[Rows]]) -> Source:
-    return Source(batches, partial(_digest, files), sum(file.stat().st_size for file in files))
+    return Source(batches, partial(_digest, files), sum(file.stat().st_size for file in files), tuple(files))
 
 
 def _digest(files: list[Path]) -> str:

@@ -1,0 +1,441 @@
+"""What the run's record and the plan say of each point of `law.yaml`, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from softprompts.errors import listed
+from softprompts.governance.changes import ChangeLog, ScoreChange
+from softprompts.governance.compute import Compute, scientific
+from softprompts.governance.evidence import Evidence, Rows
+from softprompts.governance.groups import ByGroup
+from softprompts.methods.catalog import METHODS
+from softprompts.metrics.scoring import Interval
+from softprompts.readiness.findings import percent
+from softprompts.readiness.plan import Plan
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that a governance record is made of. `readiness` is the record of the checks before training, if there is
+    one, and `readiness_missing` the reason otherwise. `changes` is None without an earlier run.
+    """
+
+    evidence: Evidence
+    rows: Rows
+    plan: Plan
+    readiness: Mapping[str, Any] | None
+    readiness_missing: str
+    compute: Compute
+    by_group: ByGroup
+    changes: ChangeLog | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run."""
+        return self.evidence.result.settings
+
+    @property
+    def section(self) -> Mapping[str, Any]:
+        """The settings of one section by its name; an empty one if the recipe has none."""
+        return {name: value for name, value in self.settings.items() if isinstance(value, dict)}
+
+    @property
+    def method(self) -> str:
+        """The trained method: the recipe, or that of a sweep."""
+        return str(self.section.get("sweep", {}).get("method") or self.evidence.result.recipe)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes its answers; otherwise it chooses one of the task's choices."""
+        return self.settings["task"].get("choices") is None
+
+
+def number(value: float | None) -> str:
+    """Return a score as text: a share of 1 in per cent, other numbers with four digits."""
+    if value is None:
+        return "not a number"
+    return percent(value) if 0 <= value <= 1 else f"{value:.4f}"
+
+
+def interval(found: Interval) -> str:
+    """Return a score with its interval, in words."""
+    between = bounds(found)
+    return f"{number(found.value)} ({f'95 % interval {between}' if 'to' in between else between}, {found.rows:,} rows)"
+
+
+def bounds(found: Interval) -> str:
+    """Return an interval in words. Rows that all score alike give none, since resampling them changes nothing."""
+    if found.value is not None and found.low == found.high == found.value:
+        return "no interval: all rows score alike"
+    return f"{number(found.low)} to {number(found.high)}"
+
+
+def difference(score: ScoreChange, value: float | None) -> str:
+    """Return a difference of scores as text: in points of per cent for shares of 1."""
+    if value is None or score.was is None or score.now is None:
+        return "-"
+    shares = min(score.was, score.now) >= 0 and max(score.was, score.now) <= 1
+    return f"{100 * value:+.1f} points" if shares else f"{value:+.4f}"
+
+
+def _purpose(known: Known) -> list[str]:
+    return [f"Goal, as in the plan: {known.plan.goal}"]
+
+
+def _owner(known: Known) -> list[str]:
+    return [f"{known.plan.owner} answers for the model."]
+
+
+def _version(known: Known) -> list[str]:
+    before = known.changes.before.version if known.changes else None
+    line = f"Version {known.evidence.version}: the day on which the run ended, and the SHA-256 of its result.json."
+    return [line, f"It follows version {before}." if before else "No earlier version was named."]
+
+
+def _software(known: Known) -> list[str]:
+    environment = known.evidence.result.environment
+    versions = ", ".join(f"{name} {text}" for name, text in environment.get("versions", {}).items())
+    return [f"Commit {environment['commit']} of softprompts.", *([f"Trained with {versions}."] if versions else [])]
+
+
+def _artefact(known: Known) -> list[str]:
+    if not known.evidence.result.parameters["saved"]:
+        return ["The run saved no model."]
+    saved = known.evidence.result.notes.get("saved", "adapter")
+    kind = "a whole model for transformers" if saved == "model" else "a stock PEFT adapter, without the base model"
+    return [f"The run's folder contains {saved}/, {kind}. recipes/export.py writes other forms."]
+
+
+def _hardware(known: Known) -> list[str]:
+    hardware = known.evidence.result.environment.get("hardware", {})
+    if not hardware:
+        return ["The record does not name the hardware of the run."]
+    gpus = hardware.get("gpus") or ["none"]
+    processor, memory = hardware.get("processor", "an unknown processor"), hardware.get("memory_gib", "?")
+    machine = f"{processor}, {hardware.get('cores', '?')} cores, {memory} GiB"
+    return [f"The run used {machine}; GPUs: {', '.join(map(str, gpus))}."]
+
+
+def _prompt(known: Known) -> list[str]:
+    task = known.settings["task"]
+    chat = ", within the chat template" if task.get("chat") else ""
+    return [f"Inputs have this form{chat}: {task['prompt']!r}. Outputs: {task['target']!r}."]
+
+
+def _method(known: Known) -> list[str]:
+    label = METHODS[known.method].label if known.method in METHODS else known.method
+    return [f"recipes/{known.evidence.result.recipe}.py, method: {label}."]
+
+
+def _base(known: Known) -> list[str]:
+    model = known.settings["model"]
+    revision = f", revision {model['revision']}" if model.get("revision") else ""
+    frozen = "Its weights were trained as well." if known.method == "full_finetuning" else "Its weights are unchanged."
+    return [f"Pre-trained base model of a third party: {known.evidence.base}{revision}. {frozen}"]
+
+
+def _steps(known: Known) -> list[str]:
+    training, settings = known.evidence.result.training, known.section.get("training", {})
+    if not training:
+        return ["Nothing was trained in this run."]
+    how = ", ".join(
+        f"{key.replace('_', ' ')} {settings[key]}" for key in ("learning_rate", "optimizer") if key in settings
+    )
+    return [
+        f"{training.get('step', '?')} steps of {settings.get('batch_size', '?')} rows{f', with {how}' if how else ''}.",
+        f"Seed {known.evidence.result.seed}. The step {training.get('best_step', '?')} was kept.",
+    ]
+
+
+def _optimised(known: Known) -> list[str]:
+    best_by = known.section.get("training", {}).get("best_by")
+    if not known.evidence.result.training:
+        return []
+    chosen = f" Validation chose the step by {best_by}." if best_by else ""
+    return [f"Training minimises the negative log-likelihood of the target's tokens.{chosen}"]
+
+
+def _initial(known: Known) -> list[str]:
+    texts = [s.get("prompt_tuning_init_text") or s.get("init_text") for s in known.section.values()]
+    return [f"The soft prompt began as the text {text!r}." for text in texts if text]
+
+
+def _parameter_counts(known: Known) -> list[str]:
+    parameters = known.evidence.result.parameters
+    return [f"{parameters['trainable']:,} of {parameters['total']:,} parameters were trained."]
+
+
+def _compute(known: Known) -> list[str]:
+    compute = known.compute
+    if compute.flop is None:
+        return ["The training compute is unknown."]
+    share = f", {share_text(compute.share)} of the base model's" if compute.share is not None else ""
+    return [f"At most {scientific(compute.flop)} FLOP of training{share}; see the part on compute."]
+
+
+def share_text(share: float) -> str:
+    """Return a share that may be tiny in per cent, with two digits that are not 0: "0.00000013 %"."""
+    if share == 0 or share >= 1e-4:
+        return percent(share)
+    return f"{100 * share:.{1 - math.floor(math.log10(100 * share))}f} %"
+
+
+def _resources(known: Known) -> list[str]:
+    cost = known.evidence.result.cost
+    lines = [f"{cost.get('seconds_training') or 0:,.0f} s of training"]
+    lines += [f"{cost['peak_memory_gib']:.1f} GiB of memory"] if cost.get("peak_memory_gib") else []
+    energy = cost.get("energy_kwh")
+    lines += [f"{energy:.4g} kWh" if energy is not None else "energy not measured (training.energy)"]
+    return [f"{', '.join(lines)}."]
+
+
+def _data(known: Known) -> list[str]:
+    result = known.evidence.result
+    splits = [f"{name} {split['rows']:,} rows" for name, split in result.data["splits"].items()]
+    lines = [f"Task {result.task}: {', '.join(splits)}. The Croissant file describes the files."]
+    if known.rows.missing:
+        lines.append(f"The rows could not be read again: {known.rows.missing}.")
+    elif known.rows.changed:
+        lines.append(f"Since the run, the rows of these splits have changed: {listed(known.rows.changed)}.")
+    else:
+        lines.append("The files still have the rows of the run, by their SHA-256.")
+    where = known.settings["task"].get("where")
+    return [*lines, *([f"Only rows with {where} were used."] if where else [])]
+
+
+def _licence(known: Known) -> list[str]:
+    return [f"Licence of the data: {known.evidence.result.data['licence']}."]
+
+
+def _readiness(known: Known) -> list[str]:
+    if known.readiness is None:
+        return [f"No checks before training: {known.readiness_missing}."]
+    open_points = [f"{f['status']}: {f['title']}: {f['found']}" for f in known.readiness["findings"]]
+    bad = [line for line in open_points if not line.startswith("green")]
+    head = f"Checked before training by recipes/readiness.py on {known.readiness['made'][:10]}: "
+    return [
+        f"{head}{known.readiness['status']}, {len(open_points) - len(bad)} of {len(open_points)} points green.",
+        *bad,
+    ]
+
+
+def _readiness_personal(known: Known) -> list[str]:
+    found = [f for f in (known.readiness or {"findings": ()})["findings"] if f["key"] in ("personal_data", "secrets")]
+    return [f"Found by patterns before training: {f['found']}" for f in found]
+
+
+def _fallback(known: Known) -> list[str]:
+    return [f"If the model cannot be used: {known.plan.fallback}"]
+
+
+def _abstention(known: Known) -> list[str]:
+    below = known.section.get("evaluation", {}).get("abstain_below")
+    return [f"A choice with a probability below {percent(below)} is left to a person."] if below is not None else []
+
+
+def _validation(known: Known) -> list[str]:
+    splits = known.evidence.result.data["splits"]
+    rows, most = splits.get("validation", {}).get("rows"), known.section.get("training", {}).get("eval_rows")
+    used = min(rows, most) if rows and most else rows
+    line = f"{used:,} rows of validation chose the step. " if used and known.evidence.result.training else ""
+    return [f"{line}The {known.evidence.split} rows were scored once, at the end."]
+
+
+def _scores(known: Known) -> list[str]:
+    named = known.evidence.result.metrics.items()
+    return [f"{name} on {known.evidence.split}: {interval(found)}." for name, found in named]
+
+
+def _baselines(known: Known) -> list[str]:
+    return [
+        f"{baseline.replace('_', ' ')}: {name} {number(found.value)}."
+        for baseline, metrics in known.evidence.result.baselines.items()
+        for name, found in metrics.items()
+    ]
+
+
+def _groups(known: Known) -> list[str]:
+    if known.by_group.reason:
+        return [f"No scores by group: {known.by_group.reason}."]
+    lines = []
+    for column in known.by_group.columns:
+        if gap := known.by_group.gap(column):
+            best, worst, metric = gap
+            lines.append(
+                f"By {column}, {metric} is from {number(worst.metrics[metric].value)} ({worst.value}, "
+                f"{worst.rows:,} rows) to {number(best.metrics[metric].value)} ({best.value}, {best.rows:,} rows)."
+            )
+    return lines or ["The scored rows have one group only."]
+
+
+def _files(known: Known) -> list[str]:
+    return [
+        "Tensors are saved as safetensors, never pickled.",
+        "docs/supply_chain.md describes locked versions and checksums.",
+        f"SHA-256 of result.json: {known.evidence.digest}.",
+    ]
+
+
+def _cost_of_error(known: Known) -> list[str]:
+    return [f"A wrong answer costs: {known.plan.cost_of_error}"]
+
+
+def _inputs(known: Known) -> list[str]:
+    length = known.settings["task"].get("max_length")
+    return [f"Inputs and answers together have at most {length:,} tokens."] if isinstance(length, int) else []
+
+
+def _kpi(known: Known) -> list[str]:
+    plan, found = known.plan, known.evidence.result.metrics.get(known.plan.metric)
+    line = f"The plan asks for {plan.metric} of {number(plan.target)} or more."
+    if found is None or found.value is None:
+        return [line, f"The run has no score by {plan.metric}."]
+    reached = "reached" if found.value >= plan.target else "not reached"
+    today = f" Today's process reaches {number(plan.today)}." if plan.today is not None else ""
+    return [f"{line} The run has {interval(found)}: {reached}.{today}"]
+
+
+def _changes(known: Known) -> list[str]:
+    if known.changes is None:
+        return ["No earlier run was named (governance.before)."]
+    kinds = Counter(change.kind for change in known.changes.changes)
+    counted = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
+    return [f"Changes since version {known.changes.before.version}: {counted or 'none'}; see the change log."]
+
+
+def _measured(known: Known) -> list[str]:
+    return [f"Measured, as in the plan: {known.plan.measured}"]
+
+
+def _users(known: Known) -> list[str]:
+    return [f"Intended users: {known.plan.intended_users}"]
+
+
+def _output(known: Known) -> list[str]:
+    if known.generates:
+        return ["The model writes its answers."]
+    choices = known.settings["task"]["choices"]
+    names = list(choices.values()) if isinstance(choices, dict) else choices
+    shown = f": {listed([str(name).strip() for name in names])}" if isinstance(names, list) else ""
+    return [f"The model chooses one of given answers{shown}. It writes no text of its own."]
+
+
+def _legal_basis(known: Known) -> list[str]:
+    basis = known.plan.legal_basis
+    if basis == "no personal data":
+        return ["The plan says that there are no personal data."]
+    return [f"Legal basis, as in the plan: {basis} (Article 6(1) GDPR)."]
+
+
+def _personal_kinds(known: Known) -> list[str]:
+    kinds = known.plan.personal_data
+    return [f"Kinds that the legal basis covers, as in the plan: {listed(kinds)}."] if kinds else []
+
+
+def _masked(known: Known) -> list[str]:
+    pii = known.settings["task"].get("pii", "keep")
+    if pii != "mask":
+        said = {"refuse": "Rows with personal data of a known form were refused", "keep": "Nothing was masked"}
+        return [f"{said.get(pii, f'Setting {pii}')} (task.pii: {pii})."]
+    counts: Counter[str] = Counter()
+    for split in known.evidence.result.data["splits"].values():
+        counts.update(split.get("masked", {}))
+    found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+    return [f"Masked in all splits before training (task.pii: mask): {found or 'none were found'}."]
+
+
+def _data_owner(known: Known) -> list[str]:
+    return [f"{known.plan.data_owner} answers for the data."]
+
+
+def _columns(known: Known) -> list[str]:
+    if known.rows.task is None:
+        return []
+    rows = known.rows.task.splits["train"]
+    return [f"Columns of the rows: {listed(rows[0].record)}."] if len(rows) else []
+
+
+def _stored(known: Known) -> list[str]:
+    if known.evidence.predictions_missing:
+        return []
+    return [f"The run's folder keeps the texts of {len(known.evidence.predictions):,} scored rows (predictions.jsonl)."]
+
+
+def _balance(known: Known) -> list[str]:
+    if known.rows.task is None or known.generates:
+        return []
+    counts = Counter(row.target.strip() for row in known.rows.task.splits["train"])
+    whole = sum(counts.values())
+    return [f"Labels of train: {', '.join(f'{name} {percent(n / whole)}' for name, n in counts.most_common(20))}."]
+
+
+def _reviewers(known: Known) -> list[str]:
+    return [f"Reviewers, as in the plan: {listed(known.plan.reviewers)}."]
+
+
+# By their names in `law.yaml`.
+FACTS: dict[str, Callable[[Known], list[str]]] = {
+    "purpose": _purpose,
+    "owner": _owner,
+    "version": _version,
+    "software": _software,
+    "artefact": _artefact,
+    "hardware": _hardware,
+    "prompt": _prompt,
+    "method": _method,
+    "base": _base,
+    "steps": _steps,
+    "optimised": _optimised,
+    "initial": _initial,
+    "parameters": _parameter_counts,
+    "compute": _compute,
+    "resources": _resources,
+    "data": _data,
+    "licence": _licence,
+    "readiness": _readiness,
+    "readiness_personal": _readiness_personal,
+    "fallback": _fallback,
+    "abstention": _abstention,
+    "validation": _validation,
+    "scores": _scores,
+    "baselines": _baselines,
+    "groups": _groups,
+    "files": _files,
+    "cost_of_error": _cost_of_error,
+    "inputs": _inputs,
+    "kpi": _kpi,
+    "changes": _changes,
+    "measured": _measured,
+    "users": _users,
+    "output": _output,
+    "legal_basis": _legal_basis,
+    "personal_kinds": _personal_kinds,
+    "masked": _masked,
+    "data_owner": _data_owner,
+    "columns": _columns,
+    "stored": _stored,
+    "balance": _balance,
+    "reviewers": _reviewers,
+}
+
+
+def transparency_note(known: Known, answers: Mapping[str, str]) -> list[str]:
+    """Return the text for users: that this is an AI system, for what, how often it is right, and whom to ask."""
+    plan, result = known.plan, known.evidence.result
+    written = "writes the answers that you see" if known.generates else "chooses the answers that you see"
+    name, found = next(
+        ((n, x) for n, x in result.metrics.items() if n == plan.metric), next(iter(result.metrics.items()), ("", None))
+    )
+    lines = [f"An AI system {written}. They come from a language model."]
+    lines.append(f"It is for this purpose: {plan.goal}")
+    if found is not None:
+        lines.append(f"It makes mistakes. In a test its {name.replace('_', ' ')} was {interval(found)}.")
+    lines.append(f"If it is not available: {plan.fallback}")
+    contact = answers.get("contact")
+    lines.append(f"Questions and complaints: {contact}" if contact else "Questions and complaints: [answer `contact`]")
+    return lines

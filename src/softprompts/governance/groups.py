@@ -1,0 +1,128 @@
+"""The scores of a run by group, such as by language or domain, where the rows have a column with groups."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from softprompts.errors import UserError, nearest
+from softprompts.governance.evidence import Evidence, Rows, scored_rows
+from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
+from softprompts.readiness.plan import Plan
+from softprompts.tasks.task import Task
+from softprompts.tasks.templates import Row
+
+MOST = 12  # values of a column that is found to have groups
+FEW = 30  # rows of a group; with fewer, its interval says little
+RESAMPLES = 1000
+CLOSE = 1e-3  # between a recorded score and that of the predictions
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows with one value of a column, and their scores."""
+
+    column: str
+    value: str
+    rows: int
+    metrics: dict[str, Interval]
+
+    @property
+    def few(self) -> bool:
+        """Whether these are too few rows."""
+        return self.rows < FEW
+
+
+@dataclass(frozen=True)
+class ByGroup:
+    """The scores by group, and the columns; or why there are none."""
+
+    groups: Sequence[Group]
+    columns: Sequence[str]
+    reason: str
+
+    def gap(self, column: str) -> tuple[Group, Group, str] | None:
+        """Return the groups of a column with the best and the worst score by the first metric, and its name."""
+        own = [group for group in self.groups if group.column == column]
+        if len(own) < 2:
+            return None
+        metric = next(iter(own[0].metrics))
+        ranked = sorted(own, key=lambda group: group.metrics[metric].value)
+        return ranked[-1], ranked[0], metric
+
+
+def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[str] | None) -> ByGroup:
+    """Return the scores by group.
+
+    Args:
+        evidence: the run.
+        rows: its rows.
+        plan: whose columns with times and authors have no groups, because they name people.
+        asked: columns, or none of them; None for those of the scored rows that have 2 to `MOST` values.
+
+    Raises:
+        UserError: an asked column does not exist, or the rows are not at hand.
+    """
+    if asked is not None and not asked:
+        return ByGroup([], [], "governance.groups names no column")
+    found, reason = scored_rows(evidence, rows)
+    if reason or rows.task is None:
+        if asked:
+            raise UserError(f"governance.groups: {reason}")
+        return ByGroup([], [], reason)
+    columns = list(asked or ()) or _columns(found, rows.task, plan)
+    for column in columns:
+        if not any(column in row.record for row in found):
+            names = {name for row in found for name in row.record}
+            raise UserError(f'governance.groups: the rows have no column "{column}"{nearest(column, names)}')
+    if not columns:
+        return ByGroup([], [], f"no column of the rows has 2 to {MOST} values, beside prompt and target")
+    metrics = load_metrics(rows.task.metrics, rows.task.schema, rows.task.metric_data)
+    if reason := _difference(evidence, metrics):
+        return ByGroup([], [], reason)
+    return ByGroup([g for column in columns for g in _of_column(evidence, found, column, metrics)], columns, "")
+
+
+def _columns(rows: Sequence[Row], task: Task, plan: Plan) -> list[str]:
+    """Return the columns whose values part the rows into groups."""
+    templates = (task.config.prompt, task.config.target)
+    used = {name for text in templates for _, name, *_ in string.Formatter().parse(text) if name}
+    left_out = used | {plan.time_column, plan.author_column}
+    found = []
+    for column in dict.fromkeys(name for row in rows for name in row.record):
+        values = [row.record.get(column) for row in rows]
+        if column in left_out or not all(isinstance(value, str | bool | int) for value in values):
+            continue
+        if 2 <= len(set(map(str, values))) <= min(MOST, len(rows) // 2):
+            found.append(column)
+    return found
+
+
+def _pairs(evidence: Evidence, numbers: Sequence[int]) -> tuple[list[str], list[str]]:
+    chosen = [evidence.predictions[n] for n in numbers]
+    return [p.prediction.strip() for p in chosen], [p.target.strip() for p in chosen]
+
+
+def _difference(evidence: Evidence, metrics: dict[str, Metric]) -> str:
+    """Return why predictions and record do not belong together; empty if they do."""
+    values = compute_metrics(metrics, *_pairs(evidence, range(len(evidence.predictions))))
+    for name, value in values.items():
+        recorded = evidence.result.metrics.get(name)
+        if recorded and recorded.value is not None and abs(recorded.value - value) > CLOSE:
+            return f"the predictions give {name} {value:.4f}, but the record has {recorded.value:.4f}"
+    return ""
+
+
+def _of_column(evidence: Evidence, rows: Sequence[Row], column: str, metrics: dict[str, Metric]) -> list[Group]:
+    values = [str(row.record.get(column, "")) for row in rows]
+    return [
+        Group(
+            column,
+            value,
+            count,
+            intervals(metrics, *_pairs(evidence, [n for n, v in enumerate(values) if v == value]), RESAMPLES),
+        )
+        for value, count in sorted(Counter(values).items())
+    ]

@@ -1,0 +1,130 @@
+"""The model card as the Hub reads it, and the dataset card as Croissant's reader does."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from made_governance import SIZES, Made, made_rows
+from softprompts.governance import record
+
+import pandas
+import pytest
+from huggingface_hub import ModelCard
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path)
+
+
+def croissant(made: Made, home: Path, **changes: Any) -> dict[str, Any]:
+    folder = record.write_governance(made.asked(home, **changes)).parent
+    return json.loads((folder / "croissant.json").read_text(encoding="utf-8"))
+
+
+def test_the_hub_reads_the_model_index(made: Made) -> None:
+    home = made.run()
+    record.write_governance(made.asked(home))
+    text = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
+    card = ModelCard(text)
+    assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    (result,) = card.data.eval_results or []
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("accuracy", 0.75, "test")
+    assert card.data.license == "apache-2.0"
+    for heading in ("Model", "Intended use", "Not intended", "Data", "Training", "Evaluation", "Note for users"):
+        assert f"\n## {heading}\n" in text
+    assert "\n\n\n" not in text
+    assert "| language | de | accuracy | 50.0 % (95 % interval " in text
+    assert "open question `limits`" in text
+
+
+def test_a_whole_model_of_another_base_has_its_library_and_no_licence_of_ours(made: Made) -> None:
+    home = made.run(model={"name_or_path": "org/other"}, notes={"saved": "model", "kind": "encoder"})
+    record.write_governance(made.asked(home))
+    data = ModelCard((home / "governance" / "model_card.md").read_text(encoding="utf-8")).data
+    assert (data.library_name, data.license, data.pipeline_tag) == ("transformers", None, "text-classification")
+
+
+def test_files_have_checksums_and_columns_and_no_rows(made: Made) -> None:
+    card = croissant(made, made.run())
+    assert [d["name"] for d in card["distribution"]] == ["train.jsonl", "validation.jsonl", "test.jsonl"]
+    assert [d["description"] for d in card["distribution"]] == ["Feeds: train.", "Feeds: validation.", "Feeds: test."]
+    fields = {f["name"]: f["dataType"] for f in card["recordSet"][0]["field"]}
+    assert fields == {
+        "text": "sc:Text",
+        "label": "sc:Text",
+        "language": "sc:Text",
+        "customer": "sc:Text",
+        "urgent": "sc:Boolean",
+    }
+    assert card["creator"]["name"] == "Edsger"
+    assert card["rai:dataBiases"].startswith("Labels of train: billing 50.0 %")
+    assert "url" not in card
+
+
+def test_answers_go_into_the_card(made: Made) -> None:
+    home = made.run()
+    croissant(made, home)
+    answers = "dataset_url: https://example.org/d\ndataset_published: 2026-01-31\ndataset_collection: By hand.\n"
+    (home / "governance" / "answers.yaml").write_text(answers, encoding="utf-8")
+    card = croissant(made, home)
+    assert (card["url"], card["datePublished"]) == ("https://example.org/d", "2026-01-31")
+    assert card["rai:dataCollection"] == "By hand."
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl.gz"])
+def test_other_formats_are_described_as_far_as_croissant_knows_them(made: Made, kind: str) -> None:
+    for split in SIZES:
+        rows = [{**row, "number": n, "score": n / 2} for n, row in enumerate(made_rows(split))]
+        file = made.folder / f"{split}.{kind}"
+        if kind == "csv":
+            pandas.DataFrame(rows).to_csv(file, index=False)
+        elif kind == "parquet":
+            pandas.DataFrame(rows).to_parquet(file)
+        else:
+            file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+        setattr(made.task, split, str(file))
+    card = croissant(made, made.run())
+    formats = {"csv": "text/csv", "parquet": "application/x-parquet", "jsonl.gz": "application/octet-stream"}
+    assert {d["encodingFormat"] for d in card["distribution"]} == {formats[kind]}
+    assert len(card["recordSet"]) == (0 if kind == "jsonl.gz" else 3)
+    if kind == "parquet":
+        kinds = {f["name"]: f["dataType"] for f in card["recordSet"][0]["field"]}
+        assert (kinds["number"], kinds["score"], kinds["urgent"]) == ("sc:Integer", "sc:Float", "sc:Boolean")
+
+
+def test_data_that_is_gone_or_on_the_hub_has_a_card_as_well(made: Made) -> None:
+    home = made.run()
+    Path(made.files["train"]).unlink()
+    gone = croissant(made, home)
+    assert (gone["distribution"], gone["recordSet"]) == ([], [])
+    assert "The rows could not be read again: no such file" in gone["description"]
+    result = json.loads((home / "result.json").read_text(encoding="utf-8"))
+    result["settings"]["task"] |= {"dataset": "org/tickets", "revision": "abc", "train": None, "validation": None}
+    (home / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (hub,) = croissant(made, home)["distribution"]
+    assert hub["contentUrl"] == "https://huggingface.co/datasets/org/tickets"
+    assert "revision abc" in hub["description"]
+
+
+def test_croissants_own_reader_accepts_the_card_and_reads_the_rows(made: Made) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant", reason="needs the extra `governance`")
+    home = made.run()
+    croissant(made, home)
+    file = home / "governance" / "croissant.json"
+    dataset = mlcroissant.Dataset(jsonld=str(file))
+    issues = dataset.metadata.ctx.issues
+    assert issues.errors == set()
+    recommended = ("citeAs", "datePublished", "url")
+    assert [w for w in issues.warnings if not any(name in w for name in recommended)] == []
+    (name,) = [record_set.uuid for record_set in dataset.metadata.record_sets if record_set.uuid.endswith("test.jsonl")]
+    found = [row[f"{name}/text"].decode() for row in dataset.records(name)]
+    assert found == [row["text"] for row in made_rows("test")]
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    del tree["distribution"][0]["sha256"]
+    file.write_text(json.dumps(tree), encoding="utf-8")
+    with pytest.raises(mlcroissant.ValidationError):
+        mlcroissant.Dataset(jsonld=str(file))

@@ -1,0 +1,153 @@
+"""Scores by group, and the changes between two runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from made_governance import Made, edit, made_rows
+from made_tasks import write
+from softprompts.errors import UserError
+from softprompts.governance.changes import ChangeLog, change_log
+from softprompts.governance.evidence import read_rows, read_run
+from softprompts.governance.groups import ByGroup, scores_by_group
+from softprompts.readiness.plan import read_plan
+
+import pytest
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path)
+
+
+def groups(made: Made, home: Path, *columns: str) -> ByGroup:
+    evidence = read_run("governance.run", str(home))
+    return scores_by_group(evidence, read_rows(evidence), read_plan(str(made.plan)), columns or None)
+
+
+def values(found: ByGroup, column: str) -> dict[str, tuple[int, float]]:
+    return {g.value: (g.rows, g.metrics["accuracy"].value) for g in found.groups if g.column == column}
+
+
+def test_columns_with_a_few_values_are_groups(made: Made) -> None:
+    found = groups(made, made.run())
+    assert found.columns == ["language", "customer", "urgent"], "not text, which differs, and not the label"
+    assert values(found, "language") == {"de": (40, 0.5), "en": (40, 1.0)}
+    assert {group.few for group in found.groups if group.column == "language"} == {False}
+    assert {group.few for group in found.groups if group.column == "customer"} == {True}
+    best, worst, metric = found.gap("language") or (None, None, "")
+    assert (best and best.value, worst and worst.value, metric) == ("en", "de", "accuracy")
+
+
+def test_an_asked_column_and_those_of_people(made: Made) -> None:
+    home = made.run()
+    assert groups(made, home, "urgent").columns == ["urgent"]
+    made.write_plan(author_column="customer")
+    assert groups(made, home).columns == ["language", "urgent"]
+    with pytest.raises(UserError, match=r'governance\.groups: the rows have no column "langage" \(did you mean "lan'):
+        groups(made, home, "langage")
+
+
+def test_rows_without_groups_have_a_reason(made: Made) -> None:
+    for split, file in made.files.items():
+        write(Path(file), [{key: row[key] for key in ("text", "label")} for row in made_rows(split)])
+    found = groups(made, made.run(wrong=lambda n, row: n == 0))
+    assert (found.groups, found.reason) == ([], "no column of the rows has 2 to 12 values, beside prompt and target")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda made, home: (home / "predictions.jsonl").unlink(), "predictions.jsonl is missing"),
+        (lambda made, home: (home / "predictions.jsonl").write_text("{}"), "predictions.jsonl is damaged"),
+        (lambda made, home: (home / "predictions.jsonl").write_text(""), "predictions.jsonl is empty"),
+        (lambda made, home: Path(made.files["test"]).unlink(), "the rows cannot be read: no such file: "),
+        (
+            lambda made, home: write(Path(made.files["test"]), made_rows("test")[::-1]),
+            "the test rows have changed since the run",
+        ),
+        (
+            lambda made, home: edit(home / "result.json", lambda tree: tree["metrics"]["accuracy"].update(value=0.9)),
+            "the predictions give accuracy 0.7500, but the record has 0.9000",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_has_no_groups(made: Made, damage: Any, reason: str) -> None:
+    home = made.run()
+    damage(made, home)
+    found = groups(made, home)
+    assert found.groups == []
+    assert found.reason.startswith(reason)
+
+
+def test_an_asked_column_without_rows_is_an_error(made: Made) -> None:
+    home = made.run()
+    Path(made.files["test"]).unlink()
+    with pytest.raises(UserError, match=r"governance\.groups: the rows cannot be read: no such file"):
+        groups(made, home, "language")
+
+
+def changed(made: Made, before: Path, now: Path) -> ChangeLog:
+    old, new = (read_run(key, str(home)) for key, home in (("governance.before", before), ("governance.run", now)))
+    return change_log(old, new, read_rows(new).task, "governance.before")
+
+
+def test_changes_of_settings_data_and_code_are_listed(made: Made) -> None:
+    before, now = made.run("before"), made.run(seed=4)
+
+    def change(tree: dict[str, Any]) -> None:
+        tree["settings"]["training"]["steps"] = 20
+        tree["settings"]["prompt"]["init"] = "text"
+        tree["environment"]["versions"]["torch"] = "2.14.0"
+        tree["data"]["splits"]["train"]["rows"] = 61
+
+    edit(now / "result.json", change)
+    found = {(c.kind, c.key): (c.was, c.now) for c in changed(made, before, now).changes}
+    assert found == {
+        ("run", "seed"): ("3", "4"),
+        ("setting", "training.steps"): ("10", "20"),
+        ("setting", "prompt.init"): ("-", "text"),
+        ("code", "torch"): ("2.13.0", "2.14.0"),
+        ("data", "splits.train.rows"): ("60", "61"),
+    }
+
+
+def test_scores_on_the_same_rows_are_compared_row_by_row(made: Made) -> None:
+    before, now = made.run("before"), made.run(wrong=lambda n, row: False)
+    log = changed(made, before, now)
+    (score,) = log.scores
+    assert (score.was, score.now, score.difference) == (0.75, 1.0, 0.25)
+    assert score.low is not None
+    assert 0 < score.low < 0.25
+    assert score.p is not None
+    assert score.p < 0.05
+    assert (score.meaning, log.scores_note[:8]) == ("a difference is shown", "Compared")
+    same = changed(made, made.run("same", wrong=lambda n, row: False, seed=9), now)
+    assert (same.scores[0].difference, same.scores[0].meaning) == (0.0, "no difference is shown")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda home: (home / "predictions.jsonl").unlink(), "of the earlier run, predictions.jsonl is missing"),
+        (
+            lambda home: edit(home / "result.json", lambda tree: tree["data"]["splits"]["test"].update(sha256="0")),
+            "the scored rows have other texts",
+        ),
+    ],
+)
+def test_scores_on_other_rows_are_not_compared_row_by_row(made: Made, damage: Any, reason: str) -> None:
+    before, now = made.run("before"), made.run(wrong=lambda n, row: False)
+    damage(before)
+    log = changed(made, before, now)
+    assert log.scores_note == f"Not compared row by row: {reason}."
+    assert (log.scores[0].difference, log.scores[0].p, log.scores[0].meaning) == (0.25, None, "")
+
+
+def test_a_run_of_another_task_and_the_run_itself_are_refused(made: Made) -> None:
+    home, other = made.run(), made.run("other", task="sentiment")
+    with pytest.raises(UserError, match=r"is a run of the task sentiment, but .* of tickets; name an earlier run of t"):
+        changed(made, other, home)
+    with pytest.raises(UserError, match=r"governance\.before: .* is the run itself, or a copy of it"):
+        changed(made, home, home)
