@@ -96,7 +96,7 @@ def test_what_cannot_be_served_is_one_line(tiny_model: Path, tmp_path: Path) -> 
     for name, path, message in (
         ("t", "t", '^"t" is served already'),
         ("a/b", "t", "^'a/b': expected letters, digits"),
-        ("l", "lora", "is LORA: it changes the base model"),
+        ("l", "lora", "is LORA, which changes the base model"),
         ("n", "nothing", "^adapter.path: no such folder"),
     ):
         with pytest.raises(UserError, match=message):

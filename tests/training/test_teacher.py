@@ -299,7 +299,7 @@ def test_settings_of_a_teacher_without_sense_are_refused(settings: dict[str, Any
         ({"teacher_context": "shots:41"}, r"training.teacher_context: 41 is not between 0 and the 40 rows of train$"),
         ({"teacher_context": "shots:0"}, r"training.teacher_context: shots:0 is not a context"),
         ({"teacher_context": " \n"}, r"training.teacher_context: the text is empty"),
-        ({"teacher_context": "shots:39"}, r"training.teacher_context: .*do not fit into 256; take a shorter text, or "),
+        ({"teacher_context": "shots:39"}, r"training.teacher_context: .*do not fit into 256; use a shorter text or "),
     ],
 )
 def test_what_cannot_teach_is_one_line(make: Build, settings: dict[str, Any], message: str) -> None:

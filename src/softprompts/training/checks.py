@@ -19,7 +19,7 @@ def check_training(training: TrainingConfig, accelerator: Accelerator, metrics: 
     """Raise `UserError` for settings that contradict each other, this launch, or the number of rows in train."""
     if training.batch_size > EPOCHS * rows:
         raise UserError(
-            f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train; a "
+            f"training.batch_size: {training.batch_size} is more than {EPOCHS} times the {rows} rows of train: a "
             "larger batch repeats rows and hardly changes the gradient; use a smaller one and more training.steps"
         )
     if training.best_by not in ("loss", *metrics):
