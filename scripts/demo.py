@@ -30,7 +30,8 @@ def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
     if not pairs:
         return "Both have the same prediction for every test row."
     shown_spoiled = round(SHOWN * len(spoiled) / len(pairs))
-    lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {len(corrected)} corrected, {len(spoiled)} spoiled.", ""]
+    numbers = f"{len(corrected)} corrected, {len(spoiled)} spoiled"
+    lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {numbers}.", ""]
     lines += ["| text | label | manual prompt | soft prompt |", "|---|---|---|---|"]
     for before, after in corrected[: SHOWN - shown_spoiled] + spoiled[:shown_spoiled]:
         text = after["prompt"].replace("\n", " / ").replace("|", "\\|")
