@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.memorisation.canaries import Canary, make_canaries, make_candidates, row_of, write_rows
 from benchmarks.memorisation.exposure import exposure
 from benchmarks.memorisation.settings import MemorisationConfig
+from softprompts.adapters.loading import load_adapter, virtual_tokens
 from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.config.sections import ModelConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig
@@ -22,7 +23,6 @@ from softprompts.models.loading import default_device, input_spec, load_base_mod
 from softprompts.tasks.task import load_task
 
 import torch
-from peft import PeftModel
 
 TOGETHER = 100  # candidates in one forward pass; they share the canary's prompt
 WRITTEN = 32  # tokens of a completion
@@ -41,8 +41,6 @@ def score(
         run: folder of the finished run; None for the base model.
         folder: where the rows to score are written.
     """
-    from softprompts.adapters.loading import load_adapter
-
     canaries, candidates = make_canaries(config, seed), make_candidates(config, seed)
     model = ModelConfig(**settings["model"])
     if run is not None and (run / MODEL).is_dir():
@@ -51,8 +49,7 @@ def score(
     task = load_task(_rows(config, canaries, candidates, TaskConfig(**settings["task"]), folder))
     base, tokenizer = load_base_model(model, default_device(), task.choices)
     tuned = load_adapter(base, adapter)
-    virtual = tuned.active_peft_config.num_virtual_tokens if _is_soft(tuned) else 0
-    data = encode(task, tokenizer, input_spec(base, virtual))
+    data = encode(task, tokenizer, input_spec(base, virtual_tokens(tuned)))
     engine = make_engine(tuned, tokenizer, config=model, data=data, say=print)
     engine.eval()
     with torch.inference_mode(), engine.prompts_cached():
@@ -69,10 +66,6 @@ def score(
     return found
 
 
-def _is_soft(model: Any) -> bool:
-    return isinstance(model, PeftModel) and hasattr(model.active_peft_config, "num_virtual_tokens")
-
-
 def _rows(
     config: MemorisationConfig, canaries: list[Canary], candidates: list[str], task: TaskConfig, folder: Path
 ) -> TaskConfig:
@@ -81,8 +74,8 @@ def _rows(
     files = {split: folder / f"{split}.jsonl" for split in ("validation", "test")}
     write_rows(files["validation"], [row_of(config, c.name, c.secret) for c in canaries])
     write_rows(files["test"], [row_of(config, c.name, secret) for c in canaries for secret in candidates])
-    paths = {split: str(file) for split, file in files.items()}
-    return replace(task, train=paths["validation"], max_rows={}, **paths)
+    canary, candidate = (str(files[split]) for split in ("validation", "test"))
+    return replace(task, train=canary, validation=canary, test=candidate, max_rows={})
 
 
 def _losses(engine: Engine, examples: list[Example]) -> list[float]:

@@ -20,8 +20,14 @@ PATHS = (
     "export.license_file",
     "export.output_dir",
     "first.path",
+    "forget.check",
+    "forget.output_dir",
+    "forget.rows",
+    "forget.run",
     "launch.records",
     "launch.runs",
+    "memorisation.record",
+    "memorisation.runs",
     "model.name_or_path",
     "neighbours.record",
     "prefix.init_adapter",
@@ -55,6 +61,7 @@ PATHS = (
     "task.test",
     "task.train",
     "task.validation",
+    "task.without",
     "training.teacher",
 )
 
