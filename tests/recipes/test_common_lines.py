@@ -32,6 +32,7 @@ SAVES = {"compare": "save_contest"}  # two outcomes make one record, which is no
 TOOLS = {
     "compose",
     "export",
+    "forget",
     "generate",
     "neighbours",
     "new",
@@ -45,6 +46,7 @@ EVALUATES = {
     "ensemble",
     "evaluate",
     "export",
+    "forget",
     "generate",
     "neighbours",
     "readiness",
