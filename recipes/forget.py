@@ -11,7 +11,7 @@ adapter.
 
     python recipes/forget.py --forget.check runs/mytask/without_rows
 
-verifies such a folder afterwards. `--forget.resume true` continues a call that was stopped.
+verifies such a folder afterwards. `--resume` continues a call that was stopped.
 
 The exit code is 0 after `forgotten.json` is written or verified, and 2 with one line for an error that you can fix.
 """

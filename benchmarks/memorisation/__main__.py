@@ -12,17 +12,14 @@ Ends with exit code 2 and one line for an error that you can fix, 1 if a run fai
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.memorisation.canaries import write_copy
-from benchmarks.memorisation.scoring import score
-from benchmarks.memorisation.settings import MemorisationConfig
-from benchmarks.memorisation.tables import in_words
+from benchmarks.memorisation.settings import JOB, SCORES, MemorisationConfig
+from benchmarks.memorisation.tables import BASE, in_words
 from benchmarks.processes import claimed, launched
 from softprompts.config.cli import cli, parse_sections
 from softprompts.config.sections import ModelConfig, TaskConfig
@@ -34,7 +31,7 @@ from softprompts.system.files import write_atomically
 
 import yaml
 
-BASE = "base_model"
+SCORING = "-mbenchmarks.memorisation.scoring"  # one word, as the path of a recipe is
 # Settings that may change between two calls for one record.
 FREE = ("methods", "seeds", "runs", "record")
 
@@ -89,7 +86,7 @@ def one(config: MemorisationConfig, method: str, seed: int) -> dict[str, Any]:
         write_copy(config, sections(settings, config.settings)["task"], seed, data)
     if method == BASE:
         found = {name: asdict(value) for name, value in sections(settings, flags).items()}
-        return {"method": BASE, "seed": seed, "canaries": in_new_process(config, seed, found, None, folder / "rows")}
+        return {"method": BASE, "seed": seed, "canaries": scored(config, seed, found, run, trained=False)}
     train(source, run, config, seed, flags)
     kept = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
     result = json.loads((run / RESULT_FILE).read_text(encoding="utf-8"))
@@ -106,7 +103,7 @@ def one(config: MemorisationConfig, method: str, seed: int) -> dict[str, Any]:
         "test_loss": result["test_loss"],
         "metrics": {name: value["value"] for name, value in result["metrics"].items()},
         "environment": environment(),
-        "canaries": in_new_process(config, seed, kept, run, folder / "rows"),
+        "canaries": scored(config, seed, kept, run),
     }
 
 
@@ -130,19 +127,38 @@ def train(source: str, run: Path, config: MemorisationConfig, seed: int, flags: 
     words = [f"recipes/{Path(source).stem}.py", "--config", source, "--resume"]
     for key, value in {**flags, **steps, "run.output_dir": str(run)}.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    with claimed(run) as lock:
+    if not (run / RESULT_FILE).is_file():
+        launch(words, run)
+
+
+def scored(
+    config: MemorisationConfig, seed: int, settings: dict[str, Any], run: Path, trained: bool = True
+) -> list[dict[str, Any]]:
+    """Score a finished run, or the base model, in a process of its own."""
+    folder = run.with_name(f"{run.name}_scores")
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {name: settings[name] for name in ("model", "task")}
+    job = {"config": asdict(config), "seed": seed, "settings": known, "run": str(run) if trained else None}
+    (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
+    launch([SCORING, str(folder)], folder)
+    found: list[dict[str, Any]] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    return found
+
+
+def launch(words: list[str], folder: Path) -> None:
+    """Run a script to its end.
+
+    Raises:
+        UserError: another process has the folder.
+        SystemExit: the script failed, or was stopped.
+    """
+    with claimed(folder) as lock:
         if lock is None:
-            raise UserError(f"memorisation.runs: another process has {run}; wait for it, or name another folder")
-        code, said = (0, "") if (run / RESULT_FILE).is_file() else launched(words, run, lock)
+            raise UserError(f"memorisation.runs: another process has {folder}; wait for it, or name another folder")
+        code, said = launched(words, folder, lock)
     if code:
-        print(f"{run}: {said}", file=sys.stderr)
+        print(f"{folder}: {said}", file=sys.stderr)
         raise SystemExit(1)
-
-
-def in_new_process(*arguments: Any) -> list[dict[str, Any]]:
-    """Score in a separate process, whose memory ends with it."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        return executor.submit(score, *arguments).result()
 
 
 if __name__ == "__main__":

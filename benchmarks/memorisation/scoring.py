@@ -1,14 +1,21 @@
-"""Score canaries and random candidates with a trained model, and let it complete each canary."""
+"""Score canaries and random candidates with a trained model, and let it complete each canary.
+
+    python -m benchmarks.memorisation.scoring FOLDER
+
+reads `job.json` in the folder, and writes `scores.json`.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.memorisation.canaries import Canary, make_canaries, make_candidates, row_of, write_rows
 from benchmarks.memorisation.exposure import exposure
-from benchmarks.memorisation.settings import MemorisationConfig
+from benchmarks.memorisation.settings import JOB, SCORES, MemorisationConfig
 from softprompts.adapters.loading import load_adapter, virtual_tokens
 from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.config.sections import ModelConfig, TaskConfig
@@ -20,6 +27,7 @@ from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.evaluation.predict import document_losses
 from softprompts.models.loading import default_device, input_spec, load_base_model
+from softprompts.system.files import write_atomically
 from softprompts.tasks.task import load_task
 
 import torch
@@ -66,6 +74,14 @@ def score(
     return found
 
 
+def main(folder: Path) -> None:
+    """Do the job of a folder."""
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    run = Path(job["run"]) if job["run"] else None
+    found = score(MemorisationConfig(**job["config"]), job["seed"], job["settings"], run, folder)
+    write_atomically(folder / SCORES, json.dumps(found))
+
+
 def _rows(
     config: MemorisationConfig, canaries: list[Canary], candidates: list[str], task: TaskConfig, folder: Path
 ) -> TaskConfig:
@@ -93,3 +109,7 @@ def _completions(engine: Engine, examples: list[Example]) -> list[str]:
         for i in range(0, len(prompts), COMPLETED)
         for text in generate(engine, prompts[i : i + COMPLETED], WRITTEN)
     ]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -8,6 +8,7 @@ from typing import Any
 from softprompts.errors import UserError, check_above_zero
 
 NAME, SECRET = "{name}", "{secret}"
+JOB, SCORES = "job.json", "scores.json"  # what is to be scored, and what came out
 
 
 @dataclass

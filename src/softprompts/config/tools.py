@@ -318,11 +318,11 @@ class ForgetConfig:
             suffices if it names a single row, e.g. train.jsonl:17.
         where: the rows whose column has one of these values, e.g. {author: [u17, u23]}. With several columns, a row has
             one of the values in each. With `rows` as well, both are forgotten.
-        similarity: rows with this similarity to a named row, or more, are nearly the same, and are forgotten as well. It
-            is the Jaccard similarity of the runs of five characters, as in `recipes/readiness.py`.
+        similarity: rows with this similarity to a named row, or more, are nearly the same, and are forgotten as well.
+            It is the Jaccard similarity of the runs of five characters, as in `recipes/readiness.py`.
         any_start: accept a run that started from another adapter, or learned from a teacher. You state that neither
             knows the rows.
-        resume: continue a call that was stopped.
+        resume: continue a call that was stopped (short: `--resume`).
         check: folder that this recipe wrote. Verify it, and do nothing else.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,13 +33,11 @@ ADVICE = (
 
 
 def prove_forgotten(plan: Plan) -> list[str]:
-    """Check the new run, write `forgotten.json`, and return lines to print. Only the first process of a launch does.
+    """Check the new run, write `forgotten.json`, and return lines to print.
 
     Raises:
         UserError: a forgotten row is still in use; the new run was trained on other rows than those that are checked.
     """
-    if os.environ.get("RANK", "0") != "0":
-        return []
     config: TaskConfig = plan.arguments["task"]
     task = load_task(config)
     before, after = plan.old.result, read_result(plan.folder)

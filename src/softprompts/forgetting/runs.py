@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,13 @@ def trained_run(config: ForgetConfig) -> TrainedRun:
     """Return the run in `forget.run`.
 
     Raises:
-        UserError: there is no run, or it is not finished; it trains nothing, or several candidates; it started from
-            another adapter or had a teacher.
+        UserError: several processes; there is no run, or it is not finished; it trains nothing, or several candidates;
+            it started from another adapter or had a teacher.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            "launch: recipes/forget.py runs in one process; start it with python, not with accelerate launch"
+        )
     folder = Path(config.run or "")
     if not is_folder(folder):
         beside = [str(p.parent) for p in folder.parent.glob(f"*/{RESULT_FILE}")] if is_folder(folder.parent) else []

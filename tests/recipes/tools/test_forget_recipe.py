@@ -121,6 +121,33 @@ def test_a_run_without_the_rows_and_its_proof(
     assert record["adapters"]["before"] != record["adapters"]["after"]
 
 
+def test_the_card_says_how_many_rows_were_left_out(finished: Callable[..., Path], forgotten: Path) -> None:
+    line = "- rows left out (task.without): 2 of train, 1 of validation, 0 of test\n"
+    assert line in (forgotten / "README.md").read_text(encoding="utf-8")
+    assert "left out" not in (finished("lora") / "README.md").read_text(encoding="utf-8")
+
+
+def test_without_the_old_predictions_no_scores_are_compared(
+    finished: Callable[..., Path], place: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(finished("lora"), old)
+    (old / "predictions.jsonl").unlink()
+    code, said, _ = cli_in_process(command(old, tmp_path / "new", place), capfd)
+    assert code == 0
+    assert "scores: not compared, because one of the runs has no predictions.jsonl" in said
+    assert read_result(tmp_path / "new", "forgotten.json")["scores"] is None
+
+
+def test_several_processes_are_refused(
+    finished: Callable[..., Path], place: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, errors = cli_in_process(command(finished("lora"), tmp_path / "new", place), capfd)
+    assert (code, len(errors)) == (2, 1)
+    assert errors[0].startswith("error: launch: recipes/forget.py runs in one process")
+
+
 def test_the_new_run_has_the_settings_of_the_old_one(finished: Callable[..., Path], forgotten: Path) -> None:
     old, new = (dict(leaves(read_result(folder, "config.json"))) for folder in (finished("lora"), forgotten))
     changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
@@ -285,7 +312,7 @@ def test_a_call_that_was_stopped_is_continued(
     weights = forgotten / "adapter" / "adapter_model.safetensors"
     (forgotten / "forgotten.json").unlink()  # stopped after the training
     written = weights.stat().st_mtime_ns
-    again = command(finished("lora"), forgotten, place, "--forget.resume", "true")
+    again = command(finished("lora"), forgotten, place, "--resume")
     assert cli_in_process(again, capfd)[0] == 0
     assert weights.stat().st_mtime_ns == written
     assert read_result(forgotten, "forgotten.json")["adapters"] == claimed["adapters"]
