@@ -12,8 +12,6 @@ import pytest
 ROW = {"id": "7", "text": "The film was good", "label": "positive"}
 
 
-
-
 @pytest.mark.parametrize(
     "other",
     [
