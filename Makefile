@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # These targets are not files.
 .PHONY: help setup demo tasks record report readiness governance sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: business-case bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
+.PHONY: business-case memorisation bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
 
@@ -102,6 +102,9 @@ bench-memory: $(STAMP) ## measure the memory of a process when 1, 2 and 4 share 
 
 business-case: $(STAMP) ## compute cost and return per month from the records and your numbers: CASE=configs/business/sentiment.yaml
 	@$(BIN)/python -m benchmarks.business --config $(or $(CASE),configs/business/sentiment.yaml)
+
+memorisation: $(STAMP) ## insert secrets into a copy of train, and measure how far each method gives them away; some hours; can be resumed: results/memorisation.json
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.memorisation --config $(or $(CONFIG),configs/memorisation/docstrings.yaml)
 
 bench-serving: $(STAMP) ## measure requests per second, latency and memory of many tasks in one process; 20 minutes; can be resumed; VLLM_PYTHON=FILE
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(if $(VLLM_PYTHON),--vllm $(VLLM_PYTHON))

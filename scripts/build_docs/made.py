@@ -30,6 +30,8 @@ MADE: dict[str, Callable[..., str]] = {
     "bench_data": results.bench_data,
     "licences": licences.table,
     "chaos": results.chaos,
+    "memorisation": results.memorisation,
+    "memorisation_facts": results.memorisation_facts,
     "scaling": scaling.table,
     "scaling_hidden": scaling.hiding,
 }

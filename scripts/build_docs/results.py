@@ -7,6 +7,7 @@ import os
 import re
 from typing import Any
 
+from benchmarks.memorisation import tables as canaries
 from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from benchmarks.tasks.tables import table, tasks_table
@@ -20,6 +21,7 @@ from softprompts.runs.record import Result, load_result
 import pandas
 
 REPORT = "results/report"
+NOT_MEASURED = "No record yet: `make memorisation` makes it."
 SPEED_NAMES = {  # names of the training benchmark's records
     "prompt20": "prompt tuning, 20 virtual tokens",
     "prompt100": "prompt tuning, 100 virtual tokens",
@@ -198,6 +200,23 @@ def chaos() -> str:
         outcomes = [f"{count} x {outcome}" for outcome, count in sorted(fault["outcomes"].items(), key=lambda o: -o[1])]
         rows.append([fault["name"], str(fault["times"]), "; ".join(outcomes)])
     return markdown_table(["fault", "times", "outcome"], rows)
+
+
+def memorisation() -> str:
+    """Return the exposure of the canaries after each method, and how many of them it gives away."""
+    record = _memorisation_record()
+    return canaries.table(record, {m.name: m.label for m in METHODS.values()}) if record else NOT_MEASURED
+
+
+def memorisation_facts() -> str:
+    """Return what the record says of the runs: the learning rate of each, its score and its seconds."""
+    record = _memorisation_record()
+    return canaries.facts(record, {m.name: m.label for m in METHODS.values()}) if record else NOT_MEASURED
+
+
+def _memorisation_record() -> Any:
+    file = RESULTS / "memorisation.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _ready(found: dict[str, float]) -> str:

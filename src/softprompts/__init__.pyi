@@ -32,6 +32,7 @@ from .config.tools import (
     ContestantConfig as ContestantConfig,
     EnsembleConfig as EnsembleConfig,
     ExportConfig as ExportConfig,
+    ForgetConfig as ForgetConfig,
     GovernanceConfig as GovernanceConfig,
     InputConfig as InputConfig,
     NeighboursConfig as NeighboursConfig,
@@ -84,6 +85,12 @@ from .evaluation.predict import (
 )
 from .evaluation.soup import make_soup as make_soup
 from .export.forms import write_export as write_export
+from .forgetting.plan import plan_forgetting as plan_forgetting
+from .forgetting.proof import (
+    check_forgotten as check_forgotten,
+    prove_forgotten as prove_forgotten,
+)
+from .forgetting.runs import trained_run as trained_run
 from .governance.record import write_governance as write_governance
 from .methods.baselines.full_finetuning import train_everything as train_everything
 from .methods.baselines.ia3 import add_ia3 as add_ia3

@@ -115,6 +115,7 @@ def test_help_names_keys_with_defaults_and_fits_a_terminal(recipe: str) -> None:
     model = "--model.name_or_path TEXT  (default: bundled:smollm2-135m-instruct)"
     first = {
         "compose": "--compose.adapters",
+        "forget": "--forget.run",
         "governance": "--governance.run",
         "readiness": "--readiness.config",
         "report": "--report.runs",

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from peft import PromptTuningConfig
 
-# No recipe's: test_accelerate_configs.py, test_benchmark_configs.py, test_business.py, test_serving_configs.py and
-# test_study.py test them.
-APART = ("accelerate", "benchmarks", "business", "cluster", "serving", "study")
+# No recipe's: test_accelerate_configs.py, test_benchmark_configs.py, test_business.py, test_memorisation.py,
+# test_serving_configs.py and test_study.py test them.
+APART = ("accelerate", "benchmarks", "business", "cluster", "memorisation", "serving", "study")
 CONFIGS = sorted(
     p
     for p in (ROOT / "configs").glob("*/*.yaml")

@@ -83,6 +83,7 @@ def test_methods_are_named_like_their_recipes() -> None:
         "ensemble",
         "evaluate",
         "export",
+        "forget",
         "generate",
         "governance",
         "neighbours",

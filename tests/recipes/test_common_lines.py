@@ -32,6 +32,7 @@ SAVES = {"compare": "save_contest"}  # two outcomes give one record, which is no
 TOOLS = {
     "compose",
     "export",
+    "forget",
     "generate",
     "governance",
     "neighbours",
@@ -46,6 +47,7 @@ EVALUATES = {
     "ensemble",
     "evaluate",
     "export",
+    "forget",
     "generate",
     "governance",
     "neighbours",

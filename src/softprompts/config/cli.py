@@ -96,15 +96,18 @@ def _arguments(main: Callable[..., None], parser: ArgumentParser, read: Callable
 def _checked_words(argv: list[str], valid: set[str]) -> list[str]:
     """Return the words of a command line, config files first, with expanded paths and `--resume` spelled out.
 
+    `--resume` is `--run.resume true`, or `--SECTION.resume true` for a recipe whose run is another recipe's.
+
     Raises:
         UserError: a flag is unknown; a config file is missing or not valid.
     """
     words, files, checked = iter(argv), [], []
+    resume = next((key for key in sorted(valid) if key.endswith(".resume")), "run.resume")
     for word in words:
         flag = re.fullmatch(r"--([\w.]+)\+?(=.*)?", word, re.DOTALL)
         name = flag[1] if flag else ""
         if word == "--resume":
-            checked += ["--run.resume", "true"]
+            checked += [f"--{resume}", "true"]
             continue
         if name == "config":
             path = word.partition("=")[2] or next(words, "")

@@ -20,6 +20,10 @@ PATHS = (
     "export.license_file",
     "export.output_dir",
     "first.path",
+    "forget.check",
+    "forget.output_dir",
+    "forget.rows",
+    "forget.run",
     "governance.before",
     "governance.output_dir",
     "governance.plan",
@@ -27,6 +31,8 @@ PATHS = (
     "governance.run",
     "launch.records",
     "launch.runs",
+    "memorisation.record",
+    "memorisation.runs",
     "model.name_or_path",
     "neighbours.record",
     "prefix.init_adapter",
@@ -60,6 +66,7 @@ PATHS = (
     "task.test",
     "task.train",
     "task.validation",
+    "task.without",
     "training.teacher",
 )
 

@@ -348,6 +348,53 @@ class GovernanceConfig:
 
 
 @dataclass
+class ForgetConfig:
+    """A finished run, the rows that it must forget, and the folder of the new run.
+
+    Args:
+        run: folder of the finished run.
+        output_dir: folder of the new run, which must be new or empty.
+        rows: file with one place of a row per line, as messages name them, e.g. data/train.jsonl:17. The end of a path
+            suffices if it names a single row, e.g. train.jsonl:17.
+        where: the rows whose column has one of these values, e.g. {author: [u17, u23]}. With several columns, a row has
+            one of the values in each. With `rows` as well, both are forgotten.
+        similarity: rows with this similarity to a named row, or more, are nearly the same, and are forgotten as well.
+            It is the Jaccard similarity of the runs of five characters, as in `recipes/readiness.py`.
+        any_start: accept a run that started from another adapter, or learned from a teacher. You state that neither
+            knows the rows.
+        resume: continue a call that was stopped (short: `--resume`).
+        check: folder that this recipe wrote. Verify it, and do nothing else.
+    """
+
+    run: str | None = None
+    output_dir: str | None = None
+    rows: str | None = None
+    where: dict[str, list[str]] = field(default_factory=dict)
+    similarity: float = 0.8
+    any_start: bool = False
+    resume: bool = False
+    check: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [key for key in ("run", "output_dir", "rows", "where", "any_start", "resume") if getattr(self, key)]
+        if self.check is not None:
+            if given:
+                raise UserError(
+                    f"forget.check: verifies a folder, and excludes forget.{given[0]}; leave out one of them"
+                )
+            return
+        for key, what in (("run", "the folder of a finished run"), ("output_dir", "a new folder")):
+            if not (getattr(self, key) or "").strip():
+                raise UserError(f"forget.{key}: expected {what}, found nothing")
+        if not 0 < self.similarity <= 1:
+            raise UserError(f"forget.similarity: expected more than 0 and at most 1, found {self.similarity}")
+        if self.rows is None and not self.where:
+            raise UserError(
+                "forget.rows: name the rows to forget, here by a file of places, or in forget.where by values"
+            )
+
+
+@dataclass
 class AdapterConfig:
     """A saved adapter, of this project or of PEFT.
 

@@ -223,12 +223,13 @@ def card(result: Result, inside: bool = False) -> str:
         ["metric", split_of(result), "95 % interval", "rows"],
         [[key, f"{x.value:.4f}", f"{x.low:.4f} to {x.high:.4f}", str(x.rows)] for key, x in result.metrics.items()],
     )
+    rows = f"{_masked(result)}{_left_out(result)}"
     return f"""# {result.recipe} on {result.task}
 
 {_how_to_load(result, inside)}
 - base model: {base}
 - data: {result.task}, licence: {result.data["licence"]}
-{_masked(result)}- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
+{rows}- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
 - prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
 - seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
 
@@ -247,6 +248,13 @@ def _masked(result: Result) -> str:
         counts.update(split.get("masked", {}))
     found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     return f"- personal data, masked in all splits (task.pii): {found or 'none were found'}\n"
+
+
+def _left_out(result: Result) -> str:
+    """Return the line of a card that says how many rows were left out; empty without `task.without`."""
+    counts = {split: found["without"]["rows"] for split, found in result.data["splits"].items() if "without" in found}
+    told = ", ".join(f"{count:,} of {split}" for split, count in counts.items())
+    return f"- rows left out (task.without): {told}\n" if counts else ""
 
 
 def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:

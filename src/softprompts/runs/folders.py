@@ -21,6 +21,7 @@ CONFIG_FILE = "config.json"
 LOGS = "logs"
 RESULT_FILE = "result.json"
 COMPARE_FILE = "compare.json"  # the result of a comparison
+WITHOUT_FILE = "without.txt"  # fingerprints of rows to leave out; recipes/forget.py writes it before the run starts
 # Files of a run that was killed at its start: its lock, and an incomplete config.
 LEFTOVER = re.compile(rf"{re.escape(locks.LOCK)}(\..+)?|\.config\.\d+\.tmp\.json", re.ASCII)
 # Keys of config.json in addition to the settings.
@@ -132,7 +133,7 @@ def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
     Raises:
         UserError: a run can neither start nor continue there.
     """
-    names = {p.name for p in folder.iterdir() if not LEFTOVER.fullmatch(p.name)}
+    names = {p.name for p in folder.iterdir() if p.name != WITHOUT_FILE and not LEFTOVER.fullmatch(p.name)}
     try:
         record = record_of(folder)
     except UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ from softprompts.data.readers import Source
 from softprompts.data.sources import SPLITS, Reading
 from softprompts.data.tables import Writer
 from softprompts.data.values import Record
+from softprompts.data.without import fingerprint, text_of
 from softprompts.errors import UserError, nearest, short
 from softprompts.tasks.checks import (
     Seen,
@@ -87,10 +89,12 @@ class _Split:
         self.taken: list[str] = []  # labels of the first rows, if these may not represent all rows
         self.labels: set[str] = set()
         self.masked: Counter[str] = Counter()
+        self.left_out: list[str] = []  # fingerprints of rows that `task.without` names
 
     @property
     def is_full(self) -> bool:
-        return self.writer.count == self.limit
+        # A row that is left out counts, so that no other row enters in its place.
+        return self.writer.count + len(self.left_out) == self.limit
 
     @property
     def is_settled(self) -> bool:
@@ -118,8 +122,24 @@ class _Split:
             self.labels.add(label)
 
 
+class _Without:
+    """Applies `task.without` to rows as they are in the files, before personal data are masked."""
+
+    def __init__(self, config: TaskConfig, fingerprints: Collection[str]) -> None:
+        self.fingerprints = fingerprints
+        self.text = text_of(config.prompt, config.target)
+
+    def takes(self, record: Record, split: _Split) -> bool:
+        """Return whether a row is left out; its split notes it as far as its rows are used."""
+        if not self.fingerprints or (found := fingerprint(self.text(record))) not in self.fingerprints:
+            return False
+        if not split.is_full:
+            split.left_out.append(found)
+        return True
+
+
 def _fill(
-    splits: dict[str, _Split], given: str, reading: Reading, choices: _Choices, privacy: Privacy
+    splits: dict[str, _Split], given: str, reading: Reading, choices: _Choices, privacy: Privacy, without: _Without
 ) -> UserError | None:
     """Add the rows of a source to its splits until they have enough; return the error of the first wrong row.
 
@@ -131,6 +151,8 @@ def _fill(
     for batch in reading.rows(given, lambda: not collects and all(split.is_settled for split in fed)):
         try:
             for name, place, read in batch if wrong is None else ():
+                if without.takes(read, splits[name]):
+                    continue
                 record, masked = privacy.clean(place, read)
                 if collects:
                     choices.in_train[render(choices.config.target, record, place)] += 1
@@ -141,11 +163,16 @@ def _fill(
 
 
 def write_splits(
-    config: TaskConfig, schema: dict[str, Any] | None, sources: dict[str, Source], writers: dict[str, Writer]
+    config: TaskConfig,
+    schema: dict[str, Any] | None,
+    sources: dict[str, Source],
+    writers: dict[str, Writer],
+    fingerprints: Collection[str] = (),
 ) -> dict[str, Any]:
     """Write the rows of a task; return notes as JSON values: the facts for `StoredRows`, the choices, warnings.
 
-    Reading stops at `task.max_rows`, unless labels must be found in the whole file.
+    Reading stops at `task.max_rows`, unless labels must be found in the whole file. Rows whose fingerprints are given
+    are left out.
 
     Raises:
         UserError: as `load_task`.
@@ -154,11 +181,11 @@ def write_splits(
     choices = _Choices(config)
     check = None if schema is None else target_check(schema)
     splits = {name: _Split(name, config, choices, check, writers[name]) for name in SPLITS}
-    privacy = Privacy(config.pii)
+    privacy, without = Privacy(config.pii), _Without(config, fingerprints)
     wrong: UserError | None = None
     warnings = []
     for given in reading.sources:
-        found = _fill(splits, given, reading, choices, privacy)
+        found = _fill(splits, given, reading, choices, privacy, without)
         # A misspelt column in task.rename or task.where is reported first; it may be the cause of the error.
         if found and not (config.rename or config.where):
             raise found
@@ -170,7 +197,7 @@ def write_splits(
         raise wrong
     for name, split in splits.items():
         if not split.writer.count:
-            raise UserError(f"task.{name}: no rows")
+            raise UserError(f"task.{name}: no rows{' are left, task.without names all' if split.left_out else ''}")
     warnings += row_warnings({name: split.seen for name, split in splits.items()}, choices.words)
     for name in config.max_rows:
         split = splits[name]
@@ -181,6 +208,7 @@ def write_splits(
         "choices": choices.words,
         "held_out": reading.held_out,
         "masked": masked if config.pii == "mask" else {},
+        "without": {name: sorted(split.left_out) for name, split in splits.items()} if fingerprints else {},
         "warnings": warnings,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from softprompts.config.sections import TaskConfig
 from softprompts.data import tables
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sources
+from softprompts.data.without import read_without
 from softprompts.errors import UserError, listed, notice, warn
 from softprompts.metrics.names import check_names
 from softprompts.metrics.scoring import check_metrics, check_reach
@@ -30,8 +31,9 @@ class Task:
     """Rows by split, with choices and metrics. `choices` are all possible targets, or None for open targets.
 
     `separator` ends each few-shot example in the prompts, if there are any. `masked` has the number of masked values of
-    each kind of personal data, for each split; it is empty if `task.pii` is not `mask`. `metric_data` is the content of
-    that setting's file.
+    each kind of personal data, for each split; it is empty if `task.pii` is not `mask`. `without` has the fingerprints
+    of the rows that were left out of each split; it is empty if `task.without` is not set. `metric_data` is the content
+    of that setting's file.
     """
 
     name: str
@@ -44,14 +46,20 @@ class Task:
     metric_data: dict[str, Any] | None = None
     separator: str = ""
     masked: dict[str, dict[str, int]] = field(default_factory=dict)
+    without: dict[str, list[str]] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and its masked values."""
+        """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and its masked values.
+
+        With `task.without`, also the number and the fingerprints of the rows that were left out.
+        """
         found: dict[str, dict[str, Any]] = {
             name: {"rows": len(rows), "sha256": digest_of(rows)} for name, rows in self.splits.items()
         }
         for name, masked in self.masked.items():
             found[name]["masked"] = masked
+        for name, fingerprints in self.without.items():
+            found[name]["without"] = {"rows": len(fingerprints), "fingerprints": fingerprints}
         return found
 
 
@@ -74,6 +82,7 @@ def load_task(config: TaskConfig) -> Task:
     check_characters("task.system", config.system or "")
     schema = read_schema(config.schema) if config.schema else None
     metric_data = read_metric_data(config.metric_data) if config.metric_data else None
+    without = read_without(config.without) if config.without is not None else frozenset()
     sources = open_sources(config)
     key = None
     if sum(source.size for source in sources.values()) >= tables.LARGE:
@@ -81,13 +90,16 @@ def load_task(config: TaskConfig) -> Task:
         if config.pii != "keep":
             check_packages("task.pii")
             settings["pii_found_by"] = finder_version()
+        settings["without"] = sorted(without)  # the content of the file, not its name
         key = tables.key_of("rows", settings, schema, {name: s.content() for name, s in sources.items()})
     made = tables.make_tables(
-        key, dict.fromkeys(SPLITS, SCHEMA), lambda writers: write_splits(config, schema, sources, writers)
+        key, dict.fromkeys(SPLITS, SCHEMA), lambda writers: write_splits(config, schema, sources, writers, without)
     )
     splits: dict[str, Sequence[Row]] = {name: StoredRows(made, name) for name in SPLITS}
     for text in [*made.notes["held_out"], *_masked_in_words(made.notes["masked"])]:
         notice(text)
+    if without:
+        _tell_of_rows_left_out(without, made.notes["without"])
     # Last, because the metrics' library takes seconds to import; a missing file is thus reported at once.
     check_metrics(config.metrics, config.choices is not None, metric_data)
     for text in [*_reach(config, schema, metric_data, splits), *made.notes["warnings"]]:
@@ -103,6 +115,7 @@ def load_task(config: TaskConfig) -> Task:
         config=config,
         schema=schema,
         masked=made.notes["masked"],
+        without=made.notes["without"],
         metric_data=metric_data,
     )
 
@@ -113,6 +126,16 @@ def _masked_in_words(masked: dict[str, dict[str, int]]) -> list[str]:
         f"task.pii: masked in {split}: {listed(f'{count:,} {kind}' for kind, count in kinds.items()) or 'nothing'}"
         for split, kinds in masked.items()
     ]
+
+
+def _tell_of_rows_left_out(without: Collection[str], found: dict[str, list[str]]) -> None:
+    """Log how many rows of each split were left out, and warn of fingerprints that no row has."""
+    notice(f"task.without: left out {listed(f'{len(own):,} of {split}' for split, own in found.items())}")
+    if missing := len(without) - len({one for own in found.values() for one in own}):
+        warn(
+            f"task.without: no row has {missing:,} of its {len(without):,} fingerprints: the rows are no longer there, "
+            "or task.prompt and task.target name other columns than those that were fingerprinted"
+        )
 
 
 def _reach(

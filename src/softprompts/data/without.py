@@ -1,0 +1,73 @@
+"""Rows that a task leaves out, named by fingerprints, so that no text has to be kept to know what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from softprompts.data.readers import read_text
+from softprompts.data.values import Record, plain
+from softprompts.errors import UserError, short
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+HEAD = "# SHA-256 of rows that are left out, one per line. recipes/forget.py wrote them.\n"
+
+
+def text_of(prompt: str, target: str) -> Callable[[Record], str]:
+    """Return a function of a record that gives the values of the columns of two templates, as one normalised text.
+
+    Columns that no template shows do not count, nor do the words of the templates. Values are compared without case,
+    runs of spaces, and forms of Unicode characters that mean the same (NFKC). The input is on the first line, the
+    target on the second.
+    """
+    columns = [_columns(template) for template in (prompt, target)]
+
+    def text(record: Record) -> str:
+        return "\n".join(_normal(str(plain(record.get(name, ""))) for name in names) for names in columns)
+
+    return text
+
+
+def _columns(template: str) -> list[str]:
+    names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+    return list(dict.fromkeys(name.partition("[")[0] for name in names))
+
+
+def _normal(values: Iterable[str]) -> str:
+    return " ".join(unicodedata.normalize("NFKC", " ".join(values)).casefold().split())
+
+
+def fingerprint(text: str) -> str:
+    """Return the SHA-256 of a text from `text_of`, as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_without(path: str) -> frozenset[str]:
+    """Return the fingerprints in a file: one per line; empty lines, and lines that begin with #, do not count.
+
+    Raises:
+        UserError: the file is missing, not text, or has another kind of line, or no fingerprint.
+    """
+    found = set()
+    for number, line in enumerate(read_text(Path(path)).splitlines(), start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        if not FINGERPRINT.fullmatch(text):
+            raise UserError(
+                f"{path}:{number}: expected a fingerprint of 64 hexadecimal digits, found {short(text, 40)}; "
+                "recipes/forget.py makes them from rows"
+            )
+        found.add(text)
+    if not found:
+        raise UserError(f"{path}: holds no fingerprint; set task.without to null to leave out no row")
+    return frozenset(found)
+
+
+def without_file(fingerprints: Iterable[str]) -> str:
+    """Return the content of a file for `read_without`."""
+    return HEAD + "".join(f"{one}\n" for one in sorted(set(fingerprints)))

@@ -1,0 +1,154 @@
+"""Which rows are forgotten: named by place or by value, and all that nearly repeat one of them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from made_forgetting import SYLLABLES, people_config, write_people
+from softprompts.config.tools import ForgetConfig
+from softprompts.errors import UserError
+from softprompts.forgetting.rows import Forgotten, Line, lines_of, repeated, rows_to_forget
+from softprompts.readiness.overlap import SHORTEST, SIMILAR, shingles
+from softprompts.tasks.task import Task, load_task
+
+import pytest
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    write_people(tmp_path / "people")
+    return tmp_path / "people"
+
+
+@pytest.fixture
+def task(people: Path) -> Task:
+    return load_task(people_config(people))
+
+
+def asked(folder: Path, *places: str, **where: list[str]) -> ForgetConfig:
+    file = folder / "rows.txt"
+    file.write_text("# rows of Anna\n\n" + "\n".join(places) + "\n", encoding="utf-8")
+    return ForgetConfig("run", "new", rows=str(file) if places else None, where=where)
+
+
+def ends(found: Forgotten) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the named rows, and each repeated one with the row that it is like, by file name and line."""
+    return [Path(line.place).name for line in found.named], [
+        (Path(row.line.place).name, Path(row.like).name) for row in found.repeated
+    ]
+
+
+def test_a_place_brings_its_copies_in_every_split(task: Task, tmp_path: Path) -> None:
+    found = rows_to_forget(asked(tmp_path, "train.jsonl:6"), task)
+    assert ends(found) == (
+        ["train.jsonl:6"],
+        [("train.jsonl:10", "train.jsonl:6"), ("validation.jsonl:3", "train.jsonl:6")],
+    )
+    near, same = found.repeated
+    assert SIMILAR <= near.similarity <= 1.0
+    assert near.line.fingerprint != found.named[0].fingerprint, "punctuation makes another row, nearly the same"
+    assert same.line.fingerprint == found.named[0].fingerprint, "case and spaces do not"
+    assert len(found.fingerprints) == 2
+
+
+def test_the_whole_path_names_a_row_as_messages_do(task: Task, people: Path, tmp_path: Path) -> None:
+    found = rows_to_forget(asked(tmp_path, f"{people}/test.jsonl:2"), task)
+    assert ends(found) == (["test.jsonl:2"], [])
+
+
+def test_values_of_a_column_name_rows_of_every_split(task: Task, tmp_path: Path) -> None:
+    found = rows_to_forget(asked(tmp_path, author=["u1"]), task)
+    assert ends(found)[0] == ["train.jsonl:6", "test.jsonl:5"]
+    both = rows_to_forget(asked(tmp_path, author=["u1", "u2", "u3"], label=["positive"]), task)
+    assert {"train.jsonl:6", "train.jsonl:10", "validation.jsonl:3"} <= set(ends(both)[0])
+
+
+def test_places_and_values_are_added(task: Task, tmp_path: Path) -> None:
+    found = rows_to_forget(asked(tmp_path, "test.jsonl:2", author=["u2"]), task)
+    assert ends(found)[0] == ["train.jsonl:10", "test.jsonl:2"]
+
+
+@pytest.mark.parametrize(
+    ("places", "where", "message"),
+    [
+        (["train.jsonl:41"], {}, r"rows\.txt:3: no row in use has the place train\.jsonl:41 \(did you mean"),
+        (["trian.jsonl:6"], {}, r"rows\.txt:3: no row in use has the place trian\.jsonl:6 \(did you mean"),
+        (["# none"], {}, r"rows\.txt: names no row; write one place per line"),
+        ([], {"autor": ["u1"]}, r'forget\.where: no row has a column "autor" \(did you mean "author"\?\)'),
+        ([], {"author": ["u1", "u9"]}, r'forget\.where: no row in use has author "u9"'),
+        ([], {"author": ["u1"], "label": ["negative"], "text": ["x"]}, r'forget\.where: no row in use has text "x"'),
+        (
+            [],
+            {"author": ["u2"], "label": ["negative"]},
+            r"forget\.where: no row matches, so there is nothing to forget",
+        ),
+        ([], {"label": ["positive", "negative"]}, r"forget\.where: all 40 rows of train would be forgotten"),
+    ],
+)
+def test_rows_that_cannot_be_forgotten_are_one_line(
+    task: Task, tmp_path: Path, places: list[str], where: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        rows_to_forget(asked(tmp_path, *places, **where), task)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_end_of_a_path_that_names_several_rows_is_refused(people: Path, tmp_path: Path) -> None:
+    write_people(tmp_path / "others")
+    mixed = load_task(people_config(people, test=str(tmp_path / "others" / "train.jsonl")))
+    with pytest.raises(UserError, match=r"rows\.txt:3: 2 rows have the place train\.jsonl:6; write more of the path"):
+        rows_to_forget(asked(tmp_path, "train.jsonl:6"), mixed)
+    rows_to_forget(asked(tmp_path, "others/train.jsonl:7"), mixed)
+
+
+def test_near_copies_are_those_of_a_comparison_of_all_pairs() -> None:
+    rng = random.Random(0)
+
+    def text() -> list[str]:
+        return ["".join(rng.choices(SYLLABLES, k=3)) for _ in range(8)]
+
+    chosen = [Line("train", f"c{n}", " ".join(text())) for n in range(20)]
+    others = []
+    for n in range(300):  # some are copies with one to three other words
+        words = rng.choice(chosen).text.split() if n % 2 else text()
+        for at in rng.sample(range(len(words)), n % 4):
+            words[at] = rng.choice(text())
+        others.append(Line("test", f"o{n}", " ".join(words)))
+    expected = {}
+    for line in others:
+        own = shingles(line.text)
+        found = [(len(own & shingles(c.text)) / len(own | shingles(c.text)), c.place) for c in chosen]
+        if max(found)[0] >= 0.5:
+            expected[line.place] = max(found)
+    assert 20 < len(expected) < 200
+    found = {row.line.place: (row.similarity, row.like) for row in repeated(chosen, others, 0.5)}
+    assert found == {place: (pytest.approx(similarity), like) for place, (similarity, like) in expected.items()}
+
+
+def test_short_texts_are_copies_only_if_they_are_the_same() -> None:
+    short = "lights on"
+    assert len(short) < SHORTEST
+    chosen = [Line("train", "a", short)]
+    found = repeated(chosen, [Line("test", "b", short), Line("test", "c", "lights off")])
+    assert [row.line.place for row in found] == ["b"]
+
+
+def test_every_row_in_use_is_compared(task: Task) -> None:
+    assert [line.split for line in lines_of(task)] == ["train"] * 40 + ["validation"] * 16 + ["test"] * 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"forget\.run: expected the folder of a finished run, found nothing"),
+        ({"run": "a", "rows": "r"}, r"forget\.output_dir: expected a new folder, found nothing"),
+        ({"run": "a", "output_dir": "b"}, r"forget\.rows: name the rows to forget"),
+        ({"run": "a", "output_dir": "b", "rows": "c", "similarity": 0}, r"forget\.similarity: expected more than 0"),
+        ({"check": "a", "run": "b"}, r"forget\.check: verifies a folder, and excludes forget\.run"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ForgetConfig(**settings)
