@@ -47,7 +47,7 @@ def exposure(secret: float, candidates: Sequence[float], digits: int) -> Exposur
     return Exposure(
         rank=ahead + 1,
         sampled=math.log2((len(losses) + 1) / (ahead + 1)),
-        at_least=-math.log2(share),
+        at_least=abs(math.log2(share)),
         fitted=min(most, _fitted(secret, losses)),
     )
 

@@ -17,7 +17,10 @@ import pytest
 
 def predictions(folder: Path, **answers: str) -> Path:
     folder.mkdir()
-    lines = [{"place": place, "prediction": text, "target": " yes"} for place, text in answers.items()]
+    lines = [
+        {"place": f"{folder}:{row}", "prompt": row[0], "prediction": text, "target": " yes"}
+        for row, text in answers.items()
+    ]
     (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     return folder
 
@@ -31,15 +34,21 @@ def test_a_row_that_is_still_there_is_found_by_its_place_and_not_by_its_text(tmp
 
 
 def test_scores_are_those_of_the_rows_that_both_runs_have(tmp_path: Path) -> None:
-    before = predictions(tmp_path / "before", a=" yes", b=" yes", c=" no", d=" yes")
-    after = predictions(tmp_path / "after", a=" yes", b=" no", c=" no")
+    """Rows `c1` and `c2` have the same texts. The places of the two runs are in other folders."""
+    before = predictions(tmp_path / "before", a=" yes", b=" yes", c1=" no", c2=" yes", d=" yes")
+    after = predictions(tmp_path / "after", a=" yes", b=" no", c1=" no", c2=" yes")
     found: Any = scores(before, after, make_task([("text", " yes")]), 50)
-    assert found["rows"] == 3
-    assert found["before"] == {"accuracy": pytest.approx(2 / 3)}
-    assert found["after"] == {"accuracy": pytest.approx(1 / 3)}
+    assert found["rows"] == 4
+    assert found["before"] == {"accuracy": pytest.approx(3 / 4)}
+    assert found["after"] == {"accuracy": pytest.approx(2 / 4)}
     change = found["difference"]["accuracy"]
-    assert change["value"] == pytest.approx(-1 / 3)
+    assert change["value"] == pytest.approx(-1 / 4)
     assert change["low"] <= change["value"] <= change["high"] <= 0
+
+
+def test_runs_without_common_rows_are_not_compared(tmp_path: Path) -> None:
+    before, after = predictions(tmp_path / "before", a=" yes"), predictions(tmp_path / "after", b=" yes")
+    assert scores(before, after, make_task([("text", " yes")]), 50) is None
 
 
 def test_damaged_predictions_are_one_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -97,31 +98,40 @@ def scores(old: Path, new: Path, task: Task, resamples: int) -> dict[str, Any] |
     The difference is that of the new run less the old one, with its 95 % interval over rows. None if one of the two has
     no predictions any more.
     """
-    sides = [_predictions(folder) for folder in (new, old)]
-    if not all(sides):
+    after, before = (_predictions(folder) for folder in (new, old))
+    common = [row for row in after if row in before]
+    if not common:
         return None
-    after, before = sides
-    places = [place for place in after if place in before]
-    targets = [after[place]["target"].strip() for place in places]
+    targets = [target.strip() for _, target, _ in common]
     metrics = load_metrics(task.metrics, task.schema, task.metric_data)
-    answers = [[side[place]["prediction"].strip() for place in places] for side in (after, before)]
+    answers = [[side[row].strip() for row in common] for side in (after, before)]
     found = compare({"after": [answers[0]], "before": [answers[1]]}, targets, metrics, resamples)
     return {
-        "rows": len(places),
+        "rows": len(common),
         "before": compute_metrics(metrics, answers[1], targets),
         "after": compute_metrics(metrics, answers[0], targets),
         "difference": {one.metric: {"value": one.difference, "low": one.low, "high": one.high} for one in found},
     }
 
 
-def _predictions(folder: Path) -> dict[str, dict[str, Any]]:
+def _predictions(folder: Path) -> dict[tuple[str, str, int], str]:
+    """Return a run's predictions by prompt, target, and number of the row among equal ones.
+
+    Places do not serve: those of the old run may be in another copy of the data.
+    """
     file = folder / PREDICTIONS
     if not file.is_file():
         return {}
     try:
         with one_line(file):
             lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-        return {line["place"]: line for line in lines}
+        seen: Counter[tuple[str, str]] = Counter()
+        found = {}
+        for line in lines:
+            row = line["prompt"], line["target"]
+            found[*row, seen[row]] = line["prediction"]
+            seen[row] += 1
+        return found
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: is damaged: {short(error)}") from None
 
@@ -136,7 +146,7 @@ def _in_words(record: dict[str, Any]) -> list[str]:
         f"steps: {steps['before']:,} before, {steps['after']:,} after",
     ]
     if (found := record["scores"]) is None:
-        return [*lines, f"scores: not compared, because one of the runs has no {PREDICTIONS}"]
+        return [*lines, f"scores: not compared, because one of the runs has no {PREDICTIONS} of these rows"]
     for name, change in found["difference"].items():
         both = f"{100 * found['before'][name]:.1f} % before, {100 * found['after'][name]:.1f} % after"
         value, low, high = (f"{100 * change[key]:+.1f}" for key in ("value", "low", "high"))

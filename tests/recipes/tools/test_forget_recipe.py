@@ -135,7 +135,7 @@ def test_without_the_old_predictions_no_scores_are_compared(
     (old / "predictions.jsonl").unlink()
     code, said, _ = cli_in_process(command(old, tmp_path / "new", place), capfd)
     assert code == 0
-    assert "scores: not compared, because one of the runs has no predictions.jsonl" in said
+    assert "scores: not compared, because one of the runs has no predictions.jsonl of these rows" in said
     assert read_result(tmp_path / "new", "forgotten.json")["scores"] is None
 
 
