@@ -204,13 +204,15 @@ docs-serve: $(DOCS) ## show the documentation site while you write, at http://12
 docs-page: $(STAMP) ## after make demo: take the picture of the server's page in docs/serving.md, with Chromium
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m scripts.build_docs.serve_page
 
-data: $(STAMP) ## build the embedded data again from their sources (sentiment's is downloaded)
+data: $(STAMP) ## build the embedded data again from their sources (three are downloaded: sentiment, support, campaign)
 	@$(BIN)/python -m scripts.build_data sentiment
 	@$(BIN)/python -m scripts.build_data home_commands
 	@$(BIN)/python -m scripts.build_data docstrings
 	@$(BIN)/python -m scripts.build_data compliance
 	@$(BIN)/python -m scripts.build_data localisation
 	@$(BIN)/python -m scripts.build_data analytics
+	@$(BIN)/python -m scripts.build_data support
+	@$(BIN)/python -m scripts.build_data campaign
 
 new: $(STAMP) ## a config for one file of yours, with settings found in the data: TASK=mytask DATA=mine.csv
 	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/new.py --new.task "$(TASK)" --new.data "$(DATA)"

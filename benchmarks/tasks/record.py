@@ -15,7 +15,7 @@ from softprompts.runs.record import load_result
 RESULTS = Path("results")
 RECIPES = tuple(METHODS)  # rows of a table, from no trained parameters to all
 TASKS = ("sentiment", "home_commands", "docstrings")  # of the benchmark
-USE_CASES = ("compliance", "localisation", "analytics")
+USE_CASES = ("compliance", "localisation", "analytics", "support", "campaign")
 PRINTED = "printed.md"  # the demo's output about its two runs
 
 

@@ -6,6 +6,8 @@
     python -m scripts.build_data compliance [--out data]
     python -m scripts.build_data localisation [--out data]
     python -m scripts.build_data analytics [--out data]
+    python -m scripts.build_data support [--sources build/sources] [--out data]
+    python -m scripts.build_data campaign [--sources build/sources] [--out data]
 
 There is one sub-command per task. Every build is deterministic: the same source gives the same bytes.
 """
@@ -26,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the data sets under data/ from their public sources.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--out", type=Path, default=Path("data"), help="parent folder (default: data)")
+    kept = argparse.ArgumentParser(add_help=False)
+    folder = "folder of the downloaded files (default: build/sources); a file that is there is not downloaded again"
+    kept.add_argument("--sources", type=Path, default=Path("build/sources"), help=folder)
     tasks = parser.add_subparsers(dest="task", required=True)
     sentiment = tasks.add_parser("sentiment", parents=[common], help="sentences of four domains, positive or negative")
     sentiment.add_argument("--source", type=Path, help="the source distribution (default: download it with pip)")
@@ -34,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks.add_parser("compliance", parents=[common], help="licence texts, and their policy categories")
     tasks.add_parser("localisation", parents=[common], help="texts of interfaces in English and three other languages")
     tasks.add_parser("analytics", parents=[common], help="commands to a smart home as data, and utterances")
+    tasks.add_parser("support", parents=[common, kept], help="questions to a bank: queue, priority and answer as JSON")
+    tasks.add_parser("campaign", parents=[common, kept], help="products, and lines of copy in two voices")
     options = vars(parser.parse_args(argv))
     # A build may need packages that the others do not need.
     task = importlib.import_module(f"scripts.build_data.{options.pop('task')}.build")

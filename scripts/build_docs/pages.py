@@ -32,6 +32,8 @@ EXTRA = {
     "data/compliance.md": "data/compliance/README.md",
     "data/localisation.md": "data/localisation/README.md",
     "data/analytics.md": "data/analytics/README.md",
+    "data/support.md": "data/support/README.md",
+    "data/campaign.md": "data/campaign/README.md",
     "results/claims.md": "results/report/claims.md",
     "results/comparisons.md": "results/report/tables.md",
     "results/study.md": "results/report/study.md",

@@ -42,6 +42,13 @@ TEXTS = {
     "chrf": ["the cat sat on a mat", "a cat sat", "the mat", "dogs ran to the mat"],
     "bleu": ["the cat sat on a mat", "a cat sat on a mat there", "the cat sat", "dogs ran to the mat"],
     "policy_cost": ["permissive", "copyleft", "abstain", "proprietary"],
+    "brand_voice": ["It is a shell.", "It draws.", "Interactive shell", "Painter of charts"],
+    "support_ticket": [
+        '{"queue": "a", "priority": "high", "answer": "x", "intent": 1}',
+        '{"queue": "a", "priority": "low", "answer": "y"}',
+        '{"queue": "b", "priority": "high", "answer": "z"}',
+        "no",
+    ],
     "mentions": ["a cell", "no", "cells", "a cell %s"],
 }
 

@@ -32,29 +32,29 @@ class JsonObject(base.RowMetric):
         """Return per row: 1, match, slots matched, predicted and expected, valid JSON and schema, (rows, 6 or 7)."""
         validator = None if schema is None else Draft202012Validator(schema, registry=Registry())
         rows = []
-        for answer, reference in zip(map(_parsed, predictions), map(_parsed, references), strict=True):
+        for answer, reference in zip(map(parsed, predictions), map(parsed, references), strict=True):
             said, meant = _slots(answer), _slots(reference)
             slots = [(said & meant).total(), said.total(), meant.total()]
-            right = answer is not None and reference is not None and _frozen(answer) == _frozen(reference)
+            right = answer is not None and reference is not None and frozen(answer) == frozen(reference)
             row = [1, right, *slots, answer is not None]
-            rows.append(row if validator is None else [*row, _is_valid(answer, validator)])
+            rows.append(row if validator is None else [*row, is_valid(answer, validator)])
         return numpy.array(rows, dtype=float)
 
     def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
-        rows, right, shared, said, meant, parsed, *valid = sums.tolist()
+        rows, right, shared, said, meant, objects, *valid = sums.tolist()
         return {
             "exact_match": right / rows,
             "slot_f1": 2 * shared / max(said + meant, 1),
-            "valid_json": parsed / rows,
+            "valid_json": objects / rows,
             **({"valid_schema": valid[0] / rows} if valid else {}),
         }
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
+def parsed(text: str) -> dict[str, Any] | None:
     """Return a text as a JSON object; None if it is not one."""
     try:
         value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
-        _frozen(value)
+        frozen(value)
     except (ValueError, RecursionError):  # RecursionError: nested too deeply for comparisons
         return None
     return value if isinstance(value, dict) else None
@@ -70,22 +70,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
     """Return a hashable value that compares as in JSON: true is not 1, and 1 is 1.0."""
     if isinstance(value, dict):
-        return "object", frozenset((k, _frozen(v)) for k, v in value.items())
+        return "object", frozenset((k, frozen(v)) for k, v in value.items())
     if isinstance(value, list):
-        return "list", tuple(_frozen(v) for v in value)
+        return "list", tuple(frozen(v) for v in value)
     return "bool" if isinstance(value, bool) else "scalar", value
 
 
 def _slots(value: dict[str, Any] | None) -> Counter[Any]:
     slots = None if value is None else value.get("slots")
     pairs = slots.items() if isinstance(slots, dict) else ()
-    return Counter((name, _frozen(v)) for name, given in pairs for v in (given if isinstance(given, list) else [given]))
+    return Counter((name, frozen(v)) for name, given in pairs for v in (given if isinstance(given, list) else [given]))
 
 
-def _is_valid(value: dict[str, Any] | None, validator: Draft202012Validator) -> bool:
+def is_valid(value: dict[str, Any] | None, validator: Draft202012Validator) -> bool:
+    """Return whether there is an object, and it is valid."""
     try:
         return value is not None and validator.is_valid(value)
     except (RecursionError, ArithmeticError):  # a value too deep or too large for the validator

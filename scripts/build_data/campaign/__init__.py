@@ -1,0 +1,1 @@
+"""Lines of copy in two voices, for products and their descriptions."""

@@ -1,0 +1,1 @@
+"""Questions to the support of a bank: queue, priority and answer."""
