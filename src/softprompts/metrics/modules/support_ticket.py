@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from softprompts.metrics import base
-from softprompts.metrics.modules import json_object
+from softprompts.metrics import base, json_objects
 
 import numpy
 from jsonschema import Draft202012Validator
@@ -30,18 +29,14 @@ class SupportTicket(base.RowMetric):
         """Return per row: 1, match, right values by field, urgent, urgent and found, valid, (rows, 8)."""
         validator = Draft202012Validator({} if schema is None else schema, registry=Registry())
         rows = []
-        pairs = zip(map(json_object.parsed, predictions), map(json_object.parsed, references), strict=True)
+        pairs = zip(map(json_objects.parsed, predictions), map(json_objects.parsed, references), strict=True)
         for answer, reference in pairs:
             said, meant = answer or {}, reference or {}
             right = [name in meant and said.get(name) == meant[name] for name in FIELDS]
             urgent = meant.get(URGENT[0]) == URGENT[1]
             found = urgent and said.get(URGENT[0]) == URGENT[1]
-            match = (
-                answer is not None
-                and reference is not None
-                and json_object.frozen(answer) == json_object.frozen(reference)
-            )
-            rows.append([1, match, *right, urgent, found, json_object.is_valid(answer, validator)])
+            match = json_objects.equal(answer, reference)
+            rows.append([1, match, *right, urgent, found, json_objects.is_valid(answer, validator)])
         return numpy.array(rows, dtype=float)
 
     def from_sums(self, sums: numpy.ndarray) -> dict[str, float]:
