@@ -114,7 +114,10 @@ class Soak:
                 if line == "data: [DONE]":
                     ended = True
                 elif line.startswith("data: "):
-                    parts.append(said(json.loads(line.removeprefix("data: "))))
+                    event = json.loads(line.removeprefix("data: "))
+                    if (event.get("error") or {}).get("code") == "timeout":
+                        return 504, said(event)  # the status was sent before the time was over
+                    parts.append(said(event))
             return 200 if ended else 0, "".join(parts)
 
     async def one(self) -> None:
