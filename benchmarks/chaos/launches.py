@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -101,12 +102,22 @@ def single(command: list[str], log: Path, hook: Hook | None = None) -> Started:
 
 def two(command: list[str], log: Path, hook: Hook | None = None) -> Started:
     """Start two processes that share each batch, over gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    port = str(_free_port())
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common |= {"ACCELERATE_USE_CPU": "true"}
     return _forked(command, log, [common | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(2)], hook)
+
+
+def _free_port() -> int:
+    """Return a port that is free now, and that the system gives to no other connection meanwhile.
+
+    Ports for outgoing connections begin at 32768 on Linux. A process that tries such a port before the other process
+    listens there may even connect to itself; then both wait for ever.
+    """
+    while True:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", secrets.choice(range(20_000, 32_000))))
+            return int(free.getsockname()[1])
 
 
 def launched(command: list[str], log: Path, hook: Hook | None = None) -> Started:
