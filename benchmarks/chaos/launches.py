@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import softprompts
+from benchmarks.ports import free_port
 from softprompts.runs.command import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,22 +101,10 @@ def single(command: list[str], log: Path, hook: Hook | None = None) -> Started:
 
 def two(command: list[str], log: Path, hook: Hook | None = None) -> Started:
     """Start two processes that share each batch, over gloo."""
-    port = str(_free_port())
+    port = str(free_port())
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common |= {"ACCELERATE_USE_CPU": "true"}
     return _forked(command, log, [common | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(2)], hook)
-
-
-def _free_port() -> int:
-    """Return a port that is free now, and that the system gives to no other connection meanwhile.
-
-    Ports for outgoing connections begin at 32768 on Linux. A process that tries such a port before the other process
-    listens there may even connect to itself; then both wait for ever.
-    """
-    while True:
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", secrets.choice(range(20_000, 32_000))))
-            return int(free.getsockname()[1])
 
 
 def launched(command: list[str], log: Path, hook: Hook | None = None) -> Started:

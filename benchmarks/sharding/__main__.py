@@ -14,12 +14,13 @@ import json
 import os
 import platform
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "results" / "bench_sharding.json"
@@ -128,10 +129,7 @@ def _memory(key: str) -> float:
 
 def measured(folder: Path, processes: int) -> dict[str, Any]:
     """Run this number of processes; return the largest memory of any of them, in GiB."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
     several |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "LOCAL_WORLD_SIZE": str(processes)}
     started = []
     for rank in range(processes):

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.engines.parity import vllm_server
 from benchmarks.engines.peft_answers import answer
+from benchmarks.ports import free_port
 
 import torch
 from peft import PeftModel
@@ -54,7 +55,7 @@ def own_server(folder: Path, record: Mapping[str, Any]) -> Answers:
         for name, text in zip(names, texts, strict=True)
     ]
     with vllm_server.running(
-        [*command, "--serve.port", str(port := vllm_server.free_port())], port, folder / "own_server.log", os.environ
+        [*command, "--serve.port", str(port := free_port())], port, folder / "own_server.log", os.environ
     ) as url:
 
         def ask(row: tuple[str, str]) -> list[int]:

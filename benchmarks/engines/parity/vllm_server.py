@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engines.parity.engine import arguments, environment, settings
+from benchmarks.ports import free_port
 from softprompts.export.prompt_embeds import request_body
 from softprompts.export.vocabulary import ids_of, read_tasks, request_text, tokens_of
 
@@ -32,14 +32,6 @@ def serving(folder: Path, form: str, python: str) -> AbstractContextManager[str]
     command = [python, "-m", "vllm.entrypoints.openai.api_server"]
     given = arguments(settings(folder, form, "float32") | own)
     return running([*command, *given], port, folder / f"server_{form}.log", environment())
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port: int = place.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+from benchmarks.ports import free_port
 from helpers import cli_in_process, load_tuned, start_recipe
 
 import httpx
@@ -17,11 +18,6 @@ import pytest
 
 def command(model: Path, *flags: str) -> list[str]:
     return ["recipes/serve.py", "--model.name_or_path", str(model), *flags]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def adapter(model: Path, folder: Path) -> str:
