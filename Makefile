@@ -21,7 +21,7 @@ setup: $(STAMP) ## install everything into .venv, in the versions of constraints
 demo: $(STAMP) ## train and test a soft prompt with the bundled model
 	@$(BIN)/python -m scripts.demo
 
-tasks: $(STAMP) ## run every recipe on every embedded task, several hours; skips recorded runs; ONLY="docstrings lora"
+tasks: $(STAMP) ## run every recipe on sentiment, home_commands and docstrings, several hours; skips recorded runs; ONLY="docstrings lora"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.tasks $(ONLY)
 
 record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and update the generated parts of the README

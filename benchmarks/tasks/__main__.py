@@ -1,4 +1,4 @@
-"""Run every recipe on every embedded task with its shipped config, and keep the records.
+"""Run every recipe on the three tasks of the benchmark with its shipped config, and keep the records.
 
     python -m benchmarks.tasks [TASK ...] [RECIPE ...]
 
@@ -12,19 +12,18 @@ import sys
 from pathlib import Path
 
 from benchmarks.tasks.launch import launch
-from benchmarks.tasks.record import RECIPES, RESULTS, TASKS, USE_CASES, keep
+from benchmarks.tasks.record import RECIPES, RESULTS, TASKS, keep
 from softprompts.errors import nearest
 
 
 def main(names: list[str]) -> int:
     """Run the named tasks and recipes, by default all; return the exit code."""
-    every = (*TASKS, *USE_CASES)
     for name in names:
-        if name not in (*every, *RECIPES):
-            print(f'error: no task and no recipe "{name}"{nearest(name, (*every, *RECIPES))}', file=sys.stderr)
+        if name not in (*TASKS, *RECIPES):
+            print(f'error: no task and no recipe "{name}"{nearest(name, (*TASKS, *RECIPES))}', file=sys.stderr)
             return 2
     failed = []
-    for task in [t for t in every if t in names] or every:
+    for task in [t for t in TASKS if t in names] or TASKS:
         for recipe in [r for r in RECIPES if r in names] or RECIPES:
             record, config = RESULTS / "tasks" / task / f"{recipe}.json", Path("configs", task, f"{recipe}.yaml")
             if record.is_file() or not config.is_file():

@@ -14,14 +14,13 @@ from softprompts.runs.record import load_result
 
 RESULTS = Path("results")
 RECIPES = tuple(METHODS)  # rows of a table, from no trained parameters to all
-TASKS = ("sentiment", "home_commands", "docstrings")  # of the benchmark
-USE_CASES = ("compliance", "localisation", "analytics", "support", "campaign")
+TASKS = ("sentiment", "home_commands", "docstrings")  # the use cases have only their benchmarks
 PRINTED = "printed.md"  # the demo's output about its two runs
 
 
 def main() -> None:
     """Copy the records of finished runs, unless they are kept already, and pictures."""
-    for task in (*TASKS, *USE_CASES):
+    for task in TASKS:
         for recipe in RECIPES:
             keep(Path("runs") / task / recipe, RESULTS / "tasks" / task / f"{recipe}.json")
     keep(Path("runs/sentiment/sweep"), RESULTS / "sweep" / "sentiment.json")

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from scripts.build_docs.pages import ROOT
-from scripts.build_docs.records import TASKS, USE_CASES, grids, runs, shipped
+from scripts.build_docs.records import TASKS, grids, runs, shipped
 from scripts.build_docs.reference import anchor, sections_of
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
@@ -101,7 +101,7 @@ def _example(name: str) -> tuple[str, str]:
 
 def results_table(name: str) -> str:
     """Return a row for each task that has a record of the recipe's shipped config."""
-    rows = [_result_row(task, record) for task in (*TASKS, *USE_CASES) if (record := shipped(task).get(name))]
+    rows = [_result_row(task, record) for task in TASKS if (record := shipped(task).get(name))]
     head = ["task", "metric", "test, % (95 % interval)", "trained", "saved", "training", "memory"]
     return markdown_table(head, rows) if rows else ""
 

@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
-from benchmarks.report.frame import runs_frame
-from benchmarks.tasks.record import TASKS as TASKS, USE_CASES as USE_CASES
+from benchmarks.report.frame import Records, compare_methods, make_records, runs_frame
+from benchmarks.tasks.record import TASKS as TASKS
 from scripts.build_docs.pages import ROOT
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.record import Result, load_result
@@ -30,6 +30,16 @@ def grids() -> dict[str, Benchmark]:
     """Return the benchmarks of the three tasks that have records."""
     folders = {task: RESULTS / "benchmarks" / task for task in TASKS}
     return {task: load_benchmark(folder) for task, folder in folders.items() if (folder / "grid.json").is_file()}
+
+
+@functools.cache
+def use_case(task: str) -> Records | None:
+    """Return the benchmark of a use case, or None if it has no record."""
+    folder = RESULTS / "benchmarks" / task
+    if not (folder / "grid.json").is_file():
+        return None
+    benchmark = load_benchmark(folder)
+    return make_records([benchmark], {task: compare_methods(benchmark)})
 
 
 @functools.cache

@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.memorisation import tables as canaries
 from benchmarks.report.frame import results_of
-from benchmarks.report.tables import metric
+from benchmarks.report.tables import metric, results_markdown
 from benchmarks.tasks.tables import table, tasks_table
 from scripts.build_docs.pages import ROOT, linked
-from scripts.build_docs.records import RESULTS, TASKS, USE_CASES, grids, runs, shipped, speeds
+from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds, use_case as use_case_records
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.frame import metrics_of
 from softprompts.reports.tables import markdown_table, size
@@ -41,14 +41,14 @@ def demo() -> str:
 
 def tasks() -> str:
     """Return a table for each task: the shipped config of every recipe."""
-    return tasks_table([list(shipped(task).values()) for task in (*TASKS, *USE_CASES)])
+    return tasks_table([list(shipped(task).values()) for task in TASKS])
 
 
 def use_case(task: str) -> str:
-    """Return the table of a task's shipped configs, or that none is recorded yet."""
-    return (
-        tasks_table([list(shipped(task).values())]) or f"No run is recorded yet: `make tasks ONLY={task}` makes them."
-    )
+    """Return the table of a use case's benchmark, or that none is recorded yet."""
+    if records := use_case_records(task):
+        return results_markdown(records, task)
+    return f"No run is recorded yet: `make bench GRID={task}` makes them."
 
 
 def overview() -> str:
