@@ -250,8 +250,13 @@ def load_recipe(name: str) -> ModuleType:
 
 
 def recipe_environment() -> dict[str, str]:
-    """Return the environment of a recipe in a separate process: one thread, offline."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    """Return the environment of a recipe in a separate process: one thread, offline, and a stack if it crashes."""
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
 
 
 def recipe_command(name: str, config: str, flags: dict[str, Any], *more: str) -> list[str]:
