@@ -173,7 +173,7 @@ def run_settings(path: str) -> dict[str, Any]:
             task = settings.get("task", {})
             if not isinstance(task, dict) or not _of_a_run(task):
                 raise UserError(f"adapter.path: {file} is damaged: its task is not valid")
-            if task.get("choices") == "from_train":  # a classifier's adapter records them
+            if task.get("choices") == "from_train":  # the adapter records them
                 records = (read_record(place) for place in (Path(path), Path(path) / ADAPTER))
                 task["choices"] = next((record.choices for record in records if record.choices), "from_train")
             return settings

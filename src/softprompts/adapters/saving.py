@@ -11,7 +11,7 @@ from typing import Any, cast
 from softprompts.adapters.configs import CONFIG
 from softprompts.models.bundled import portable_name
 from softprompts.models.identity.base_model import write_record
-from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.facts import facts_of, output_names
 from softprompts.models.loading import kind_of
 from softprompts.models.peft_compat import encoder_of, peft_model
 
@@ -62,8 +62,8 @@ def folded(model: PeftModel, task: int | None = None) -> PeftModel:
 def write_adapter(model: PeftModel, folder: Path, names: Sequence[str] = ()) -> None:
     """Write a stock PEFT adapter in safetensors into a folder; with `names`, one adapter per task below it.
 
-    `base_model.json`, which PEFT does not read, records the base model and the meaning of each output of a classifier.
-    Both files name a bundled base model by the Hub id of its original.
+    `base_model.json`, which PEFT does not read, records the base model and the task's choices; for a classifier, those
+    are the meanings of its outputs. Both files name a bundled base model by the Hub id of its original.
     """
     for number, name in enumerate(names):
         _write(folded(model, number), folder / name)
@@ -81,9 +81,9 @@ def _write(model: PeftModel, folder: Path) -> None:
     file.write_text(json.dumps(named, indent=2, sort_keys=True), encoding="utf-8")
     card = folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8").replace(path, name), encoding="utf-8")
-    names = base.config.id2label if kind_of(base.config) == "encoder" else {}
-    identity = facts_of(base).identity
-    write_record(folder, identity and replace(identity, name=name), [names[number] for number in sorted(names)])
+    facts = facts_of(base)
+    choices = output_names(base.config) if kind_of(base.config) == "encoder" else facts.choices
+    write_record(folder, facts.identity and replace(facts.identity, name=name), choices)
 
 
 def saved_parameters(files: Sequence[Path]) -> int:

@@ -128,7 +128,7 @@ def load_base_model(
         tokenizer = read_tokenizer(path, config.revision)
     settle(model)
     facts = facts_of(model)
-    facts.config = config
+    facts.config, facts.choices = config, tuple(choices or ())
     facts.new_parts = _new_parts(path, model, loading, kind)
     if names:
         name_outputs(model, names)

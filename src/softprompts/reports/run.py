@@ -260,7 +260,8 @@ def _left_out(result: Result) -> str:
 def save_adapter(model: PeftModel, run: Run, names: Sequence[str] = ()) -> Path:
     """Write `adapter/`, a stock PEFT adapter in safetensors, and return its folder; with `names`, one per task.
 
-    `base_model.json`, which PEFT does not read, records the base model, and the meaning of each output of a classifier.
+    `base_model.json`, which PEFT does not read, records the base model and the task's choices; for a classifier, those
+    are the meanings of its outputs.
 
     Raises:
         UserError: the disk is full; a user's file has this name.

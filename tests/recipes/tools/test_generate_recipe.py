@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers import cli_in_process, run_recipe
-from method_runs import read_predictions, saved_by_peft, stock_answer, stock_model, stock_scores
+from helpers import cli_in_process, main_in_process, run_recipe
+from method_runs import read_predictions, saved_by_peft, short_command, stock_answer, stock_model, stock_scores
+from softprompts.adapters.loading import run_settings
 
 import pytest
 from peft import LoraConfig, PromptTuningConfig
@@ -70,6 +71,18 @@ def test_template_and_choices_are_those_of_the_run(method_run: MethodRun, say: S
     ]
     for folder in (method_run("lora"), method_run("lora") / "adapter"):
         assert say(folder, **{"input.text": json.dumps(texts)}) == "".join(expected)
+
+
+def test_choices_that_train_has_are_those_of_its_adapter(
+    tiny_model: Path, tiny_task: Path, tmp_path: Path, say: Say
+) -> None:
+    flags = {"prompt.num_virtual_tokens": 5, "task.choices": "from_train"}
+    assert main_in_process(short_command("prompt_tuning", tiny_model, tiny_task, tmp_path / "run", **flags)) == 0
+    record = read_predictions(tmp_path / "run")[0]
+    text, named = record["prompt"].removesuffix(" sentiment"), run_settings(str(tmp_path / "run"))["task"]["choices"]
+    assert named == record["choices"] == [" negative", " positive"]
+    said = say(tmp_path / "run", **{"input.text": json.dumps([text])})
+    assert said.splitlines()[-1].split()[2] == record["prediction"].strip()
 
 
 def test_lines_of_standard_input_in_a_process_of_its_own(method_run: MethodRun, tiny_model: Path) -> None:

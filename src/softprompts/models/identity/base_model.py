@@ -54,7 +54,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class Record:
-    """The record next to an adapter: its base model, and the choice of each classifier output; None if unknown."""
+    """The record next to an adapter; None if unknown.
+
+    Args:
+        base: the base model.
+        choices: the task's choices; for an encoder, the choice of each classifier output.
+    """
 
     base: Identity | None = None
     choices: list[str] | None = None

@@ -24,7 +24,7 @@ class Facts:
         identity: the identity of the base model.
         config: the settings of its loading.
         new_parts: modules with random weights, which must be trained: an encoder's new classifier.
-        choices: choices of an encoder, in the order of the targets' numbers.
+        choices: the task's choices, in the order of the targets' numbers; empty if the targets are open.
         choice_outputs: the classifier's output of each choice.
         kept: whether switching off the adapter restores the loaded weights and layers.
     """
