@@ -8,7 +8,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 .DEFAULT_GOAL := help
 # These targets are not files.
-.PHONY: help setup demo tasks record report readiness governance sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
+.PHONY: help setup demo tasks record report readiness governance use-cases sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
 .PHONY: business-case memorisation bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
@@ -27,6 +27,16 @@ tasks: $(STAMP) ## run every recipe on sentiment, home_commands and docstrings, 
 record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and update the generated parts of the README
 	@$(BIN)/python -m benchmarks.tasks.record
 	@$(BIN)/python -m scripts.build_docs.readme
+
+USES := $(or $(USE),compliance localisation analytics support campaign)
+
+use-cases: $(STAMP) ## after make bench GRID="$(USES)": readiness page and governance folder of each: results/use_cases/; USE=support
+	@set -e; for use in $(USES); do \
+		echo "== $$use"; plan=configs/$$use/readiness.yaml; kept=results/use_cases/$$use; \
+		HF_HUB_OFFLINE=1 $(BIN)/python recipes/readiness.py --readiness.config configs/$$use/prefix_tuning.yaml --readiness.plan $$plan \
+			--readiness.output $$kept --readiness.baseline $$(echo runs/benchmarks/$$use/*_shot/seed0) || test $$? -eq 1; \
+		HF_HUB_OFFLINE=1 $(BIN)/python recipes/governance.py --governance.run runs/benchmarks/$$use/prefix_tuning/seed0 \
+			--governance.plan $$plan --governance.readiness $$kept/readiness.json --governance.output_dir $$kept/governance; done
 
 report: $(STAMP) ## make one page about your own runs: RUNS=runs/mytask; without RUNS, about the benchmark: results/report/, docs/figures/
 	@HF_HUB_OFFLINE=1 $(BIN)/python $(if $(RUNS),recipes/report.py $(RUNS:%=--report.runs+ %),-m benchmarks.report)
@@ -214,8 +224,8 @@ data: $(STAMP) ## build the embedded data again from their sources (three are do
 	@$(BIN)/python -m scripts.build_data support
 	@$(BIN)/python -m scripts.build_data campaign
 
-new: $(STAMP) ## a config for one file of yours, with settings found in the data: TASK=mytask DATA=mine.csv
-	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/new.py --new.task "$(TASK)" --new.data "$(DATA)"
+new: $(STAMP) ## a config for one file of yours, with settings found in the data: TASK=mytask DATA=mine.csv ANSWER=COLUMN
+	@HF_HUB_OFFLINE=1 $(BIN)/python recipes/new.py --new.task "$(TASK)" --new.data "$(DATA)" $(if $(ANSWER),--new.answer "$(ANSWER)")
 
 precommit: $(STAMP) ## format, lint, type-check and look for secrets at every commit from now on
 	@$(BIN)/pre-commit install

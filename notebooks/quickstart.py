@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Soft prompts: a quickstart
 #
-# You train a soft prompt on movie reviews, look at its learning curve, compare it with a manual prompt on the same
+# You train a soft prompt on movie reviews, look at its learning curve, compare it with a hard prompt on the same
 # rows, and load it in stock PEFT. It takes some minutes on a CPU; a GPU is used if available.
 #
 # The next cell installs the library from a clone of the repository, and the base model as a package. Skip it if
@@ -96,9 +96,9 @@ pyplot.legend()
 pyplot.show()
 
 # %% [markdown]
-# ## Compare with a manual prompt
+# ## Compare with a hard prompt
 #
-# With the soft prompt switched off, the base model reads the prompt template alone: a manual prompt. Both answer the
+# With the soft prompt switched off, the base model reads the prompt template alone: a hard prompt. Both answer the
 # same test rows, so that their difference has a paired interval.
 
 # %%
@@ -113,7 +113,7 @@ soft_answers, targets = answers_and_targets(outcome.predictions)
 manual_answers, _ = answers_and_targets(manual.predictions)
 answers = {"soft": [soft_answers], "manual": [manual_answers]}
 (difference,) = compare(answers, targets, load_metrics(["accuracy"]))
-for name, found in (("soft prompt", outcome), ("manual prompt", manual)):
+for name, found in (("soft prompt", outcome), ("hard prompt", manual)):
     print(f"{name:13}  accuracy {100 * found.metrics['accuracy'].value:.1f} %")
 print(f"difference     {100 * difference.difference:+.1f} points", end=" ")
 print(f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})")

@@ -3,7 +3,7 @@
     accelerate launch recipes/compare.py --config configs/sentiment/compare.yaml \\
         --first.path runs/sentiment/prompt_tuning --second.path runs/sentiment/lora
 
-A model is a saved adapter of this project or of PEFT, or a whole model of full fine-tuning. It can also be a manual
+A model is a saved adapter of this project or of PEFT, or a whole model of full fine-tuning. It can also be a hard
 prompt on the base model (`--second.wording`, `--second.shots 8`). Both predict one split of a task, or your own rows.
 `compare.md` shows both scores, the paired difference with its interval, and the rows that one of them predicts better.
 

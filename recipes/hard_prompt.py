@@ -1,4 +1,4 @@
-"""Hard prompts: manual prompts, zero-shot or with few-shot examples, without training.
+"""Hard prompts, zero-shot or with few-shot examples, without training.
 
     accelerate launch recipes/hard_prompt.py --config configs/sentiment/hard_prompt.yaml --hard.shots 8
 
@@ -20,7 +20,7 @@ def main(
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
-    """Choose a manual prompt on validation, and score it on the test split."""
+    """Choose a hard prompt on validation, and score it on the test split."""
     rows = sp.load_task(task)
     this = sp.start_run("hard_prompt", model=model, task=task, hard=hard, evaluation=evaluation, run=run)
     sp.check_method("hard_prompt", model)

@@ -1,4 +1,4 @@
-"""Run the demo: a manual prompt and a soft prompt on the embedded sentiment task, side by side.
+"""Run the demo: a hard prompt and a soft prompt on the embedded sentiment task, side by side.
 
 Each recipe runs as a user would run it. A finished part is not run again.
 """
@@ -32,7 +32,7 @@ def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
     shown_spoiled = round(SHOWN * len(spoiled) / len(pairs))
     numbers = f"{len(corrected)} corrected, {len(spoiled)} spoiled"
     lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {numbers}.", ""]
-    lines += ["| text | label | manual prompt | soft prompt |", "|---|---|---|---|"]
+    lines += ["| text | label | hard prompt | soft prompt |", "|---|---|---|---|"]
     for before, after in corrected[: SHOWN - shown_spoiled] + spoiled[:shown_spoiled]:
         text = after["prompt"].replace("\n", " / ").replace("|", "\\|")
         text = text if len(text) <= 80 else text[:79] + "…"
@@ -47,7 +47,7 @@ def difference(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
     targets = [row["target"].strip() for row in soft]
     (found,) = compare(answers, targets, load_metrics(["accuracy"]))
     return (
-        f"soft prompt minus manual prompt: {100 * found.difference:+.1f} points of accuracy "
+        f"soft prompt minus hard prompt: {100 * found.difference:+.1f} points of accuracy "
         f"(paired 95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f})"
     )
 
@@ -68,8 +68,8 @@ def report(hard_folder: Path, soft_folder: Path) -> str:
             f"curves    {soft_folder / 'curves.png'}",
             f"record    {soft_folder / RESULT_FILE}",
             "",
-            "Next: a config to copy for your own rows",
-            "  .venv/bin/python recipes/prompt_tuning.py --config configs/own_data/prompt_tuning.yaml",
+            "Next, for a file of your own:",
+            "  make new TASK=mytask DATA=mine.csv",
         ]
     )
 

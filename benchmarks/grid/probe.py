@@ -141,7 +141,7 @@ def check(probe: ProbeConfig) -> None:
 
 
 def task_of(settings: dict[str, Any], folder: Path, where: dict[str, list[Any]] | None = None) -> Task:
-    """Return the task of a run; that of a manual prompt has the wording and the examples of its test.
+    """Return the task of a run; that of a hard prompt has the wording and the examples of its test.
 
     `where` selects other test rows, like `task.where`; the training rows stay the same.
     """

@@ -76,7 +76,7 @@ def _cost(result: Result) -> list[str]:
 
 
 def table(hard: Result, soft: Result) -> str:
-    """Return a Markdown table: majority class, best manual prompt, soft prompt, with 95 % intervals."""
+    """Return a Markdown table: majority class, best hard prompt, soft prompt, with 95 % intervals."""
     wordings = len(hard.notes["wordings"])
     shots = hard.settings["hard"]["shots"]
     written = f"hard prompt, {'zero-shot' if shots == 0 else f'{shots}-shot'}, best of {wordings} wordings"

@@ -30,6 +30,7 @@ MADE: dict[str, Callable[..., str]] = {
     "bench_data": results.bench_data,
     "licences": licences.table,
     "chaos": results.chaos,
+    "soak": results.soak,
     "memorisation": results.memorisation,
     "memorisation_facts": results.memorisation_facts,
     "scaling": scaling.table,

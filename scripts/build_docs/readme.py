@@ -27,40 +27,56 @@ def findings() -> str:
 
 def _small() -> str:
     soft, lora = (shipped("sentiment")[name] for name in ("prompt_tuning", "lora"))
-    seeds = [metric("accuracy").spread(runs().loc["sentiment"].loc[[run.recipe]]) for run in (soft, lora)]
+    scores = [_seeds(run, "accuracy") for run in (soft, lora)]
+    costs = [
+        f"{_mean(run, 'parameters.trainable'):,.0f}{word} ({size(_mean(run, 'cost.adapter_bytes'))}{place})"
+        for run, word, place in ((soft, " parameters", " on disk"), (lora, "", ""))
+    ]
     return (
-        f"- **Small.** On sentiment, prompt tuning trains {soft.parameters['trainable']:,} parameters "
-        f"({size(soft.cost['adapter_bytes'])} on disk), and LoRA {lora.parameters['trainable']:,} "
-        f"({size(lora.cost['adapter_bytes'])}). After equal short training, their test accuracies over three seeds are "
-        f"{seeds[0]} % and {seeds[1]} %. One longer run of each, with its own config, gives {_score(soft)} and "
-        f"{_score(lora)}; the 95 % interval is in brackets ([records](results/tasks/sentiment))."
+        f"- **Small.** In the benchmark on sentiment, prompt tuning trains {costs[0]}, and LoRA {costs[1]}. "
+        f"Their test accuracies are {scores[0]} % and {scores[1]} %: mean ± deviation over three seeds. "
+        f"In one longer run each, prompt tuning ({soft.parameters['trainable']:,} parameters) reaches {_score(soft)}, "
+        f"and LoRA {_score(lora)}. Brackets have 95 % intervals ([records](results/tasks/sentiment))."
     )
 
 
 def _fast() -> str:
     found = {record["method"]: record["ratio"] for record in speeds()}
     short, long = found["prompt20"], found["prompt100"]
-    rest = [found[name]["peft"] for name in found if name not in ("prompt20", "prompt100")]
+    rest = [found[name] for name in found if name not in ("prompt20", "prompt100")]
+    peft, trl = ([ratio[side] for ratio in rest] for side in ("peft", "trl"))
     return (
-        "- **Fast on a CPU.** This project's engine makes a step of prompt tuning with 20 virtual tokens "
-        f"{short['peft']:.1f} times as fast as PEFT's own forward pass under Transformers' `Trainer`. It is "
-        f"{short['trl']:.1f} times as fast as TRL. With 100 virtual tokens the factors are {long['peft']:.1f} and "
-        f"{long['trl']:.1f}. For prefix tuning, P-tuning, LoRA and full fine-tuning they are {min(rest):.1f} to "
-        f"{max(rest):.1f}, against `Trainer`. Measured in float32, with batches of 16, on 2 CPU cores "
-        "([records](results/throughput))."
+        "- **Fast on a CPU.** A step of prompt tuning with 20 virtual tokens is "
+        f"{short['peft']:.1f} times as fast as with PEFT and Transformers' `Trainer`, "
+        f"and {short['trl']:.1f} times as fast as with TRL. "
+        f"With 100 virtual tokens, the factors are {long['peft']:.1f} and {long['trl']:.1f}. "
+        "For prefix tuning, P-tuning, LoRA and full fine-tuning they are "
+        f"{min(peft):.1f} to {max(peft):.1f} and {min(trl):.1f} to {max(trl):.1f}. "
+        "All steps had 16 rows, in float32 on 2 CPU cores ([records](results/throughput))."
     )
 
 
 def _close() -> str:
-    prefix, lora = (shipped("home_commands")[name] for name in ("prefix_tuning", "lora"))
-    short = [metric("exact_match").spread(runs().loc["home_commands"].loc[[run.recipe]]) for run in (prefix, lora)]
+    names = ("prompt_tuning", "prefix_tuning", "lora")
+    prompt, prefix, lora = (shipped("home_commands")[name] for name in names)
+    short = [_seeds(run, "exact_match") for run in (prompt, prefix, lora)]
     return (
-        "- **JSON is hard for prompt tuning.** On home_commands, a prediction counts only if the whole JSON command is "
-        f"correct. After equal short training, prefix tuning reaches {short[0]} % and LoRA {short[1]} %. Longer runs "
-        f"with better settings are level: prefix tuning {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
-        f"LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])}. These are single runs, and fewer settings were "
-        "tried for LoRA ([records](results/tasks/home_commands))."
+        "- **JSON is hard for prompt tuning.** "
+        "On home_commands, a prediction counts only if the whole command is correct. "
+        f"In the benchmark, prompt tuning reaches {short[0]} %, prefix tuning {short[1]} % and LoRA {short[2]} %. "
+        f"In one longer run each, prompt tuning with {prompt.settings['prompt']['num_virtual_tokens']} virtual tokens "
+        f"reaches {_score(prompt)}. Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
+        f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])}. Fewer settings were tried for LoRA "
+        "([records](results/tasks/home_commands))."
     )
+
+
+def _seeds(run: Result, name: str) -> str:
+    return metric(name).spread(runs().loc[run.task].loc[[run.recipe]])
+
+
+def _mean(run: Result, column: str) -> float:
+    return float(runs().loc[run.task].loc[[run.recipe]][column].mean())
 
 
 def _score(result: Result) -> str:

@@ -34,7 +34,7 @@ SPEED_NAMES = {  # names of the training benchmark's records
 
 
 def demo() -> str:
-    """Return the table of `make demo`: the best manual prompt and the soft prompt."""
+    """Return the table of `make demo`: the best hard prompt and the soft prompt."""
     folder = RESULTS / "tasks" / "demo"
     return table(*(load_result(folder / f"{recipe}.json") for recipe in ("hard_prompt", "prompt_tuning")))
 
@@ -47,7 +47,13 @@ def tasks() -> str:
 def use_case(task: str) -> str:
     """Return the table of a use case's benchmark, or that none is recorded yet."""
     if records := use_case_records(task):
-        return results_markdown(records, task)
+        kept = f"results/use_cases/{task}"
+        filed = (
+            f"[Readiness]({kept}/readiness.html) and [governance]({kept}/governance) have the records of this use case."
+        )
+        return "\n\n".join(
+            [results_markdown(records, task), *([filed] if (ROOT / kept / "governance").is_dir() else [])]
+        )
     return f"No run is recorded yet: `make bench GRID={task}` makes them."
 
 
@@ -83,7 +89,7 @@ def _both(task: str, name: str) -> str:
 
 
 def shipped_run(task: str, name: str) -> Result | None:
-    """Return the record of the shipped config for a row of the benchmark. A manual prompt is found by its shots."""
+    """Return the record of the shipped config for a row of the benchmark. A hard prompt is found by its shots."""
     if name not in ("zero_shot", "few_shot"):
         return shipped(task).get(name)
     found = shipped(task).get("hard_prompt")
@@ -200,6 +206,23 @@ def chaos() -> str:
         outcomes = [f"{count} x {outcome}" for outcome, count in sorted(fault["outcomes"].items(), key=lambda o: -o[1])]
         rows.append([fault["name"], str(fault["times"]), "; ".join(outcomes)])
     return markdown_table(["fault", "times", "outcome"], rows)
+
+
+def soak() -> str:
+    """Return what the soak test of the server found."""
+    file = RESULTS / "soak.json"
+    if not file.is_file():
+        return "No record yet: `make soak` makes it."
+    record = json.loads(file.read_text(encoding="utf-8"))
+    count, memory, asked = record["requests"], record["memory"], record["settings"]
+    return (
+        f"{asked['burst']:,} requests came at once, then {asked['clients']} clients sent requests for "
+        f"{asked['minutes']:.0f} minutes. {asked['leaving']:.0%} of the clients left before their reply. "
+        f"{count['right']:,} replies were right, {count['different']} differed from the same request alone, and "
+        f"{count['crossed']} were those of another task. {count['lost']} requests got no reply, and {count['failed']} "
+        f"failed. Memory grew by {max(memory['slope_mib_a_minute'], 0):.1f} MiB per minute, and was {memory['most_mib']:,.0f} "
+        f"MiB at most ([record](results/soak.json))."
+    )
 
 
 def memorisation() -> str:

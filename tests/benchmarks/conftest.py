@@ -16,7 +16,7 @@ import pytest
 def make_grid(
     tiny_model: Path, tiny_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., GridConfig]:
-    """Return a function that makes a grid of a manual prompt and of prompt tuning with a sweep of two rates."""
+    """Return a function that makes a grid of a hard prompt and of prompt tuning with a sweep of two rates."""
     monkeypatch.chdir(ROOT)
     files = {f"task.{split}": str(tiny_task / f"{split}.jsonl") for split in ("train", "validation", "test")}
     settings: dict[str, Any] = files | {

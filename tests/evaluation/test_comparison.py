@@ -55,7 +55,7 @@ def test_each_kind_of_contestant(tiny_model: Path, tiny_task: Path, folder: Path
     assert (soft.model, full.model) == (ModelConfig(str(tiny_model)), ModelConfig(str(folder / "full" / "model")))
     assert full.adapter.path is None
     base, written = pair(tiny_model, tiny_task, {}, {"wording": "Say: {text}", "shots": 2, "separator": "\n"})
-    assert (base.name, written.name) == ("base model", "manual prompt")
+    assert (base.name, written.name) == ("base model", "hard prompt")
     rows = load_task(task_config(tiny_task))
     assert base.task == rows
     for plain, row in zip(rows.splits["test"], written.task.splits["test"], strict=True):
@@ -75,9 +75,9 @@ def test_an_adapter_may_have_a_wording_of_its_own(tiny_model: Path, tiny_task: P
 
 def test_names_that_are_the_same_are_told_apart(tiny_model: Path, tiny_task: Path) -> None:
     a, b = pair(tiny_model, tiny_task, {"shots": 1}, {"shots": 2})
-    assert (a.name, b.name) == ("manual prompt (first)", "manual prompt (second)")
+    assert (a.name, b.name) == ("hard prompt (first)", "hard prompt (second)")
     a, b = pair(tiny_model, tiny_task, {"name": "ours"}, {"shots": 1})
-    assert (a.name, b.name) == ("ours", "manual prompt")
+    assert (a.name, b.name) == ("ours", "hard prompt")
 
 
 def test_nothing_of_one_contestant_is_left_in_the_other(tiny_model: Path, tiny_task: Path, folder: Path) -> None:

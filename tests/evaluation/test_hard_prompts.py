@@ -1,4 +1,4 @@
-"""Manual prompts: examples drawn by seed, templates that survive any data, a choice made on validation only."""
+"""Hard prompts: examples drawn by seed, templates that survive any data, a choice made on validation only."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_it_prints_the_table_and_where_the_two_differ(
     said = capsys.readouterr().out
     assert "hard prompt, zero-shot, best of 2 wordings | 50.0 %" in said
     assert "soft prompt, 20 virtual tokens | 50.0 %" in said
-    assert "soft prompt minus manual prompt: +33.3 points of accuracy (paired 95 % interval -" in said
+    assert "soft prompt minus hard prompt: +33.3 points of accuracy (paired 95 % interval -" in said
     assert "They differ on 3 of 3 test rows: 2 corrected, 1 spoiled." in said
     assert "| a film / to see | good | bad | good |" in said
     assert "| a \\| bore | bad | bad | good |" in said

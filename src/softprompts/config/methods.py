@@ -388,7 +388,7 @@ class MultitaskConfig:
 
 @dataclass
 class HardPromptConfig:
-    """Manual prompts, compared on validation. Nothing is trained.
+    """Hard prompts, compared on validation. Nothing is trained.
 
     Args:
         wordings: prompt templates with `{column}` fields; the best on validation is scored on test.

@@ -210,7 +210,7 @@ class EvaluationConfig:
         max_new_tokens: most tokens of a generated prediction, for tasks without choices.
         bootstrap_resamples: number of resamples for each 95 % confidence interval.
         stop: texts that end a generated prediction, in addition to the end token; the prediction is cut before the
-            first of them. For manual prompts, because the base model has not learned to end.
+            first of them. For hard prompts, because the base model has not learned to end.
         abstain_below: for tasks with choices, a prediction with a probability below this becomes "abstain", and a
             person decides. Choose it on validation. None predicts a choice for every row.
         split: split that is scored at the end. Use `validation` while you still choose settings, so that the test rows

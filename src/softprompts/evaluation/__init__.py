@@ -1,1 +1,1 @@
-"""Predict and score: the test split, manual prompts, votes, comparisons, and a user's own texts."""
+"""Predict and score: the test split, hard prompts, votes, comparisons, and a user's own texts."""

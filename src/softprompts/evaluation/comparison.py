@@ -100,7 +100,7 @@ def _contestant(
 ) -> Contestant:
     adapter = AdapterConfig(None, config.any_base, config.task_id)
     written = config.wording is not None or config.shots != 0
-    name = config.name or config.path or ("manual prompt" if written else "base model")
+    name = config.name or config.path or ("hard prompt" if written else "base model")
     whole = find_model(config.path) if config.path else None
     with settings_named(_own_keys(key)):
         if config.path is None:

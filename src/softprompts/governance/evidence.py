@@ -198,7 +198,7 @@ def read_rows(evidence: Evidence) -> Rows:
     except (TypeError, AttributeError):  # the settings of another version
         return Rows(None, "this version cannot read the task's settings")
     now, then = task.fingerprint(), evidence.result.data["splits"]
-    # A manual prompt that the recipe chose is in the run's prompts, and not in the settings.
+    # A hard prompt that the recipe chose is in the run's prompts, and not in the settings.
     chosen = evidence.result.recipe == "hard_prompt"
     same_key = "rows" if chosen else "sha256"
     changed = [name for name, split in then.items() if split.get(same_key) != now.get(name, {}).get(same_key)]

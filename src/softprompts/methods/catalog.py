@@ -25,9 +25,9 @@ class Method:
         name: name of its recipe and configs, and of its module in the folder `soft_prompts` or `baselines`, if it
             changes the model.
         label: name in tables and figures.
-        what: `written` for manual prompts; `soft` for a soft prompt; `few` for a soft prompt that is made from a few
+        what: `written` for hard prompts; `soft` for a soft prompt; `few` for a soft prompt that is made from a few
             rows and trained only on them; `weights` for a method that changes the model's weights; `factors` for one
-            that scales its activations. The page of results is about manual prompts, soft prompts and weights.
+            that scales its activations. The page of results is about hard prompts, soft prompts and weights.
         kinds: kinds of base models that it supports.
         section: the section of its own settings.
         peft: name of its config class in PEFT; empty without an adapter.
@@ -53,7 +53,7 @@ class Method:
     def smallest(self) -> Callable[[Any, Any], Any]:
         """Return `smallest(base, settings)` of the method's module, which adds a small version of the method.
 
-        `settings` may be None. A manual prompt does not change the model.
+        `settings` may be None. A hard prompt does not change the model.
         """
         if self.what == "written":
             return lambda base, _: base

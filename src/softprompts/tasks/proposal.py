@@ -142,6 +142,7 @@ def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: st
         raise UserError(
             f"new.text: no column with a text in every row except the answer, {answer}"
             + (f"; name one of: {listed(others)}" if others else "; add one to the file")
+            + ("" if new.answer or not others else "; if another column has the answers, name it with new.answer")
         )
     for name in found:
         _check_column("new.text", name, columns)

@@ -71,7 +71,7 @@ def test_every_claim_is_judged_where_all_is_recorded(whole: list[Section]) -> No
     assert None not in [v.word for v in verdicts(whole)]
     expected = {
         "valid JSON": "holds",
-        "exact command more often than a manual": "holds",
+        "exact command more often than a hard": "holds",
         "exact command more often than LoRA": "does not hold",
         "With sampling, predictions": "holds",
         "house style more often, and overlap": "does not hold",
@@ -117,17 +117,17 @@ def test_a_p_that_is_not_small_shows_no_difference(tmp_path: Path) -> None:
 
 
 def test_one_comparison_against_it_is_enough_for_its_method_and_comes_first(tmp_path: Path) -> None:
-    found = verdict_of(records(tmp_path, prefix_tuning=0.4), "exact command more often than a manual", "home_commands")
+    found = verdict_of(records(tmp_path, prefix_tuning=0.4), "exact command more often than a hard", "home_commands")
     assert found.words == {"prompt tuning": "holds", "prefix tuning": "does not hold", "P-tuning": "holds"}
     assert found.word == "does not hold"
     assert found.findings["method"].iloc[0].startswith("prefix tuning")
 
 
 def test_p_is_adjusted_for_the_comparisons_of_the_claim_and_task_alone(tmp_path: Path) -> None:
-    # Two metrics, three soft prompts, two manual prompts: 12 comparisons, 6 per metric. Holm multiplies equal p.
+    # Two metrics, three soft prompts, two hard prompts: 12 comparisons, 6 per metric. Holm multiplies equal p.
     card = make_card(records(tmp_path, adjusted=0.05))  # p 0.005 each
     two, one = (
-        verdict(card, words, "home_commands") for words in ("valid JSON", "exact command more often than a manual")
+        verdict(card, words, "home_commands") for words in ("valid JSON", "exact command more often than a hard")
     )
     assert (set(two.findings["adjusted p"]), len(two.findings)) == ({"0.060"}, 12)
     assert (set(one.findings["adjusted p"]), len(one.findings)) == ({"0.030"}, 6)
@@ -138,20 +138,20 @@ def test_the_matrix_has_a_word_a_method(tmp_path: Path) -> None:
     found = records(tmp_path, {"docstrings": {"without": ["p_tuning/seed1"]}}, prefix_tuning=0.4)
     matrix = words_table(make_card(found)).set_index("claim")
     assert list(matrix) == ["prompt tuning", "prefix tuning", "P-tuning", "LoRA", "full fine-tuning"]
-    assert matrix.loc["Soft prompts give the exact command more often than a manual prompt."].tolist() == [
+    assert matrix.loc["Soft prompts give the exact command more often than a hard prompt."].tolist() == [
         *("holds", "does not hold", "holds", "", ""),
     ]
     assert matrix.loc["Soft prompts train fewer parameters than LoRA and full fine-tuning."].tolist() == [
         *["holds (sentiment, home_commands); no verdict (docstrings)"] * 3,
         *("", ""),
     ]
-    assert set(matrix.loc["Soft prompts follow the house style more often than a manual prompt."]) == {""}
+    assert set(matrix.loc["Soft prompts follow the house style more often than a hard prompt."]) == {""}
 
 
 @pytest.mark.parametrize("change", [{"without": ["p_tuning/seed1"]}, {"failed": {"p_tuning/seed1": "no space"}}])
 def test_it_refuses_to_speak_where_a_run_is_missing(tmp_path: Path, change: dict[str, Any]) -> None:
     card = make_card(records(tmp_path, {"home_commands": change}))
-    found = verdict(card, "exact command more often than a manual", "home_commands")
+    found = verdict(card, "exact command more often than a hard", "home_commands")
     gap = f"P-tuning, seed 1 ({'failed: no space' if 'failed' in change else 'no record'})"
     assert (found.word, found.missing, len(found.findings)) == (None, (gap,), 0)
     silent = [v for v in verdicts(card) if v.word is None]

@@ -61,7 +61,7 @@ def test_scores_against_cost(drawn: tuple[Benchmark, dict[str, Drawing]]) -> Non
     assert points["prompt tuning"] == (421, 70)
     assert points["LoRA (2 of 3 seeds)"] == (275.5, 79.5)
     (front,) = [line for line in axis.lines if line.get_label() == "Pareto front"]
-    # Manual prompts with examples, P-tuning, prefix tuning, LoRA, full fine-tuning, and on to the right.
+    # Hard prompts with examples, P-tuning, prefix tuning, LoRA, full fine-tuning, and on to the right.
     assert [round(float(y), 6) for y in front.get_ydata()] == [50, 68, 72, 79.5, 82, 82]
     assert axis.get_ylabel() == "accuracy, %"
 

@@ -101,7 +101,7 @@ def test_the_matrix_has_a_sign_per_task_and_says_it_in_words(tmp_path: Path) -> 
     assert fewer[0].endswith(" sentiment, home_commands, docstrings")
     assert fewer[1] == "✓sentiment: holds. ✓home_commands: holds. –docstrings: no verdict. "
     assert fewer[4:] == ["", ""], "the claim is not about LoRA"
-    exact = rows["Soft prompts give the exact command more often than a manual prompt"]
+    exact = rows["Soft prompts give the exact command more often than a hard prompt"]
     assert [cell[:1] for cell in exact[1:4]] == ["✓", "✗", "✓"]
 
 

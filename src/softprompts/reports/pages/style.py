@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import Bbox
 
 INK = "#010203"  # a unique colour, which SVG files replace by `currentColor`
-# Grids have two kinds of manual prompts: with few-shot examples, and without.
+# Grids have two kinds of hard prompts: with few-shot examples, and without.
 STYLES = {
     "few_shot": (INK, "P"),
     **{
