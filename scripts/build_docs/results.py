@@ -48,12 +48,9 @@ def use_case(task: str) -> str:
     """Return the table of a use case's benchmark, or that none is recorded yet."""
     if records := use_case_records(task):
         kept = f"results/use_cases/{task}"
-        filed = (
-            f"[Readiness]({kept}/readiness.html) and [governance]({kept}/governance) have the records of this use case."
-        )
-        return "\n\n".join(
-            [results_markdown(records, task), *([filed] if (ROOT / kept / "governance").is_dir() else [])]
-        )
+        filed = f"Its records: [readiness]({kept}/readiness.html) and [governance]({kept}/governance)."
+        parts = [results_markdown(records, task), filed if (ROOT / kept / "governance").is_dir() else ""]
+        return "\n\n".join(part for part in parts if part)
     return f"No run is recorded yet: `make bench GRID={task}` makes them."
 
 
@@ -220,8 +217,8 @@ def soak() -> str:
         f"{asked['minutes']:.0f} minutes. {asked['leaving']:.0%} of the clients left before their reply. "
         f"{count['right']:,} replies were right, {count['different']} differed from the same request alone, and "
         f"{count['crossed']} were those of another task. {count['lost']} requests got no reply, and {count['failed']} "
-        f"failed. Memory grew by {max(memory['slope_mib_a_minute'], 0):.1f} MiB per minute, and was {memory['most_mib']:,.0f} "
-        f"MiB at most ([record](results/soak.json))."
+        f"failed. Memory grew by {max(memory['slope_mib_a_minute'], 0):.1f} MiB per minute, to "
+        f"{memory['most_mib']:,.0f} MiB at most ([record](results/soak.json))."
     )
 
 
