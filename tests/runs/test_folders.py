@@ -286,10 +286,12 @@ def test_what_a_kill_left_while_a_file_was_written_goes_and_nothing_else(tmp_pat
     (folder / "adapter").mkdir()
     written = ["predictions.jsonl", "adapter", "../x"]
     (folder / "config.json").write_text(json.dumps(config(folder) | {"outputs": written}), encoding="utf-8")
+    (folder / ".adapter.77.tmp").mkdir()
     left = [".predictions.77.tmp.jsonl", ".result.77.tmp.json", ".config.5.tmp.json", "adapter/.README.77.tmp.md"]
+    left.append(".adapter.77.tmp/weights")
     kept = [".predictions.jsonl", ".predictions.mine.tmp.jsonl", ".notes.77.tmp.txt", "checkpoints/.result.7.tmp.json"]
     for name in (*left, *kept, "../.x.77.tmp"):
         (folder / name).write_text("x", encoding="utf-8")
     start(folder, resume=True)
-    assert [name for name in left if (folder / name).exists()] == []
+    assert [name for name in (*left, ".adapter.77.tmp") if (folder / name).exists()] == []
     assert [name for name in (*kept, "../.x.77.tmp") if not (folder / name).exists()] == []

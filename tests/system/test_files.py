@@ -18,6 +18,7 @@ from softprompts.system.files import (
     is_file,
     one_line,
     read_bytes,
+    remove_leftovers,
     replacing,
     text_or_file,
     write_atomically,
@@ -249,6 +250,20 @@ def test_filling_a_folder_leaves_other_files_in_it(tmp_path: Path) -> None:
     assert (folder / "notes.md").read_text() == "old"
     assert (folder / "weights").read_text() == (folder / "task" / "weights").read_text() == "new"
     assert {p.name for p in tmp_path.iterdir()} == {"adapter", ".adapter.old.tmp"}
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    for name in (".adapter.4711.tmp", ".adapter.4711.tmp.d", ".adapter.mine.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").touch()
+    for name in (".result.4711.tmp.json", ".result.4711.json", ".adapter.4712.tmp"):
+        (tmp_path / name).touch()
+    (tmp_path / ".adapter.4713.tmp").symlink_to(tmp_path / ".adapter.mine.tmp")
+    for name in ("adapter", "result.json"):
+        remove_leftovers(tmp_path / name)
+    kept = {".adapter.4711.tmp.d", ".adapter.mine.tmp", ".result.4711.json"}
+    assert {p.name for p in tmp_path.iterdir()} == kept
+    assert (tmp_path / ".adapter.mine.tmp" / "weights").exists()
 
 
 def test_a_folder_is_built_whole_or_not_at_all(tmp_path: Path) -> None:

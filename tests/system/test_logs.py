@@ -15,7 +15,8 @@ logger = logging.getLogger("softprompts")
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    level, handlers = logger.level, [*logger.handlers]
+    level, handlers = logger.level, logger.handlers
+    logger.handlers = []  # `print_log` would change the level of one that is there
     yield
     logger.setLevel(level)
     logger.handlers = handlers

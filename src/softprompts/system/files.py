@@ -183,8 +183,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full; the place cannot be written.
     """
-    # The suffix stays at the end, because matplotlib chooses the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path)
     with one_line(path):
         try:
             yield temporary
@@ -211,12 +210,21 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete temporary files that `replacing` left when its process was killed; no process may be writing the file."""
+    """Delete temporary files and folders of `path` that a killed process left; no process may be writing there."""
     leftover = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}", re.ASCII)
     with one_line(path):
         for place in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
             if leftover.fullmatch(place.name):
-                place.unlink()
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """Return the temporary name of a file or folder in this process."""
+    # The suffix stays at the end, because matplotlib chooses the format by it.
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 def _flush(file: Path) -> None:
@@ -249,12 +257,9 @@ def building(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """Yield a new temporary folder next to `folder`; if it still exists at the end, it is removed."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    leftover = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.tmp", re.ASCII)
+    temporary = _temporary(folder)
     with one_line(folder):
-        for place in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # left by a run that was killed here
-            if leftover.fullmatch(place.name):
-                shutil.rmtree(place)
+        remove_leftovers(folder)
         try:
             temporary.mkdir(parents=True)
             yield temporary
