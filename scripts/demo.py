@@ -19,6 +19,7 @@ from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
+END = "\nSentiment:"  # ends the prompt template of the configs
 SHOWN = 4  # predictions side by side: rows that the soft prompt corrects, and rows that it spoils
 
 
@@ -34,7 +35,7 @@ def side_by_side(hard: list[dict[str, Any]], soft: list[dict[str, Any]]) -> str:
     lines = [f"They differ on {len(pairs)} of {len(hard)} test rows: {numbers}.", ""]
     lines += ["| text | label | hard prompt | soft prompt |", "|---|---|---|---|"]
     for before, after in corrected[: SHOWN - shown_spoiled] + spoiled[:shown_spoiled]:
-        text = after["prompt"].replace("\n", " / ").replace("|", "\\|")
+        text = after["prompt"].removesuffix(END).replace("\n", " / ").replace("|", "\\|")
         text = text if len(text) <= 80 else text[:79] + "…"
         cells = [text, after["target"], before["prediction"], after["prediction"]]
         lines.append("| " + " | ".join(c.strip() for c in cells) + " |")

@@ -34,9 +34,10 @@ def _small() -> str:
     ]
     return (
         f"- **Small.** In the benchmark on sentiment, prompt tuning trains {costs[0]}, and LoRA {costs[1]}. "
-        f"Their test accuracies are {scores[0]} % and {scores[1]} %: mean ± deviation over three seeds. "
-        f"In one longer run each, prompt tuning ({soft.parameters['trainable']:,} parameters) reaches {_score(soft)}, "
-        f"and LoRA {_score(lora)}. Brackets have 95 % intervals ([records](results/tasks/sentiment))."
+        f"Their test accuracies are {scores[0]} % and {scores[1]} %: mean ± standard deviation over three seeds. "
+        f"In one longer run each, prompt tuning with {soft.parameters['trainable']:,} parameters reaches "
+        f"{_score(soft)}, and LoRA {_score(lora)}. Ranges in brackets are 95 % intervals "
+        "([records](results/tasks/sentiment)). [Results](#results) explains benchmark and longer runs."
     )
 
 
@@ -46,12 +47,12 @@ def _fast() -> str:
     rest = [found[name] for name in found if name not in ("prompt20", "prompt100")]
     peft, trl = ([ratio[side] for ratio in rest] for side in ("peft", "trl"))
     return (
-        "- **Fast on a CPU.** A step of prompt tuning with 20 virtual tokens is "
-        f"{short['peft']:.1f} times as fast as with PEFT and Transformers' `Trainer`, "
-        f"and {short['trl']:.1f} times as fast as with TRL. "
+        "- **Fast on a CPU.** With 20 virtual tokens, a step of prompt tuning is "
+        f"{short['peft']:.1f} times as fast as with PEFT and Transformers' `Trainer`. "
+        f"It is {short['trl']:.1f} times as fast as with TRL. "
         f"With 100 virtual tokens, the factors are {long['peft']:.1f} and {long['trl']:.1f}. "
-        "For prefix tuning, P-tuning, LoRA and full fine-tuning they are "
-        f"{min(peft):.1f} to {max(peft):.1f} and {min(trl):.1f} to {max(trl):.1f}. "
+        f"For other [methods](#methods) they are {min(peft):.1f} to {max(peft):.1f} against `Trainer`, "
+        f"and {min(trl):.1f} to {max(trl):.1f} against TRL. "
         "All steps had 16 rows, in float32 on 2 CPU cores ([records](results/throughput))."
     )
 
@@ -66,8 +67,8 @@ def _close() -> str:
         f"In the benchmark, prompt tuning reaches {short[0]} %, prefix tuning {short[1]} % and LoRA {short[2]} %. "
         f"In one longer run each, prompt tuning with {prompt.settings['prompt']['num_virtual_tokens']} virtual tokens "
         f"reaches {_score(prompt)}. Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
-        f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])}. Fewer settings were tried for LoRA "
-        "([records](results/tasks/home_commands))."
+        f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records](results/tasks/home_commands)). "
+        "[Sweeps](results/report/study.md) chose the settings of both soft prompts, but not those of LoRA."
     )
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from helpers import ROOT, main_in_process, read_result, tiny_flags
 from softprompts.config.methods import LoraConfig
+from softprompts.config.sections import ModelConfig
+from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS, Method
-from softprompts.methods.preflight import main as preflight
+from softprompts.methods.preflight import check_method, main as preflight
 from softprompts.reports.pages.style import STYLES
 from softprompts.runs.command import cli
 
@@ -46,6 +48,7 @@ def test_the_readme_lists_every_method() -> None:
         assert f"[{method.label}](docs/recipes/{method.name}.md)" in text, method.name
 
 
+CHECK = '    sp.check_method("scales", model)\n'
 SCALES = '''
 
 from dataclasses import dataclass
@@ -65,7 +68,14 @@ class ScalesConfig:
 '''
 
 
+def test_a_method_outside_of_the_catalog_is_named() -> None:
+    with pytest.raises(UserError, match=r'^check_method: no method "prompt_tunin" \(did you mean "prompt_tuning"\?\)'):
+        check_method("prompt_tunin", ModelConfig("anything"))
+
+
+@pytest.mark.parametrize("listed", [True, False])
 def test_a_method_of_ones_own_goes_in_by_the_four_steps(
+    listed: bool,
     tiny_model: Path,
     tiny_task: Path,
     tmp_path: Path,
@@ -88,6 +98,9 @@ def test_a_method_of_ones_own_goes_in_by_the_four_steps(
     ):
         assert old in recipe
         recipe = recipe.replace(old, new)
+    if not listed:
+        assert CHECK in recipe
+        recipe = recipe.replace(CHECK, "")
     (tmp_path / "scales.py").write_text(recipe, encoding="utf-8")
     # 3: copy the config, fill in the keys.
     config = (ROOT / "configs" / "sentiment" / "prompt_tuning.yaml").read_text(encoding="utf-8")
@@ -114,7 +127,8 @@ def test_a_method_of_ones_own_goes_in_by_the_four_steps(
         "*",
         refusals,
     )
-    monkeypatch.setitem(METHODS, "scales", entry)
+    if listed:
+        monkeypatch.setitem(METHODS, "scales", entry)
     # 4: launch it.
     spec = importlib.util.spec_from_file_location("recipe_scales", tmp_path / "scales.py")
     assert spec
@@ -135,7 +149,7 @@ def test_a_method_of_ones_own_goes_in_by_the_four_steps(
     assert main_in_process([*evaluate, *(t for k, v in scored.items() for t in (f"--{k}", str(v)))]) == 0
     capsys.readouterr()
     assert preflight([str(tiny_model)]) == 0
-    assert "  scales                   yes" in capsys.readouterr().out
+    assert ("  scales                   yes" in capsys.readouterr().out) is listed
 
 
 def test_lora_is_tried_with_its_own_settings(tiny_model: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from softprompts.config.methods import IA3Config, LoraConfig
 from softprompts.config.sections import ModelConfig
-from softprompts.errors import UserError
+from softprompts.errors import UserError, nearest
 from softprompts.methods.baselines.full_finetuning import WHOLE_WEIGHTS
 from softprompts.methods.catalog import METHODS
 from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config
@@ -44,6 +44,11 @@ def check_method(method: str, model: ModelConfig, settings: Settings = None) -> 
         model: the base model's settings.
         settings: settings of LoRA or IA3, whose target modules must exist.
     """
+    if method not in METHODS:
+        raise UserError(
+            f'check_method: no method "{method}"{nearest(method, [*METHODS])} in softprompts.methods.catalog; '
+            "add it there, or remove this check from your recipe"
+        )
     if method == "full_finetuning" and model.quantization != "none":
         raise UserError(WHOLE_WEIGHTS)
     if method in ("prefix_tuning", "context_tuning") and model.gradient_checkpointing:
