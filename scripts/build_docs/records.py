@@ -34,11 +34,11 @@ def grids() -> dict[str, Benchmark]:
 
 @functools.cache
 def use_case(task: str) -> Records | None:
-    """Return the benchmark of a use case, or None if it has no record."""
+    """Return the benchmark of a use case, or None if no run of it has a record."""
     folder = RESULTS / "benchmarks" / task
-    if not (folder / "grid.json").is_file():
+    benchmark = load_benchmark(folder) if (folder / "grid.json").is_file() else None
+    if benchmark is None or not any(benchmark.cells.values()):
         return None
-    benchmark = load_benchmark(folder)
     return make_records([benchmark], {task: compare_methods(benchmark)})
 
 
