@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, listed, nearest
+
+from accelerate.utils import PrecisionType
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,28 @@ FSDP = (
         "leave it out: each process reads only its own rows of the weights",
     ),
 )
+PREFIXES = ("ACCELERATE_", "FSDP_")
 OTHERS = {"ACCELERATE_USE_DEEPSPEED": "DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM"}
+
+
+def variable_in(message: str) -> str:
+    """Return the variables of this launch whose values a message of accelerate mentions, or where to look for them."""
+    found = [
+        name
+        for name, value in sorted(os.environ.items())
+        if name.startswith(PREFIXES) and value and re.search(rf"\b{re.escape(value)}\b", message, re.IGNORECASE)
+    ]
+    return f"{listed(found)}, or its key in the launch file" if found else "the launch file"
 
 
 def check_launch() -> None:
     """Raise `UserError` for a launch with settings of `accelerate launch` that recipes do not support."""
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
+    if precision.lower() not in PrecisionType.list():  # accelerate would ignore it
+        raise UserError(
+            f'launch: no mixed precision "{precision}"{nearest(precision, PrecisionType.list())}; '
+            f"correct {variable_in(precision)}"
+        )
     for variable, name in OTHERS.items():
         if os.environ.get(variable, "false").lower() == "true":
             raise UserError(

@@ -26,7 +26,7 @@ from softprompts.runs.folders import (
     plain,
     record_of,
 )
-from softprompts.runs.launch import check_launch
+from softprompts.runs.launch import check_launch, variable_in
 from softprompts.system.allocator import keep_freed_memory
 from softprompts.system.files import one_line, write_atomically
 
@@ -142,6 +142,8 @@ def _meet(config: RunConfig, folder: Path) -> Accelerator:
             "launch: the processes cannot meet. Check --main_process_ip, and choose a --main_process_port that is "
             f"free: {short(error)}"
         ) from None
+    except ValueError as error:  # a variable of the launch has a value that accelerate does not know
+        raise UserError(f"launch: {short(error)}; correct {variable_in(str(error))}") from None
 
 
 def _check_trackers(trackers: list[str]) -> None:

@@ -215,3 +215,22 @@ def test_in_a_process_of_its_own(flags: dict[str, Any]) -> None:
         f"error: {flags['task.train']}:3"
     ]
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ACCELERATE_USE_CPU", "maybe"),
+        ("ACCELERATE_DYNAMO_BACKEND", "zzz"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "few"),
+        ("ACCELERATE_MIXED_PRECISION", "fp7"),
+    ],
+)
+def test_a_launch_with_a_value_that_accelerate_does_not_know(variable: str, value: str, flags: dict[str, Any]) -> None:
+    done = run_recipe(recipe_command("prompt_tuning", "sentiment", flags), **{variable: value})
+    assert done.returncode == 2, done.stderr
+    (line,) = error_lines(done.stderr)
+    assert line.startswith("error: launch: ")
+    assert line.endswith(f"; correct {variable}, or its key in the launch file")
+    assert "Traceback" not in done.stderr + done.stdout

@@ -40,6 +40,7 @@ FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("classify", {"model": "one", "input": "a"}, 400, "choices: one has no choices; give two or more"),
     ("classify", {"model": "one", "input": "a", "choices": ["a", "a"]}, 400, "choices: expected no choice twice"),
     ("outcomes", {"id": "x", "outcome": 1}, 404, 'no answer of a split has the id "x"'),
+    ("outcomes", {"id": "a\nb", "outcome": 1}, 404, 'no answer of a split has the id "a\\nb"'),
     ("adapters", {"name": "x", "path": "../elsewhere"}, 403, "path: expected one below serve.folder"),
     ("adapters", {"name": "x", "path": "/etc"}, 403, "path: expected one below serve.folder"),
     ("adapters", {"name": "x", "path": "none\x00"}, 403, "path: expected one below serve.folder"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import softprompts
 from softprompts.config.tools import ServeConfig
+from softprompts.errors import short
 from softprompts.serving.batch import Batch
 from softprompts.serving.http import faults
 from softprompts.serving.http.faults import ApiError, KeyGuard, Limits, read_keys
@@ -163,7 +164,7 @@ def _scores(service: Service) -> APIRouter:
     async def outcome(asked: OutcomeRequest) -> dict[str, Any]:
         """Log the outcome of a split's answer, by the id of its reply."""
         if not service.splits.outcome(asked.id, asked.outcome):
-            raise ApiError(404, f'no answer of a split has the id "{asked.id}"', param="id")
+            raise ApiError(404, f'no answer of a split has the id "{short(asked.id)}"', param="id")
         return {"id": asked.id, "outcome": asked.outcome}
 
     return router
