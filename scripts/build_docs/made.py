@@ -31,6 +31,7 @@ MADE: dict[str, Callable[..., str]] = {
     "licences": licences.table,
     "chaos": results.chaos,
     "soak": results.soak,
+    "fuzz": results.fuzz,
     "memorisation": results.memorisation,
     "memorisation_facts": results.memorisation_facts,
     "scaling": scaling.table,

@@ -222,6 +222,20 @@ def soak() -> str:
     )
 
 
+def fuzz() -> str:
+    """Return how many cases of each fuzzer were drawn, and how many failed."""
+    file = RESULTS / "fuzz.json"
+    if not file.is_file():
+        return "No record yet: `make fuzz` makes it."
+    record = json.loads(file.read_text(encoding="utf-8"))
+    cases = record["cases"]
+    drawn = ", ".join(f"{count:,} of `{fuzzer}`" for fuzzer, count in cases.items())
+    return (
+        f"Of {sum(cases.values()):,} cases with seed {record['seed']} ({drawn}), {len(record['failed']):,} failed "
+        "([record](results/fuzz.json))."
+    )
+
+
 def memorisation() -> str:
     """Return the exposure of the canaries after each method, and how many of them it gives away."""
     record = _memorisation_record()

@@ -7,19 +7,23 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 from cases import Outcome, make_stock, names_of, run_cases
+from softprompts.runs.environment import environment
 
-RUNS = Path(__file__).resolve().parents[2] / "runs" / "fuzz"
+ROOT = Path(__file__).resolve().parents[2]
+RUNS, RECORD = ROOT / "runs" / "fuzz", ROOT / "results" / "fuzz.json"
+WHOLE = 5000  # cases of a record
 
 
 def main() -> int:
     """Return 0 if every case passed, else 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cases", type=int, default=5000, help="how many, all fuzzers together")
+    parser.add_argument("--cases", type=int, default=WHOLE, help="how many, all fuzzers together")
     parser.add_argument("--case", help="run this one alone, as crash:12, and show all of it")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
@@ -66,11 +70,25 @@ def all_of(seed: int, cases: int, jobs: int) -> int:
                 print(
                     f"{cases - len(left) + count} of {cases} cases, {len(failed)} failed, {seconds:.0f} s", flush=True
                 )
-    record.rename(record.with_suffix(".done.jsonl"))  # the next call starts again
+    if not failed:
+        record.rename(record.with_suffix(".done.jsonl"))  # the next call starts again; after a failure it tries those
+    if cases >= WHOLE:
+        keep(seed, names, failed)
     for found in sorted(failed, key=lambda f: f.faults):
         print(f"{found.name}  {'  |  '.join(found.faults)}\n    make fuzz SEED={seed} CASE={found.name}")
     print(f"{cases} cases of seed {seed}: {len(failed) or 'none'} failed, {time.monotonic() - started:.0f} s")
     return int(bool(failed))
+
+
+def keep(seed: int, names: list[str], failed: list[Outcome]) -> None:
+    """Write the record of all cases: their number for each fuzzer, and those that failed."""
+    record = {
+        "environment": environment(),
+        "seed": seed,
+        "cases": dict(Counter(name.partition(":")[0] for name in names)),
+        "failed": {found.name: found.faults for found in failed},
+    }
+    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
