@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
+from helpers import ROOT, recipe_environment
 from softprompts.system import processes
 from softprompts.system.processes import lost_process, tell_step
+from warm import WarmProcess
 
 import pytest
 import torch
@@ -88,3 +91,50 @@ def test_other_errors_and_runs_of_one_process_stay_what_they_are(
     assert lost_process(TIMEOUT) is None
     tell_step(1)
     assert launch.kept == {}
+
+
+ENDS = '''
+import atexit, sys
+import torch
+from softprompts.errors import Interrupted, UserError
+from softprompts.runs.command import cli
+
+
+def main() -> None:
+    """Meet the other processes, of which there are none, and end."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    torch.distributed.all_reduce(torch.ones(1))
+    atexit.register(print, "exit function")
+    print("main")
+    {end}
+
+
+sys.argv = sys.argv[:1]
+cli(main)
+print("not reached")
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise UserError('key: wrong')", 2, "error: key: wrong"),
+        ("raise Interrupted('stopped', 15)", 143, ""),
+        ("raise LookupError('a bug')", 1, "LookupError: a bug"),
+        ("raise SystemExit(3)", 3, ""),
+        ("raise SystemExit('a text')", 1, "a text"),
+    ],
+)
+def test_a_process_that_has_met_others_ends_at_once_with_its_code(
+    end: str, code: int, said: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "recipe.py"
+    script.write_text(ENDS.replace("{end}", end), encoding="utf-8")
+    process = WarmProcess([str(script)], ROOT, recipe_environment())
+    assert process.wait(120) == code
+    out, err = process.communicate()
+    assert [line for line in out.splitlines() if line != "stopped"] == ["main", "exit function"]
+    assert said in err
+    assert ("Traceback" in err) is ("a bug" in said)

@@ -25,7 +25,7 @@ from softprompts.system import locks
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
 from softprompts.system.memory import is_out_of_memory
-from softprompts.system.processes import lost_process
+from softprompts.system.processes import end_process_of_launch, lost_process
 from softprompts.system.quiet import look_in_the_scripts_folder_last, quiet_libraries
 from softprompts.system.streams import fail, quiet_streams
 
@@ -134,39 +134,46 @@ def cli(
     The process ends with one line and an exit code. A `UserError`, an error of the operating system about a file, full
     memory, or a lost process of a launch ends with 2 and a line on standard error. `RunFinished` ends with 0,
     `Interrupted` with 128 + signal, an interrupt before training with 130, and a closed pipe at standard output with
-    141. The library's log is printed, see `print_log`.
+    141. The library's log is printed, see `print_log`. A process that has met others of its launch ends here.
     """
     main = _asked_main(main, others or {})
     quiet_libraries()
     look_in_the_scripts_folder_last()
-    with quiet_streams():
-        try:
-            print_log()
-            if asked := asked_for(main, sys.argv[1:]):
-                print(asked, end="")
-                return
-            arguments = parse(main, sys.argv[1:])
-            if check:
-                check(arguments)
-            main(**arguments)
-            sys.stdout.flush()  # a full disk there is an error as well
-        except UserError as error:
-            fail(str(error))
-        except RunFinished as finished:
-            _tell(str(finished))
-        except Interrupted as stopped:
-            _tell(str(stopped))
-            sys.exit(128 + stopped.signal)
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except Exception as error:
-            line = _line_of(error)
-            if line is None:
-                raise
-            fail(line)
-        finally:
-            locks.release()
-            close_process_group()
+    try:
+        with quiet_streams():
+            _run(main, check)
+    finally:
+        end_process_of_launch()
+
+
+def _run(main: Callable[..., None], check: Callable[[dict[str, Any]], None] | None) -> None:
+    """Run a recipe's `main`; turn its errors into one line and an exit code."""
+    try:
+        print_log()
+        if asked := asked_for(main, sys.argv[1:]):
+            print(asked, end="")
+            return
+        arguments = parse(main, sys.argv[1:])
+        if check:
+            check(arguments)
+        main(**arguments)
+        sys.stdout.flush()  # a full disk there is an error as well
+    except UserError as error:
+        fail(str(error))
+    except RunFinished as finished:
+        _tell(str(finished))
+    except Interrupted as stopped:
+        _tell(str(stopped))
+        sys.exit(128 + stopped.signal)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        line = _line_of(error)
+        if line is None:
+            raise
+        fail(line)
+    finally:
+        locks.release()
 
 
 def _line_of(error: Exception) -> str | None:
@@ -214,10 +221,3 @@ def asked_for(main: Callable[..., None], argv: list[str]) -> str:
             advice = "; for zsh, use bash with `autoload -U bashcompinit && bashcompinit`" if "zsh" in value else ""
             raise UserError(f"--print_completion: expected {' | '.join(KINDS)}, found {value or 'nothing'}{advice}")
     return ""
-
-
-def close_process_group() -> None:
-    """Close the process group of a launch, if there is one. Otherwise Python sometimes aborts at exit."""
-    torch = sys.modules.get("torch")  # importing it only for this would cost a second
-    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
