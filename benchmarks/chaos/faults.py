@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 Tried = tuple[int, str]
 KILLS = 5  # per run, if it is long enough
+# Last words of Rust libraries and of the dynamic loader, which end a process without memory and raise nothing.
+ABORTS = ("memory allocation of", "cannot allocate memory for thread-local data")
 SAME = "resumed; bit-identical to an undisturbed run"
 ENDED = "the run had ended already"
 FILES = ("state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256SUMS")
@@ -131,6 +133,9 @@ def full_memory(trial: Trial) -> Tried:
     if not started.code:
         trial.compare()
         return 1, "enough memory"
+    if any(words in text for text in started.said for words in ABORTS):
+        trial.finish()
+        return 1, f"a library or the loader ended the process itself; {SAME}"
     trial.refused(started, "memory")
     trial.finish()
     return 1, f"one line; {SAME}"

@@ -11,6 +11,7 @@ from typing import Any
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
 from softprompts.models.loading import load_base_model, load_model_config
+from softprompts.models.reading import reading
 
 import pytest
 import torch
@@ -225,3 +226,12 @@ def test_weights_that_no_model_needs_are_not_said(
     capsys.readouterr()  # the bar of saving
     load_base_model(ModelConfig(str(folder)), CPU, ["a", "b"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_full_memory_is_no_fault_of_the_model(error: Exception) -> None:
+    with (
+        pytest.raises(UserError, match=r"^out of memory while a/model is read: provide more memory$"),
+        reading("a/model"),
+    ):
+        raise error

@@ -13,6 +13,7 @@ from typing import Any
 from softprompts.errors import UserError, short
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.system.files import is_file, read_bytes
+from softprompts.system.memory import one_line_if_memory_is_full
 
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
@@ -166,7 +167,8 @@ def reading(path: str, load: Load | None = None, files: Sequence[str] = ()) -> I
         UserError: in place of any exception.
     """
     try:
-        yield
+        with one_line_if_memory_is_full(f"while {short(path)} is read", "provide more memory"):
+            yield
     except UserError:
         raise
     except Exception as error:  # transformers, tokenizers, huggingface_hub and torch raise many types
