@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.ports import free_port
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TaskConfig, TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
 from softprompts.encoding.tokenization import encode
@@ -302,6 +301,8 @@ def run_together(command: list[str], processes: int = 2, **environment: str) -> 
 
     A process that fails ends the others after a few seconds, in which they may report their errors.
     """
+    from benchmarks.ports import free_port  # processes of their own import this module without the project's folder
+
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)} | environment
     ranks = [{"RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(processes)} for n in range(processes)]
     started = [start_recipe(command, **(common | rank)) for rank in ranks]

@@ -174,6 +174,8 @@ def different_numbers_of_passes(folder: str) -> list[int]:
 
 
 if __name__ == "__main__":
+    from softprompts.system.processes import end_process_of_launch
+
     torch.set_num_threads(1)
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
@@ -181,4 +183,4 @@ if __name__ == "__main__":
     everyone: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(everyone, said)
     print(json.dumps(everyone))
-    distributed.destroy_process_group()
+    end_process_of_launch()
