@@ -68,7 +68,7 @@ def _close() -> str:
         f"In one longer run each, prompt tuning with {prompt.settings['prompt']['num_virtual_tokens']} virtual tokens "
         f"reaches {_score(prompt)}. Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
         f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records](results/tasks/home_commands)). "
-        "[Sweeps](results/report/study.md) chose the settings of both soft prompts, but not those of LoRA."
+        "For these longer runs, [sweeps](results/report/study.md) chose the settings of both soft prompts, not of LoRA."
     )
 
 
