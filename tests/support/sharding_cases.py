@@ -174,7 +174,7 @@ def different_numbers_of_passes(folder: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    from softprompts.system.processes import end_process_of_launch
+    from softprompts.system.streams import end_process_of_launch
 
     torch.set_num_threads(1)
     if not distributed.is_initialized():

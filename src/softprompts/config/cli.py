@@ -25,9 +25,9 @@ from softprompts.system import locks
 from softprompts.system.files import FULL, error_number, expanded
 from softprompts.system.logs import print_log
 from softprompts.system.memory import is_out_of_memory
-from softprompts.system.processes import end_process_of_launch, lost_process
+from softprompts.system.processes import lost_process
 from softprompts.system.quiet import look_in_the_scripts_folder_last, quiet_libraries
-from softprompts.system.streams import fail, quiet_streams
+from softprompts.system.streams import end_process_of_launch, fail, quiet_streams
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 

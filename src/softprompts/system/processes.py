@@ -1,13 +1,11 @@
-"""Processes of a launch: find the one that does not respond or has ended, and end this one."""
+"""Find the process of a launch that does not respond or has ended, when the others stop waiting for it."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -53,31 +51,6 @@ def lost_process(error: RuntimeError) -> str | None:
         sys.stderr.write("\n")  # the progress bar of the first process may be on this line
         logger.error(line)
     return line
-
-
-def end_process_of_launch() -> None:
-    """End this process if it has met others, with the exit code of the exception that is in flight, if any.
-
-    Python would destroy gloo's process group, and thereby wait for its threads while it holds the interpreter's lock. A
-    thread that needs this lock to free a tensor then never ends, or aborts the process. `os._exit` destroys nothing.
-    """
-    torch = sys.modules.get("torch")  # an import would take a second
-    if not torch or not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return
-    error, code = sys.exception(), 1
-    if error is None:
-        code = 0
-    elif not isinstance(error, SystemExit):
-        sys.excepthook(type(error), error, error.__traceback__)
-    elif error.code is None or isinstance(error.code, int):
-        code = error.code or 0
-    else:
-        print(error.code, file=sys.stderr)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed by its reader
-            stream.flush()
-    os._exit(code)
 
 
 def _reports(store: Any, own: int, world: int) -> tuple[set[int], str | None]:

@@ -1,7 +1,8 @@
-"""Standard streams: no character and no closed pipe ends a run with a traceback."""
+"""Standard streams and the end of a process: no character, closed pipe or thread of a library spoils it."""
 
 from __future__ import annotations
 
+import atexit
 import locale
 import os
 import re
@@ -80,3 +81,28 @@ def lines_of_input() -> list[str]:
         except UnicodeDecodeError as error:
             raise UserError(f"standard input, line {number}: not UTF-8 (byte 0x{line[error.start]:02x})") from None
     return [text.rstrip("\r\n") for text in texts if text.strip()]
+
+
+def end_process_of_launch() -> None:
+    """End this process if it has met others, with the exit code of the exception that is in flight, if any.
+
+    Python would destroy gloo's process group, and thereby wait for its threads while it holds the interpreter's lock. A
+    thread that needs this lock to free a tensor then never ends, or aborts the process. `os._exit` destroys nothing.
+    """
+    torch = sys.modules.get("torch")  # an import would take a second
+    if not torch or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    error, code = sys.exception(), 1
+    if error is None:
+        code = 0
+    elif not isinstance(error, SystemExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+    elif error.code is None or isinstance(error.code, int):
+        code = error.code or 0
+    else:
+        print(error.code, file=sys.stderr)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed by its reader
+            stream.flush()
+    os._exit(code)
