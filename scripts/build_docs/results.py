@@ -214,7 +214,7 @@ def soak() -> str:
     count, memory, asked = record["requests"], record["memory"], record["settings"]
     return (
         f"{asked['burst']:,} requests came at once, then {asked['clients']} clients sent requests for "
-        f"{asked['minutes']:.0f} minutes. {asked['leaving']:.0%} of the clients left before their reply. "
+        f"{asked['minutes']:.0f} minutes. {100 * asked['leaving']:.0f} % of the clients left before their reply. "
         f"{count['right']:,} replies were right, {count['different']} differed from the same request alone, and "
         f"{count['crossed']} were those of another task. {count['lost']} requests got no reply, and {count['failed']} "
         f"failed. Memory grew by {max(memory['slope_mib_a_minute'], 0):.1f} MiB per minute, to "

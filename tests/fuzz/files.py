@@ -239,7 +239,12 @@ def change_tensors(rng: random.Random, file: Path) -> str:
         tensors = {(prefix + k if k in chosen else k): v for k, v in tensors.items()}
     elif how == 4:
         tensors[name] = rng.choice(
-            [value.flatten(), value[:-1], value[..., None], value.t() if value.dim() == 2 else value[None]]
+            [
+                value.flatten(),
+                value[:-1] if value.dim() else value[None],
+                value[..., None],
+                value.t() if value.dim() == 2 else value[None],
+            ]
         )
     elif how == 5:
         dtype = rng.choice([torch.float16, torch.float64, torch.int32, torch.bool])
