@@ -156,7 +156,7 @@ from softprompts.system.locks import own
 folder = pathlib.Path(sys.argv[1])
 own(folder)
 if sys.argv[2]:
-    (folder / sys.argv[2]).write_text('{"recipe": "test"}')
+    (folder / sys.argv[2]).write_text('{"recipe": "test", "run": {}}')
 print("begun", flush=True)
 time.sleep(600)
 """
@@ -176,6 +176,13 @@ def test_a10_a_second_run_is_refused_at_every_moment_of_the_first(tmp_path: Path
         first.kill()
     start(tmp_path, resume=resume)
     assert f"pid={os.getpid()}" in (tmp_path / ".run.lock").read_text()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_programs_config_with_a_recipe_is_left_alone(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "config.json").write_text('{"recipe": "mine"}')
+    assert refusal(tmp_path, resume).startswith(f"run.output_dir: {tmp_path} ")
+    assert (tmp_path / "config.json").read_text() == '{"recipe": "mine"}'
 
 
 def test_a10_a_refused_run_gives_up_the_folder(tmp_path: Path) -> None:

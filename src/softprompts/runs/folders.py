@@ -140,7 +140,8 @@ def _look(folder: Path, resume: bool) -> tuple[set[str], dict[str, Any] | None]:
         if resume:
             raise
         record = None
-    if names and not (record and (resume or names <= {CONFIG_FILE, LOGS})):
+    ours = record and isinstance(record.get("run"), dict)  # another program's file may have the key "recipe" as well
+    if names and not (ours and (resume or names <= {CONFIG_FILE, LOGS})):
         raise _refusal(folder, resume)
     return names, record
 
