@@ -160,17 +160,17 @@ parity: $(STAMP) $(VLLM)/.installed $(LLAMA)/.installed ## compare greedy predic
 
 PREFIX = HF_HUB_OFFLINE=1 $(BIN)/python recipes/prefix_tuning.py --config configs/home_commands/prefix_tuning.yaml --training.steps 10 \
 	--training.warmup_steps 2 --training.eval_every 10 --model.dtype float32 --task.max_rows '{test: 8}' --resume
-CASES  = $(ENGINES)/vllm
+VLLM_CASES = $(ENGINES)/vllm
 
 test-engines: HALF = bfloat16
 test-engines: parity ## parity, also in bfloat16, and prefixes in vLLM with chunks, preemption and refused prompts; an hour: results/engines/
 	@$(PREFIX) --prefix.num_virtual_tokens 64 --run.output_dir $(ENGINES)/demonstrations
 	@$(PREFIX) --prefix.num_virtual_tokens 32 --prefix.init_from instruction --run.output_dir $(ENGINES)/instruction
-	@test -d $(CASES)/prefixes || HF_HUB_OFFLINE=1 $(BIN)/python recipes/export.py --model.dtype float32 --export.to kv_cache \
-		--export.output_dir $(CASES)/prefixes --export.adapters '{one: $(ENGINES)/demonstrations, two: $(ENGINES)/instruction}'
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.peft_answers $(CASES) one=$(ENGINES)/demonstrations two=$(ENGINES)/instruction
-	@HF_HUB_OFFLINE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 PYTHONPATH=src $(VLLM)/bin/python benchmarks/engines/vllm_prefix.py $(CASES)
-	@mkdir -p results/engines && cp $(CASES)/vllm.json results/engines/vllm_prefix.json
+	@test -d $(VLLM_CASES)/prefixes || HF_HUB_OFFLINE=1 $(BIN)/python recipes/export.py --model.dtype float32 --export.to kv_cache \
+		--export.output_dir $(VLLM_CASES)/prefixes --export.adapters '{one: $(ENGINES)/demonstrations, two: $(ENGINES)/instruction}'
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.engines.peft_answers $(VLLM_CASES) one=$(ENGINES)/demonstrations two=$(ENGINES)/instruction
+	@HF_HUB_OFFLINE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 PYTHONPATH=src $(VLLM)/bin/python benchmarks/engines/vllm_prefix.py $(VLLM_CASES)
+	@mkdir -p results/engines && cp $(VLLM_CASES)/vllm.json results/engines/vllm_prefix.json
 
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 

@@ -153,6 +153,14 @@ def test_every_make_target_exists() -> None:
     assert [f for f in found if f[1] not in targets] == []
 
 
+def test_a_user_s_variable_has_no_value_in_the_makefile() -> None:
+    """`make fuzz` once read the value that another target had given to its variable CASES."""
+    text = read("Makefile")
+    offered = set(re.findall(r"\b([A-Z][A-Z_]+)=", "\n".join(re.findall(r"^[a-z-]+:.*## (.*)$", text, re.MULTILINE))))
+    assert {"CASES", "CASE", "CONFIG", "RUNS"} <= offered
+    assert offered.isdisjoint(re.findall(r"^([A-Z_]+) *:?= ", text, re.MULTILINE))
+
+
 def test_every_file_and_module_in_a_command_exists() -> None:
     found = []
     for page in PAGES:
