@@ -58,7 +58,8 @@ def main() -> int:
     print(f"{len(done)} trials, {len(broken) or 'none'} failed; {place}")
     if not given.only and given.share >= 1:
         _write(done, given.seed)
-        file.rename(file.with_suffix(".done.jsonl"))  # the next call starts again
+        if not broken:
+            file.rename(file.with_suffix(".done.jsonl"))  # the next call starts again; after a failure it tries those
     return int(bool(broken))
 
 

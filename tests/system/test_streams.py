@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,28 @@ def test_a_name_of_thousands_of_letters_is_cut(capsys: pytest.CaptureFixture[str
         fail(f"model.name_or_path: no such folder: ./{'a' * 5000}; name another")
     line = capsys.readouterr().err
     assert line == f"error: model.name_or_path: no such folder: ./{'a' * 94} ... name another\n"
+
+
+def test_a_thread_that_keeps_its_error_shows_no_traceback() -> None:
+    """TensorBoard's writer raises an error of its thread again in its caller, which reports it in one line."""
+    program = """
+import threading
+from softprompts.system.streams import quiet_streams
+class Writer(threading.Thread):
+    exception = None
+    def run(self):
+        try:
+            raise OSError(28, "the disk is full")
+        except OSError as error:
+            if self.name == "keeps":
+                self.exception = error
+            raise
+with quiet_streams():
+    for name in ("keeps", "loses"):
+        thread = Writer(name=name)
+        thread.start()
+        thread.join()
+"""
+    done = run("", program=program)
+    assert done.returncode == 0
+    assert re.findall(rb"Exception in thread (\w+):", done.stderr) == [b"loses"]

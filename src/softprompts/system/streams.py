@@ -7,6 +7,7 @@ import locale
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,11 +33,13 @@ def quiet_streams() -> Iterator[None]:
         stream = getattr(sys, name)
         if mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    threading.excepthook = _show_unless_kept
     try:
         yield
     except BrokenPipeError:
         sys.exit(128 + SIGPIPE)
     finally:
+        threading.excepthook = threading.__excepthook__
         _give_up_what_is_broken()
 
 
@@ -50,6 +53,15 @@ def _give_up_what_is_broken() -> None:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
+
+
+def _show_unless_kept(ended: threading.ExceptHookArgs) -> None:
+    """Show the error that ended a thread, unless the thread keeps it for its caller, as TensorBoard's writer does.
+
+    The caller raises the same error, which becomes one line. The thread's traceback would stand beside it.
+    """
+    if getattr(ended.thread, "exception", None) is not ended.exc_value:
+        threading.__excepthook__(ended)
 
 
 def fail(reason: str) -> NoReturn:
