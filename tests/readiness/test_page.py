@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import cli_in_process, run_recipe
-from made_readiness import LABELS, Made, clean_rows
+from made_readiness import LABELS, PLAN, Made, clean_rows, own_metric
 from made_tasks import write
 from page_reader import assert_alone, read
 from softprompts.config import tools
@@ -78,6 +78,16 @@ def test_the_page_stands_alone_and_shows_every_finding(made: Made) -> None:
     tables = read(text).tables
     assert tables["The same rows in several splits"][1][0] == "test"
     assert ["KPI", "accuracy of 0.9 or more"] in tables["The plan"]
+
+
+def test_a_metric_in_the_plan_means_its_first_number(made: Made) -> None:
+    made.write_config(metrics=[own_metric(made.folder)])
+    made.write_plan(kpi=PLAN["kpi"] | {"metric": "lengths"})
+    page.write_readiness(made.asked())
+    record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
+    assert record["plan"]["metric"] == "same"
+    (finding,) = [f for f in record["findings"] if f["key"] == "test_rows"]
+    assert "The target is 0.9 in same." in finding["found"]
 
 
 def test_our_files_are_replaced_and_others_are_not(made: Made) -> None:

@@ -36,6 +36,22 @@ PLAN: dict[str, Any] = {
     "cost_of_error": "two hours",
     "fallback": "sort by hand",
 }
+OWN_METRIC = '''"""Two numbers."""
+
+import datasets
+import evaluate
+
+
+class Lengths(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        features = datasets.Features({"predictions": text, "references": text})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        assert references[0], "an empty target"
+        return {"same": 1.0, "longer": 0.5}
+'''
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -46,6 +62,13 @@ def clean_rows() -> Rows:
         split: [{"text": " ".join(draw.sample(WORDS.split(), 14)), "label": LABELS[n % 2]} for n in range(size)]
         for split, size in SIZES.items()
     }
+
+
+def own_metric(folder: Path, text: str = OWN_METRIC) -> str:
+    """Write the module of a user's metric, by default with the numbers `same` and `longer`, and return its path."""
+    file = folder / "lengths.py"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 class Made:

@@ -21,8 +21,9 @@ from softprompts.readiness.plan import Plan
 
 @dataclass(frozen=True)
 class Known:
-    """All that a governance record is made of. `readiness` is the record of the checks before training, if there is
-    one, and `readiness_missing` the reason otherwise. `changes` is None without an earlier run.
+    """All that a governance record is made of. `readiness` is the record of recipes/readiness.py, if there is one, and
+    `readiness_missing` the reason otherwise. `plan.metric` is a score of the run. `changes` is None without an earlier
+    run.
     """
 
     evidence: Evidence
@@ -291,9 +292,9 @@ def _inputs(known: Known) -> list[str]:
 
 
 def _kpi(known: Known) -> list[str]:
-    plan, found = known.plan, known.evidence.result.metrics.get(known.plan.metric)
+    plan, found = known.plan, known.evidence.result.metrics[known.plan.metric]
     line = f"The plan asks for {plan.metric} of {number(plan.target)} or more."
-    if found is None or found.value is None:
+    if found.value is None:
         return [line, f"The run has no score by {plan.metric}."]
     reached = "reached" if found.value >= plan.target else "not reached"
     today = f" Today's process reaches {number(plan.today)}." if plan.today is not None else ""
@@ -426,15 +427,11 @@ FACTS: dict[str, Callable[[Known], list[str]]] = {
 
 def transparency_note(known: Known, answers: Mapping[str, str]) -> list[str]:
     """Return the text for users: that this is an AI system, for what, how often it is right, and whom to ask."""
-    plan, result = known.plan, known.evidence.result
+    plan, found = known.plan, known.evidence.result.metrics[known.plan.metric]
     written = "writes the answers that you see" if known.generates else "chooses the answers that you see"
-    name, found = next(
-        ((n, x) for n, x in result.metrics.items() if n == plan.metric), next(iter(result.metrics.items()), ("", None))
-    )
     lines = [f"An AI system {written}. They come from a language model."]
     lines.append(f"It is for this purpose: {plan.goal}")
-    if found is not None:
-        lines.append(f"It makes mistakes. In a test its {name.replace('_', ' ')} was {interval(found)}.")
+    lines.append(f"It makes mistakes. In a test its {plan.metric.replace('_', ' ')} was {interval(found)}.")
     lines.append(f"If it is not available: {plan.fallback}")
     contact = answers.get("contact")
     lines.append(f"Questions and complaints: {contact}" if contact else "Questions and complaints: [answer `contact`]")

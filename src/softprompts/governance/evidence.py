@@ -16,8 +16,10 @@ from softprompts.config.sections import TaskConfig
 from softprompts.data.readers import Source
 from softprompts.data.sources import open_sources
 from softprompts.data.strict_json import JsonError, parse_json
-from softprompts.errors import UserError, nearest, short
+from softprompts.errors import UserError, listed, nearest, short
+from softprompts.metrics.scoring import load_metrics, number_named
 from softprompts.models.bundled import BUNDLED, PREFIX
+from softprompts.readiness.plan import Plan
 from softprompts.runs.folders import COMPARE_FILE, CONFIG_FILE, OUTPUTS, RESULT_FILE, record_of
 from softprompts.runs.record import Result, load_result
 from softprompts.system.files import is_file, is_folder, read_bytes
@@ -203,6 +205,36 @@ def read_rows(evidence: Evidence) -> Rows:
     same_key = "rows" if chosen else "sha256"
     changed = [name for name, split in then.items() if split.get(same_key) != now.get(name, {}).get(same_key)]
     return Rows(task, "", sources, changed)
+
+
+def score_of(plan: Plan, evidence: Evidence, rows: Rows) -> str:
+    """Return the name of the run's score that the plan's metric means, as of `number_named`.
+
+    Args:
+        plan: the plan, whose metric may be a number or one of the task's metrics.
+        evidence: the run.
+        rows: its rows, for metrics that need their schema or data.
+
+    Raises:
+        UserError: the run has no such score; the metric cannot be loaded, or fails.
+    """
+    scores, task = evidence.result.metrics, rows.task
+    if plan.metric in scores:
+        return plan.metric
+    metrics = {Path(name).stem: name for name in evidence.result.settings["task"].get("metrics", [])}
+    number = None
+    if module := metrics.get(Path(plan.metric).stem):
+        try:
+            loaded = load_metrics([module], *((task.schema, task.metric_data) if task else ()))
+            number = number_named(module, loaded, evidence.predictions[0].target if evidence.predictions else "")
+        except Exception as error:  # a user's module may raise anything
+            raise UserError(
+                f'{plan.path}: kpi.metric: the numbers of "{plan.metric}" are not known: {short(error)}; name a score '
+                f"of the run: {listed(scores)}"
+            ) from None
+    if number is None or number not in scores:
+        raise UserError(f'{plan.path}: kpi.metric: the run has no score "{plan.metric}"{nearest(plan.metric, scores)}')
+    return number
 
 
 def scored_rows(evidence: Evidence, rows: Rows) -> tuple[Sequence[Row], str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import Any
 
 from softprompts import __version__
 from softprompts.config.tools import GovernanceConfig
-from softprompts.errors import UserError, logger, nearest
+from softprompts.errors import UserError, logger
 from softprompts.governance import cards, documents
 from softprompts.governance.changes import change_log
 from softprompts.governance.compute import compute_of
 from softprompts.governance.documents import Known
-from softprompts.governance.evidence import Evidence, read_readiness, read_rows, read_run
+from softprompts.governance.evidence import Evidence, read_readiness, read_rows, read_run, score_of
 from softprompts.governance.groups import scores_by_group
 from softprompts.governance.law import Duty, Law, Part, empty_answers, read_answers, read_law
 from softprompts.metrics.scoring import Interval
@@ -79,11 +79,9 @@ def write_governance(config: GovernanceConfig) -> Path:
 def _gather(config: GovernanceConfig, law: Law, plan: Plan, evidence: Evidence) -> Known:
     """Read what else the record is made of."""
     before = read_run("governance.before", config.before) if config.before else None
-    if plan.metric not in evidence.result.metrics:
-        names = evidence.result.metrics
-        raise UserError(f'{plan.path}: kpi.metric: the run has no score "{plan.metric}"{nearest(plan.metric, names)}')
-    readiness, missing = read_readiness("governance.readiness", config.readiness, evidence)
     rows = read_rows(evidence)
+    plan = replace(plan, metric=score_of(plan, evidence, rows))
+    readiness, missing = read_readiness("governance.readiness", config.readiness, evidence)
     return Known(
         evidence=evidence,
         rows=rows,

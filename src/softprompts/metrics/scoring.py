@@ -235,6 +235,22 @@ def reported(metrics: dict[str, Metric], target: str) -> list[str]:
     return list(compute_metrics(metrics, [target.strip()], [target.strip()]))
 
 
+def number_named(name: str, metrics: dict[str, Metric], target: str) -> str | None:
+    """Return the number that a name means: the number with this name, or the first one of the metric with this name.
+
+    Configs have the names of metrics, and records those of their numbers. None if neither has the name.
+
+    Args:
+        name: name of a number, or name or path of a metric.
+        metrics: metrics by name.
+        target: a target of the task, which is scored to find the numbers.
+    """
+    if name in reported(metrics, target):
+        return name
+    metric = metrics.get(Path(name).stem)
+    return next(iter(reported({name: metric}, target)), None) if metric else None
+
+
 def compute_metrics(metrics: dict[str, Metric], answers: list[str], targets: list[str]) -> dict[str, float]:
     """Return every number that the metrics report, over all rows.
 

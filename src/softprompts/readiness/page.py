@@ -84,7 +84,7 @@ class Readiness:
 
 
 def read_inputs(settings: RecipeSettings, plan: Plan) -> tuple[Task, str]:
-    """Return the rows without masks, and the metric of the plan.
+    """Return the rows without masks, and the name of the number that the plan's metric means.
 
     Raises:
         UserError: an error in rows or plan makes the checks impossible.
@@ -106,6 +106,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     """
     plan = read_plan(config.plan)
     task, metric = read_inputs(settings, plan)
+    plan = replace(plan, metric=metric)
     baseline: worth.Baseline | str = worth.NO_BASELINE_FOR_ENCODERS
     if kind_of(load_model_config(settings.model)) != "encoder":
         baseline = worth.baseline_of(settings, task, metric, config.baseline)

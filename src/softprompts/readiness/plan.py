@@ -33,7 +33,7 @@ class Plan:
     Args:
         path: path of the file.
         goal: the purpose of the model, and who benefits from it.
-        metric: metric of the task that measures the goal.
+        metric: the number that measures the goal; in the file also a metric of the task, whose first number is meant.
         target: value of the metric that is good enough, above 0 and at most 1.
         measured: where, when and by whom the metric is measured.
         owner: person who is responsible for the model.

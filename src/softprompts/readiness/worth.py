@@ -16,6 +16,7 @@ from softprompts.config.sections import RunConfig, TaskConfig
 from softprompts.data.sources import EMBEDDED_PREFIX
 from softprompts.errors import UserError, listed, nearest
 from softprompts.methods.catalog import METHODS
+from softprompts.metrics.scoring import load_metrics, number_named, reported
 from softprompts.models.loading import default_device, dtype_of
 from softprompts.readiness.findings import Finding, percent, share
 from softprompts.readiness.plan import Plan
@@ -48,18 +49,20 @@ SPREAD = 2.0  # the true time is between the estimate divided and multiplied by 
 
 
 def metric_name(plan: Plan, task: Task, config: str) -> str:
-    """Return the name in records of the plan's metric.
+    """Return the name in records of the plan's metric, which is that of a number, as of `number_named`.
 
     Raises:
-        UserError: the task does not have the metric.
+        UserError: the task has neither a metric nor a number with the plan's name.
     """
-    names = {Path(name).stem: name for name in task.metrics}
-    if (name := Path(plan.metric).stem) not in names:
-        raise UserError(
-            f'{plan.path}: kpi.metric: the task has no metric "{plan.metric}"{nearest(plan.metric, names)}; '
-            f"name one of them, or add it to task.metrics in {config}"
-        )
-    return name
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
+    target = task.splits["test"][0].target
+    if name := number_named(plan.metric, metrics, target):
+        return name
+    valid = {*metrics, *reported(metrics, target)}
+    raise UserError(
+        f'{plan.path}: kpi.metric: the task has no metric "{plan.metric}"{nearest(plan.metric, valid)}; '
+        f"name one of them, or add it to task.metrics in {config}"
+    )
 
 
 @dataclass(frozen=True)
