@@ -11,12 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made_readiness
 from helpers import cli_in_process, run_recipe
 from made_governance import LABELS, SIZES, Made, edit
+from made_readiness import clean_rows
+from made_result import make_result
 from page_reader import assert_alone, read
 from softprompts.errors import UserError
 from softprompts.governance import record
+from softprompts.governance.evidence import Evidence, read_readiness
 from softprompts.governance.law import read_law
+from softprompts.readiness import page
+from softprompts.readiness.settings import read_recipe
+from softprompts.tasks.task import load_task
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -363,6 +370,52 @@ def test_a_readiness_record_of_the_same_rows_is_taken(made: Made) -> None:
     known = {p["key"]: " ".join(p["known"]) for part in found["parts"].values() for p in part["points"]}
     assert "2 rows with EMAIL_ADDRESS." in known["personal_data"]
     assert "amber, 0 of 1 points green." in known["data"]
+
+
+def test_a_run_on_masked_rows_has_its_check(tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+    found = clean_rows()
+    found["train"][0]["text"] += " write to jane.roe@example.com"
+    checked = made_readiness.Made(tmp_path, tiny_model, found)
+    checked.write_config(pii="mask")
+    page.write_readiness(checked.asked())
+    file = tmp_path / "runs" / "readiness.json"
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    assert tree["data_of_run"]["train"]["masked"] == {"EMAIL_ADDRESS": 1}
+    assert tree["data"]["train"]["sha256"] != tree["data_of_run"]["train"]["sha256"]
+    task = load_task(read_recipe(str(checked.config)).task)
+    result = make_result(data={"licence": "", "splits": task.fingerprint()})
+    evidence = Evidence(tmp_path / "runs" / "run", result, "", [], "none", 0)
+    kept, missing = read_readiness("governance.readiness", None, evidence)
+    assert (kept and kept["status"], missing) == (tree["status"], "")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "same"),
+    [
+        ("hard_prompt", {"sha256": "of the chosen prompts"}, True),
+        ("hard_prompt", {"rows": 9}, False),
+        ("context_tuning", {"sha256": "of the drawn rows", "rows": 16}, True),
+        ("cpt", {"sha256": "of the drawn rows", "rows": 16}, True),
+        ("prompt_tuning", {"sha256": "of other rows"}, False),
+    ],
+)
+def test_rows_are_compared_as_far_as_the_record_of_a_recipe_tells(
+    made: Made, recipe: str, changes: dict[str, Any], same: bool
+) -> None:
+    task = load_task(made.task)
+    (made.folder / "runs").mkdir()
+    checked = {"data": task.fingerprint(), "findings": []}
+    (made.folder / "runs" / "readiness.json").write_text(json.dumps(checked), encoding="utf-8")
+    splits = task.fingerprint()
+    splits["train"] |= changes
+    tree = written(made, made.run(recipe=recipe, data={"licence": "yours", "splits": splits}))
+    assert (tree["readiness"] is not None) == same
+    assert tree["data"]["changed_since_run"] == ([] if same else ["train"])
+    (known,) = [" ".join(p["known"]) for part in tree["parts"].values() for p in part["points"] if p["key"] == "data"]
+    assert ("by their SHA-256" in known) == (same and recipe != "hard_prompt")
+    assert ("by their number" in known) == (same and recipe == "hard_prompt")
+    assert ("that the run drew are not compared" in known) == (recipe in ("context_tuning", "cpt"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

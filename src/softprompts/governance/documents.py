@@ -204,7 +204,9 @@ def _data(known: Known) -> list[str]:
     elif known.rows.changed:
         lines.append(f"Since the run, the rows of these splits have changed: {listed(known.rows.changed)}.")
     else:
-        lines.append("The files still have the rows of the run, by their SHA-256.")
+        by = "number" if known.evidence.chose_prompt else "SHA-256"
+        lines.append(f"The files still have the rows of the run, by their {by}.")
+        lines += ["The rows of train that the run drew are not compared."] if known.evidence.drew_rows else []
     where = known.settings["task"].get("where")
     return [*lines, *([f"Only rows with {where} were used."] if where else [])]
 

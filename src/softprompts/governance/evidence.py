@@ -14,9 +14,10 @@ from typing import Any
 from softprompts.config.paths import ADAPTER
 from softprompts.config.sections import TaskConfig
 from softprompts.data.readers import Source
-from softprompts.data.sources import open_sources
+from softprompts.data.sources import SPLITS, open_sources
 from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.errors import UserError, listed, nearest, short
+from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import load_metrics, number_named
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.readiness.plan import Plan
@@ -67,6 +68,16 @@ class Evidence:
     def split(self) -> str:
         """The scored split."""
         return str(self.result.settings.get("evaluation", {}).get("split", "test"))
+
+    @property
+    def chose_prompt(self) -> bool:
+        """Whether the record has the prompts of a template that the run chose: only numbers of rows can be compared."""
+        return self.result.recipe == "hard_prompt"
+
+    @property
+    def drew_rows(self) -> bool:
+        """Whether train in the run's record is the few rows that the method drew, and not the whole split."""
+        return self.result.recipe in METHODS and METHODS[self.result.recipe].what == "few"
 
     @property
     def base(self) -> str:
@@ -199,12 +210,17 @@ def read_rows(evidence: Evidence) -> Rows:
         return Rows(None, short(error, 300))
     except (TypeError, AttributeError):  # the settings of another version
         return Rows(None, "this version cannot read the task's settings")
-    now, then = task.fingerprint(), evidence.result.data["splits"]
-    # A hard prompt that the recipe chose is in the run's prompts, and not in the settings.
-    chosen = evidence.result.recipe == "hard_prompt"
-    same_key = "rows" if chosen else "sha256"
-    changed = [name for name, split in then.items() if split.get(same_key) != now.get(name, {}).get(same_key)]
-    return Rows(task, "", sources, changed)
+    return Rows(task, "", sources, _other_splits(evidence, task.fingerprint()))
+
+
+def _other_splits(evidence: Evidence, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the splits of a run whose rows are not those of a task's fingerprint, as far as its record tells."""
+    key = "rows" if evidence.chose_prompt else "sha256"
+    return [
+        name
+        for name, split in evidence.result.data["splits"].items()
+        if not (evidence.drew_rows and name == "train") and split.get(key) != found.get(name, {}).get(key)
+    ]
 
 
 def score_of(plan: Plan, evidence: Evidence, rows: Rows) -> str:
@@ -274,7 +290,8 @@ def read_readiness(key: str, name: str | None, evidence: Evidence) -> tuple[dict
         return None, f"there is no {READINESS} in the folder above that of the run"
     try:
         tree = parse_json(read_bytes(file).decode())
-        checked = {split: tree["data"][split]["sha256"] for split in evidence.result.data["splits"]}
+        data = tree["data_of_run"] if "data_of_run" in tree else tree["data"]  # a record of an older version
+        checked = {split: {key: data[split][key] for key in ("rows", "sha256")} for split in SPLITS}
         findings = [{name: str(f[name]) for name in ("key", "title", "status", "found")} for f in tree["findings"]]
     except UserError:
         raise UserError(f"{key}: no such file: {file}") from None
@@ -282,8 +299,7 @@ def read_readiness(key: str, name: str | None, evidence: Evidence) -> tuple[dict
         if name is None:
             return None, f"{file} is damaged, or not from recipes/readiness.py"
         raise UserError(f"{key}: {file} is damaged, or not from recipes/readiness.py") from None
-    then = {split: content.get("sha256") for split, content in evidence.result.data["splits"].items()}
-    if checked != then:
+    if _other_splits(evidence, checked):
         if name is None:
             return None, f"{file} is about other rows"
         raise UserError(f"{key}: {file} is about other rows than the run; run recipes/readiness.py on its config")

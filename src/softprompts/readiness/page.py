@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,12 +53,13 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Readiness:
-    """The outcome of all checks."""
+    """The outcome of all checks. `data_of_run` is the fingerprint of the rows as a run reads them, with `task.pii`."""
 
     settings: RecipeSettings
     plan: Plan
     task: Task
     findings: Sequence[Finding]
+    data_of_run: Mapping[str, Any]
 
     @property
     def status(self) -> Status:
@@ -76,6 +77,7 @@ class Readiness:
             "method": self.settings.method,
             "task": self.task.name,
             "data": self.task.fingerprint(),
+            "data_of_run": self.data_of_run,
             "pii": self.settings.task.pii,
             "plan": asdict(self.plan),
             "findings": [finding.as_json() for finding in self.findings],
@@ -102,7 +104,8 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     """Return the outcome of all checks.
 
     Raises:
-        UserError: as `read_plan` and `read_inputs`; the base model does not exist; a given baseline does not fit.
+        UserError: as `read_plan` and `read_inputs`; the base model does not exist; a given baseline does not fit; with
+            masks, a run could not read the rows.
     """
     plan = read_plan(config.plan)
     task, metric = read_inputs(settings, plan)
@@ -110,6 +113,8 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     baseline: worth.Baseline | str = worth.NO_BASELINE_FOR_ENCODERS
     if kind_of(load_model_config(settings.model)) != "encoder":
         baseline = worth.baseline_of(settings, task, metric, config.baseline)
+    # A run refuses rows or reads them as they are, unless it masks them.
+    of_run = load_task(settings.task) if settings.task.pii == "mask" else task
     measured = rows.measure(settings, task)
     shared = list(overlap.overlap_findings(task, plan))
     ceiling = next(worth.ceiling_of(finding.facts) for finding in shared if finding.key == "conflicts")
@@ -125,7 +130,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
         *worth.worth_findings(settings, plan, task, metric, baseline, ceiling),
         worth.cost(settings, measured, worth.measure_rate(settings)),
     ]
-    return Readiness(settings, plan, task, findings)
+    return Readiness(settings, plan, task, findings, of_run.fingerprint())
 
 
 def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
