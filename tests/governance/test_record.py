@@ -220,6 +220,32 @@ def test_a_file_of_somebody_else_is_never_replaced(made: Made, tmp_path: Path) -
         written(made, home, output_dir=str(folder / "model_card.md"))
 
 
+DIGEST_OF_MINE = hashlib.sha256(b"mine").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [
+        f"{DIGEST_OF_MINE}  data.csv\n",
+        f"{DIGEST_OF_MINE}  model_card.md\n",
+        "".join(f"{DIGEST_OF_MINE}  {name}\n" for name in (*record.FILES, "data.csv")),
+        "".join(f"{DIGEST_OF_MINE[:40]}  {name}\n" for name in record.FILES),
+        "my notes\n",
+        "",
+    ],
+)
+def test_checksums_of_somebody_else_are_never_replaced(made: Made, tmp_path: Path, sums: str) -> None:
+    """The user's own card has the right checksum there, which does not make it ours."""
+    home, folder = made.run(), tmp_path / "out"
+    folder.mkdir()
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    (folder / "model_card.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match=r"SHA256SUMS exists and was not written by this recipe; name another folder"):
+        written(made, home, output_dir=str(folder))
+    assert (folder / "SHA256SUMS").read_text(encoding="utf-8") == sums
+    assert sorted(p.name for p in folder.iterdir()) == ["SHA256SUMS", "model_card.md"]
+
+
 def test_a_process_killed_between_two_files_blocks_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     home = made.run()
     written(made, home)

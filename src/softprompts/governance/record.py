@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
@@ -39,6 +40,7 @@ ANSWERS = "answers.yaml"
 SUMS = "SHA256SUMS"
 PAGE, RECORD, CARD, CROISSANT = "governance.html", "governance.json", "model_card.md", "croissant.json"
 FILES = (RECORD, PAGE, CARD, CROISSANT)
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def write_governance(config: GovernanceConfig) -> Path:
@@ -297,25 +299,41 @@ def _check_folder(folder: Path) -> dict[str, set[str]]:
     """
     if os.path.lexists(folder) and not is_folder(folder):
         raise UserError(f"governance.output_dir: {folder} is not a folder; name another one")
-    sums: dict[str, set[str]] = {}
-    if is_file(folder / SUMS):
-        for line in read_bytes(folder / SUMS).decode("utf-8", "replace").splitlines():
-            digest, _, name = line.partition("  ")
-            sums.setdefault(name, set()).add(digest)
+    sums = _read_sums(folder / SUMS)
     for name in FILES:
         file = folder / name
         if not os.path.lexists(file):
             continue
         if name not in sums:
-            raise UserError(
-                f"governance.output_dir: {file} exists and was not written by this recipe; name another folder"
-            )
+            raise _not_ours(file)
         if hashlib.sha256(read_bytes(file)).hexdigest() not in sums[name]:
             raise UserError(
                 f"governance.output_dir: {file} was changed by hand, and would be overwritten; put answers into "
                 f"{ANSWERS} and move the file away, or name another folder"
             )
     return sums
+
+
+def _read_sums(file: Path) -> dict[str, set[str]]:
+    """Return the checksums in a file of ours by name, which are those of all `FILES`; none without the file.
+
+    Raises:
+        UserError: the file is not ours.
+    """
+    sums: dict[str, set[str]] = {}
+    if not os.path.lexists(file):
+        return sums
+    lines = read_bytes(file).decode("utf-8", "replace").splitlines() if is_file(file) else []
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        sums.setdefault(name if DIGEST.fullmatch(digest) else line, set()).add(digest)
+    if set(sums) != set(FILES):
+        raise _not_ours(file)
+    return sums
+
+
+def _not_ours(file: Path) -> UserError:
+    return UserError(f"governance.output_dir: {file} exists and was not written by this recipe; name another folder")
 
 
 def _write(folder: Path, contents: Mapping[str, str], sums: Mapping[str, set[str]]) -> None:
