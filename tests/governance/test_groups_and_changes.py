@@ -145,6 +145,16 @@ def test_scores_on_other_rows_are_not_compared_row_by_row(made: Made, damage: An
     assert (log.scores[0].difference, log.scores[0].p, log.scores[0].meaning) == (0.25, None, "")
 
 
+def test_a_run_that_ended_later_is_not_an_earlier_one(made: Made) -> None:
+    home, zone = made.run(), "2026-01-02T04:04:05+01:00"  # the same moment as that of the run
+    with pytest.raises(
+        UserError, match=r"later ended on 2026-01-02T03:04:06\+00:00, which is later than .*name an earl"
+    ):
+        changed(made, made.run("later", finished="2026-01-02T03:04:06+00:00"), home)
+    assert changed(made, made.run("same", finished=zone, seed=9), home).before.result.finished == zone
+    assert changed(made, made.run("old", finished="2025-01-02 of a clock without hands"), home)
+
+
 def test_a_run_of_another_task_and_the_run_itself_are_refused(made: Made) -> None:
     home, other = made.run(), made.run("other", task="sentiment")
     with pytest.raises(UserError, match=r"is a run of the task sentiment, but .* of tickets; name an earlier run of t"):

@@ -60,7 +60,7 @@ def change_log(before: Evidence, now: Evidence, task: Task | None, key: str) -> 
         key: the setting that names the earlier run, for the message of an error.
 
     Raises:
-        UserError: the runs are one, or of different tasks.
+        UserError: the runs are one, or of different tasks; the first one ended later.
     """
     if before.digest == now.digest:
         raise UserError(f"{key}: {before.folder} is the run itself, or a copy of it; name an earlier run")
@@ -68,6 +68,11 @@ def change_log(before: Evidence, now: Evidence, task: Task | None, key: str) -> 
         raise UserError(
             f"{key}: {before.folder} is a run of the task {before.result.task}, but {now.folder} of "
             f"{now.result.task}; name an earlier run of {now.result.task}"
+        )
+    if before.finished and now.finished and before.finished > now.finished:
+        raise UserError(
+            f"{key}: {before.folder} ended on {before.result.finished}, which is later than {now.folder} on "
+            f"{now.result.finished}; name an earlier run"
         )
     scores, note = _scores(before, now, task)
     return ChangeLog(before, list(_changes(before, now)), scores, note)

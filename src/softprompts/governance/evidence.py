@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from softprompts.config.paths import ADAPTER
-from softprompts.config.sections import TaskConfig
+from softprompts.config.sections import TaskConfig, TrainingConfig
 from softprompts.data.readers import Source
 from softprompts.data.sources import SPLITS, open_sources
 from softprompts.data.strict_json import JsonError, parse_json
@@ -70,6 +71,26 @@ class Evidence:
         return str(self.result.settings.get("evaluation", {}).get("split", "test"))
 
     @property
+    def teacher(self) -> tuple[float, float] | None:
+        """The weight and the temperature of distillation, by the settings of training; None without a teacher."""
+        training = self.result.settings.get("training", {})
+        if training.get("teacher") is None and training.get("teacher_context") is None:
+            return None
+        weight = training.get("teacher_weight", TrainingConfig.teacher_weight)
+        return (weight, training.get("teacher_temperature", TrainingConfig.teacher_temperature)) if weight else None
+
+    @property
+    def finished(self) -> datetime | None:
+        """The time at which the run ended."""
+        return moment(self.result.finished)
+
+    @property
+    def started(self) -> datetime | None:
+        """The time at which the run started, or was last resumed, up to a second."""
+        end, seconds = self.finished, self.result.cost.get("seconds_total") or 0.0
+        return end - timedelta(seconds=seconds) if end and 0 <= seconds <= end.timestamp() else end
+
+    @property
     def chose_prompt(self) -> bool:
         """Whether the record has the prompts of a template that the run chose: only numbers of rows can be compared."""
         return self.result.recipe == "hard_prompt"
@@ -90,6 +111,15 @@ class Evidence:
     def version(self) -> str:
         """The name of this version of the model: the day on which the run ended, and the start of its digest."""
         return f"{self.result.finished[:10]}-{self.digest[:12]}"
+
+
+def moment(text: str) -> datetime | None:
+    """Return a time of a record, in UTC if it has no zone; None if it is no time."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
