@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from made_governance import Made, edit
+from made_governance import BASE, Made, edit
 from softprompts.config.tools import GovernanceConfig
 from softprompts.errors import UserError
 from softprompts.governance.compute import Compute, compute_of
 from softprompts.governance.documents import share_text
 from softprompts.governance.evidence import read_run
 from softprompts.governance.law import read_law
+from softprompts.governance.record import write_governance
 
 import pytest
 
@@ -74,6 +75,47 @@ def test_sweeps_teachers_and_4_bit_weights_count(made: Made) -> None:
     assert compute(made, home).flop == pytest.approx(1.5 * once + 2 * TOTAL * TOKENS)
     four = made.run("nf4", model={"name_or_path": "org/other", "quantization": "nf4"})
     assert compute(made, four).flop == (8 * TOTAL + 2 * TRAINED) * TOKENS
+
+
+def test_a_recomputed_forward_pass_costs_2_more(made: Made) -> None:
+    once = compute(made, made.run()).flop
+    assert once
+    home = made.run("again", model={"name_or_path": BASE, "gradient_checkpointing": True})
+    found = compute(made, home)
+    assert found.flop == (6 * TOTAL + 2 * TRAINED) * TOKENS
+    assert found.formula.startswith(f"(6 x {TOTAL:,} parameters")
+    assert found.upper_bound
+    # It was switched off on resume; the steps before had it.
+    resumed = [{"key": "model.gradient_checkpointing", "was": True, "is": False}]
+    assert compute(made, made.run("resumed", notes={"resumed": resumed})).flop == found.flop
+
+
+def test_a_teacher_of_weight_0_does_not_run(made: Made) -> None:
+    home = made.run()
+    once = compute(made, home).flop
+    assert once
+    taught = {"teacher": None, "teacher_context": "shots:8", "teacher_weight": 0.5, "teacher_temperature": 1.0}
+    edit(home / "result.json", lambda tree: tree["settings"]["training"].update(taught))
+    assert compute(made, home).flop == once + 2 * TOTAL * TOKENS
+    edit(home / "result.json", lambda tree: tree["settings"]["training"].update(teacher_weight=0))
+    assert compute(made, home).flop == once
+
+
+def test_at_most_is_said_only_of_an_upper_bound(made: Made) -> None:
+    notes: dict[str, Any] = {"kind": "encoder"}
+    runs = {
+        "packed": (made.run("packed"), True),
+        "stock": (made.run("stock", model={"name_or_path": BASE, "engine": "stock"}), False),
+        "encoder": (made.run("encoder", notes=notes), False),
+        "taught": (made.run("taught"), False),
+    }
+    edit(runs["taught"][0] / "result.json", lambda tree: tree["settings"]["training"].update(teacher="runs/large"))
+    for home, bound in runs.values():
+        assert compute(made, home).upper_bound == bound
+        folder = write_governance(made.asked(home)).parent
+        texts = [(folder / name).read_text(encoding="utf-8") for name in ("governance.html", "model_card.md")]
+        for text in texts:
+            assert ("at most" in text.lower().replace("inputs and answers together have at most", "")) == bound
 
 
 def test_a_run_that_trains_nothing_costs_nothing_and_an_old_record_is_unknown(made: Made) -> None:

@@ -11,6 +11,8 @@ from softprompts.governance.law import Law
 
 LEFT_OUT = (
     "Validation and test passes train nothing, and are left out.",
+    "Padding is not recorded, and is left out. Only PEFT's own forward pass reads any.",
+    "Steps that a killed run repeated are not recorded, and are left out.",
     "Attention grows with the length of a row, and is left out, as in the rule.",
     "Other runs count as well if this one continues them, or if they helped to choose it. Add their share by hand.",
 )
@@ -21,7 +23,9 @@ class Compute:
     """Operations (FLOP) of a run and of its base model.
 
     Args:
-        flop: at most so many in this run; None if the record has no number of tokens.
+        flop: in this run; None if the record has no number of tokens.
+        upper_bound: whether the run needed no more, so far as operations are counted. A teacher may be larger than the
+            base model or read more tokens, and padding is not recorded.
         formula: how they were computed.
         notes: what is counted and what is not.
         base: name of the base model.
@@ -37,6 +41,7 @@ class Compute:
     """
 
     flop: float | None
+    upper_bound: bool
     formula: str
     notes: Sequence[str]
     base: str
@@ -63,6 +68,7 @@ def compute_of(evidence: Evidence, law: Law, config: GovernanceConfig) -> Comput
     )
     return Compute(
         flop=flop,
+        upper_bound=evidence.teacher is None and not _pads(evidence),
         formula=formula,
         notes=[*notes, *LEFT_OUT, *([omits] if omits else [])],
         base=evidence.base,
@@ -83,7 +89,7 @@ def scientific(number: float) -> str:
 
 
 def _of_run(evidence: Evidence) -> tuple[float | None, str, list[str]]:
-    """Return the operations of the run at most, the formula with its numbers, and what it counts."""
+    """Return the operations of the run, the formula with its numbers, and what it counts."""
     result, training = evidence.result, evidence.result.training
     if not training:
         return 0.0, "0: nothing was trained in this run", []
@@ -95,21 +101,36 @@ def _of_run(evidence: Evidence) -> tuple[float | None, str, list[str]]:
     notes = [
         f"{training['tokens']:,} tokens of rows were recorded.",
         f"{evidence.virtual_tokens} virtual tokens are added for each of {rows:,} rows.",
-        "The engine computes virtual tokens once per batch, so this is an upper bound.",
+        "The packed engine computes virtual tokens once per batch, and needs less.",
         "A frozen weight costs 4 operations per token: 2 forward, and 2 for the gradient of its input (flop_rule).",
         "A trained weight costs 2 more, for its own gradient.",
     ]
-    formula = f"(4 x {parameters:,} parameters + 2 x {trainable:,} trained) x {tokens:,} tokens"
-    flop = float(4 * parameters + 2 * trainable) * tokens
+    each = 4
+    if _ever(evidence, "gradient_checkpointing", True):
+        each = 6
+        notes.append("Gradient checkpointing computes the forward pass twice, so each weight costs 2 more.")
+    formula = f"({each} x {parameters:,} parameters + 2 x {trainable:,} trained) x {tokens:,} tokens"
+    flop = float(each * parameters + 2 * trainable) * tokens
     if factor := _candidates(evidence):
         flop *= factor
         formula += f" x {factor:.4g} for all candidates of the sweep, by their steps"
-    settings = result.settings.get("training", {})
-    if settings.get("teacher") or settings.get("teacher_context"):
+    if evidence.teacher:
         flop += 2.0 * parameters * tokens
         formula += f" + 2 x {parameters:,} x {tokens:,} for the teacher"
-        notes.append("The teacher's forward passes count as if it had the size of the base model.")
+        notes.append("The teacher's forward passes count as if it had the base model's size and read the same tokens.")
+        notes.append("A larger teacher, or training.teacher_context, needs more, so this is no upper bound.")
     return flop, formula, notes
+
+
+def _ever(evidence: Evidence, name: str, value: object) -> bool:
+    """Return whether a setting of the model had a value in any part of the run, since it may change on resume."""
+    changed = [c["was"] for c in evidence.result.notes.get("resumed", []) if c["key"] == f"model.{name}"]
+    return value in (evidence.result.settings["model"].get(name), *changed)
+
+
+def _pads(evidence: Evidence) -> bool:
+    """Return whether the run read padding: PEFT's own forward pass does, which is that of all but decoders."""
+    return _ever(evidence, "engine", "stock") or evidence.result.notes.get("kind", "decoder") != "decoder"
 
 
 def _parameters(evidence: Evidence) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from softprompts.errors import listed
 from softprompts.governance.changes import ChangeLog, ScoreChange
 from softprompts.governance.compute import Compute, scientific
-from softprompts.governance.evidence import Evidence, Rows
+from softprompts.governance.evidence import Evidence, Rows, moment
 from softprompts.governance.groups import ByGroup
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval
@@ -154,11 +154,28 @@ def _steps(known: Known) -> list[str]:
 
 
 def _optimised(known: Known) -> list[str]:
-    best_by = known.section.get("training", {}).get("best_by")
     if not known.evidence.result.training:
         return []
-    chosen = f" Validation chose the step by {best_by}." if best_by else ""
-    return [f"Training minimises the negative log-likelihood of the target's tokens.{chosen}"]
+    best_by = known.section.get("training", {}).get("best_by")
+    return [*_loss(known), *([f"Validation chose the step by {best_by}."] if best_by else [])]
+
+
+def _loss(known: Known) -> list[str]:
+    """Return the loss of training: that of softprompts.training.teacher with a teacher."""
+    if known.evidence.teacher is None:
+        return ["Training minimises the negative log-likelihood of the target's tokens."]
+    weight, temperature = known.evidence.teacher
+    parts = [(1 - weight, "NLL"), (weight * temperature**2, "KL")]
+    loss = " + ".join(f"{factor:.4g} x {name}" for factor, name in parts if factor)
+    settings = known.section["training"]
+    of = f"the model in {settings['teacher']}" if settings.get("teacher") else "the base model"
+    context = ", which also reads training.teacher_context" if settings.get("teacher_context") is not None else ""
+    return [
+        f"Training minimises {loss}, for each of the target's tokens.",
+        "NLL is the negative log-likelihood of the token.",
+        f"KL is the divergence of the model's distribution from the teacher's, both at temperature {temperature:g}.",
+        f"The teacher is {of}{context}.",
+    ]
 
 
 def _initial(known: Known) -> list[str]:
@@ -176,7 +193,8 @@ def _compute(known: Known) -> list[str]:
     if compute.flop is None:
         return ["The training compute is unknown."]
     share = f", {share_text(compute.share)} of the base model's" if compute.share is not None else ""
-    return [f"At most {scientific(compute.flop)} FLOP of training{share}; see the part on compute."]
+    most = "At most" if compute.upper_bound else "About"
+    return [f"{most} {scientific(compute.flop)} FLOP of training{share}; see the part on compute."]
 
 
 def share_text(share: float) -> str:
@@ -217,19 +235,30 @@ def _licence(known: Known) -> list[str]:
 
 def _readiness(known: Known) -> list[str]:
     if known.readiness is None:
-        return [f"No checks before training: {known.readiness_missing}."]
+        return [f"No checks of readiness: {known.readiness_missing}."]
     open_points = [f"{f['status']}: {f['title']}: {f['found']}" for f in known.readiness["findings"]]
     bad = [line for line in open_points if not line.startswith("green")]
-    head = f"Checked before training by recipes/readiness.py on {known.readiness['made'][:10]}: "
+    head = f"Checked by recipes/readiness.py {_when(known.readiness['made'], known.evidence)}: "
     return [
         f"{head}{known.readiness['status']}, {len(open_points) - len(bad)} of {len(open_points)} points green.",
         *bad,
     ]
 
 
+def _when(made: str, evidence: Evidence) -> str:
+    """Return the day of the checks in words, and whether it was before the run."""
+    checked, start, end = moment(made), evidence.started, evidence.finished
+    if checked is None or start is None or end is None:
+        return "at an unknown time" if checked is None else f"on {made[:10]}"
+    when = (
+        "before the run started" if checked <= start else "after the run ended" if checked > end else "during the run"
+    )
+    return f"on {made[:10]}, {when}"
+
+
 def _readiness_personal(known: Known) -> list[str]:
     found = [f for f in (known.readiness or {"findings": ()})["findings"] if f["key"] in ("personal_data", "secrets")]
-    return [f"Found by patterns before training: {f['found']}" for f in found]
+    return [f"Found by patterns in the rows: {f['found']}" for f in found]
 
 
 def _fallback(known: Known) -> list[str]:
@@ -242,11 +271,29 @@ def _abstention(known: Known) -> list[str]:
 
 
 def _validation(known: Known) -> list[str]:
-    splits = known.evidence.result.data["splits"]
-    rows, most = splits.get("validation", {}).get("rows"), known.section.get("training", {}).get("eval_rows")
-    used = min(rows, most) if rows and most else rows
-    line = f"{used:,} rows of validation chose the step. " if used and known.evidence.result.training else ""
-    return [f"{line}The {known.evidence.split} rows were scored once, at the end."]
+    split, result = known.evidence.split, known.evidence.result
+    rows = result.data["splits"].get("validation", {}).get("rows")
+    chosen, most = _chosen(known)
+    lines = []
+    if rows and chosen:
+        lines.append(f"{min(rows, most or rows):,} rows of validation chose {chosen}.")
+    lines.append(f"The {split} rows were scored once, at the end.")
+    if split == "validation" and chosen:
+        lines[-1] = (
+            f"The validation rows were also scored at the end. They chose {chosen}, so other rows may score less."
+        )
+    if split == "train" and result.training:
+        lines[-1] = "The train rows were scored at the end. The run was trained on them, so other rows may score less."
+    return [" ".join(lines)]
+
+
+def _chosen(known: Known) -> tuple[str, int | None]:
+    """Return what validation chose in the run, empty if nothing, and how many rows of it at most."""
+    training, hard = known.section.get("training", {}), known.section.get("hard", {})
+    if known.evidence.result.training:
+        what = "the settings and the step" if "sweep" in known.section else "the step"
+        return what, training.get("eval_rows")
+    return ("the prompt", hard.get("validation_rows")) if len(hard.get("wordings", ())) > 1 else ("", None)
 
 
 def _scores(known: Known) -> list[str]:
@@ -433,7 +480,9 @@ def transparency_note(known: Known, answers: Mapping[str, str]) -> list[str]:
     written = "writes the answers that you see" if known.generates else "chooses the answers that you see"
     lines = [f"An AI system {written}. They come from a language model."]
     lines.append(f"It is for this purpose: {plan.goal}")
-    lines.append(f"It makes mistakes. In a test its {plan.metric.replace('_', ' ')} was {interval(found)}.")
+    split = known.evidence.split
+    where = "In a test" if split == "test" else f"On the {split} rows"
+    lines.append(f"It makes mistakes. {where} its {plan.metric.replace('_', ' ')} was {interval(found)}.")
     lines.append(f"If it is not available: {plan.fallback}")
     contact = answers.get("contact")
     lines.append(f"Questions and complaints: {contact}" if contact else "Questions and complaints: [answer `contact`]")

@@ -1,0 +1,111 @@
+"""The sentences of a record: they state only facts that the run's record shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from made_governance import Made, edit
+from softprompts.governance.record import write_governance
+from softprompts.tasks.task import load_task
+
+import pytest
+
+LOSS = "the negative log-likelihood of the target's tokens"
+ONCE = "rows were scored once, at the end."
+AGAIN = "The {} rows were also scored at the end. They chose {}, so other rows may score less."
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path)
+
+
+def written(made: Made, home: Path) -> dict[str, Any]:
+    page = write_governance(made.asked(home))
+    return json.loads((page.parent / "governance.json").read_text(encoding="utf-8"))
+
+
+def known(tree: dict[str, Any], point: str) -> str:
+    """Return the sentences of a point of the record in one line."""
+    return next(" ".join(p["known"]) for part in tree["parts"].values() for p in part["points"] if p["key"] == point)
+
+
+@pytest.mark.parametrize(
+    ("made_at", "said"),
+    [
+        ("2026-01-01T00:00:00+00:00", "on 2026-01-01, before the run started"),
+        ("2026-01-02T03:03:04+00:00", "on 2026-01-02, before the run started"),
+        ("2026-01-02T03:03:35+00:00", "on 2026-01-02, during the run"),
+        ("2026-01-02T03:04:06+00:00", "on 2026-01-02, after the run ended"),
+        ("2099-01-01T00:00:00+00:00", "on 2099-01-01, after the run ended"),
+        ("", "at an unknown time"),
+    ],
+)
+def test_the_time_of_the_checks_is_compared_with_that_of_the_run(made: Made, made_at: str, said: str) -> None:
+    home = made.run(cost={"seconds_total": 60.0})  # until 03:04:05
+    checked = {"made": made_at, "status": "green", "data": load_task(made.task).fingerprint(), "findings": []}
+    (home.parent / "readiness.json").write_text(json.dumps(checked), encoding="utf-8")
+    text = known(written(made, home), "data")
+    assert f"Checked by recipes/readiness.py {said}: green, 0 of 0 points green." in text
+
+
+@pytest.mark.parametrize(
+    ("split", "trained", "more", "said"),
+    [
+        ("test", True, {}, f"12 rows of validation chose the step. The test {ONCE}"),
+        ("test", False, {}, f"The test {ONCE}"),
+        ("test", True, {"sweep": {}}, f"12 rows of validation chose the settings and the step. The test {ONCE}"),
+        ("test", False, {"hard": {"wordings": ["{text}"]}}, f"The test {ONCE}"),
+        ("validation", False, {}, f"The validation {ONCE}"),
+        ("validation", True, {}, f"12 rows of validation chose the step. {AGAIN.format('validation', 'the step')}"),
+        (
+            "validation",
+            False,
+            {"hard": {"wordings": ["{text}", "Sort {text}"], "validation_rows": 9}},
+            f"9 rows of validation chose the prompt. {AGAIN.format('validation', 'the prompt')}",
+        ),
+        ("train", True, {}, "The run was trained on them, so other rows may score less."),
+    ],
+)
+def test_rows_that_chose_or_trained_are_not_those_of_a_test(
+    made: Made, split: str, trained: bool, more: dict[str, Any], said: str
+) -> None:
+    home = made.run() if trained else made.run(training={})
+
+    def change(tree: dict[str, Any]) -> None:
+        tree["settings"] |= more | {"evaluation": {"split": split}}
+        tree["settings"]["training"]["eval_rows"] = 12
+
+    edit(home / "result.json", change)
+    (home / "predictions.jsonl").unlink()  # they are those of test
+    tree = written(made, home)
+    text = known(tree, "testing")
+    assert said in text
+    assert (ONCE in text) == (ONCE in said)
+    where = "In a test its" if split == "test" else f"On the {split} rows its"
+    assert any(where in line for line in tree["transparency_note"])
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({}, f"Training minimises {LOSS}. Validation chose"),
+        ({"teacher": "runs/other", "teacher_weight": 0.0}, f"Training minimises {LOSS}. Validation chose"),
+        (
+            {"teacher": "runs/other", "teacher_weight": 0.25, "teacher_temperature": 2.0},
+            "Training minimises 0.75 x NLL + 1 x KL, for each of the target's tokens.",
+        ),
+        ({"teacher": "runs/other", "teacher_temperature": 2.0}, "from the teacher's, both at temperature 2."),
+        ({"teacher": "runs/other"}, "The teacher is the model in runs/other. Validation chose"),
+        ({"teacher_context": "shots:8", "teacher_weight": 1}, "Training minimises 1 x KL, for each of the target's"),
+        ({"teacher_context": "shots:8"}, "The teacher is the base model, which also reads training.teacher_context."),
+    ],
+)
+def test_the_loss_is_that_of_the_run(made: Made, training: dict[str, Any], said: str) -> None:
+    home = made.run()
+    edit(home / "result.json", lambda tree: tree["settings"]["training"].update(training))
+    write_governance(made.asked(home))
+    card = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
+    assert said in card.replace("\n- ", " ")
