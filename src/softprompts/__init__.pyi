@@ -109,7 +109,6 @@ from .methods.soft_prompts.multitask_prompt_tuning import (
 from .methods.soft_prompts.p_tuning import add_prompt_encoder as add_prompt_encoder
 from .methods.soft_prompts.prefix_tuning import add_prefix as add_prefix
 from .methods.soft_prompts.prompt_tuning import add_soft_prompt as add_soft_prompt
-from .metrics.outcomes import compare_outcomes as compare_outcomes
 from .metrics.planning import plan_lines as plan_lines
 from .models.identity.facts import facts_of as facts_of
 from .models.loading import (
@@ -123,6 +122,7 @@ from .readiness.page import (
     write_readiness as write_readiness,
 )
 from .reports.comparison import save_contest as save_contest
+from .reports.outcomes import compare_outcomes as compare_outcomes
 from .reports.pages.own_page import write_report as write_report
 from .reports.run import (
     save_adapter as save_adapter,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.chaos import __main__ as program
+from benchmarks.chaos import __main__ as program, faults
 from benchmarks.chaos.subject import left_by, make_subject
 from benchmarks.chaos.trial import BrokenError, Trial, Undisturbed
 from helpers import ROOT
@@ -49,6 +49,22 @@ def test_what_differs_is_found(tmp_path: Path, weights: bytes, answers: bytes, e
         (output / extra).touch()
     with pytest.raises(BrokenError, match=said):
         trial(tmp_path).compare()
+
+
+@pytest.mark.parametrize(("room", "full"), [(2**19, True), (2**24, False)])
+def test_a_process_without_room_for_small_objects_is_recognised(room: int, full: bool) -> None:
+    program = f"""
+import resource, sys
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + {room}, now + {room}))
+print("limited", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"limited\n"
+        assert faults._without_memory(process.pid) == full
+        process.kill()
 
 
 def test_a_run_without_its_result_is_found(tmp_path: Path) -> None:

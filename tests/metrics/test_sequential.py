@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softprompts.metrics.sequential import PRIOR, largest_e
+from softprompts.metrics.sequential import PRIOR, largest_e, neighbours
 from softprompts.metrics.significance import LEVEL
 
 import numpy
@@ -10,21 +10,39 @@ import pytest
 
 
 def test_a_pair_multiplies_it_by_its_likelihood_ratio() -> None:
-    assert largest_e([], []) == 1
-    assert largest_e([1], [0]) == pytest.approx(1), "the first pair is met by equal shares"
+    assert largest_e([]) == 1
+    assert largest_e([(1, 0)]) == pytest.approx(1), "the first pair is met by equal shares"
     share = (1 + PRIOR) / (1 + 2 * PRIOR), PRIOR / (1 + 2 * PRIOR)
     mean = sum(share) / 2
     expected = share[0] / mean * (1 - share[1]) / (1 - mean)
-    assert largest_e([1, 1], [0, 0]) == pytest.approx(expected)
-    assert largest_e([1, 1, 0], [0, 0]) == pytest.approx(expected), "what has no partner is not used"
-    assert largest_e([1, 1, 0], [0, 0, 1]) == pytest.approx(expected), "the largest so far stays"
+    assert largest_e([(1, 0), (1, 0)]) == pytest.approx(expected)
+    assert largest_e([(1, 0), (1, 0), (0, 1)]) == pytest.approx(expected), "the largest so far stays"
+
+
+def test_neighbours_in_time_are_a_pair() -> None:
+    """The outcomes here are numbers that tell which one it is."""
+    order = [(False, 1), (False, 2), (True, 3), (True, 4), (True, 5), (False, 6), (False, 7)]
+    assert neighbours(order) == [(2, 3), (1, 4), (6, 5)], "the newest that waits; the last one has no partner"
+    assert neighbours(order[:4]) == neighbours(order)[:2], "later outcomes change no earlier pair"
+
+
+@pytest.mark.parametrize("second", [0.5, 0.3, 0.1])
+def test_shares_that_change_with_time_show_no_difference(second: float) -> None:
+    """With nine users of ten in the first variant, its n-th user comes long before the n-th of the other."""
+    generator = numpy.random.default_rng(2)
+    shown = 0
+    for _ in range(100):
+        variants = generator.random(2000) < second
+        outcomes = generator.random(2000) < numpy.linspace(0.2, 0.6, 2000)
+        shown += largest_e(neighbours(zip(variants.tolist(), map(int, outcomes), strict=True))) >= 1 / LEVEL
+    assert shown <= 8
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
 def test_without_a_difference_it_rarely_shows_one_however_often_one_looks(share: float) -> None:
     generator = numpy.random.default_rng(0)
     drawn = (generator.random((400, 2, 300)) < share).astype(int)
-    shown = sum(largest_e(first.tolist(), second.tolist()) >= 1 / LEVEL for first, second in drawn)
+    shown = sum(largest_e(zip(first.tolist(), second.tolist(), strict=True)) >= 1 / LEVEL for first, second in drawn)
     assert shown <= 400 * LEVEL
 
 
@@ -33,9 +51,9 @@ def test_a_difference_is_shown() -> None:
     shown = 0
     for _ in range(50):
         first, second = generator.random((2, 400)) < numpy.array([[0.6], [0.4]])
-        shown += largest_e(first.astype(int).tolist(), second.astype(int).tolist()) >= 1 / LEVEL
+        shown += largest_e(zip(map(int, first), map(int, second), strict=True)) >= 1 / LEVEL
     assert shown >= 40
 
 
 def test_very_many_outcomes_have_room() -> None:
-    assert 1e300 < largest_e([1] * 5_000, [0] * 5_000) < float("inf")
+    assert 1e300 < largest_e([(1, 0)] * 5_000) < float("inf")

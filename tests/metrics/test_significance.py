@@ -93,6 +93,16 @@ def test_without_a_difference_one_test_in_twenty_rejects(accuracy: dict[str, Met
     assert numpy.mean([x.p for x in found]) > 0.4
 
 
+@pytest.mark.parametrize(("differ", "least"), [(0, 1.0), (1, 1.0), (2, 0.5), (4, 0.125), (6, 0.03125)])
+def test_few_rows_that_differ_are_weak_evidence(accuracy: dict[str, Metric], differ: int, least: float) -> None:
+    """A sign test of d rows, all on one side, has p = 2 / 2^d."""
+    worse = numpy.arange(ROWS) >= differ
+    (found,) = compare({"a": [said(worse | True)], "b": [said(worse)]}, TARGETS, accuracy, 500)
+    assert found.p >= least
+    (alone,) = compare({"a": [["yes"]], "b": [["no"]]}, ["yes"], accuracy, 500)
+    assert alone.p == 1.0
+
+
 def test_p_counts_the_resamples_on_the_other_side_and_one_more() -> None:
     assert p_value(numpy.ones(1999)) == pytest.approx(2 / 2000)
     assert p_value(-numpy.ones(1999)) == pytest.approx(2 / 2000)

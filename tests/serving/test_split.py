@@ -7,7 +7,7 @@ from pathlib import Path
 
 from made_server import TEXT, make_runs, serving
 from softprompts.config.tools import ServeConfig
-from softprompts.metrics.outcomes import compare_outcomes
+from softprompts.reports.outcomes import compare_outcomes
 
 
 def test_a_split_shares_its_traffic_out_and_logs_what_became_of_it(tiny_model: Path, tmp_path: Path) -> None:

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 PRIOR = 0.18  # successes and failures that are assumed before the first pair: the default of the authors, in safestats
 
 
-def largest_e(first: Sequence[int], second: Sequence[int]) -> float:
+def neighbours(outcomes: Iterable[tuple[bool, int]]) -> list[tuple[int, int]]:
+    """Return pairs of outcomes for `largest_e`: each outcome with the newest one of the other variant that still waits.
+
+    Shares may change with time. If one variant has more users, its n-th user comes long before the n-th of the other.
+    Neighbours in time have almost the same share under the hypothesis. Pairs depend on the order of the variants alone,
+    never on outcomes, and later outcomes change no earlier pair.
+
+    Args:
+        outcomes: for each user, in the order of arrival: whether the second variant was shown, and the outcome, 0 or 1.
+    """
+    waiting: list[tuple[bool, int]] = []
+    pairs = []
+    for second, outcome in outcomes:
+        if waiting and waiting[-1][0] != second:
+            _, other = waiting.pop()
+            pairs.append((other, outcome) if second else (outcome, other))
+        else:
+            waiting.append((second, outcome))
+    return pairs
+
+
+def largest_e(pairs: Iterable[tuple[int, int]]) -> float:
     """Return the largest e-value so far of the hypothesis that two variants have the same share of successes.
 
     Under this hypothesis it reaches 1 / level with at most the probability of the level, however often one looks
-    (Ville's inequality). Outcomes are taken in pairs, the n-th of both variants. A pair multiplies the e-value by its
-    likelihood under the shares estimated from earlier pairs, over that under the mean of the two shares (Turner, Ly and
-    Grünwald 2024, "Generic E-variables for exact sequential k-sample tests that allow for optional stopping").
+    (Ville's inequality). A pair multiplies the e-value by its likelihood under the shares estimated from earlier pairs,
+    over that under the mean of the two shares (Turner, Ly and Grünwald 2024, "Generic E-variables for exact sequential
+    k-sample tests that allow for optional stopping").
 
     Args:
-        first: outcomes of one variant, 0 or 1, in the order of their arrival, of independent users.
-        second: those of the other. What one variant has beyond the other is not used.
+        pairs: outcomes of both variants, 0 or 1, of independent users; see `neighbours`.
     """
     sums, logarithm, largest = [0, 0], 0.0, 0.0
-    for number, pair in enumerate(zip(first, second, strict=False)):
+    for number, pair in enumerate(pairs):
         shares = [(total + PRIOR) / (number + 2 * PRIOR) for total in sums]
         same = sum(shares) / 2
         for outcome, share in zip(pair, shares, strict=True):

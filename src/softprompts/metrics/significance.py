@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from softprompts.metrics.scoring import Metric, compute_metrics, sampler
 
@@ -48,7 +49,8 @@ def compare(
 
     The interval is that of percentiles (Efron and Tibshirani 1993, chapter 13). p is twice the smaller share of
     resamples on the other side of zero, or on it, with one added to both counts (Davison and Hinkley 1997, section
-    4.2), so it is never below 2 / (resamples + 1).
+    4.2), so it is never below 2 / (resamples + 1). If few rows differ, almost all
+    resamples may be on one side. So p is also not below 2^(1 - d) with d such rows: no sign test of them is.
 
     Args:
         answers: predictions of each method and seed for each row; stripped, as by `evaluation.answers_and_targets`.
@@ -65,7 +67,10 @@ def compare(
         pairs = list(combinations(sides, 2))
         # Rounded, because equal means may differ in the last digit.
         drawn = [numpy.round(sides[a][key][1] - sides[b][key][1], 12) for a, b in pairs]
-        values = [p_value(differences) for differences in drawn]
+        values = [
+            max(p_value(differences), _least_p(sides[a][key][2], sides[b][key][2]))
+            for (a, b), differences in zip(pairs, drawn, strict=True)
+        ]
         for (a, b), differences, p, adjusted in zip(pairs, drawn, values, holm(values), strict=True):
             low, high = numpy.percentile(differences, [2.5, 97.5]).tolist()
             difference = round(sides[a][key][0] - sides[b][key][0], 12)
@@ -80,10 +85,11 @@ def _resampled(
     metrics: dict[str, Metric],
     draws: Sequence[numpy.ndarray],
     generator: numpy.random.Generator,
-) -> dict[str, tuple[float, numpy.ndarray]]:
-    """Return each number's mean over the runs, and its mean in each resample of rows and runs, (resamples,)."""
+) -> dict[str, tuple[float, numpy.ndarray, list[Any]]]:
+    """Return each number's mean over the runs, its mean in each resample of rows and runs, and `_by_row`."""
     values = [compute_metrics(metrics, run, targets) for run in runs]
     drawn = {key: numpy.empty((len(draws), len(runs))) for key in values[0]}
+    alone = {key: list(zip(*runs, strict=True)) for key in values[0]} | _by_row(runs, targets, metrics)
     for column, run in enumerate(runs):
         for numbers in [sampler(metric, run, targets) for metric in metrics.values()]:
             for line, rows in enumerate(draws):
@@ -91,9 +97,31 @@ def _resampled(
                     drawn[key][line, column] = value
     chosen = generator.integers(0, len(runs), (len(draws), max(1, len(runs) - 1)))
     return {
-        key: (float(numpy.mean([v[key] for v in values])), numpy.take_along_axis(table, chosen, axis=1).mean(axis=1))
+        key: (
+            float(numpy.mean([v[key] for v in values])),
+            numpy.take_along_axis(table, chosen, axis=1).mean(axis=1),
+            alone[key],
+        )
         for key, table in drawn.items()
     }
+
+
+def _by_row(runs: Sequence[list[str]], targets: list[str], metrics: dict[str, Metric]) -> dict[str, list[Any]]:
+    """Return the numbers of each row alone, as means over the runs, for metrics that are sums over rows."""
+    found: dict[str, list[Any]] = {}
+    for metric in (metric for metric in metrics.values() if metric.additive):
+        numbers = [sampler(metric, run, targets) for run in runs]
+        for row in range(len(targets)):
+            alone = [of(numpy.array([row])) for of in numbers]
+            for key in alone[0]:
+                found.setdefault(key, []).append(round(sum(one[key] for one in alone) / len(runs), 12))
+    return found
+
+
+def _least_p(first: list[Any], second: list[Any]) -> float:
+    """Return the smallest p of a sign test of two methods, from what each row has: all that differ are on one side."""
+    differ = sum(a != b for a, b in zip(first, second, strict=True))
+    return min(1.0, 2.0 ** (1 - differ))
 
 
 def p_value(differences: numpy.ndarray) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import runpy
 from pathlib import Path
 
 from helpers import ROOT, error_lines
 from softprompts.errors import UserError
-from softprompts.metrics.outcomes import compare_outcomes
+from softprompts.reports.outcomes import compare_outcomes
 
 import numpy
 import pytest
@@ -65,6 +66,8 @@ def test_without_a_difference_few_are_shown(tmp_path: Path) -> None:
         ("{", "line 1: malformed JSON"),
         ("[1]", "line 1: expected an object with the texts id, split, adapter"),
         ('{"id": "x", "split": "s", "adapter": "a", "outcome": "yes"}', "line 1: outcome: expected a number"),
+        (f'{{"id": "x", "split": "s", "adapter": "a", "outcome": {10**400}}}', "line 1: outcome: expected a number"),
+        (f'{{"id": "x", "split": "s", "adapter": "a", "outcome": {"9" * 9000}}}', "line 1: outcome: expected a number"),
         ('{"id": "x", "split": "s", "adapter": "a", "outcome": 1}', "no answer with that id"),
         ('{"id": "x", "split": "s", "adapter": "a", "user": [1], "outcome": 1}', "line 1: user: expected a text"),
         ('{"id": "x", "split": "s", "adapter": "a"}', "no outcomes of two adapters of one split"),
@@ -108,9 +111,16 @@ def test_a_csv_of_variants_is_read(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("varient,outcome\na,1\n", r'has no column variant \(did you mean "varient"\?\)'),
-        ("variant,outcome\na,1\nb,yes\n", r"row 2: expected a variant and a number as outcome, found 'b' and 'yes'"),
-        ("variant,outcome\na,1\n,1\n", r"row 2: expected a variant"),
-        ("variant,outcome\na\n", r"row 1: expected a variant and a number"),
+        (
+            "variant,outcome\na,1\nb,yes\n",
+            r"log.csv:3: expected a variant and a number as outcome, found 'b' and 'yes'",
+        ),
+        ("variant,outcome\na,1\n,1\n", r"log.csv:3: expected a variant"),
+        ("variant,outcome\na\n", r"log.csv:2: 1 fields, but the header names 2"),
+        ("variant,outcome\na,1" + "0" * 400 + "\n", r"log.csv:2: expected a variant and a number"),
+        ("variant,outcome\na,nan\n", r"log.csv:2: expected a variant and a number"),
+        ("variant,outcome\na,1\n" + "b" * 200_000 + ",?\n", r"log.csv:3: expected a variant and a number"),
+        ("variant,outcome,user\na,1,x\nb,0,x\n", "from users of one each"),
         ("variant,outcome\na,1\na,0\n", "no outcomes of two adapters"),
     ],
 )
@@ -119,6 +129,43 @@ def test_what_is_no_csv_of_variants_is_one_line(tmp_path: Path, content: str, me
     file.write_text(content)
     with pytest.raises(UserError, match=message):
         compare_outcomes(str(file), 100)
+
+
+def test_spaces_make_no_other_variant_and_a_table_may_be_packed(tmp_path: Path) -> None:
+    text = "variant,outcome\n" + 'a,1\n" a",1\n"a ",0\nb,0\n' * 3
+    (tmp_path / "plain.csv").write_text(text)
+    lines = compare_outcomes(str(tmp_path / "plain.csv"), 100)
+    assert lines[1] == "  a: mean outcome 0.6667 of 9 answers, 9 users"
+    with gzip.open(tmp_path / "plain.csv.gz", "wt") as file:
+        file.write(text)
+    assert compare_outcomes(str(tmp_path / "plain.csv.gz"), 100)[1:] == lines[1:]
+
+
+@pytest.mark.parametrize(("users", "shown"), [(1, False), (2, False), (3, False), (6, True)])
+def test_a_few_users_show_no_difference(tmp_path: Path, users: int, shown: bool) -> None:
+    """All resamples of one user are equal. The assignment of three and three has one of ten chances to be extreme."""
+    rows = [(name, None, float(name == "a")) for name in "ab" for _ in range(users)]
+    assert ("is better" in compare_outcomes(write(tmp_path / "log", rows), 2000)[3]) == shown
+
+
+def test_a_user_of_two_variants_is_left_out(tmp_path: Path) -> None:
+    rows = [("a", "x", 1.0), ("b", "x", 0.0), ("a", "y", 1.0), ("b", "z", 1.0)]
+    lines = compare_outcomes(write(tmp_path / "log", rows), 100)
+    assert lines[1:4] == [
+        "  left out: users with outcomes of more than one variant: 1",
+        "  a: mean outcome 1.0000 of 1 answers, 1 users",
+        "  b: mean outcome 1.0000 of 1 answers, 1 users",
+    ]
+
+
+def test_arrival_pairs_the_users_of_a_csv(tmp_path: Path) -> None:
+    """The share rises with time for both variants, of which b has nine users of ten."""
+    generator = numpy.random.default_rng(0)
+    rows = [f"{'ba'[n % 10 == 0]},{int(generator.random() < 0.2 + 0.4 * n / 4000)}" for n in range(4000)]
+    (tmp_path / "drift.csv").write_text("variant,outcome\n" + "\n".join(rows) + "\n")
+    lines = compare_outcomes(str(tmp_path / "drift.csv"), 50)
+    assert "a difference of a and b is not shown yet" in lines[-1]
+    assert "of 400 pairs of users" in lines[-1]
 
 
 def test_other_numbers_than_0_and_1_have_no_e_value(tmp_path: Path) -> None:

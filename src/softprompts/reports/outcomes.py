@@ -1,0 +1,226 @@
+"""Compare adapters of a served split test, or any variants, by the outcomes in a log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from softprompts.data.readers import PACKED, SUFFIXES, open_file
+from softprompts.data.strict_json import JsonError, parse_json
+from softprompts.errors import UserError, listed, nearest, short
+from softprompts.metrics.sequential import largest_e, neighbours
+from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
+
+import numpy
+
+TABLES = tuple(suffix + packed for suffix in SUFFIXES if "json" not in suffix for packed in ("", *PACKED))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An outcome of an answer. `user` is that of the answer; an answer without a known one has a user of its own."""
+
+    variant: str
+    user: str
+    value: float
+
+
+def compare_outcomes(log: str, resamples: int) -> list[str]:
+    """Return lines on each split of a log: the adapters' mean outcomes, and tests of their differences.
+
+    Intervals resample users with all of their outcomes, because outcomes of one user depend on each other (Davison and
+    Hinkley 1997, section 3.8). p is that of a permutation test (Fisher 1935): the share of random assignments of the
+    same users whose difference is as large. It is valid for any number of users. The last outcome of an answer counts.
+    A user with outcomes of two adapters is left out.
+
+    If outcomes are 0 or 1, a line has the e-value of each pair, which stays valid if one looks at it every day.
+
+    Args:
+        log: file of `serve.split_log`, one JSON object per line, which identifies a user by a digest; or a CSV file
+            with `variant`, `outcome` and `user`.
+        resamples: number of resamples, and of random assignments.
+
+    Raises:
+        UserError: the file cannot be read or is not such a log; no split has outcomes of two adapters.
+    """
+    lines = []
+    for split, outcomes in _read(log).items():
+        kept, crossed = _with_one_variant(outcomes)
+        adapters = _by_variant(kept)
+        if len(adapters) < 2:
+            continue
+        lines.append(f"{split}:")
+        if crossed:
+            lines.append(f"  left out: users with outcomes of more than one variant: {crossed}")
+        for name, users in adapters.items():
+            values = [value for own in users.values() for value in own]
+            lines.append(
+                f"  {name}: mean outcome {numpy.mean(values):.4f} of {len(values)} answers, {len(users)} users"
+            )
+        lines += [f"  {verdict(comparison)}" for comparison in _compared(adapters, resamples)]
+        lines += _at_any_time(kept, list(adapters))
+    if not lines:
+        raise UserError(f"outcomes.log: {log} has no outcomes of two adapters of one split, from users of one each")
+    return lines
+
+
+def _with_one_variant(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], int]:
+    """Return the outcomes of users with a single variant, and the number of the other users."""
+    seen: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        seen.setdefault(outcome.user, set()).add(outcome.variant)
+    crossed = sum(len(variants) > 1 for variants in seen.values())
+    return [outcome for outcome in outcomes if len(seen[outcome.user]) == 1], crossed
+
+
+def _by_variant(outcomes: Iterable[Outcome]) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.variant, {}).setdefault(outcome.user, []).append(outcome.value)
+    return found
+
+
+def _at_any_time(outcomes: Sequence[Outcome], variants: list[str]) -> list[str]:
+    """Return lines on e-values, if all outcomes are 0 or 1: of the first outcome of each user, in their order."""
+    if any(outcome.value not in (0, 1) for outcome in outcomes):
+        return []
+    first: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        first.setdefault(outcome.user, outcome)
+    compared = list(combinations(variants, 2))
+    enough = len(compared) / LEVEL  # e-values of several pairs: Bonferroni
+    lines = []
+    for a, b in compared:
+        pairs = neighbours((own.variant == b, int(own.value)) for own in first.values() if own.variant in (a, b))
+        found = largest_e(pairs)
+        said = "shown" if found >= enough else "not shown yet"
+        lines.append(
+            f"  whenever you look: a difference of {a} and {b} is {said} (largest e-value {found:.3g} of {len(pairs)} "
+            f"pairs of users; {enough:.0f} shows one)"
+        )
+    return lines
+
+
+def _compared(adapters: dict[str, dict[str, list[float]]], resamples: int) -> list[Comparison]:
+    generator = numpy.random.default_rng(0)
+    sums = {name: numpy.array([sum(own) for own in users.values()]) for name, users in adapters.items()}
+    counts = {name: numpy.array([len(own) for own in users.values()]) for name, users in adapters.items()}
+    means = {name: float(sums[name].sum() / counts[name].sum()) for name in adapters}
+    drawn = {name: _resampled(sums[name], counts[name], resamples, generator) for name in adapters}
+    pairs = list(combinations(adapters, 2))
+    values = [
+        _permuted(
+            numpy.concatenate([sums[a], sums[b]]), numpy.concatenate([counts[a], counts[b]]), len(sums[a]),
+            resamples, generator,
+        )
+        for a, b in pairs
+    ]  # fmt: skip
+    comparisons = []
+    for (a, b), p, adjusted in zip(pairs, values, holm(values), strict=True):
+        low, high = numpy.percentile(drawn[a] - drawn[b], [2.5, 97.5]).tolist()
+        count = int(counts[a].sum() + counts[b].sum())
+        comparisons.append(Comparison(a, b, "outcome", means[a] - means[b], low, high, p, adjusted, count, (1, 1)))
+    return comparisons
+
+
+def _resampled(
+    sums: numpy.ndarray, counts: numpy.ndarray, resamples: int, generator: numpy.random.Generator
+) -> numpy.ndarray:
+    """Return the mean outcome in each resample of users, (resamples,); sums and counts of outcomes are by user."""
+    rows = (generator.integers(0, len(sums), len(sums)) for _ in range(resamples))
+    return numpy.array([sums[own].sum() / counts[own].sum() for own in rows])
+
+
+def _permuted(
+    sums: numpy.ndarray, counts: numpy.ndarray, first: int, resamples: int, generator: numpy.random.Generator
+) -> float:
+    """Return the two-sided p of a permutation test; the first `first` users have one variant, the rest the other.
+
+    One is added to both counts (Davison and Hinkley 1997, section 4.3).
+    """
+
+    def difference(users: numpy.ndarray) -> float:
+        a, b = users[:first], users[first:]
+        # Rounded, because equal means may differ in the last digit.
+        return round(abs(float(sums[a].sum() / counts[a].sum() - sums[b].sum() / counts[b].sum())), 12)
+
+    observed = difference(numpy.arange(len(sums)))
+    as_large = sum(difference(generator.permutation(len(sums))) >= observed for _ in range(resamples))
+    return (as_large + 1) / (resamples + 1)
+
+
+def _read(log: str) -> dict[str, list[Outcome]]:
+    """Return the outcomes in a log by split, in their order."""
+    if log.lower().endswith(TABLES):
+        return {Path(log).stem: _variants(log)}
+    try:
+        text = Path(log).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
+    answers: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+        record = _record(line, f"{log}, line {number}")
+        if "outcome" in record:
+            outcomes[record["id"]] = record
+        else:
+            answers[record["id"]] = record
+    found: dict[str, list[Outcome]] = {}
+    for name, record in outcomes.items():
+        # The answer may be in an earlier log; an outcome with a user is enough without it.
+        if (answer := answers.get(name, record if "user" in record else None)) is None:
+            raise UserError(f"outcomes.log: {log} has an outcome of {short(name)}, but no answer with that id")
+        # An answer's id cannot be the digest of a user.
+        own = Outcome(answer["adapter"], answer.get("user") or name, float(record["outcome"]))
+        found.setdefault(answer["split"], []).append(own)
+    return found
+
+
+def _variants(log: str) -> list[Outcome]:
+    """Return the outcomes in a table; a row without a user counts as a separate one."""
+    found = []
+    try:
+        for place, row in (one for batch in open_file(log).batches() for one in batch):
+            for column in ("variant", "outcome"):
+                if column not in row:
+                    raise UserError(f"{log} has no column {column}{nearest(column, row)}")
+            variant, value = str(row["variant"] or "").strip(), _number(row["outcome"])
+            if value is None or not variant:
+                said = [short(repr(row[column])) for column in ("variant", "outcome")]
+                raise UserError(f"{place}: expected a variant and a number as outcome, found {said[0]} and {said[1]}")
+            user = str(row.get("user") or "").strip()
+            # A place has a colon and a number; the mark keeps it apart from a user of that name.
+            found.append(Outcome(variant, f"user {user}" if user else f"row {place}", value))
+    except UserError as error:
+        raise UserError(f"outcomes.log: {error}") from None
+    return found
+
+
+def _number(value: Any) -> float | None:
+    """Return a value as a finite number; None if it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _record(line: str, place: str) -> dict[str, Any]:
+    try:
+        record: Any = parse_json(line)
+    except JsonError:
+        raise UserError(f"outcomes.log: {place}: malformed JSON") from None
+    keys = ("id", "split", "adapter")
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in keys):
+        raise UserError(f"outcomes.log: {place}: expected an object with the texts {listed(keys)}")
+    if not isinstance(record.get("user"), (str, type(None))):
+        raise UserError(f"outcomes.log: {place}: user: expected a text, found {short(repr(record['user']))}")
+    value = record.get("outcome", 0)
+    if isinstance(value, (bool, str)) or _number(value) is None:
+        raise UserError(f"outcomes.log: {place}: outcome: expected a number, found {short(repr(value))}")
+    return record
