@@ -72,6 +72,15 @@ def test_where_the_store_is_gone_the_first_process_is_lost(launch: Store, monkey
     assert str(lost_process(TIMEOUT)).startswith("process 0 of 2 does not respond; ")
 
 
+def test_a_stopped_process_that_keeps_the_store_is_lost(launch: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection stays open, and its answer never comes."""
+    never = threading.Event()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(launch, "check", lambda keys: never.wait(60))
+    assert str(lost_process(TIMEOUT)).startswith("process 0 of 2 does not respond; ")
+    never.set()
+
+
 @pytest.mark.parametrize(("others", "said"), [(["2", "3"], True), (["0", "3"], False)])
 def test_one_process_says_it_where_the_first_of_the_machine_cannot(
     launch: Store, others: list[str], said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

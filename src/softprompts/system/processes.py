@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -36,10 +38,7 @@ def lost_process(error: RuntimeError) -> str | None:
         return None
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends all processes when one has failed
     own, world = _rank(), int(os.environ["WORLD_SIZE"])
-    try:
-        reported, step = _reports(store, own, world)
-    except RuntimeError:  # the lost process keeps the store
-        reported, step = {own}, None
+    reported, step = _soon(store, own, world) or ({own}, None)  # if neither, the lost process keeps the store
     lost = ", ".join(map(str, sorted(set(range(world)) - reported))) or "unknown"
     how = "has ended" if any(word in str(error) for word in ENDED) else "does not respond"
     line = (
@@ -51,6 +50,23 @@ def lost_process(error: RuntimeError) -> str | None:
         sys.stderr.write("\n")  # the progress bar of the first process may be on this line
         logger.error(line)
     return line
+
+
+def _soon(store: Any, own: int, world: int) -> tuple[set[int], str | None] | None:
+    """Return `_reports`; None if the process that keeps the store has ended, or stops responding.
+
+    The store has a timeout for keys that are missing, but none for a process that does not answer. So a thread waits.
+    """
+    found: list[tuple[set[int], str | None]] = []
+
+    def report() -> None:
+        with suppress(RuntimeError):  # the process has ended
+            found.append(_reports(store, own, world))
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    thread.join(2 * PATIENCE)
+    return found[0] if found else None
 
 
 def _reports(store: Any, own: int, world: int) -> tuple[set[int], str | None]:
