@@ -319,6 +319,7 @@ FAULTS = {
         "`kill -9` at a random moment, two processes: one of them, or both", 50, partial(kill, way="two")
     ),
     "kill_launched": Fault("the same under `accelerate launch`", 10, partial(kill, way="launched")),
+    "kill_sharded": Fault("the same, with a base model sharded by FSDP 2", 10, partial(kill, way="sharded")),
     "sigterm_single": Fault("SIGTERM at a random moment, one process", 15, partial(terminate, way="single")),
     "sigterm_two": Fault("SIGTERM at a random moment, two processes", 15, partial(terminate, way="two")),
     "sigterm_test": Fault("SIGTERM while the test rows are scored", 15, terminate_test),

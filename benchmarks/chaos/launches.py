@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -107,10 +108,12 @@ def two(command: list[str], log: Path, hook: Hook | None = None) -> Started:
     return _forked(command, log, [common | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(2)], hook)
 
 
-def launched(command: list[str], log: Path, hook: Hook | None = None) -> Started:
+def launched(
+    command: list[str], log: Path, hook: Hook | None = None, *, config: str = "configs/accelerate/multi_cpu.yaml"
+) -> Started:
     """Start two processes with `accelerate launch`, and wait for both; hooks are not possible."""
     assert hook is None
-    launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", "configs/accelerate/multi_cpu.yaml"]
+    launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", config]
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, *launch, str(RECIPE), *command],
@@ -125,7 +128,12 @@ def launched(command: list[str], log: Path, hook: Hook | None = None) -> Started
     return Started([found[rank] for rank in sorted(found)], [log], process)
 
 
-WAYS: dict[str, Way] = {"single": single, "two": two, "launched": launched}
+WAYS: dict[str, Way] = {
+    "single": single,
+    "two": two,
+    "launched": launched,
+    "sharded": partial(launched, config="configs/accelerate/fsdp2.yaml"),
+}
 
 
 def _children(launcher: int) -> dict[int, int]:
