@@ -2,12 +2,14 @@
 
     python -m benchmarks.business --config configs/business/sentiment.yaml
 
-Prints a table, the number of requests at which each method pays, and how much each of your numbers matters. Scores and
+Prints a table, the numbers of requests at which each method pays, and how much each of your numbers matters. Scores and
 seconds come from the benchmark: a small model, one task, CPU cores. They show how to compute your case, but do not
 predict it. Replace `case.task` by the task most like yours, and measure your own task before you decide.
 """
 
 from __future__ import annotations
+
+import math
 
 from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
 from softprompts.config.cli import cli
@@ -16,7 +18,7 @@ from softprompts.reports.tables import markdown_table
 
 def main(case: CaseConfig) -> None:
     """Print the case."""
-    methods = [recorded(case.task, name) for name in case.methods]
+    methods = [recorded(case.task, name, case.metric) for name in case.methods]
     print("\n\n".join([table(case, methods), *when_it_pays(case, methods), what_matters(case, methods)]))
 
 
@@ -37,14 +39,22 @@ def table(case: CaseConfig, methods: list[Method]) -> str:
 
 
 def when_it_pays(case: CaseConfig, methods: list[Method]) -> list[str]:
-    """Return a line for each method but the first: from which number of requests it returns more."""
+    """Return a line for each method but the first: at which numbers of requests it returns more."""
     today, *others = methods
     lines = []
     for method in others:
         found = break_even(case, method, today)
-        said = "at no number of requests" if found is None else f"from {found:,.0f} requests a month"
-        lines.append(f"{method.name} returns more than {today.name} {said}.")
+        lines.append(f"{method.name} returns more than {today.name} {_spoken(found)}.")
     return lines
+
+
+def _spoken(requests: tuple[float, float] | None) -> str:
+    if requests is None:
+        return "at no number of requests"
+    fewest, most = requests
+    if most < math.inf:
+        return f"up to {most:,.0f} requests a month"
+    return f"from {fewest:,.0f} requests a month" if fewest else "at any number of requests"
 
 
 def what_matters(case: CaseConfig, methods: list[Method]) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from softprompts.errors import UserError, check_above_zero, nearest
+from softprompts.errors import UserError, check_above_zero, listed, nearest
 from softprompts.runs.record import load_result
 
 RECORDS = Path("results/benchmarks")
 HOUR = 3600.0
 # The inputs that the sensitivity halves and doubles.
-INPUTS = ("requests_a_month", "minutes_saved", "cost_a_minute", "cost_of_error", "machine_an_hour", "tuning_runs")
+ABOVE_ZERO = ("requests_a_month", "cost_a_minute", "machine_an_hour", "tuning_runs")
+INPUTS = (*ABOVE_ZERO, "minutes_saved", "cost_of_error", "tunings_a_month", "hours_of_work")
+SHARES = ("accuracy", "exact_match")  # scores that are the share of right answers
 
 
 @dataclass
@@ -24,6 +27,8 @@ class CaseConfig:
     Args:
         task: embedded task whose records represent your task.
         methods: methods to compare; the first one is your present method.
+        metric: recorded score that is the share of right answers; by default the first one, if it is accuracy or exact
+            match.
         requests_a_month: number of required answers per month.
         minutes_saved: minutes of a person that a right answer saves.
         cost_a_minute: cost of a person's minute.
@@ -36,6 +41,7 @@ class CaseConfig:
 
     task: str = "sentiment"
     methods: list[str] = field(default_factory=lambda: ["few_shot", "prompt_tuning", "prefix_tuning", "lora"])
+    metric: str | None = None
     requests_a_month: float = 100_000
     minutes_saved: float = 0.5
     cost_a_minute: float = 0.8
@@ -46,12 +52,11 @@ class CaseConfig:
     hours_of_work: float = 8
 
     def __post_init__(self) -> None:
-        for name in (*INPUTS, "tunings_a_month", "hours_of_work"):
-            if name in ("minutes_saved", "cost_of_error", "tunings_a_month", "hours_of_work"):
-                if getattr(self, name) < 0:
-                    raise UserError(f"case.{name}: expected 0 or more, found {getattr(self, name)}")
-            else:
+        for name in INPUTS:
+            if name in ABOVE_ZERO:
                 check_above_zero(f"case.{name}", getattr(self, name))
+            elif getattr(self, name) < 0:
+                raise UserError(f"case.{name}: expected 0 or more, found {getattr(self, name)}")
         if len(self.methods) < 2:
             raise UserError("case.methods: name at least two methods; the first one is your present method")
 
@@ -88,11 +93,11 @@ class Month:
         return self.saved - self.tuning - self.serving - self.errors
 
 
-def recorded(task: str, name: str, records: Path = RECORDS) -> Method:
-    """Return the recorded numbers of a method on a task.
+def recorded(task: str, name: str, metric: str | None = None, records: Path = RECORDS) -> Method:
+    """Return the recorded numbers of a method on a task; `metric` as in `CaseConfig`.
 
     Raises:
-        UserError: the method has no record.
+        UserError: the method has no record, or no such score; the first score is not a share of right answers.
     """
     tasks = [p.name for p in records.iterdir() if (p / "grid.json").is_file()] if records.is_dir() else []
     if task not in tasks:
@@ -103,7 +108,8 @@ def recorded(task: str, name: str, records: Path = RECORDS) -> Method:
     probes = sorted((records / task / name).glob("seed*.probes.json"))
     results = [load_result(p.with_name(p.name.replace(".probes", ""))) for p in probes]
     latencies = [json.loads(p.read_text(encoding="utf-8"))["latency"] for p in probes]
-    scores = [next(iter(result.metrics.values())).value for result in results]
+    key = _share_of_right_answers(task, metric, list(results[0].metrics))
+    scores = [result.metrics[key].value for result in results]
     return Method(
         name,
         mean(scores),
@@ -112,6 +118,17 @@ def recorded(task: str, name: str, records: Path = RECORDS) -> Method:
         mean(one["answer_ms"] for one in latencies) / 1000,
         mean(one["prompt_tokens"] for one in latencies),
     )
+
+
+def _share_of_right_answers(task: str, metric: str | None, names: list[str]) -> str:
+    if metric is None and names[0] not in SHARES:
+        raise UserError(
+            f"case.metric: the first score of {task} is {names[0]}, which is not a share of right answers; "
+            f"name the score that is one for you, of {listed(names)}"
+        )
+    if metric is not None and metric not in names:
+        raise UserError(f'case.metric: {task} has no score "{metric}"{nearest(metric, names)}')
+    return metric or names[0]
 
 
 def month(case: CaseConfig, method: Method, score: float | None = None) -> Month:
@@ -130,16 +147,18 @@ def month(case: CaseConfig, method: Method, score: float | None = None) -> Month
     )
 
 
-def break_even(case: CaseConfig, method: Method, today: Method) -> float | None:
-    """Return the requests per month from which a method returns more than today's; None if it never does.
+def break_even(case: CaseConfig, method: Method, today: Method) -> tuple[float, float] | None:
+    """Return the fewest and the most requests per month at which a method returns more than today's; None for none.
 
     The return is a linear function of the number of requests: the return of all requests, less the cost of tuning.
     """
     gain = _per_request(case, method) - _per_request(case, today)
     fixed = month(case, method).tuning - month(case, today).tuning
-    if gain <= 0:
+    if gain > 0:
+        return max(0.0, fixed / gain), math.inf
+    if fixed >= 0:
         return None
-    return max(0.0, fixed / gain)
+    return 0.0, fixed / gain if gain else math.inf
 
 
 def _per_request(case: CaseConfig, method: Method) -> float:

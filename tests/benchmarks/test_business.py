@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from benchmarks.business.__main__ import main
 from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
 from helpers import ROOT
@@ -28,10 +31,24 @@ def test_a_month_by_hand() -> None:
 
 def test_at_the_break_even_both_return_the_same() -> None:
     found = break_even(CASE, TUNED, TODAY)
-    assert found == pytest.approx(130 / ((1495 - 990) / 1000))
-    there = CaseConfig(**{**vars(CASE), "requests_a_month": found})
+    assert found == pytest.approx((130 / ((1495 - 990) / 1000), math.inf))
+    assert found
+    there = CaseConfig(**{**vars(CASE), "requests_a_month": found[0]})
     assert month(there, TUNED).net == pytest.approx(month(there, TODAY).net)
-    assert break_even(CASE, TODAY, TUNED) is None, "a worse method never pays"
+    assert break_even(CASE, TODAY, TUNED) == pytest.approx((0, found[0])), (
+        "without tuning it is cheaper for few requests"
+    )
+    assert break_even(CASE, replace(TUNED, score=0.1), TODAY) is None, "a worse and dearer method never pays"
+    assert break_even(CASE, TUNED, replace(TUNED, name="x", score=0.5)) == (0, math.inf)
+
+
+def test_the_lines_agree_with_the_money(capsys: pytest.CaptureFixture[str]) -> None:
+    """With few requests, a method without tuning returns more than one that is tuned each month."""
+    main(CaseConfig(methods=["lora", "few_shot"], requests_a_month=100))
+    said = capsys.readouterr().out
+    assert "few_shot returns more than lora up to " in said
+    assert "few_shot returns +" in said
+    assert "| hours_of_work |" in said
 
 
 def test_what_matters_most_comes_first() -> None:
@@ -69,6 +86,16 @@ def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> N
 def test_settings_without_sense_are_one_line(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         CaseConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_score_that_is_no_share_of_right_answers_is_refused() -> None:
+    with pytest.raises(UserError, match=r"case\.metric: the first score of docstrings is rouge_l, .* of rouge_l, "):
+        recorded("docstrings", "lora")
+    assert 0 < recorded("docstrings", "lora", "style_rate").score < 1
+    with pytest.raises(
+        UserError, match=r'case\.metric: docstrings has no score "stile_rate" \(did you mean "style_rate"'
+    ):
+        recorded("docstrings", "lora", "stile_rate")
 
 
 def test_what_is_not_recorded_is_named() -> None:
