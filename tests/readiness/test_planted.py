@@ -134,6 +134,30 @@ def test_contradicting_labels_are_found_and_limit_the_score(check: Check) -> Non
     assert facts["best_accuracy_on_test"] == 60 / 61
 
 
+@pytest.mark.parametrize(
+    ("prompt", "value"),
+    [
+        ("{row[text]}", lambda row: {"text": row["text"], "label": row["label"]}),
+        ("{row[0]}", lambda row: [row["text"], row["label"]]),
+        ("{row:.60}", lambda row: f"{row['text']:60.60}{row['label']}"),
+        ("{row!s:.60}", lambda row: f"{row['text']:60.60}{row['label']}"),
+    ],
+    ids=["a key", "an item", "a cut", "a cut after a conversion"],
+)
+def test_only_what_a_field_shows_is_compared(check: Check, prompt: str, value: Callable[[Any], Any]) -> None:
+    """The column of the input also has the label, which the model does not read."""
+
+    def plant(rows: Rows) -> None:
+        rows["train"][20] = rows["train"][0] | {"label": LABELS[1]}
+        rows["test"][7] = rows["train"][3] | {"label": LABELS[0]}
+        for row in (row for found in rows.values() for row in found):
+            row["row"] = value(row)
+
+    found = check(plant, task={"prompt": f"{prompt}\nQueue:"}).findings
+    assert found["conflicts"].facts["inputs"] == 2
+    assert found["leaked_rows"].facts["first"][0][1].endswith("test.jsonl:8")
+
+
 def test_written_answers_may_differ_but_a_person_should_look(check: Check) -> None:
     def plant(rows: Rows) -> None:
         rows["train"][20] = rows["train"][0] | {"label": "another answer"}

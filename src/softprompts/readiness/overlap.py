@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from typing import Any
 
 from softprompts.data.sources import SPLITS
-from softprompts.data.values import Record, plain
+from softprompts.data.values import Record, fields_of, plain
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding, Status, percent, places, share
 from softprompts.readiness.plan import Plan
@@ -28,17 +27,15 @@ LEAKED = 0.01  # share of scored rows that may be near-duplicates
 
 
 def input_of(task: Task) -> Callable[[Record], str]:
-    """Return a function that joins the values of a record's prompt columns, in lower case and with single spaces.
+    """Return a function that joins what the prompt shows of a record, in lower case and with single spaces.
 
-    It leaves out the words of the template, because they would make all rows similar.
+    A field gives what the model reads: `{text:.40}` is cut, `{translation[en]}` has no other language. The words of
+    the template are left out, because they would make all rows similar.
     """
-    columns = [
-        name.partition("[")[0] for _, name, _, _ in string.Formatter().parse(task.config.prompt) if name is not None
-    ]
-    names = list(dict.fromkeys(columns))
+    fields = fields_of(task.config.prompt)
 
     def text(record: Record) -> str:
-        return " ".join(" ".join(str(plain(record.get(name, ""))) for name in names).casefold().split())
+        return " ".join(" ".join(field.text(record, "") for field in fields).casefold().split())
 
     return text
 
