@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from softprompts.errors import UserError, listed, short
 
 Record = dict[str, Any]
 FORMATTER = string.Formatter()
+MASK = re.compile(r"<[A-Z_]+_\d+>")  # `task.pii: mask` puts it in place of personal data
 
 # Types whose `str` is the text that a person would write. A template refuses all others.
 SHOWN = (str, Number, date, time, timedelta)  # a datetime is a date, a bool and a Decimal are numbers
@@ -81,7 +83,7 @@ class Field(NamedTuple):
     conversion: Any
 
     def text(self, record: Record, place: str) -> str:
-        """Return the text that the field shows of a record.
+        """Return the text that the field shows of a record; a mask for personal data is shown whatever the format.
 
         Raises:
             UserError: the record lacks a column or key, and the message lists those that it has; a value cannot be
@@ -89,7 +91,12 @@ class Field(NamedTuple):
             ValueError, TypeError, ArithmeticError: conversion or specification do not fit the value.
         """
         value = plain(_look_up(record, self.name, place))
-        return format(FORMATTER.convert_field(value, self.conversion), self.specification)
+        try:
+            return format(FORMATTER.convert_field(value, self.conversion), self.specification)
+        except ValueError:
+            if isinstance(value, str) and MASK.fullmatch(value):  # in place of a number, for which `:.0f` is meant
+                return value
+            raise
 
 
 @lru_cache(maxsize=16)
