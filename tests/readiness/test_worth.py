@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import Any
 
 from helpers import load_base
-from made_readiness import Made
+from made_readiness import LABELS, Made, Rows, clean_rows
 from softprompts.errors import UserError
 from softprompts.readiness import rows, worth
 from softprompts.readiness.plan import read_plan
@@ -64,6 +64,15 @@ class Case:
         return {finding.key: finding for finding in found}
 
 
+def one_sided_rows() -> Rows:
+    """Return the clean rows, of which 95 % have one label."""
+    rows = clean_rows()
+    for found in rows.values():
+        for n, row in enumerate(found):
+            row["label"] = LABELS[n % 20 == 0]
+    return rows
+
+
 @pytest.fixture
 def made(tmp_path: Path, tiny_model: Path) -> Made:
     return Made(tmp_path, tiny_model)
@@ -87,6 +96,24 @@ def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(ma
     made.write_baseline(0.7)
     found = Case(made).findings()["test_rows"].facts
     assert (found["reference_is"], found["reference"]) == ("the hard prompt", 0.7)
+
+
+@pytest.mark.parametrize("today", [0.6, None])
+@pytest.mark.parametrize("baseline", [0.7, None])
+def test_the_most_frequent_label_is_to_be_beaten_too(
+    tmp_path: Path, tiny_model: Path, today: float | None, baseline: float | None
+) -> None:
+    made = Made(tmp_path, tiny_model, one_sided_rows())
+    if baseline is not None:
+        made.write_baseline(baseline)
+    for target, status in ((0.9, "amber"), (0.96, "red")):
+        made.write_plan(kpi={"metric": "accuracy", "target": target, "measured": "once", "today": today})
+        found = Case(made).findings()["test_rows"]
+        facts = found.facts
+        assert (facts["reference_is"], facts["reference"]) == ("always predicting the most frequent label", 0.95)
+        assert found.status == status
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.99, "measured": "once", "today": 0.97})
+    assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
 
 
 def test_a_target_that_is_reached_already_is_no_gain(made: Made) -> None:

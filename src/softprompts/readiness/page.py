@@ -117,7 +117,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
         *plan_findings(plan),
         *sensitive.sensitive_findings(plan, settings.task.pii, found, sensitive.secrets(task.splits)),
         rows.counts(task, settings.method),
-        rows.balance(task),
+        rows.balance(task, metric),
         rows.lengths(task, measured),
         rows.languages(task),
         *shared,

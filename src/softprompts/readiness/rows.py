@@ -62,8 +62,8 @@ def counts(task: Task, method: str) -> Finding:
     return Finding("counts", "Rows", status, f"{said}.", " ".join(remedies), {"rows": rows}, table)
 
 
-def balance(task: Task) -> Finding:
-    """Return the finding on the labels of a task with choices."""
+def balance(task: Task, metric: str) -> Finding:
+    """Return the finding on the labels of a task with choices. Among metrics, only macro_f1 counts labels equally."""
     if task.choices is None:
         return Finding("balance", "Labels", "green", "The task has open answers, not labels.")
     by_split = {split: Counter(row.target for row in rows) for split, rows in task.splits.items()}
@@ -86,8 +86,11 @@ def balance(task: Task) -> Finding:
         remedies.append(f"Collect {RARE} rows of train or more of: {listed(rare)}.")
     if unseen:
         remedies.append(f"Add rows to test of: {listed(unseen)}. Otherwise they are not tested.")
-    if most >= LOPSIDED and "macro_f1" not in task.metrics:
-        remedies.append(f'Add macro_f1 to task.metrics: always "{top.strip()}" has an accuracy of {percent(most)}.')
+    if most >= LOPSIDED and metric != "macro_f1":
+        remedies.append(
+            f'Use macro_f1 as kpi.metric, and in task.metrics: always "{short(top.strip(), 40)}" has an accuracy of '
+            f"{percent(most)} on train."
+        )
     if shift > SHIFTED:
         remedies.append("Draw all splits from the same rows: the shares of their labels differ.")
     status: Status = "red" if absent else "amber" if remedies else "green"

@@ -208,16 +208,12 @@ def worth_findings(
 
 def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Finding:
     title, rows = "Test rows", len(task.splits["test"])
-    references: list[tuple[str, float | None]] = [
-        ("today's process", plan.today),
-        ("the hard prompt", baseline.value if isinstance(baseline, Baseline) else None),
-        ("always predicting the most frequent label", majority_share(task) if metric == "accuracy" else None),
-    ]
-    source, reference = next(((name, value) for name, value in references if value is not None), ("", None))
-    if reference is None:
+    found = _reference(plan, task, metric, baseline)
+    if found is None:
         said = f"{rows:,} test rows. The number that the target needs is unknown without a value to compare with."
         remedy = "Give kpi.today in readiness.yaml, or run the hard-prompt baseline."
         return Finding("test_rows", title, "amber", said, remedy, {"rows": rows})
+    reference, source = found
     facts: dict[str, Any] = {"rows": rows, "reference": reference, "reference_is": source, "target": plan.target}
     if reference >= plan.target:
         said = f"{source[0].upper()}{source[1:]} reaches a {metric} of {reference:.3f}. The target is {plan.target}."
@@ -232,6 +228,22 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
         return Finding("test_rows", title, "green", said, "", facts)
     remedy = f"Collect {needed - rows:,} more test rows, or agree on a target that fewer rows can show."
     return Finding("test_rows", title, "amber" if rows >= ENOUGH * needed else "red", said, remedy, facts)
+
+
+def _reference(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> tuple[float, str] | None:
+    """Return the value that the target has to exceed, and its source; None if none is known.
+
+    It is the value of today's process, without it that of the hard prompt. The most frequent label is the reference if
+    it scores more, because it needs no model.
+    """
+    values = [(plan.today, "today's process")]
+    if isinstance(baseline, Baseline):
+        values.append((baseline.value, "the hard prompt"))
+    found = [(value, source) for value, source in values if value is not None][:1]
+    majority = majority_share(task) if metric == "accuracy" else None
+    if majority is not None:
+        found.append((majority, "always predicting the most frequent label"))
+    return max(found, key=lambda one: one[0], default=None)
 
 
 def _to_win(settings: RecipeSettings, plan: Plan, metric: str, baseline: Baseline | str, ceiling: float) -> Finding:
