@@ -75,8 +75,16 @@ def test_rows_that_are_there_twice_in_train_are_counted(check: Check) -> None:
     found = check(lambda rows: rows["train"].extend(rows["train"][:6]))
     assert found.not_green() == {"duplicates": "amber"}
     facts = found.findings["duplicates"].facts
-    assert (facts["rows"], facts["share"]) == (6, 6 / 126)
+    assert (facts["rows"], facts["shares"]) == ({"train": 6}, {"train": 6 / 126})
     assert facts["first"][0].endswith("train.jsonl:121")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_rows_that_are_there_twice_where_scores_are_made_are_counted(check: Check, split: str) -> None:
+    found = check(lambda rows: rows[split].extend(rows[split][:3]))
+    assert found.not_green() == {"duplicates": "amber"}
+    assert found.findings["duplicates"].facts["rows"] == {split: 3}
+    assert f"3 rows of {split} repeat another" in found.findings["duplicates"].found
 
 
 def test_few_repeated_rows_of_train_are_said_but_green(check: Check) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from helpers import load_base
 from made_readiness import LABELS, Made, Rows, clean_rows
+from made_tasks import write
 from softprompts.errors import UserError
 from softprompts.readiness import rows, worth
 from softprompts.readiness.plan import read_plan
@@ -114,6 +115,16 @@ def test_the_most_frequent_label_is_to_be_beaten_too(
         assert found.status == status
     made.write_plan(kpi={"metric": "accuracy", "target": 0.99, "measured": "once", "today": 0.97})
     assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
+
+
+def test_copies_of_a_test_row_show_no_more_than_the_row(made: Made) -> None:
+    rows = clean_rows()["test"]
+    write(made.folder / "test.jsonl", rows[:2] * 100)
+    found = Case(made).findings()["test_rows"]
+    assert (found.status, found.facts["rows"], found.facts["different_inputs"]) == ("red", 200, 2)
+    assert found.facts["power"] == worth.power_of(0.6, 0.9, 2) < 0.1
+    assert "The 200 test rows have 2 different inputs, and thus a power of" in found.found
+    assert f"Collect {worth.rows_needed(0.6, 0.9) - 2:,} more test rows" in found.remedy
 
 
 def test_a_target_that_is_reached_already_is_no_gain(made: Made) -> None:

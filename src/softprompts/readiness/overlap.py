@@ -22,7 +22,7 @@ PROPOSED = 0.5  # MinHash proposes pairs from this similarity on; of pairs at 0.
 SHINGLE = 5  # characters: words are too coarse for texts of a single sentence
 PERMUTATIONS = 128
 SHORTEST = 20  # characters; in shorter texts a single word makes the difference
-REPEATED = 0.01  # share of train that may be duplicates: copies from several sources are common and do little harm
+REPEATED = 0.01  # share of a split that may be duplicates: copies from several sources are common and do little harm
 LEAKED = 0.01  # share of scored rows that may be near-duplicates
 
 
@@ -67,22 +67,33 @@ def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
 
 
 def repeated(texts: Texts) -> Finding:
-    """Return the finding on rows of train that occur more than once with the same target."""
+    """Return the finding on rows that occur more than once in one split with the same target."""
+    found = {split: where for split, rows in texts.rows.items() if (where := _repeats(rows))}
+    shares = {split: share(len(where), len(texts.rows[split])) for split, where in found.items()}
+    first = [place for where in found.values() for place in where][:3]
+    facts = {"rows": {split: len(where) for split, where in found.items()}, "shares": shares, "first": first}
+    title = "Duplicates within a split"
+    if not found:
+        return Finding("duplicates", title, "green", "No row occurs twice in a split.", "", facts)
+    said = " ".join(
+        f"{len(where):,} rows of {split} repeat another ({percent(shares[split])}), {places(where)}."
+        for split, where in found.items()
+    )
+    if max(shares.values()) <= REPEATED:
+        return Finding("duplicates", title, "green", said, "", facts)
+    remedy = "Remove the repeated rows: they count several times, in training or in the score."
+    return Finding("duplicates", title, "amber", said, remedy, facts)
+
+
+def _repeats(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return the places of rows whose input and target are those of an earlier row."""
     seen: set[tuple[str, str]] = set()
     found = []
-    for place, text, target in texts.rows["train"]:
+    for place, text, target in rows:
         if (text, target) in seen:
             found.append(place)
         seen.add((text, target))
-    part = share(len(found), len(texts.rows["train"]))
-    facts = {"rows": len(found), "share": part, "first": found[:3]}
-    if not found:
-        return Finding("duplicates", "Duplicates in train", "green", "No row of train occurs twice.", "", facts)
-    said = f"{len(found):,} rows of train repeat another ({percent(part)}), {places(found)}."
-    if part <= REPEATED:
-        return Finding("duplicates", "Duplicates in train", "green", said, "", facts)
-    remedy = "Remove the repeated rows: they count several times in training."
-    return Finding("duplicates", "Duplicates in train", "amber", said, remedy, facts)
+    return found
 
 
 def _pairs_found(found: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from softprompts.errors import UserError, listed, nearest
 from softprompts.methods.catalog import METHODS
 from softprompts.models.loading import default_device, dtype_of
 from softprompts.readiness.findings import Finding, percent, share
+from softprompts.readiness.overlap import input_of
 from softprompts.readiness.plan import Plan
 from softprompts.readiness.rows import Measured
 from softprompts.readiness.settings import RecipeSettings
@@ -214,20 +215,24 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
         remedy = "Give kpi.today in readiness.yaml, or run the hard-prompt baseline."
         return Finding("test_rows", title, "amber", said, remedy, {"rows": rows})
     reference, source = found
-    facts: dict[str, Any] = {"rows": rows, "reference": reference, "reference_is": source, "target": plan.target}
+    text = input_of(task)
+    different = len({text(row.record) for row in task.splits["test"]})  # a repeated row tells nothing new
+    facts: dict[str, Any] = {"rows": rows, "different_inputs": different}
+    facts |= {"reference": reference, "reference_is": source, "target": plan.target}
     if reference >= plan.target:
         said = f"{source[0].upper()}{source[1:]} reaches a {metric} of {reference:.3f}. The target is {plan.target}."
         return Finding("test_rows", title, "amber", said, "Set kpi.target above it in readiness.yaml.", facts)
-    needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, rows)
+    needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, different)
     facts |= {"needed": needed, "power": power}
     said = (
         f"The target is {plan.target} in {metric}. To show that it is above {reference:.3f} ({source}), a test needs "
-        f"{needed:,} rows (power 80 %, level 5 %). The {rows:,} test rows have a power of {percent(power)}."
+        f"{needed:,} rows (power 80 %, level 5 %). The {rows:,} test rows have "
+        f"{'' if different == rows else f'{different:,} different inputs, and thus '}a power of {percent(power)}."
     )
-    if rows >= needed:
+    if different >= needed:
         return Finding("test_rows", title, "green", said, "", facts)
-    remedy = f"Collect {needed - rows:,} more test rows, or agree on a target that fewer rows can show."
-    return Finding("test_rows", title, "amber" if rows >= ENOUGH * needed else "red", said, remedy, facts)
+    remedy = f"Collect {needed - different:,} more test rows, or agree on a target that fewer rows can show."
+    return Finding("test_rows", title, "amber" if different >= ENOUGH * needed else "red", said, remedy, facts)
 
 
 def _reference(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> tuple[float, str] | None:
