@@ -251,7 +251,57 @@ def test_train_rows_that_are_later_than_test_are_a_leak(check: Check) -> None:
     assert check(plant(1), time_column="sent").not_green() == {"time": "amber"}
     found = check(plant(3), time_column="sent")
     assert found.not_green() == {"time": "red"}
-    assert found.findings["time"].facts["late"] == 3
+    assert [(one["split"], one["later"], one["late"]) for one in found.findings["time"].facts["order"]] == [
+        ("train", "validation", 3),
+        ("train", "test", 3),
+        ("validation", "test", 0),
+    ]
+
+
+def in_months(*months: int) -> Callable[[Rows], None]:
+    """Return a function that gives the rows of each split a date in its month."""
+
+    def plant(rows: Rows) -> None:
+        for month, found in zip(months, rows.values(), strict=True):
+            for n, row in enumerate(found):
+                row["sent"] = f"2026-0{month}-{1 + n % 28:02d}"
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("months", "status", "said"),
+    [
+        ((1, 3, 2), "red", "40 rows of validation (100.0 %) are later than the first row of test"),
+        ((2, 1, 3), "amber", "120 rows of train (100.0 %) are later than the first row of validation"),
+        ((1, 2, 3), "green", "Train ends before validation begins (2026-02-01), and that before test (2026-03-01)."),
+    ],
+    ids=["validation after test", "train after validation", "in order"],
+)
+def test_validation_has_its_place_in_time(check: Check, months: tuple[int, ...], status: str, said: str) -> None:
+    found = check(in_months(*months), time_column="sent").findings["time"]
+    assert (found.status, said in found.found) == (status, True)
+
+
+def test_rows_of_one_day_have_no_known_order(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        for row in (row for found in rows.values() for row in found):
+            row["sent"] = "2026-03-15"
+
+    found = check(plant, time_column="sent").findings["time"]
+    assert found.status == "amber"
+    assert found.found.count("have the time of the first row of") == 3
+    assert found.remedy == "Give the time of day in sent, or keep all rows of one time in one split."
+
+
+def test_a_split_without_times_is_amber(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        in_months(1, 2, 3)(rows)
+        for row in rows["validation"]:
+            row["sent"] = ""
+
+    found = check(plant, time_column="sent").findings["time"]
+    assert (found.status, found.found) == ("amber", "No row of validation has a value in the column sent.")
 
 
 def test_what_is_no_time_is_an_error_with_its_place(check: Check) -> None:
@@ -331,6 +381,22 @@ def test_a_language_that_train_lacks_is_amber(check: Check) -> None:
     assert found.status == "amber"
     assert "Add rows in de to train" in found.remedy
     assert check(plant("train", "validation", "test")).findings["languages"].status == "green"
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, "green"), (2, "green"), (3, "amber")])
+def test_one_or_two_rows_of_another_language_may_be_errors_of_the_identification(
+    check: Check, count: int, status: str
+) -> None:
+    """Two rows are 5 % of validation, far above the share of a language that is present."""
+
+    def plant(rows: Rows) -> None:
+        for row in rows["validation"][:count]:
+            row["text"] = GERMAN.format(row["text"])
+
+    found = check(plant).findings["languages"]
+    assert found.status == status
+    assert found.facts["shares"]["validation"]["de"] == count / 40
+    assert ("de" in found.found) == (status == "amber")
 
 
 def test_a_split_of_one_label_is_an_error(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record, fields_of, plain
@@ -259,25 +260,66 @@ def by_author(task: Task, plan: Plan) -> Finding:
     return Finding("authors", title, "red", said, remedy, facts)
 
 
+class Order(NamedTuple):
+    """Rows of a split that are not earlier than the first row of a later split: their places.
+
+    late: rows that are later; share: their share of the split; same: rows of the same time, whose order is unknown.
+    """
+
+    split: str
+    later: str
+    late: list[str]
+    share: float
+    same: list[str]
+
+    def in_words(self) -> Iterator[str]:
+        """Yield a sentence for each kind of rows."""
+        first = f"the first row of {self.later}"
+        if self.late:
+            rows = f"{len(self.late):,} rows of {self.split} ({percent(self.share)})"
+            yield f"{rows} are later than {first}, {places(self.late)}."
+        if self.same:
+            yield f"{len(self.same):,} rows of {self.split} have the time of {first}, {places(self.same)}."
+
+
+def _orders(times: Mapping[str, Sequence[tuple[str, datetime]]]) -> Iterator[Order]:
+    """Yield the order of each two splits."""
+    for split, later in combinations(SPLITS, 2):
+        begin = min(when for _, when in times[later])
+        late = [place for place, when in times[split] if when > begin]
+        same = [place for place, when in times[split] if when == begin]
+        yield Order(split, later, late, share(len(late), len(times[split])), same)
+
+
 def by_time(task: Task, plan: Plan) -> Finding:
-    """Return the finding on rows of train that are later than the first row of test."""
-    title = "Train and test in time"
-    if plan.time_column is None:
+    """Return the finding on rows of a split that are not earlier than the first row of a later split."""
+    title, column = "Splits in time", plan.time_column
+    if column is None:
         return Finding("time", title, "green", "Not checked: readiness.yaml names no time_column.")
-    found = _column(task, plan, "time_column", plan.time_column)
+    found = _column(task, plan, "time_column", column)
     times = {split: [(place, _time(place, plan, value)) for place, value in rows] for split, rows in found.items()}
-    if not times["test"] or not times["train"]:
-        remedy = f"Fill {plan.time_column} in every row."
-        return Finding("time", title, "amber", f"Train or test has no row with a {plan.time_column}.", remedy)
-    begin = min(when for _, when in times["test"])
-    late = [place for place, when in times["train"] if when > begin]
-    part = share(len(late), len(times["train"]))
-    facts = {"column": plan.time_column, "test_begins": begin.isoformat(), "late": len(late), "share": part}
-    if not late:
-        return Finding("time", title, "green", f"Train ends before test begins ({begin:%Y-%m-%d}).", "", facts)
-    said = f"{len(late):,} rows of train ({percent(part)}) are later than the first row of test, {places(late)}."
-    remedy = "Split by time: in use, a model reads texts that are later than all its training rows."
-    return Finding("time", title, "red" if part > LEAKED else "amber", said, remedy, facts)
+    if empty := [split for split in SPLITS if not times[split]]:
+        said = f"No row of {listed(empty)} has a value in the column {column}."
+        return Finding("time", title, "amber", said, f"Fill {column} in every row.")
+    begins = {split: min(when for _, when in rows) for split, rows in times.items()}
+    orders = list(_orders(times))
+    facts = {
+        "column": column,
+        "begins": {split: begin.isoformat() for split, begin in begins.items()},
+        "order": [one._asdict() | {"late": len(one.late), "same": len(one.same)} for one in orders],
+    }
+    remedies = []
+    if any(one.late for one in orders):
+        remedies.append("Split by time: in use, a model reads texts that are later than all its training rows.")
+    if any(one.same for one in orders):
+        remedies.append(f"Give the time of day in {column}, or keep all rows of one time in one split.")
+    if not remedies:
+        days = {split: f"{begin:%Y-%m-%d}" for split, begin in begins.items()}
+        said = f"Train ends before validation begins ({days['validation']}), and that before test ({days['test']})."
+        return Finding("time", title, "green", said, "", facts)
+    said = " ".join(text for one in orders for text in one.in_words())
+    leaked = any(one.later == "test" and one.share > LEAKED for one in orders)
+    return Finding("time", title, "red" if leaked else "amber", said, " ".join(remedies), facts)
 
 
 def _time(place: str, plan: Plan, value: Any) -> datetime:
