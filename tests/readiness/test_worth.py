@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,53 @@ def test_a_record_of_something_else_is_no_baseline(made: Made, changes: dict[str
     assert Case(made).baseline() == f"{path} is not a baseline of this task: {why}."
     with pytest.raises(UserError, match=f"^readiness.baseline: .*{why}"):
         Case(made).baseline(str(path.parent))
+
+
+def change(rows: list[dict[str, Any]], *numbers: int) -> list[dict[str, Any]]:
+    """Return rows of which some have another text."""
+    return [row | {"text": f"{row['text']} again"} if n in numbers else row for n, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("shots", [0, 4])
+def test_a_record_of_other_test_rows_is_no_baseline(made: Made, shots: int) -> None:
+    path, rows = made.write_baseline(shots=shots), clean_rows()
+    assert isinstance(Case(made).baseline(), worth.Baseline)
+    write(made.folder / "train.jsonl", change(rows["train"], *(() if shots else range(120))))
+    assert isinstance(Case(made).baseline(), worth.Baseline), "rows of train are no part of a prompt without examples"
+    write(made.folder / "test.jsonl", change(rows["test"], 59))
+    assert str(Case(made).baseline()).endswith("its test rows, or its few-shot examples, are others.")
+    write(made.folder / "test.jsonl", [row | {"label": LABELS[0]} for row in rows["test"][:1]] + rows["test"][1:])
+    assert isinstance(Case(made).baseline(), worth.Baseline)
+    write(made.folder / "test.jsonl", [row | {"label": LABELS[1]} for row in rows["test"][:1]] + rows["test"][1:])
+    with pytest.raises(UserError, match=r"^readiness.baseline: .*its test rows, or its few-shot examples, are others"):
+        Case(made).baseline(str(path))
+
+
+def test_a_record_of_masked_rows_is_compared_with_masked_rows(made: Made) -> None:
+    pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+    rows = clean_rows()["test"]
+    write(made.folder / "test.jsonl", [row | {"text": f"{row['text']} jane.roe@example.com"} for row in rows])
+    made.settings["task"]["pii"] = "mask"
+    made.write_config()
+    made.write_baseline()
+    case = Case(made)
+    case.task = load_task(replace(case.settings.task, pii="keep"))  # as readiness reads them
+    assert isinstance(case.baseline(), worth.Baseline)
+
+
+@pytest.mark.parametrize("value", [None, -0.2, 1.7, "0.7", True])
+def test_a_baseline_that_is_no_score_is_one_line(made: Made, value: Any) -> None:
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
+    path = made.write_baseline()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["metrics"]["accuracy"] |= {"value": value, "low": 0.6, "high": 0.8}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    said = f"{path}: expected a value of accuracy from 0 to 1, and its interval, found {value} (0.6 to 0.8)."
+    found = Case(made).findings()
+    assert found["to_win"].found.endswith(said)
+    assert (found["to_win"].status, found["test_rows"].facts["reference"]) == ("amber", 0.5)
+    with pytest.raises(UserError, match=r"^readiness.baseline: .*expected a value of accuracy from 0 to 1"):
+        Case(made).baseline(str(path))
 
 
 def test_a_record_of_other_prompts_is_a_baseline(made: Made) -> None:
