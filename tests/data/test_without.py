@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from softprompts.data.without import fingerprint, read_without, text_of, without_file
 from softprompts.errors import UserError
@@ -37,6 +38,28 @@ def test_the_words_of_the_templates_do_not_count_but_the_columns_do() -> None:
     asked, other = text_of("{text}\nSentiment:", " {label}"), text_of("Rate: {text}", "{label}")
     assert asked(ROW) == other(ROW) == "the film was good\npositive"
     assert text_of("{text} {id}", "{label}")(ROW) == "the film was good 7\npositive"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "other"),
+    [
+        ("{t[en]}", "{t[de]}", {"t": {"en": "a film", "de": "ein Film", "id": 2}}),
+        ("{words[0]}", "{t[de]}", {"words": ["a film", "again"], "t": {"de": "ein Film"}}),
+        ("{text:.6}", "{t[de]}", {"text": "a film to see", "t": {"de": "ein Film"}}),
+    ],
+    ids=["a key", "an item", "a cut"],
+)
+def test_what_a_field_does_not_show_does_not_count(prompt: str, target: str, other: dict[str, Any]) -> None:
+    row = {"t": {"en": "a film", "de": "ein Film", "id": 1}, "words": ["a film"], "text": "a film"}
+    text = text_of(prompt, target)
+    assert text(row) == "a film\nein film"
+    assert text(other) == text(row)
+    assert text(row | {"t": {"en": "a film", "de": "ein Buch"}}) != text(row)
+
+
+def test_a_row_that_no_template_can_show_has_a_text() -> None:
+    text = text_of("{t[en]} {n:.2f}", "{label}")
+    assert text({"t": None, "n": "three"}) == text({}) == "\n"
 
 
 def test_a_word_cannot_move_between_input_and_target() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from helpers import make_task
+from made_result import make_result
+from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError
 from softprompts.forgetting.plan import difference
-from softprompts.forgetting.proof import check_gone, checksums, scores
+from softprompts.forgetting.proof import check_forgotten, check_gone, checksums, scores
 from softprompts.forgetting.rows import Line
+from softprompts.forgetting.runs import read_result
 
 import pytest
 
@@ -74,3 +78,78 @@ def test_a_difference_is_told_in_words() -> None:
     assert difference("train", split, split) is None
     assert difference("train", split, {"rows": 3, "sha256": "a"}) == "train had 1,200 rows and now has 3"
     assert difference("test", split, {"rows": 1200, "sha256": "b"}) == "test has other rows, in the same number (1,200)"
+
+
+SPLITS_OF_RUN = {split: {"rows": 3, "sha256": "ab"} for split in SPLITS}
+CLAIM: dict[str, Any] = {
+    "format": 1,
+    "fingerprints": ["a" * 64],
+    "forgotten": [{"split": "train", "place": "t.jsonl:1", "fingerprint": "a" * 64}],
+    "data": {"before": SPLITS_OF_RUN, "after": SPLITS_OF_RUN},
+    "adapters": {"before": {}, "after": {"weights": "ab"}},
+    "old_folder": {"path": "runs/old", "exists": True},
+}
+
+
+def damaged(record: Any, path: str, value: Any) -> Any:
+    """Return a copy of a record with another value at a path such as data.after."""
+    copy = json.loads(json.dumps(record))
+    inside = copy
+    *parents, last = (int(key) if key.isdigit() else key for key in path.split("."))
+    for key in parents:
+        inside = inside[key]
+    inside[last] = value
+    return copy
+
+
+@pytest.mark.parametrize("value", [None, 0.5, [5], {"other": 5}])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "fingerprints",
+        "forgotten",
+        "forgotten.0",
+        "forgotten.0.fingerprint",
+        "data",
+        "data.after",
+        "data.after.test",
+        "data.after.test.rows",
+        "adapters",
+        "adapters.after.weights",
+        "old_folder",
+        "old_folder.path",
+    ],
+)
+def test_a_claim_of_another_kind_is_one_line(tmp_path: Path, path: str, value: Any) -> None:
+    (tmp_path / "forgotten.json").write_text(json.dumps(damaged(CLAIM, path, value)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"forgotten\.json: is damaged: ") as caught:
+        check_forgotten(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["5", "[]", "null", '"text"', "{", "[" * 100_000])
+def test_a_claim_that_is_no_object_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "forgotten.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"forgotten\.json: is damaged: "):
+        check_forgotten(str(tmp_path))
+
+
+def test_a_claim_of_the_right_kinds_is_compared_with_the_files(tmp_path: Path) -> None:
+    (tmp_path / "forgotten.json").write_text(json.dumps(CLAIM), encoding="utf-8")
+    with pytest.raises(UserError, match=r"without\.txt: no such file"):
+        check_forgotten(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [None, 0.5, "text", [5]])
+@pytest.mark.parametrize(
+    "path", ["data", "data.splits", "data.splits.train", "settings.task", "settings.context", "training", "seed"]
+)
+def test_a_record_of_another_kind_is_one_line(tmp_path: Path, path: str, value: Any) -> None:
+    settings = {"model": {}, "task": {"prompt": "{text}"}, "context": {"demonstrations": 3}}
+    result = make_result(settings=settings, training={"step": 4}, data={"splits": SPLITS_OF_RUN})
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(asdict(result)), encoding="utf-8")
+    assert read_result(tmp_path).seed == 3
+    file.write_text(json.dumps(damaged(asdict(result), path, value)), encoding="utf-8")
+    with pytest.raises(UserError, match=r"result\.json: is damaged: "):
+        read_result(tmp_path)

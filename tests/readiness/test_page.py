@@ -168,6 +168,20 @@ def test_the_rows_are_judged_as_they_are_in_the_files(made: Made) -> None:
     assert (finding["facts"]["found"][0]["rows"], record["pii"]) == (1, "refuse")
 
 
+def test_a_finished_run_that_is_no_baseline_is_not_taken_for_one(
+    made: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made.write_baseline()
+    rows = clean_rows()["test"]
+    write(made.folder / "test.jsonl", [row | {"text": f"{row['text']} again"} for row in rows])
+    code, _, errors = cli_in_process(command(made, "--readiness.run_baseline", "true"), capsys)
+    assert code == 2
+    assert errors[-1] == (
+        f"error: readiness.run_baseline: {path.parent} has a finished run, move it away; {path} is not a baseline of "
+        "this task: its test rows, or its few-shot examples, are others."
+    )
+
+
 @pytest.mark.slow
 def test_the_hard_prompt_is_run_once_on_demand(made: Made) -> None:
     more = ("--readiness.run_baseline", "true")

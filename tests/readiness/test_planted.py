@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from made_readiness import LABELS, Made, Rows, clean_rows
+from made_readiness import LABELS, PLAN, Made, Rows, clean_rows
 from made_tasks import write
 from softprompts.config.sections import TaskConfig
 from softprompts.errors import UserError
@@ -40,7 +40,7 @@ class Checked:
         secret = sensitive.secrets(self.task.splits)
         return [
             rows.counts(self.task, "prompt_tuning"),
-            rows.balance(self.task),
+            rows.balance(self.task, self.plan.metric),
             rows.languages(self.task),
             *overlap.overlap_findings(self.task, self.plan),
             *sensitive.sensitive_findings(self.plan, self.handling, found, secret),
@@ -75,8 +75,16 @@ def test_rows_that_are_there_twice_in_train_are_counted(check: Check) -> None:
     found = check(lambda rows: rows["train"].extend(rows["train"][:6]))
     assert found.not_green() == {"duplicates": "amber"}
     facts = found.findings["duplicates"].facts
-    assert (facts["rows"], facts["share"]) == (6, 6 / 126)
+    assert (facts["rows"], facts["shares"]) == ({"train": 6}, {"train": 6 / 126})
     assert facts["first"][0].endswith("train.jsonl:121")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_rows_that_are_there_twice_where_scores_are_made_are_counted(check: Check, split: str) -> None:
+    found = check(lambda rows: rows[split].extend(rows[split][:3]))
+    assert found.not_green() == {"duplicates": "amber"}
+    assert found.findings["duplicates"].facts["rows"] == {split: 3}
+    assert f"3 rows of {split} repeat another" in found.findings["duplicates"].found
 
 
 def test_few_repeated_rows_of_train_are_said_but_green(check: Check) -> None:
@@ -132,6 +140,30 @@ def test_contradicting_labels_are_found_and_limit_the_score(check: Check) -> Non
     facts = found.findings["conflicts"].facts
     assert (facts["inputs"], facts["rows"]) == (5, 5)
     assert facts["best_accuracy_on_test"] == 60 / 61
+
+
+@pytest.mark.parametrize(
+    ("prompt", "value"),
+    [
+        ("{row[text]}", lambda row: {"text": row["text"], "label": row["label"]}),
+        ("{row[0]}", lambda row: [row["text"], row["label"]]),
+        ("{row:.60}", lambda row: f"{row['text']:60.60}{row['label']}"),
+        ("{row!s:.60}", lambda row: f"{row['text']:60.60}{row['label']}"),
+    ],
+    ids=["a key", "an item", "a cut", "a cut after a conversion"],
+)
+def test_only_what_a_field_shows_is_compared(check: Check, prompt: str, value: Callable[[Any], Any]) -> None:
+    """The column of the input also has the label, which the model does not read."""
+
+    def plant(rows: Rows) -> None:
+        rows["train"][20] = rows["train"][0] | {"label": LABELS[1]}
+        rows["test"][7] = rows["train"][3] | {"label": LABELS[0]}
+        for row in (row for found in rows.values() for row in found):
+            row["row"] = value(row)
+
+    found = check(plant, task={"prompt": f"{prompt}\nQueue:"}).findings
+    assert found["conflicts"].facts["inputs"] == 2
+    assert found["leaked_rows"].facts["first"][0][1].endswith("test.jsonl:8")
 
 
 def test_written_answers_may_differ_but_a_person_should_look(check: Check) -> None:
@@ -219,7 +251,57 @@ def test_train_rows_that_are_later_than_test_are_a_leak(check: Check) -> None:
     assert check(plant(1), time_column="sent").not_green() == {"time": "amber"}
     found = check(plant(3), time_column="sent")
     assert found.not_green() == {"time": "red"}
-    assert found.findings["time"].facts["late"] == 3
+    assert [(one["split"], one["later"], one["late"]) for one in found.findings["time"].facts["order"]] == [
+        ("train", "validation", 3),
+        ("train", "test", 3),
+        ("validation", "test", 0),
+    ]
+
+
+def in_months(*months: int) -> Callable[[Rows], None]:
+    """Return a function that gives the rows of each split a date in its month."""
+
+    def plant(rows: Rows) -> None:
+        for month, found in zip(months, rows.values(), strict=True):
+            for n, row in enumerate(found):
+                row["sent"] = f"2026-0{month}-{1 + n % 28:02d}"
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("months", "status", "said"),
+    [
+        ((1, 3, 2), "red", "40 rows of validation (100.0 %) are later than the first row of test"),
+        ((2, 1, 3), "amber", "120 rows of train (100.0 %) are later than the first row of validation"),
+        ((1, 2, 3), "green", "Train ends before validation begins (2026-02-01), and that before test (2026-03-01)."),
+    ],
+    ids=["validation after test", "train after validation", "in order"],
+)
+def test_validation_has_its_place_in_time(check: Check, months: tuple[int, ...], status: str, said: str) -> None:
+    found = check(in_months(*months), time_column="sent").findings["time"]
+    assert (found.status, said in found.found) == (status, True)
+
+
+def test_rows_of_one_day_have_no_known_order(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        for row in (row for found in rows.values() for row in found):
+            row["sent"] = "2026-03-15"
+
+    found = check(plant, time_column="sent").findings["time"]
+    assert found.status == "amber"
+    assert found.found.count("have the time of the first row of") == 3
+    assert found.remedy == "Give the time of day in sent, or keep all rows of one time in one split."
+
+
+def test_a_split_without_times_is_amber(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        in_months(1, 2, 3)(rows)
+        for row in rows["validation"]:
+            row["sent"] = ""
+
+    found = check(plant, time_column="sent").findings["time"]
+    assert (found.status, found.found) == ("amber", "No row of validation has a value in the column sent.")
 
 
 def test_what_is_no_time_is_an_error_with_its_place(check: Check) -> None:
@@ -267,7 +349,10 @@ def test_labels_that_are_absent_rare_or_lopsided_are_said(check: Check) -> None:
     found = check(lopsided).findings["balance"]
     assert found.status == "amber"
     assert "macro_f1" in found.remedy
-    assert check(lopsided, task={"metrics": ["accuracy", "macro_f1"]}).findings["balance"].status == "green"
+    both = {"metrics": ["accuracy", "macro_f1"]}
+    assert check(lopsided, task=both).findings["balance"].status == "amber", "a listed metric is not yet the KPI"
+    by_label = {"kpi": PLAN["kpi"] | {"metric": "macro_f1"}}
+    assert check(lopsided, task=both, **by_label).findings["balance"].status == "green"
 
 
 def test_splits_with_other_shares_of_labels_are_amber(check: Check) -> None:
@@ -296,6 +381,22 @@ def test_a_language_that_train_lacks_is_amber(check: Check) -> None:
     assert found.status == "amber"
     assert "Add rows in de to train" in found.remedy
     assert check(plant("train", "validation", "test")).findings["languages"].status == "green"
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, "green"), (2, "green"), (3, "amber")])
+def test_one_or_two_rows_of_another_language_may_be_errors_of_the_identification(
+    check: Check, count: int, status: str
+) -> None:
+    """Two rows are 5 % of validation, far above the share of a language that is present."""
+
+    def plant(rows: Rows) -> None:
+        for row in rows["validation"][:count]:
+            row["text"] = GERMAN.format(row["text"])
+
+    found = check(plant).findings["languages"]
+    assert found.status == status
+    assert found.facts["shares"]["validation"]["de"] == count / 40
+    assert ("de" in found.found) == (status == "amber")
 
 
 def test_a_split_of_one_label_is_an_error(tmp_path: Path) -> None:

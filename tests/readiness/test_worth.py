@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from statistics import NormalDist
 from typing import Any
 
 from helpers import load_base
-from made_readiness import Made
+from made_readiness import LABELS, Made, Rows, clean_rows
+from made_tasks import write
 from softprompts.errors import UserError
 from softprompts.readiness import rows, worth
 from softprompts.readiness.plan import read_plan
@@ -64,6 +66,15 @@ class Case:
         return {finding.key: finding for finding in found}
 
 
+def one_sided_rows() -> Rows:
+    """Return the clean rows, of which 95 % have one label."""
+    rows = clean_rows()
+    for found in rows.values():
+        for n, row in enumerate(found):
+            row["label"] = LABELS[n % 20 == 0]
+    return rows
+
+
 @pytest.fixture
 def made(tmp_path: Path, tiny_model: Path) -> Made:
     return Made(tmp_path, tiny_model)
@@ -87,6 +98,34 @@ def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(ma
     made.write_baseline(0.7)
     found = Case(made).findings()["test_rows"].facts
     assert (found["reference_is"], found["reference"]) == ("the hard prompt", 0.7)
+
+
+@pytest.mark.parametrize("today", [0.6, None])
+@pytest.mark.parametrize("baseline", [0.7, None])
+def test_the_most_frequent_label_is_to_be_beaten_too(
+    tmp_path: Path, tiny_model: Path, today: float | None, baseline: float | None
+) -> None:
+    made = Made(tmp_path, tiny_model, one_sided_rows())
+    if baseline is not None:
+        made.write_baseline(baseline)
+    for target, status in ((0.9, "amber"), (0.96, "red")):
+        made.write_plan(kpi={"metric": "accuracy", "target": target, "measured": "once", "today": today})
+        found = Case(made).findings()["test_rows"]
+        facts = found.facts
+        assert (facts["reference_is"], facts["reference"]) == ("always predicting the most frequent label", 0.95)
+        assert found.status == status
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.99, "measured": "once", "today": 0.97})
+    assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
+
+
+def test_copies_of_a_test_row_show_no_more_than_the_row(made: Made) -> None:
+    rows = clean_rows()["test"]
+    write(made.folder / "test.jsonl", rows[:2] * 100)
+    found = Case(made).findings()["test_rows"]
+    assert (found.status, found.facts["rows"], found.facts["different_inputs"]) == ("red", 200, 2)
+    assert found.facts["power"] == worth.power_of(0.6, 0.9, 2) < 0.1
+    assert "The 200 test rows have 2 different inputs, and thus a power of" in found.found
+    assert f"Collect {worth.rows_needed(0.6, 0.9) - 2:,} more test rows" in found.remedy
 
 
 def test_a_target_that_is_reached_already_is_no_gain(made: Made) -> None:
@@ -129,6 +168,53 @@ def test_a_record_of_something_else_is_no_baseline(made: Made, changes: dict[str
     assert Case(made).baseline() == f"{path} is not a baseline of this task: {why}."
     with pytest.raises(UserError, match=f"^readiness.baseline: .*{why}"):
         Case(made).baseline(str(path.parent))
+
+
+def change(rows: list[dict[str, Any]], *numbers: int) -> list[dict[str, Any]]:
+    """Return rows of which some have another text."""
+    return [row | {"text": f"{row['text']} again"} if n in numbers else row for n, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("shots", [0, 4])
+def test_a_record_of_other_test_rows_is_no_baseline(made: Made, shots: int) -> None:
+    path, rows = made.write_baseline(shots=shots), clean_rows()
+    assert isinstance(Case(made).baseline(), worth.Baseline)
+    write(made.folder / "train.jsonl", change(rows["train"], *(() if shots else range(120))))
+    assert isinstance(Case(made).baseline(), worth.Baseline), "rows of train are no part of a prompt without examples"
+    write(made.folder / "test.jsonl", change(rows["test"], 59))
+    assert str(Case(made).baseline()).endswith("its test rows, or its few-shot examples, are others.")
+    write(made.folder / "test.jsonl", [row | {"label": LABELS[0]} for row in rows["test"][:1]] + rows["test"][1:])
+    assert isinstance(Case(made).baseline(), worth.Baseline)
+    write(made.folder / "test.jsonl", [row | {"label": LABELS[1]} for row in rows["test"][:1]] + rows["test"][1:])
+    with pytest.raises(UserError, match=r"^readiness.baseline: .*its test rows, or its few-shot examples, are others"):
+        Case(made).baseline(str(path))
+
+
+def test_a_record_of_masked_rows_is_compared_with_masked_rows(made: Made) -> None:
+    pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+    rows = clean_rows()["test"]
+    write(made.folder / "test.jsonl", [row | {"text": f"{row['text']} jane.roe@example.com"} for row in rows])
+    made.settings["task"]["pii"] = "mask"
+    made.write_config()
+    made.write_baseline()
+    case = Case(made)
+    case.task = load_task(replace(case.settings.task, pii="keep"))  # as readiness reads them
+    assert isinstance(case.baseline(), worth.Baseline)
+
+
+@pytest.mark.parametrize("value", [None, -0.2, 1.7, "0.7", True])
+def test_a_baseline_that_is_no_score_is_one_line(made: Made, value: Any) -> None:
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
+    path = made.write_baseline()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["metrics"]["accuracy"] |= {"value": value, "low": 0.6, "high": 0.8}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    said = f"{path}: expected a value of accuracy from 0 to 1, and its interval, found {value} (0.6 to 0.8)."
+    found = Case(made).findings()
+    assert found["to_win"].found.endswith(said)
+    assert (found["to_win"].status, found["test_rows"].facts["reference"]) == ("amber", 0.5)
+    with pytest.raises(UserError, match=r"^readiness.baseline: .*expected a value of accuracy from 0 to 1"):
+        Case(made).baseline(str(path))
 
 
 def test_a_record_of_other_prompts_is_a_baseline(made: Made) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 from made_result import make_result
 from made_tasks import write
+from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import TaskConfig
 from softprompts.config.tools import ReadinessConfig
+from softprompts.evaluation.hard_prompts import written_tasks
 from softprompts.metrics.scoring import Interval
+from softprompts.tasks.task import load_task
 
 import yaml
 
@@ -105,15 +108,21 @@ class Made:
         fields = {name: value for name, value in (PLAN | changes).items() if value is not None}
         self.plan.write_text(yaml.safe_dump(fields), encoding="utf-8")
 
-    def write_baseline(self, value: float = 0.7, **changes: Any) -> Path:
-        """Write the record of a hard prompt on the same task to its usual place."""
+    def write_baseline(self, value: float = 0.7, shots: int = 0, **changes: Any) -> Path:
+        """Write the record of a hard prompt on the rows of this moment to its usual place."""
         rows = SIZES["test"]
+        recipe = changes.pop("recipe", "hard_prompt")
         task = asdict(TaskConfig("{text}\nQueue:", " {label}")) | self.settings["task"]
+        hard = HardPromptConfig(["{text}\nAnswer:", changes.get("prompt", task["prompt"])], shots=shots)
+        written = written_tasks(load_task(TaskConfig(**task)), hard, seed=3)[1]
         result = make_result(
-            recipe=changes.pop("recipe", "hard_prompt"),
-            settings={"model": self.settings["model"], "task": task | changes, "evaluation": {"split": "test"}},
+            recipe=recipe,
+            settings={"model": self.settings["model"], "task": task | changes, "evaluation": {"split": "test"}}
+            | {"hard": asdict(hard)},
+            seed=3,
             metrics={"accuracy": Interval(value, value - 0.1, value + 0.1, rows)},
-            data={"licence": "yours", "splits": {"test": {"rows": rows}}},
+            data={"licence": "yours", "splits": written.fingerprint()},
+            notes={"chosen": 1, "wordings": [{"prompt": wording} for wording in hard.wordings]},
         )
         path = self.folder / "runs" / "hard_prompt" / "result.json"
         path.parent.mkdir(parents=True, exist_ok=True)

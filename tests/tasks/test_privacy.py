@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from made_result import make_result
 from made_tasks import loader, refusal, rows_of
 from softprompts.config.sections import TaskConfig
 from softprompts.data.sources import SPLITS
+from softprompts.errors import UserError
 from softprompts.reports.run import card
 from softprompts.runs.fingerprints import changes
 from softprompts.tasks import privacy
 from softprompts.tasks.privacy import find, mask
 from softprompts.tasks.task import load_task
+from softprompts.tasks.templates import render
 
 import pytest
 
@@ -100,6 +104,52 @@ def test_a_value_has_one_mask_throughout_a_row_and_another_value_another() -> No
         "id": 17,
     }
     assert counts == {"EMAIL_ADDRESS": 6, "PHONE_NUMBER": 3}
+
+
+def test_other_punctuation_is_another_address_but_the_same_number() -> None:
+    record, _ = mask(
+        {
+            "ip": "from 1.2.34.5 to 12.3.4.5 via 1.23.4.5",
+            "mail": "john.doe@example.com, JohnDoe@example.com, johndoe@example.com",
+            "card": "4111 1111 1111 1111 is 4111-1111-1111-1111",
+            "mac": "AA-BB-CC-DD-EE-FF is aa:bb:cc:dd:ee:ff",
+        }
+    )
+    assert record == {
+        "ip": "from <IP_ADDRESS_1> to <IP_ADDRESS_2> via <IP_ADDRESS_3>",
+        "mail": "<EMAIL_ADDRESS_1>, <EMAIL_ADDRESS_2>, <EMAIL_ADDRESS_2>",
+        "card": "<CREDIT_CARD_1> is <CREDIT_CARD_1>",
+        "mac": "<MAC_ADDRESS_1> is <MAC_ADDRESS_1>",
+    }
+
+
+def test_every_kind_whose_punctuation_means_nothing_can_be_found() -> None:
+    assert set(privacy.GROUPED) < set(privacy.kinds())
+
+
+CARD = 4111111111111111
+
+
+@pytest.mark.parametrize("number", [CARD, float(CARD), Decimal(CARD), Decimal(CARD).quantize(Decimal("0.01"))])
+def test_a_number_is_masked_whatever_its_type(number: Any) -> None:
+    record = {"card": number, "text": f"card {CARD}", "more": [number]}
+    assert mask(record)[0] == {"card": "<CREDIT_CARD_1>", "text": "card <CREDIT_CARD_1>", "more": ["<CREDIT_CARD_1>"]}
+    assert privacy.kinds_by_column(record)["card"] == {"CREDIT_CARD": 1}
+
+
+@pytest.mark.parametrize(
+    "number",
+    [CARD + 0.5, 12.0, True, math.nan, math.inf, 1e300, Decimal("nan"), Decimal("inf"), Decimal("1e999999"), None],
+)
+def test_a_number_that_is_none_stays(number: Any) -> None:
+    assert mask({"n": number})[0]["n"] is number
+
+
+@pytest.mark.parametrize("field", ["{card:.0f}", "{card:,.2f}", "{card}", "{card!s}"])
+def test_a_field_shows_the_mask_of_a_number_whatever_its_format(field: str) -> None:
+    assert render(field, mask({"card": float(CARD)})[0], "here") == "<CREDIT_CARD_1>"
+    with pytest.raises(UserError, match="cannot fill the template"):
+        render("{card:.0f}", {"card": "the card <CREDIT_CARD_1>"}, "here")
 
 
 def test_numbers_start_anew_in_each_row() -> None:

@@ -1,19 +1,24 @@
-"""Check the column names of rows, and convert values to the text that a template shows."""
+"""Check the column names of rows, and convert values to the text that a field of a template shows."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from numbers import Number
-from typing import Any
+from typing import Any, NamedTuple
 
-from softprompts.errors import UserError, short
+from softprompts.errors import UserError, listed, short
 
 Record = dict[str, Any]
+FORMATTER = string.Formatter()
+MASK = re.compile(r"<[A-Z_]+_\d+>")  # `task.pii: mask` puts it in place of personal data
 
 # Types whose `str` is the text that a person would write. A template refuses all others.
 SHOWN = (str, Number, date, time, timedelta)  # a datetime is a date, a bool and a Decimal are numbers
@@ -68,3 +73,59 @@ def trouble(value: Any) -> str | None:
     endless = isinstance(value, float | Decimal) and not math.isfinite(value)
     # NaT, a missing point in time, is a date that equals nothing.
     return f"is {value}, which is not a value" if endless or value != value else None
+
+
+class Field(NamedTuple):
+    """A `{name!conversion:specification}` field of a template; `{column[key]}` and `{column[0]}` reach into values."""
+
+    name: str
+    specification: str
+    conversion: Any
+
+    def text(self, record: Record, place: str) -> str:
+        """Return the text that the field shows of a record; a mask for personal data is shown whatever the format.
+
+        Raises:
+            UserError: the record lacks a column or key, and the message lists those that it has; a value cannot be
+                shown, see `trouble`.
+            ValueError, TypeError, ArithmeticError: conversion or specification do not fit the value.
+        """
+        value = plain(_look_up(record, self.name, place))
+        try:
+            return format(FORMATTER.convert_field(value, self.conversion), self.specification)
+        except ValueError:
+            if isinstance(value, str) and MASK.fullmatch(value):  # in place of a number, for which `:.0f` is meant
+                return value
+            raise
+
+
+@lru_cache(maxsize=16)
+def pieces_of(template: str) -> tuple[tuple[str, Field | None], ...]:
+    """Return the literal texts of a template, each with the field that follows it; None follows the last text."""
+    return tuple(
+        (literal, None if name is None else Field(name, specification or "", conversion))
+        for literal, name, specification, conversion in FORMATTER.parse(template)
+    )
+
+
+def fields_of(template: str) -> list[Field]:
+    """Return the different fields of a template, in order."""
+    return list(dict.fromkeys(field for _, field in pieces_of(template) if field is not None))
+
+
+def _look_up(record: Record, name: str, place: str) -> Any:
+    column, *keys = name.replace("]", "").split("[")
+    if column not in record:
+        raise UserError(f'{place}: no column "{short(column)}"; columns are: {listed(record)}')
+    value = record[column]
+    for key in keys:
+        if value is None or isinstance(value, Unread):
+            break
+        inside = {str(n): v for n, v in enumerate(value)} if isinstance(value, list) else value
+        if not isinstance(inside, dict) or key not in inside:
+            known = listed(inside) if isinstance(inside, dict) else "none, it is not a list or object"
+            raise UserError(f'{place}: {{{name}}}: no key "{key}" in there; keys are: {known}')
+        value = inside[key]
+    if why := trouble(value):
+        raise UserError(f'{place}: column "{short(name)}" {why}')
+    return value

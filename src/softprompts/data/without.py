@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import string
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from softprompts.data.readers import read_text
-from softprompts.data.values import Record, plain
+from softprompts.data.values import Field, Record, fields_of
 from softprompts.errors import UserError, short
 
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -18,23 +17,25 @@ HEAD = "# SHA-256 of rows that are left out, one per line. recipes/forget.py wro
 
 
 def text_of(prompt: str, target: str) -> Callable[[Record], str]:
-    """Return a function of a record that gives the values of the columns of two templates, as one normalised text.
+    """Return a function of a record that gives what two templates show of it, as one normalised text.
 
-    Columns that no template shows do not count, nor do the words of the templates. Values are compared without case,
-    runs of spaces, and forms of Unicode characters that mean the same (NFKC). The input is on the first line, the
-    target on the second.
+    Columns, keys and cut ends that no field shows do not count, nor do the words of the templates. Texts are compared
+    without case, runs of spaces, and forms of Unicode characters that mean the same (NFKC). The input is on the first
+    line, the target on the second.
     """
-    columns = [_columns(template) for template in (prompt, target)]
+    shown = [fields_of(template) for template in (prompt, target)]
 
     def text(record: Record) -> str:
-        return "\n".join(_normal(str(plain(record.get(name, ""))) for name in names) for names in columns)
+        return "\n".join(_normal(_text(field, record) for field in fields) for fields in shown)
 
     return text
 
 
-def _columns(template: str) -> list[str]:
-    names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
-    return list(dict.fromkeys(name.partition("[")[0] for name in names))
+def _text(field: Field, record: Record) -> str:
+    try:
+        return field.text(record, "")
+    except (ValueError, TypeError, ArithmeticError):  # the task refuses such a row, or does not use it
+        return ""
 
 
 def _normal(values: Iterable[str]) -> str:

@@ -17,16 +17,39 @@ from softprompts.data.without import read_without
 from softprompts.errors import UserError, listed, short
 from softprompts.forgetting.plan import FORGOTTEN_FILE, Plan, check_same_data, difference
 from softprompts.forgetting.rows import Line, lines_of, repeated
-from softprompts.forgetting.runs import read_result
+from softprompts.forgetting.runs import FINGERPRINTS, check_kinds, read_result
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.metrics.significance import compare
-from softprompts.runs.folders import WITHOUT_FILE
+from softprompts.runs.folders import RESULT_FILE, WITHOUT_FILE
 from softprompts.runs.record import Result
 from softprompts.system.files import is_folder, one_line, write_atomically
 from softprompts.tasks.task import Task, load_task
 
 FORMAT = 1
 PREDICTIONS = "predictions.jsonl"
+# The parts of `forgotten.json` that the check reads, as a JSON Schema.
+CLAIMS = {
+    "type": "object",
+    "required": ["fingerprints", "forgotten", "data", "adapters", "old_folder"],
+    "properties": {
+        "fingerprints": {"type": "array", "items": {"type": "string"}},
+        "forgotten": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["fingerprint"],
+                "properties": {"fingerprint": {"type": "string"}},
+            },
+        },
+        "data": {"type": "object", "required": ["after"], "properties": {"after": FINGERPRINTS}},
+        "adapters": {
+            "type": "object",
+            "required": ["after"],
+            "properties": {"after": {"type": "object", "additionalProperties": {"type": "string"}}},
+        },
+        "old_folder": {"type": "object", "required": ["path"], "properties": {"path": {"type": "string"}}},
+    },
+}
 ADVICE = (
     "The old run still knows the rows. Delete its folder, and every copy, export and served adapter that came from it. "
     "Delete the rows from the data files as well."
@@ -192,8 +215,11 @@ def check_forgotten(path: str) -> list[str]:
 
 def _check_data(folder: Path, result: Result, claimed: frozenset[str]) -> int:
     """Read the data as the run did, and return the number of rows; raise `UserError` if they are not as recorded."""
-    config = TaskConfig(**result.settings["task"] | {"without": str(folder / WITHOUT_FILE)})
-    task = load_task(config)
+    try:
+        config = TaskConfig(**result.settings["task"] | {"without": str(folder / WITHOUT_FILE)})
+        task = load_task(config)
+    except (TypeError, AttributeError):
+        raise UserError(f"{folder / RESULT_FILE}: is damaged, or of another version: settings.task") from None
     check_same_data("forget.check", folder, result, task)
     raw = task if config.pii == "keep" else load_task(replace(config, pii="keep"))
     lines = list(lines_of(raw))
@@ -209,11 +235,11 @@ def _read(folder: Path) -> dict[str, Any]:
         with one_line(file):
             record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
-            raise UserError(f"{file}: has format {record['format']}, but only {FORMAT} is known; update the package")
-        _ = record["fingerprints"], record["forgotten"], record["data"]["after"], record["adapters"]["after"]
-        _ = record["old_folder"]["path"]
+            known = f"only {FORMAT} is known; update the package"
+            raise UserError(f"{file}: has format {short(record['format'])}, but {known}")
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: is damaged: {short(error)}") from None
+    check_kinds(file, record, CLAIMS)
     return record

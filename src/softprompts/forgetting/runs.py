@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from softprompts.config.cli import build_parser, parse_sections
 from softprompts.config.tools import ForgetConfig
+from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError, nearest, short
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.folders import CONFIG_FILE, RECIPE, RESULT_FILE, leaves, plain, record_of
@@ -18,6 +19,8 @@ from softprompts.runs.record import Result, load_result
 from softprompts.system.files import is_folder, one_line
 
 import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 # Older versions kept all fields of PEFT's configs in these sections, including those that are no settings.
 PEFT_SECTIONS = ("prompt", "prefix", "lora")
@@ -25,6 +28,39 @@ PEFT_SECTIONS = ("prompt", "prefix", "lora")
 OWN = ("run.output_dir", "run.resume", "task.without")
 # What a run may have started from, or learned from, beside its rows.
 STARTS = ("prompt.init_adapter", "prefix.init_adapter", "training.teacher")
+
+
+# The parts of records that are read here, as JSON Schemas.
+FINGERPRINTS = {
+    "type": "object",
+    "required": list(SPLITS),
+    "additionalProperties": {
+        "type": "object",
+        "required": ["rows", "sha256"],
+        "properties": {
+            "rows": {"type": "integer"},
+            "sha256": {"type": "string"},
+            "without": {"type": "object", "required": ["rows"], "properties": {"rows": {"type": "integer"}}},
+        },
+    },
+}
+DRAWN = {
+    "type": "object",
+    "required": ["demonstrations"],
+    "properties": {"demonstrations": {"type": "integer"}},
+}
+RESULT = {
+    "properties": {
+        "settings": {
+            "type": "object",
+            "required": ["task"],
+            "properties": {"task": {"type": "object"}, "context": DRAWN, "cpt": DRAWN},
+        },
+        "seed": {"type": "integer"},
+        "training": {"type": "object", "required": ["step"], "properties": {"step": {"type": "integer"}}},
+        "data": {"type": "object", "required": ["splits"], "properties": {"splits": FINGERPRINTS}},
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -83,11 +119,20 @@ def read_result(folder: Path) -> Result:
     file = folder / RESULT_FILE
     try:
         with one_line(file):
-            return load_result(file)
+            result = load_result(file)
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: is damaged, or not the record of a run: {short(error)}") from None
+    check_kinds(file, vars(result), RESULT)
+    return result
+
+
+def check_kinds(file: Path, content: object, schema: Mapping[str, Any]) -> None:
+    """Raise `UserError` if a part of a file's JSON is missing, or is of another kind than a JSON Schema says."""
+    if error := best_match(Draft202012Validator(schema).iter_errors(content)):
+        place = f"{'.'.join(map(str, error.absolute_path))}: " if error.absolute_path else ""
+        raise UserError(f"{file}: is damaged: {place}{short(error.message)}")
 
 
 def arguments_without(old: TrainedRun, main: Callable[..., None], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
 from softprompts.data.sources import SPLITS
-from softprompts.data.values import Record, plain
+from softprompts.data.values import Record, fields_of, plain
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding, Status, percent, places, share
 from softprompts.readiness.plan import Plan
@@ -23,22 +23,20 @@ PROPOSED = 0.5  # MinHash proposes pairs from this similarity on; of pairs at 0.
 SHINGLE = 5  # characters: words are too coarse for texts of a single sentence
 PERMUTATIONS = 128
 SHORTEST = 20  # characters; in shorter texts a single word makes the difference
-REPEATED = 0.01  # share of train that may be duplicates: copies from several sources are common and do little harm
+REPEATED = 0.01  # share of a split that may be duplicates: copies from several sources are common and do little harm
 LEAKED = 0.01  # share of scored rows that may be near-duplicates
 
 
 def input_of(task: Task) -> Callable[[Record], str]:
-    """Return a function that joins the values of a record's prompt columns, in lower case and with single spaces.
+    """Return a function that joins what the prompt shows of a record, in lower case and with single spaces.
 
-    It leaves out the words of the template, because they would make all rows similar.
+    A field gives what the model reads: `{text:.40}` is cut, `{translation[en]}` has no other language. The words of
+    the template are left out, because they would make all rows similar.
     """
-    columns = [
-        name.partition("[")[0] for _, name, _, _ in string.Formatter().parse(task.config.prompt) if name is not None
-    ]
-    names = list(dict.fromkeys(columns))
+    fields = fields_of(task.config.prompt)
 
     def text(record: Record) -> str:
-        return " ".join(" ".join(str(plain(record.get(name, ""))) for name in names).casefold().split())
+        return " ".join(" ".join(field.text(record, "") for field in fields).casefold().split())
 
     return text
 
@@ -70,22 +68,33 @@ def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
 
 
 def repeated(texts: Texts) -> Finding:
-    """Return the finding on rows of train that occur more than once with the same target."""
+    """Return the finding on rows that occur more than once in one split with the same target."""
+    found = {split: where for split, rows in texts.rows.items() if (where := _repeats(rows))}
+    shares = {split: share(len(where), len(texts.rows[split])) for split, where in found.items()}
+    first = [place for where in found.values() for place in where][:3]
+    facts = {"rows": {split: len(where) for split, where in found.items()}, "shares": shares, "first": first}
+    title = "Duplicates within a split"
+    if not found:
+        return Finding("duplicates", title, "green", "No row occurs twice in a split.", "", facts)
+    said = " ".join(
+        f"{len(where):,} rows of {split} repeat another ({percent(shares[split])}), {places(where)}."
+        for split, where in found.items()
+    )
+    if max(shares.values()) <= REPEATED:
+        return Finding("duplicates", title, "green", said, "", facts)
+    remedy = "Remove the repeated rows: they count several times, in training or in the score."
+    return Finding("duplicates", title, "amber", said, remedy, facts)
+
+
+def _repeats(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return the places of rows whose input and target are those of an earlier row."""
     seen: set[tuple[str, str]] = set()
     found = []
-    for place, text, target in texts.rows["train"]:
+    for place, text, target in rows:
         if (text, target) in seen:
             found.append(place)
         seen.add((text, target))
-    part = share(len(found), len(texts.rows["train"]))
-    facts = {"rows": len(found), "share": part, "first": found[:3]}
-    if not found:
-        return Finding("duplicates", "Duplicates in train", "green", "No row of train occurs twice.", "", facts)
-    said = f"{len(found):,} rows of train repeat another ({percent(part)}), {places(found)}."
-    if part <= REPEATED:
-        return Finding("duplicates", "Duplicates in train", "green", said, "", facts)
-    remedy = "Remove the repeated rows: they count several times in training."
-    return Finding("duplicates", "Duplicates in train", "amber", said, remedy, facts)
+    return found
 
 
 def _pairs_found(found: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
@@ -251,25 +260,66 @@ def by_author(task: Task, plan: Plan) -> Finding:
     return Finding("authors", title, "red", said, remedy, facts)
 
 
+class Order(NamedTuple):
+    """Rows of a split that are not earlier than the first row of a later split: their places.
+
+    late: rows that are later; share: their share of the split; same: rows of the same time, whose order is unknown.
+    """
+
+    split: str
+    later: str
+    late: list[str]
+    share: float
+    same: list[str]
+
+    def in_words(self) -> Iterator[str]:
+        """Yield a sentence for each kind of rows."""
+        first = f"the first row of {self.later}"
+        if self.late:
+            rows = f"{len(self.late):,} rows of {self.split} ({percent(self.share)})"
+            yield f"{rows} are later than {first}, {places(self.late)}."
+        if self.same:
+            yield f"{len(self.same):,} rows of {self.split} have the time of {first}, {places(self.same)}."
+
+
+def _orders(times: Mapping[str, Sequence[tuple[str, datetime]]]) -> Iterator[Order]:
+    """Yield the order of each two splits."""
+    for split, later in combinations(SPLITS, 2):
+        begin = min(when for _, when in times[later])
+        late = [place for place, when in times[split] if when > begin]
+        same = [place for place, when in times[split] if when == begin]
+        yield Order(split, later, late, share(len(late), len(times[split])), same)
+
+
 def by_time(task: Task, plan: Plan) -> Finding:
-    """Return the finding on rows of train that are later than the first row of test."""
-    title = "Train and test in time"
-    if plan.time_column is None:
+    """Return the finding on rows of a split that are not earlier than the first row of a later split."""
+    title, column = "Splits in time", plan.time_column
+    if column is None:
         return Finding("time", title, "green", "Not checked: readiness.yaml names no time_column.")
-    found = _column(task, plan, "time_column", plan.time_column)
+    found = _column(task, plan, "time_column", column)
     times = {split: [(place, _time(place, plan, value)) for place, value in rows] for split, rows in found.items()}
-    if not times["test"] or not times["train"]:
-        remedy = f"Fill {plan.time_column} in every row."
-        return Finding("time", title, "amber", f"Train or test has no row with a {plan.time_column}.", remedy)
-    begin = min(when for _, when in times["test"])
-    late = [place for place, when in times["train"] if when > begin]
-    part = share(len(late), len(times["train"]))
-    facts = {"column": plan.time_column, "test_begins": begin.isoformat(), "late": len(late), "share": part}
-    if not late:
-        return Finding("time", title, "green", f"Train ends before test begins ({begin:%Y-%m-%d}).", "", facts)
-    said = f"{len(late):,} rows of train ({percent(part)}) are later than the first row of test, {places(late)}."
-    remedy = "Split by time: in use, a model reads texts that are later than all its training rows."
-    return Finding("time", title, "red" if part > LEAKED else "amber", said, remedy, facts)
+    if empty := [split for split in SPLITS if not times[split]]:
+        said = f"No row of {listed(empty)} has a value in the column {column}."
+        return Finding("time", title, "amber", said, f"Fill {column} in every row.")
+    begins = {split: min(when for _, when in rows) for split, rows in times.items()}
+    orders = list(_orders(times))
+    facts = {
+        "column": column,
+        "begins": {split: begin.isoformat() for split, begin in begins.items()},
+        "order": [one._asdict() | {"late": len(one.late), "same": len(one.same)} for one in orders],
+    }
+    remedies = []
+    if any(one.late for one in orders):
+        remedies.append("Split by time: in use, a model reads texts that are later than all its training rows.")
+    if any(one.same for one in orders):
+        remedies.append(f"Give the time of day in {column}, or keep all rows of one time in one split.")
+    if not remedies:
+        days = {split: f"{begin:%Y-%m-%d}" for split, begin in begins.items()}
+        said = f"Train ends before validation begins ({days['validation']}), and that before test ({days['test']})."
+        return Finding("time", title, "green", said, "", facts)
+    said = " ".join(text for one in orders for text in one.in_words())
+    leaked = any(one.later == "test" and one.share > LEAKED for one in orders)
+    return Finding("time", title, "red" if leaked else "amber", said, " ".join(remedies), facts)
 
 
 def _time(place: str, plan: Plan, value: Any) -> datetime:

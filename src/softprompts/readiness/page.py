@@ -19,6 +19,7 @@ from softprompts.readiness.findings import Finding, Status, worst
 from softprompts.readiness.plan import Plan, plan_findings, read_plan
 from softprompts.readiness.settings import RecipeSettings, read_recipe
 from softprompts.reports.pages.page import render
+from softprompts.runs.folders import RESULT_FILE
 from softprompts.system.files import one_line, write_atomically
 from softprompts.tasks.task import Task, load_task
 
@@ -123,7 +124,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
         *plan_findings(plan),
         *sensitive.sensitive_findings(plan, settings.task.pii, found, sensitive.secrets(task.splits)),
         rows.counts(task, settings.method),
-        rows.balance(task),
+        rows.balance(task, metric),
         rows.lengths(task, measured),
         rows.languages(task),
         *shared,
@@ -137,14 +138,18 @@ def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
     """Return the arguments of recipes/hard_prompt.py that make the baseline; None if it exists already.
 
     Raises:
-        UserError: as `assess`; the base model is an encoder, which has no hard prompt.
+        UserError: as `assess`; the base model is an encoder, which has no hard prompt; the folder of the baseline has a
+            finished run that is none.
     """
     settings, plan = read_recipe(config.config), read_plan(config.plan)
     task, metric = read_inputs(settings, plan)
     if kind_of(load_model_config(settings.model)) == "encoder":
         raise UserError(f"readiness.run_baseline: {worth.NO_BASELINE_FOR_ENCODERS}")
-    if isinstance(worth.baseline_of(settings, task, metric, config.baseline), worth.Baseline):
+    found = worth.baseline_of(settings, task, metric, config.baseline)
+    if isinstance(found, worth.Baseline):
         return None
+    if (folder := worth.baseline_folder(settings)).joinpath(RESULT_FILE).is_file():  # would end the recipe as finished
+        raise UserError(f"readiness.run_baseline: {folder} has a finished run, move it away; {found}")
     return worth.baseline_arguments(settings, plan, task)
 
 

@@ -34,7 +34,9 @@ CUT = 0.05  # share of rows whose prompt may be cut
 SAMPLED = 2000  # rows per split whose language is identified, evenly spread
 LETTERS = 20  # a shorter text shows no language
 SURE = 0.5  # least probability of a language
-PRESENT = 0.02  # smallest share of rows for a language; identification of short texts is wrong about as often
+# Smallest share and number of rows for a language: identification of short texts is wrong about as often, and one error
+# among 40 rows is a larger share.
+PRESENT, PRESENT_ROWS = 0.02, 3
 
 
 def check_not_single(task: Task) -> None:
@@ -62,8 +64,8 @@ def counts(task: Task, method: str) -> Finding:
     return Finding("counts", "Rows", status, f"{said}.", " ".join(remedies), {"rows": rows}, table)
 
 
-def balance(task: Task) -> Finding:
-    """Return the finding on the labels of a task with choices."""
+def balance(task: Task, metric: str) -> Finding:
+    """Return the finding on the labels of a task with choices. Among metrics, only macro_f1 counts labels equally."""
     if task.choices is None:
         return Finding("balance", "Labels", "green", "The task has open answers, not labels.")
     by_split = {split: Counter(row.target for row in rows) for split, rows in task.splits.items()}
@@ -86,8 +88,11 @@ def balance(task: Task) -> Finding:
         remedies.append(f"Collect {RARE} rows of train or more of: {listed(rare)}.")
     if unseen:
         remedies.append(f"Add rows to test of: {listed(unseen)}. Otherwise they are not tested.")
-    if most >= LOPSIDED and "macro_f1" not in task.metrics:
-        remedies.append(f'Add macro_f1 to task.metrics: always "{top.strip()}" has an accuracy of {percent(most)}.')
+    if most >= LOPSIDED and metric != "macro_f1":
+        remedies.append(
+            f'Use macro_f1 as kpi.metric, and in task.metrics: always "{short(top.strip(), 40)}" has an accuracy of '
+            f"{percent(most)} on train."
+        )
     if shift > SHIFTED:
         remedies.append("Draw all splits from the same rows: the shares of their labels differ.")
     status: Status = "red" if absent else "amber" if remedies else "green"
@@ -204,13 +209,20 @@ def languages(task: Task) -> Finding:
         split: {name: share(count, found.total()) for name, count in found.most_common()}
         for split, found in by_split.items()
     }
-    names = dict.fromkeys(name for found in shares.values() for name, part in found.items() if part >= PRESENT)
+    names = dict.fromkeys(
+        name
+        for split, found in by_split.items()
+        for name, count in found.most_common()
+        if count >= PRESENT_ROWS and shares[split][name] >= PRESENT
+    )
     table = [
         {"language": name} | {split: percent(found.get(name, 0.0)) for split, found in shares.items()} for name in names
     ]
     facts = {"rows": {split: found.total() for split, found in by_split.items()}, "shares": shares}
     if not names:
-        return Finding("languages", "Languages", "green", "The texts are too short to show a language.", "", facts)
+        return Finding(
+            "languages", "Languages", "green", "Too few texts are long enough to show a language.", "", facts
+        )
     train = shares["train"]
     new = [name for name in names if train.get(name, 0.0) < PRESENT]
     said = (

@@ -7,25 +7,28 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import RunConfig, TaskConfig
 from softprompts.data.sources import EMBEDDED_PREFIX
-from softprompts.errors import UserError, listed, nearest
+from softprompts.errors import UserError, listed, nearest, short
+from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import load_metrics, number_named, reported
 from softprompts.models.loading import default_device, dtype_of
 from softprompts.readiness.findings import Finding, percent, share
+from softprompts.readiness.overlap import input_of
 from softprompts.readiness.plan import Plan
 from softprompts.readiness.rows import Measured
 from softprompts.readiness.settings import RecipeSettings
 from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
 from softprompts.runs.record import Result, load_result, spoken
 from softprompts.system.files import IS_CLONE, PROJECT
-from softprompts.tasks.task import Task
+from softprompts.tasks.rows import digest_of
+from softprompts.tasks.task import Task, load_task, with_prompt
 
 import torch
 
@@ -97,7 +100,7 @@ def baseline_of(settings: RecipeSettings, task: Task, metric: str, given: str | 
         path = Path(given) / RESULT_FILE if Path(given).is_dir() else Path(given)
         if not path.is_file():
             raise UserError(f"readiness.baseline: no such record: {path}")
-        found = _read_baseline(path, settings, task, metric)
+        found = _baseline_in(path, settings, task, metric)
         if isinstance(found, str):
             raise UserError(f"readiness.baseline: {found}")
         return found
@@ -105,8 +108,20 @@ def baseline_of(settings: RecipeSettings, task: Task, metric: str, given: str | 
     candidates = [baseline_folder(settings) / RESULT_FILE]
     if IS_CLONE and name != settings.task.dataset:
         candidates.append(PROJECT / "results" / "tasks" / name / f"{HARD}.json")
-    tried = [_read_baseline(path, settings, task, metric) for path in candidates if path.is_file()]
+    tried = [_baseline_in(path, settings, task, metric) for path in candidates if path.is_file()]
     return next((one for one in tried if isinstance(one, Baseline)), next(iter(tried), "It has no record."))
+
+
+def _baseline_in(path: Path, settings: RecipeSettings, task: Task, metric: str) -> Baseline | str:
+    """Return the baseline in a record; the reason if there is none, or if its values are no scores."""
+    found = _read_baseline(path, settings, task, metric)
+    if isinstance(found, str):
+        return found
+    numbers = (found.value, found.low, found.high)
+    if all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) and 0 <= found.value <= 1:
+        return found
+    said = f"{short(found.value)} ({short(found.low)} to {short(found.high)})"
+    return f"{path}: expected a value of {metric} from 0 to 1, and its interval, found {said}."
 
 
 def _read_baseline(path: Path, settings: RecipeSettings, task: Task, metric: str) -> Baseline | str:
@@ -137,8 +152,26 @@ def _differs(result: Result, settings: RecipeSettings, task: Task) -> str:
     for name in SAME:
         if before[name] != json.loads(json.dumps(getattr(settings.task, name))):
             return f"its task.{name} is another"
-    rows = result.data["splits"]["test"]["rows"]
-    return "" if rows == len(task.splits["test"]) else f"it has {rows:,} test rows"
+    then = result.data["splits"]["test"]
+    if then["rows"] != len(task.splits["test"]):
+        return f"it has {then['rows']:,} test rows"
+    now = _digest_of_test(result, replace(settings.task, max_rows=before["max_rows"]), task)
+    return "" if now == then["sha256"] else "its test rows, or its few-shot examples, are others"
+
+
+def _digest_of_test(result: Result, config: TaskConfig, task: Task) -> str:
+    """Return the SHA-256 of the test rows of today, with the prompt template and the examples of a record.
+
+    Args:
+        result: the record of a hard prompt.
+        config: settings of its rows.
+        task: rows that are already read; others are read if these settings differ from theirs.
+    """
+    hard, chosen = result.settings["hard"], result.notes["wordings"][result.notes["chosen"]]
+    rows = task if task.config == config else load_task(config)
+    test = replace(rows, splits={"test": rows.splits["test"]})
+    shots = draw_shots(rows, hard["shots"], result.seed)
+    return digest_of(with_prompt(test, chosen["prompt"], shots, hard["separator"]).splits["test"])
 
 
 def baseline_arguments(settings: RecipeSettings, plan: Plan, task: Task) -> dict[str, Any]:
@@ -211,30 +244,46 @@ def worth_findings(
 
 def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Finding:
     title, rows = "Test rows", len(task.splits["test"])
-    references: list[tuple[str, float | None]] = [
-        ("today's process", plan.today),
-        ("the hard prompt", baseline.value if isinstance(baseline, Baseline) else None),
-        ("always predicting the most frequent label", majority_share(task) if metric == "accuracy" else None),
-    ]
-    source, reference = next(((name, value) for name, value in references if value is not None), ("", None))
-    if reference is None:
+    found = _reference(plan, task, metric, baseline)
+    if found is None:
         said = f"{rows:,} test rows. The number that the target needs is unknown without a value to compare with."
         remedy = "Give kpi.today in readiness.yaml, or run the hard-prompt baseline."
         return Finding("test_rows", title, "amber", said, remedy, {"rows": rows})
-    facts: dict[str, Any] = {"rows": rows, "reference": reference, "reference_is": source, "target": plan.target}
+    reference, source = found
+    text = input_of(task)
+    different = len({text(row.record) for row in task.splits["test"]})  # a repeated row tells nothing new
+    facts: dict[str, Any] = {"rows": rows, "different_inputs": different}
+    facts |= {"reference": reference, "reference_is": source, "target": plan.target}
     if reference >= plan.target:
         said = f"{source[0].upper()}{source[1:]} reaches a {metric} of {reference:.3f}. The target is {plan.target}."
         return Finding("test_rows", title, "amber", said, "Set kpi.target above it in readiness.yaml.", facts)
-    needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, rows)
+    needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, different)
     facts |= {"needed": needed, "power": power}
     said = (
         f"The target is {plan.target} in {metric}. To show that it is above {reference:.3f} ({source}), a test needs "
-        f"{needed:,} rows (power 80 %, level 5 %). The {rows:,} test rows have a power of {percent(power)}."
+        f"{needed:,} rows (power 80 %, level 5 %). The {rows:,} test rows have "
+        f"{'' if different == rows else f'{different:,} different inputs, and thus '}a power of {percent(power)}."
     )
-    if rows >= needed:
+    if different >= needed:
         return Finding("test_rows", title, "green", said, "", facts)
-    remedy = f"Collect {needed - rows:,} more test rows, or agree on a target that fewer rows can show."
-    return Finding("test_rows", title, "amber" if rows >= ENOUGH * needed else "red", said, remedy, facts)
+    remedy = f"Collect {needed - different:,} more test rows, or agree on a target that fewer rows can show."
+    return Finding("test_rows", title, "amber" if different >= ENOUGH * needed else "red", said, remedy, facts)
+
+
+def _reference(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> tuple[float, str] | None:
+    """Return the value that the target has to exceed, and its source; None if none is known.
+
+    It is the value of today's process, without it that of the hard prompt. The most frequent label is the reference if
+    it scores more, because it needs no model.
+    """
+    values = [(plan.today, "today's process")]
+    if isinstance(baseline, Baseline):
+        values.append((baseline.value, "the hard prompt"))
+    found = [(value, source) for value, source in values if value is not None][:1]
+    majority = majority_share(task) if metric == "accuracy" else None
+    if majority is not None:
+        found.append((majority, "always predicting the most frequent label"))
+    return max(found, key=lambda one: one[0], default=None)
 
 
 def _to_win(settings: RecipeSettings, plan: Plan, metric: str, baseline: Baseline | str, ceiling: float) -> Finding:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -32,7 +33,20 @@ POSSIBLE = re.compile(
     re.IGNORECASE,
 )
 REPEATED = 4096  # texts whose result is kept, because columns such as dates have the same value in many rows
-SHORTEST_NUMBER = 10**8  # a smaller whole number is neither a phone number nor the number of a card
+# A smaller whole number is neither a phone number nor the number of a card, and a larger one has too many digits.
+SHORTEST_NUMBER, LONGEST_NUMBER = 10**8, 10**50
+# Kinds whose punctuation only groups characters. In e-mail and IP addresses, other punctuation is another address.
+GROUPED = (
+    "PHONE_NUMBER",
+    "CREDIT_CARD",
+    "IBAN_CODE",
+    "MAC_ADDRESS",
+    "US_SSN",
+    "UK_NINO",
+    "ES_NIF",
+    "ES_NIE",
+    "IT_FISCAL_CODE",
+)
 LONGEST_TEXT = 2**31 - 1  # characters; spaCy's own limit is for its parser, which is not used
 
 
@@ -132,8 +146,8 @@ def texts_in(value: Any) -> Iterator[str]:
     """Yield the texts of a value: itself, those inside lists and objects, their keys, and long whole numbers."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) >= SHORTEST_NUMBER:
-        yield str(value)
+    elif digits := _digits(value):
+        yield digits
     elif isinstance(value, list):
         for item in value:
             yield from texts_in(item)
@@ -141,6 +155,17 @@ def texts_in(value: Any) -> Iterator[str]:
         for key, item in value.items():
             yield from texts_in(key)
             yield from texts_in(item)
+
+
+def _digits(value: Any) -> str:
+    """Return the digits of a long whole number; empty for another value.
+
+    Whole numbers may be floats: pandas makes floats of the whole numbers of a column with gaps.
+    """
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if not is_number or value != value or not SHORTEST_NUMBER <= abs(value) < LONGEST_NUMBER:
+        return ""
+    return str(int(value)) if value == int(value) else ""
 
 
 def kinds_by_column(record: Record) -> dict[str, Counter[str]]:
@@ -164,8 +189,9 @@ def check_column_names(place: str, names: Iterable[str]) -> None:
 def mask(record: Record) -> tuple[Record, Counter[str]]:
     """Return a record with a mask such as <EMAIL_ADDRESS_1> for each value, and the number of masked values per kind.
 
-    A value has the same mask throughout the record, with any case and punctuation. Other values have other numbers. The
-    value is replaced at every place, even if no pattern has found it there.
+    A value has the same mask throughout the record, with any case; numbers of the kinds in `GROUPED` also with any
+    punctuation. Other values have other numbers. The value is replaced at every place, even if no pattern has found it
+    there.
     """
     names: dict[tuple[str, str], str] = {}
     masks: dict[str, tuple[str, str]] = {}
@@ -173,7 +199,8 @@ def mask(record: Record) -> tuple[Record, Counter[str]]:
     for text in texts_in(record):
         for found in find(text):
             value = text[found.start : found.end]
-            same = (found.kind, re.sub(r"[\W_]+", "", value.casefold()))
+            folded = value.casefold()
+            same = (found.kind, re.sub(r"[\W_]+", "", folded) if found.kind in GROUPED else folded)
             if same not in names:
                 names[same] = f"<{found.kind}_{next(numbers.setdefault(found.kind, count(1)))}>"
             masks[value] = (found.kind, names[same])
@@ -193,9 +220,9 @@ def mask(record: Record) -> tuple[Record, Counter[str]]:
 def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return replace(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= SHORTEST_NUMBER:
-        text = replace(str(value))
-        return value if text == str(value) else text
+    if digits := _digits(value):
+        text = replace(digits)
+        return value if text == digits else text
     if isinstance(value, list):
         return [_replaced(item, replace) for item in value]
     if isinstance(value, dict):

@@ -253,6 +253,14 @@ FALSE = {
         "has no forgotten.json; name a folder that recipes/forget.py wrote",
     ),
     "half a proof": (lambda new: (new / "forgotten.json").write_text('{"format": 1}'), "is damaged"),
+    "a proof with a number of rows": (
+        lambda new: edit(new / "forgotten.json", lambda r: r.update(fingerprints=5)),
+        "forgotten.json: is damaged: fingerprints: 5 is not of type 'array'",
+    ),
+    "settings that are unknown": (
+        lambda new: edit(new / "result.json", lambda r: r["settings"]["task"].update(colour="red")),
+        "result.json: is damaged, or of another version: settings.task",
+    ),
     "a proof of the future": (lambda new: edit(new / "forgotten.json", lambda r: r.update(format=2)), "has format 2"),
 }
 
