@@ -11,6 +11,7 @@ from helpers import ROOT
 from made_governance import Made
 from made_readiness import PLAN, own_metric
 from made_result import make_result
+from softprompts.config.methods import HardPromptConfig
 from softprompts.errors import UserError
 from softprompts.governance.evidence import Evidence, Rows, score_of
 from softprompts.governance.record import write_governance
@@ -52,7 +53,9 @@ def test_both_recipes_find_the_number_of_a_shipped_plan(use: str, number: str, t
             "model": {"name_or_path": settings.model.name_or_path},
             "task": asdict(settings.task),
             "evaluation": {"split": "test"},
+            "hard": asdict(HardPromptConfig([settings.task.prompt])),
         },
+        notes={"chosen": 0, "wordings": [{"prompt": settings.task.prompt}]},
         metrics={name: Interval(0.5, 0.4, 0.6, 300) for name in numbers},
         data={"licence": "", "splits": task.fingerprint()},
     )
