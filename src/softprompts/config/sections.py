@@ -58,6 +58,8 @@ class TaskConfig:
             the words that represent it (a verbalizer); or `from_train`, the distinct targets of all rows of train.
             `from_train` reads them before rows are held out or limited by `max_rows`. Quote yes, no, true and numbers
             in YAML.
+        streaming: read a Hub dataset over the network, shard by shard, as far as `max_rows` needs it. Only the rendered
+            rows are kept, no copy. `max_rows` must name validation and test.
         rename: new names of columns, in each split that has them, e.g. {query: question}. All other keys refer to the
             new names.
         where: keep only rows whose column has one of these values, e.g. {domain: [movies]}.
@@ -90,6 +92,7 @@ class TaskConfig:
     validation: str | None = None
     test: str | None = None
     choices: list[str] | dict[str, str] | Literal["from_train"] | None = None
+    streaming: bool = False
     rename: dict[str, str] = field(default_factory=dict)
     where: dict[str, list[str]] = field(default_factory=dict)
     max_rows: dict[str, int] = field(default_factory=dict)

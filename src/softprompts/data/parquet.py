@@ -69,8 +69,19 @@ def batches_of(table: datasets.Dataset) -> Iterator[list[Record]]:
         yield rows_of(table.select(range(start, min(start + BATCH, len(table)))))
 
 
+def streamed_batches(path: str, stream: datasets.IterableDataset) -> Iterator[list[Record]]:
+    """Yield the rows of a streamed dataset as plain dicts, as `rows_of` makes them.
+
+    Raises:
+        UserError: the network or a shard fails.
+    """
+    with _one_line(path, "a stream of rows"):
+        for table in stream.with_format("arrow").iter(BATCH):
+            yield rows_of(datasets.Dataset(table))
+
+
 @contextmanager
-def _one_line(path: Path, kind: str) -> Iterator[None]:
+def _one_line(path: Path | str, kind: str) -> Iterator[None]:
     """Turn any error of a library about damaged bytes into one line."""
     try:
         yield

@@ -53,7 +53,7 @@ class Source:
     """Rows that can be read repeatedly, one batch at a time.
 
     batches: reads the rows in order; content: returns a digest of the data; size: bytes of the data, compressed if it
-    is; files: those with the rows, in order; none for a dataset of the Hub.
+    is, or enough to keep its rows; files: those with the rows, in order; none for a dataset of the Hub.
     """
 
     batches: Callable[[], Iterator[Rows]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from softprompts.config.sections import TaskConfig
 from softprompts.data.readers import Source, numbered, open_file
+from softprompts.data.tables import LARGE
 from softprompts.data.values import Record, Unread, plain
 from softprompts.errors import UserError, check_above_zero, listed, nearest, short
 from softprompts.system.files import IS_CLONE, PROJECT
@@ -24,7 +25,7 @@ def open_sources(config: TaskConfig) -> dict[str, Source]:
     """Return the source of the rows of each given split.
 
     Raises:
-        UserError: a file, a dataset or a split is missing; a number of rows is below 1.
+        UserError: a file, a dataset or a split is missing; a number of rows is below 1; streams without a bound.
     """
     for key, given in (("max_rows", config.max_rows), ("other_datasets", config.other_datasets)):
         for split in given:
@@ -32,6 +33,8 @@ def open_sources(config: TaskConfig) -> dict[str, Source]:
                 raise UserError(f'task.{key}: unknown split "{split}"{nearest(split, SPLITS)}')
     for split, count in config.max_rows.items():
         check_above_zero(f"task.max_rows: {split}", count)
+    if config.streaming:
+        _check_streams(config)
     return {split: _open(config, split) for split in SPLITS if not _is_held_out(config, split)}
 
 
@@ -137,11 +140,20 @@ def _is_held_out(config: TaskConfig, split: str) -> bool:
     return split != "train" and not getattr(config, split) and split not in config.other_datasets and not embedded
 
 
+def _check_streams(config: TaskConfig) -> None:
+    """Raise `UserError` if nothing is streamed, or a split that is scored has no bound."""
+    embedded = config.dataset is None or config.dataset.startswith(EMBEDDED_PREFIX)
+    if embedded and not config.other_datasets:
+        raise UserError("task.streaming: applies only to datasets of the Hub; set it to false, files are never copied")
+    if missing := [split for split in ("validation", "test") if split not in config.max_rows]:
+        raise UserError(f"task.streaming: task.max_rows has no {listed(missing)}; e.g. {{validation: 500, test: 1000}}")
+
+
 def _open(config: TaskConfig, split: str) -> Source:
     name: str | None = getattr(config, split)
     if split in config.other_datasets:
         path, _, subset = config.other_datasets[split].partition(":")
-        return _open_hub("task.other_datasets", path, subset or None, name or split, None)
+        return _open_hub("task.other_datasets", path, subset or None, name or split, None, config.streaming)
     if config.dataset is None:
         if not name:
             raise UserError("task: set dataset, or train to a file")
@@ -155,17 +167,23 @@ def _open(config: TaskConfig, split: str) -> Source:
         return open_file(folder / f"{name or split}.jsonl")
     if not name:
         raise UserError(f"task.train: name the split of {config.dataset} to train on, e.g. train")
-    return _open_hub("task.dataset", config.dataset, config.subset, name, config.revision)
+    return _open_hub("task.dataset", config.dataset, config.subset, name, config.revision, config.streaming)
 
 
-def _open_hub(key: str, path: str, subset: str | None, split: str, revision: str | None) -> Source:
+def _open_hub(key: str, path: str, subset: str | None, split: str, revision: str | None, streaming: bool) -> Source:
     if not path.strip():
         raise UserError(f"{key}: expected the id of a dataset, found an empty text")
-    from softprompts.data.parquet import batches_of
+    from softprompts.data.parquet import batches_of, streamed_batches
 
     import datasets  # takes a second, and is seldom needed
 
     try:
+        if streaming:
+            builder = datasets.load_dataset_builder(path, subset, revision=revision)
+            stream = builder.as_streaming_dataset(split=split)
+            # The library's own key of this data: it has the commit or, for local files, their sizes and times.
+            content = f"{path} {split} {builder.cache_dir}"
+            return Source(lambda: numbered(f"{path} {split}", streamed_batches(path, stream)), lambda: content, LARGE)
         table = datasets.load_dataset(path, subset, split=split, revision=revision)
     except Exception as error:  # many kinds of network, naming and parsing errors
         raise UserError(

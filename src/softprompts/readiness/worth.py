@@ -40,7 +40,7 @@ NO_BASELINE_FOR_ENCODERS = "An encoder has no hard prompt: its classifier has to
 SAME = tuple(
     name
     for name in (field.name for field in fields(TaskConfig))
-    if name not in ("prompt", "metrics", "chat", "system", "max_length", "long_rows", "name", "max_rows")
+    if name not in ("prompt", "metrics", "chat", "system", "max_length", "long_rows", "name", "max_rows", "streaming")
 )
 # Floating-point operations per parameter and token (Kaplan et al. 2020, table 1): 2 for the forward pass, 2 for the
 # gradients of activations, which soft prompts and LoRA need, and 2 for the gradients of weights.
