@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ports import free_port
+from softprompts.runs.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "results" / "bench_sharding.json"
@@ -162,7 +162,7 @@ def main() -> None:
             of_one = one["base"] / next(iter(found.values()))["base"]
             print(f"{processes} processes: {one['base']:.2f} GiB each beyond {one['before']:.2f}, {of_one:.2f} of one")
     if chosen.layers == LAYERS and list(found) == [str(n) for n in PROCESSES]:
-        record = {"weights": weights, "dtype": "bfloat16", "machine": platform.machine(), "processes": found}
+        record = {"environment": environment(), "weights": weights, "dtype": "bfloat16", "processes": found}
         RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -32,6 +32,7 @@ MADE: dict[str, Callable[..., str]] = {
     "chaos": results.chaos,
     "soak": results.soak,
     "fuzz": results.fuzz,
+    "sharding": results.sharding,
     "memorisation": results.memorisation,
     "memorisation_facts": results.memorisation_facts,
     "scaling": scaling.table,

@@ -222,6 +222,21 @@ def soak() -> str:
     )
 
 
+def sharding() -> str:
+    """Return the memory of a process that shares out a base model with others."""
+    file = RESULTS / "bench_sharding.json"
+    if not file.is_file():
+        return "No record yet: `make bench-memory` makes it."
+    record = json.loads(file.read_text(encoding="utf-8"))
+    alone = record["processes"]["1"]["base"]
+    rows = [
+        [count, f"{found['base']:.2f} GiB", f"{found['base'] / alone:.2f}", f"{found['loss']:.3f}"]
+        for count, found in record["processes"].items()
+    ]
+    head = ["processes", "memory of each for the base model", "share of one process", "loss after three steps"]
+    return f"{markdown_table(head, rows)}\n\n{record['weights'] / 1e9:.2f} billion weights ([record](results/bench_sharding.json))."
+
+
 def fuzz() -> str:
     """Return how many cases of each fuzzer were drawn, and how many failed."""
     file = RESULTS / "fuzz.json"
