@@ -234,7 +234,8 @@ def sharding() -> str:
         for count, found in record["processes"].items()
     ]
     head = ["processes", "memory of each for the base model", "share of one process", "loss after three steps"]
-    return f"{markdown_table(head, rows)}\n\n{record['weights'] / 1e9:.2f} billion weights ([record](results/bench_sharding.json))."
+    weights = f"{record['weights'] / 1e9:.2f} billion weights"
+    return f"{markdown_table(head, rows)}\n\n{weights} ([record](results/bench_sharding.json))."
 
 
 def fuzz() -> str:
