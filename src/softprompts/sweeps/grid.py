@@ -36,7 +36,7 @@ class SweepConfig:
     """Candidates of one method: every combination of the values in `grid`. Validation chooses the best.
 
     Soft prompts are trained in the same forward passes over one base model. LoRA and full fine-tuning change the base
-    model's weights, so their candidates are trained one after another.
+    model's weights, and every method changes an encoder's classifier. Their candidates are trained one after another.
 
     Args:
         grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Keys may be
