@@ -345,6 +345,24 @@ def test_a_sweep_goes_on_outwards_while_the_best_is_an_edge(
     assert (6, 0.25) in advanced
 
 
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 5])
+def test_extensions_count_the_candidates_of_all_keys_together(
+    most: int, make: Build, prompt: PromptConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def curve(values: dict[str, Any], _: float) -> float:
+        return 1 / (values["training.learning_rate"] * values["prompt.num_virtual_tokens"])
+
+    monkeypatch.setattr(Sweep, "advance", planted(curve, []))
+    monkeypatch.setattr(Sweep, "open", lambda self, group, rung: (group[0].number, [Nobody()]))
+    rate, length = "training.learning_rate", "prompt.num_virtual_tokens"
+    values: dict[str, list[Any]] = {rate: [0.01, 0.02], length: [2, 4]}
+    grid = grid_for(make(), prompt, values, extensions=most, extend=[rate, length])
+    found = sweep(make(f"{most}"), grid).standings[4:]
+    assert len(found) == most
+    outwards = [{rate: 0.04, length: 4}, {rate: 0.02, length: 8}, {rate: 0.08, length: 4}]
+    assert [s.values for s in found[:3]] == outwards[:most], "in the order of the grid"
+
+
 class Nobody:
     """Stands for a candidate without a model."""
 

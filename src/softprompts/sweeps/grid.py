@@ -44,9 +44,9 @@ class SweepConfig:
         method: the method; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
         reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after parts of the steps,
             for example 1/8, 1/4 and 1/2, the best 1/reduction_factor of the candidates continue. By default none leave.
-        extensions: most further candidates. While the best value of a number is the largest or the smallest tried, one
-            candidate beyond it is added. It continues while it is among the best 1/reduction_factor of all candidates
-            that reached the same step (Li et al. 2020).
+        extensions: most further candidates, over all keys together. While the best value of a number is the largest or
+            the smallest tried, one candidate beyond it is added. It continues while it is among the best
+            1/reduction_factor of all candidates that reached the same step (Li et al. 2020).
         extend: keys of the grid that may extend beyond their edges; by default only the learning rate, because longer
             prompts and larger ranks cost more.
     """

@@ -249,10 +249,9 @@ def run_sweep(
     warn_of_scored_rows("training.eval_rows", data.validation, points[0].training.eval_rows)
     warn_of_cut_targets(data, tokenizer, evaluation.max_new_tokens, evaluation.stop)
     sweep.train(new)
-    for _ in range(grid.sweep.extensions):
-        further = sweep.further()
-        if not further:
-            break
+    left = grid.sweep.extensions
+    while left and (further := sweep.further()[:left]):
+        left -= len(further)
         for point in further:
             run.say(f"sweep.extensions: the best is at an edge of the tried values; trying {point.name}")
             sweep.train(sweep.add([point]))
