@@ -12,8 +12,6 @@ The exit code is 0 after `result.json` is written, and 2 with one line for an er
 SIGTERM it is 130 or 143, and the checkpoint is saved.
 """
 
-from dataclasses import replace
-
 import softprompts as sp
 
 
@@ -26,6 +24,7 @@ def main(
     run: sp.RunConfig,
 ) -> None:
     """Train soft prompts on several tasks, score them on the test split, save each as a stock PEFT adapter."""
+    factors = sp.training_of_factors(prompt, training)
     rows = sp.load_task(task)
     this = sp.start_run(
         "multitask_prompt_tuning",
@@ -46,8 +45,7 @@ def main(
 
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)
     progress = sp.train(engine, data, training, evaluation, this)
-    if prompt.factor_steps:
-        factors = replace(training, steps=prompt.factor_steps)
+    if factors:
         with sp.factors_alone(tuned):
             progress = progress.followed_by(sp.train(engine, data, factors, evaluation, this, stage="factors"))
     adapter = sp.save_adapter(tuned, this, tasks)

@@ -4,7 +4,8 @@
 
 The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. Soft
 prompts share only the base model's forward passes, so each has the result of a separate run, up to
-rounding. LoRA and full fine-tuning change the base model, so their candidates are trained one after another.
+rounding. LoRA and full fine-tuning change the base model, and every method changes the classifier of an encoder. Their
+candidates are trained one after another, each on its own copy of the base model.
 
 With `sweep.reduction_factor: 2` the better half continues after parts of the steps, for example 1/8, 1/4 and 1/2. The
 last one is trained as long as a real run. With `sweep.extensions: 3` values beyond the edges are tried if the best is
@@ -56,17 +57,18 @@ def main(
     sp.check_method(sweep.method, model, *([lora] if sweep.method == "lora" else []))
     base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
     data = sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
-    soft = sweep.method not in ("lora", "full_finetuning")
+    # An encoder's classifier is trained with every method, inside of the base model.
+    shared = sweep.method not in ("lora", "full_finetuning") and sp.kind_of(base.config) != "encoder"
 
     def build(points: Sequence[sp.Point]) -> sp.Engine:
         # A longer prompt leaves less room for the rows.
         sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
-        own = base if soft else copy.deepcopy(base)  # whose weights change
+        own = base if shared else copy.deepcopy(base)
         # The method: the only part that differs between recipes.
         bank = [add(sweep.method, own, tokenizer, point, rows) for point in points]
         return sp.make_engine(bank[0], tokenizer, config=model, data=data, say=this.say, bank=bank[1:])
 
-    engine, best, standings = sp.run_sweep(grid, build, tokenizer, data, evaluation, this, together=soft)
+    engine, best, standings = sp.run_sweep(grid, build, tokenizer, data, evaluation, this, together=shared)
     tuned = best.model
     whole = sweep.method == "full_finetuning"
     saved = sp.save_model(tuned, tokenizer, this) if whole else sp.save_adapter(tuned, this)

@@ -12,7 +12,7 @@ from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
 from softprompts.reports.pages.tables import percent
 from softprompts.reports.tables import markdown_table
-from softprompts.runs.record import Standing, spoken
+from softprompts.runs.record import Standing, ranked, spoken
 from softprompts.sweeps.grid import SEED
 from softprompts.sweeps.sweep import cost_in_words
 
@@ -82,19 +82,16 @@ def best(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def candidates(record: Mapping[str, Any]) -> str:
-    """Return a sweep's candidates as a table, by length of training, then by score."""
+    """Return a sweep's candidates as a table, in their order."""
     keys = list(record["chosen"])
-    rows = sorted(
-        record["candidates"], key=lambda c: (c["failure"] is not None, c["left"], -c["steps"], -(c["value"] or 0))
-    )
     shown = [
         [
-            *(_word(row["values"][key]) for key in keys),
-            "given up" if row["value"] is None else _value(row["value"], record["by"]),
-            f"{row['best_step']}",
-            f"{row['steps']} of {row['planned']}",
+            *(_word(row.values[key]) for key in keys),
+            "given up" if row.value is None else _value(row.value, record["by"]),
+            f"{row.best_step}",
+            f"{row.steps} of {row.planned}",
         ]
-        for row in rows
+        for row in ranked(standings(record))
     ]
     return markdown_table([*keys, f"best validation {record['by']}", "at step", "steps made"], shown)
 
@@ -113,7 +110,12 @@ def comparison(record: Mapping[str, Any]) -> str:
 
 def cost(record: Mapping[str, Any]) -> str:
     """Return the cost of a sweep in a sentence."""
-    return f"{cost_in_words([Standing(**c) for c in record['candidates']])}."
+    return f"{cost_in_words(standings(record))}."
+
+
+def standings(record: Mapping[str, Any]) -> list[Standing]:
+    """Return a sweep's candidates."""
+    return [Standing(**candidate) for candidate in record["candidates"]]
 
 
 def _spread(row: Mapping[Any, Any], by: str) -> str:

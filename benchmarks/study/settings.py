@@ -14,6 +14,7 @@ from typing import Any
 
 from softprompts.errors import UserError, nearest
 from softprompts.methods.catalog import METHODS
+from softprompts.runs.record import Standing, ranked
 from softprompts.sweeps.grid import SEED
 
 import yaml
@@ -113,13 +114,9 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig) -> dict[str, Any]
         c | {"values": {in_sweep(key, back): value for key, value in c["values"].items()}}
         for c in result["notes"]["candidates"]
     ]
-    best = max(
-        (c for c in candidates if c["failure"] is None and not c["left"]),
-        key=lambda c: (c["value"], -_loss_at(c, c["best_step"])),
-    )
     return {
         "recipe": screen.recipe,
-        "chosen": best["values"],
+        "chosen": ranked(Standing(**c) for c in candidates)[0].values,
         "by": result["settings"]["training"]["best_by"],
         "seed": result["seed"],
         "candidates": candidates,
@@ -128,11 +125,6 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig) -> dict[str, Any]
         "cost": result["cost"],
         "environment": result["environment"],
     }
-
-
-def _loss_at(candidate: Mapping[str, Any], step: int) -> float:
-    loss: float = next(e["validation_loss"] for e in candidate["validations"] if e["step"] == step)
-    return loss
 
 
 def load_screen(file: Path) -> dict[str, Any]:

@@ -105,6 +105,7 @@ from .methods.soft_prompts.multitask_prompt_tuning import (
     add_multitask_prompt as add_multitask_prompt,
     by_task as by_task,
     factors_alone as factors_alone,
+    training_of_factors as training_of_factors,
 )
 from .methods.soft_prompts.p_tuning import add_prompt_encoder as add_prompt_encoder
 from .methods.soft_prompts.prefix_tuning import add_prefix as add_prefix

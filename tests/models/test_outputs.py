@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from softprompts.errors import UserError
 from softprompts.methods.baselines.lora import add_lora
 from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
 from softprompts.models.identity.base_model import RECORD
-from softprompts.models.identity.facts import facts_of
+from softprompts.models.identity.facts import Facts, facts_of
 from softprompts.models.identity.outputs import outputs_of
 from softprompts.models.loading import load_base_model
 from softprompts.reports.run import save_adapter, save_model
@@ -75,6 +76,21 @@ def test_a5_a_trained_classifier_is_read_by_the_names_of_its_outputs(
     assert expected == pytest.approx({stock.config.id2label[i]: x for i, x in enumerate(stock_logits(stock))})
     assert len({round(x, 4) for x in expected.values()}) == 3, "an exchange would show"
     assert by_choice(load(folder, choices)[0], choices) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_copy_of_a_base_model_has_the_same_facts(tiny_encoder: Path, tmp_path: Path, own: bool) -> None:
+    """A sweep trains such copies: their outputs keep their meaning, and their adapters name the base model."""
+    choices = ORDERS[1]
+    base, _ = load(trained(tiny_encoder, tmp_path / "model") if own else tiny_encoder, choices)
+    copied = copy.deepcopy(base)
+    assert facts_of(copied) == facts_of(base)
+    assert by_choice(copied, choices) == by_choice(base, choices)
+    adapter = add_lora(copied, LoraConfig(r=4, target_modules=["query"]), seed=0)
+    assert facts_of(adapter) is facts_of(copied)
+    facts_of(copied).kept = False
+    assert facts_of(base).kept, "they do not share them"
+    assert facts_of(AutoModelForSequenceClassification.from_pretrained(tiny_encoder)) == Facts()
 
 
 def stock_logits(model: Any) -> list[float]:

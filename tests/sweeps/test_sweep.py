@@ -16,7 +16,7 @@ from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
-from softprompts.runs.record import Standing
+from softprompts.runs.record import Standing, ranked
 from softprompts.sweeps.grid import Grid, Point, SweepConfig, beyond, grid_of
 from softprompts.sweeps.halving import go_on, rungs
 from softprompts.sweeps.sweep import Contender, Sweep, run_sweep
@@ -343,6 +343,55 @@ def test_a_sweep_goes_on_outwards_while_the_best_is_an_edge(
         assert made.engine == (3 if most == 1 else 5), "the number of the best one"
     assert (6, 1.0) not in advanced, "beyond the best one is worse, and leaves early"
     assert (6, 0.25) in advanced
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 5])
+def test_extensions_count_the_candidates_of_all_keys_together(
+    most: int, make: Build, prompt: PromptConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def curve(values: dict[str, Any], _: float) -> float:
+        return 1 / (values["training.learning_rate"] * values["prompt.num_virtual_tokens"])
+
+    monkeypatch.setattr(Sweep, "advance", planted(curve, []))
+    monkeypatch.setattr(Sweep, "open", lambda self, group, rung: (group[0].number, [Nobody()]))
+    rate, length = "training.learning_rate", "prompt.num_virtual_tokens"
+    values: dict[str, list[Any]] = {rate: [0.01, 0.02], length: [2, 4]}
+    grid = grid_for(make(), prompt, values, extensions=most, extend=[rate, length])
+    found = sweep(make(f"{most}"), grid).standings[4:]
+    assert len(found) == most
+    outwards = [{rate: 0.04, length: 4}, {rate: 0.02, length: 8}, {rate: 0.08, length: 4}]
+    assert [s.values for s in found[:3]] == outwards[:most], "in the order of the grid"
+
+
+def test_the_best_is_the_first_of_the_order_that_a_reader_sees(
+    make: Build, prompt: PromptConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With equal accuracies the loss decides, and the accuracy of a step without a finite loss does not count."""
+    losses = {3: 0.5, 1: 0.3, 2: 0.4, 4: math.nan, 0: 0.3}
+
+    def advance(self: Sweep, group: Sequence[Contender], rung: float) -> None:
+        for contender in group:
+            seed, step = contender.point.seed, contender.pause(rung)
+            values = {"step": step, "validation_loss": losses[seed], "validation_accuracy": 1.0 if seed == 4 else 0.75}
+            contender.progress.history.append(values)
+            contender.progress.step = step
+            if math.isfinite(losses[seed]):
+                contender.progress.best_step, contender.progress.best_value = step, 0.75
+
+    monkeypatch.setattr(Sweep, "advance", advance)
+    parts = make(steps=4, best_by="accuracy")
+    grid = grid_for(parts, prompt, {"run.seed": list(losses)}, reduction_factor=2)
+    made = Sweep(grid, lambda _: parts.engine, True, parts.data, parts.evaluation, parts.run)
+    made.train(made.add(grid.points()))
+    nan = made.contenders[3]
+    assert (nan.point.seed, nan.value(1.0)) == (4, -math.inf)
+    assert nan.left_at == 1, "it leaves first"
+    grid = grid_for(parts, prompt, {"run.seed": list(losses)})
+    made = Sweep(grid, lambda _: parts.engine, True, parts.data, parts.evaluation, make("whole").run)
+    made.train(made.add(grid.points()))
+    assert made.best.point.seed == 1
+    order = [s.values["run.seed"] for s in ranked([c.standing for c in made.contenders])]
+    assert order == [1, 0, 2, 3, 4], "of equals the first; the one without a value last"
 
 
 class Nobody:

@@ -69,6 +69,17 @@ def test_a_loss_is_shown_as_it_is_and_the_smallest_comes_first() -> None:
     ]
 
 
+def test_among_equals_the_smaller_loss_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    standings = [standing(0.75, run_seed=seed) for seed in range(4)]
+    for one, loss in zip(standings, (0.5, 0.25, 0.125, 0.25), strict=True):
+        one.validations[-1]["validation_loss"] = loss
+    rows = table(standings, "accuracy").splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["2", "1", "3", "0"]
+    right = drawn(standings, "accuracy", tmp_path / "sweep.png", monkeypatch).axes[1]
+    names = [label.get_text() for label in right.get_yticklabels()]
+    assert names == [f"learning_rate=0.1 seed={seed}" for seed in (2, 1, 3, 0)]
+
+
 def test_a_value_of_zero_is_no_failure() -> None:
     standings = [standing(None, run_seed=0), standing(0.0, run_seed=1), standing(0.5, run_seed=2)]
     rows = table(standings, "accuracy").splitlines()[2:]

@@ -34,7 +34,7 @@ from softprompts.training.teacher import _with_head, distillation, load_teacher
 import pytest
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
+from peft import LoraConfig, MultitaskPromptTuningConfig, PrefixTuningConfig, PromptTuningConfig
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 CONTEXT = "the film was very good and\nthe cast {was} lovely"
@@ -323,6 +323,18 @@ def test_a_teacher_of_another_base_model_is_refused(make: Build, wider_model: Pa
     saved_by_peft(wider_model, copy.deepcopy(KINDS["prompt"]), tmp_path / "teacher")
     with pytest.raises(UserError, match=r"^training.teacher: .* is for another base model: hidden size 64"):
         run_training(make(teacher=str(tmp_path / "teacher")))
+
+
+@pytest.mark.parametrize("context", [False, True])
+def test_a_teacher_of_several_tasks_is_refused(make: Build, tiny_model: Path, tmp_path: Path, context: bool) -> None:
+    """Every row would learn the first task. A teacher of one task is one like any other."""
+    for tasks in (1, 2):
+        config = MultitaskPromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, num_tasks=tasks)
+        saved_by_peft(tiny_model, config, tmp_path / f"{tasks}")
+    settings: dict[str, Any] = {"teacher_context": CONTEXT} if context else {}
+    run_training(make("one", teacher=str(tmp_path / "1"), **settings, **ONE_STEP))
+    with pytest.raises(UserError, match=r"^training.teacher: \S+ has 2 tasks, and a teacher has one; write the soft"):
+        run_training(make("two", teacher=str(tmp_path / "2"), **settings, **ONE_STEP))
 
 
 def test_only_decoders_are_taught(tiny_t5: Path, tiny_task: Path, tmp_path: Path, capfd: Any) -> None:

@@ -375,7 +375,8 @@ class MultitaskConfig:
         prompt_tuning_init: initial values of the shared prompt. Each task's prompt starts at the same values, because
             its factor is one.
         prompt_tuning_init_text: the text, for TEXT.
-        factor_steps: steps that train only the factors, after the shared prompt is trained; 0 for none.
+        factor_steps: steps that train only the factors, after the shared prompt is trained; 0 for none. All settings of
+            `training` but the steps apply to them, including warmup_steps.
     """
 
     column: str
@@ -384,6 +385,13 @@ class MultitaskConfig:
     prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "RANDOM"] = "TEXT"
     prompt_tuning_init_text: str | None = None
     factor_steps: int = 0
+
+    def __post_init__(self) -> None:
+        # Checked here, before any download.
+        for key in ("num_virtual_tokens", "num_ranks"):
+            check_above_zero(f"prompt.{key}", getattr(self, key))
+        if self.factor_steps < 0:
+            raise UserError(f"prompt.factor_steps: expected 0 or more, found {self.factor_steps}")
 
 
 @dataclass

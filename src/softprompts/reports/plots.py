@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softprompts.runs.record import Result, Standing
+from softprompts.runs.record import Result, Standing, ranked
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: needs no screen, and chooses no backend for the process
@@ -151,11 +150,3 @@ def _share(part: float, whole: float) -> float:
 def as_read(value: float, best_by: str) -> float:
     """Return a number that chooses the best as it is read: a loss has been negated for the choice."""
     return -value if best_by == "loss" else value
-
-
-def ranked(standings: Sequence[Standing]) -> list[Standing]:
-    """Return standings in order: by length of training, then by score; those given up come last.
-
-    A candidate that left early is never above one that did not, because it was worse at the same step.
-    """
-    return sorted(standings, key=lambda s: (s.value is None, -s.steps if s.left else -math.inf, -(s.value or 0.0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,26 @@ class Standing:
     steps: int
     planned: int
     left: bool = False
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The key of the order, larger is better: its best validation, and among equals the smaller loss there."""
+        losses = {entry["step"]: entry["validation_loss"] for entry in self.validations}
+        value = -math.inf if self.value is None else self.value
+        return value, -losses.get(self.best_step, math.inf)
+
+
+def ranked(standings: Iterable[Standing]) -> list[Standing]:
+    """Return standings in order: by length of training, then by `rank`; those given up come last.
+
+    A candidate that left early is never above one that did not, because it was worse at the same step.
+    """
+
+    def place(standing: Standing) -> tuple[bool, float, float, float]:
+        value, loss = standing.rank
+        return standing.value is None, -standing.steps if standing.left else -math.inf, -value, -loss
+
+    return sorted(standings, key=place)
 
 
 def spoken(seconds: float) -> str:

@@ -36,7 +36,7 @@ class SweepConfig:
     """Candidates of one method: every combination of the values in `grid`. Validation chooses the best.
 
     Soft prompts are trained in the same forward passes over one base model. LoRA and full fine-tuning change the base
-    model's weights, so their candidates are trained one after another.
+    model's weights, and every method changes an encoder's classifier. Their candidates are trained one after another.
 
     Args:
         grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Keys may be
@@ -44,9 +44,9 @@ class SweepConfig:
         method: the method; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
         reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after parts of the steps,
             for example 1/8, 1/4 and 1/2, the best 1/reduction_factor of the candidates continue. By default none leave.
-        extensions: most further candidates. While the best value of a number is the largest or the smallest tried, one
-            candidate beyond it is added. It continues while it is among the best 1/reduction_factor of all candidates
-            that reached the same step (Li et al. 2020).
+        extensions: most further candidates, over all keys together. While the best value of a number is the largest or
+            the smallest tried, one candidate beyond it is added. It continues while it is among the best
+            1/reduction_factor of all candidates that reached the same step (Li et al. 2020).
         extend: keys of the grid that may extend beyond their edges; by default only the learning rate, because longer
             prompts and larger ranks cost more.
     """

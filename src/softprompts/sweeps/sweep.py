@@ -15,10 +15,10 @@ from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.metrics.scoring import load_metrics, reported
-from softprompts.reports.plots import as_read, plot_sweep, ranked
+from softprompts.reports.plots import as_read, plot_sweep
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.fingerprints import inputs_of
-from softprompts.runs.record import Progress, Standing
+from softprompts.runs.record import Progress, Standing, ranked
 from softprompts.runs.run import Run
 from softprompts.sweeps.grid import Grid, Point, beyond
 from softprompts.sweeps.halving import go_on, rungs
@@ -64,14 +64,9 @@ class Contender:
         """Return the best validation up to a rung, larger is better; minus infinity if none was finite."""
         by = self.point.training.best_by
         seen = [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
-        values = [-e["validation_loss"] if by == "loss" else e[f"validation_{by}"] for e in seen]
+        finite = [e for e in seen if math.isfinite(e["validation_loss"])]  # otherwise the predictions mean nothing
+        values = [-e["validation_loss"] if by == "loss" else e[f"validation_{by}"] for e in finite]
         return max((v for v in values if math.isfinite(v)), default=-math.inf)
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """The key of the final order: its best validation, and among equals the smaller loss there."""
-        losses = {e["step"]: e["validation_loss"] for e in self.progress.history if "validation_loss" in e}
-        return self.value(1.0), -losses.get(self.progress.best_step, math.inf)
 
     @property
     def standing(self) -> Standing:
@@ -203,7 +198,7 @@ class Sweep:
         ended = [c for c in self.contenders if c.left_at is None and c.came(1.0)]
         if not ended:
             raise UserError(f"every candidate was given up; the last: {self.contenders[-1].failure}")
-        return max(ended, key=lambda c: c.rank)
+        return max(ended, key=lambda c: c.standing.rank)
 
     def further(self) -> list[Point]:
         """Return candidates beyond the best, for each of its numbers that is at an edge of the tried values."""
@@ -249,10 +244,9 @@ def run_sweep(
     warn_of_scored_rows("training.eval_rows", data.validation, points[0].training.eval_rows)
     warn_of_cut_targets(data, tokenizer, evaluation.max_new_tokens, evaluation.stop)
     sweep.train(new)
-    for _ in range(grid.sweep.extensions):
-        further = sweep.further()
-        if not further:
-            break
+    left = grid.sweep.extensions
+    while left and (further := sweep.further()[:left]):
+        left -= len(further)
         for point in further:
             run.say(f"sweep.extensions: the best is at an edge of the tried values; trying {point.name}")
             sweep.train(sweep.add([point]))

@@ -34,7 +34,7 @@ from softprompts.system.files import text_or_file
 from softprompts.tasks.task import Task, with_prompt
 
 import torch
-from peft import PeftModel, PrefixTuningConfig
+from peft import MultitaskPromptTuningConfig, PeftModel, PrefixTuningConfig
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -125,8 +125,9 @@ def load_teacher(
         say: function that reports a line of warning.
 
     Raises:
-        UserError: the student is not a decoder; adapter or model does not exist; tokenizer or vocabulary differs; a
-            context is empty or too long, or its file is missing; as `load_adapter`, `load_base_model`, `make_engine`.
+        UserError: the student is not a decoder; adapter or model does not exist; the adapter has several tasks;
+            tokenizer or vocabulary differs; a context is empty or too long, or its file is missing; as `load_adapter`,
+            `load_base_model`, `make_engine`.
     """
     if not training.taught:
         return None
@@ -168,10 +169,16 @@ def _load(engine: Engine, training: TrainingConfig) -> PreTrainedModel | PeftMod
     whole = find_model(path) if path else None
     if whole:
         return _same_vocabulary(_load_again(engine, str(whole)), engine.base)
+    settings = read_config(find_adapter(path)) if path else None
+    if isinstance(settings, MultitaskPromptTuningConfig) and (settings.num_tasks or 1) > 1:
+        raise UserError(
+            f"training.teacher: {path} has {settings.num_tasks} tasks, and a teacher has one; write the soft prompt of "
+            "one task with recipes/export.py (export.to peft, adapter.task_id), and name that"
+        )
     config = AdapterConfig(path, training.teacher_any_base)
     alike = all(_keeps_base(m.active_peft_config) for m in engine.bank if isinstance(m, PeftModel))
     alike = alike and isinstance(engine.model, PeftModel)
-    shared = alike and (path is None or _keeps_base(read_config(find_adapter(path))))
+    shared = alike and (settings is None or _keeps_base(settings))
     return load_adapter(engine.base if shared else _load_again(engine), config)
 
 

@@ -17,7 +17,12 @@ from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
 from softprompts.methods.attach import initial_values
-from softprompts.methods.soft_prompts.multitask_prompt_tuning import add_multitask_prompt, by_task, factors_alone
+from softprompts.methods.soft_prompts.multitask_prompt_tuning import (
+    add_multitask_prompt,
+    by_task,
+    factors_alone,
+    training_of_factors,
+)
 from softprompts.tasks.task import Row
 from softprompts.training.state import make_candidate
 from softprompts.training.step import update
@@ -180,6 +185,20 @@ def test_the_seed_decides(tiny_model: Path) -> None:
 def test_settings_without_sense_are_refused(tiny_model: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         tune(tiny_model, **changes)
+
+
+def test_the_stage_of_the_factors_has_the_settings_of_training_and_its_own_length() -> None:
+    training = TrainingConfig(steps=8, warmup_steps=3, learning_rate=0.1)
+    assert training_of_factors(replace(SETTINGS, factor_steps=4), training) == replace(training, steps=4)
+    assert training_of_factors(SETTINGS, training) is None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_stage_that_is_no_longer_than_its_warm_up_is_refused(steps: int) -> None:
+    training = TrainingConfig(steps=8, warmup_steps=3)
+    message = rf"^prompt\.factor_steps: expected more than training\.warmup_steps \(3\), found {steps}; 0 leaves this"
+    with pytest.raises(UserError, match=message):
+        training_of_factors(replace(SETTINGS, factor_steps=steps), training)
 
 
 def test_behind_the_shared_prompt_only_the_factors_train(tiny_model: Path) -> None:

@@ -111,6 +111,11 @@ def test_settings_are_refused_before_anything_is_loaded(
         ),
         ("multitask_prompt_tuning", {"prompt.num_ranks": 0}, "prompt.num_ranks: expected a number above 0, found 0"),
         (
+            "multitask_prompt_tuning",
+            {"prompt.factor_steps": 4, "training.steps": 8, "training.warmup_steps": 6},
+            "prompt.factor_steps: expected more than training.warmup_steps (6), found 4; 0 leaves this stage out",
+        ),
+        (
             "lora",
             {"task.metrics": "[rouge_l]"},
             'task.metrics: "rouge_l" scores open targets, but this task has choices',

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers import cli_in_process, losses, read_result, recipe_command, run_recipe, tiny_flags
+from helpers import CPU, ROOT, cli_in_process, losses, read_result, recipe_command, run_recipe, tiny_flags
+from softprompts.config.sections import ModelConfig
+from softprompts.models.identity.base_model import read_record
+from softprompts.models.identity.facts import facts_of
+from softprompts.models.loading import load_base_model
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -181,6 +186,75 @@ def test_lengths_and_texts_may_vary(command: Command, tmp_path: Path, capfd: pyt
     assert len(set(starts)) == 4
     best = max(result["notes"]["candidates"], key=lambda c: c["value"])
     assert result["parameters"]["saved"] == best["values"]["prompt.num_virtual_tokens"] * 32
+
+
+LORA = {"sweep.method": "lora", "lora.r": 4}
+PREFIX = {"sweep.method": "prefix_tuning", "prefix.num_virtual_tokens": 3, "prefix.init_text": "null"}
+ON_ENCODER: dict[str, dict[str, Any]] = {
+    "lora": LORA | {"lora.target_modules": "[query]"},
+    "full_finetuning": {"sweep.method": "full_finetuning"},
+    "prefix_tuning": PREFIX,
+}
+
+
+@pytest.fixture(scope="module")
+def on_model(tiny_task: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Return the command line of a recipe on another model; a sweep has no settings of a soft prompt."""
+    shipped = yaml.safe_load((ROOT / "configs" / "sentiment" / "sweep.yaml").read_text(encoding="utf-8"))
+    file = tmp_path_factory.mktemp("config") / "sweep.yaml"
+    file.write_text(yaml.safe_dump({k: v for k, v in shipped.items() if k != "prompt"}), encoding="utf-8")
+
+    def build(recipe: str, model: Path, output: Path, **flags: Any) -> list[str]:
+        training = {"batch_size": 8, "warmup_steps": 0, "best_by": "loss"} if recipe == "sweep" else {}
+        settings = tiny_flags(model, tiny_task, output) | {f"training.{key}": value for key, value in training.items()}
+        made = recipe_command(recipe, "sentiment", {"task.prompt": "{text} sentiment"} | settings | flags)
+        return [str(file) if recipe == "sweep" and text.endswith("sweep.yaml") else text for text in made]
+
+    return build
+
+
+@pytest.mark.parametrize("method", ON_ENCODER)
+@pytest.mark.parametrize("own", [False, True], ids=["new classifier", "own classifier"])
+def test_candidates_on_an_encoder_each_have_its_classifier(
+    on_model: Command, tiny_encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], method: str, own: bool
+) -> None:
+    """The labels of its own classifier are in another order than the choices. What is saved keeps their meaning."""
+    model = tiny_encoder
+    if own:
+        model = tmp_path / "model"
+        names = ["negative", "positive"]
+        base, tokenizer = load_base_model(ModelConfig(str(tiny_encoder)), CPU, names)
+        for part in (base, tokenizer):
+            part.save_pretrained(model)
+    rates = "{training.learning_rate: [0.01, 0.0001]}"
+    length = {"training.steps": 8, "training.eval_every": 4, "sweep.reduction_factor": 2, "sweep.grid": rates}
+    code, _, errors = cli_in_process(on_model("sweep", model, tmp_path / "run", **length, **ON_ENCODER[method]), capfd)
+    assert code == 0, errors
+    sweep = read_result(tmp_path / "run")
+    first, second = sweep["notes"]["candidates"]
+    assert (first["failure"], second["failure"]) == (None, None)
+    assert first["validations"][0] == pytest.approx(second["validations"][0]), "both start at the loaded weights"
+    assert first["validations"][1]["validation_loss"] != second["validations"][1]["validation_loss"]
+    saved = {"adapter.path": tmp_path / "run"}
+    if method == "full_finetuning":
+        saved = {"model.name_or_path": tmp_path / "run" / "model"}
+    code, _, errors = cli_in_process(on_model("evaluate", model, tmp_path / "again", **saved), capfd)
+    assert code == 0, errors
+    again = read_result(tmp_path / "again")
+    assert again["test_loss"] == pytest.approx(sweep["test_loss"], rel=1e-5)
+    assert again["metrics"]["accuracy"]["value"] == sweep["metrics"]["accuracy"]["value"]
+
+
+def test_an_adapter_that_changes_weights_records_its_base_model_and_choices(
+    on_model: Command, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = LORA | {"training.steps": 2, "training.eval_every": 2, "lora.target_modules": "[q_proj]"}
+    flags |= {"task.choices": "from_train", "sweep.grid": "{training.learning_rate: [0.01]}"}
+    code, _, errors = cli_in_process(on_model("sweep", tiny_model, tmp_path / "run", **flags), capfd)
+    assert code == 0, errors
+    record = read_record(tmp_path / "run" / "adapter")
+    assert record.base == facts_of(load_base_model(ModelConfig(str(tiny_model)), CPU)[0]).identity
+    assert record.choices == [" negative", " positive"]
 
 
 def test_ways_to_start_may_vary_and_the_adapter_is_stock(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from softprompts.config.methods import MultitaskConfig
+from softprompts.config.sections import TrainingConfig
 from softprompts.data.values import trouble
 from softprompts.encoding.documents import EncodedTask, Example, with_soft_prompts
-from softprompts.errors import UserError, check_above_zero, listed, short
+from softprompts.errors import UserError, listed, short
 from softprompts.methods.attach import attach, initial_values, set_start
 from softprompts.models.peft_compat import encoder_of
 from softprompts.tasks.task import Task, in_words
@@ -93,11 +95,8 @@ def add_multitask_prompt(
     is one, except for such noise.
 
     Raises:
-        UserError: as `attach`; the rank is below 1; TEXT has no text.
+        UserError: as `attach`; TEXT has no text.
     """
-    check_above_zero("prompt.num_ranks", config.num_ranks)
-    if config.factor_steps < 0:
-        raise UserError(f"prompt.factor_steps: expected 0 or more, found {config.factor_steps}")
     peft_config = MultitaskPromptTuningConfig(
         num_virtual_tokens=config.num_virtual_tokens,
         num_ranks=config.num_ranks,
@@ -116,6 +115,22 @@ def add_multitask_prompt(
         encoder.prefix_task_cols.add_(1 / config.num_ranks)
         encoder.prefix_task_rows.add_(1)
     return model
+
+
+def training_of_factors(config: MultitaskConfig, training: TrainingConfig) -> TrainingConfig | None:
+    """Return the settings of the stage that trains only the factors; None without that stage.
+
+    Raises:
+        UserError: the stage is no longer than its warm-up, so it would never reach its learning rate.
+    """
+    if not config.factor_steps:
+        return None
+    if config.factor_steps <= training.warmup_steps:
+        raise UserError(
+            f"prompt.factor_steps: expected more than training.warmup_steps ({training.warmup_steps}), found "
+            f"{config.factor_steps}; 0 leaves this stage out"
+        )
+    return replace(training, steps=config.factor_steps)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from softprompts.config.sections import ModelConfig
 from softprompts.models.identity.base_model import Identity
@@ -47,13 +46,14 @@ class Facts:
         return bool(self.choice_outputs) and not self.new_classifier
 
 
-_FACTS: WeakKeyDictionary[nn.Module, Facts] = WeakKeyDictionary()
+ATTRIBUTE = "_softprompts_facts"  # of the model itself, so that a copy of the model has a copy of its facts
 
 
 def facts_of(model: nn.Module) -> Facts:
-    """Return the facts of a base model, or of a PEFT model's base model. A copy of a model has none."""
+    """Return the facts of a base model, or of a PEFT model's base model. `copy.deepcopy` of a model copies them."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return _FACTS.setdefault(base, Facts())
+    facts: Facts = vars(base).setdefault(ATTRIBUTE, Facts())
+    return facts
 
 
 def name_outputs(
