@@ -10,8 +10,9 @@ the plugin's settings and calls `fully_shard` itself (accelerate's guide "FSDP1 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from softprompts.errors import UserError
@@ -26,6 +27,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, share_comm_ctx
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 def sharding_asked() -> bool:
@@ -103,8 +106,20 @@ def sharded_loading(device: torch.device) -> Iterator[dict[str, Any]]:
         yield {}
         return
     ahead = device.type != "cpu"  # the CPU does not send while it computes
+    if device.type == "cpu":
+        _give_back_freed_memory()
     with on_building(lambda model: shard_layers(model, device, ahead=ahead)) as arguments:
         yield arguments | ({} if device.type == "cpu" else {"device_map": {"": device}})
+
+
+def _give_back_freed_memory() -> None:
+    """Let the C library return each freed block of a mebibyte or more to the system at once; other systems do anyway.
+
+    After the first large block is freed, glibc keeps later ones (`man 3 mallopt`, M_MMAP_THRESHOLD). The weights that a
+    process has gathered and freed then stay in its memory, layer after layer.
+    """
+    with suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def weights_together(model: nn.Module, keep: bool) -> dict[str, torch.Tensor] | None:
