@@ -183,8 +183,6 @@ class Candidate:
         self.progress.rollbacks.append(back)
         self.progress.seconds, self.progress.cpu_seconds = spent.seconds, spent.cpu_seconds
         self.progress.tokens = spent.tokens
-        if self.scaler is not None and self.progress.loss_scale is not None:
-            self.scaler.load_state_dict(self.progress.loss_scale)
         # Both are part of a checkpoint, so that a resumed run keeps the smaller rate.
         self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
         for group in self.optimizer.param_groups:
