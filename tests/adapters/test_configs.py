@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from made_adapters import KINDS, LORA, change_config, change_weights, load, saved
+from made_adapters import KINDS, LORA, SOFT, change_config, change_weights, load, saved
+from method_runs import saved_by_peft
 from softprompts.adapters.checks import answer_to_probe
 from softprompts.adapters.configs import read_config
 from softprompts.config.sections import ModelConfig
@@ -17,8 +18,13 @@ from softprompts.models.loading import load_base_model
 import pytest
 import torch
 from peft import (
+    LoHaConfig,
     LoraConfig,
+    PeftConfig,
     PeftModel,
+    PromptTuningConfig,
+    VBLoRAConfig,
+    VeraConfig,
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
@@ -146,6 +152,41 @@ def test_sizes_inside_of_a_value_are_checked_too(tiny_model: Path, tmp_path: Pat
     change_config(tmp_path / "it", **{key: value})
     with pytest.raises(UserError, match=rf"it: {key} holds 1000000000000000 in its config, and its largest tensor has"):
         load(tiny_model, tmp_path / "it")
+
+
+# Sizes that the tensors of a file do not bound. Each is little more than the limit, about 130 MB.
+LARGE: dict[str, tuple[PeftConfig, dict[str, Any]]] = {
+    "submodules": (PromptTuningConfig(**SOFT), {"num_transformer_submodules": 200_000}),
+    "LoHa": (LoHaConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=4), {"r": 1_000_000}),
+    "VeRA": (VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=4), {"r": 1_000_000}),
+    "VB-LoRA": (
+        VBLoRAConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2, num_vectors=8, vector_length=4),
+        {"num_vectors": 10_000_000},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_size_of_any_type_is_refused_before_it_fills_the_memory(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    config, change = LARGE[kind]
+    saved_by_peft(tiny_model, config, tmp_path / "it")
+    load(tiny_model, tmp_path / "it")
+    change_config(tmp_path / "it", **change)
+    with pytest.raises(UserError, match=r"^adapter\.path: .*/it does not fit \S+: it needs [0-9,]+ numbers or more in"):
+        load(tiny_model, tmp_path / "it")
+
+
+def test_layers_may_be_used_again_up_to_a_limit(tiny_model: Path, tmp_path: Path) -> None:
+    saved(tiny_model, LoraConfig(**LORA, layer_replication=[[0, 2], [0, 2]]), tmp_path / "it")
+    load(tiny_model, tmp_path / "it")
+    change_config(tmp_path / "it", layer_replication=[[0, 2]] * 3000)
+    message = r"it: layer_replication makes 6000 layers in its config, and its file has only 8 tensors$"
+    with pytest.raises(UserError, match=message):
+        load(tiny_model, tmp_path / "it")
+    for other in ([[0]] * 2, ["ab"], [[]], 3):
+        change_config(tmp_path / "it", layer_replication=other)
+        with pytest.raises(UserError, match=r"^adapter\.path: "):
+            load(tiny_model, tmp_path / "it")
 
 
 @pytest.mark.parametrize("kind", ["LoRA, modules", "LoRA, tokens", "LoRA, norm", "multitask"])

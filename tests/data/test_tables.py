@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -64,6 +65,21 @@ def test_keys_differ_in_whatever_they_are_made_of(monkeypatch: pytest.MonkeyPatc
     assert len(keys) == len(parts) + 1
     monkeypatch.setattr(tables, "_code", lambda: "another version")
     assert key_of("kind", "a") not in keys
+
+
+@pytest.mark.parametrize("module", ["data/values.py", "encoding/endings.py", "models/identity/outputs.py", "errors.py"])
+def test_a_key_changes_with_any_module_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    package = tmp_path / "softprompts"
+    shutil.copytree(Path(tables.__file__).parent.parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(tables, "__file__", str(package / "data" / "tables.py"))
+    code = tables._code.__wrapped__
+    before = code()
+    assert code() == before
+    with (package / module).open("a", encoding="utf-8") as file:
+        file.write("\n# another rule\n")
+    assert code() != before
 
 
 @pytest.mark.parametrize("damage", [b"", b"ARROW1 and then nothing"])

@@ -9,6 +9,7 @@ from helpers import load_base, load_tuned, method_engine
 from made_models import make_base
 from softprompts.models import peft_compat
 from softprompts.models.peft_compat import (
+    LimitedNumbers,
     as_loaded,
     attention_name,
     changes_of,
@@ -122,3 +123,26 @@ def test_a_model_is_changed_before_its_weights_are_read(tiny_model: Path) -> Non
     plain = AutoModelForCausalLM.from_pretrained(tiny_model)
     for name, parameter in plain.named_parameters():
         assert torch.equal(parameter, model.get_parameter(name)), name
+
+
+def test_tensors_beyond_a_limit_are_refused_before_they_need_memory() -> None:
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(0))
+    with LimitedNumbers(30) as limited:
+        assert torch.equal(torch.rand(3, generator=generator), expected)
+        made = torch.nn.Linear(4, 2)
+        assert limited.made == 3 + 8 + 2
+        torch.zeros_like(made.weight).to(torch.bfloat16).repeat(100, 1)  # made from a tensor
+        torch.randperm(5), torch.arange(5), torch.eye(2)
+        assert limited.made == 27
+    for make in (
+        lambda: torch.zeros(2**40),
+        lambda: torch.arange(2**40),
+        lambda: torch.nn.Embedding(2**30, 2**10),
+        lambda: [torch.empty(7) for _ in range(5)],
+    ):
+        with (
+            LimitedNumbers(30),
+            pytest.raises(ValueError, match=r"^it needs [0-9,]+ numbers or more in memory; at most"),
+        ):
+            make()

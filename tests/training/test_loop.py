@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from softprompts.training.state import batch_order
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -36,6 +38,28 @@ def test_the_loss_goes_down(make: Build, optimizer: str, mode: str) -> None:
     assert sum(curve[-3:]) < 0.85 * sum(curve[:3])
     first, last = (e["validation_loss"] for e in progress.history if "validation_loss" in e)
     assert last < first
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "shares"),
+    [
+        ("linear", 2, [0, 1 / 2, 1, 3 / 4, 2 / 4, 1 / 4]),
+        ("cosine", 0, [(1 + math.cos(math.pi * n / 6)) / 2 for n in range(6)]),
+        ("constant", 0, [1] * 6),
+        ("constant", 2, [0, 1 / 2, 1, 1, 1, 1]),
+        ("constant_with_warmup", 2, [0, 1 / 2, 1, 1, 1, 1]),
+        ("constant", 5, [n / 5 for n in range(6)]),
+    ],
+)
+def test_the_history_has_the_rate_of_each_step_and_every_schedule_warms_up(
+    make: Build, schedule: str, warmup: int, shares: list[float]
+) -> None:
+    used: list[float] = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    history = run_training(make(schedule=schedule, warmup_steps=warmup, learning_rate=0.04)).history
+    handle.remove()
+    assert used == pytest.approx([0.04 * share for share in shares])
+    assert [entry["lr"] for entry in history if "lr" in entry] == used
 
 
 def test_the_prompt_moves_and_the_base_does_not(make: Build, tiny_model: Path) -> None:

@@ -186,6 +186,25 @@ def test_c1_2_gradients_that_stay_infinite_are_an_error(make: Build, scale: Call
     assert torch.equal(parts.prompt(), prompt)
 
 
+@pytest.mark.parametrize(("first", "back"), [(1, (4, 0, 4.0)), (5, (8, 6, 1.0))])
+def test_c1_2_gradients_that_stay_infinite_let_a_run_go_back_with_the_scale_of_its_checkpoint(
+    make: Build, scale: Callable[[float, int], None], first: int, back: tuple[int, int, float]
+) -> None:
+    scale(4.0, 1000)
+    parts = make(steps=10, eval_every=6 if first > 1 else 10, on_nan=0.5)
+    calls: list[int] = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(0)
+        return gradient * math.inf if first <= len(calls) < first + 4 else gradient
+
+    next(parts.model.prompt_encoder.parameters()).register_hook(spoil)
+    progress = run_training(parts)
+    assert progress.step == 10
+    assert [(r["step"], r["to"]) for r in progress.rollbacks] == [back[:2]]
+    assert progress.loss_scale["scale"] == back[2], "the checkpoint's, or the first one"
+
+
 def test_c1_2_float16_is_refused_where_accelerate_would_compute_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = Accelerator(cpu=True)
     check_training(TrainingConfig(), accelerator, ["accuracy"], 40)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from helpers import TEXT, load_base, losses, task_config
-from softprompts.checkpoints.parameters import trainable_tensors
+from softprompts.checkpoints.folders import FROZEN
+from softprompts.checkpoints.parameters import frozen_parts, trainable_tensors
 from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from softprompts.encoding.documents import with_soft_prompt
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
-from softprompts.errors import Interrupted
+from softprompts.errors import Interrupted, UserError
 from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
 from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import InputSpec
@@ -46,15 +47,17 @@ TRAINING = TrainingConfig(steps=6, batch_size=8, eval_every=3, learning_rate=0.0
 class Parts:
     """A run on the tiny model and task, with soft prompts side by side, or one prefix."""
 
-    def __init__(self, model: Path, task: Path, output: Path, *settings: dict[str, Any], resume: bool = False) -> None:
+    def __init__(
+        self, model: Path, task: Path, output: Path, *settings: dict[str, Any], resume: bool = False, text: str = TEXT
+    ) -> None:
         base, tokenizer = load_base(model)
         self.data = encode(load_task(task_config(task)), tokenizer, InputSpec(room=200))
         self.run = start_run("test", training=TRAINING, run=RunConfig(str(output), resume=resume, trackers=[]))
         if settings[0] in PREFIXES:
-            config = PrefixConfig(num_virtual_tokens=5, init_text=TEXT, **settings[0])
+            config = PrefixConfig(num_virtual_tokens=5, init_text=text, **settings[0])
             self.bank = [add_prefix(base, tokenizer, config, seed=0)]
         else:
-            configs = [PromptConfig(num_virtual_tokens=5, prompt_tuning_init_text=TEXT, **own) for own in settings]
+            configs = [PromptConfig(num_virtual_tokens=5, prompt_tuning_init_text=text, **own) for own in settings]
             self.bank = [add_soft_prompt(base, tokenizer, config, seed=0) for config in configs]
         self.engine = make_engine(
             self.bank[0], tokenizer, config=ModelConfig(), data=self.data, say=self.run.say, bank=self.bank[1:]
@@ -67,13 +70,8 @@ class Parts:
         return self.bank[number].prompt_encoder["default"].embedding.weight.detach().clone()
 
 
-# Two stay in the quick tier.
-@pytest.mark.parametrize(
-    "settings", [*PROMPTS[1:2], *PREFIXES[2:], *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)], ids=str
-)
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    tiny_model: Path, tiny_task: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stop_at_step_4(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Send SIGTERM in the fourth update; return a list with an entry per update."""
     original, calls = loop.update, []
 
     def interrupted(*arguments: Any) -> Any:
@@ -83,6 +81,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         return original(*arguments)
 
     monkeypatch.setattr(loop, "update", interrupted)
+    return calls
+
+
+# Two stay in the quick tier.
+@pytest.mark.parametrize(
+    "settings", [*PROMPTS[1:2], *PREFIXES[2:], *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)], ids=str
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tiny_model: Path, tiny_task: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = stop_at_step_4(monkeypatch)
     with pytest.raises(Interrupted):
         Parts(tiny_model, tiny_task, tmp_path / "run", settings).train()
     torch.manual_seed(99)  # repeated random values must not depend on it
@@ -102,6 +111,52 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         keys, values = (whole.values() == before).view(5, 2, 2, -1).unbind(2)
         assert keys.all()
         assert not values.any(-1).all()
+
+
+@pytest.mark.parametrize("settings", [*PROMPTS[2:], *PREFIXES[1:]], ids=str)
+def test_a_frozen_start_that_has_changed_is_refused_on_resume(
+    tiny_model: Path, tiny_task: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at_step_4(monkeypatch)
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        Parts(tiny_model, tiny_task, folder, settings).train()
+    other = " ".join(reversed(TEXT.split()))
+    changed = Parts(tiny_model, tiny_task, folder, settings, resume=True, text=other)
+    with pytest.raises(
+        UserError, match=r"^--resume: .* was trained on something else: the frozen part of the soft prompt starts from"
+    ):
+        changed.train()
+    for place in (folder / "checkpoints").glob("step-*"):
+        sums = place / "SHA256SUMS"
+        sums.write_text("".join(line for line in sums.read_text().splitlines(True) if FROZEN not in line))
+        (place / FROZEN).unlink()
+    Parts(tiny_model, tiny_task, folder, settings, resume=True, text=other).train()  # an older version had no such file
+
+
+@pytest.mark.parametrize("settings", [PROMPTS[2], PREFIXES[1]], ids=str)
+def test_a_frozen_start_that_differs_by_rounding_becomes_that_of_the_checkpoint(
+    tiny_model: Path, tiny_task: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at_step_4(monkeypatch)
+    with pytest.raises(Interrupted):
+        Parts(tiny_model, tiny_task, tmp_path / "run", settings).train()
+    resumed = Parts(tiny_model, tiny_task, tmp_path / "run", settings, resume=True)
+    for tensor in frozen_parts(resumed.bank[0]).values():
+        if tensor.is_floating_point():
+            tensor.mul_(1 + 1e-3 * torch.rand_like(tensor))
+    whole = Parts(tiny_model, tiny_task, tmp_path / "whole", settings)
+    assert resumed.train().history == whole.train().history
+    assert torch.equal(resumed.values(), whole.values())
+
+
+@pytest.mark.parametrize("settings", [PROMPTS[1], PREFIXES[0]], ids=str)
+def test_without_a_frozen_part_a_checkpoint_holds_none(
+    tiny_model: Path, tiny_task: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    parts = Parts(tiny_model, tiny_task, tmp_path / "run", settings)
+    parts.train()
+    assert not list(parts.run.checkpoints.rglob(FROZEN))
 
 
 @pytest.mark.slow

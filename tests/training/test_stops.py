@@ -152,6 +152,7 @@ def test_a_loss_that_is_not_finite_goes_back_once_with_a_smaller_rate(
     assert sorted(rates) == list(range(1, 9)), "every step once"
     monkeypatch.undo()
     usual = {e["step"]: e["lr"] for e in run_training(make("usual", **ROLLED)).history if "lr" in e}
+    assert usual == pytest.approx({n: 0.05 * (9 - n) / 8 for n in range(1, 9)})
     assert all(rates[n] == (usual[n] if n <= 4 else usual[n] * 0.5) for n in range(1, 9))
     assert parts.prompt().isfinite().all()
 

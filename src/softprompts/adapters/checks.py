@@ -16,7 +16,7 @@ from softprompts.models.identity.base_model import base_name
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.identity.weights import sample_of
 from softprompts.models.loading import max_positions
-from softprompts.models.peft_compat import as_loaded
+from softprompts.models.peft_compat import LimitedNumbers, as_loaded
 
 import torch
 from peft import MultitaskPromptTuningConfig, PeftConfig, PeftModel, PeftType
@@ -28,6 +28,8 @@ from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
 NAME = "default"  # PEFT's name for the only adapter of a model
+LEAST = 2**24  # numbers that any adapter may have in memory: 64 MiB in float32
+LAYERS = 256  # that any adapter may make by using layers again
 PROBE = 8  # tokens that the model reads with the adapter and without
 
 
@@ -54,7 +56,7 @@ def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folde
     """Check the sizes in a config against the tensors, because PEFT allocates memory by the config first.
 
     Raises:
-        UserError: the config names a size that no tensor of the file reaches.
+        UserError: the config names a size that no tensor of the file reaches, or more layers than the file has tensors.
     """
     largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
     rank = ["r"] if settings.peft_type == PeftType.LORA else []  # of other types it may be an upper bound
@@ -71,15 +73,35 @@ def check_sizes(settings: PeftConfig, tensors: Mapping[str, torch.Tensor], folde
                 f"adapter.path: {folder}: {key} holds {short(count)} in its config, and its largest tensor has "
                 f"{largest} rows or columns"
             )
+    layers = sum(max(0, span[-1] - span[0]) for span in _spans(settings))
+    if layers > max(LAYERS, len(tensors)):
+        raise UserError(
+            f"adapter.path: {folder}: layer_replication makes {layers} layers in its config, and its file has only "
+            f"{len(tensors)} tensors"
+        )
+
+
+def memory_limit(base: nn.Module, tensors: Mapping[str, torch.Tensor]) -> LimitedNumbers:
+    """Return a context for loading an adapter, in which a config cannot make PEFT fill the memory.
+
+    Some types have more tensors in memory than in their files. With adapters in all linear layers of a Llama model, 18
+    types of PEFT made up to 1.6 times the numbers of the base model and the file (BOFT).
+    """
+    own = sum(tensor.numel() for tensor in (*base.parameters(), *tensors.values()))
+    return LimitedNumbers(4 * own + LEAST)
 
 
 def _further_sizes(settings: PeftConfig) -> Iterator[tuple[str, Any]]:
     """Yield sizes inside other values of a config: ranks by name, and layers that are used again."""
     ranks: Any = getattr(settings, "rank_pattern", None)
     yield from (("rank_pattern", rank) for rank in (ranks.values() if isinstance(ranks, dict) else ()))
+    yield from (("layer_replication", end) for span in _spans(settings) for end in span)
+
+
+def _spans(settings: PeftConfig) -> list[Any]:
+    """Return the first and last layers of the spans that a config uses again; PEFT reports values of other types."""
     spans: Any = getattr(settings, "layer_replication", None)
-    for span in spans if isinstance(spans, list) else ():
-        yield from (("layer_replication", end) for end in (span if isinstance(span, (list, tuple)) else ()))
+    return [span for span in spans if isinstance(span, (list, tuple)) and span] if isinstance(spans, list) else []
 
 
 def check_arrived(model: PeftModel, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -16,6 +16,7 @@ from softprompts.adapters.checks import (
     check_effect,
     check_sizes,
     keeps_base,
+    memory_limit,
     read_weights,
     samples_of,
 )
@@ -68,7 +69,7 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
     check_sizes(settings, tensors, folder)
     try:
         before, samples = answer_to_probe(base, settings, config.task_id), samples_of(base)
-        with warnings.catch_warnings():
+        with memory_limit(base, tensors), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # `check_arrived` reports them
             model: Any = PeftModel.from_pretrained(base, str(folder), config=settings)
         model.eval().requires_grad_(False)

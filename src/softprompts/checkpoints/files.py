@@ -19,6 +19,7 @@ from typing import Any
 from softprompts.checkpoints.folders import (
     AVERAGE,
     FORMAT,
+    FROZEN,
     OPTIMIZER,
     STATE,
     TRAINABLE,
@@ -32,7 +33,13 @@ from softprompts.checkpoints.folders import (
     state_of,
     write_sums,
 )
-from softprompts.checkpoints.parameters import copy_by_name, set_trainable, trainable_tensors
+from softprompts.checkpoints.parameters import (
+    copy_by_name,
+    frozen_parts,
+    nearly_equal,
+    set_trainable,
+    trainable_tensors,
+)
 from softprompts.errors import UserError, short
 from softprompts.models.sharding.tensors import Part, gathered, rows_of, whole
 from softprompts.runs.fingerprints import changes, other_versions
@@ -88,8 +95,12 @@ def save_checkpoint(
     state = optimizer.state_dict()
     numbers, tensors = _split(state["state"], _moved(optimizer), write)
     trainable = trainable_tensors(model, keep=write)
-    averages = {
-        name: values.cpu() for name, mean in (average or {}).items() if (values := whole(mean)) is not None and write
+    more = {AVERAGE: average or {}, FROZEN: frozen_parts(model)}
+    optional = {
+        file: {
+            name: values.cpu().contiguous() for name, t in kept.items() if (values := whole(t)) is not None and write
+        }
+        for file, kept in more.items()
     }
     if not write:
         return target
@@ -106,8 +117,9 @@ def save_checkpoint(
             temporary.mkdir(parents=True)
             save_file(trainable, temporary / TRAINABLE)
             save_file(tensors, temporary / OPTIMIZER)
-            if averages:
-                save_file(averages, temporary / AVERAGE)
+            for file, kept in optional.items():
+                if kept:
+                    save_file(kept, temporary / file)
             (temporary / STATE).write_text(json.dumps(record), encoding="utf-8")
             write_sums(temporary)
             make_room(target)
@@ -161,6 +173,8 @@ def load_checkpoint(
 ) -> Restored | None:
     """Restore the newest undamaged checkpoint in `folder` whose best one is undamaged too; None without a checkpoint.
 
+    The frozen parts of a soft prompt are those of the checkpoint too, to the last bit.
+
     Args:
         folder: folder of the training's checkpoints.
         model: model that gets the trainable parameters.
@@ -171,8 +185,8 @@ def load_checkpoint(
         finite: restore only a checkpoint that was written after a validation with a finite loss.
 
     Raises:
-        UserError: all checkpoints are damaged; the data or the base model has changed; the checkpoint does not fit the
-            model; a newer version of this package wrote it.
+        UserError: all checkpoints are damaged; the data, the base model or the frozen start of the soft prompt has
+            changed; the checkpoint does not fit the model; a newer version of this package wrote it.
     """
     found = checkpoint_folders(folder)
     damage: list[str] = []
@@ -184,10 +198,13 @@ def load_checkpoint(
             continue
         if finite and not _is_finite(record):
             continue
-        notes = _notes(found[step], record, inputs)
+        frozen = _tensors(found[step] / FROZEN) if (found[step] / FROZEN).exists() else {}
+        notes = _notes(found[step], record, inputs, same_start=nearly_equal(frozen, frozen_parts(model)))
         if damage:
             notes.append(f"going on from {found[step].name}, an earlier checkpoint: {'; '.join(damage)}")
         set_trainable(model, tensors)
+        if frozen:
+            copy_by_name(frozen, frozen_parts(model))
         if average:
             copy_by_name(_tensors(found[step] / AVERAGE), average)
         optimizer.load_state_dict(state | {"state": _rows(state["state"], _moved(optimizer))})
@@ -233,14 +250,19 @@ def load_best(folder: Path, model: nn.Module, step: int) -> None:
         raise UserError(f"{folder}: the best checkpoint is not whole: {error}") from None
 
 
-def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None) -> list[str]:
+def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None, same_start: bool) -> list[str]:
     """Compare the inputs of a checkpoint with those of the training that continues; return remarks."""
     before = record.get("inputs")
     if inputs is None:
         return []
     if before is None:
         return [f"{place} holds no fingerprints: whether data and base model are still the same is not known"]
-    if changed := changes(before, inputs):
+    changed = changes(before, inputs)
+    if not same_start:
+        changed.append(
+            "the frozen part of the soft prompt starts from another text, or from an adapter that has changed"
+        )
+    if changed:
         raise UserError(
             f"--resume: {place.parent} was trained on something else: {'; '.join(changed)}. Put back what it was "
             "trained on, or choose another run.output_dir"

@@ -17,13 +17,10 @@ from softprompts.system.files import one_line
 FORMAT = 2  # of state.json; format 1 has no such field, no checksums and no fingerprints
 STATE, TRAINABLE, OPTIMIZER, SUMS = "state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256SUMS"
 AVERAGE = "average.safetensors"  # only if the training keeps an average
-FILES = (
-    SUMS,
-    TRAINABLE,
-    OPTIMIZER,
-    AVERAGE,
-    STATE,
-)  # in the order of their deletion: a folder with a state is known as ours
+FROZEN = "frozen.safetensors"  # only if a part of the soft prompt is frozen
+OPTIONAL = (AVERAGE, FROZEN)
+# In the order of their deletion: a folder with a state is known as ours.
+FILES = (SUMS, TRAINABLE, OPTIMIZER, *OPTIONAL, STATE)
 NAME = re.compile(r"step-(\d{6,})", re.ASCII)
 LEFTOVER = re.compile(r"\.step-\d{6,}\.\d+\.tmp", re.ASCII)
 
@@ -75,7 +72,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_sums(place: Path) -> None:
     """Write the checksums of a new checkpoint, and wait until all of its files are on the disk."""
-    names = [name for name in (STATE, TRAINABLE, OPTIMIZER, AVERAGE) if (place / name).exists()]
+    names = [name for name in (STATE, TRAINABLE, OPTIMIZER, *OPTIONAL) if (place / name).exists()]
     sums = [f"{sha256_of(place / name)}  {name}\n" for name in names]
     (place / SUMS).write_text("".join(sums), encoding="utf-8")
     for file in place.iterdir():
@@ -106,7 +103,7 @@ def checked_state(found: Mapping[int, Path], step: int) -> dict[str, Any]:
     if (place / SUMS).is_file():
         lines = _read(place / SUMS).decode("ascii", "replace").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        for name in (STATE, TRAINABLE, OPTIMIZER, *([AVERAGE] if AVERAGE in sums else [])):
+        for name in (STATE, TRAINABLE, OPTIMIZER, *(name for name in OPTIONAL if name in sums)):
             if not (place / name).is_file():
                 raise DamagedError(f"{place.name} has no {name}")
             if sums.get(name) != sha256_of(place / name):

@@ -122,8 +122,9 @@ class TrainingConfig:
             dimensions, such as a soft prompt, with AdamW for all others. Muon's steps are scaled to the size of AdamW's
             (Liu et al. 2025), so that learning rates carry over.
         weight_decay: decoupled weight decay.
-        schedule: learning-rate schedule, as transformers names it.
-        warmup_steps: steps of linear warm-up.
+        schedule: learning-rate schedule after the warm-up, as transformers names it. `constant_with_warmup` is another
+            name of `constant`.
+        warmup_steps: steps of linear warm-up, fewer than `steps`; every schedule has it.
         max_grad_norm: clip the gradient to this norm.
         ema: decay of an exponential moving average of the trained parameters, e.g. 0.98; 0 for none. The averaged
             values are validated, compared and saved. They are corrected for their start, as Adam's moments are.
@@ -176,11 +177,10 @@ class TrainingConfig:
         for key in ("warmup_steps", "weight_decay"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"training.{key}: expected 0 or more, found {getattr(self, key)}")
-        if (
-            self.steps is not None and self.warmup_steps > self.steps
-        ):  # otherwise the rate never reaches training.learning_rate
+        # Otherwise no step has the rate training.learning_rate.
+        if self.steps is not None and self.warmup_steps >= self.steps:
             raise UserError(
-                f"training.warmup_steps: expected at most training.steps ({self.steps}), found {self.warmup_steps}"
+                f"training.warmup_steps: expected fewer than training.steps ({self.steps}), found {self.warmup_steps}"
             )
         if not 0 <= self.ema < 1:
             raise UserError(f"training.ema: expected 0 or more and less than 1, found {self.ema}")

@@ -29,8 +29,8 @@ from filelock import FileLock
 LARGE = 2**24  # bytes of sources; smaller ones are read again about as fast as a kept table
 BATCH = 1000  # rows
 NOTES = "notes.json"
-# Libraries that decide the content of a table.
-LIBRARIES = ("transformers", "tokenizers", "pyarrow", "datasets")
+# Libraries that decide the content of a table: its values, or the warnings that are kept with it.
+LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets", "jsonschema", "rouge-score", "sacrebleu")
 T = TypeVar("T")
 
 
@@ -119,10 +119,12 @@ def key_of(kind: str, *parts: Any) -> str:
 
 @cache
 def _code() -> str:
-    """Return a digest of the modules that make tables, and of the versions of the libraries that they use."""
+    """Return a digest of this package's modules, and of the versions of the libraries that make tables.
+
+    All modules: a list of those that make tables would be out of date after their next import.
+    """
     digest = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    for file in sorted(file for name in ("data", "tasks", "metrics") for file in (here.parent / name).rglob("*.py")):
+    for file in sorted(Path(__file__).resolve().parent.parent.rglob("*.py")):
         digest.update(file.read_bytes())
     for name in LIBRARIES:
         digest.update(f"{name} {version(name)}\0".encode())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.distributed import DistributedConfig
 
@@ -100,6 +101,29 @@ def on_building(change: Callable[[PreTrainedModel], None]) -> Iterator[dict[str,
 def peft_model(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """Return a PEFT model over a base model. The type of `get_peft_model` allows other kinds."""
     return cast(PeftModel, get_peft_model(base, config))
+
+
+class LimitedNumbers(TorchDispatchMode):
+    """Within this context PyTorch makes tensors of at most `most` numbers in all, apart from those made from tensors.
+
+    A size is known before its memory is allocated. A tensor beyond the limit raises `ValueError`.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.made = most, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        settings = kwargs or {}
+        new = any(argument.name == "device" for argument in func._schema.arguments)
+        if new and not any(isinstance(argument, torch.Tensor) for argument in args):
+            # On this device tensors have sizes, but no memory.
+            without = {"device": "meta"} | ({"generator": None} if "generator" in settings else {})
+            with suppress(NotImplementedError):
+                self.made += func(*args, **settings | without).numel()
+            if self.made > self.most:
+                raise ValueError(f"it needs {self.made:,} numbers or more in memory; at most {self.most:,} are allowed")
+        return func(*args, **settings)
 
 
 def as_loaded(model: PeftModel, tensors: Mapping[str, torch.Tensor], adapter: str) -> dict[str, torch.Tensor]:

@@ -189,6 +189,8 @@ def roll_back(candidate: Candidate, accelerator: Accelerator, log: TrainingLog) 
     if text is None:
         log.failure(candidate)
         return
+    # A new one: the last step unscaled the gradients and ended before the scaler's `update`.
+    candidate.scaler = loss_scaler(accelerator, candidate.progress)
     accelerator.wait_for_everyone()  # until all have read
     _agreed(candidate.forget_later if accelerator.is_main_process else lambda: None)
     log.rolled_back(candidate, at, text)

@@ -116,7 +116,10 @@ class Candidate:
         return self.teacher.lessons(documents, numbers) if self.teacher else documents
 
     def record_update(self, loss: float, rows: Sequence[Document]) -> None:
-        """Record a step on these rows. If its loss, or the norm of its gradient, is not finite, set `failure`."""
+        """Record a step on these rows with its learning rate, and set the rate of the next step.
+
+        If the loss, or the norm of the gradient, is not finite, set `failure` instead.
+        """
         progress = self.progress
         if not math.isfinite(loss):
             again = f", after training had gone back to step {r[-1]['to']}" if (r := progress.rollbacks) else ""
@@ -131,8 +134,9 @@ class Candidate:
         progress.seconds = time.perf_counter() - self.started[0]
         progress.cpu_seconds = time.process_time() - self.started[1]
         progress.tokens += sum(len(d.input_ids) for d in rows)
-        rate = float(self.scheduler.get_last_lr()[0])
+        rate = float(self.optimizer.param_groups[0]["lr"])
         progress.history.append({"step": progress.step, "loss": loss, "lr": rate})
+        self.scheduler.step()
 
     def record_validation(self, values: dict[str, float], score: float) -> None:
         """Record a validation. The largest finite `score` is the best."""
@@ -179,8 +183,6 @@ class Candidate:
         self.progress.rollbacks.append(back)
         self.progress.seconds, self.progress.cpu_seconds = spent.seconds, spent.cpu_seconds
         self.progress.tokens = spent.tokens
-        if self.scaler is not None and self.progress.loss_scale is not None:
-            self.scaler.load_state_dict(self.progress.loss_scale)
         # Both are part of a checkpoint, so that a resumed run keeps the smaller rate.
         self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
         for group in self.optimizer.param_groups:
@@ -250,7 +252,9 @@ def make_candidate(
     model = engine.bank[index]
     optimizer = make_optimizer(model, training)
     # Accelerate does not get the schedule, because it would step it once per process.
-    scheduler = get_scheduler(training.schedule, optimizer, training.warmup_steps, training.steps)
+    # The `constant` of transformers ignores a warm-up.
+    schedule = "constant_with_warmup" if training.schedule == "constant" else training.schedule
+    scheduler = get_scheduler(schedule, optimizer, training.warmup_steps, training.steps)
     average = new_average(model) if training.ema else {}
     restored = load_checkpoint(
         folder, model=model, optimizer=optimizer, scheduler=scheduler, inputs=inputs, average=average

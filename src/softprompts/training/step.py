@@ -37,6 +37,7 @@ def update(
     reaches only its own parameters, and has its own scale in float16. The loss is the mean over the target tokens of
     its rows; micro-batches and processes do not change it. If the loss or its gradient is not finite, the function
     returns that number, and the candidate does not change. A loss scaler skips single steps with infinite gradients.
+    `Candidate.record_update` records the step, and sets the learning rate of the next one.
 
     `dropout_seed` seeds the dropout, so a resumed run draws the same numbers as an uninterrupted one. Together with
     other candidates, or with other micro-batches, a candidate draws different numbers than alone.
@@ -182,7 +183,6 @@ def _step(candidate: Candidate, loss: float) -> float:
         scaler.step(optimizer)
         scaler.update()
         candidate.progress.loss_scale = scaler.state_dict()
-    candidate.scheduler.step()
     optimizer.zero_grad()
     return loss
 
