@@ -65,8 +65,8 @@ def prepare(rng: random.Random, area: str, folder: Path, stock: Path) -> Case:
         shutil.copytree(stock / "runs" / f"stopped_{recipe}", folder / "out")
         case.flags, case.owned = ["--resume"], "out/"
     elif recipe in ("lora", "full_finetuning", "prompt_tuning") and rng.random() < 0.3:
-        choices = case.tree["task"]["choices"]
-        case.tree["model"]["name_or_path"] = rng.choice(["base/t5"] if choices is None else ["base/t5", "base/bert"])
+        encoder = case.tree["task"]["choices"] is not None and recipe != "prompt_tuning"  # which refuses encoders
+        case.tree["model"]["name_or_path"] = rng.choice(["base/t5", "base/bert"] if encoder else ["base/t5"])
     if recipe == "generate":
         case.encoding = rng.choice(["utf-8", "utf-8", "ascii", "latin-1"])
         if rng.random() < 0.5:
