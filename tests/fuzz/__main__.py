@@ -37,9 +37,10 @@ def _but_case(arguments: argparse.Namespace) -> dict[str, int]:
 
 def alone(name: str, seed: int) -> int:
     """Run one case, keep its folder, and print its damage and its faults."""
-    make_stock(RUNS)
-    (found,) = run_cases([name], seed, RUNS, keep=True)
-    folder = RUNS / name.replace(":", "-")
+    home = RUNS / "alone"  # all cases may be running in RUNS
+    make_stock(home)
+    (found,) = run_cases([name], seed, home, keep=True)
+    folder = home / name.replace(":", "-")
     for file in ("case.txt", "damaged.out", "damaged.err", "log.txt"):
         if (folder / file).is_file():
             print(f"--- {file}\n{(folder / file).read_text(errors='replace').rstrip()}")
