@@ -141,9 +141,11 @@ def settle(model: nn.Module) -> None:
     """Move the shards of a newly loaded model into their final memory.
 
     FSDP pads the shards when a layer first runs. Code that keeps references to this process's rows must run after that.
+    A shard may still be a part of its mapped file. A copy, layer by layer, releases the file's pages around it.
     """
     for stack in stacks_of(model):
         for layer in stack:
+            layer._apply(torch.clone)
             layer.unshard()
             layer.reshard()
 
