@@ -63,7 +63,7 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
         ("sweep", ["--sweep.grid", "{training.step: [1]}"], 'did you mean "training.steps"'),
         ("prompt_tuning", ["--training.steps", "0"], "training.steps: expected a number above 0, found 0"),
         ("prompt_tuning", ["--training.warmup_steps=-1"], "training.warmup_steps: expected 0 or more, found -1"),
-        ("prompt_tuning", ["--training.steps", "9"], "expected fewer than training.steps (9), found 10"),
+        ("prompt_tuning", ["--training.steps", "9"], "expected at most training.steps (9), found 10"),
         ("prompt_tuning", ["--prompt.num_virtual_tokens", "0"], "prompt.num_virtual_tokens: expected a number above 0"),
         (
             "prompt_tuning",

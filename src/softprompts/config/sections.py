@@ -177,10 +177,10 @@ class TrainingConfig:
         for key in ("warmup_steps", "weight_decay"):
             if not getattr(self, key) >= 0:
                 raise UserError(f"training.{key}: expected 0 or more, found {getattr(self, key)}")
-        # Otherwise no step has the rate training.learning_rate.
-        if self.steps is not None and self.warmup_steps >= self.steps:
+        # A run of ten steps, to try a config with a warm-up of ten, almost reaches the rate.
+        if self.steps is not None and self.warmup_steps > self.steps:
             raise UserError(
-                f"training.warmup_steps: expected fewer than training.steps ({self.steps}), found {self.warmup_steps}"
+                f"training.warmup_steps: expected at most training.steps ({self.steps}), found {self.warmup_steps}"
             )
         if not 0 <= self.ema < 1:
             raise UserError(f"training.ema: expected 0 or more and less than 1, found {self.ema}")
