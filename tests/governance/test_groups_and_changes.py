@@ -10,7 +10,8 @@ from made_tasks import write
 from softprompts.errors import UserError
 from softprompts.governance.changes import ChangeLog, change_log
 from softprompts.governance.evidence import read_rows, read_run
-from softprompts.governance.groups import ByGroup, scores_by_group
+from softprompts.governance.groups import ByGroup, Group, scores_by_group
+from softprompts.metrics.scoring import Interval
 from softprompts.readiness.plan import read_plan
 
 import pytest
@@ -36,8 +37,20 @@ def test_columns_with_a_few_values_are_groups(made: Made) -> None:
     assert values(found, "language") == {"de": (40, 0.5), "en": (40, 1.0)}
     assert {group.few for group in found.groups if group.column == "language"} == {False}
     assert {group.few for group in found.groups if group.column == "customer"} == {True}
-    best, worst, metric = found.gap("language") or (None, None, "")
-    assert (best and best.value, worst and worst.value, metric) == ("en", "de", "accuracy")
+    best, worst = found.gap("language", "accuracy") or (None, None)
+    assert (best and best.value, worst and worst.value) == ("en", "de")
+
+
+def test_the_gap_is_by_the_number_of_the_plan() -> None:
+    """The best group by accuracy is the worst one by the score of costs."""
+    scores = {"de": (0.9, 0.2), "en": (0.8, 0.6)}
+    own = [
+        Group("language", name, 40, {"accuracy": Interval(a, a, a, 40), "cost_score": Interval(c, c, c, 40)})
+        for name, (a, c) in scores.items()
+    ]
+    best, worst = ByGroup(own, ["language"], "").gap("language", "cost_score") or (None, None)
+    assert (best and best.value, worst and worst.value) == ("en", "de")
+    assert ByGroup(own[:1], ["language"], "").gap("language", "accuracy") is None
 
 
 def test_an_asked_column_and_those_of_people(made: Made) -> None:

@@ -314,8 +314,9 @@ def _groups(known: Known) -> list[str]:
         return [f"No scores by group: {known.by_group.reason}."]
     lines = []
     for column in known.by_group.columns:
-        if gap := known.by_group.gap(column):
-            best, worst, metric = gap
+        metric = known.plan.metric
+        if gap := known.by_group.gap(column, metric):
+            best, worst = gap
             lines.append(
                 f"By {column}, {metric} is from {number(worst.metrics[metric].value)} ({worst.value}, "
                 f"{worst.rows:,} rows) to {number(best.metrics[metric].value)} ({best.value}, {best.rows:,} rows)."

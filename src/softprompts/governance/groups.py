@@ -43,14 +43,13 @@ class ByGroup:
     columns: Sequence[str]
     reason: str
 
-    def gap(self, column: str) -> tuple[Group, Group, str] | None:
-        """Return the groups of a column with the best and the worst score by the first metric, and its name."""
+    def gap(self, column: str, metric: str) -> tuple[Group, Group] | None:
+        """Return the groups of a column with the best and the worst score by a number, such as the plan's."""
         own = [group for group in self.groups if group.column == column]
         if len(own) < 2:
             return None
-        metric = next(iter(own[0].metrics))
         ranked = sorted(own, key=lambda group: group.metrics[metric].value)
-        return ranked[-1], ranked[0], metric
+        return ranked[-1], ranked[0]
 
 
 def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[str] | None) -> ByGroup:
