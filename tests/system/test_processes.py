@@ -75,8 +75,13 @@ def test_where_the_store_is_gone_the_first_process_is_lost(launch: Store, monkey
 def test_a_stopped_process_that_keeps_the_store_is_lost(launch: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection stays open, and its answer never comes."""
     never = threading.Event()
+
+    def check(_: list[str]) -> bool:
+        never.wait(60)
+        raise RuntimeError("TCPStore: Connection reset by peer")
+
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(launch, "check", lambda keys: never.wait(60))
+    monkeypatch.setattr(launch, "check", check)
     assert str(lost_process(TIMEOUT)).startswith("process 0 of 2 does not respond; ")
     never.set()
 
