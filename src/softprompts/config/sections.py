@@ -124,7 +124,7 @@ class TrainingConfig:
         weight_decay: decoupled weight decay.
         schedule: learning-rate schedule after the warm-up, as transformers names it. `constant_with_warmup` is another
             name of `constant`.
-        warmup_steps: steps of linear warm-up, fewer than `steps`; every schedule has it.
+        warmup_steps: steps of linear warm-up, at most `steps`; every schedule has it.
         max_grad_norm: clip the gradient to this norm.
         ema: decay of an exponential moving average of the trained parameters, e.g. 0.98; 0 for none. The averaged
             values are validated, compared and saved. They are corrected for their start, as Adam's moments are.

@@ -79,7 +79,7 @@ def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[
     if not columns:
         return ByGroup([], [], f"no column of the rows has 2 to {MOST} values, beside prompt and target")
     metrics = load_metrics(rows.task.metrics, rows.task.schema, rows.task.metric_data)
-    if reason := _difference(evidence, metrics):
+    if reason := _difference(evidence, metrics, plan.metric):
         return ByGroup([], [], reason)
     return ByGroup([g for column in columns for g in _of_column(evidence, found, column, metrics)], columns, "")
 
@@ -104,14 +104,14 @@ def _pairs(evidence: Evidence, numbers: Sequence[int]) -> tuple[list[str], list[
     return [p.prediction.strip() for p in chosen], [p.target.strip() for p in chosen]
 
 
-def _difference(evidence: Evidence, metrics: dict[str, Metric]) -> str:
+def _difference(evidence: Evidence, metrics: dict[str, Metric], needed: str) -> str:
     """Return why predictions and record do not belong together; empty if they do."""
     values = compute_metrics(metrics, *_pairs(evidence, range(len(evidence.predictions))))
     for name, value in values.items():
         recorded = evidence.result.metrics.get(name)
         if recorded and recorded.value is not None and abs(recorded.value - value) > CLOSE:
             return f"the predictions give {name} {value:.4f}, but the record has {recorded.value:.4f}"
-    return ""
+    return "" if needed in values else f"the metrics of the task no longer report {needed}"
 
 
 def _of_column(evidence: Evidence, rows: Sequence[Row], column: str, metrics: dict[str, Metric]) -> list[Group]:

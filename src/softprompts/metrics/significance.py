@@ -50,7 +50,7 @@ def compare(
     The interval is that of percentiles (Efron and Tibshirani 1993, chapter 13). p is twice the smaller share of
     resamples on the other side of zero, or on it, with one added to both counts (Davison and Hinkley 1997, section
     4.2), so it is never below 2 / (resamples + 1). If few rows differ, almost all
-    resamples may be on one side. So p is also not below 2^(1 - d) with d such rows: no sign test of them is.
+    resamples may be on one side. So p is also not below 2^(1 - d), the smallest p of a sign test of d such rows.
 
     Args:
         answers: predictions of each method and seed for each row; stripped, as by `evaluation.answers_and_targets`.

@@ -8,11 +8,12 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from signal import SIGPIPE
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from softprompts.errors import UserError, is_first_process, short
 
@@ -33,13 +34,14 @@ def quiet_streams() -> Iterator[None]:
         stream = getattr(sys, name)
         if mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    threading.excepthook = _show_unless_kept
+    shown = threading.excepthook
+    threading.excepthook = partial(_show_unless_kept, shown)
     try:
         yield
     except BrokenPipeError:
         sys.exit(128 + SIGPIPE)
     finally:
-        threading.excepthook = threading.__excepthook__
+        threading.excepthook = shown
         _give_up_what_is_broken()
 
 
@@ -55,13 +57,13 @@ def _give_up_what_is_broken() -> None:
                 os.close(nowhere)
 
 
-def _show_unless_kept(ended: threading.ExceptHookArgs) -> None:
+def _show_unless_kept(show: Callable[[threading.ExceptHookArgs], Any], ended: threading.ExceptHookArgs) -> None:
     """Show the error that ended a thread, unless the thread keeps it for its caller, as TensorBoard's writer does.
 
     The caller raises the same error, which becomes one line. The thread's traceback would stand beside it.
     """
     if getattr(ended.thread, "exception", None) is not ended.exc_value:
-        threading.__excepthook__(ended)
+        show(ended)
 
 
 def fail(reason: str) -> NoReturn:
