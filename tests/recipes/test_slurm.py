@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import FSDP, ROOT, read_result, recipe_environment, run_together
 from method_runs import short_command
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -116,8 +118,9 @@ def wait_until(condition: Callable[[], bool], folder: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["preempted", "killed"])
 def test_a_job_that_is_requeued_ends_with_the_same_adapter(
-    cluster: Cluster, tiny_model: Path, domain_task: Path, tmp_path: Path
+    cluster: Cluster, tiny_model: Path, domain_task: Path, tmp_path: Path, killed: bool
 ) -> None:
     undisturbed, folder, output = tmp_path / "undisturbed", tmp_path / "run", cluster.folder / "job.out"
     done = run_together(short_command("prompt_tuning", tiny_model, domain_task, undisturbed, **STEPS), **FSDP)
@@ -126,6 +129,13 @@ def test_a_job_that_is_requeued_ends_with_the_same_adapter(
     script = ["--parsable", f"--output={output}", "configs/cluster/slurm.sbatch"]
     job = cluster.run("sbatch", *script, *command, EACH="2", GLOO_SOCKET_IFNAME="lo").strip()
     wait_until((folder / "checkpoints" / "step-000010").exists, cluster.folder)
+    if killed:
+        ours = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in (p.info["cmdline"] or ())]
+        assert ours
+        for process in ours:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        wait_until(lambda: cluster.state(job) == "FAILED", cluster.folder)
     cluster.run("scontrol", "requeue", job)
     assert not (folder / "result.json").exists(), "requeued too late for this test"
     wait_until(lambda: cluster.state(job) == "PENDING", cluster.folder)
@@ -133,5 +143,5 @@ def test_a_job_that_is_requeued_ends_with_the_same_adapter(
     wait_until(lambda: cluster.state(job) == "COMPLETED", cluster.folder)
     assert "resuming at step" in output.read_text(encoding="utf-8")
     assert read_result(folder)["environment"]["processes"] == 2
-    ours, theirs = (load_file(place / "adapter" / "adapter_model.safetensors") for place in (folder, undisturbed))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    saved, theirs = (load_file(place / "adapter" / "adapter_model.safetensors") for place in (folder, undisturbed))
+    assert all(torch.equal(saved[name], theirs[name]) for name in theirs)
