@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from softprompts.evaluation.predict import (
     ABSTAINED,
     Prediction,
     answers_and_targets,
+    best_threshold,
     choice_scores,
     document_losses,
     evaluate_test,
     majority_predictions,
     predict,
 )
+from softprompts.metrics.modules.policy_cost import STRICTNESS
 from softprompts.models.loading import InputSpec
 
 import numpy
@@ -162,7 +165,53 @@ def test_choices_below_a_probability_are_left_to_a_person(engine: Engine) -> Non
     assert [p.scores for p in outcome.predictions] == [p.scores for p in plain]
 
 
+def surely(target: str, prediction: str, sure: float) -> Prediction:
+    scores = numpy.log([(1 - sure) / 4] * 5)
+    index = STRICTNESS.index(prediction)
+    scores[index] = numpy.log(sure)
+    return Prediction("", "", target, prediction, scores.tolist())
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # A mistake that is too lenient costs 10 reviews, so both mistakes and the right answer between them are left.
+        ([("copyleft", 0.5), ("permissive", 0.605), ("copyleft", 0.705), ("permissive", 0.9)], 0.71),
+        # Two right answers would be lost for one mistake that costs more: all below it is still left.
+        ([("permissive", 0.5), ("permissive", 0.6), ("copyleft", 0.8)], 0.81),
+        ([("permissive", 0.5), ("permissive", 0.6), ("permissive", 0.8)], 0.01),  # nothing is wrong: nothing is left
+    ],
+)
+def test_the_threshold_has_the_lowest_cost_on_validation(rows: list[tuple[str, float]], expected: float) -> None:
+    predictions = [surely(target, "permissive", sure) for target, sure in rows]
+    task = replace(make_task(ROWS, tuple(STRICTNESS)), metrics=("policy_cost",))
+    assert best_threshold(predictions, task) == expected
+
+
+def test_a_review_of_all_rows_is_chosen_if_mistakes_cost_more() -> None:
+    predictions = [surely("copyleft", "permissive", 0.995)] * 3 + [surely("permissive", "permissive", 0.7)]
+    task = replace(make_task(ROWS, tuple(STRICTNESS)), metrics=("policy_cost",))
+    assert best_threshold(predictions, task) == 1.0
+
+
+def test_auto_takes_the_threshold_from_validation_and_not_from_test(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    engine = Engine(base, tokenizer)
+    data = encode(make_task(ROWS, CHOICES), tokenizer, InputSpec(room=200))
+    data = replace(data, task=replace(data.task, metrics=("policy_cost",)), test=data.test[:3])
+    config = EvaluationConfig(abstain_below="auto")
+    outcome = evaluate_test(engine, data, config, Accelerator())
+    validation = predict(engine, data.validation, config, Accelerator(), "testing").predictions
+    assert ABSTAINED not in [p.prediction for p in validation]
+    assert outcome.abstain_below == best_threshold(validation, data.task)
+    fixed = evaluate_test(engine, data, EvaluationConfig(abstain_below=outcome.abstain_below), Accelerator())
+    assert fixed.predictions == outcome.predictions
+    wrong = [replace(e, row=replace(e.row, target=" good")) for e in data.validation]
+    other = evaluate_test(engine, replace(data, validation=wrong), config, Accelerator())
+    assert other.abstain_below != outcome.abstain_below
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5, float("nan")])
 def test_a_threshold_that_is_no_probability_is_refused(value: float) -> None:
-    with pytest.raises(UserError, match=r"^evaluation.abstain_below: expected more than 0 and at most 1"):
+    with pytest.raises(UserError, match=r"^evaluation.abstain_below: expected auto, or more than 0 and at most 1"):
         EvaluationConfig(abstain_below=value)

@@ -89,6 +89,32 @@ def test_rows_that_chose_or_trained_are_not_those_of_a_test(
 
 
 @pytest.mark.parametrize(
+    ("below", "noted", "said"),
+    [
+        (0.8, None, "A choice with a probability below 80.0 % is left to a person."),  # records of older versions
+        (0.8, 0.8, "A choice with a probability below 80.0 % is left to a person."),
+        ("auto", 0.63, "A choice with a probability below 63.0 % is left to a person."),
+        (None, None, None),
+    ],
+)
+def test_the_threshold_of_abstention_is_that_of_the_run(
+    made: Made, below: Any, noted: float | None, said: str | None
+) -> None:
+    home = made.run()
+
+    def change(tree: dict[str, Any]) -> None:
+        tree["settings"]["evaluation"]["abstain_below"] = below
+        tree["notes"] |= {} if noted is None else {"abstain_below": noted}
+
+    edit(home / "result.json", change)
+    tree = written(made, home)
+    fallback, _, rest = known(tree, "oversight").partition(" A choice")
+    assert fallback == "If the model cannot be used: sort by hand"
+    assert (f"A choice{rest}" if rest else None) == said
+    assert ("chose the threshold of abstention." in known(tree, "testing")) == (below == "auto")
+
+
+@pytest.mark.parametrize(
     ("training", "said"),
     [
         ({}, f"Training minimises {LOSS}. Validation chose"),

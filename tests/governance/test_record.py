@@ -315,7 +315,7 @@ Break = Callable[[Path], object]
             lambda home: edit(
                 home / "result.json", lambda tree: tree["settings"]["evaluation"].update(abstain_below="x")
             ),
-            "settings: evaluation: abstain_below: 'x' is not of type 'number', 'null'",
+            "settings: evaluation: abstain_below: 'x' is not valid under any of the given schemas",
         ),
         (
             lambda home: edit(home / "result.json", lambda tree: tree.update(schema_version=7)),

@@ -266,3 +266,11 @@ def test_abstention_needs_choices(tmp_path: Path) -> None:
             "test", task=task, evaluation=EvaluationConfig(abstain_below=0.5), run=RunConfig(str(tmp_path / "run"))
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_vote_needs_a_threshold_in_numbers(tmp_path: Path) -> None:
+    task = TaskConfig(prompt="{text}", target=" {label}", choices=[" good", " bad"])
+    evaluation = EvaluationConfig(abstain_below="auto")
+    with pytest.raises(UserError, match=r"^evaluation.abstain_below: auto applies to a single model"):
+        start_run("ensemble", task=task, evaluation=evaluation, run=RunConfig(str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()

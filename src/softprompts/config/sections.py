@@ -215,7 +215,8 @@ class EvaluationConfig:
         stop: texts that end a generated prediction, in addition to the end token; the prediction is cut before the
             first of them. For hard prompts, because the base model has not learned to end.
         abstain_below: for tasks with choices, a prediction with a probability below this becomes "abstain", and a
-            person decides. Choose it on validation. None predicts a choice for every row.
+            person decides. `auto` takes the threshold at which the task's first metric is best on validation. None
+            predicts a choice for every row.
         split: split that is scored at the end. Use `validation` while you still choose settings, so that the test rows
             choose nothing.
     """
@@ -225,14 +226,16 @@ class EvaluationConfig:
     bootstrap_resamples: int = 2000
     stop: list[str] = field(default_factory=list)
     split: Literal["train", "validation", "test"] = "test"
-    abstain_below: float | None = None
+    abstain_below: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         # Checked here, and not after hours of training.
         for key in ("batch_size", "max_new_tokens", "bootstrap_resamples"):
             check_above_zero(f"evaluation.{key}", getattr(self, key))
-        if self.abstain_below is not None and not 0 < self.abstain_below <= 1:
-            raise UserError(f"evaluation.abstain_below: expected more than 0 and at most 1, found {self.abstain_below}")
+        if self.abstain_below not in (None, "auto") and not 0 < float(self.abstain_below) <= 1:
+            raise UserError(
+                f"evaluation.abstain_below: expected auto, or more than 0 and at most 1, found {self.abstain_below}"
+            )
         if not all(text.strip(" ") for text in self.stop):
             raise UserError(f"evaluation.stop: an empty text, or only spaces, would end every prediction: {self.stop}")
 

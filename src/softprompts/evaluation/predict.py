@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softprompts.config.sections import EvaluationConfig
 from softprompts.encoding.documents import Document, EncodedTask, Example, answers_of, lengths_of
@@ -20,6 +20,7 @@ from softprompts.models.sharding.layers import without_gradient
 from softprompts.models.sharding.turns import turns
 from softprompts.system.memory import one_line_if_memory_is_full
 from softprompts.system.signals import collected_signals
+from softprompts.tasks.task import Task
 
 import numpy
 import torch
@@ -59,6 +60,7 @@ class TestOutcome:
     """The result on the test split. `baselines` are the scores of always predicting the majority class.
 
     examples: the scored rows, those of `evaluation.split`; predictions: the predictions for them.
+    abstain_below: the probability below which a row is left to a person; None if every row is decided.
     """
 
     examples: Sequence[Example]
@@ -67,6 +69,7 @@ class TestOutcome:
     metrics: dict[str, Interval]
     baselines: dict[str, dict[str, Interval]]
     seconds: float
+    abstain_below: float | None = None
 
 
 def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, accelerator: Accelerator) -> TestOutcome:
@@ -82,6 +85,10 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     started = time.perf_counter()
     if not any(p.requires_grad for p in engine.parameters()):  # otherwise it was reported before training
         warn_of_cut_targets(data, engine.tokenizer, config.max_new_tokens, config.stop)
+    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
+    if config.abstain_below == "auto":
+        validation = predict(engine, data.validation, config, accelerator, "choosing a threshold").predictions
+        config = replace(config, abstain_below=best_threshold(validation, data.task))
     label = "testing"
     outcome = predict(engine, rows, config, accelerator, label)
     seconds = time.perf_counter() - started
@@ -90,7 +97,6 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
             f"{label}: the model's loss is {outcome.loss}, so predictions are meaningless: its weights are not finite, "
             "or model.dtype is too narrow for it; try float32"
         )
-    metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     resamples = config.bootstrap_resamples
     baselines = {}
     if data.task.choices:
@@ -103,6 +109,7 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
         intervals(metrics, *answers_and_targets(outcome.predictions), resamples),
         baselines,
         seconds,
+        None if config.abstain_below is None else float(config.abstain_below),
     )
 
 
@@ -118,7 +125,7 @@ def predict(
     """Predict every example: the likeliest choice, or a greedily generated text.
 
     The processes share the rows, and each returns the whole. `answer_open=False` skips generation and leaves
-    predictions of open tasks empty, if only the loss is needed.
+    predictions of open tasks empty, if only the loss is needed. With `abstain_below: auto`, no row is left to a person.
 
     Raises:
         UserError: the memory is full.
@@ -194,11 +201,33 @@ def chosen(choices: Sequence[str], index: int, scores: Sequence[float], config: 
     Args:
         choices: their texts; scores: their log-likelihoods, in nats.
     """
-    if config.abstain_below is not None:
-        odds = numpy.exp(numpy.array(scores) - numpy.max(scores))
-        if odds[index] / odds.sum() < config.abstain_below:
-            return ABSTAINED
+    if config.abstain_below not in (None, "auto") and probability(index, scores) < float(config.abstain_below):
+        return ABSTAINED
     return choices[index]
+
+
+def probability(index: int, scores: Sequence[float]) -> float:
+    """Return the probability of the choice of an index among all choices, from their log-likelihoods in nats."""
+    odds = numpy.exp(numpy.array(scores) - numpy.max(scores))
+    return float(odds[index] / odds.sum())
+
+
+def best_threshold(predictions: Sequence[Prediction], task: Task) -> float:
+    """Return the probability below which it is best to abstain, by the task's first metric on predictions of choices.
+
+    Chow (1970) derives it from the costs, if probabilities are correct. Those of small models often are not, so this
+    tries 0.01 to 1 in steps of 0.01. Of equal ones it returns the smallest, which leaves the fewest rows to a person.
+    """
+    first = load_metrics(task.metrics[:1], task.schema, task.metric_data)
+    answers, targets = answers_and_targets(predictions)
+    scores = [p.scores or [] for p in predictions]
+    sure = [probability(int(numpy.argmax(row)), row) for row in scores]
+
+    def value(percent: int) -> float:
+        kept = [ABSTAINED if s < percent / 100 else a for a, s in zip(answers, sure, strict=True)]
+        return next(iter(compute_metrics(first, kept, targets).values()))
+
+    return max(range(1, 101), key=value) / 100
 
 
 def document_losses(engine: Engine, documents: Sequence[Document]) -> torch.Tensor:

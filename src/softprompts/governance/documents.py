@@ -267,6 +267,8 @@ def _fallback(known: Known) -> list[str]:
 
 def _abstention(known: Known) -> list[str]:
     below = known.section.get("evaluation", {}).get("abstain_below")
+    if below == "auto":
+        below = known.evidence.result.notes.get("abstain_below")
     return [f"A choice with a probability below {percent(below)} is left to a person."] if below is not None else []
 
 
@@ -274,13 +276,15 @@ def _validation(known: Known) -> list[str]:
     split, result = known.evidence.split, known.evidence.result
     rows = result.data["splits"].get("validation", {}).get("rows")
     chosen, most = _chosen(known)
-    lines = []
-    if rows and chosen:
-        lines.append(f"{min(rows, most or rows):,} rows of validation chose {chosen}.")
+    choices = {chosen: most} if chosen else {}
+    if known.section.get("evaluation", {}).get("abstain_below") == "auto":
+        choices["the threshold of abstention"] = None
+    lines = [f"{min(rows, most or rows):,} rows of validation chose {what}." for what, most in choices.items() if rows]
     lines.append(f"The {split} rows were scored once, at the end.")
-    if split == "validation" and chosen:
+    if split == "validation" and choices:
         lines[-1] = (
-            f"The validation rows were also scored at the end. They chose {chosen}, so other rows may score less."
+            "The validation rows were also scored at the end. "
+            f"They chose {' and '.join(choices)}, so other rows may score less."
         )
     if split == "train" and result.training:
         lines[-1] = "The train rows were scored at the end. The run was trained on them, so other rows may score less."

@@ -69,6 +69,7 @@ def _record(
             "prompt": side.task.config.prompt,
             "metrics": {key: asdict(interval) for key, interval in outcome.metrics.items()},
             "test_loss": outcome.loss,
+            "abstain_below": outcome.abstain_below,
             "seconds_testing": outcome.seconds,
             "better_rows": len(contest.wins(side.name)),
         }

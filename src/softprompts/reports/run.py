@@ -63,6 +63,8 @@ def save_run(
         notes: further notes of the recipe, as JSON values.
     """
     notes = (notes or {}) | ({"resumed": run.resumed} if run.resumed else {})
+    if outcome.abstain_below is not None:
+        notes |= {"abstain_below": outcome.abstain_below}
     result = _result(run, task, model, outcome, progress, adapter, notes)
     if run.accelerator.is_main_process:
         _write_predictions(outcome.predictions, task.choices, run.output("predictions.jsonl"))

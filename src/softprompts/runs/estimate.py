@@ -42,7 +42,8 @@ def estimated_seconds(
     asked = training.best_by != "loss"
     total = training.steps * _seconds(step, TIMED_STEPS)
     total += validations * checked / rows * _seconds(score(asked), 1)
-    return total + len(data.test) / rows * _seconds(score(True), 1)
+    scored = len(data.test) + (len(data.validation) if evaluation.abstain_below == "auto" else 0)
+    return total + scored / rows * _seconds(score(True), 1)
 
 
 def _seconds(work: Callable[[], object], times: int) -> float:

@@ -105,7 +105,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     folder = folder_of(config)
     _check_trackers(config.trackers)
     check_launch()
-    _check_abstention(arguments.get("task"), arguments.get("evaluation"))
+    _check_abstention(arguments.get("task"), arguments.get("evaluation"), recipe)
     use_all_cores()
     keep_freed_memory()
     accelerator = _meet(config, folder)
@@ -152,9 +152,13 @@ def _check_trackers(trackers: list[str]) -> None:
             raise UserError(f"run.trackers: {tracker} is not installed; run `pip install {tracker}`")
 
 
-def _check_abstention(task: TaskConfig | None, evaluation: EvaluationConfig | None) -> None:
-    if task and evaluation and evaluation.abstain_below is not None and task.choices is None:
+def _check_abstention(task: TaskConfig | None, evaluation: EvaluationConfig | None, recipe: str) -> None:
+    if not task or not evaluation or evaluation.abstain_below is None:
+        return
+    if task.choices is None:
         raise UserError("evaluation.abstain_below: applies only with task.choices, whose probabilities it looks at")
+    if recipe == "ensemble" and evaluation.abstain_below == "auto":
+        raise UserError("evaluation.abstain_below: auto applies to a single model; expected a probability for a vote")
 
 
 def _claim_once(
