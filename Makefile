@@ -28,7 +28,7 @@ record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and u
 	@$(BIN)/python -m benchmarks.tasks.record
 	@$(BIN)/python -m scripts.build_docs.readme
 
-USES := $(or $(USE),compliance localisation analytics support campaign)
+USES := $(or $(USE),campaign docstrings localisation support analytics product compliance)
 
 use-cases: $(STAMP) ## after make bench GRID="$(USES)": readiness page and governance folder of each: results/use_cases/; USE=support
 	@set -e; for use in $(USES); do \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scripts.build_docs import messages, recipes, reference, results, scaling
+from scripts.build_docs import messages, recipes, reference, results, scaling, use_cases
 from scripts.release import licences
 
 MADE: dict[str, Callable[..., str]] = {
@@ -20,7 +20,7 @@ MADE: dict[str, Callable[..., str]] = {
     "demo": results.demo,
     "overview": results.overview,
     "tasks": results.tasks,
-    "use_case": results.use_case,
+    "use_case": use_cases.results,
     "benchmark": results.benchmark,
     "papers": results.papers,
     "claims": results.claims,

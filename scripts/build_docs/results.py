@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.memorisation import tables as canaries
 from benchmarks.report.frame import results_of
-from benchmarks.report.tables import metric, results_markdown
+from benchmarks.report.tables import metric
 from benchmarks.tasks.tables import table, tasks_table
 from scripts.build_docs.pages import ROOT, linked
-from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds, use_case as use_case_records
+from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.frame import metrics_of
 from softprompts.reports.tables import markdown_table, size
@@ -42,16 +42,6 @@ def demo() -> str:
 def tasks() -> str:
     """Return a table for each task: the shipped config of every recipe."""
     return tasks_table([list(shipped(task).values()) for task in TASKS])
-
-
-def use_case(task: str) -> str:
-    """Return the table of a use case's benchmark, or that none is recorded yet."""
-    if records := use_case_records(task):
-        kept = f"results/use_cases/{task}"
-        filed = f"Its records: [readiness]({kept}/readiness.html) and [governance]({kept}/governance)."
-        parts = [results_markdown(records, task), filed if (ROOT / kept / "governance").is_dir() else ""]
-        return "\n\n".join(part for part in parts if part)
-    return f"No run is recorded yet: `make bench GRID={task}` makes them."
 
 
 def overview() -> str:

@@ -27,8 +27,10 @@ SHIPPED = {
     "analytics": "mention_rate",
     "campaign": "voice_rate",
     "compliance": "cost_score",
+    "docstrings": "style_rate",
     "localisation": "chrf",
     "own_data": "accuracy",
+    "product": "accuracy",
     "support": "exact_match",
 }
 

@@ -1,0 +1,66 @@
+"""Make the results part of a use case's guide: scores, the target of its plan, differences, pictures, filed records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.report.frame import Records
+from benchmarks.report.tables import comparisons_table, results_markdown
+from scripts.build_docs.pages import ROOT
+from scripts.build_docs.records import use_case as records_of
+from softprompts.readiness.plan import read_plan
+from softprompts.readiness.settings import read_recipe
+from softprompts.readiness.worth import metric_name
+from softprompts.reports.pages.frame import numbers
+from softprompts.reports.pages.tables import markdown
+from softprompts.tasks.task import load_task
+
+SOFT = ("prompt_tuning", "prefix_tuning", "p_tuning", "context_tuning")
+PICTURES = {
+    "parameters": "score and trained parameters of each method, one mark per seed",
+    "curves": "loss on validation rows during training",
+}
+
+
+def results(task: str) -> str:
+    """Return the results of a use case, or that none is recorded yet."""
+    records = records_of(task)
+    if not records:
+        return f"No run is recorded yet: `make bench GRID={task}` makes them."
+    return "\n\n".join([results_markdown(records, task), *_decision(records, task), *_pictures(task), *_filed(task)])
+
+
+def _decision(records: Records, task: str) -> Iterator[str]:
+    """Yield the methods that reach the plan's target, and the differences between soft prompts and the others."""
+    folder = ROOT / "configs" / task
+    config = str(folder / "prefix_tuning.yaml")
+    plan = read_plan(str(folder / "readiness.yaml"))
+    name = metric_name(plan, load_task(read_recipe(config).task), config)
+    scores = numbers(records.of(task), f"metric.{name}").groupby(level="method", sort=False).mean()
+    reached = ", ".join(
+        f"{records.label(task, method)} ({100 * value:.1f} %)"
+        for method, value in scores.items()
+        if value >= plan.target
+    )
+    yield (
+        f"The target in [readiness.yaml](configs/{task}/readiness.yaml) is {100 * plan.target:.1f} % for {name}. "
+        + (f"These methods reach it, as means over seeds: {reached}." if reached else "No method reaches it here.")
+    )
+    methods = records.benchmarks[task].cells
+    pairs = [(soft, other) for soft in methods if soft in SOFT for other in methods if other not in SOFT]
+    if found := [c for first, second in pairs if (c := records.compared(task, name, first, second))]:
+        yield f"Soft prompts minus the other methods, by {name}:"
+        yield markdown(comparisons_table(records.benchmarks[task], found))
+
+
+def _pictures(task: str) -> Iterator[str]:
+    for kind, said in PICTURES.items():
+        file = f"docs/figures/{task}_{kind}.png"
+        if (ROOT / file).is_file():
+            yield f"![{task}: {said}]({file})"
+
+
+def _filed(task: str) -> Iterator[str]:
+    kept = f"results/use_cases/{task}"
+    if (ROOT / kept / "governance").is_dir():
+        yield f"Its records: [readiness]({kept}/readiness.html) and [governance]({kept}/governance)."
