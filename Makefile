@@ -31,12 +31,15 @@ record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and u
 USES := $(or $(USE),campaign docstrings localisation support analytics product compliance)
 
 use-cases: $(STAMP) ## after make bench GRID="$(USES)": readiness page and governance folder of each: results/use_cases/; USE=support
-	@set -e; for use in $(USES); do \
-		echo "== $$use"; plan=configs/$$use/readiness.yaml; kept=results/use_cases/$$use; \
-		HF_HUB_OFFLINE=1 $(BIN)/python recipes/readiness.py --readiness.config configs/$$use/prefix_tuning.yaml --readiness.plan $$plan \
-			--readiness.output $$kept --readiness.baseline $$(echo runs/benchmarks/$$use/*_shot/seed0) || test $$? -eq 1; \
-		HF_HUB_OFFLINE=1 $(BIN)/python recipes/governance.py --governance.run runs/benchmarks/$$use/prefix_tuning/seed0 \
-			--governance.plan $$plan --governance.readiness $$kept/readiness.json --governance.output_dir $$kept/governance; done
+	@set -e; export HF_HUB_OFFLINE=1; for use in $(USES); do \
+		echo "== $$use"; plan=configs/$$use/readiness.yaml; config=configs/$$use/prefix_tuning.yaml; kept=results/use_cases/$$use; \
+		baseline=$$(ls results/benchmarks/$$use/few_shot/seed0.json results/benchmarks/$$use/zero_shot/seed0.json 2>/dev/null | head -n 1); \
+		run=runs/benchmarks/$$use/prefix_tuning/seed0; if [ ! -f $$run/result.json ]; then \
+			run=runs/$$use/prefix_tuning; $(BIN)/python recipes/prefix_tuning.py --config $$config --resume; fi; \
+		$(BIN)/python recipes/readiness.py --readiness.config $$config --readiness.plan $$plan --readiness.output $$kept \
+			$${baseline:+--readiness.baseline $$baseline} || test $$? -eq 1; \
+		$(BIN)/python recipes/governance.py --governance.run $$run --governance.plan $$plan \
+			--governance.readiness $$kept/readiness.json --governance.output_dir $$kept/governance; done
 
 report: $(STAMP) ## make one page about your own runs: RUNS=runs/mytask; without RUNS, about the benchmark: results/report/, docs/figures/
 	@HF_HUB_OFFLINE=1 $(BIN)/python $(if $(RUNS),recipes/report.py $(RUNS:%=--report.runs+ %),-m benchmarks.report)
