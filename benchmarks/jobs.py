@@ -127,34 +127,31 @@ def _ends_with_parent() -> Callable[[], object] | None:
 
 
 def _run_on_ray(jobs: Sequence[Job], start: Start[Job], keep: Keep[Job], workers: WorkersConfig) -> None:
-    ray = _connected(workers)
-    try:
-        task = ray.remote(
-            num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=workers.retries, retry_exceptions=False
-        )(_on_worker)
-        given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-        waiting = list(jobs)
-        running: dict[Any, Job] = {}
-        # After the connection, for which Ray sets handlers of its own.
-        with collected_signals(lambda _: None) as received:
-            while waiting or running:
-                for job in list(waiting):
-                    process = start(job)
-                    if process is None:
-                        continue
-                    waiting.remove(job)
-                    if isinstance(process, str):
-                        keep(job, 1, process)
-                    else:
-                        running[task.remote(process, str(Path.cwd()), given)] = job
-                ended, _ = ray.wait(list(running), timeout=LOOK) if running else ([], [])
-                if received:
-                    _stop(ray, list(running))
-                    raise SystemExit(128 + received[0])
-                for reference in ended:
-                    keep(running.pop(reference), *_outcome(ray, reference))
-    finally:
-        ray.shutdown()
+    ray = _connected(workers)  # until this process ends, because a benchmark calls this once for each of its stages
+    task = ray.remote(
+        num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=workers.retries, retry_exceptions=False
+    )(_on_worker)
+    given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    waiting = list(jobs)
+    running: dict[Any, Job] = {}
+    # After the connection, for which Ray sets handlers of its own.
+    with collected_signals(lambda _: None) as received:
+        while waiting or running:
+            for job in list(waiting):
+                process = start(job)
+                if process is None:
+                    continue
+                waiting.remove(job)
+                if isinstance(process, str):
+                    keep(job, 1, process)
+                else:
+                    running[task.remote(process, str(Path.cwd()), given)] = job
+            ended, _ = ray.wait(list(running), timeout=LOOK) if running else ([], [])
+            if received:
+                _stop(ray, list(running))
+                raise SystemExit(128 + received[0])
+            for reference in ended:
+                keep(running.pop(reference), *_outcome(ray, reference))
 
 
 def _connected(workers: WorkersConfig) -> Any:
@@ -164,6 +161,8 @@ def _connected(workers: WorkersConfig) -> Any:
         import ray  # not above: it comes with an extra
     except ImportError:
         raise UserError('workers.ray: requires Ray; install it: in a clone, pip install -e ".[ray]"') from None
+    if ray.is_initialized():
+        return ray
     address = None if workers.ray == "auto" else workers.ray
     if address is not None:
         _reach(address)

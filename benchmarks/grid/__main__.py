@@ -25,11 +25,13 @@ from benchmarks.grid.records import (
     done,
     drop_checkpoints,
     expected,
+    extended,
     failure_of,
     keep_failure,
     keep_grid,
     keep_run,
     keep_sweep,
+    with_recorded_points,
 )
 from benchmarks.grid.settings import GridConfig
 from benchmarks.jobs import Process, WorkersConfig, run_jobs
@@ -67,8 +69,8 @@ def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None
         if method not in grid.methods:
             raise UserError(f'launch.only: "{method}"{nearest(method, grid.methods)}')
     folder = Path(launch.records) / name_of(grid)
-    everything = jobs(grid, Path(launch.runs))
-    mine = [job for job in everything if launch.only is None or job.method in launch.only]
+    settings, grid = grid, with_recorded_points(grid, folder)
+    mine = _jobs(grid, launch)
     if launch.retry and not launch.plan:
         for job in mine:
             failure_of(folder, job).unlink(missing_ok=True)
@@ -87,22 +89,53 @@ def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None
     runs = Path(launch.runs) / name_of(grid)
     runs.mkdir(parents=True, exist_ok=True)
     locks.own(runs, "launch.runs")
-    keep_grid(grid, folder)
-    if not any(job.kind == "sweep" for job in left):  # otherwise a sweep may still change its choice
-        check_choices(folder, Path(launch.runs))
-    count = iter(range(1, len(left) + 1))
-
-    def keep_and_print(job: Job, code: int, line: str) -> None:
-        outcome = keep(grid, folder, everything, job, code, line)
-        print(f"[{next(count)}/{len(left)}] {job.name}: {outcome}", flush=True)
-
-    run_jobs(left, partial(start, grid, folder, everything), keep_and_print, workers)
+    keep_grid(settings, folder)
+    # All sweeps come first, because a sweep whose best point is at an edge continues, and may change its choice.
+    before, ended = None, 0
+    while grid != before:
+        ended += _do(grid, folder, launch, workers, ended, sweeps=True)
+        before, grid = grid, extended(grid, settings, _jobs(grid, launch), folder)
     check_choices(folder, Path(launch.runs))
+    _do(grid, folder, launch, workers, ended)
+    mine = _jobs(grid, launch)
     locks.release(runs)
     failed = sum(failure_of(folder, job).is_file() for job in mine)
     if failed:
         print(f"{failed} of {len(mine)} jobs failed: {folder}/**/*.failed.json", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _jobs(grid: GridConfig, launch: LaunchConfig) -> list[Job]:
+    """Return the jobs of a grid, of the methods to run."""
+    return [job for job in jobs(grid, Path(launch.runs)) if launch.only is None or job.method in launch.only]
+
+
+def _do(
+    grid: GridConfig, folder: Path, launch: LaunchConfig, workers: WorkersConfig, ended: int, *, sweeps: bool = False
+) -> int:
+    """Do the jobs that have no record, or only the sweeps among them, and return their number.
+
+    Args:
+        grid: with all points so far.
+        folder: of the records.
+        launch: folders, and the methods to run.
+        workers: the processes that do the jobs.
+        ended: number of the jobs that this launch has done before.
+        sweeps: whether to do only sweeps.
+    """
+    left = [job for job in _jobs(grid, launch) if not done(folder, job)]
+    chosen = [job for job in left if job.kind == "sweep" or not sweeps]
+    if not chosen:
+        return 0
+    everything = jobs(grid, Path(launch.runs))
+    count = iter(range(ended + 1, ended + 1 + len(chosen)))
+
+    def keep_and_print(job: Job, code: int, line: str) -> None:
+        outcome = keep(grid, folder, everything, job, code, line)
+        print(f"[{next(count)}/{ended + len(left)}] {job.name}: {outcome}", flush=True)
+
+    run_jobs(chosen, partial(start, grid, folder, everything), keep_and_print, workers)
+    return len(chosen)
 
 
 def start(grid: GridConfig, folder: Path, everything: list[Job], job: Job) -> Process | str | None:

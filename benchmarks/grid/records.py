@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
@@ -16,10 +16,11 @@ from benchmarks.grid.settings import GridConfig, in_words, load_benchmark, seeds
 from softprompts.errors import UserError
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import Result, load_result
+from softprompts.sweeps.grid import beyond
 from softprompts.system.files import write_atomically
 
 # A grid may grow. Its records stay comparable as long as everything else is the same.
-GROWS = ("seeds", "methods", "probes", "transfer", "name")
+GROWS = ("seeds", "methods", "probes", "transfer", "name", "extensions")
 TASKS = Path("results/tasks")
 UNKNOWN = 120.0  # seconds of a job without any record
 
@@ -105,12 +106,43 @@ def keep_sweep(grid: GridConfig, folder: Path, jobs: list[Job]) -> dict[str, Any
     known = _swept(folder, jobs[0])
     if len(known) == len(jobs):
         return _read(file)["chosen"]
-    tried = [*known, *(_point(folder, job) for job in jobs[len(known) :])]
+    tried = [next((p for p in known if p["values"] == job.values), {}) or _point(folder, job) for job in jobs]
     chosen = choose(tried)
     by = next((p["by"] for p in tried if "by" in p), None)
     assert len(tried) == len(points(grid.methods[jobs[0].method]))
     _write(file, {"chosen": chosen, "by": by, "seed": grid.sweep_seed, "points": tried})
     return chosen
+
+
+def with_recorded_points(grid: GridConfig, folder: Path) -> GridConfig:
+    """Return a grid with the points of its recorded sweeps that it lacks itself, in the order of their runs."""
+    methods = {}
+    for name, method in grid.methods.items():
+        file = folder / name / "sweep.json"
+        swept = [point["values"] for point in _read(file)["points"]] if file.is_file() else []
+        first = swept[len(points(replace(method, further=[]))) :]
+        methods[name] = replace(method, further=[*first, *(v for v in method.further if v not in first)])
+    return replace(grid, methods=methods)
+
+
+def extended(grid: GridConfig, settings: GridConfig, everything: Sequence[Job], folder: Path) -> GridConfig:
+    """Return a grid with the points beyond the edges at which its finished sweeps have their best one.
+
+    Args:
+        grid: the grid with all points so far.
+        settings: as the user gave it; its `extensions` count the points beyond these.
+        everything: all jobs of the grid.
+        folder: of the records.
+    """
+    methods = dict(grid.methods)
+    for name, method in grid.methods.items():
+        sweep = [job for job in everything if (job.kind, job.method) == ("sweep", name)]
+        chosen = keep_sweep(grid, folder, sweep) if sweep and all(done(folder, job) for job in sweep) else None
+        room = grid.extensions - (len(sweep) - len(points(settings.methods[name])))
+        if chosen and room > 0:
+            found = beyond(chosen, points(method), method.sweep)
+            methods[name] = replace(method, further=[*method.further, *found[:room]])
+    return replace(grid, methods=methods)
 
 
 def check_choices(folder: Path, runs: Path) -> None:

@@ -59,6 +59,7 @@ class GridConfig:
         training: keys of `training` in the recipes, the same for all methods that train.
         sweep_training: keys of `training` that differ in the runs of a sweep.
         sweep_seed: seed of the runs of a sweep.
+        extensions: most points by which a sweep continues beyond the tried values while its best point is at an edge.
         probes: further measurements of each method: sampling, forgetting, latency, transfer.
         sampled_rows: test rows of the probe sampling.
         transfer: rows of the probe transfer, each as `task.where` of the same task, for example another domain.
@@ -73,6 +74,7 @@ class GridConfig:
     training: dict[str, Any] = field(default_factory=dict)
     sweep_training: dict[str, Any] = field(default_factory=dict)
     sweep_seed: int = 100
+    extensions: int = 0
     probes: list[str] = field(default_factory=list)
     sampled_rows: int = 60
     transfer: list[dict[str, list[Any]]] = field(default_factory=list)

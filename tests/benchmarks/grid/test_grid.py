@@ -23,6 +23,7 @@ from softprompts.metrics.scoring import Interval
 import pytest
 
 MakeGrid = Callable[..., GridConfig]
+LR = "training.learning_rate"
 ROWS = [("row 1", " a"), ("row 2", " b")]
 
 
@@ -153,6 +154,57 @@ def test_a_sweep_may_go_on_and_runs_made_with_what_it_chose_before_are_no_more_t
     assert found.cells["prompt_tuning"][0].result.settings["training"]["learning_rate"] == 0.3
     with pytest.raises(UserError, match=r"other settings \(methods\.prompt_tuning\)"):
         run(with_further(0.3), tmp_path)
+
+
+def test_a_sweep_continues_beyond_an_edge_before_anything_is_scored_on_test(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches
+) -> None:
+    launches.best = {"0.01": -1.0, "0.1": -0.3, "1.0": -0.2, "10.0": -0.4, "0.03": -0.9}
+    settings = make_grid(seeds=[0], extensions=3)
+    folder = run(settings, tmp_path)
+    tuned = [f"prompt_tuning/sweep{number:02d}" for number in range(4)]
+    assert launches.methods() == [*tuned, "written/seed0", "prompt_tuning/seed0"]
+    found = load_benchmark(folder)
+    swept = [p["values"]["training.learning_rate"] for p in found.sweeps["prompt_tuning"]["points"]]
+    assert swept == [0.01, 0.1, 1.0, 10.0]
+    assert found.sweeps["prompt_tuning"]["chosen"] == {"training.learning_rate": 1.0}
+    assert found.cells["prompt_tuning"][0].result.settings["training"]["learning_rate"] == 1.0
+    launches.ran.clear()
+    shutil.rmtree(tmp_path / "runs")  # on another machine
+    run(settings, tmp_path)
+    assert launches.ran == []
+    tuned = settings.methods["prompt_tuning"]
+    more = replace(settings, methods=settings.methods | {"prompt_tuning": replace(tuned, further=[{LR: 0.03}])})
+    run(more, tmp_path)
+    assert launches.methods() == ["prompt_tuning/sweep04"], "points of the user's own come after those found before"
+    kept = load_benchmark(folder).sweeps["prompt_tuning"]
+    assert [p["values"][LR] for p in kept["points"]] == [0.01, 0.1, 1.0, 10.0, 0.03]
+    assert [p["best_value"] for p in kept["points"]] == [-1.0, -0.3, -0.2, -0.4, -0.9]
+
+
+@pytest.mark.parametrize(
+    ("extensions", "tried"), [(0, [0.01, 0.1]), (1, [0.01, 0.1, 1.0]), (2, [0.01, 0.1, 1.0, 10.0])]
+)
+def test_a_sweep_continues_at_most_as_often_as_asked(
+    extensions: int, tried: list[float], make_grid: MakeGrid, tmp_path: Path, launches: Launches
+) -> None:
+    launches.best = {"0.01": -4.0, "0.1": -3.0, "1.0": -2.0, "10.0": -1.0, "100.0": -0.5}
+    folder = run(make_grid(seeds=[0]), tmp_path)
+    for record in folder.glob("prompt_tuning/seed*"):
+        record.unlink()
+    shutil.rmtree(tmp_path / "runs" / "sentiment" / "prompt_tuning" / "seed0")
+    folder = run(make_grid(seeds=[0], extensions=extensions), tmp_path)  # also a sweep that was recorded before
+    assert [p["values"][LR] for p in load_benchmark(folder).sweeps["prompt_tuning"]["points"]] == tried
+
+
+def test_a_sweep_whose_choice_is_used_already_is_extended_and_the_runs_refused(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches
+) -> None:
+    launches.best = {"0.01": -4.0, "0.1": -3.0, "1.0": -2.0, "10.0": -3.0}
+    run(make_grid(seeds=[0]), tmp_path)
+    with pytest.raises(UserError, match=r"other values than its sweep chooses now \(learning_rate 1\.0\); move"):
+        run(make_grid(seeds=[0], extensions=2), tmp_path)
+    assert launches.methods()[-1] == "prompt_tuning/sweep03"
 
 
 def test_a_failed_run_is_a_record_and_the_others_go_on(

@@ -87,7 +87,8 @@ def test_a_grid_on_ray_survives_a_lost_node_and_a_stop(make_grid: MakeGrid, clus
     wait_for(lost, "runs/tiny/prompt_tuning/seed1/checkpoints/step-*", process)
     cluster.remove_node(second, allow_graceful=False)
     output = finish(process)
-    assert "failed" not in output
+    assert ": failed: " not in output  # Ray itself may say that a task failed, and that it starts it again
+    assert "jobs failed" not in output
     one, other = (load_benchmark(folder / "records" / "tiny") for folder in (plain, lost))
     assert numbers(one) == numbers(other)
     assert one.missing == other.missing == []
