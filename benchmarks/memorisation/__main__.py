@@ -33,6 +33,7 @@ from softprompts.system.files import write_atomically
 import yaml
 
 SCORING = "-mbenchmarks.memorisation.scoring"  # one word, as the path of a recipe is
+COPIED = "settings.json"  # beside a copy of train
 # Settings that may change between two calls for one record.
 FREE = ("methods", "seeds", "runs", "record")
 
@@ -88,6 +89,9 @@ def one(config: MemorisationConfig, method: str, seed: int) -> dict[str, Any]:
     flags = {"task.dataset": None, "task.where": {}} | files | config.settings
     if not all(Path(name).is_file() for name in files.values()):
         write_copy(config, sections(settings, config.settings)["task"], seed, data)
+        write_atomically(data / COPIED, json.dumps(_copied(config), indent=1) + "\n")
+    elif json.loads((data / COPIED).read_text(encoding="utf-8")) != _copied(config):
+        raise UserError(f"memorisation.runs: {data} was made with other settings; name a new folder")
     if method == BASE:
         found = {name: asdict(value) for name, value in sections(settings, flags).items()}
         return {"method": BASE, "seed": seed, "canaries": scored(config, seed, found, run, trained=False)}
@@ -111,6 +115,13 @@ def one(config: MemorisationConfig, method: str, seed: int) -> dict[str, Any]:
     }
 
 
+def _copied(config: MemorisationConfig) -> dict[str, Any]:
+    """Return the settings that a copy of train depends on, as JSON values."""
+    settings = {key: value for key, value in asdict(config).items() if key not in (*FREE, "steps", "candidates")}
+    made: dict[str, Any] = json.loads(json.dumps(settings))
+    return made
+
+
 def shared(model: ModelConfig, task: TaskConfig) -> None:
     """Name the sections that are read; the signature is their schema."""
 
@@ -131,8 +142,7 @@ def train(source: str, run: Path, config: MemorisationConfig, seed: int, flags: 
     words = [f"recipes/{Path(source).stem}.py", "--config", source, "--resume"]
     for key, value in {**flags, **steps, "run.output_dir": str(run)}.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    if not (run / RESULT_FILE).is_file():
-        launch(words, run)
+    launch(words, run)  # a finished run stays as it is, and is refused if it had other settings
 
 
 def scored(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +209,10 @@ def test_a_model_that_remembers_is_found_out(
     probe.main(settings)  # nothing is left to do
     assert capsys.readouterr().out == ""
     assert json.loads((tmp_path / "record.json").read_text()) == record
+    other = str(tmp_path / "other.json")
+    with pytest.raises(UserError, match=r"memorisation\.runs: .*data was made with other settings; name a new folder"):
+        probe.main(replace(settings, record=other, rows=5))
+    with pytest.raises(SystemExit):  # the finished run had fewer steps
+        probe.main(replace(settings, record=other, steps=121))
+    assert "training.steps" in capsys.readouterr().err
+    assert [run["method"] for run in json.loads((tmp_path / "other.json").read_text())["runs"]] == ["base_model"]
