@@ -24,7 +24,7 @@ from softprompts.tasks.task import load_task
 import pytest
 
 SHIPPED = {
-    "analytics": "mention_rate",
+    "analytics": "chrf",
     "campaign": "voice_rate",
     "compliance": "cost_score",
     "docstrings": "style_rate",

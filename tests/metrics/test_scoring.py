@@ -17,6 +17,7 @@ from softprompts.metrics.scoring import (
     check_metrics,
     compute_metrics,
     intervals,
+    is_mean_over_rows,
     load_metrics,
     reported,
 )
@@ -265,3 +266,27 @@ def test_with_a_network_the_hub_is_asked(there: bool | None, tmp_path: Path, mon
         check_names(["rouge"])
     unasked = "; the Hub cannot be reached (ConnectionError)" if there is None else ""
     assert str(caught.value) == f'task.metrics: no metric "rouge" (did you mean "rouge_l"?){unasked}'
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "mean"),
+    [
+        ("accuracy", "accuracy", True),
+        ("macro_f1", "macro_f1", False),
+        ("exact_match", "exact_match", True),
+        ("rouge_l", "rouge_l", True),
+        ("chrf", "chrf", False),
+        ("bleu", "bleu", False),
+    ],
+)
+def test_a_mean_over_rows_is_told_from_other_numbers(name: str, number: str, mean: bool) -> None:
+    targets = ["a cat sat on the mat", "dogs bark", "a cat sat on the mat", "the bird sings a song", "dogs bark"] * 5
+    assert is_mean_over_rows(load_metrics([name]), number, targets) == mean
+
+
+def test_an_abstention_is_a_miss_and_no_class_of_its_own() -> None:
+    metrics = load_metrics(["macro_f1"])
+    found = compute_metrics(metrics, ["a", "a", "abstain", "b"], ["a", "a", "b", "b"])
+    assert found["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    named = compute_metrics(metrics, ["abstain", "b"], ["abstain", "b"])
+    assert named["macro_f1"] == 1, "a label with this name stays one"

@@ -355,14 +355,18 @@ def test_labels_that_are_absent_rare_or_lopsided_are_said(check: Check) -> None:
     assert check(lopsided, task=both, **by_label).findings["balance"].status == "green"
 
 
-def test_splits_with_other_shares_of_labels_are_amber(check: Check) -> None:
+@pytest.mark.parametrize(("moved", "status"), [(20, "green"), (40, "amber")])
+def test_splits_with_other_shares_of_labels_are_amber_if_chance_does_not_explain_it(
+    moved: int, status: str, check: Check
+) -> None:
     def shift(rows: Rows) -> None:
-        for row in rows["test"][:24]:
+        for row in rows["test"][:moved]:
             row["label"] = "billing"
 
     found = check(shift).findings["balance"]
-    assert found.status == "amber"
-    assert found.facts["largest_shift"] == pytest.approx(0.2)
+    assert found.status == status
+    assert found.facts["largest_shift"] == pytest.approx(moved / 2 / 60)
+    assert (found.facts["largest_shift_p"] < 0.01) == (status == "amber")
 
 
 GERMAN = "Guten Tag, ich habe meine Rechnung noch nicht bekommen und möchte wissen, wann das Paket endlich ankommt {}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -13,6 +14,7 @@ from helpers import load_base
 from made_readiness import LABELS, Made, Rows, clean_rows
 from made_tasks import write
 from softprompts.errors import UserError
+from softprompts.metrics import planning
 from softprompts.readiness import rows, worth
 from softprompts.readiness.plan import read_plan
 from softprompts.readiness.settings import read_recipe
@@ -53,16 +55,17 @@ def test_the_rows_give_the_power_in_simulation() -> None:
 class Case:
     """Settings, plan and rows of a made task, and the findings on its worth."""
 
-    def __init__(self, made: Made) -> None:
+    def __init__(self, made: Made, metric: str = "accuracy") -> None:
         """Read them."""
+        self.metric = metric
         self.settings, self.plan = read_recipe(str(made.config)), read_plan(str(made.plan))
         self.task = load_task(self.settings.task)
 
     def baseline(self, given: str | None = None) -> worth.Baseline | str:
-        return worth.baseline_of(self.settings, self.task, "accuracy", given)
+        return worth.baseline_of(self.settings, self.task, self.metric, given)
 
     def findings(self, ceiling: float = 1.0) -> dict[str, Any]:
-        found = worth.worth_findings(self.settings, self.plan, self.task, "accuracy", self.baseline(), ceiling)
+        found = worth.worth_findings(self.settings, self.plan, self.task, self.metric, self.baseline(), ceiling)
         return {finding.key: finding for finding in found}
 
 
@@ -239,6 +242,23 @@ def test_the_committed_record_of_an_included_task_is_found(made: Made) -> None:
     assert found.path.endswith("results/tasks/sentiment/hard_prompt.json")
 
 
+def test_a_measured_hard_prompt_is_compared_in_pairs_and_a_constant_is_not(made: Made) -> None:
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
+    made.write_baseline(0.7)
+    facts = Case(made).findings()["test_rows"].facts
+    disagree = 0.7 * 0.1 + 0.9 * 0.3
+    assert facts["needed"] == planning.rows_needed(0.2, disagree) > worth.rows_needed(0.7, 0.9)
+    assert facts["power"] == pytest.approx(planning.power_of_rows(0.2, disagree, facts["different_inputs"]))
+
+
+@pytest.mark.parametrize(("metric", "status"), [("accuracy", "green"), ("macro_f1", "amber")])
+def test_a_number_of_rows_is_rough_for_a_score_that_is_no_mean_over_rows(metric: str, status: str, made: Made) -> None:
+    made.write_plan(kpi={"metric": metric, "target": 0.9, "measured": "once", "today": 0.6})
+    found = Case(made, metric).findings()["test_rows"]
+    assert (found.status, found.facts["mean_over_rows"]) == (status, metric == "accuracy")
+    assert ("is not a mean over rows" in found.found) == (status == "amber")
+
+
 def test_a_kpi_on_a_metric_that_the_task_lacks_is_an_error(made: Made) -> None:
     made.write_plan(kpi={"metric": "acuracy", "target": 0.9, "measured": "once"})
     case = Case(made)
@@ -255,9 +275,27 @@ def test_the_baseline_is_asked_with_the_goal_and_the_choices(made: Made) -> None
         "Sort {{all}} tickets. Answer with one of: billing, shipping.\n\n{text}\nQueue:",
     ]
     assert Path(arguments["run"].output_dir) == made.folder / "runs" / "hard_prompt"
-    made.write_plan(wordings=["Which queue? {text}"])
+    assert arguments["hard"].shots == 4
+    assert arguments["evaluation"] == case.settings.evaluation
+    assert arguments["task"].max_length == sys.maxsize, "the examples need room"
+    made.write_plan(wordings=["Which queue? {text}"], shots=0)
     case = Case(made)
-    assert worth.baseline_arguments(case.settings, case.plan, case.task)["hard"].wordings == ["Which queue? {text}"]
+    hard = worth.baseline_arguments(case.settings, case.plan, case.task)["hard"]
+    assert (hard.wordings, hard.shots) == (["Which queue? {text}"], 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "targets", "stop"),
+    [([], "one line", ["\n"]), ([], "two\nlines", []), ([";"], "one line", [";"])],
+)
+def test_an_open_answer_of_the_baseline_ends_with_its_line(
+    given: list[str], targets: str, stop: list[str], made: Made
+) -> None:
+    case = Case(made)
+    rows = [replace(row, target=f" {targets}") for row in case.task.splits["train"]]
+    task = replace(case.task, choices=None, splits=case.task.splits | {"train": rows})
+    settings = replace(case.settings, evaluation=replace(case.settings.evaluation, stop=given))
+    assert worth.baseline_arguments(settings, case.plan, task)["evaluation"].stop == stop
 
 
 def test_a_run_costs_its_operations(made: Made) -> None:

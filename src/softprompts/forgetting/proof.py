@@ -165,7 +165,7 @@ def _in_words(record: dict[str, Any]) -> list[str]:
     removed = listed(f"{found.get('without', {}).get('rows', 0):,} of {split}" for split, found in data.items())
     lines = [
         f"left out: {removed}",
-        f"none of the {proof['rows_checked']:,} rows in use has a fingerprint of these, or is nearly the same",
+        f"none of the {proof['rows_checked']:,} rows in use has a fingerprint of these, or is nearly a named row",
         f"steps: {steps['before']:,} before, {steps['after']:,} after",
     ]
     if (found := record["scores"]) is None:

@@ -269,7 +269,13 @@ def _abstention(known: Known) -> list[str]:
     below = known.section.get("evaluation", {}).get("abstain_below")
     if below == "auto":
         below = known.evidence.result.notes.get("abstain_below")
-    return [f"A choice with a probability below {percent(below)} is left to a person."] if below is not None else []
+    if below is None:
+        return []
+    return [
+        f"In the scores, a choice with a probability below {percent(below)} counts as left to a person.",
+        "A program that uses the adapter must leave it to a person itself.",
+        "Generation and the server return the likeliest choice with its probability.",
+    ]
 
 
 def _validation(known: Known) -> list[str]:

@@ -26,6 +26,11 @@ def rows_needed(difference: float, disagree: float) -> int:
     return math.ceil((root / difference) ** 2)
 
 
+def disagreement(first: float, second: float) -> float:
+    """Return the share of rows that exactly one of two models has right, if their answers are independent."""
+    return first * (1 - second) + second * (1 - first)
+
+
 def power_of_rows(difference: float, disagree: float, rows: int) -> float:
     """Return the power of the test of `rows_needed` with this number of rows."""
     reached = difference * math.sqrt(rows) - Z * math.sqrt(disagree)
@@ -70,7 +75,7 @@ def plan_lines(reference: float, target: float, disagree: float | None, rows: in
         rows: number of present rows, whose power is added.
     """
     difference = abs(target - reference)
-    disagree = reference * (1 - target) + target * (1 - reference) if disagree is None else disagree
+    disagree = disagreement(reference, target) if disagree is None else disagree
     needed, users = rows_needed(difference, disagree), users_needed(reference, target)
     certain = f"with a power of {100 * POWER:.0f} % at a level of {100 * LEVEL:.0f} %"
     apart = f"if exactly one is right on {100 * disagree:.1f} % of them"

@@ -22,7 +22,7 @@ LEGAL_BASES = (
     "no personal data",
 )
 TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
-OPTIONAL = ("personal_data", "time_column", "author_column", "wordings")
+OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots")
 KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
 
 
@@ -48,6 +48,7 @@ class Plan:
         time_column: column with the time of a row; None without such a column.
         author_column: column with the person or customer that a row comes from; None without such a column.
         wordings: prompt templates for the hard-prompt baseline; by default the goal provides one.
+        shots: few-shot examples in each prompt of the baseline.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Plan:
     time_column: str | None = None
     author_column: str | None = None
     wordings: list[str] = field(default_factory=list)
+    shots: int = 4
 
 
 def read_plan(path: str) -> Plan:
@@ -104,6 +106,7 @@ def read_plan(path: str) -> Plan:
         reviewers=_texts(path, "reviewers", tree["reviewers"]),
         personal_data=_texts(path, "personal_data", tree.get("personal_data") or []),
         wordings=_texts(path, "wordings", tree.get("wordings") or []),
+        shots=_count(path, "shots", tree.get("shots", Plan.shots)),
         **{n: _text(path, n, tree[n]) for n in ("time_column", "author_column") if tree.get(n) is not None},
     )
 
@@ -136,6 +139,12 @@ def _number(path: str, name: str, value: Any, above_zero: bool) -> float:
         least = "above 0" if above_zero else "from 0"
         raise UserError(f"{path}: {name}: expected a number {least} to 1, found {short(value)}; 90 % is 0.9")
     return float(value)
+
+
+def _count(path: str, name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UserError(f"{path}: {name}: expected a whole number from 0, found {short(value)}")
+    return value
 
 
 def plan_findings(plan: Plan) -> Iterator[Finding]:

@@ -30,6 +30,8 @@ FEW_TRAIN, TOO_FEW_TRAIN = 100, 10
 FEW_VALIDATION = 30  # each of 30 rows changes the score by 3 points
 LOPSIDED = 0.8  # share of one label from which on accuracy means little
 SHIFTED = 0.1  # total variation distance between the labels of two splits
+CHANCE = 0.01  # and the probability that a random split has one as large
+DRAWS = 1000  # random splits
 CUT = 0.05  # share of rows whose prompt may be cut
 SAMPLED = 2000  # rows per split whose language is identified, evenly spread
 LETTERS = 20  # a shorter text shows no language
@@ -71,7 +73,7 @@ def balance(task: Task, metric: str) -> Finding:
     by_split = {split: Counter(row.target for row in rows) for split, rows in task.splits.items()}
     train, test = by_split["train"], by_split["test"]
     shares = {s: {c: share(found[c], found.total()) for c in task.choices} for s, found in by_split.items()}
-    shift = max(sum(abs(shares[s][c] - shares["train"][c]) for c in task.choices) / 2 for s in shares)
+    shift, chance = max(_shift(found, train, task.choices) for found in by_split.values())
     table = [
         {"label": short(c.strip(), 40)}
         | {s: f"{found[c]:,} ({percent(shares[s][c])})" for s, found in by_split.items()}
@@ -93,14 +95,29 @@ def balance(task: Task, metric: str) -> Finding:
             f'Use macro_f1 as kpi.metric, and in task.metrics: always "{short(top.strip(), 40)}" has an accuracy of '
             f"{percent(most)} on train."
         )
-    if shift > SHIFTED:
+    if shift > SHIFTED and chance < CHANCE:
         remedies.append("Draw all splits from the same rows: the shares of their labels differ.")
     status: Status = "red" if absent else "amber" if remedies else "green"
     said = (
         f'{len(task.choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
     )
     facts = {"shares": shares, "absent": absent, "rare": rare, "not_in_test": unseen, "largest_shift": shift}
+    facts["largest_shift_p"] = chance
     return Finding("balance", "Labels", status, said, " ".join(remedies), facts, table)
+
+
+def _shift(one: Counter[str], other: Counter[str], labels: Sequence[str]) -> tuple[float, float]:
+    """Return the total variation distance of two splits' labels, and how often a random split has one as large."""
+    first, second = (numpy.array([found[label] for label in labels]) for found in (one, other))
+    both, rows = first + second, int(first.sum())
+
+    def distance(counted: numpy.ndarray) -> numpy.ndarray:
+        shares = counted / rows - (both - counted) / max(1, both.sum() - rows)
+        return numpy.abs(shares).sum(-1) / 2
+
+    found = float(distance(first))
+    drawn = numpy.random.default_rng(0).multivariate_hypergeometric(both, rows, DRAWS)
+    return found, float((distance(drawn) >= found - 1e-12).mean())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ from softprompts.data.sources import EMBEDDED_PREFIX
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.methods.catalog import METHODS
-from softprompts.metrics.scoring import load_metrics, number_named, reported
+from softprompts.metrics import planning
+from softprompts.metrics.scoring import is_mean_over_rows, load_metrics, number_named, reported
 from softprompts.models.loading import default_device, dtype_of
 from softprompts.readiness.findings import Finding, percent, share
 from softprompts.readiness.overlap import input_of
@@ -34,7 +36,7 @@ import torch
 
 POWER, LEVEL = 0.8, 0.05
 ENOUGH = 0.5  # share of the needed rows below which a test proves nothing
-HARD = "hard_prompt"
+HARD, HARD_PROMPT = "hard_prompt", "the hard prompt"
 NO_BASELINE_FOR_ENCODERS = "An encoder has no hard prompt: its classifier has to be trained."
 # Settings that determine the rows of a task and their answers; a baseline with another value is for another task.
 SAME = tuple(
@@ -180,12 +182,16 @@ def baseline_arguments(settings: RecipeSettings, plan: Plan, task: Task) -> dict
     goal = plan.goal.replace("{", "{{").replace("}", "}}")
     asked = f" Answer with one of: {', '.join(c.strip() for c in task.choices)}." if task.choices else ""
     asked = asked.replace("{", "{{").replace("}", "}}")
-    prompt = settings.task.prompt
+    prompt, evaluation = settings.task.prompt, settings.evaluation
+    if task.choices is None and not evaluation.stop and not any("\n" in row.target for row in task.splits["train"]):
+        evaluation = replace(
+            evaluation, stop=["\n"]
+        )  # a trained prompt learns to end its answer, a base model does not
     return {
         "model": settings.model,
-        "task": settings.task,
-        "hard": HardPromptConfig(wordings=plan.wordings or [prompt, f"{goal}{asked}\n\n{prompt}"]),
-        "evaluation": settings.evaluation,
+        "task": replace(settings.task, max_length=sys.maxsize),  # the model's own limit is enough for the examples
+        "hard": HardPromptConfig(plan.wordings or [prompt, f"{goal}{asked}\n\n{prompt}"], plan.shots),
+        "evaluation": evaluation,
         "run": RunConfig(str(folder), settings.run.seed, resume=(folder / CONFIG_FILE).exists(), trackers=[]),
     }
 
@@ -202,7 +208,8 @@ def rows_needed(reference: float, target: float) -> int:
     """Return the test rows that show a score of `target` to be above `reference`: two-sided 5 %, power 80 %.
 
     The test is the test of one mean, by normal approximation. A score per row from 0 to 1 with mean p has at most the
-    variance p (1 - p), which a score of 0 or 1 has. The number is thus exact for accuracy, and sufficient for others.
+    variance p (1 - p), which a score of 0 or 1 has. The number is thus exact for accuracy, and sufficient for other
+    means over rows. The value to exceed is a constant. For a measured one, see `metrics.planning.rows_needed`.
 
     Args:
         reference: value to exceed, from 0 to 1.
@@ -257,15 +264,25 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
     if reference >= plan.target:
         said = f"{source[0].upper()}{source[1:]} reaches a {metric} of {reference:.3f}. The target is {plan.target}."
         return Finding("test_rows", title, "amber", said, "Set kpi.target above it in readiness.yaml.", facts)
-    needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, different)
-    facts |= {"needed": needed, "power": power}
+    if source == HARD_PROMPT:  # it is measured on the same rows, so two measured scores are compared
+        disagree = planning.disagreement(reference, plan.target)
+        needed = planning.rows_needed(plan.target - reference, disagree)
+        power = planning.power_of_rows(plan.target - reference, disagree, different)
+    else:
+        needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, different)
+    metrics = load_metrics(task.metrics, task.schema, task.metric_data)
+    by_row = is_mean_over_rows(metrics, metric, [row.target for row in task.splits["test"]])
+    facts |= {"needed": needed, "power": power, "mean_over_rows": by_row}
     said = (
         f"The target is {plan.target} in {metric}. To show that it is above {reference:.3f} ({source}), a test needs "
         f"{needed:,} rows (power 80 %, level 5 %). The {rows:,} test rows have "
         f"{'' if different == rows else f'{different:,} different inputs, and thus '}a power of {percent(power)}."
     )
+    if not by_row:
+        said += f" This is a rough number, because {metric} is not a mean over rows."
     if different >= needed:
-        return Finding("test_rows", title, "green", said, "", facts)
+        rough = "Plan with several times as many rows, or name a metric in kpi.metric that scores each row."
+        return Finding("test_rows", title, "green" if by_row else "amber", said, "" if by_row else rough, facts)
     remedy = f"Collect {needed - different:,} more test rows, or agree on a target that fewer rows can show."
     return Finding("test_rows", title, "amber" if different >= ENOUGH * needed else "red", said, remedy, facts)
 
@@ -278,7 +295,7 @@ def _reference(plan: Plan, task: Task, metric: str, baseline: Baseline | str) ->
     """
     values = [(plan.today, "today's process")]
     if isinstance(baseline, Baseline):
-        values.append((baseline.value, "the hard prompt"))
+        values.append((baseline.value, HARD_PROMPT))
     found = [(value, source) for value, source in values if value is not None][:1]
     majority = majority_share(task) if metric == "accuracy" else None
     if majority is not None:
