@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -50,7 +52,7 @@ def jobs(grid: GridConfig, runs: Path) -> list[Job]:
     """Return all jobs in their order: sweeps, then the runs seed by seed, then their probes seed by seed."""
     folder = runs / name_of(grid)
     made = [
-        Job("sweep", name, index, folder / name / f"sweep{index:02d}", values)
+        Job("sweep", name, index, folder / name / _folder_of(method, index, values), values)
         for name, method in grid.methods.items()
         for index, values in enumerate(points(method))
     ]
@@ -64,6 +66,13 @@ def jobs(grid: GridConfig, runs: Path) -> list[Job]:
             if seed in seeds[name]
         ]
     return made
+
+
+def _folder_of(method: MethodConfig, index: int, values: dict[str, Any]) -> str:
+    """Return the folder of a point: its number, or if it is not of the sweep itself, its values."""
+    if index < math.prod(map(len, method.sweep.values())):
+        return f"sweep{index:02d}"
+    return "_".join(["sweep", *(re.sub(r"[^\w.-]", "", str(value)) for value in values.values())])
 
 
 def points(method: MethodConfig) -> list[dict[str, Any]]:

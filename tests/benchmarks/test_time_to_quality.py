@@ -69,6 +69,13 @@ def test_the_ratio_is_that_of_medians_and_says_where_nobody_got_there() -> None:
     assert told.endswith("stock 0 of 3 in 300 s: more than 15.0 times as long (medians)")
 
 
+def test_no_ratio_is_told_if_the_recipe_missed_the_score() -> None:
+    recipe = [run("recipe", 10.0), run("recipe", 20.0, reached=False), run("recipe", 30.0, reached=False)]
+    stock = [run("stock", s) for s in (100.0, 160.0, 900.0)]
+    told = runner.summary("sentiment", {"goal": {"metric": "accuracy", "score": 0.85}, "runs": recipe + stock})
+    assert told.endswith("no ratio, because the recipe missed the score")
+
+
 def test_the_clock_of_stock_peft_leaves_validation_out(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 2.0, 10.0, 13.0, 20.0])
     monkeypatch.setattr(sides.time, "perf_counter", lambda: next(moments))

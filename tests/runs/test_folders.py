@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from softprompts.config.methods import LoraConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
 from softprompts.errors import RunFinished, UserError
 from softprompts.runs import folders
@@ -89,6 +91,18 @@ def test_b4_settings_that_do_not_touch_what_trains_may_change(
     again = start(tmp_path, resume=True, **{key: value})
     assert again.resumed == [change], "and remembers it"
     assert "continuing with" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("key", "value"), [("training__micro_batch_tokens", 64), ("model__engine", "stock")])
+def test_settings_that_draw_other_numbers_of_dropout_may_not_change(tmp_path: Path, key: str, value: Any) -> None:
+    lora = LoraConfig(lora_dropout=0.1)
+    begun_with: dict[str, Any] = {"training": TrainingConfig(), "model": ModelConfig(), "lora": lora}
+    start_run("test", **begun_with, run=RunConfig(str(tmp_path), trackers=[])).checkpoints.mkdir()
+    locks.release()
+    section, name = key.split("__")
+    changed = begun_with | {section: replace(begun_with[section], **{name: value})}
+    with pytest.raises(UserError, match=rf"settings of .* have changed: {section}\.{name} was"):
+        start_run("test", **changed, run=RunConfig(str(tmp_path), resume=True, trackers=[]))
 
 
 @pytest.mark.parametrize("name", ["result.json", "compare.json"])

@@ -271,9 +271,12 @@ def test_rungs_are_as_many_as_leave_one(candidates: int, factor: int | None, sha
 
 
 def test_the_better_share_goes_on_and_of_equals_the_first() -> None:
-    assert go_on({0: 0.1, 3: 0.9, 5: 0.5, 7: 0.5, 9: -1.0}, 2) == {3, 5, 7}
-    assert go_on({0: 0.5, 1: 0.5}, 2) == {0}
-    assert go_on({4: -math.inf}, 3) == {4}
+    one = dict.fromkeys((0, 3, 5, 7, 9), -1.0)
+    values = {0: 0.1, 3: 0.9, 5: 0.5, 7: 0.5, 9: -1.0}
+    assert go_on({n: (value, one[n]) for n, value in values.items()}, 2) == {3, 5, 7}
+    assert go_on({0: (0.5, -1.0), 1: (0.5, -1.0)}, 2) == {0}
+    assert go_on({0: (0.5, -1.0), 1: (0.5, -0.9)}, 2) == {1}, "the smaller loss decides among equals"
+    assert go_on({4: (-math.inf, -math.inf)}, 3) == {4}
 
 
 def planted(curve: Callable[[dict[str, Any], float], float], advanced: list[tuple[int, float]]) -> Any:

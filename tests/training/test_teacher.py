@@ -61,6 +61,30 @@ def teachers(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return {name: folder / name for name in (*KINDS, "whole")}
 
 
+@pytest.mark.parametrize(
+    ("settings", "stop", "choices", "warned"),
+    [
+        ({"teacher_weight": 1.0}, [], False, True),
+        ({"teacher_weight": 1.0}, ["."], False, False),
+        ({"teacher_weight": 0.5}, [], False, False),
+        ({"teacher_weight": 1.0}, [], True, False),
+    ],
+)
+def test_a_base_model_that_alone_teaches_open_answers_does_not_teach_their_end(
+    make: Build,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    stop: list[str],
+    choices: bool,
+    warned: bool,
+) -> None:
+    parts = make(teacher_context=CONTEXT, **settings, **ONE_STEP)
+    task = replace(parts.data.task, choices=parts.data.task.choices if choices else None, metrics=("exact_match",))
+    parts = replace(parts, data=replace(parts.data, task=task), evaluation=replace(parts.evaluation, stop=stop))
+    run_training(parts)
+    assert ("does not end answers; set evaluation.stop" in capsys.readouterr().out) == warned
+
+
 def test_the_loss_of_hand_computed_tokens_in_float64() -> None:
     """Two tokens over a vocabulary of three; logarithms of probabilities are the logits."""
     student = [[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]

@@ -117,10 +117,11 @@ class TrainingConfig:
         learning_rate: peak learning rate of the optimizer.
         batch_size: rows per step, over all processes and accumulated micro-batches together.
         micro_batch_tokens: most tokens of text in one forward pass, if rows can be divided; by default the whole batch.
-            The step is the same and needs less memory.
-        optimizer: AdamW; Adafactor as in Lester et al. (2021); or Muon (Jordan et al. 2024) for parameters of two
+            The step is the same, except for other random numbers of dropout, and needs less memory.
+        optimizer: AdamW; Adafactor (Shazeer and Stern 2018); or Muon (Jordan et al. 2024) for parameters of two
             dimensions, such as a soft prompt, with AdamW for all others. Muon's steps are scaled to the size of AdamW's
-            (Liu et al. 2025), so that learning rates carry over.
+            (Liu et al. 2025), so that learning rates carry over. Those of Adafactor do not: PyTorch's scales a step by
+            the root mean square of the parameter, and limits the rate to 1/sqrt(step).
         weight_decay: decoupled weight decay.
         schedule: learning-rate schedule after the warm-up, as transformers names it. `constant_with_warmup` is another
             name of `constant`.

@@ -30,6 +30,7 @@ RECIPE, OUTPUTS, RESUMED = "recipe", "outputs", "resumed"
 # only affects steps that are still to come.
 FREE = {"evaluation.batch_size", "evaluation.bootstrap_resamples", "evaluation.split", "training.on_nan"}
 ROUNDING = {"model.engine", "model.gradient_checkpointing", "training.micro_batch_tokens"}
+DRAWN = {"model.engine", "training.micro_batch_tokens"}  # with dropout they draw other numbers, not others by rounding
 ANSWERS = {"evaluation.max_new_tokens", "evaluation.stop"}  # free unless predictions choose the checkpoint
 
 
@@ -172,6 +173,11 @@ def _remove_leftovers(folder: Path, record: dict[str, Any]) -> None:
         remove_leftovers(folder / name)
 
 
+def _drops(settings: dict[str, Any]) -> bool:
+    """Return whether training drops values or positions at random."""
+    return any(value and ("dropout" in key) for key, value in leaves(settings))
+
+
 def _changed(
     folder: Path, before: dict[str, Any], record: dict[str, Any], arguments: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -186,6 +192,7 @@ def _changed(
     defaults = dict(leaves(json.loads(json.dumps(_defaults(arguments)))))
     training = record.get("training")
     answers = ANSWERS if training is None or training["best_by"] == "loss" else set()
+    rounding = ROUNDING if not _drops(record) else ROUNDING - DRAWN
     changed, refused = [], []
     for key in sorted(old.keys() | new.keys(), key=lambda k: (k == "run.seed", k)):
         # An older version without the setting behaved as with its default.
@@ -195,7 +202,7 @@ def _changed(
         # An older version kept all fields of PEFT's configs, including those that are not settings.
         if key not in new and key.partition(".")[0] in ("prompt", "prefix", "lora"):
             continue
-        if key in FREE | ROUNDING | answers:
+        if key in FREE | rounding | answers:
             changed.append({"key": key, "was": was, "is": now})
         else:
             refused.append(f"{key} was {was!r} and is now {now!r}")

@@ -20,11 +20,11 @@ def rungs(candidates: int, reduction_factor: int | None) -> list[float]:
     return [reduction_factor ** (k - halvings) for k in range(halvings + 1)]
 
 
-def go_on(values: Mapping[int, float], reduction_factor: int) -> set[int]:
+def go_on(values: Mapping[int, tuple[float, float]], reduction_factor: int) -> set[int]:
     """Return the candidates that continue: the best 1/reduction_factor of all that came as far, rounded up.
 
-    `values` are the scores of the choice, by the number of a candidate; larger is better. Among equals, the first ones
-    continue.
+    `values` are the scores of the choice, by the number of a candidate; larger is better. The second score decides
+    among equal first ones. Among equals in both, the first ones continue.
     """
-    best = sorted(values, key=lambda number: (-values[number], number))
+    best = sorted(values, key=lambda number: (-values[number][0], -values[number][1], number))
     return set(best[: math.ceil(len(best) / reduction_factor)])

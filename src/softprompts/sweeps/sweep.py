@@ -68,6 +68,14 @@ class Contender:
         values = [-e["validation_loss"] if by == "loss" else e[f"validation_{by}"] for e in finite]
         return max((v for v in values if math.isfinite(v)), default=-math.inf)
 
+    def latest_loss(self, rung: float) -> float:
+        """Return the loss of the last validation up to a rung.
+
+        Candidates that have not gained yet share the value of their common start, which does not tell them apart.
+        """
+        seen = [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
+        return seen[-1]["validation_loss"] if seen and math.isfinite(seen[-1]["validation_loss"]) else math.inf
+
     @property
     def standing(self) -> Standing:
         """The candidate's entry in the record."""
@@ -126,7 +134,7 @@ class Sweep:
             alive = [c for c in new if c.left_at is None]
             for group in [alive] if self.together and alive else [[c] for c in alive]:
                 self.advance(group, rung)
-            here = {c.number: c.value(rung) for c in self.contenders if c.came(rung)}
+            here = {c.number: (c.value(rung), -c.latest_loss(rung)) for c in self.contenders if c.came(rung)}
             stays = go_on(here, factor) if factor and rung < 1 else set(here)
             for contender in alive:
                 if contender.number not in stays:

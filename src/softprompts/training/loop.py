@@ -59,6 +59,11 @@ def train(
     metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
     teacher = load_teacher(engine, data, training, seed=run.seed, say=run.say)
+    if teacher and not training.teacher and training.teacher_weight == 1 and not (data.task.choices or evaluation.stop):
+        run.say(
+            "training.teacher_weight: at 1 the base model alone teaches, and it does not end answers; set "
+            "evaluation.stop, or a smaller weight"
+        )
     inputs = inputs_of(data, engine.model) | ({"teacher": teacher.fingerprint} if teacher else {})
     candidate = make_candidate(
         engine,

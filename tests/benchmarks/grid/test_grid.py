@@ -131,18 +131,18 @@ def test_a_sweep_may_go_on_and_runs_made_with_what_it_chose_before_are_no_more_t
 
     launches.ran.clear()
     run(with_further(0.9), tmp_path)
-    assert launches.methods() == ["prompt_tuning/sweep02"], "the choice is what it was"
+    assert launches.methods() == ["prompt_tuning/sweep_0.9"], "the choice is what it was"
     launches.ran.clear()
     runs = tmp_path / "runs" / "sentiment" / "prompt_tuning"
     said = r"other values than its sweep chooses now \(learning_rate 0\.3\); move .*/seed\* and .*/seed\* away"
     for _ in range(2):  # also before anything else is done
         with pytest.raises(UserError, match=said):
             run(with_further(0.9, 0.3), tmp_path)
-        assert launches.methods() == ["prompt_tuning/sweep03"]
+        assert launches.methods() == ["prompt_tuning/sweep_0.3"]
     launches.ran.clear()
     with pytest.raises(UserError, match=said):
         run(with_further(0.9, 0.3, 0.8), tmp_path)
-    assert launches.methods() == ["prompt_tuning/sweep04"], "a sweep may go on before its runs are made anew"
+    assert launches.methods() == ["prompt_tuning/sweep_0.8"], "a sweep may go on before its runs are made anew"
     for file in (folder / "prompt_tuning").glob("seed*"):
         file.unlink()
     shutil.rmtree(runs / "seed0")
@@ -162,7 +162,7 @@ def test_a_sweep_continues_beyond_an_edge_before_anything_is_scored_on_test(
     launches.best = {"0.01": -1.0, "0.1": -0.3, "1.0": -0.2, "10.0": -0.4, "0.03": -0.9}
     settings = make_grid(seeds=[0], extensions=3)
     folder = run(settings, tmp_path)
-    tuned = [f"prompt_tuning/sweep{number:02d}" for number in range(4)]
+    tuned = [f"prompt_tuning/sweep{name}" for name in ("00", "01", "_1.0", "_10.0")]
     assert launches.methods() == [*tuned, "written/seed0", "prompt_tuning/seed0"]
     found = load_benchmark(folder)
     swept = [p["values"]["training.learning_rate"] for p in found.sweeps["prompt_tuning"]["points"]]
@@ -176,7 +176,7 @@ def test_a_sweep_continues_beyond_an_edge_before_anything_is_scored_on_test(
     tuned = settings.methods["prompt_tuning"]
     more = replace(settings, methods=settings.methods | {"prompt_tuning": replace(tuned, further=[{LR: 0.03}])})
     run(more, tmp_path)
-    assert launches.methods() == ["prompt_tuning/sweep04"], "points of the user's own come after those found before"
+    assert launches.methods() == ["prompt_tuning/sweep_0.03"], "points of the user's own come after those found before"
     kept = load_benchmark(folder).sweeps["prompt_tuning"]
     assert [p["values"][LR] for p in kept["points"]] == [0.01, 0.1, 1.0, 10.0, 0.03]
     assert [p["best_value"] for p in kept["points"]] == [-1.0, -0.3, -0.2, -0.4, -0.9]
@@ -197,6 +197,29 @@ def test_a_sweep_continues_at_most_as_often_as_asked(
     assert [p["values"][LR] for p in load_benchmark(folder).sweeps["prompt_tuning"]["points"]] == tried
 
 
+def test_a_point_of_the_users_own_never_takes_the_result_of_a_point_beyond_the_edge(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first launch ends after the run of a point beyond the edge, before the sweep's record has it."""
+    launches.best = {"0.01": -1.0, "0.1": -0.3, "1.0": -0.2, "0.03": -0.9, "0.33": -0.4}
+    settings = make_grid(seeds=[0], extensions=2)
+
+    def stopped(process: Process) -> tuple[int, str]:
+        launches(process)
+        if process.folder.name == "sweep_1.0":
+            raise SystemExit(143)
+        return 0, ""
+
+    monkeypatch.setattr(jobs_module, "launched", stopped)
+    with pytest.raises(SystemExit):
+        run(settings, tmp_path)
+    monkeypatch.setattr(jobs_module, "launched", launches)
+    tuned = replace(settings.methods["prompt_tuning"], further=[{LR: 0.03}])
+    folder = run(replace(settings, methods=settings.methods | {"prompt_tuning": tuned}), tmp_path)
+    kept = {p["values"][LR]: p["best_value"] for p in load_benchmark(folder).sweeps["prompt_tuning"]["points"]}
+    assert kept == {0.01: -1.0, 0.1: -0.3, 0.03: -0.9, 0.33: -0.4}
+
+
 def test_a_sweep_whose_choice_is_used_already_is_extended_and_the_runs_refused(
     make_grid: MakeGrid, tmp_path: Path, launches: Launches
 ) -> None:
@@ -204,7 +227,7 @@ def test_a_sweep_whose_choice_is_used_already_is_extended_and_the_runs_refused(
     run(make_grid(seeds=[0]), tmp_path)
     with pytest.raises(UserError, match=r"other values than its sweep chooses now \(learning_rate 1\.0\); move"):
         run(make_grid(seeds=[0], extensions=2), tmp_path)
-    assert launches.methods()[-1] == "prompt_tuning/sweep03"
+    assert launches.methods()[-1] == "prompt_tuning/sweep_10.0"
 
 
 def test_a_failed_run_is_a_record_and_the_others_go_on(
