@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from made_governance import SIZES, Made, made_rows
+from made_governance import SIZES, Made, edit, made_rows
 from softprompts.governance import record
 
 import pandas
@@ -63,6 +63,12 @@ def test_files_have_checksums_and_columns_and_no_rows(made: Made) -> None:
     assert card["creator"]["name"] == "Edsger"
     assert card["rai:dataBiases"].startswith("Labels of train: billing 50.0 %")
     assert "url" not in card
+
+
+def test_the_creator_of_published_data_is_not_the_owner_of_the_plan(made: Made) -> None:
+    home = made.run()
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(dataset="embedded:support"))
+    assert croissant(made, home)["creator"]["name"] == "the authors named in the licence of embedded:support"
 
 
 def test_answers_go_into_the_card(made: Made) -> None:

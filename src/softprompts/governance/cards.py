@@ -128,7 +128,7 @@ def croissant(known: Known, folder: Path, answers: Mapping[str, str]) -> dict[st
         "description": _description(known, bool(files)),
         "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "license": _spdx(result.data["licence"]),
-        "creator": {"@type": "sc:Organization", "name": known.plan.data_owner},
+        "creator": {"@type": "sc:Organization", "name": _creator(known)},
         "version": "1.0.0",
         **{key: value for key, value in optional.items() if value},
         "rai:dataUseCases": known.plan.goal,
@@ -136,6 +136,12 @@ def croissant(known: Known, folder: Path, answers: Mapping[str, str]) -> dict[st
         "distribution": [_file_object(file, splits, folder) for file, splits in files] or _hub_object(task),
         "recordSet": [found for file, _ in files if (found := _record_set(file))],
     }
+
+
+def _creator(known: Known) -> str:
+    """Return who made the data: the plan's data owner, unless others have published them."""
+    published = known.settings["task"].get("dataset")
+    return f"the authors named in the licence of {published}" if published else known.plan.data_owner
 
 
 def _description(known: Known, has_files: bool) -> str:
