@@ -1,10 +1,11 @@
-"""The shipped configs have the settings that validation prefers, by the records of the study's screens."""
+"""The shipped configs have the settings that validation prefers, by the records of the study and of the use cases."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid.settings import load_benchmark
 from benchmarks.study.settings import load_screen
 from helpers import ROOT
 from softprompts.sweeps.grid import beyond
@@ -15,6 +16,11 @@ import yaml
 RECORDS = sorted((ROOT / "results" / "study").glob("*/*.json"))
 # A screen with its recipe's name decides the config of its task.
 DECIDING = [file for file in RECORDS if load_screen(file)["recipe"] == file.stem]
+
+GRIDS = ROOT / "results" / "benchmarks"
+# The study decides the three other tasks, whose grids have shorter runs.
+USES = ("campaign", "product", "localisation", "support", "analytics", "compliance")
+SWEPT = [(use, file.parent.name) for use in USES for file in sorted((GRIDS / use).glob("*/sweep.json"))]
 
 each_record = pytest.mark.parametrize("file", DECIDING, ids=lambda f: f"{f.parent.name}-{f.stem}")
 
@@ -52,5 +58,15 @@ def test_no_rate_is_an_edge_of_what_was_tried(file: Path) -> None:
     assert beyond(best, [{rate: values[rate]} for values in tried], [rate]) == []
 
 
+@pytest.mark.parametrize(("use", "method"), SWEPT)
+def test_a_use_case_has_the_rates_that_its_grid_chose(use: str, method: str) -> None:
+    sweep = load_benchmark(GRIDS / use).sweeps[method]
+    for key, value in sweep["chosen"].items():
+        section, _, own = key.partition(".")
+        assert shipped(ROOT / "configs" / use / f"{method}.yaml")[section][own] == value, key
+    assert beyond(sweep["chosen"], [point["values"] for point in sweep["points"]], list(sweep["chosen"])) == []
+
+
 def test_there_are_records() -> None:
     assert DECIDING
+    assert SWEPT
