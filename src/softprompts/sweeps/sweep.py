@@ -60,11 +60,16 @@ class Contender:
         spent = patience is not None and self.progress.validations_without_gain >= patience
         return not self.failure and (self.progress.step >= self.pause(rung) or spent)
 
+    def validated(self, rung: float) -> list[dict[str, float]]:
+        """Return the validations up to a rung, in their order."""
+        return [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
+
     def value(self, rung: float) -> float:
         """Return the best validation up to a rung, larger is better; minus infinity if none was finite."""
         by = self.point.training.best_by
-        seen = [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
-        finite = [e for e in seen if math.isfinite(e["validation_loss"])]  # otherwise the predictions mean nothing
+        finite = [
+            e for e in self.validated(rung) if math.isfinite(e["validation_loss"])
+        ]  # otherwise the predictions mean nothing
         values = [-e["validation_loss"] if by == "loss" else e[f"validation_{by}"] for e in finite]
         return max((v for v in values if math.isfinite(v)), default=-math.inf)
 
@@ -73,8 +78,8 @@ class Contender:
 
         Candidates that have not gained yet share the value of their common start, which does not tell them apart.
         """
-        seen = [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
-        return seen[-1]["validation_loss"] if seen and math.isfinite(seen[-1]["validation_loss"]) else math.inf
+        loss = next((e["validation_loss"] for e in reversed(self.validated(rung))), math.inf)
+        return loss if math.isfinite(loss) else math.inf
 
     @property
     def standing(self) -> Standing:
