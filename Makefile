@@ -90,7 +90,7 @@ bench-plan: $(STAMP) ## show the jobs of make bench, and their expected time
 
 study: $(STAMP) ## sweep every method's settings on validation; several hours; can be resumed; STUDY=screens ONLY=sentiment/lora RAY=auto
 	$(RAY_PIP)
-	@set -e; for part in $(or $(STUDY),screens comparisons); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.study \
+	@set -e; for part in $(or $(STUDY),screens use_cases comparisons); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.study \
 		--config configs/study/$$part.yaml $(foreach screen,$(ONLY),--launch.only+=$(screen)) $(WORKERS); done
 
 bench-time-to-quality: $(STAMP) ## measure the seconds until validation reaches a score, compared with stock PEFT; an hour or more; skips recorded runs

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Process, WorkersConfig, run_jobs
-from benchmarks.study.settings import ScreenConfig, StudyConfig, check, config_of, record_of
+from benchmarks.study.settings import ScreenConfig, StudyConfig, check, check_record, config_of, record_of
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
 from softprompts.runs.folders import RESULT_FILE
@@ -56,13 +56,12 @@ class LaunchConfig:
 def main(study: StudyConfig, launch: LaunchConfig, workers: WorkersConfig) -> None:
     """Run every screen that has no record."""
     check(study)
-    tasks = {name.split("/")[0] for name in study.screens}
-    for wanted in launch.only or ():
-        if wanted not in {*study.screens, *tasks}:
-            raise UserError(f'launch.only: "{wanted}"{nearest(wanted, [*tasks, *study.screens])}')
-    mine = [n for n in study.screens if launch.only is None or {n, n.split("/")[0]} & set(launch.only)]
+    mine = wanted(study, launch.only)
     files = {name: Path(launch.records) / f"{name}.json" for name in mine}
     left = [name for name in mine if not files[name].is_file()]
+    for name in mine:
+        if name not in left:
+            check_record(study, name, files[name])
     seconds = {name: expected(study, name) for name in left}
     print(
         f"{len(mine)} screens, {len(mine) - len(left)} of them recorded; about {spoken(sum(seconds.values()))} for the "
@@ -98,6 +97,15 @@ def main(study: StudyConfig, launch: LaunchConfig, workers: WorkersConfig) -> No
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         raise SystemExit(1)
+
+
+def wanted(study: StudyConfig, only: list[str] | None) -> list[str]:
+    """Return the names of the screens to run; `UserError` for a name that is neither a screen nor a task."""
+    tasks = {name.split("/")[0] for name in study.screens}
+    for name in only or ():
+        if name not in {*study.screens, *tasks}:
+            raise UserError(f'launch.only: "{name}"{nearest(name, [*tasks, *study.screens])}')
+    return [n for n in study.screens if only is None or {n, n.split("/")[0]} & set(only)]
 
 
 def keep(folder: Path, file: Path, screen: ScreenConfig) -> dict[str, Any]:

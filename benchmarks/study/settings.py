@@ -101,6 +101,22 @@ def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
     return made
 
 
+def check_record(study: StudyConfig, name: str, file: Path) -> None:
+    """Raise `UserError` if a screen's record was made with another grid, or with other settings of the screen's own."""
+    screen, made = study.screens[name], load_screen(file)["settings"]
+    now = config_of(study, name, file)
+    changed = [f"sweep.{key}" for key in ("grid", "reduction_factor") if made["sweep"][key] != now["sweep"][key]]
+    for key in screen.settings:
+        section, _, own = in_sweep(key, RENAMED.get(screen.recipe, {})).partition(".")
+        if made[section].get(own) != now[section][own]:
+            changed.append(key)
+    if changed:
+        raise UserError(
+            f"{file} was measured with another {', '.join(changed)}: give the screen another name, or move its record "
+            "away"
+        )
+
+
 def in_sweep(key: str, renamed: Mapping[str, str]) -> str:
     """Return a key under its name in a sweep."""
     section, _, own = key.partition(".")

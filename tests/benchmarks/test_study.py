@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.study import __main__ as runner
-from benchmarks.study.settings import ScreenConfig, StudyConfig, check, config_of, load_screen, record_of
+from benchmarks.study.settings import ScreenConfig, StudyConfig, check, check_record, config_of, load_screen, record_of
 from helpers import ROOT, load_recipe
 from softprompts.config.cli import parse
 from softprompts.errors import UserError
@@ -142,6 +143,36 @@ def test_a_comparison_trains_every_candidate_to_its_end_with_each_seed() -> None
     study.screens["sentiment/prompt_tuning"] = study.screens.pop("sentiment/x")
     with pytest.raises(UserError, match="seeds: a screen that decides a shipped config is a sweep by halving"):
         check(study)
+
+
+RECORDED = sorted((ROOT / "results" / "study").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_every_record_is_of_its_shipped_screen(file: Path) -> None:
+    """Two screens had been changed after their records, and make study took the records as theirs."""
+    name = f"{file.parent.name}/{file.stem}"
+    study = next(s for s in map(shipped_study, [part.stem for part in FILES]) if name in s.screens)
+    check_record(study, name, file)
+
+
+@pytest.mark.parametrize(("grid", "settings", "named"), [
+    ({}, {"training.steps": 9}, "training.steps"),
+    ({"training.learning_rate": [0.01]}, {}, "sweep.grid"),
+])  # fmt: skip
+def test_a_record_of_another_screen_is_refused(
+    grid: dict[str, Any], settings: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    study = study_of("p_tuning", **{"training.steps": 5, "prompt.encoder_hidden_size": 32})
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"settings": config_of(study, "sentiment/mine", file)}), encoding="utf-8")
+    check_record(study, "sentiment/mine", file)
+    mine = study.screens["sentiment/mine"]
+    changed = replace(study, screens={
+        "sentiment/mine": replace(mine, grid=mine.grid | grid, settings=mine.settings | settings)
+    })  # fmt: skip
+    with pytest.raises(UserError, match=f"mine.json was measured with another {named}: give the screen another name"):
+        check_record(changed, "sentiment/mine", file)
 
 
 def test_records_are_read_back(tmp_path: Path) -> None:
