@@ -26,8 +26,8 @@ HEAD = """# The study: settings that validation prefers
 Each table below shows one sweep. Every combination of its values is a candidate for the steps of a real run. After 1/9
 and 1/3 of the steps, or after 1/3 if there are three candidates, the best third continues (successive halving, Jamieson
 and Talwalkar 2016). If the best value of a number is at an edge, values beyond it follow. Sweeps use one seed and
-validation rows only; test rows choose nothing. Then come comparisons. The rows of each are the values of one choice. Every
-candidate is trained to the end with several seeds. `make study` makes the records. The grids are in
+validation rows only; test rows choose nothing. Then come comparisons: the rows of each are the values of one choice.
+Every candidate is trained to the end with several seeds. `make study` makes the records. The grids are in
 [screens.yaml](../../configs/study/screens.yaml), [use_cases.yaml](../../configs/study/use_cases.yaml) and
 [comparisons.yaml](../../configs/study/comparisons.yaml).
 """
