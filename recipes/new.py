@@ -19,11 +19,12 @@ def main(model: sp.ModelConfig, new: sp.NewConfig) -> None:
     rows = sp.load_task(found.task)
     sp.check_method("prompt_tuning", model)
     base, tokenizer = sp.load_base_model(model, sp.default_device(), rows.choices)
-    found = sp.fit_sizes(found, rows, lambda texts: [len(tokenizer(text).input_ids) for text in texts])
+    spec = sp.input_spec(base, found.prompt.num_virtual_tokens)
+    found = sp.fit_sizes(found, rows, lambda texts: [len(tokenizer(text).input_ids) for text in texts], spec.room)
 
     # The check: what the run will do, up to its first steps.
     rows = replace(rows, config=found.task)
-    data = sp.encode(rows, tokenizer, sp.input_spec(base, found.prompt.num_virtual_tokens))
+    data = sp.encode(rows, tokenizer, spec)
     tuned = sp.add_soft_prompt(base, tokenizer, found.prompt, seed=found.run.seed, task=rows)
     engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=print)
     seconds = sp.estimated_seconds(engine, data, found.training, found.evaluation)

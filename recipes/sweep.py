@@ -61,8 +61,8 @@ def main(
     shared = sweep.method not in ("lora", "full_finetuning") and sp.kind_of(base.config) != "encoder"
 
     def build(points: Sequence[sp.Point]) -> sp.Engine:
-        # A longer prompt leaves less room for the rows.
-        sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
+        # A longer prompt of an extension leaves less room for the rows.
+        sp.check_lengths(data, sp.input_spec(base, longest(points)))
         own = base if shared else copy.deepcopy(base)
         # The method: the only part that differs between recipes.
         bank = [add(sweep.method, own, tokenizer, point, rows) for point in points]
@@ -75,6 +75,7 @@ def main(
     outcome = sp.evaluate_test(engine, data, evaluation, this.accelerator)
     sp.save_sweep(this, standings, training.best_by)
     notes = {"chosen": best.name, "candidates": [asdict(s) for s in standings]}
+    this = sp.as_chosen(this, grid, standings)  # its record has the settings and the seed of the best
     sp.save_run(this, rows, tuned, outcome, progress=best.progress, adapter=saved, notes=notes)
 
 

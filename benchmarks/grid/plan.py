@@ -161,6 +161,8 @@ def _check_method(name: str, method: MethodConfig, recipes: list[str]) -> None:
         _check_seeds(f"grid.methods: {name}: seeds", method.seeds)
     if method.recipe not in recipes:
         raise UserError(f'grid.methods: {name}: recipe "{method.recipe}"{nearest(method.recipe, recipes)}')
+    if method.sweep and not trains(method.recipe):
+        raise UserError(f"grid.methods: {name}: sweep: {method.recipe} does not train, so validation chooses nothing")
     if not all(method.sweep.values()):
         raise UserError(f"grid.methods: {name}: sweep: a key without values")
     for values in method.further:

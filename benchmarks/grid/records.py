@@ -185,8 +185,8 @@ def keep_run(folder: Path, job: Job) -> Result:
         UserError: its test rows differ from those of the benchmark.
     """
     result = load_result(job.folder / RESULT_FILE)
-    lines = (job.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    predictions = [json.loads(line) for line in lines]
+    lines = (job.folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")  # texts may hold U+2028
+    predictions = [json.loads(line) for line in lines if line]
     rows = [{"place": _relative(p["place"]), "prompt": p["prompt"], "target": p["target"]} for p in predictions]
     file = folder / "rows.json"
     if file.is_file():

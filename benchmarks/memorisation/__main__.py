@@ -65,7 +65,10 @@ def opened(config: MemorisationConfig, file: Path) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(config).items() if key not in FREE}
     if not file.is_file():
         return {"settings": settings, "runs": []}
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"memorisation.record: {file} is damaged: it is not JSON") from None
     for key, value in settings.items():
         if record["settings"].get(key) != value:
             raise UserError(

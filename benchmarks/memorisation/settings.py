@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError, check_above_zero
+from softprompts.errors import UserError, check_above_zero, nearest
 
 NAME, SECRET = "{name}", "{secret}"
+MOST_CANARIES, MOST_DIGITS = 100, 18  # made-up names of `canaries`; digits of a number that range() takes
 JOB, SCORES = "job.json", "scores.json"  # what is to be scored, and what came out
 
 
@@ -62,5 +64,20 @@ class MemorisationConfig:
             )
         if min(self.insertions, default=-1) < 0:
             raise UserError(f"memorisation.insertions: expected numbers from 0, found {self.insertions}")
+        self._check_limits()
         if self.candidates + len(self.insertions) * self.canaries > 10**self.digits:
             raise UserError(f"memorisation.candidates: {self.digits} digits do not make so many different secrets")
+
+    def _check_limits(self) -> None:
+        if len(self.insertions) * self.canaries > MOST_CANARIES:
+            raise UserError(f"memorisation.canaries: at most {MOST_CANARIES} over all insertions, for lack of names")
+        if self.digits > MOST_DIGITS:
+            raise UserError(f"memorisation.digits: expected at most {MOST_DIGITS}, found {self.digits}")
+        if not self.methods:
+            raise UserError("memorisation.methods: expected one or more recipes")
+        for method in self.methods:
+            if not Path("configs", self.task, f"{method}.yaml").is_file():
+                valid = [file.stem for file in Path("configs", self.task).glob("*.yaml")]
+                raise UserError(
+                    f'memorisation.methods: configs/{self.task} has no config of "{method}"{nearest(method, valid)}'
+                )

@@ -122,7 +122,7 @@ def of_neighbours(experiment: Experiment, record: Mapping[str, Any]) -> Answer:
     finding = {
         "who": "learned tokens",
         "measure": f"mean cosine, from the vocabulary's mean, between the {record['k']} nearest words "
-        f"(the nearest is at {nearest:.2f})",
+        f"(the nearest has a plain cosine of {nearest:.2f})",
         "method": f"{len(learned)} learned tokens: {mean(learned):.2f}",
         "against": f"random vectors: {mean(chance):.2f}",
         "difference": f"{difference:+.2f}",

@@ -45,7 +45,7 @@ from .config.tools import (
     ServeConfig as ServeConfig,
 )
 from .encoding.documents import with_soft_prompt as with_soft_prompt
-from .encoding.tokenization import encode as encode
+from .encoding.tokenization import check_lengths as check_lengths, encode as encode
 from .engine.build import make_engine as make_engine
 from .engine.forward import Engine as Engine
 from .evaluation.comparison import (
@@ -139,6 +139,7 @@ from .serving.http.server import run_server as run_server
 from .serving.http.service import load_tasks as load_tasks
 from .sweeps.grid import Point as Point, SweepConfig as SweepConfig, grid_of as grid_of
 from .sweeps.sweep import (
+    as_chosen as as_chosen,
     run_sweep as run_sweep,
     save_sweep as save_sweep,
 )

@@ -126,6 +126,13 @@ def test_a_canary_s_row_is_in_train_as_often_as_it_says_and_nowhere_else(tmp_pat
         ),
         ({"insertions": [1, -1]}, r"memorisation\.insertions: expected numbers from 0"),
         ({"digits": 2, "candidates": 100}, r"memorisation\.candidates: 2 digits do not make so many"),
+        ({"canaries": 30}, r"memorisation\.canaries: at most 100 over all insertions"),
+        ({"digits": 19}, r"memorisation\.digits: expected at most 18, found 19"),
+        ({"methods": []}, r"memorisation\.methods: expected one or more recipes"),
+        (
+            {"methods": ["lorra"]},
+            r'memorisation\.methods: configs/docstrings has no config of "lorra" \(did you mean "lora"',
+        ),
         ({"steps": 0}, r"memorisation\.steps: expected a number above 0"),
     ],
 )

@@ -21,6 +21,7 @@ from softprompts.evaluation.predict import (
     choice_scores,
     document_losses,
     evaluate_test,
+    majority_of,
     majority_predictions,
     predict,
 )
@@ -124,7 +125,7 @@ def test_surrounding_spaces_do_not_count() -> None:
 def test_majority_is_that_of_train_and_not_of_test(engine: Engine) -> None:
     train = examples(engine, CHOICES, [("a", " good"), ("b", " lovely great"), ("c", " lovely great")])
     test = examples(engine, CHOICES, [("d", " good"), ("e", " good"), ("f", " lovely great")])
-    predictions = majority_predictions(train, test)
+    predictions = majority_predictions(majority_of(train), test)
     assert [p.prediction for p in predictions] == [" lovely great"] * 3
     assert [p.target for p in predictions] == [" good", " good", " lovely great"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,20 @@ def test_rows_that_cannot_be_forgotten_are_one_line(
     with pytest.raises(UserError, match=message) as caught:
         rows_to_forget(asked(tmp_path, *places, **where), task)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["u1 ", "U1", " u1"])
+def test_another_spelling_of_a_value_does_not_stay_unseen(people: Path, tmp_path: Path, other: str) -> None:
+    file = people / "train.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines[20]["author"] = other
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    task = load_task(people_config(people))
+    with pytest.raises(
+        UserError, match=rf'forget\.where: author also has "{other}" in rows that would stay; name it too'
+    ):
+        rows_to_forget(asked(tmp_path, author=["u1"]), task)
+    assert "train.jsonl:21" in ends(rows_to_forget(asked(tmp_path, author=["u1", other]), task))[0]
 
 
 def test_an_end_of_a_path_that_names_several_rows_is_refused(people: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_other_formats_are_described_as_far_as_croissant_knows_them(made: Made, 
         rows = [{**row, "number": n, "score": n / 2} for n, row in enumerate(made_rows(split))]
         file = made.folder / f"{split}.{kind}"
         if kind == "csv":
-            pandas.DataFrame(rows).to_csv(file, index=False)
+            pandas.DataFrame(rows).to_csv(file)  # its index is a column without a name
         elif kind == "parquet":
             pandas.DataFrame(rows).to_parquet(file)
         else:
@@ -97,6 +97,7 @@ def test_other_formats_are_described_as_far_as_croissant_knows_them(made: Made, 
     formats = {"csv": "text/csv", "parquet": "application/x-parquet", "jsonl.gz": "application/octet-stream"}
     assert {d["encodingFormat"] for d in card["distribution"]} == {formats[kind]}
     assert len(card["recordSet"]) == (0 if kind == "jsonl.gz" else 3)
+    assert all(field["name"] for one in card["recordSet"] for field in one["field"])
     if kind == "parquet":
         kinds = {f["name"]: f["dataType"] for f in card["recordSet"][0]["field"]}
         assert (kinds["number"], kinds["score"], kinds["urgent"]) == ("sc:Integer", "sc:Float", "sc:Boolean")

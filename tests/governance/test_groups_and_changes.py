@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from made_governance import Made, edit, made_rows
 from made_tasks import write
 from softprompts.errors import UserError
+from softprompts.governance import groups as groups_module
 from softprompts.governance.changes import ChangeLog, change_log
 from softprompts.governance.evidence import read_rows, read_run
 from softprompts.governance.groups import ByGroup, Group, scores_by_group
-from softprompts.metrics.scoring import Interval
+from softprompts.metrics.scoring import Interval, intervals
 from softprompts.readiness.plan import read_plan
 
 import pytest
@@ -92,6 +94,27 @@ def test_what_does_not_belong_together_has_no_groups(made: Made, damage: Any, re
     found = groups(made, home)
     assert found.groups == []
     assert found.reason.startswith(reason)
+
+
+def test_a_line_separator_within_a_prediction_ends_no_line(made: Made) -> None:
+    home = made.run()
+    file = home / "predictions.jsonl"
+    first, _, rest = file.read_text(encoding="utf-8").partition("\n")
+    changed = json.dumps(json.loads(first) | {"prompt": "a\u2028b\x85c"}, ensure_ascii=False)
+    file.write_text(f"{changed}\n{rest}", encoding="utf-8")
+    assert groups(made, home).groups
+
+
+def test_a_metric_that_fails_on_a_group_is_a_reason(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(metrics: Any, answers: list[str], *rest: Any) -> Any:
+        if len(answers) < len(made_rows("test")):
+            raise ZeroDivisionError
+        return intervals(metrics, answers, *rest)
+
+    monkeypatch.setattr(groups_module, "intervals", failing)
+    found = groups(made, made.run())
+    assert found.groups == []
+    assert found.reason.startswith('a metric gives no number for the rows with language "')
 
 
 def test_an_asked_column_without_rows_is_an_error(made: Made) -> None:

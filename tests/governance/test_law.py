@@ -87,6 +87,14 @@ def test_answers_are_read_as_a_person_writes_them(tmp_path: Path) -> None:
     assert read_answers(tmp_path / "none.yaml", LAW) == {}
 
 
+def test_a_placeholder_leaves_the_question_open(tmp_path: Path) -> None:
+    assert answers(tmp_path, "provider: TODO\nhigh_risk: tbd\ndesign: '...'\n") == {}
+
+
+def test_a_short_form_of_a_date_is_written_in_full(tmp_path: Path) -> None:
+    assert answers(tmp_path, "dataset_published: '20260802'") == {"dataset_published": "2026-08-02"}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -234,9 +234,19 @@ def test_a_vocabulary_of_fewer_tokens_is_taken_whole(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_labels_come_first_and_are_cut_where_there_is_no_room(tiny_model: Path, count: int) -> None:
+def test_labels_come_first_and_are_cut_where_there_is_no_room(
+    tiny_model: Path, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
     assert [len(ids_of(tiny_model, label)) > 1 for label in CHOICES] == [False, True, False]
     assert torch.equal(values(begin(tiny_model, "labels", count)), label_means(tiny_model, CHOICES)[:count])
+    said = f"3 labels do not fit into {count} virtual tokens; the soft prompt starts from the first {count}"
+    assert (said in caplog.text) == (count < 3)
+
+
+def test_a_text_that_is_no_start_is_not_saved_as_one(tiny_model: Path) -> None:
+    for start, saved in (("labels", None), ("uniform", None), ("outputs", "the film")):
+        model = begin(tiny_model, start, 9, prompt_tuning_init_text="the film")
+        assert model.active_peft_config.prompt_tuning_init_text == saved, start
 
 
 def test_behind_the_labels_stand_frequent_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,11 @@ def test_lines_say_what_is_needed_and_what_there_is() -> None:
     assert "enough" in plan_lines(0.8, 0.85, None, 30_000)[-1]
 
 
+def test_the_smallest_share_of_rows_that_differ_is_a_plan() -> None:
+    """0.9 - 0.85 is 0.050000000000000044 in floating point."""
+    assert PlanConfig(0.85, 0.9, disagree=0.05).disagree == 0.05
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -110,6 +110,28 @@ def test_p_counts_the_resamples_on_the_other_side_and_one_more() -> None:
     assert p_value(numpy.zeros(9)) == 1.0
 
 
+def test_a_number_that_is_none_shows_nothing() -> None:
+    assert p_value(numpy.full(1999, numpy.nan)) == 1.0
+    assert p_value(numpy.append(numpy.ones(1998), numpy.nan)) == 1.0
+
+
+def test_the_floor_of_p_holds_for_unequal_numbers_of_seeds() -> None:
+    """For a metric that is no sum, rows with equal answers of one and of five runs seemed to differ."""
+    targets = ["a"] * 40
+    almost = ["a"] * 38 + ["b"] * 2
+
+    class Plain:
+        """A metric without row statistics."""
+
+        def compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+            return {"same": sum(p == r for p, r in zip(predictions, references, strict=True)) / len(references)}
+
+        _compute = compute
+
+    (found,) = compare({"x": [targets], "y": [almost] * 5}, targets, {"plain": Metric(Plain(), {})}, 50)  # type: ignore[arg-type]
+    assert found.p >= 0.5
+
+
 @pytest.mark.parametrize(
     ("values", "adjusted"),
     [

@@ -43,6 +43,11 @@ def test_all_missing_fields_are_in_one_line(tmp_path: Path) -> None:
     assert refusal(tmp_path, reviewers=[]) == "missing or empty: reviewers"
 
 
+@pytest.mark.parametrize("text", ["TODO", "todo: ask legal", "tbd.", "...", "?", "-", "<TODO>", "FIXME"])
+def test_a_placeholder_is_no_answer(tmp_path: Path, text: str) -> None:
+    assert refusal(tmp_path, owner=text, reviewers=[text]) == "missing or empty: owner, reviewers"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -98,12 +103,29 @@ def test_the_method_of_a_config_of_another_name_is_that_of_its_section(tmp_path:
     assert (read_recipe(str(path)).method, read_recipe(str(path)).candidates) == ("prompt_tuning", 6)
 
 
+def test_a_key_with_a_dot_is_as_good_as_its_section(tmp_path: Path) -> None:
+    path = tmp_path / "prompt_tuning.yaml"
+    tree = {"task": {"prompt": "{a}", "target": " {b}"}, "run": {"output_dir": "x"}, "prompt.num_virtual_tokens": 70}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert read_recipe(str(path)).virtual_tokens == 70
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"prompt": {"num_virtul_tokens": 5}}, 'unknown key "prompt.num_virtul_tokens" (did you mean'),
         ({"task": {"prompt": "{a}", "target": " {b}", "max_length": "long"}}, "task.max_length: expected whole number"),
         ({"sweep": {"grid": {}, "method": "lro"}}, 'sweep.method: unknown method "lro" (did you mean "lora"?)'),
+        ({"sweep": {"grid": {"run.seed": 3}}}, "sweep.grid: run.seed: expected a list of values, found 3"),
+        ({"sweep": {"grid": {"run.seed": "1, 2"}}}, "sweep.grid: run.seed: expected a list of values, found '1, 2'"),
+        (
+            {"prompt": {"num_virtual_tokens": "20"}},
+            "prompt.num_virtual_tokens: expected a whole number above 0, found '20'",
+        ),
+        (
+            {"prompt": {"num_virtual_tokens": None}},
+            "prompt.num_virtual_tokens: expected a whole number above 0, found None",
+        ),
     ],
 )
 def test_a_wrong_config_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

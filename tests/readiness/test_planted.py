@@ -236,6 +236,66 @@ def test_an_author_in_train_and_test_is_red(check: Check) -> None:
     assert "test.jsonl:6" in found.findings["authors"].found
 
 
+@pytest.mark.parametrize(
+    ("author", "status", "said"),
+    [
+        (
+            lambda split, n: f" {'Train' if split == 'test' and n == 5 else split} {n % 9} ",
+            "red",
+            "1 rows of validation",
+        ),
+        (
+            lambda split, n: "" if split == "test" else f"{split} {n}",
+            "amber",
+            "60 of 60 rows of test have no value there",
+        ),
+        (
+            lambda split, n: " " if n < 2 else f"{split} {n}",
+            "amber",
+            "2 of 120 rows of train, 2 of 40 rows of validation",
+        ),
+        (lambda split, n: None if split == "train" and n == 0 else f"{split} {n}", "green", "No customer of train"),
+    ],
+    ids=["another spelling", "an empty split", "some cells with a space", "one cell of 120"],
+)
+def test_authors_are_compared_whatever_their_spelling_and_gaps_are_said(
+    check: Check, author: Callable[[str, int], Any], status: str, said: str
+) -> None:
+    def plant(rows: Rows) -> None:
+        for split, found in rows.items():
+            for n, row in enumerate(found):
+                row["customer"] = author(split, n)
+
+    found = check(plant, author_column="customer").findings["authors"]
+    assert (found.status, said in found.found) == (status, True), found.found
+
+
+def test_times_of_a_few_rows_prove_no_order(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        in_months(1, 2, 3)(rows)
+        for row in rows["train"][6:]:
+            row["sent"] = ""
+
+    found = check(plant, time_column="sent").findings["time"]
+    assert (found.status, found.facts["empty"]) == ("amber", {"train": 114, "validation": 0, "test": 0})
+    assert "114 of 120 rows of train have no value there, and were not compared." in found.found
+
+
+def test_texts_that_are_too_short_to_compare_are_counted(check: Check) -> None:
+    def plant(short: int) -> Callable[[Rows], None]:
+        def go(rows: Rows) -> None:
+            for split, found in rows.items():
+                for n, row in enumerate(found[:short]):
+                    row["text"] = f"{split} {n}"
+
+        return go
+
+    few, many = (check(plant(short)).findings["near_duplicates"] for short in (10, 40))
+    assert (few.status, few.facts["not_compared"]) == ("green", 20)
+    assert "20 rows were not compared: they have fewer than 20 characters." in few.found
+    assert (many.status, many.facts["not_compared"]) == ("amber", 80)
+
+
 def test_train_rows_that_are_later_than_test_are_a_leak(check: Check) -> None:
     def plant(late: int) -> Callable[[Rows], None]:
         def go(rows: Rows) -> None:

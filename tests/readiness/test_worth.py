@@ -11,7 +11,7 @@ from statistics import NormalDist
 from typing import Any
 
 from helpers import load_base
-from made_readiness import LABELS, Made, Rows, clean_rows
+from made_readiness import LABELS, OWN_METRIC, Made, Rows, clean_rows, own_metric
 from made_tasks import write
 from softprompts.errors import UserError
 from softprompts.metrics import planning
@@ -104,16 +104,16 @@ def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(ma
 
 
 @pytest.mark.parametrize("today", [0.6, None])
-@pytest.mark.parametrize("baseline", [0.7, None])
+@pytest.mark.parametrize(("baseline", "metric"), [(0.7, "accuracy"), (None, "accuracy"), (None, "exact_match")])
 def test_the_most_frequent_label_is_to_be_beaten_too(
-    tmp_path: Path, tiny_model: Path, today: float | None, baseline: float | None
+    tmp_path: Path, tiny_model: Path, today: float | None, baseline: float | None, metric: str
 ) -> None:
     made = Made(tmp_path, tiny_model, one_sided_rows())
     if baseline is not None:
         made.write_baseline(baseline)
     for target, status in ((0.9, "amber"), (0.96, "red")):
-        made.write_plan(kpi={"metric": "accuracy", "target": target, "measured": "once", "today": today})
-        found = Case(made).findings()["test_rows"]
+        made.write_plan(kpi={"metric": metric, "target": target, "measured": "once", "today": today})
+        found = Case(made, metric).findings()["test_rows"]
         facts = found.facts
         assert (facts["reference_is"], facts["reference"]) == ("always predicting the most frequent label", 0.95)
         assert found.status == status
@@ -264,6 +264,21 @@ def test_a_kpi_on_a_metric_that_the_task_lacks_is_an_error(made: Made) -> None:
     case = Case(made)
     with pytest.raises(UserError, match=r'kpi.metric: the task has no metric "acuracy" \(did you mean "accuracy"\?\)'):
         worth.metric_name(case.plan, case.task, "c.yaml")
+
+
+@pytest.mark.parametrize(("right", "empty", "shown"), [("0.1", "0.9", "0.1"), ("100.0", "0.0", "100")])
+def test_a_kpi_of_another_direction_or_scale_is_an_error(made: Made, right: str, empty: str, shown: str) -> None:
+    """An error rate of 0.4 was said to have reached its target of 0.1."""
+    text = OWN_METRIC.replace(
+        '{"same": 1.0, "longer": 0.5}', f'{{"rate": {right} if predictions[0] else {empty}, "n": 1.0}}'
+    )
+    made.write_config(metrics=[own_metric(made.folder, text)])
+    made.write_plan(kpi={"metric": "rate", "target": 0.1, "measured": "once"})
+    plan, task = read_plan(str(made.plan)), load_task(read_recipe(str(made.config)).task)
+    with pytest.raises(
+        UserError, match=rf"kpi\.metric: rate is {shown} for a right prediction and .* of which more is"
+    ):
+        worth.metric_name(plan, task, "c.yaml")
 
 
 def test_the_baseline_is_asked_with_the_goal_and_the_choices(made: Made) -> None:

@@ -12,6 +12,7 @@ from softprompts.errors import UserError
 from softprompts.reports.outcomes import compare_outcomes
 
 import numpy
+import pandas
 import pytest
 
 
@@ -117,6 +118,10 @@ def test_a_csv_of_variants_is_read(tmp_path: Path) -> None:
         ),
         ("variant,outcome\na,1\n,1\n", r"log.csv:3: expected a variant"),
         ("variant,outcome\na\n", r"log.csv:2: 1 fields, but the header names 2"),
+        ("variant,outcome,User\na,1,x\n", r'log.csv has no column user; rename its column "User" to user'),
+        ("variant,outcome,user_id\na,1,x\n", r'log.csv has no column user; rename its column "user_id" to user'),
+        ("variant,outcome, user\na,1,x\n", r'log.csv has no column user; rename its column " user" to user'),
+        ("variant,outcome,user\na,1,NULL\n", r'log.csv:2: the user is "NULL"; leave the cell empty'),
         ("variant,outcome\na,1" + "0" * 400 + "\n", r"log.csv:2: expected a variant and a number"),
         ("variant,outcome\na,nan\n", r"log.csv:2: expected a variant and a number"),
         ("variant,outcome\na,1\n" + "b" * 200_000 + ",?\n", r"log.csv:3: expected a variant and a number"),
@@ -155,6 +160,19 @@ def test_a_user_of_two_variants_is_left_out(tmp_path: Path) -> None:
         "  left out: users with outcomes of more than one variant: 1",
         "  a: mean outcome 1.0000 of 1 answers, 1 users",
         "  b: mean outcome 1.0000 of 1 answers, 1 users",
+    ]
+
+
+def test_numbers_are_variants_and_users_too(tmp_path: Path) -> None:
+    """The variant 0 was refused, and the user 0 counted as a new one in each row."""
+    table = pandas.DataFrame(
+        {"variant": [0, 1] * 60, "outcome": [0.0, 1.0] * 60, "user": [n // 4 * 2 + n % 2 for n in range(120)]}
+    )
+    table.to_parquet(tmp_path / "log.parquet")
+    lines = compare_outcomes(str(tmp_path / "log.parquet"), 100)
+    assert lines[1:3] == [
+        "  0: mean outcome 0.0000 of 60 answers, 30 users",
+        "  1: mean outcome 1.0000 of 60 answers, 30 users",
     ]
 
 

@@ -420,6 +420,14 @@ def test_what_is_beyond_an_edge(best: dict[str, Any], tried: list[Any], further:
     assert beyond(best, [{"a.x": value} for value in tried], ["a.y"]) == []
 
 
+def test_a_teacher_s_weight_may_not_vary() -> None:
+    """With a weight of 0 in the settings, candidates with another weight had no teacher and said nothing."""
+    training = replace(TRAINING, teacher="runs/big", teacher_weight=0.0)
+    grid = grid_of(SweepConfig({"training.teacher_weight": [0, 0.5]}), {"prompt": PROMPT}, training, RUN)
+    with pytest.raises(UserError, match=r'^sweep.grid: "training.teacher_weight" cannot vary'):
+        grid.points()
+
+
 @pytest.mark.parametrize("key", ["teacher", "teacher_context"])
 def test_candidates_have_no_teacher(key: str) -> None:
     training: Any = replace(TRAINING, **{key: "the film was good"})

@@ -122,9 +122,25 @@ def test_sizes_come_from_the_rows(tmp_path: Path) -> None:
         tmp_path, [t | {"body": "word " * 900} for t in tickets(300)] + [t | {"body": "w " * 1100} for t in tickets(3)]
     )
     assert (long.task.max_length, long.task.long_rows, long.training.batch_size) == (1024, "cut_prompt", 8)
-    assert "longer than 1024 tokens" in long.notes[-1]
+    assert "have more than 1024 tokens" in long.notes[-1]
     written = sized(tmp_path, [{"text": f"t{n}", "answer": f"{'a ' * (n % 30)}{n}"} for n in range(300)])
     assert written.evaluation.max_new_tokens == 48  # 30 words and some room
+
+
+def test_the_longest_row_may_be_in_any_split(tmp_path: Path) -> None:
+    """The lengths were those of train alone, so that a long row of test ended `make new` with an error."""
+    rows = tickets(300)
+    held_out = load_task(proposal(tmp_path, rows).task).splits["test"][0].record["id"]
+    long = [row | {"body": "word " * 400} if row["id"] == held_out else row for row in rows]
+    assert sized(tmp_path, long).task.max_length == 512
+
+
+def test_rows_fit_into_the_room_of_the_model(tmp_path: Path) -> None:
+    found = proposal(tmp_path, [row | {"body": f"{'word ' * 600}{row['id']}"} for row in tickets(300)])
+    fitted = fit_sizes(found, load_task(found.task), words_of, room=492)
+    assert (fitted.task.max_length, fitted.task.long_rows) == (492, "cut_prompt")
+    assert "300 of 300 counted rows have more than 492 tokens" not in fitted.notes[-1], "test rows are not all counted"
+    assert "counted rows have more than 492 tokens: the beginning of their prompt is cut" in fitted.notes[-1]
 
 
 def test_weak_data_are_said(tmp_path: Path) -> None:

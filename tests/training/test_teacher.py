@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,28 +61,30 @@ def teachers(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     return {name: folder / name for name in (*KINDS, "whole")}
 
 
-@pytest.mark.parametrize(
-    ("settings", "stop", "choices", "warned"),
-    [
-        ({"teacher_weight": 1.0}, [], False, True),
-        ({"teacher_weight": 1.0}, ["."], False, False),
-        ({"teacher_weight": 0.5}, [], False, False),
-        ({"teacher_weight": 1.0}, [], True, False),
-    ],
-)
-def test_a_base_model_that_alone_teaches_open_answers_does_not_teach_their_end(
-    make: Build,
-    capsys: pytest.CaptureFixture[str],
-    settings: dict[str, Any],
-    stop: list[str],
-    choices: bool,
-    warned: bool,
+def test_a_teacher_has_no_say_in_ends_and_in_rows_that_it_reads(
+    make: Build, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts = make(teacher_context=CONTEXT, **settings, **ONE_STEP)
-    task = replace(parts.data.task, choices=parts.data.task.choices if choices else None, metrics=("exact_match",))
-    parts = replace(parts, data=replace(parts.data, task=task), evaluation=replace(parts.evaluation, stop=stop))
-    run_training(parts)
-    assert ("does not end answers; set evaluation.stop" in capsys.readouterr().out) == warned
+    """A base model does not end answers, and it copies the target of a row that is among its examples."""
+    parts = make(teacher_context="shots:2", teacher_weight=0.7, **ONE_STEP)
+    task = replace(parts.data.task, choices=None, metrics=("exact_match",))
+    open_task = encode(task, parts.engine.tokenizer)
+    teacher = load_teacher(parts.engine, open_task, parts.training, seed=0, say=print)
+    assert teacher
+    drawn = {row.place for row in draw_shots(task, 2, 0)}
+    assert {open_task.train[n].row.place for n in teacher.shown} == drawn
+    rows = [*sorted(teacher.shown), *(n for n in range(4) if n not in teacher.shown)]
+    lessons = teacher.lessons([open_task.train[n].document for n in rows], rows)
+    scores = parts.engine(lessons)
+    expected = [
+        0.0 if n in teacher.shown or place == len(d.target_ids) - 1 else 0.7
+        for n, d in zip(rows, lessons, strict=True)
+        for place in range(len(d.target_ids))
+    ]
+    assert lessons[0].target_ids[-1] in open_task.ends
+    assert teacher.weights(scores, lessons).tolist() == pytest.approx(expected)
+    run_training(replace(parts, data=open_task))
+    said = f"2 of {len(open_task.train)} rows of train are its examples; they are trained on their targets alone"
+    assert said in capsys.readouterr().out
 
 
 def test_the_loss_of_hand_computed_tokens_in_float64() -> None:
@@ -116,12 +118,21 @@ def test_the_gradient_is_the_difference_of_the_distributions() -> None:
     torch.testing.assert_close(logits.grad, expected.detach(), rtol=1e-12, atol=1e-14)
 
 
-def by_hand(parts: Parts, taught: Callable[[list[int]], list[tuple[Any, tuple[int, ...]]]], weight: float) -> float:
-    """Return the loss of the first update, a row at a time: `taught` gives a teacher and its prompt for each row."""
+def by_hand(
+    parts: Parts,
+    taught: Callable[[list[int]], list[tuple[Any, tuple[int, ...]]]],
+    given: float,
+    shown: Collection[str] = (),
+) -> float:
+    """Return the loss of the first update, a row at a time.
+
+    `taught` gives a teacher and its prompt for each row. Rows at the places `shown` are trained without a teacher.
+    """
     numbers = next(batch_order(len(parts.data.train), 8, parts.run.seed))
     rows = [parts.data.train[n].document for n in numbers]
     total, tokens = 0.0, 0
-    for row, (model, prompt_ids) in zip(rows, taught(numbers), strict=True):
+    for n, row, (model, prompt_ids) in zip(numbers, rows, taught(numbers), strict=True):
+        weight = 0.0 if parts.data.train[n].row.place in shown else given
         with torch.no_grad():
             student = parts.engine([row])
             ids = torch.tensor([prompt_ids + row.target_ids[:-1]])
@@ -158,6 +169,7 @@ def test_the_base_model_teaches_what_it_says_in_context(make: Build, tiny_model:
     context = f"shots:{shots}" if shots else CONTEXT
     parts = make(mode=mode, teacher_context=context, teacher_weight=1.0, **ONE_STEP)
     base, tokenizer = load_base(tiny_model)
+    drawn = []
     if shots:
         drawn = draw_shots(parts.data.task, shots, parts.run.seed)
         task = with_prompt(parts.data.task, parts.data.task.config.prompt, drawn, "\n\n")
@@ -166,7 +178,8 @@ def test_the_base_model_teaches_what_it_says_in_context(make: Build, tiny_model:
         task = with_prompt(parts.data.task, escaped + "\n\n" + parts.data.task.config.prompt)
     read = [e.document for e in encode(task, tokenizer).train]
     assert all(len(a.prompt_ids) > len(b.document.prompt_ids) for a, b in zip(read, parts.data.train, strict=True))
-    expected = by_hand(parts, lambda numbers: [(base, read[n].prompt_ids) for n in numbers], 1.0)
+    shown = {row.place for row in drawn}
+    expected = by_hand(parts, lambda numbers: [(base, read[n].prompt_ids) for n in numbers], 1.0, shown)
     assert losses(run_training(parts).history) == pytest.approx([expected], rel=1e-4)
 
 

@@ -135,6 +135,7 @@ class TrainingConfig:
             file, or shots:K, K few-shot examples from train, drawn by the run's seed. Without `teacher` the base model
             itself teaches. At weight 1 this puts a long text into a prefix (Eyuboglu et al. 2025).
         teacher_weight: weight of the divergence from the teacher in the loss, from 0 to 1; the targets have the rest.
+            The token that ends an answer, and rows that are shots of the context, are trained on the target alone.
             At 0 there is no teacher.
         teacher_temperature: temperature of both distributions; above 1 they are flatter.
         teacher_any_base: accept a teacher's adapter that was trained on a base model of another name.
@@ -219,7 +220,7 @@ class EvaluationConfig:
             person decides. `auto` takes the threshold at which the task's first metric is best on validation. None
             predicts a choice for every row.
         split: split that is scored at the end. Use `validation` while you still choose settings, so that the test rows
-            choose nothing.
+            choose nothing. A threshold of `auto` was then chosen on the scored rows, so the score is a little too high.
     """
 
     batch_size: int = 32

@@ -209,7 +209,7 @@ class PlanConfig:
             raise UserError(f"plan.target: {self.target} is also plan.reference; name two different shares")
         low = abs(self.target - self.reference)
         high = min(self.target + self.reference, 2 - self.target - self.reference)
-        if self.disagree is not None and not low <= self.disagree <= high + 1e-9:
+        if self.disagree is not None and not low - 1e-9 <= self.disagree <= high + 1e-9:
             raise UserError(
                 f"plan.disagree: with these shares it is from {low:.4g} to {high:.4g}, found {self.disagree}"
             )

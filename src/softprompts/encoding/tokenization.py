@@ -9,7 +9,7 @@ from typing import TypeVar
 from softprompts.data.tables import Tables, key_of, make_tables
 from softprompts.encoding.chats import in_chat
 from softprompts.encoding.controls import control_tokens, warn_once
-from softprompts.encoding.documents import CHOICES_SCHEMA, SCHEMA, EncodedTask, StoredExamples
+from softprompts.encoding.documents import CHOICES_SCHEMA, SCHEMA, EncodedTask, StoredExamples, lengths_of
 from softprompts.encoding.encoder import Encoder
 from softprompts.encoding.row_tokens import NestedError, RowTokenizer
 from softprompts.encoding.targets import lost_targets
@@ -76,6 +76,16 @@ def encode(
         for text in lost.notes:
             warn(text)
     return data
+
+
+def check_lengths(data: EncodedTask, spec: InputSpec) -> None:
+    """Raise `UserError` if a row is longer than a model allows that has more virtual tokens than it was encoded for."""
+    longest = max(length for split in (data.train, data.validation, data.test) for length in lengths_of(split))
+    if spec.room is not None and longest > spec.room:
+        raise UserError(
+            f"num_virtual_tokens: the longest row has {longest} tokens, and these virtual tokens leave room for "
+            f"{spec.room}; lower task.max_length"
+        )
 
 
 def read_apart(reader: RowTokenizer, end: int | None, read: Callable[[RowTokenizer], T]) -> T:

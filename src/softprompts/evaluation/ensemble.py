@@ -21,6 +21,7 @@ from softprompts.evaluation.predict import (
     TestOutcome,
     answers_and_targets,
     chosen,
+    majority_of,
     majority_predictions,
 )
 from softprompts.evaluation.soup import Soup
@@ -157,7 +158,7 @@ def outcome_of_vote(
     answers, targets = answers_and_targets(predictions)
     single = [answers_and_targets(outcome.predictions[number::count])[0] for number in range(count)]
     examples = outcome.examples[::count]
-    majority = majority_predictions(data.train, examples)
+    majority = majority_predictions(majority_of(data.train), examples)
     changed = replace(
         outcome,
         examples=examples,

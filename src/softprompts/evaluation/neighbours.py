@@ -21,7 +21,7 @@ class Neighbours:
     """The k nearest tokens of one virtual token, the nearest first.
 
     similarities: cosines with the virtual token; cluster: mean cosine between the neighbours, 1 for a single neighbour.
-    Tokens with the same meaning, or forms of one word, make it high, and so do rare tokens. Cosines are taken after
+    Tokens with the same meaning, or forms of one word, make it high, and so do rare tokens. Its cosines are taken after
     subtracting the vocabulary's mean, which all embeddings share and which makes any two of them similar (Mu and
     Viswanath 2018, "All-but-the-top").
     """

@@ -100,7 +100,7 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     resamples = config.bootstrap_resamples
     baselines = {}
     if data.task.choices:
-        majority = majority_predictions(data.train, rows)
+        majority = majority_predictions(data.task.majority or majority_of(data.train), rows)
         baselines["majority_class"] = intervals(metrics, *answers_and_targets(majority), resamples)
     return TestOutcome(
         rows,
@@ -265,9 +265,13 @@ def metrics_by(outcome: TestOutcome, data: EncodedTask, column: str) -> dict[str
     }
 
 
-def majority_predictions(train: Sequence[Example], test: Sequence[Example]) -> list[Prediction]:
-    """Return the predictions of always choosing the most frequent target of train."""
-    majority = Counter(answer.target for answer in answers_of(train)).most_common(1)[0][0]
+def majority_of(train: Sequence[Example]) -> str:
+    """Return the most frequent target of train."""
+    return Counter(answer.target for answer in answers_of(train)).most_common(1)[0][0]
+
+
+def majority_predictions(majority: str, test: Sequence[Example]) -> list[Prediction]:
+    """Return the predictions of always choosing one target."""
     return [Prediction(e.row.place, e.row.prompt, e.row.target, majority, None) for e in test]
 
 

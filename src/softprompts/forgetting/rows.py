@@ -11,7 +11,7 @@ from softprompts.config.tools import ForgetConfig
 from softprompts.data.readers import read_text
 from softprompts.data.values import plain
 from softprompts.data.without import fingerprint, text_of
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.overlap import SHORTEST, SIMILAR, shingles
 from softprompts.tasks.task import Task
 
@@ -135,7 +135,19 @@ def _by_value(where: dict[str, list[str]], task: Task) -> set[str]:
         for value in wanted:
             if value not in seen[column]:
                 raise UserError(f'forget.where: no row in use has {column} "{value}"{nearest(value, seen[column])}')
+        same = {_alike(value) for value in wanted}
+        if others := sorted(value for value in seen[column] - set(wanted) if _alike(value) in same):
+            shown = listed([f'"{short(value)}"' for value in others])
+            raise UserError(
+                f"forget.where: {column} also has {shown} in rows that would stay; name it too, or correct these rows"
+            )
     return found
+
+
+def _alike(value: str) -> str:
+    """Return a value for the search of other spellings: without spaces around it, in lower case, 17.0 as 17."""
+    text = " ".join(value.casefold().split())
+    return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
 
 
 def repeated(chosen: Sequence[Line], others: Iterable[Line], similarity: float = SIMILAR) -> list[Repeated]:

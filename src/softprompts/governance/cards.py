@@ -222,7 +222,8 @@ def _record_set(file: Path) -> dict[str, Any] | None:
     try:
         for _, record in next(iter(open_file(file).batches())):
             for name, value in record.items():
-                columns.setdefault(name, set()).add(KINDS.get(type(value), "sc:Text"))
+                if name:  # a table's index has no name
+                    columns.setdefault(name, set()).add(KINDS.get(type(value), "sc:Text"))
     except UserError:
         return None
     name = f"rows-of-{_id(file)}"

@@ -172,6 +172,7 @@ def _loss(known: Known) -> list[str]:
     context = ", which also reads training.teacher_context" if settings.get("teacher_context") is not None else ""
     return [
         f"Training minimises {loss}, for each of the target's tokens.",
+        "The token that ends an answer has the NLL alone, and so have rows that are examples in the teacher's context.",
         "NLL is the negative log-likelihood of the token.",
         f"KL is the divergence of the model's distribution from the teacher's, both at temperature {temperature:g}.",
         f"The teacher is {of}{context}.",
@@ -179,8 +180,14 @@ def _loss(known: Known) -> list[str]:
 
 
 def _initial(known: Known) -> list[str]:
-    texts = [s.get("prompt_tuning_init_text") or s.get("init_text") for s in known.section.values()]
-    return [f"The soft prompt began as the text {text!r}." for text in texts if text]
+    lines = []
+    for section in known.section.values():
+        text = section.get("prompt_tuning_init_text") or section.get("init_text")
+        way = section.get("init_from") or section.get("prompt_tuning_init") or "TEXT"
+        if not text or section.get("init_adapter") or way not in ("TEXT", "outputs", "demonstrations"):
+            continue  # other starts do not read the text
+        lines.append(f"The soft prompt began as the text {text!r}{'' if way == 'TEXT' else f', followed by {way}'}.")
+    return lines
 
 
 def _parameter_counts(known: Known) -> list[str]:

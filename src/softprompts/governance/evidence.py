@@ -200,7 +200,8 @@ def _read_predictions(folder: Path) -> tuple[list[Answered], str]:
     name = next((n for n in names if n.endswith(PREDICTIONS)), PREDICTIONS)  # run-1-predictions.jsonl
     file = folder / name
     try:
-        lines = [json.loads(line) for line in read_bytes(file).decode().splitlines() if line.strip()]
+        # Not splitlines(), which also splits at U+2028 and other characters that a text may hold.
+        lines = [json.loads(line) for line in read_bytes(file).decode().split("\n") if line.strip()]
         found = [Answered(line["place"], line["target"], line["prediction"]) for line in lines]
     except UserError:
         return [], f"{name} is missing"

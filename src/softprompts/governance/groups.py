@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from softprompts.errors import UserError, nearest
+from softprompts.errors import UserError, nearest, short
 from softprompts.governance.evidence import Evidence, Rows, scored_rows
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
 from softprompts.readiness.plan import Plan
@@ -81,7 +82,12 @@ def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[
     metrics = load_metrics(rows.task.metrics, rows.task.schema, rows.task.metric_data)
     if reason := _difference(evidence, metrics, plan.metric):
         return ByGroup([], [], reason)
-    return ByGroup([g for column in columns for g in _of_column(evidence, found, column, metrics)], columns, "")
+    groups = []
+    for column in columns:
+        groups += _of_column(evidence, found, column, metrics)
+        if failed := next((g for g in groups if not g.metrics), None):
+            return ByGroup([], [], f'a metric gives no number for the rows with {column} "{short(failed.value)}"')
+    return ByGroup(groups, columns, "")
 
 
 def _columns(rows: Sequence[Row], task: Task, plan: Plan) -> list[str]:
@@ -114,6 +120,16 @@ def _difference(evidence: Evidence, metrics: dict[str, Metric], needed: str) -> 
     return "" if needed in values else f"the metrics of the task no longer report {needed}"
 
 
+def _scores(metrics: dict[str, Metric], answers: list[str], targets: list[str]) -> dict[str, Interval]:
+    """Return the scores of a group; none if a metric fails on it, as on a group without some kind of row."""
+    try:
+        found = intervals(metrics, answers, targets, RESAMPLES)
+    except Exception:  # a user's module may raise anything
+        return {}
+    finite = all(math.isfinite(n) for one in found.values() for n in (one.value, one.low, one.high))
+    return found if finite else {}
+
+
 def _of_column(evidence: Evidence, rows: Sequence[Row], column: str, metrics: dict[str, Metric]) -> list[Group]:
     values = [str(row.record.get(column, "")) for row in rows]
     return [
@@ -121,7 +137,7 @@ def _of_column(evidence: Evidence, rows: Sequence[Row], column: str, metrics: di
             column,
             value,
             count,
-            intervals(metrics, *_pairs(evidence, [n for n, v in enumerate(values) if v == value]), RESAMPLES),
+            _scores(metrics, *_pairs(evidence, [n for n, v in enumerate(values) if v == value])),
         )
         for value, count in sorted(Counter(values).items())
     ]

@@ -12,6 +12,7 @@ from typing import Any
 
 from softprompts.config.yaml_files import tree_of
 from softprompts.errors import UserError, listed, nearest, short
+from softprompts.readiness.plan import is_placeholder
 from softprompts.system.files import is_file
 
 import yaml
@@ -169,14 +170,16 @@ def _answer(file: Path, point: Point, value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise UserError(f"{file}: {point.key}: expected text, found {short(value)}; quote it")
     text = (value or "").strip()
-    if text and point.choices and text not in point.choices:
+    if is_placeholder(text):  # the question stays open
+        return ""
+    if point.choices and text not in point.choices:
         raise UserError(f'{file}: {point.key}: unknown answer "{short(text)}" (valid: {listed(point.choices)})')
-    if text and point.key == "dataset_published":
+    if point.key == "dataset_published":
         try:
-            date.fromisoformat(text)
+            text = date.fromisoformat(text).isoformat()  # 20260802 becomes 2026-08-02, as Croissant requires
         except ValueError:
             raise UserError(f"{file}: {point.key}: expected a date such as 2026-08-02, found {short(text)}") from None
-    if text and point.key == "dataset_url" and not text.startswith(("https://", "http://")):
+    if point.key == "dataset_url" and not text.startswith(("https://", "http://")):
         raise UserError(f"{file}: {point.key}: expected an address that begins with https://, found {short(text)}")
     return text
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from softprompts.config.methods import PrefixConfig, PromptConfig
-from softprompts.errors import UserError
+from softprompts.errors import UserError, warn
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import Kind, kind_of, max_positions
 from softprompts.models.peft_compat import encoder_of, peft_model
@@ -119,6 +119,11 @@ def initial_values(
     if start == "normal":
         return normal_values(words_of(base, tokenizer), count)
     if start == "labels":
+        if len(labels or ()) > count:
+            warn(
+                f"prompt.init_from: labels: {len(labels or ())} labels do not fit into {count} virtual tokens; the "
+                f"soft prompt starts from the first {count}"
+            )
         named = label_values(weight, tokenizer, labels or ())[:count]
         return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT, len(weight)))])
     if start in ("TEXT", *FROM_TEXT):

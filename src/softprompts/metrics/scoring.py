@@ -154,7 +154,7 @@ def check_reach(
 
     Only a metric's first number is checked. For a metric of ours it must be 1. A single row shorter than `LONG` may
     miss 1 if all rows together do not, because BLEU counts groups of four words over the corpus. The best number of
-    other modules is unknown. If such a module reports one number, it must differ from that of an empty prediction; if
+    other modules is unknown. If such a module reports one number, it must be above that of an empty prediction; if
     it reports several, nothing is checked. A metric with `reference_free` does not use the targets, and is not checked
     either.
 
@@ -162,7 +162,8 @@ def check_reach(
         Warnings of targets that are not right, or of numbers that cannot be reached.
 
     Raises:
-        UserError: no target is right as its own prediction; a metric fails, or reports a value that is not a number.
+        UserError: no target is right as its own prediction; a metric fails, or reports a value that is not a number;
+            an empty prediction scores more than a right one.
     """
     said = []
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
@@ -178,7 +179,13 @@ def check_reach(
             what, of = "as its own prediction gets less than 1", "as their own predictions get less than 1"
         else:
             nothing = [""] * len(targets)
-            reached = value != _numbers(name, metric, nothing, targets)[first]
+            empty = _numbers(name, metric, nothing, targets)[first]
+            if value < empty:  # validation, comparisons and the target of a plan take more as better
+                raise UserError(
+                    f'task.metrics: "{name}": right predictions get {value:.4g}, empty ones {empty:.4g}, but more has '
+                    "to be better; return the negative, or 1 less the error rate"
+                )
+            reached = value != empty
             wrong = [
                 n for n, (v, e) in enumerate(zip(alone, _row_by_row(metric, nothing, targets), strict=True)) if v == e
             ]

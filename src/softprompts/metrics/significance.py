@@ -89,7 +89,8 @@ def _resampled(
     """Return each number's mean over the runs, its mean in each resample of rows and runs, and `_by_row`."""
     values = [compute_metrics(metrics, run, targets) for run in runs]
     drawn = {key: numpy.empty((len(draws), len(runs))) for key in values[0]}
-    alone = {key: list(zip(*runs, strict=True)) for key in values[0]} | _by_row(runs, targets, metrics)
+    # Sets, because the numbers of runs may differ.
+    alone = {key: list(map(frozenset, zip(*runs, strict=True))) for key in values[0]} | _by_row(runs, targets, metrics)
     for column, run in enumerate(runs):
         for numbers in [sampler(metric, run, targets) for metric in metrics.values()]:
             for line, rows in enumerate(draws):
@@ -125,7 +126,12 @@ def _least_p(first: list[Any], second: list[Any]) -> float:
 
 
 def p_value(differences: numpy.ndarray) -> float:
-    """Return the two-sided p of no difference, from resampled differences: see `compare`."""
+    """Return the two-sided p of no difference, from resampled differences: see `compare`.
+
+    It is 1 if one of them is not a number, as of a metric without rows of some kind.
+    """
+    if not numpy.isfinite(differences).all():
+        return 1.0
     beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(differences) + 1))
 

@@ -25,6 +25,7 @@ PERMUTATIONS = 128
 SHORTEST = 20  # characters; in shorter texts a single word makes the difference
 REPEATED = 0.01  # share of a split that may be duplicates: copies from several sources are common and do little harm
 LEAKED = 0.01  # share of scored rows that may be near-duplicates
+EMPTY = 0.01  # share of a split's rows that may lack a time or an author
 
 
 def input_of(task: Task) -> Callable[[Record], str]:
@@ -138,12 +139,19 @@ def near_duplicates(texts: Texts) -> Finding:
     found = [(split, place, other, similarity) for place, (split, other, similarity) in _similar(texts).items()]
     title = "Nearly the same rows in several splits"
     counts = Counter(split for split, *_ in found)
+    scored = [text for split in SPLITS[1:] for _, text, _ in texts.rows[split]]
+    brief = sum(len(text) < SHORTEST for text in scored)
     shares = {split: share(count, len(texts.rows[split])) for split, count in counts.items()}
     facts = {"rows": dict(counts), "shares": shares, "similarity": SIMILAR, "first": [f[1:] for f in found[:3]]}
+    facts |= {"not_compared": brief}
+    skipped = f" {brief:,} rows were not compared: they have fewer than {SHORTEST} characters." if brief else ""
     if not found:
         said = f"No row of validation or test is nearly the same as a row of an earlier split (similarity {SIMILAR})."
-        return Finding("near_duplicates", title, "green", said, "", facts)
-    said = f"{len(found):,} rows are nearly the same as a row of an earlier split ({_counted(counts)})."
+        if brief <= len(scored) / 2:
+            return Finding("near_duplicates", title, "green", f"{said}{skipped}", "", facts)
+        remedy = "Look at some of them yourself: most texts are too short to be compared by their characters."
+        return Finding("near_duplicates", title, "amber", f"{said}{skipped}", remedy, facts)
+    said = f"{len(found):,} rows are nearly the same as a row of an earlier split ({_counted(counts)}).{skipped}"
     remedy = "Split by a property that the rows share, such as their source or template, or remove these rows."
     table = [
         {"split": split, "row": place, "like": other, "similarity": f"{similarity:.2f}"}
@@ -234,7 +242,7 @@ def _column(task: Task, plan: Plan, field: str, column: str) -> dict[str, list[t
         for row in rows:
             there |= dict.fromkeys(row.record)
             has = has or column in row.record
-            if (value := row.record.get(column)) not in (None, ""):
+            if (value := row.record.get(column)) is not None and str(plain(value)).strip():
                 values.append((row.place, value))
         if not has:
             raise UserError(f'{plan.path}: {field}: {split} has no column "{short(column)}"{nearest(column, there)}')
@@ -248,16 +256,34 @@ def by_author(task: Task, plan: Plan) -> Finding:
     if plan.author_column is None:
         return Finding("authors", title, "green", "Not checked: readiness.yaml names no author_column.")
     found = _column(task, plan, "author_column", plan.author_column)
-    train = {str(plain(value)) for _, value in found["train"]}
-    leaked = {s: [p for p, value in found[s] if str(plain(value)) in train] for s in SPLITS[1:]}
+    train = {_name(value) for _, value in found["train"]}
+    leaked = {s: [p for p, value in found[s] if _name(value) in train] for s in SPLITS[1:]}
     rows = sum(map(len, leaked.values()))
+    empty, gaps = _empty(task, found)
     facts = {"column": plan.author_column, "rows": {split: len(where) for split, where in leaked.items()}}
+    facts |= {"empty": empty}
     if not rows:
-        return Finding("authors", title, "green", f"No {plan.author_column} of train is in another split.", "", facts)
+        said = f"No {plan.author_column} of train is in another split.{gaps}"
+        if not gaps:
+            return Finding("authors", title, "green", said, "", facts)
+        return Finding("authors", title, "amber", said, f"Fill {plan.author_column} in every row.", facts)
     first = [place for where in leaked.values() for place in where]
-    said = f"{rows:,} rows of validation and test have a {plan.author_column} of train, {places(first)}."
+    said = f"{rows:,} rows of validation and test have a {plan.author_column} of train, {places(first)}.{gaps}"
     remedy = f"Split by {plan.author_column}: a model may learn how a person writes, and not the task."
     return Finding("authors", title, "red", said, remedy, facts)
+
+
+def _name(value: Any) -> str:
+    """Return an author's name for comparison: without spaces around it, and in lower case."""
+    return str(plain(value)).strip().casefold()
+
+
+def _empty(task: Task, found: Mapping[str, Sequence[object]]) -> tuple[dict[str, int], str]:
+    """Return the rows without a value by split, and a sentence if a split has more than `EMPTY` of them."""
+    empty = {split: len(rows) - len(found[split]) for split, rows in task.splits.items()}
+    many = [split for split, count in empty.items() if count > EMPTY * len(task.splits[split])]
+    said = listed([f"{empty[split]:,} of {len(task.splits[split]):,} rows of {split}" for split in many])
+    return empty, f" {said} have no value there, and were not compared." if many else ""
 
 
 class Order(NamedTuple):
@@ -301,11 +327,13 @@ def by_time(task: Task, plan: Plan) -> Finding:
     if empty := [split for split in SPLITS if not times[split]]:
         said = f"No row of {listed(empty)} has a value in the column {column}."
         return Finding("time", title, "amber", said, f"Fill {column} in every row.")
+    empties, gaps = _empty(task, found)
     begins = {split: min(when for _, when in rows) for split, rows in times.items()}
     orders = list(_orders(times))
     facts = {
         "column": column,
         "begins": {split: begin.isoformat() for split, begin in begins.items()},
+        "empty": empties,
         "order": [one._asdict() | {"late": len(one.late), "same": len(one.same)} for one in orders],
     }
     remedies = []
@@ -316,8 +344,10 @@ def by_time(task: Task, plan: Plan) -> Finding:
     if not remedies:
         days = {split: f"{begin:%Y-%m-%d}" for split, begin in begins.items()}
         said = f"Train ends before validation begins ({days['validation']}), and that before test ({days['test']})."
-        return Finding("time", title, "green", said, "", facts)
-    said = " ".join(text for one in orders for text in one.in_words())
+        if not gaps:
+            return Finding("time", title, "green", said, "", facts)
+        return Finding("time", title, "amber", said + gaps, f"Fill {column} in every row.", facts)
+    said = " ".join(text for one in orders for text in one.in_words()) + gaps
     leaked = any(one.later == "test" and one.share > LEAKED for one in orders)
     return Finding("time", title, "red" if leaked else "amber", said, " ".join(remedies), facts)
 

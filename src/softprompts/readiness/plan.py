@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ LEGAL_BASES = (
 )
 TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
 OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots")
+PLACEHOLDERS = ("todo", "tbd", "tba", "tbc", "fixme", "xxx")
 KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
 
 
@@ -118,7 +120,16 @@ def _check_names(path: str, tree: dict[Any, Any], valid: tuple[str, ...], prefix
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+    """Return whether a field has no answer yet; a list of people without a name counts, too."""
+    if isinstance(value, list):
+        return all(map(_is_empty, value))
+    return value is None or (isinstance(value, str) and is_placeholder(value))
+
+
+def is_placeholder(text: str) -> bool:
+    """Return whether a text holds no answer: it has no letter or digit, or it begins with a word such as TODO."""
+    words = re.findall(r"\w+", text.casefold().replace("_", " "))
+    return not words or words[0] in PLACEHOLDERS
 
 
 def _text(path: str, name: str, value: Any) -> str:

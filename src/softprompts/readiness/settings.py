@@ -90,16 +90,34 @@ def read_recipe(path: str) -> RecipeSettings:
     sections = {name.partition(".")[0] for name in shared}
     kept = {key: value for key, value in tree.items() if key.partition(".")[0] in sections}
     arguments = parse_sections(_shared, yaml.safe_dump(kept, allow_unicode=True))
-    nested = {key: value for key, value in tree.items() if isinstance(value, dict)}
+    nested = _nested(tree)
     method = _method(Path(path).stem, nested)
-    grid = nested.get("sweep", {}).get("grid") or {}
     return RecipeSettings(
         path=path,
         method=method,
-        virtual_tokens=_virtual_tokens(method, nested),
-        candidates=prod(len(values) for values in grid.values()) if isinstance(grid, dict) else 1,
+        virtual_tokens=_virtual_tokens(method, nested, path),
+        candidates=_candidates(nested, path),
         **arguments,
     )
+
+
+def _nested(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the sections of a config; `prompt.num_virtual_tokens: 50` is as good as a section with that key."""
+    found: dict[str, dict[str, Any]] = {key: dict(value) for key, value in tree.items() if isinstance(value, dict)}
+    for key, value in tree.items():
+        section, dot, name = key.partition(".")
+        if dot:
+            found.setdefault(section, {})[name] = value
+    return found
+
+
+def _candidates(tree: dict[str, Any], path: str) -> int:
+    """Return how many combinations the grid of a sweep has; 1 without one."""
+    grid = tree.get("sweep", {}).get("grid") or {}
+    for key, values in grid.items() if isinstance(grid, dict) else ():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{path}: sweep.grid: {short(key)}: expected a list of values, found {short(repr(values))}")
+    return prod(map(len, grid.values())) if isinstance(grid, dict) else 1
 
 
 def _method(name: str, tree: dict[str, Any]) -> str:
@@ -115,8 +133,13 @@ def _method(name: str, tree: dict[str, Any]) -> str:
     return found[0] if found else "full_finetuning"
 
 
-def _virtual_tokens(method: str, tree: dict[str, Any]) -> int:
+def _virtual_tokens(method: str, tree: dict[str, Any], path: str) -> int:
     if METHODS[method].what != "soft":
         return 0
-    sections = [tree.get(name, {}) for name in (METHODS[method].section, "encoder")]
-    return next((s["num_virtual_tokens"] for s in sections if "num_virtual_tokens" in s), VIRTUAL_TOKENS)
+    for section in (METHODS[method].section, "encoder"):
+        if (found := tree.get(section, {}).get("num_virtual_tokens", VIRTUAL_TOKENS)) != VIRTUAL_TOKENS:
+            if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+                key = f"{section}.num_virtual_tokens"
+                raise UserError(f"{path}: {key}: expected a whole number above 0, found {short(repr(found))}")
+            return found
+    return VIRTUAL_TOKENS

@@ -19,7 +19,14 @@ from softprompts.errors import UserError, listed, nearest, short
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics import planning
-from softprompts.metrics.scoring import is_mean_over_rows, load_metrics, number_named, reported
+from softprompts.metrics.scoring import (
+    Metric,
+    compute_metrics,
+    is_mean_over_rows,
+    load_metrics,
+    number_named,
+    reported,
+)
 from softprompts.models.loading import default_device, dtype_of
 from softprompts.readiness.findings import Finding, percent, share
 from softprompts.readiness.overlap import input_of
@@ -35,6 +42,7 @@ from softprompts.tasks.task import Task, load_task, with_prompt
 import torch
 
 POWER, LEVEL = 0.8, 0.05
+RIGHT_OR_WRONG = ("accuracy", "exact_match")  # with choices, both are the share of right labels
 ENOUGH = 0.5  # share of the needed rows below which a test proves nothing
 HARD, HARD_PROMPT = "hard_prompt", "the hard prompt"
 NO_BASELINE_FOR_ENCODERS = "An encoder has no hard prompt: its classifier has to be trained."
@@ -57,17 +65,33 @@ def metric_name(plan: Plan, task: Task, config: str) -> str:
     """Return the name in records of the plan's metric, which is that of a number, as of `number_named`.
 
     Raises:
-        UserError: the task has neither a metric nor a number with the plan's name.
+        UserError: the task has neither a metric nor a number with the plan's name; a right prediction scores above 1,
+            or less than an empty one.
     """
     metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     target = task.splits["test"][0].target
     if name := number_named(plan.metric, metrics, target):
+        _check_scale(plan, name, metrics, target)
         return name
     valid = {*metrics, *reported(metrics, target)}
     raise UserError(
         f'{plan.path}: kpi.metric: the task has no metric "{plan.metric}"{nearest(plan.metric, valid)}; '
         f"name one of them, or add it to task.metrics in {config}"
     )
+
+
+def _check_scale(plan: Plan, name: str, metrics: dict[str, Metric], target: str) -> None:
+    """Raise `UserError` for a number that is not from 0 to 1, or of which less is better, as the plan's target is."""
+    right = compute_metrics(metrics, [target.strip()], [target.strip()])[name]
+    try:
+        empty = compute_metrics(metrics, [""], [target.strip()])[name]
+    except Exception:  # a user's module need not take an empty prediction
+        empty = right
+    if not empty <= right <= 1:
+        raise UserError(
+            f"{plan.path}: kpi.metric: {name} is {right:.4g} for a right prediction and {empty:.4g} for an empty one; "
+            "the target needs a number from 0 to 1, of which more is better"
+        )
 
 
 @dataclass(frozen=True)
@@ -241,11 +265,11 @@ def worth_findings(
         task: the task with its rows.
         metric: metric of the plan.
         baseline: see `baseline_of`.
-        ceiling: best accuracy that is possible with contradicting test rows.
+        ceiling: best share of right answers that is possible with contradicting test rows.
     """
     return [
         _power(plan, task, metric, baseline),
-        _to_win(settings, plan, metric, baseline, ceiling if metric == "accuracy" else 1.0),
+        _to_win(settings, plan, metric, baseline, ceiling if metric in RIGHT_OR_WRONG else 1.0),
     ]
 
 
@@ -297,7 +321,7 @@ def _reference(plan: Plan, task: Task, metric: str, baseline: Baseline | str) ->
     if isinstance(baseline, Baseline):
         values.append((baseline.value, HARD_PROMPT))
     found = [(value, source) for value, source in values if value is not None][:1]
-    majority = majority_share(task) if metric == "accuracy" else None
+    majority = majority_share(task) if metric in RIGHT_OR_WRONG else None
     if majority is not None:
         found.append((majority, "always predicting the most frequent label"))
     return max(found, key=lambda one: one[0], default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,7 @@ from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 
 import numpy
 
+NO_USER = ("null", "nan", "none", "n/a")  # what exports write for an empty cell
 TABLES = tuple(suffix + packed for suffix in SUFFIXES if "json" not in suffix for packed in ("", *PACKED))
 
 
@@ -189,16 +191,25 @@ def _variants(log: str) -> list[Outcome]:
             for column in ("variant", "outcome"):
                 if column not in row:
                     raise UserError(f"{log} has no column {column}{nearest(column, row)}")
-            variant, value = str(row["variant"] or "").strip(), _number(row["outcome"])
+            if "user" not in row and (near := [c for c in row if re.match(r"\W*user", str(c), re.IGNORECASE)]):
+                raise UserError(f'{log} has no column user; rename its column "{short(near[0])}" to user')
+            variant, value = _cell(row["variant"]), _number(row["outcome"])
             if value is None or not variant:
                 said = [short(repr(row[column])) for column in ("variant", "outcome")]
                 raise UserError(f"{place}: expected a variant and a number as outcome, found {said[0]} and {said[1]}")
-            user = str(row.get("user") or "").strip()
+            user = _cell(row.get("user"))
+            if user.casefold() in NO_USER:
+                raise UserError(f'{place}: the user is "{user}"; leave the cell empty if the user is unknown')
             # A place has a colon and a number; the mark keeps it apart from a user of that name.
             found.append(Outcome(variant, f"user {user}" if user else f"row {place}", value))
     except UserError as error:
         raise UserError(f"outcomes.log: {error}") from None
     return found
+
+
+def _cell(value: Any) -> str:
+    """Return a cell as text; a number may stand for a variant or a user."""
+    return "" if value is None else str(value).strip()
 
 
 def _number(value: Any) -> float | None:

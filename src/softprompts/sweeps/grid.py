@@ -23,8 +23,9 @@ SECTIONS: dict[str, str | None] = {
     "lora": "lora",
     "full_finetuning": None,
 }
+TEACHER = ("", "_context", "_weight", "_temperature", "_any_base")
 # Settings that all candidates share: those of the comparison and of the forward passes.
-COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy", "teacher", "teacher_context")
+COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy", *(f"teacher{end}" for end in TEACHER))
 SEED = "run.seed"
 RATE = "training.learning_rate"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from softprompts.checkpoints.folders import checkpoint_folders, is_ours, remove
@@ -20,7 +20,7 @@ from softprompts.reports.tables import markdown_table
 from softprompts.runs.fingerprints import inputs_of
 from softprompts.runs.record import Progress, Standing, ranked
 from softprompts.runs.run import Run
-from softprompts.sweeps.grid import Grid, Point, beyond
+from softprompts.sweeps.grid import SECTIONS, Grid, Point, beyond
 from softprompts.sweeps.halving import go_on, rungs
 from softprompts.system.files import replacing, write_atomically
 from softprompts.tasks.checks import warn_of_scored_rows
@@ -266,6 +266,15 @@ def run_sweep(
     engine, (best,) = sweep.open([sweep.best], 1.0)
     best.take_best()
     return engine, best, [c.standing for c in sweep.contenders]
+
+
+def as_chosen(run: Run, grid: Grid, standings: Sequence[Standing]) -> Run:
+    """Return the run with the settings and the seed of the best candidate, as a run of its own would have them."""
+    best = grid.point(ranked(standings)[0].values)
+    section = SECTIONS[grid.sweep.method]
+    own = {section: asdict(best.method)} if section else {}
+    settings = run.settings | own | {"training": asdict(best.training)}
+    return replace(run, settings=settings | {"run": settings["run"] | {"seed": best.seed}}, seed=best.seed)
 
 
 def save_sweep(run: Run, standings: Sequence[Standing], best_by: str) -> None:

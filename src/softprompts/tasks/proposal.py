@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import re
@@ -20,9 +21,11 @@ from softprompts.data.values import Unread, plain
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.system.files import one_line, write_atomically
 from softprompts.tasks.task import Task
+from softprompts.tasks.templates import Row
 
 LOOKED_AT = 20_000  # rows, from the first on
 MEASURED = 2_000  # rows of train whose tokens are counted
+LONGEST = 200  # rows with most characters; one of them has most tokens
 # Names of answer columns, the most certain first; otherwise the last column is the answer.
 ANSWERS = ("label", "target", "answer", "output", "response", "completion", "summary", "category", "class", "intent")
 TEXTS = ("text", "prompt", "input", "question", "sentence", "message", "body", "content", "title", "description")
@@ -32,6 +35,7 @@ LONGEST_CHOICE = 60  # characters
 FEW_ROWS = 20  # of a held-out split: its score has an interval of about 20 points at best (1.96 sqrt(0.25 / 20) = 0.22)
 FEW_OF_A_CHOICE = 10
 ROOM = 1024  # tokens of prompt and target at most
+ENDS = 2  # tokens that begin and end a text
 MOST_TESTED = 1000  # rows, for an interval of about 3 points (1.96 sqrt(0.25 / 1000))
 LONG = 150  # mean number of tokens per row; with more, the batch is smaller
 PASSES = 3  # over train, within these numbers of steps
@@ -213,34 +217,40 @@ def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Se
     return notes
 
 
-def fit_sizes(proposal: Proposal, task: Task, count: Callable[[Sequence[str]], list[int]]) -> Proposal:
+def fit_sizes(
+    proposal: Proposal, task: Task, count: Callable[[Sequence[str]], list[int]], room: int | None = None
+) -> Proposal:
     """Return the proposal with lengths, batch size and steps that fit the rows.
 
     Args:
         task: the rows, as read with `proposal.task`.
         count: function that returns the number of tokens of each text.
+        room: tokens that the model takes in addition to virtual ones; None without a limit.
     """
-    rows = task.splits["train"][:MEASURED]
+    first = task.splits["train"][:MEASURED]
+    rows = list({row.place: row for row in [*first, *_longest(task)]}.values())
     targets = count([row.target for row in rows])
     lengths = [p + t for p, t in zip(count([row.prompt for row in rows]), targets, strict=True)]
+    bound = ROOM if room is None else min(ROOM, room)
     most = _rounded(max(lengths) * 1.25 + 8, 64)  # rows that were not counted may be longer
-    batch = 8 if sum(lengths) / len(lengths) > LONG or len(task.splits["train"]) < 200 else 16
+    typical = sum(lengths[: len(first)]) / len(first)
+    batch = 8 if typical > LONG or len(task.splits["train"]) < 200 else 16
     passes = PASSES * len(task.splits["train"]) / batch
     steps = _rounded(min(max(passes, FEWEST_STEPS), MOST_STEPS), 10)
     large = len(task.splits["validation"]) > 300
     notes = list(proposal.notes)
-    cut = max(lengths) > ROOM
-    if cut:
-        over = sum(length > ROOM for length in lengths)
+    over = sum(length + ENDS > bound for length in lengths)
+    if over:
         notes.append(
-            f"{over:,} of {len(lengths):,} rows are longer than {ROOM} tokens: the beginning of their prompt is cut"
+            f"{over:,} of {len(lengths):,} counted rows have more than {bound} tokens: the beginning of their prompt "
+            "is cut"
         )
     return replace(
         proposal,
         task=replace(
             proposal.task,
-            max_length=min(most, ROOM),
-            long_rows="cut_prompt" if cut else "error",
+            max_length=min(most, bound),
+            long_rows="cut_prompt" if over else "error",
         ),
         training=TrainingConfig(
             steps=steps,
@@ -253,6 +263,12 @@ def fit_sizes(proposal: Proposal, task: Task, count: Callable[[Sequence[str]], l
         evaluation=replace(proposal.evaluation, max_new_tokens=_rounded(max(targets) * 1.25 + 4, 8)),
         notes=notes,
     )
+
+
+def _longest(task: Task) -> list[Row]:
+    """Return the rows with most characters, of all splits."""
+    every = (row for rows in task.splits.values() for row in rows)
+    return heapq.nlargest(LONGEST, every, key=lambda row: len(row.prompt) + len(row.target))
 
 
 def _rounded(number: float, step: int) -> int:

@@ -33,7 +33,8 @@ class Task:
     `separator` ends each few-shot example in the prompts, if there are any. `masked` has the number of masked values of
     each kind of personal data, for each split; it is empty if `task.pii` is not `mask`. `without` has the fingerprints
     of the rows that were left out of each split; it is empty if `task.without` is not set. `metric_data` is the content
-    of that setting's file.
+    of that setting's file. `majority` is the most frequent target of the whole train split, if `splits` has only a part
+    of that.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     separator: str = ""
     masked: dict[str, dict[str, int]] = field(default_factory=dict)
     without: dict[str, list[str]] = field(default_factory=dict)
+    majority: str | None = None
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         """Return, for each split, its number of rows, the SHA-256 of its prompts and targets, and its masked values.

@@ -59,10 +59,10 @@ def train(
     metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
     teacher = load_teacher(engine, data, training, seed=run.seed, say=run.say)
-    if teacher and not training.teacher and training.teacher_weight == 1 and not (data.task.choices or evaluation.stop):
+    if teacher and teacher.shown:
         run.say(
-            "training.teacher_weight: at 1 the base model alone teaches, and it does not end answers; set "
-            "evaluation.stop, or a smaller weight"
+            f"training.teacher_context: {len(teacher.shown)} of {len(data.train)} rows of train are its examples; they "
+            "are trained on their targets alone"
         )
     inputs = inputs_of(data, engine.model) | ({"teacher": teacher.fingerprint} if teacher else {})
     candidate = make_candidate(

@@ -108,7 +108,7 @@ def token_losses(
         return scores.nll()
     with accelerator.autocast():  # as accelerate does around the student's forward pass
         said = teacher.logits(documents)
-    return distillation(scores, said, teacher.weight, teacher.temperature)
+    return distillation(scores, said, teacher.weights(scores, documents), teacher.temperature)
 
 
 def dropout_seed(candidates: Sequence[Candidate], process: int) -> int:

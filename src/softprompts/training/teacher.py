@@ -52,9 +52,13 @@ OWN_KEYS = {
 
 @dataclass(frozen=True)
 class TaughtDocument(Document):
-    """A student's document, and the `lesson` for the teacher: the same target after the teacher's own prompt."""
+    """A student's document, and the `lesson` for the teacher: the same target after the teacher's own prompt.
+
+    shown: whether the teacher's context holds this very row with its target.
+    """
 
     lesson: Document | None = None
+    shown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +66,16 @@ class Teacher:
     """A model whose probabilities a student learns; it computes without a gradient.
 
     engine: the teacher's engine; train: the student's rows of train as the teacher reads them, in the same order; head:
-    number of first tokens that all rows share, which the engine keeps as a prefix; weight: weight of the distillation
-    in the loss, from 0 to 1; temperature: temperature of both distributions; fingerprint: identifies the teacher.
+    number of first tokens that all rows share, which the engine keeps as a prefix; shown: numbers of the rows that are
+    examples in the teacher's context; ends: token ids that end an answer; weight: weight of the distillation in the
+    loss, from 0 to 1; temperature: temperature of both distributions; fingerprint: identifies the teacher.
     """
 
     engine: Engine
     train: Sequence[Example]
     head: int
+    shown: frozenset[int]
+    ends: tuple[int, ...]
     weight: float
     temperature: float
     fingerprint: dict[str, str]
@@ -81,6 +88,7 @@ class Teacher:
                 d.target_ids,
                 d.soft_prompt,
                 Document(self.train[n].document.prompt_ids[self.head :], d.target_ids),
+                n in self.shown,
             )
             for d, n in zip(documents, rows, strict=True)
         ]
@@ -92,8 +100,21 @@ class Teacher:
         logits: torch.Tensor = self.engine(read).logits
         return logits
 
+    def weights(self, scores: Scores, documents: Sequence[Document]) -> torch.Tensor:
+        """Return the weight of the distillation at each target token, (T,).
 
-def distillation(scores: Scores, teacher: torch.Tensor, weight: float, temperature: float) -> torch.Tensor:
+        It is 0 where a teacher has nothing to teach: at the token that ends an answer, which a base model does not
+        write, and in rows whose target the teacher reads in its context. There the loss is the NLL alone.
+        """
+        device = scores.targets.device
+        shown = torch.tensor([isinstance(d, TaughtDocument) and d.shown for d in documents], device=device)
+        untaught = torch.isin(scores.targets, torch.tensor(self.ends, device=device)) | shown[scores.document]
+        return self.weight * (~untaught).to(scores.logits.dtype)
+
+
+def distillation(
+    scores: Scores, teacher: torch.Tensor, weight: float | torch.Tensor, temperature: float
+) -> torch.Tensor:
     """Return the loss of each target token, (T,), in nats: (1 - weight) x NLL + weight x temperature^2 x KL.
 
     KL is the divergence of the student's distribution from the teacher's, both at the temperature. The square of the
@@ -102,7 +123,7 @@ def distillation(scores: Scores, teacher: torch.Tensor, weight: float, temperatu
     Args:
         scores: the student's scores.
         teacher: the teacher's logits (T, V) at the same target tokens.
-        weight: weight of the divergence, from 0 to 1.
+        weight: weight of the divergence, from 0 to 1; one number, or one for each token (T,).
         temperature: temperature of both distributions, above 0.
     """
     student, taught = ((logits / temperature).log_softmax(-1) for logits in (scores.logits, teacher))
@@ -138,9 +159,9 @@ def load_teacher(
         )
     with settings_named(OWN_KEYS):
         model = _load(engine, training)
-    train, head, weights = data.train, 0, _digest(model)
+    train, head, weights, shown = data.train, 0, _digest(model), frozenset[int]()
     if training.teacher_context is not None:
-        train = _in_context(data.task, model, engine, training.teacher_context, seed)
+        train, shown = _in_context(data.task, model, engine, training.teacher_context, seed)
         if engine.packed:  # PEFT's own forward pass would copy a prefix for each row
             model, head = _with_head(model, train)
     checked = [
@@ -157,6 +178,8 @@ def load_teacher(
         engine=own,
         train=train,
         head=head,
+        shown=shown,
+        ends=data.ends,
         weight=training.teacher_weight,
         temperature=training.teacher_temperature,
         fingerprint={"weights": weights, "rows": digest_of_tokens(train)},
@@ -214,23 +237,28 @@ def _same_vocabulary(model: PreTrainedModel, base: Any) -> PreTrainedModel:
     return model
 
 
-def _in_context(task: Task, model: Any, engine: Engine, context: str, seed: int) -> Sequence[Example]:
-    """Return the rows of train after a context, formatted as `recipes/hard_prompt.py` would format them."""
-    train = task.splits["train"]
+def _in_context(
+    task: Task, model: Any, engine: Engine, context: str, seed: int
+) -> tuple[Sequence[Example], frozenset[int]]:
+    """Return the rows of train after a context, as `recipes/hard_prompt.py` would format them; and which are in it."""
+    train, shown = task.splits["train"], set[str]()
     config = replace(task.config, max_length=2**31, long_rows="error")  # only the model limits what the teacher reads
     small = replace(task, splits=dict.fromkeys(SPLITS, train[:1]) | {"train": train}, config=config)
     if shots := SHOTS.fullmatch(context):
         if not int(shots[1]):
             raise UserError(f"training.teacher_context: {context} is not a context; set one shot or more, or null")
         with settings_named(OWN_KEYS):
-            taught = with_prompt(small, config.prompt, draw_shots(task, int(shots[1]), seed), SEPARATOR)
+            drawn = draw_shots(task, int(shots[1]), seed)
+            taught = with_prompt(small, config.prompt, drawn, SEPARATOR)
+        shown = {row.place for row in drawn}
     else:
         text = text_or_file("training.teacher_context", context).strip().replace("{", "{{").replace("}", "}}")
         taught = with_prompt(small, text + SEPARATOR + config.prompt)
     try:
-        return encode(taught, engine.tokenizer, input_spec(model, virtual_tokens(model))).train
+        read = encode(taught, engine.tokenizer, input_spec(model, virtual_tokens(model))).train
     except RowTooLongError as error:
         raise UserError(f"training.teacher_context: {error.facts}; use a shorter text or fewer shots") from None
+    return read, frozenset(number for number, row in enumerate(train) if row.place in shown) if shown else frozenset()
 
 
 def _with_head(model: PreTrainedModel | PeftModel, train: Sequence[Example]) -> tuple[PreTrainedModel | PeftModel, int]:

@@ -24,7 +24,7 @@ import pytest
 
 MakeGrid = Callable[..., GridConfig]
 LR = "training.learning_rate"
-ROWS = [("row 1", " a"), ("row 2", " b")]
+ROWS = [("row 1\u2028", " a"), ("row 2", " b")]  # a line separator in a text ends no line of JSON
 
 
 class Launches:
@@ -60,7 +60,8 @@ class Launches:
             metrics={"accuracy": Interval(0.5, 0.0, 1.0, 2)},
         )
         (folder / "result.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
-        lines = [json.dumps({"place": p, "prompt": p, "target": t, "prediction": " a"}) for p, t in ROWS]
+        rows = [{"place": p, "prompt": p, "target": t, "prediction": " a"} for p, t in ROWS]
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         (folder / "predictions.jsonl").write_text("\n".join(lines), encoding="utf-8")
         return 0, ""
 

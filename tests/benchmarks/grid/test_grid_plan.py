@@ -85,6 +85,10 @@ def test_points_are_all_combinations_and_the_best_is_chosen() -> None:
             'grid.methods: a: unknown flag "--lora.rr" (did you mean "lora.r"?)',
         ),
         (
+            {"methods": {"a": MethodConfig("hard_prompt", sweep={"hard.shots": [4, 8]})}},
+            "grid.methods: a: sweep: hard_prompt does not train, so validation chooses nothing",
+        ),
+        (
             {"methods": {"a": MethodConfig("lora", sweep={"lora.r": []})}},
             "grid.methods: a: sweep: a key without values",
         ),

@@ -151,7 +151,7 @@ def test_neighbours_are_held_against_those_of_random_vectors(
     assert row["here"] == word
     assert row["method"] == f"4 learned tokens: {sum(learned) / 4:.2f}"
     assert row["against"] == f"random vectors: {sum(chance) / 4:.2f}"
-    assert f"(the nearest is at {sum(learned) / 4 + 0.1:.2f})" in row["measure"]
+    assert f"(the nearest has a plain cosine of {sum(learned) / 4 + 0.1:.2f})" in row["measure"]
 
 
 def test_the_interval_is_that_of_welch_by_hand_and_the_marks_are_the_record_s() -> None:

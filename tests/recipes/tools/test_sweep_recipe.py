@@ -84,6 +84,10 @@ def test_the_best_on_validation_is_chosen(finished: Path) -> None:
     best = max(candidates, key=lambda c: c["value"])
     assert best["values"]["training.learning_rate"] == 0.05
     assert result["notes"]["chosen"] == f"learning_rate=0.05 seed={best['values']['run.seed']}"
+    assert result["settings"]["training"]["learning_rate"] == 0.05, (
+        "its record, and so its card, has what it was trained with"
+    )
+    assert result["seed"] == result["settings"]["run"]["seed"] == best["values"]["run.seed"]
     assert (result["training"]["best_value"], result["training"]["best_step"]) == (best["value"], best["best_step"])
     folder = finished / "checkpoints" / f"{candidates.index(best):03d}" / f"step-{best['best_step']:06d}"
     (trained,) = load_file(folder / "trainable.safetensors").values()

@@ -5,6 +5,7 @@ Lu et al. (2025), "Context Tuning for In-Context Optimization".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,7 +63,8 @@ def demonstrations(task: Task, config: ContextConfig | CPTConfig, seed: int) -> 
     """
     section = "cpt" if isinstance(config, CPTConfig) else "context"
     rows = draw_rows(task, config.demonstrations, seed, f"{section}.demonstrations")
-    return replace(task, splits={**task.splits, "train": rows})
+    majority = Counter(row.target for row in task.splits["train"]).most_common(1)[0][0] if task.choices else None
+    return replace(task, splits={**task.splits, "train": rows}, majority=majority)
 
 
 def add_context(

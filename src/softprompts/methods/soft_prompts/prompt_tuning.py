@@ -68,7 +68,8 @@ def add_soft_prompt(
     way, text, labels, fill = _beginning(config, task, start)
     attached = cast(PromptTuningConfig, model.active_peft_config)
     attached.prompt_tuning_init = PromptTuningInit(way if way in PromptTuningInit.__members__ else "RANDOM")
-    attached.prompt_tuning_init_text = text  # without rows of train, which an adapter's users should not get
+    # Without rows of train, which an adapter's users should not get.
+    attached.prompt_tuning_init_text = text if way in ("TEXT", *FROM_TEXT) else None
     if way in FROM_TEXT:
         text = initial_text(way, task, tokenizer, count, first=text, section="prompt")
     if start is None:
