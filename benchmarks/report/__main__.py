@@ -21,6 +21,7 @@ from benchmarks.report.papers import (
 )
 from benchmarks.report.study import draw_study, load_study, study_markdown
 from benchmarks.report.tables import TASKS, comparisons_table, notes, results_markdown, sweeps_table
+from benchmarks.report.targets import targets_markdown, targets_table
 from softprompts.config.cli import cli
 from softprompts.errors import UserError
 from softprompts.reports.pages.style import close, save_png
@@ -38,7 +39,8 @@ class ReportConfig:
     Args:
         records: folder of the benchmarks' records, one folder each.
         study: folder of the study's records.
-        page: folder of index.html, summary.md, tables.md, claims.md, papers.md and study.md.
+        times: folder of the records of time to quality.
+        page: folder of index.html, summary.md, tables.md, claims.md, targets.md, papers.md and study.md.
         figures: folder of the figures as PNG.
         ensemble: record of an ensemble, from `make record`.
         neighbours: record of a prompt's neighbours, from `make neighbours`.
@@ -47,6 +49,7 @@ class ReportConfig:
 
     records: str = "results/benchmarks"
     study: str = "results/study"
+    times: str = "results/time_to_quality"
     page: str = "results/report"
     figures: str = "docs/figures"
     ensemble: str = "results/ensemble/sentiment.json"
@@ -78,6 +81,7 @@ def main(report: ReportConfig) -> None:
     write_atomically(page / "claims.md", card_markdown(card, notes(records)))
     write_atomically(page / "papers.md", papers_markdown(papers))
     write_atomically(page / "tables.md", tables(records))
+    write_atomically(page / "targets.md", targets_markdown(targets_table(records, Path(report.times))))
     for drawn in drawings.values():
         close(drawn)
     write_study(Path(report.study), page, figures)

@@ -16,7 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.time_to_quality.sides import GOALS, measure, medians
+from benchmarks.time_to_quality.ratio import ratio_of
+from benchmarks.time_to_quality.sides import GOALS, measure
 from softprompts.errors import nearest
 from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
@@ -74,14 +75,13 @@ def in_words(run: dict[str, Any]) -> str:
 
 def summary(name: str, record: dict[str, Any]) -> str:
     """Return the ratio of the sides' medians, or its lower bound if stock PEFT did not reach the score."""
-    goal = record["goal"]
-    sides = {side: medians([r for r in record["runs"] if r["side"] == side]) for side in ("recipe", "stock")}
-    told = "; ".join(f"{s} {m['reached']} of {m['of']} in {m['seconds']:.0f} s" for s, m in sides.items())
-    if sides["recipe"]["reached"] < sides["recipe"]["of"]:
-        return f"{name}, {goal['metric']} {goal['score']:.0%}: {told}: no ratio, because the recipe missed the score"
-    ratio = sides["stock"]["seconds"] / sides["recipe"]["seconds"]
-    more = "" if sides["stock"]["reached"] == sides["stock"]["of"] else "more than "
-    return f"{name}, {goal['metric']} {goal['score']:.0%}: {told}: {more}{ratio:.1f} times as long (medians)"
+    goal, ratio = record["goal"], ratio_of(record)
+    assert ratio is not None  # every run is recorded
+    told = "; ".join(
+        f"{side} {own.reached} of {own.of} in {own.seconds:.0f} s"
+        for side, own in (("recipe", ratio.recipe), ("stock", ratio.stock))
+    )
+    return f"{name}, {goal['metric']} {goal['score']:.0%}, medians: {told}: {ratio.in_words}"
 
 
 if __name__ == "__main__":

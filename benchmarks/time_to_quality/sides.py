@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -224,9 +224,3 @@ def with_trainer(
         clock = Clock(watch, model)
         Trainer(model, settings, train_dataset=documents, data_collator=with_labels, callbacks=[clock]).train()
     return watch
-
-
-def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the summary of one side's runs: the number that reached the goal, and their time."""
-    seconds = sorted(run["seconds"] for run in runs)
-    return {"reached": sum(run["reached"] for run in runs), "of": len(runs), "seconds": seconds[len(seconds) // 2]}

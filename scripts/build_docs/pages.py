@@ -37,6 +37,7 @@ EXTRA = {
     "results/claims.md": "results/report/claims.md",
     "results/comparisons.md": "results/report/tables.md",
     "results/study.md": "results/report/study.md",
+    "results/targets.md": "results/report/targets.md",
 }
 # Parts of a report that a page of `docs/` includes.
 WITHIN = {"results/report/summary.md": "results/benchmark.md", "results/report/papers.md": "results/papers.md"}

@@ -1,0 +1,156 @@
+"""Judge the targets of `targets.yaml` by the records of the final runs. Without a record there is no verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report.claims import missing_runs
+from benchmarks.report.frame import Records
+from benchmarks.report.tables import read_config
+from benchmarks.time_to_quality.ratio import ratio_of
+from softprompts.metrics.significance import LEVEL, holm
+from softprompts.reports.pages.frame import by_method, numbers
+from softprompts.reports.pages.tables import markdown, percent, probability
+
+from pandas import DataFrame
+
+REACHED, MISSED, NO_RECORD = "reached", "missed", "no record"
+Found = tuple[str, bool | None]  # the number that was reached, and whether it is enough
+
+HEAD = """# Targets
+
+The [targets](../../configs/benchmarks/report/targets.yaml) were fixed before the final runs. Numbers are means over the
+seeds of test scores. Where one is missed, the [lab log](../../docs/lab-log.md) says what was tried.
+"""
+
+
+NAMES = {
+    "score": "score",
+    "bytes": "saved bytes",
+    "spread": "deviation over seeds",
+    "half": "score after half the steps",
+    "shown": "difference",
+    "time": "time to quality",
+}
+
+
+def targets_table(records: Records, times: Path) -> DataFrame:
+    """Return a row per target and benchmark; `times` is the folder of the records of time to quality."""
+    rows = []
+    for target in read_config("targets")["targets"]:
+        for name, metrics in target["records"].items():
+            found, held = _judged(records, times, target, name, metrics)
+            of = f"{NAMES[target['kind']]}, {target['method'].replace('_', ' ')}"
+            rows.append({
+                "benchmark": name,
+                "target": f"{of}: {', '.join(metrics)}" if metrics else of,
+                "asked": _asked(target),
+                "found": found,
+                "verdict": NO_RECORD if held is None else REACHED if held else MISSED,
+            })  # fmt: skip
+    return DataFrame(rows)
+
+
+def _asked(target: Mapping[str, Any]) -> str:
+    other = {"lora": "LoRA", "few_shot": "few-shot examples"}.get(target.get("of", ""), "")
+    match target["kind"]:
+        case "score":
+            return f"at least {100 * target['at_least']:.0f} % of {other}"
+        case "bytes":
+            return f"at most 1/{1 / target['at_most']:.0f} of {other}"
+        case "spread":
+            return f"below {target['below']} points"
+        case "half":
+            return f"at least {100 * target['at_least']:.0f} % of the score at full length"
+        case "shown":
+            return f"above {other}, shown"
+        case _:
+            return f"stock PEFT takes at least {target['at_least']:g} times as long"
+
+
+def _judged(records: Records, times: Path, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
+    kind = target["kind"]
+    if kind == "time":
+        return _time(times / f"{name}.json", target["at_least"])
+    missing = missing_runs(records, name, [target["method"], *([target["of"]] if "of" in target else [])])
+    if kind == "half":
+        missing += missing_runs(records, _half(target, name), [target["method"]])
+    return ("; ".join(missing), None) if missing else KINDS[kind](records, target, name, metrics)
+
+
+def _mean(records: Records, name: str, method: str, column: str) -> float:
+    return float(numbers(by_method(records.of(name))[method], column).mean())
+
+
+def _percent(share: float) -> str:
+    return f"{percent(share)} %"
+
+
+def _score(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
+    (metric,) = metrics
+    own, other = (_mean(records, name, m, f"metric.{metric}") for m in (target["method"], target["of"]))
+    return f"{_percent(own / other)} ({_percent(own)} of {_percent(other)})", own >= target["at_least"] * other
+
+
+def _bytes(records: Records, target: Mapping[str, Any], name: str, _: list[str]) -> Found:
+    own, other = (_mean(records, name, m, "cost.adapter_bytes") for m in (target["method"], target["of"]))
+    return f"1/{other / own:.0f} ({own:,.0f} of {other:,.0f})", own <= target["at_most"] * other
+
+
+def _spread(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
+    (metric,) = metrics
+    values = numbers(by_method(records.of(name))[target["method"]], f"metric.{metric}")
+    points = 100 * float(values.std())
+    return f"{points:.1f} points ({len(values)} seeds)", points < target["below"]
+
+
+def _half_score(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
+    (metric,) = metrics
+    short, whole = (_mean(records, n, target["method"], f"metric.{metric}") for n in (_half(target, name), name))
+    return f"{_percent(short / whole)} ({_percent(short)} of {_percent(whole)})", short >= target["at_least"] * whole
+
+
+def _half(target: Mapping[str, Any], name: str) -> str:
+    """Return the benchmark with half the steps."""
+    return f"{target['with']}_{name.partition('_')[2]}"
+
+
+def _shown(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
+    found = [records.compared(name, metric, target["method"], target["of"]) for metric in metrics]
+    compared = [c for c in found if c is not None]
+    if len(compared) < len(metrics):
+        return "a comparison is missing", None
+    adjusted = holm([c.p for c in compared])
+    said = "; ".join(
+        f"{c.metric} {100 * c.difference:+.1f} points, adjusted p {probability(p)}"
+        for c, p in zip(compared, adjusted, strict=True)
+    )
+    return said, all(c.difference > 0 and p < LEVEL for c, p in zip(compared, adjusted, strict=True))
+
+
+def _time(file: Path, at_least: float) -> Found:
+    found = ratio_of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if found is None:
+        return f"every record of {file.name}", None
+    recipe, stock = found.recipe, found.stock
+    reached = f"reached by {recipe.reached} of {recipe.of} and {stock.reached} of {stock.of} runs"
+    return f"{found.in_words} ({reached})", found.value is not None and found.value >= at_least
+
+
+KINDS: dict[str, Callable[[Records, Mapping[str, Any], str, list[str]], Found]] = {
+    "score": _score,
+    "bytes": _bytes,
+    "spread": _spread,
+    "half": _half_score,
+    "shown": _shown,
+}
+
+
+def targets_markdown(table: DataFrame) -> str:
+    """Return the page of the targets."""
+    counts = table["verdict"].value_counts()
+    said = ", ".join(f"{counts.get(word, 0)} {word}" for word in (REACHED, MISSED, NO_RECORD))
+    return f"{HEAD}\n{said[0].upper()}{said[1:]}.\n\n{markdown(table)}\n"

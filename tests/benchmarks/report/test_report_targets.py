@@ -1,0 +1,107 @@
+"""The targets of the final runs: each verdict follows from the records, and a missing record gives none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grid.settings import load_benchmark
+from benchmarks.report.frame import Records, make_records
+from benchmarks.report.tables import read_config
+from benchmarks.report.targets import KINDS, NAMES, targets_markdown, targets_table
+from helpers import ROOT
+from made_benchmark import make_benchmark, make_comparisons
+
+import pytest
+from pandas import DataFrame
+
+TASKS = ("sentiment", "docstrings", "home_commands")
+
+
+def times(folder: Path, task: str, recipe: float, stock: float, reached: bool = True) -> None:
+    """Write a record of time to quality with three runs a side."""
+    runs = [{"side": "recipe", "reached": True, "seconds": recipe}] * 3
+    runs += [{"side": "stock", "reached": reached, "seconds": stock}] * 3
+    (folder / f"{task}.json").write_text(json.dumps({"runs": runs}), encoding="utf-8")
+
+
+def records(folder: Path, adjusted: float = 0.001, short: float = 0.7) -> Records:
+    """Return records of the final runs, and of those with half the steps, which have the same scores."""
+    made = []
+    for task in TASKS:
+        whole = make_benchmark(folder, task)
+        made += [replace(whole, name=f"final_{task}"), replace(whole, name=f"half_{task}")]
+    compared = {b.name: make_comparisons(b.name.partition("_")[2], adjusted) for b in made}
+    return make_records(made, compared)
+
+
+def row(table: DataFrame, kind: str, method: str, benchmark: str) -> dict[str, Any]:
+    found = table[table.target.str.startswith(f"{NAMES[kind]}, {method}") & (table.benchmark == benchmark)]
+    assert len(found) == 1
+    values: dict[str, Any] = found.iloc[0].to_dict()
+    return values
+
+
+def test_each_kind_of_target_by_hand(tmp_path: Path) -> None:
+    """The invented scores: prompt 0.70, prefix 0.72, LoRA 0.80, 8-shot 0.50; seeds are a point apart."""
+    times(tmp_path, "sentiment", 20.0, 160.0)
+    times(tmp_path, "home_commands", 20.0, 80.0, reached=False)
+    table = targets_table(records(tmp_path / "records"), tmp_path)
+    score = row(table, "score", "prompt tuning", "final_home_commands")
+    assert (score["verdict"], score["asked"]) == ("reached", "at least 70 % of LoRA")
+    assert score["found"].startswith("87.")
+    assert row(table, "score", "prompt tuning", "final_sentiment")["verdict"] == "missed"
+    size = row(table, "bytes", "prompt tuning", "final_sentiment")
+    assert (size["verdict"], size["found"]) == ("reached", "1/213 (46,200 of 9,823,216)")
+    assert row(table, "bytes", "prefix tuning", "final_sentiment")["verdict"] == "reached"
+    spread = row(table, "spread", "prompt tuning", "final_sentiment")
+    assert (spread["verdict"], spread["found"]) == ("reached", "1.0 points (3 seeds)")
+    half = row(table, "half", "prefix tuning", "final_docstrings")
+    assert (half["verdict"], half["found"].partition(" ")[0]) == ("reached", "100.0")
+    shown = row(table, "shown", "prompt tuning", "final_home_commands")
+    assert (shown["verdict"], shown["asked"]) == ("reached", "above few-shot examples, shown")
+    assert "valid_schema +20.0 points, adjusted p" in shown["found"]
+    assert row(table, "time", "prompt tuning", "sentiment")["verdict"] == "reached"
+    slow = row(table, "time", "prefix tuning", "home_commands")
+    assert (slow["verdict"], slow["found"].startswith("more than 4.0 times as long")) == ("missed", True)
+
+
+def test_a_difference_that_chance_explains_is_no_reached_target(tmp_path: Path) -> None:
+    table = targets_table(records(tmp_path / "records", adjusted=0.6), tmp_path)
+    assert row(table, "shown", "prompt tuning", "final_home_commands")["verdict"] == "missed"
+
+
+def test_without_a_record_there_is_no_verdict(tmp_path: Path) -> None:
+    whole = make_benchmark(tmp_path, "sentiment", without=["lora/seed1"])
+    found = make_records([replace(whole, name="final_sentiment")], {"final_sentiment": []})
+    table = targets_table(found, tmp_path / "none")
+    assert set(table.verdict) <= {"no record", "reached", "missed"}
+    score = row(table, "score", "prompt tuning", "final_sentiment")
+    assert (score["verdict"], score["found"]) == ("no record", "LoRA, seed 1 (no record)")
+    assert row(table, "half", "prompt tuning", "final_sentiment")["found"] == "every record of half_sentiment"
+    assert row(table, "time", "prompt tuning", "sentiment")["found"] == "every record of sentiment.json"
+    assert row(table, "spread", "prompt tuning", "final_sentiment")["verdict"] == "reached", "LoRA is not asked for"
+    assert "no record" in targets_markdown(table)
+
+
+def test_the_targets_name_benchmarks_methods_and_metrics_that_exist() -> None:
+    for target in read_config("targets")["targets"]:
+        assert target["kind"] in {*KINDS, "half", "time"}
+        for name in target["records"]:
+            if target["kind"] == "time":
+                continue
+            grid = (ROOT / "configs" / "benchmarks" / f"{name}.yaml").read_text(encoding="utf-8")
+            assert f"    {target['method']}:\n" in grid
+            assert "of" not in target or f"    {target['of']}:\n" in grid
+
+
+@pytest.mark.parametrize("name", ["time_to_quality"])
+def test_recorded_times_are_read(name: str) -> None:
+    folder = ROOT / "results" / name
+    recorded = [file.stem for file in folder.glob("*.json")]
+    home = ROOT / "results" / "benchmarks" / "sentiment"
+    table = targets_table(make_records([load_benchmark(home)], {"sentiment": []}), folder)
+    for benchmark, verdict in table[table.target.str.startswith("time to quality")][["benchmark", "verdict"]].values:
+        assert (verdict == "no record") == (benchmark not in recorded)
