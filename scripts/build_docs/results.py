@@ -13,12 +13,14 @@ from benchmarks.report.tables import metric
 from benchmarks.tasks.tables import table, tasks_table
 from scripts.build_docs.pages import ROOT, linked
 from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds
+from softprompts.errors import listed
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.frame import metrics_of
 from softprompts.reports.tables import markdown_table, size
 from softprompts.runs.record import Result, load_result
 
 import pandas
+import yaml
 
 REPORT = "results/report"
 NOT_MEASURED = "No record yet: `make memorisation` makes it."
@@ -245,7 +247,14 @@ def fuzz() -> str:
 def memorisation() -> str:
     """Return the exposure of the canaries after each method, and how many of them it gives away."""
     record = _memorisation_record()
-    return canaries.table(record, {m.name: m.label for m in METHODS.values()}) if record else NOT_MEASURED
+    if not record:
+        return NOT_MEASURED
+    labels = {m.name: m.label for m in METHODS.values()}
+    measured = {run["method"] for run in record["runs"]}
+    plan = yaml.safe_load((ROOT / "configs" / "memorisation" / "docstrings.yaml").read_text(encoding="utf-8"))
+    missing = [labels[name] for name in plan["memorisation"]["methods"] if name not in measured]
+    said = f"\n\nNot measured yet: {listed(missing)}." if missing else ""
+    return canaries.table(record, labels) + said
 
 
 def memorisation_facts() -> str:
