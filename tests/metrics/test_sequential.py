@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softprompts.metrics.sequential import PRIOR, largest_e, neighbours
+from softprompts.metrics.sequential import PRIOR, largest_e, largest_e_of_rows, neighbours
 from softprompts.metrics.significance import LEVEL
 
 import numpy
@@ -57,3 +57,24 @@ def test_a_difference_is_shown() -> None:
 
 def test_very_many_outcomes_have_room() -> None:
     assert 1e300 < largest_e([(1, 0)] * 5_000) < float("inf")
+
+
+def test_a_row_multiplies_the_e_value_of_rows_by_twice_its_probability() -> None:
+    assert largest_e_of_rows([]) == 1
+    assert largest_e_of_rows([True]) == pytest.approx(1), "a fair coin before the first row"
+    assert largest_e_of_rows([True, True]) == pytest.approx(2 * 1.5 / 2)
+    assert largest_e_of_rows([True, True, False, False]) == pytest.approx(1.5), "the largest so far stays"
+    assert largest_e_of_rows([False] * 9) == pytest.approx(largest_e_of_rows([True] * 9))
+    assert 1e300 < largest_e_of_rows([True] * 5_000) < float("inf")
+
+
+def test_rows_without_a_difference_rarely_show_one_however_often_one_looks() -> None:
+    generator = numpy.random.default_rng(3)
+    shown = sum(largest_e_of_rows((generator.random(400) < 0.5).tolist()) >= 1 / LEVEL for _ in range(1000))
+    assert shown <= 1000 * LEVEL
+
+
+def test_a_model_that_is_better_on_more_rows_is_shown() -> None:
+    generator = numpy.random.default_rng(4)
+    shown = sum(largest_e_of_rows((generator.random(200) < 0.7).tolist()) >= 1 / LEVEL for _ in range(100))
+    assert shown >= 95

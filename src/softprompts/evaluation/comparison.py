@@ -17,6 +17,7 @@ from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.evaluation.predict import TestOutcome, answers_and_targets
 from softprompts.methods.preflight import check_method
 from softprompts.metrics.scoring import Interval, load_metrics, row_scores
+from softprompts.metrics.sequential import largest_e_of_rows
 from softprompts.metrics.significance import Comparison, compare
 from softprompts.models.identity.base_model import read_record
 from softprompts.models.loading import load_model_config
@@ -64,6 +65,11 @@ class Contest:
     row_metric: str
     differences: list[Difference]
     rows: int
+
+    @property
+    def e_value(self) -> float:
+        """The e-value that stays valid while rows are added, in their order: see `largest_e_of_rows`."""
+        return largest_e_of_rows(d.better == self.names[0] for d in self.differences)
 
     def wins(self, name: str) -> list[Difference]:
         """Return the rows that a model predicts better, the largest difference first."""

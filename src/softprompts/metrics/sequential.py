@@ -49,3 +49,22 @@ def largest_e(pairs: Iterable[tuple[int, int]]) -> float:
         largest = max(largest, logarithm)
         sums = [total + outcome for total, outcome in zip(sums, pair, strict=True)]
     return math.exp(min(largest, 700.0))  # beyond, a float has no room
+
+
+def largest_e_of_rows(wins: Iterable[bool]) -> float:
+    """Return the largest e-value so far of the hypothesis that two models are equally often the better one on a row.
+
+    This is the sign test, and for right and wrong answers McNemar's, in a form that stays valid while rows are added.
+    Each row multiplies the e-value by twice the probability that earlier rows gave to its winner: a bet against a
+    fair coin that never expects to win (Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid
+    inference", section 2; Krichevsky and Trofimov 1981 for the estimate).
+
+    Args:
+        wins: for each row with different scores, in the order of arrival: whether the first model is better.
+    """
+    counts, logarithm, largest = [0.5, 0.5], 0.0, 0.0  # Krichevsky and Trofimov's half a row for each
+    for win in wins:
+        logarithm += math.log(2 * counts[win] / sum(counts))
+        counts[win] += 1
+        largest = max(largest, logarithm)
+    return math.exp(min(largest, 700.0))

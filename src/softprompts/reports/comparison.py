@@ -12,7 +12,7 @@ from typing import Any
 from softprompts.config.sections import EvaluationConfig
 from softprompts.evaluation.comparison import Contest, Contestant, judge
 from softprompts.evaluation.predict import TestOutcome
-from softprompts.metrics.significance import verdict
+from softprompts.metrics.significance import LEVEL, verdict
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.environment import environment
 from softprompts.runs.folders import COMPARE_FILE
@@ -89,6 +89,7 @@ def _record(
         "comparisons": [asdict(comparison) for comparison in contest.comparisons],
         "row_metric": contest.row_metric,
         "verdict": verdict(contest.comparisons[0]),
+        "e_value": contest.e_value,
         "data": {"licence": task.licence, "splits": task.fingerprint()},
         "environment": environment() | {"processes": run.accelerator.num_processes},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -102,7 +103,18 @@ def summary(contest: Contest) -> str:
         for name, metrics in zip(contest.names, contest.metrics, strict=True)
         for key, x in metrics.items()
     ]
-    return "\n".join([*lines, _counts(contest), f"verdict: {verdict(contest.comparisons[0])}", ONE_RUN])
+    said = f"verdict: {verdict(contest.comparisons[0])}"
+    return "\n".join([*lines, _counts(contest), said, _at_any_time(contest), ONE_RUN])
+
+
+def _at_any_time(contest: Contest) -> str:
+    """Return a sentence with the e-value, for those who add rows and look again."""
+    enough = 1 / LEVEL
+    word = "shown" if contest.e_value >= enough else "not shown yet"
+    return (
+        f"if you add rows and look again: that one is better more often is {word} (largest e-value "
+        f"{contest.e_value:.3g} of {len(contest.differences)} rows that differ; {enough:.0f} shows it)"
+    )
 
 
 def _counts(contest: Contest) -> str:
@@ -126,6 +138,8 @@ def page(contest: Contest, title: str) -> str:
         markdown_table(["metric", *map(_cut, contest.names), "difference", "p"], rows),
         "",
         f"With 95 % intervals over {contest.rows} rows; {_counts(contest)}.",
+        "",
+        f"{_at_any_time(contest).capitalize()}.",
     ]
     for name in contest.names:
         lines += _won(contest, name)
