@@ -320,29 +320,60 @@ def test_every_method_agrees_on_a_base_in_half_precision(tiny_model: Path, metho
     assert disagreement(Engine(model, tokenizer), [*APART, *branched]) is None
 
 
-@pytest.mark.falls_back
-@pytest.mark.parametrize(("dtype", "looked_at", "packed"), [
-    ("float32", [5], False),
-    ("bfloat16", [5, 32], True),
-])  # fmt: skip
-def test_in_16_bits_more_rows_have_the_last_word(
-    tiny_model: Path, dtype: str, looked_at: list[int], packed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mean over few targets is off by as much as rounding allows now and then; that over many is not."""
-    seen: list[int] = []
+Seen = list[tuple[torch.dtype, int, float]]  # dtype, rows and slack of each look
 
-    def off_for_few_rows(_: Engine, documents: Sequence[Document]) -> str | None:
-        seen.append(len(documents))
-        return "the loss is off" if len(documents) < 32 else None
 
-    monkeypatch.setattr(agreement, "disagreement", off_for_few_rows)
+def looked(
+    tiny_model: Path, dtype: str, differs: Callable[[torch.dtype, int, float], bool], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Seen, Engine, list[str]]:
+    """Return what was looked at if it differs as said, the engine, and its warnings."""
+    seen: Seen = []
+
+    def look(engine: Engine, documents: Sequence[Document], slack: float) -> str | None:
+        seen.append((engine.base.dtype, len(documents), slack))
+        return "the loss is off" if differs(*seen[-1]) else None
+
+    monkeypatch.setattr(agreement, "disagreement", look)
     monkeypatch.setattr(agreement, "CHECKED_ROWS", 5)
     data = data_of(APART * 8, CHOICES)
     base, tokenizer = load_base(tiny_model, dtype=dtype)
+    before = [(p.data_ptr(), p.dtype) for p in base.parameters()]
     model = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     said: list[str] = []
     monkeypatch.setattr(agreement, "_branching", lambda *_: [])
     original = agreement.checked_documents
     monkeypatch.setattr(agreement, "checked_documents", lambda *given: [original(*given)[0]])
     engine = make_engine(model, tokenizer, config=ModelConfig(), data=data, say=said.append)
-    assert (seen, engine.packed, len(said)) == (looked_at, packed, not packed)
+    assert [(p.data_ptr(), p.dtype) for p in base.parameters()] == before, "the same weights as before, not copies"
+    return seen, engine, said
+
+
+SHORT, EXACT, ROUND = torch.bfloat16, torch.float32, agreement.MOST_ROUNDING
+DECIDED = [(SHORT, 5, 1.0), (EXACT, 5, 1.0), (SHORT, 5, ROUND)]
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize(("dtype", "differs", "seen", "packed"), [
+    ("float32", lambda *_: True, [(EXACT, 5, 1.0)], False),
+    ("bfloat16", lambda *_: False, [(SHORT, 5, 1.0)], True),
+    ("bfloat16", lambda dtype, _, slack: dtype == SHORT and slack == 1, DECIDED, True),
+    ("bfloat16", lambda *_: True, DECIDED[:2], False),
+    ("bfloat16", lambda dtype, *_: dtype == SHORT, DECIDED, False),
+], ids=["32 bits", "alike", "rounding", "another result", "too much for rounding"])  # fmt: skip
+def test_a_difference_in_16_bits_is_decided_in_32(
+    tiny_model: Path, dtype: str, differs: Any, seen: Seen, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few-shot examples have the same rounding in every row, so that a mean over rows has it, too."""
+    found, engine, said = looked(tiny_model, dtype, differs, monkeypatch)
+    assert (found, engine.packed, len(said)) == (seen, packed, not packed)
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize("many", [True, False])
+def test_without_32_bits_more_rows_have_the_last_word(
+    tiny_model: Path, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quantized weights have no copy in 32 bits."""
+    monkeypatch.setattr(agreement, "any_sharded", lambda _: True)
+    found, engine, _ = looked(tiny_model, "bfloat16", lambda _, rows, __: many or rows < 32, monkeypatch)
+    assert ([rows for _, rows, _ in found], engine.packed) == ([5, 32], not many)
