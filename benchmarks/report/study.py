@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.grid.settings import in_words
@@ -13,7 +15,7 @@ from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish
 from softprompts.reports.pages.tables import percent
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.record import Standing, ranked, spoken
-from softprompts.sweeps.grid import SEED
+from softprompts.sweeps.grid import SEED, beyond
 from softprompts.sweeps.sweep import cost_in_words
 
 from matplotlib import rc_context
@@ -43,15 +45,35 @@ def load_study(folder: Path) -> dict[str, Screens]:
 
 def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) -> str:
     """Return the page; `pictures` has the path of each task's figure, as the page links to it."""
-    parts = [HEAD]
+    parts = [HEAD, *start_here(study)]
     for task, screens in study.items():
         parts += [f"## {task}", overview(screens)]
         if task in pictures:
             parts.append(f"![Validation loss of the choice of each method's sweep]({pictures[task]})")
         for name, record in screens.items():
-            shown = comparison(record) if SEED in record["chosen"] else candidates(record)
-            parts.append(f"### {name}\n\n{shown}\n\n{cost(record)}")
+            if SEED in record["chosen"]:
+                parts.append(f"### {name}\n\n{comparison(record)}\n\n{finding(record)} {cost(record)}")
+            else:
+                parts.append(f"### {name}\n\n{candidates(record)}\n\n{cost(record)}")
     return "\n\n".join(parts) + "\n"
+
+
+def start_here(study: Mapping[str, Screens]) -> list[str]:
+    """Return a section with what validation chose, a row per method and a column per task; none without a record."""
+    chosen: dict[str, dict[str, str]] = {}
+    for task, screens in study.items():
+        for name, record in screens.items():
+            if name == record["recipe"]:
+                chosen.setdefault(METHODS[name].label, {})[task] = in_words(record["chosen"])
+    if not chosen:
+        return []
+    tasks = [task for task in study if any(task in row for row in chosen.values())]
+    rows = [[method, *(row.get(task, "") for task in tasks)] for method, row in chosen.items()]
+    advice = (
+        "Begin with the settings of the task that is most like yours: labels as in sentiment, one sentence as in "
+        "docstrings, JSON as in home_commands. Then sweep the learning rate on your own validation rows: recipes/sweep.py."
+    )
+    return ["## Start here", advice, markdown_table(["method", *tasks], rows)]
 
 
 def overview(screens: Screens) -> str:
@@ -107,6 +129,33 @@ def comparison(record: Mapping[str, Any]) -> str:
     rows = groups.sort_values("mean", ascending=False, kind="stable").reset_index()
     shown = [[*(row[key] for key in keys), _spread(row, by), str(row["size"])] for row in rows.to_dict("records")]
     return markdown_table([*keys, f"best validation {by}", "seeds"], shown)
+
+
+def finding(record: Mapping[str, Any]) -> str:
+    """Return whether the best choice of a comparison is better than the shipped one: in every seed, or not shown."""
+    keys = [key for key in record["chosen"] if key != SEED]
+    shipped = {key: record["settings"][key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+    values: dict[str, list[float]] = {}
+    for one in record["candidates"]:
+        name = in_words({key: one["values"][key] for key in keys})
+        values.setdefault(name, []).append(-math.inf if one["value"] is None else one["value"])
+    winner = max(values, key=lambda name: mean(values[name]))
+    own = in_words(shipped)
+    if winner == own:
+        said = f"The shipped choice, {own}, is the best."
+    elif own not in values:
+        said = f"The best is {winner}; the shipped choice, {own}, is not among these."
+    elif min(values[winner]) > max(values[own]):
+        said = f"Every seed of {winner} is better than every seed of the shipped choice, {own}."
+    else:
+        said = f"No difference shown: the seeds of {winner} and of the shipped choice, {own}, overlap."
+    best_values = next(
+        c["values"] for c in record["candidates"] if in_words({k: c["values"][k] for k in keys}) == winner
+    )
+    edges = [key for key in keys if beyond(best_values, [c["values"] for c in record["candidates"]], [key])]
+    if edges:
+        said += f" The best {', '.join(key.rpartition('.')[2] for key in edges)} is at an edge of what was tried."
+    return said
 
 
 def cost(record: Mapping[str, Any]) -> str:

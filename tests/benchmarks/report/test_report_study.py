@@ -6,8 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.study import best, candidates, comparison, cost, draw_study, load_study, overview, study_markdown
+from benchmarks.report.study import (
+    best,
+    candidates,
+    comparison,
+    cost,
+    draw_study,
+    finding,
+    load_study,
+    overview,
+    start_here,
+    study_markdown,
+)
 from softprompts.reports.pages.style import close
+
+import pytest
 
 
 def candidate(rate: float, value: float | None, steps: int, **more: Any) -> dict[str, Any]:
@@ -57,7 +70,8 @@ def test_a_comparison_has_a_row_a_choice() -> None:
         candidate(0.1, value, 9) | {"values": {"training.optimizer": name, "run.seed": seed}}
         for (name, seed), value in values.items()
     ]
-    found = record() | {"candidates": made, "chosen": made[2]["values"]}
+    shipped = {"training": {"optimizer": "adamw"}}
+    found = record() | {"candidates": made, "chosen": made[2]["values"], "settings": shipped}
     assert comparison(found).splitlines()[2:] == [
         "| muon | 0.2000 (1 given up) | 2 |",
         "| adamw | 0.4000 ± 0.1414 | 2 |",
@@ -65,6 +79,62 @@ def test_a_comparison_has_a_row_a_choice() -> None:
     ]
     assert overview({"optimizers": found}) == ""
     assert "| muon | 0.2000 (1 given up) | 2 |" in study_markdown({"sentiment": {"optimizers": found}}, {})
+
+
+Values = dict[float, tuple[float | None, ...]]
+
+
+def rates(*values: tuple[float | None, ...]) -> Values:
+    """Return the values of the seeds for three rates."""
+    return dict(zip((0.1, 0.2, 0.4), values, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("made", "shipped", "said"),
+    [
+        (
+            rates((-0.5, -0.4), (-0.3, -0.2), (-0.9, -0.8)),
+            0.1,
+            "Every seed of learning_rate 0.2 is better than every seed",
+        ),
+        (
+            rates((-0.5, -0.3), (-0.4, -0.2), (-0.9, -0.8)),
+            0.1,
+            "No difference shown: the seeds of learning_rate 0.2 and",
+        ),
+        (
+            rates((-0.2, -0.2), (-0.3, -0.3), (-0.9, -0.9)),
+            0.2,
+            "The best learning_rate is at an edge of what was tried.",
+        ),
+        (rates((-0.5, -0.5), (-0.3, -0.3), (-0.9, -0.9)), 0.2, "The shipped choice, learning_rate 0.2, is the best."),
+        (
+            rates((-0.5, -0.5), (-0.3, None), (-0.9, -0.9)),
+            0.3,
+            "The best is learning_rate 0.1; the shipped choice, learn",
+        ),
+    ],
+)
+def test_a_comparison_says_what_helps(made: Values, shipped: float, said: str) -> None:
+    tried = [
+        candidate(rate, value, 9) | {"values": {"training.learning_rate": rate, "run.seed": seed}}
+        for rate, values in made.items()
+        for seed, value in enumerate(values)
+    ]
+    settings = {"training": {"learning_rate": shipped}}
+    found = record() | {"candidates": tried, "chosen": tried[0]["values"], "settings": settings}
+    assert said in finding(found)
+
+
+def test_the_page_begins_with_what_was_chosen() -> None:
+    study = {"docstrings": {"lora": record(), "starts": record("prompt_tuning")}, "sentiment": {"lora": record()}}
+    head, advice, table = start_here(study)
+    assert head == "## Start here"
+    assert "validation rows" in advice
+    assert table.splitlines()[2:] == [
+        "| LoRA | learning_rate 0.2, init_from None | learning_rate 0.2, init_from None |"
+    ]
+    assert start_here({"docstrings": {"starts": record("prompt_tuning")}}) == []
 
 
 def test_the_overview_has_a_row_a_sweep() -> None:
