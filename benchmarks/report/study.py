@@ -71,7 +71,7 @@ def start_here(study: Mapping[str, Screens]) -> list[str]:
     rows = [[method, *(row.get(task, "") for task in tasks)] for method, row in chosen.items()]
     advice = (
         "Begin with the settings of the task that is most like yours: labels as in sentiment, one sentence as in "
-        "docstrings, JSON as in home_commands. Then sweep the learning rate on your own validation rows: recipes/sweep.py."
+        "docstrings, JSON as in home_commands. Then sweep the learning rate on your validation rows: recipes/sweep.py."
     )
     return ["## Start here", advice, markdown_table(["method", *tasks], rows)]
 
