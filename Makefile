@@ -43,6 +43,16 @@ use-cases: $(STAMP) ## after make bench GRID="$(USES)": readiness page and gover
 		$(BIN)/python recipes/governance.py --governance.run $$run --governance.plan $$plan \
 			--governance.readiness $$kept/readiness.json --governance.output_dir $$kept/governance; done
 
+VOICES = HF_HUB_OFFLINE=1 $(BIN)/python recipes/prefix_tuning.py --resume --config configs/campaign
+
+voices: $(STAMP) ## train the two voices of campaign, and compare them on the same products: results/use_cases/campaign/compare.json
+	@$(VOICES)/prefix_tuning.yaml
+	@$(VOICES)/ravenports_prefix_tuning.yaml
+	@test -f runs/campaign/compare/compare.json || HF_HUB_OFFLINE=1 $(BIN)/python recipes/compare.py \
+		--config configs/campaign/compare.yaml --first.path runs/campaign/prefix_tuning \
+		--second.path runs/campaign/ravenports_prefix_tuning
+	@mkdir -p results/use_cases/campaign && cp runs/campaign/compare/compare.json results/use_cases/campaign/
+
 report: $(STAMP) ## make one page about your own runs: RUNS=runs/mytask; without RUNS, about the benchmark: results/report/, docs/figures/
 	@HF_HUB_OFFLINE=1 $(BIN)/python $(if $(RUNS),recipes/report.py $(RUNS:%=--report.runs+ %),-m benchmarks.report)
 	@$(if $(RUNS),:,$(BIN)/python -m scripts.build_docs.readme)

@@ -21,6 +21,7 @@ MADE: dict[str, Callable[..., str]] = {
     "overview": results.overview,
     "tasks": results.tasks,
     "use_case": use_cases.results,
+    "voices": use_cases.voices,
     "benchmark": results.benchmark,
     "papers": results.papers,
     "claims": results.claims,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from benchmarks.report.frame import Records
 from benchmarks.report.tables import comparisons_table, results_markdown
 from scripts.build_docs.pages import ROOT
 from scripts.build_docs.records import use_case as records_of
+from softprompts.metrics.significance import Comparison, verdict
 from softprompts.readiness.plan import read_plan
 from softprompts.readiness.settings import read_recipe
 from softprompts.readiness.worth import metric_name
 from softprompts.reports.pages.frame import numbers
-from softprompts.reports.pages.tables import markdown
+from softprompts.reports.pages.tables import markdown, percent
+from softprompts.reports.tables import markdown_table
 from softprompts.tasks.task import load_task
 
 SOFT = ("prompt_tuning", "prefix_tuning", "p_tuning", "context_tuning")
@@ -28,6 +32,22 @@ def results(task: str) -> str:
     if not records:
         return f"No run is recorded yet: `make bench GRID={task}` makes them."
     return "\n\n".join([results_markdown(records, task), *_decision(records, task), *_pictures(task), *_filed(task)])
+
+
+def voices() -> str:
+    """Return the scores of both voices of campaign on the rows of the first, and the verdict."""
+    file = ROOT / "results" / "use_cases" / "campaign" / "compare.json"
+    if not file.is_file():
+        return "Not measured yet: `make voices` measures it."
+    record = json.loads(file.read_text(encoding="utf-8"))
+    names = list(record["contestants"][0]["metrics"])
+    rows = [
+        [Path(side["adapter"]).name, *(percent(side["metrics"][name]["value"]) for name in names)]
+        for side in record["contestants"]
+    ]
+    said = verdict(Comparison(**record["comparisons"][0]))
+    table = markdown_table(["adapter", *(f"{name}, %" for name in names)], rows)
+    return f"{table}\n\nVerdict: {said}. `make voices` makes [the record](results/use_cases/campaign/compare.json)."
 
 
 def _decision(records: Records, task: str) -> Iterator[str]:
