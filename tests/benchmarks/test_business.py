@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from benchmarks.business.__main__ import main
 from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
@@ -64,6 +65,16 @@ def test_the_shipped_case_has_every_number() -> None:
     tree = yaml.safe_load((ROOT / "configs" / "business" / "sentiment.yaml").read_text(encoding="utf-8"))
     assert CaseConfig(**tree["case"]) == CaseConfig(), "its comments say what the defaults are"
     assert set(tree["case"]) == set(vars(CaseConfig()))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "business").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_case_names_all_numbers_and_recorded_methods(file: Path) -> None:
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))["case"]
+    assert set(tree) == set(vars(CaseConfig()))
+    case = CaseConfig(**tree)
+    assert (ROOT / "configs" / case.task / "readiness.yaml").is_file() or case.task == "sentiment"
+    for method in case.methods:
+        assert (ROOT / "results" / "benchmarks" / case.task / method).is_dir()
 
 
 def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> None:
