@@ -22,6 +22,7 @@ MADE: dict[str, Callable[..., str]] = {
     "tasks": results.tasks,
     "use_case": use_cases.results,
     "voices": use_cases.voices,
+    "decide": use_cases.decide,
     "often_claimed": use_cases.often_claimed,
     "benchmark": results.benchmark,
     "papers": results.papers,

@@ -35,6 +35,23 @@ def results(task: str) -> str:
     return "\n\n".join([results_markdown(records, task), *_decision(records, task), *_pictures(task), *_filed(task)])
 
 
+def decide(task: str) -> str:
+    """Return the steps from a finished run of a use case to a decision."""
+    return f"""```bash
+python recipes/hard_prompt.py --config configs/{task}/hard_prompt.yaml  # the baseline
+python recipes/report.py --report.runs '[runs/{task}]'                   # each difference, with its interval
+```
+
+Continue if two things hold. The score reaches `kpi.target` of the [plan](configs/{task}/readiness.yaml), and the interval
+of the difference from the hard prompt excludes 0. Otherwise use the hard prompt, or collect more rows. Then write the
+records for your compliance team, and compute cost and return:
+
+```bash
+make governance RUN=runs/{task}/prefix_tuning PLAN=configs/{task}/readiness.yaml
+make business-case CASE=configs/business/support.yaml  # copy it first, with your own numbers
+```"""
+
+
 def often_claimed() -> str:
     """Return what the records of support and of product have on tickets that nobody touches, and on hours."""
     tickets, prototype = records_of("support"), records_of("product")
