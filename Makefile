@@ -100,8 +100,11 @@ bench-plan: $(STAMP) ## show the jobs of make bench, and their expected time
 
 study: $(STAMP) ## sweep every method's settings on validation; several hours; can be resumed; STUDY=screens ONLY=sentiment/lora RAY=auto
 	$(RAY_PIP)
-	@set -e; for part in $(or $(STUDY),screens use_cases comparisons); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.study \
-		--config configs/study/$$part.yaml $(foreach screen,$(ONLY),--launch.only+=$(screen)) $(WORKERS); done
+	@set -e; some=$(if $(ONLY),,yes); for part in $(or $(STUDY),screens use_cases comparisons); do only=; \
+		for screen in $(ONLY); do ! grep -q "^    $$screen[/:]" configs/study/$$part.yaml || only="$$only --launch.only+=$$screen"; done; \
+		test -n "$$only$(if $(ONLY),,all)" || continue; some=yes; \
+		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.study --config configs/study/$$part.yaml $$only $(WORKERS); done; \
+		test -n "$$some" || { echo 'error: ONLY: no screen of configs/study is named "$(ONLY)"' >&2; exit 2; }
 
 bench-time-to-quality: $(STAMP) ## measure the seconds until validation reaches a score, compared with stock PEFT; an hour or more; skips recorded runs
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.time_to_quality $(ONLY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class ReportConfig:
 
 def main(report: ReportConfig) -> None:
     """Read all records, compare the methods, and write all files."""
-    benchmarks = read(Path(report.records))
+    every = read(Path(report.records))
+    benchmarks = [b for b in every if scored_on(b) == "test"]
     records = make_records(benchmarks, {b.name: compare_methods(b) for b in benchmarks})
     experiments = load_experiments()
     grids = [experiment.name for experiment in experiments["grids"]]
@@ -84,7 +86,7 @@ def main(report: ReportConfig) -> None:
     write_atomically(page / "targets.md", targets_markdown(targets_table(records, Path(report.times))))
     for drawn in drawings.values():
         close(drawn)
-    write_study(Path(report.study), page, figures)
+    write_study(Path(report.study), page, figures, [b for b in every if scored_on(b) == "validation"])
     pictures = {
         name: [os.path.relpath(path, page) for path in paths if path.endswith(PICTURES)]
         for name, paths in saved.items()
@@ -93,12 +95,22 @@ def main(report: ReportConfig) -> None:
     print(f"written: {page / 'index.html'}, Markdown in the same folder, figures in {figures}")
 
 
-def write_study(records: Path, page: Path, figures: Path) -> None:
-    """Write the page of the study, with a figure per task, if it has records."""
+def scored_on(benchmark: Benchmark) -> str:
+    """Return the split on which a benchmark's runs are scored."""
+    return str(benchmark.grid["settings"].get("evaluation.split", "test"))
+
+
+def write_study(records: Path, page: Path, figures: Path, validated: Sequence[Benchmark]) -> None:
+    """Write the page of the study, with a figure per task, if it has records.
+
+    `validated` are benchmarks on validation rows. The page has their results, too.
+    """
     if study := load_study(records):
         drawn = draw_study(study)
         links = {task: os.path.relpath(save_png(drawing, figures), page) for task, drawing in drawn.items()}
-        write_atomically(page / "study.md", study_markdown(study, links))
+        frames = make_records(validated, {b.name: compare_methods(b) for b in validated})
+        more = [f"## {b.name}, on validation rows\n\n{results_markdown(frames, b.name)}" for b in validated]
+        write_atomically(page / "study.md", "\n\n".join([study_markdown(study, links).rstrip(), *more]) + "\n")
         close([*drawn.values()])
 
 

@@ -134,7 +134,7 @@ def comparison(record: Mapping[str, Any]) -> str:
 def finding(record: Mapping[str, Any]) -> str:
     """Return whether the best choice of a comparison is better than the shipped one: in every seed, or not shown."""
     keys = [key for key in record["chosen"] if key != SEED]
-    shipped = {key: record["settings"][key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+    shipped = {key: record["shipped"][key] for key in keys}
     values: dict[str, list[float]] = {}
     for one in record["candidates"]:
         name = in_words({key: one["values"][key] for key in keys})
@@ -152,7 +152,13 @@ def finding(record: Mapping[str, Any]) -> str:
     best_values = next(
         c["values"] for c in record["candidates"] if in_words({k: c["values"][k] for k in keys}) == winner
     )
-    edges = [key for key in keys if beyond(best_values, [c["values"] for c in record["candidates"]], [key])]
+    tried = [candidate["values"] for candidate in record["candidates"]]
+    # Two values are no range, and 0 has nothing below it.
+    edges = [
+        key
+        for key in keys
+        if best_values[key] and len({v[key] for v in tried}) > 2 and beyond(best_values, tried, [key])
+    ]
     if edges:
         said += f" The best {', '.join(key.rpartition('.')[2] for key in edges)} is at an edge of what was tried."
     return said

@@ -89,7 +89,8 @@ def main(study: StudyConfig, launch: LaunchConfig, workers: WorkersConfig) -> No
             failed.append(name)
             print(f"{name}: failed: {line}", flush=True)
         else:
-            record = keep(runs / name, files[name], study.screens[name])
+            config = config_of(study, name, runs / name)
+            record = keep(runs / name, files[name], study.screens[name], config)
             print(f"{name}: {record['chosen']} in {spoken(record['cost']['seconds_total'])}", flush=True)
 
     run_jobs(left, start, keep_and_print, workers)
@@ -108,7 +109,7 @@ def wanted(study: StudyConfig, only: list[str] | None) -> list[str]:
     return [n for n in study.screens if only is None or {n, n.split("/")[0]} & set(only)]
 
 
-def keep(folder: Path, file: Path, screen: ScreenConfig) -> dict[str, Any]:
+def keep(folder: Path, file: Path, screen: ScreenConfig, config: dict[str, Any]) -> dict[str, Any]:
     """Write the record of a finished sweep.
 
     Raises:
@@ -117,7 +118,7 @@ def keep(folder: Path, file: Path, screen: ScreenConfig) -> dict[str, Any]:
     source = folder / RESULT_FILE
     if "+changes" in load_result(source).environment["commit"]:
         raise UserError(f"{source}: measured with uncommitted changes; commit, then run it anew")
-    record = record_of(json.loads(source.read_text(encoding="utf-8")), screen)
+    record = record_of(json.loads(source.read_text(encoding="utf-8")), screen, config)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record

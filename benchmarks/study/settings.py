@@ -123,8 +123,11 @@ def in_sweep(key: str, renamed: Mapping[str, str]) -> str:
     return f"{renamed.get(section, section)}.{own}"
 
 
-def record_of(result: Mapping[str, Any], screen: ScreenConfig) -> dict[str, Any]:
-    """Return the record of a finished sweep: its candidates under the names of the recipe's keys."""
+def record_of(result: Mapping[str, Any], screen: ScreenConfig, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a finished sweep: its candidates under the names of the recipe's keys.
+
+    `shipped` are the values that the sweep's config has for these keys, and thus the shipped ones at that time.
+    """
     back = {new: old for old, new in RENAMED.get(screen.recipe, {}).items()}
     candidates = [
         c | {"values": {in_sweep(key, back): value for key, value in c["values"].items()}}
@@ -133,6 +136,7 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig) -> dict[str, Any]
     return {
         "recipe": screen.recipe,
         "chosen": ranked(Standing(**c) for c in candidates)[0].values,
+        "shipped": {key: _value_of(config, in_sweep(key, RENAMED.get(screen.recipe, {}))) for key in screen.grid},
         "by": result["settings"]["training"]["best_by"],
         "seed": result["seed"],
         "candidates": candidates,
@@ -141,6 +145,11 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig) -> dict[str, Any]
         "cost": result["cost"],
         "environment": result["environment"],
     }
+
+
+def _value_of(config: Mapping[str, Any], key: str) -> Any:
+    section, _, own = key.partition(".")
+    return config.get(section, {}).get(own)
 
 
 def load_screen(file: Path) -> dict[str, Any]:

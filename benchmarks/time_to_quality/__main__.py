@@ -16,14 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.time_to_quality.ratio import ratio_of
+from benchmarks.time_to_quality.ratio import SEEDS, ratio_of
 from benchmarks.time_to_quality.sides import GOALS, measure
 from softprompts.errors import nearest
 from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
 
 RESULTS = Path("results/time_to_quality")
-SEEDS = (0, 1, 2)
 PATIENCE = 10  # times the recipe's seconds that stock PEFT gets
 
 

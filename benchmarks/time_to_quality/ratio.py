@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
+
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,13 @@ class Ratio:
 
 
 def ratio_of(record: Mapping[str, Any]) -> Ratio | None:
-    """Return the ratio in a record; None if a side has no run."""
+    """Return the ratio in a record; None if a side lacks a run of `SEEDS`."""
     sides = {side: [run for run in record["runs"] if run["side"] == side] for side in ("recipe", "stock")}
-    if not all(sides.values()):
+    if any(len(runs) < len(SEEDS) for runs in sides.values()):
         return None
     recipe, stock = (_side(runs) for runs in sides.values())
     return Ratio(recipe, stock, stock.seconds / recipe.seconds if recipe.reached == recipe.of else None)
 
 
 def _side(runs: Sequence[Mapping[str, Any]]) -> Side:
-    seconds = sorted(run["seconds"] for run in runs)
-    return Side(sum(run["reached"] for run in runs), len(runs), seconds[len(seconds) // 2])
+    return Side(sum(run["reached"] for run in runs), len(runs), median(run["seconds"] for run in runs))

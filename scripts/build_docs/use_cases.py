@@ -20,6 +20,7 @@ from softprompts.reports.tables import markdown_table
 from softprompts.runs.record import spoken
 from softprompts.tasks.task import load_task
 
+NOT_MEASURED = "Not measured yet: `make bench GRID=support` and `make bench GRID=product` measure it."
 SOFT = ("prompt_tuning", "prefix_tuning", "p_tuning", "context_tuning")
 PICTURES = {
     "parameters": "score and trained parameters of each method, one mark per seed",
@@ -42,9 +43,9 @@ python recipes/hard_prompt.py --config configs/{task}/hard_prompt.yaml  # the ba
 python recipes/report.py --report.runs '[runs/{task}]'                   # each difference, with its interval
 ```
 
-Continue if two things hold. The score reaches `kpi.target` of the [plan](configs/{task}/readiness.yaml), and the interval
-of the difference from the hard prompt excludes 0. Otherwise use the hard prompt, or collect more rows. Then write the
-records for your compliance team, and compute cost and return:
+Continue if two things hold. The score reaches `kpi.target` of the [plan](configs/{task}/readiness.yaml), and the
+interval of the difference from the hard prompt excludes 0. Otherwise use the hard prompt, or collect more rows. Then
+write the records for your compliance team, and compute cost and return:
 
 ```bash
 make governance RUN=runs/{task}/prefix_tuning PLAN=configs/{task}/readiness.yaml
@@ -56,7 +57,7 @@ def often_claimed() -> str:
     """Return what the records of support and of product have on tickets that nobody touches, and on hours."""
     tickets, prototype = records_of("support"), records_of("product")
     if not tickets or not prototype:
-        return "Not measured yet: `make bench GRID=support` and `make bench GRID=product` measure it."
+        return NOT_MEASURED
     scores = tickets.of("support").groupby(level="method", sort=False)[["metric.exact_match", "metric.queue_accuracy"]]
     rows = [
         [
@@ -69,6 +70,8 @@ def often_claimed() -> str:
     head = ["method", "queue, priority and answer right, %", "queue right, %"]
     seconds = numbers(prototype.of("product"), "cost.seconds_total")
     soft = seconds[seconds.index.isin(SOFT, level="method")]
+    if not len(soft):
+        return NOT_MEASURED
     return (
         f"{markdown_table(head, rows)}\n\nOnly a ticket of the first column could go out without a person, and nothing "
         "in the answer says which one that is. From a file of 50 labelled rows to a tested soft prompt, a run took "
@@ -85,7 +88,7 @@ def voices() -> str:
     record = json.loads(file.read_text(encoding="utf-8"))
     names = list(record["contestants"][0]["metrics"])
     rows = [
-        [Path(side["adapter"]).name, *(percent(side["metrics"][name]["value"]) for name in names)]
+        [Path(side["name"]).name, *(percent(side["metrics"][name]["value"]) for name in names)]
         for side in record["contestants"]
     ]
     said = verdict(Comparison(**record["comparisons"][0]))

@@ -57,7 +57,8 @@ def test_the_section_of_p_tuning_is_the_sweeps_encoder_and_back() -> None:
     assert made["encoder"]["encoder_hidden_size"] == 32
     assert list(made["sweep"]["grid"]) == ["encoder.num_virtual_tokens", "training.learning_rate"]
     candidate = candidate_of({"encoder.num_virtual_tokens": 4, "training.learning_rate": 0.1}, -0.5)
-    record = record_of(result_of([candidate]), study.screens["sentiment/mine"])
+    record = record_of(result_of([candidate]), study.screens["sentiment/mine"], made)
+    assert record["shipped"] == {"prompt.num_virtual_tokens": 20, "training.learning_rate": 0.0005}
     assert record["chosen"] == {"prompt.num_virtual_tokens": 4, "training.learning_rate": 0.1}
     assert record["candidates"][0]["values"] == record["chosen"]
 
@@ -86,7 +87,7 @@ def test_the_best_of_those_that_trained_to_their_end_is_chosen() -> None:
         candidate_of({"a.x": 3}, 0.8, loss=0.2),
         candidate_of({"a.x": 4}, None, failure="became nan"),
     ]
-    record = record_of(result_of(candidates), ScreenConfig("lora", {}))
+    record = record_of(result_of(candidates), ScreenConfig("lora", {}), {})
     assert record["chosen"] == {"a.x": 3}
     assert [c["values"]["a.x"] for c in record["candidates"]] == [1, 2, 3, 4], "what failed or left is kept, too"
 

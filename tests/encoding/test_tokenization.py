@@ -7,7 +7,7 @@ from typing import Any
 
 from helpers import load_base, make_task
 from softprompts.encoding.documents import Document, EncodedTask, Example, with_soft_prompt, with_soft_prompts
-from softprompts.encoding.tokenization import encode
+from softprompts.encoding.tokenization import check_lengths, encode
 from softprompts.errors import UserError
 from softprompts.models.loading import InputSpec
 
@@ -201,3 +201,19 @@ def test_documents_and_choices_go_behind_the_soft_prompt_that_is_asked_for(token
     moved = with_soft_prompts(data, place)
     assert numbers(moved) == [[1] * 3, [2] * 3] * 3
     assert [e.document.prompt_ids for e in moved.test] == [e.document.prompt_ids for e in data.test]
+
+
+@pytest.mark.parametrize("choices", [None, (" good", " lovely great film of the year")])
+def test_rows_must_fit_behind_a_longer_soft_prompt(tiny_model: Path, choices: tuple[str, ...] | None) -> None:
+    """A longer choice is read in the place of the target, also after a prompt whose own target is short."""
+    _, tokenizer = load_base(tiny_model)
+    task = make_task([("the film was very", " good")] * 3, choices=choices)
+    data = encode(task, tokenizer, InputSpec(room=200))
+    prompt, target = data.train[0].document.prompt_ids, data.train[0].document.target_ids
+    longest = max([len(d.target_ids) for d in data.train[0].choices], default=len(target) - 1)
+    check_lengths(data, InputSpec(room=len(prompt) + longest))
+    check_lengths(data, InputSpec(room=None))
+    with pytest.raises(
+        UserError, match=r"^num_virtual_tokens: the longest row has \d+ tokens, and these virtual tokens"
+    ):
+        check_lengths(data, InputSpec(room=len(prompt) + longest - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_rows_that_cannot_be_forgotten_are_one_line(
 def test_another_spelling_of_a_value_does_not_stay_unseen(people: Path, tmp_path: Path, other: str) -> None:
     file = people / "train.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    lines[20]["author"] = other
+    lines[20] |= {"author": other, "label": "negative"}
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     task = load_task(people_config(people))
     with pytest.raises(
@@ -108,6 +109,9 @@ def test_another_spelling_of_a_value_does_not_stay_unseen(people: Path, tmp_path
     ):
         rows_to_forget(asked(tmp_path, author=["u1"]), task)
     assert "train.jsonl:21" in ends(rows_to_forget(asked(tmp_path, author=["u1", other]), task))[0]
+    alone = rows_to_forget(replace(asked(tmp_path, author=["u1"]), exact=True), task)
+    assert "train.jsonl:21" not in ends(alone)[0], "two people may have such names"
+    rows_to_forget(asked(tmp_path, author=["u1", "u2"], label=["positive"]), task)  # the label excludes the row
 
 
 def test_an_end_of_a_path_that_names_several_rows_is_refused(people: Path, tmp_path: Path) -> None:

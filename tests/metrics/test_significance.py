@@ -128,8 +128,13 @@ def test_the_floor_of_p_holds_for_unequal_numbers_of_seeds() -> None:
 
         _compute = compute
 
-    (found,) = compare({"x": [targets], "y": [almost] * 5}, targets, {"plain": Metric(Plain(), {})}, 50)  # type: ignore[arg-type]
+    plain: Any = {"plain": Metric(Plain(), {})}  # type: ignore[arg-type]
+    (found,) = compare({"x": [targets], "y": [almost] * 5}, targets, plain, 50)
     assert found.p >= 0.5
+    # Each row has both answers on both sides, but in other shares: right in two runs of three, and in one.
+    wrong = ["b"] * 40
+    (shares,) = compare({"x": [targets, targets, wrong], "y": [targets, wrong, wrong]}, targets, plain, 50)
+    assert shares.p < 1
 
 
 @pytest.mark.parametrize(

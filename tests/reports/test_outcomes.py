@@ -163,6 +163,12 @@ def test_a_user_of_two_variants_is_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_other_columns_about_users_are_no_users(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("variant,outcome,user_agent,users_online\n" + "a,1,x,5\nb,0,x,6\n" * 20)
+    assert "40 answers" not in compare_outcomes(str(file), 50)[1]
+
+
 def test_numbers_are_variants_and_users_too(tmp_path: Path) -> None:
     """The variant 0 was refused, and the user 0 counted as a new one in each row."""
     table = pandas.DataFrame(

@@ -93,8 +93,10 @@ def test_a16_metrics_of_others_that_report_one_number(tmp_path: Path) -> None:
     (line,) = check_reach([latin], None, rows_of(ENGLISH, CHINESE))
     assert "1 of 2 targets of validation and test get the number of an empty prediction, e.g. t:2" in line
     error_rate = own_metric(tmp_path, f"return {{'errors': 1 - {OWN.format(more='')}}}", "errors")
-    with pytest.raises(UserError, match=r'"errors": right predictions get 0, empty ones 1, but more has to be better'):
+    with pytest.raises(UserError, match=r'"errors": right predictions get 0, empty ones 1, but more counts as better'):
         check_reach([error_rate], None, rows_of(ENGLISH, CHINESE))
+    (line,) = check_reach(["exact_match", error_rate], None, rows_of(ENGLISH, CHINESE))
+    assert "set reference_free = True if it does not read the targets" in line, "a further metric may be reported"
     several = own_metric(tmp_path, "return {'a': 0.0, 'b': 0.0}", "several")
     assert check_reach([several], None, rows_of(ENGLISH)) == []
 

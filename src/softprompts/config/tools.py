@@ -358,6 +358,8 @@ class ForgetConfig:
             suffices if it names a single row, e.g. train.jsonl:17.
         where: the rows whose column has one of these values, e.g. {author: [u17, u23]}. With several columns, a row has
             one of the values in each. With `rows` as well, both are forgotten.
+        exact: take the values of `where` in this spelling alone. By default, a row with another spelling of a value
+            (letter case, spaces) ends the recipe with an error, because it may be of the same person.
         similarity: rows with this similarity to a named row, or more, are nearly the same, and are forgotten as well.
             It is the Jaccard similarity of the runs of five characters, as in `recipes/readiness.py`.
         any_start: accept a run that started from another adapter, or learned from a teacher. You state that neither
@@ -370,13 +372,16 @@ class ForgetConfig:
     output_dir: str | None = None
     rows: str | None = None
     where: dict[str, list[str]] = field(default_factory=dict)
+    exact: bool = False
     similarity: float = 0.8
     any_start: bool = False
     resume: bool = False
     check: str | None = None
 
     def __post_init__(self) -> None:
-        given = [key for key in ("run", "output_dir", "rows", "where", "any_start", "resume") if getattr(self, key)]
+        given = [
+            key for key in ("run", "output_dir", "rows", "where", "exact", "any_start", "resume") if getattr(self, key)
+        ]
         if self.check is not None:
             if given:
                 raise UserError(

@@ -80,8 +80,14 @@ def encode(
 
 def check_lengths(data: EncodedTask, spec: InputSpec) -> None:
     """Raise `UserError` if a row is longer than a model allows that has more virtual tokens than it was encoded for."""
-    longest = max(length for split in (data.train, data.validation, data.test) for length in lengths_of(split))
-    if spec.room is not None and longest > spec.room:
+    if spec.room is None:
+        return
+    splits = (data.train, data.validation, data.test)
+    longest = max(length for split in splits for length in lengths_of(split))
+    if data.task.choices:  # each of them is read after the prompt
+        choices = max(len(d.target_ids) for split in splits for example in split for d in example.choices)
+        longest = max(longest, choices + max(n for split in splits for n in lengths_of(split, prompts_only=True)))
+    if longest > spec.room:
         raise UserError(
             f"num_virtual_tokens: the longest row has {longest} tokens, and these virtual tokens leave room for "
             f"{spec.room}; lower task.max_length"

@@ -77,7 +77,7 @@ def rows_to_forget(config: ForgetConfig, task: Task) -> Forgotten:
     """
     key = "forget.where" if config.where else "forget.rows"
     named = _by_place(config.rows, task) if config.rows is not None else set()
-    named |= _by_value(config.where, task) if config.where else set()
+    named |= _by_value(config.where, task, config.exact) if config.where else set()
     lines = list(lines_of(task))
     chosen = [line for line in lines if line.place in named]
     if not chosen:
@@ -116,32 +116,37 @@ def _by_place(path: str, task: Task) -> set[str]:
     return found
 
 
-def _by_value(where: dict[str, list[str]], task: Task) -> set[str]:
+def _by_value(where: dict[str, list[str]], task: Task, exact: bool) -> set[str]:
     """Return the places of rows that have one of the values in each column."""
-    seen: dict[str, set[str]] = {column: set() for column in where}
-    columns: dict[str, None] = {}
-    found = set()
-    for rows in task.splits.values():
-        for row in rows:
-            columns |= dict.fromkeys(row.record)
-            values = {column: str(plain(row.record[column])) for column in where if column in row.record}
-            for column, value in values.items():
-                seen[column].add(value)
-            if all(values.get(column) in wanted for column, wanted in where.items()):
-                found.add(row.place)
-    for column, wanted in where.items():
+    rows = [row for split in task.splits.values() for row in split]
+    columns = dict.fromkeys(name for row in rows for name in row.record)
+    for column in where:
         if column not in columns:
             raise UserError(f'forget.where: no row has a column "{column}"{nearest(column, columns)}')
+    values = {
+        row.place: {column: str(plain(row.record[column])) for column in where if column in row.record} for row in rows
+    }
+    for column, wanted in where.items():
+        seen = {own[column] for own in values.values() if column in own}
         for value in wanted:
-            if value not in seen[column]:
-                raise UserError(f'forget.where: no row in use has {column} "{value}"{nearest(value, seen[column])}')
-        same = {_alike(value) for value in wanted}
-        if others := sorted(value for value in seen[column] - set(wanted) if _alike(value) in same):
+            if value not in seen:
+                raise UserError(f'forget.where: no row in use has {column} "{value}"{nearest(value, seen)}')
+    if not exact:
+        _check_spellings(where, values.values())
+    return {place for place, own in values.items() if all(own.get(c) in wanted for c, wanted in where.items())}
+
+
+def _check_spellings(where: dict[str, list[str]], values: Iterable[dict[str, str]]) -> None:
+    """Raise `UserError` for a row that would be named, too, if its values were spelt as the wanted ones."""
+    same = {column: {_alike(value) for value in wanted} for column, wanted in where.items()}
+    near = [own for own in values if all(_alike(own.get(column, "")) in alike for column, alike in same.items())]
+    for column, wanted in where.items():
+        if others := sorted({own[column] for own in near} - set(wanted)):
             shown = listed([f'"{short(value)}"' for value in others])
             raise UserError(
-                f"forget.where: {column} also has {shown} in rows that would stay; name it too, or correct these rows"
+                f"forget.where: {column} also has {shown} in rows that would stay; name it too, or set forget.exact to "
+                "true if it is another one"
             )
-    return found
 
 
 def _alike(value: str) -> str:

@@ -6,9 +6,10 @@ import math
 import string
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from softprompts.errors import UserError, nearest, short
+from softprompts.errors import UserError, nearest
 from softprompts.governance.evidence import Evidence, Rows, scored_rows
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
 from softprompts.readiness.plan import Plan
@@ -46,7 +47,7 @@ class ByGroup:
 
     def gap(self, column: str, metric: str) -> tuple[Group, Group] | None:
         """Return the groups of a column with the best and the worst score by a number, such as the plan's."""
-        own = [group for group in self.groups if group.column == column]
+        own = [group for group in self.groups if group.column == column and metric in group.metrics]
         if len(own) < 2:
             return None
         ranked = sorted(own, key=lambda group: group.metrics[metric].value)
@@ -82,12 +83,7 @@ def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[
     metrics = load_metrics(rows.task.metrics, rows.task.schema, rows.task.metric_data)
     if reason := _difference(evidence, metrics, plan.metric):
         return ByGroup([], [], reason)
-    groups = []
-    for column in columns:
-        groups += _of_column(evidence, found, column, metrics)
-        if failed := next((g for g in groups if not g.metrics), None):
-            return ByGroup([], [], f'a metric gives no number for the rows with {column} "{short(failed.value)}"')
-    return ByGroup(groups, columns, "")
+    return ByGroup([g for column in columns for g in _of_column(evidence, found, column, metrics)], columns, "")
 
 
 def _columns(rows: Sequence[Row], task: Task, plan: Plan) -> list[str]:
@@ -121,13 +117,15 @@ def _difference(evidence: Evidence, metrics: dict[str, Metric], needed: str) -> 
 
 
 def _scores(metrics: dict[str, Metric], answers: list[str], targets: list[str]) -> dict[str, Interval]:
-    """Return the scores of a group; none if a metric fails on it, as on a group without some kind of row."""
-    try:
-        found = intervals(metrics, answers, targets, RESAMPLES)
-    except Exception:  # a user's module may raise anything
-        return {}
-    finite = all(math.isfinite(n) for one in found.values() for n in (one.value, one.low, one.high))
-    return found if finite else {}
+    """Return the scores of a group, without those of a metric that gives no number for it.
+
+    A metric may need some kind of row that the group lacks, and a user's module may raise anything.
+    """
+    found: dict[str, Interval] = {}
+    for name, metric in metrics.items():
+        with suppress(Exception):
+            found |= intervals({name: metric}, answers, targets, RESAMPLES)
+    return {k: one for k, one in found.items() if all(map(math.isfinite, (one.value, one.low, one.high)))}
 
 
 def _of_column(evidence: Evidence, rows: Sequence[Row], column: str, metrics: dict[str, Metric]) -> list[Group]:

@@ -154,20 +154,21 @@ def check_reach(
 
     Only a metric's first number is checked. For a metric of ours it must be 1. A single row shorter than `LONG` may
     miss 1 if all rows together do not, because BLEU counts groups of four words over the corpus. The best number of
-    other modules is unknown. If such a module reports one number, it must be above that of an empty prediction; if
-    it reports several, nothing is checked. A metric with `reference_free` does not use the targets, and is not checked
-    either.
+    other modules is unknown. If such a module reports one number, it must differ from that of an empty prediction, and
+    for the first metric be above it; if it reports several, nothing is checked. A metric with `reference_free` does not
+    use the targets, and is not checked either.
 
     Returns:
         Warnings of targets that are not right, or of numbers that cannot be reached.
 
     Raises:
         UserError: no target is right as its own prediction; a metric fails, or reports a value that is not a number;
-            an empty prediction scores more than a right one.
+            an empty prediction scores more in the first metric than a right one.
     """
     said = []
     places, targets = [place for place, _ in rows], [target.strip() for _, target in rows]
-    for name, metric in load_metrics(names, schema, data).items():
+    metrics = load_metrics(names, schema, data)
+    for name, metric in metrics.items():
         values = _numbers(name, metric, targets, targets)
         if getattr(metric.module, "reference_free", False) or not (metric.own or len(values) == 1):
             continue
@@ -181,10 +182,14 @@ def check_reach(
             nothing = [""] * len(targets)
             empty = _numbers(name, metric, nothing, targets)[first]
             if value < empty:  # validation, comparisons and the target of a plan take more as better
-                raise UserError(
-                    f'task.metrics: "{name}": right predictions get {value:.4g}, empty ones {empty:.4g}, but more has '
-                    "to be better; return the negative, or 1 less the error rate"
+                lower = (
+                    f'task.metrics: "{name}": right predictions get {value:.4g}, empty ones {empty:.4g}, but more '
+                    "counts as better; return 1 less the error rate, or set reference_free = True if it does not read "
+                    "the targets"
                 )
+                if name == next(iter(metrics)):  # the first one judges and chooses
+                    raise UserError(lower)
+                said.append(lower)
             reached = value != empty
             wrong = [
                 n for n, (v, e) in enumerate(zip(alone, _row_by_row(metric, nothing, targets), strict=True)) if v == e

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
@@ -89,8 +91,9 @@ def _resampled(
     """Return each number's mean over the runs, its mean in each resample of rows and runs, and `_by_row`."""
     values = [compute_metrics(metrics, run, targets) for run in runs]
     drawn = {key: numpy.empty((len(draws), len(runs))) for key in values[0]}
-    # Sets, because the numbers of runs may differ.
-    alone = {key: list(map(frozenset, zip(*runs, strict=True))) for key in values[0]} | _by_row(runs, targets, metrics)
+    # Shares, because the numbers of runs may differ.
+    shares = [{text: Fraction(n, len(row)) for text, n in Counter(row).items()} for row in zip(*runs, strict=True)]
+    alone: dict[str, list[Any]] = dict.fromkeys(values[0], shares) | _by_row(runs, targets, metrics)
     for column, run in enumerate(runs):
         for numbers in [sampler(metric, run, targets) for metric in metrics.values()]:
             for line, rows in enumerate(draws):

@@ -120,16 +120,20 @@ def _check_names(path: str, tree: dict[Any, Any], valid: tuple[str, ...], prefix
 
 
 def _is_empty(value: Any) -> bool:
-    """Return whether a field has no answer yet; a list of people without a name counts, too."""
+    """Return whether a field has no answer yet, or a list of people a place without a name."""
     if isinstance(value, list):
-        return all(map(_is_empty, value))
+        return not value or any(map(_is_empty, value))
     return value is None or (isinstance(value, str) and is_placeholder(value))
 
 
 def is_placeholder(text: str) -> bool:
-    """Return whether a text holds no answer: it has no letter or digit, or it begins with a word such as TODO."""
-    words = re.findall(r"\w+", text.casefold().replace("_", " "))
-    return not words or words[0] in PLACEHOLDERS
+    """Return whether a text holds no answer: it has no letter or digit, or is a word such as TODO, also with a note.
+
+    "TODO: ask legal" is one; "Todo el equipo" and "TBC Bank" are answers.
+    """
+    if not re.search(r"\w", text.replace("_", " ")):
+        return True
+    return re.match(rf"\W*({'|'.join(PLACEHOLDERS)})\W*($|[:;.,(-])", text.strip(), re.IGNORECASE) is not None
 
 
 def _text(path: str, name: str, value: Any) -> str:

@@ -42,6 +42,7 @@ from softprompts.tasks.task import Task, load_task, with_prompt
 import torch
 
 POWER, LEVEL = 0.8, 0.05
+CHECKED, ROUNDING = 200, 1e-6  # test rows that show the scale of a number, and what it may exceed 1 by
 RIGHT_OR_WRONG = ("accuracy", "exact_match")  # with choices, both are the share of right labels
 ENOUGH = 0.5  # share of the needed rows below which a test proves nothing
 HARD, HARD_PROMPT = "hard_prompt", "the hard prompt"
@@ -71,7 +72,7 @@ def metric_name(plan: Plan, task: Task, config: str) -> str:
     metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     target = task.splits["test"][0].target
     if name := number_named(plan.metric, metrics, target):
-        _check_scale(plan, name, metrics, target)
+        _check_scale(plan, name, metrics, [row.target.strip() for row in task.splits["test"][:CHECKED]])
         return name
     valid = {*metrics, *reported(metrics, target)}
     raise UserError(
@@ -80,18 +81,25 @@ def metric_name(plan: Plan, task: Task, config: str) -> str:
     )
 
 
-def _check_scale(plan: Plan, name: str, metrics: dict[str, Metric], target: str) -> None:
+def _check_scale(plan: Plan, name: str, metrics: dict[str, Metric], targets: list[str]) -> None:
     """Raise `UserError` for a number that is not from 0 to 1, or of which less is better, as the plan's target is."""
-    right = compute_metrics(metrics, [target.strip()], [target.strip()])[name]
-    try:
-        empty = compute_metrics(metrics, [""], [target.strip()])[name]
-    except Exception:  # a user's module need not take an empty prediction
-        empty = right
-    if not empty <= right <= 1:
+    own = next(metric for key, metric in metrics.items() if name in reported({key: metric}, targets[0]))
+    if getattr(own.module, "reference_free", False):
+        return
+    right, empty = (_number_for(own, name, answers, targets) for answers in (targets, [""] * len(targets)))
+    if right > 1 + ROUNDING or empty > right:
         raise UserError(
             f"{plan.path}: kpi.metric: {name} is {right:.4g} for a right prediction and {empty:.4g} for an empty one; "
             "the target needs a number from 0 to 1, of which more is better"
         )
+
+
+def _number_for(metric: Metric, name: str, answers: list[str], targets: list[str]) -> float:
+    """Return a number of a metric; NaN, which no bound excludes, if the metric does not take these answers."""
+    try:
+        return float(compute_metrics({name: metric}, answers, targets)[name])
+    except Exception:  # a user's module may raise anything
+        return math.nan
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 
 import numpy
 
+USERS = ("user", "users", "userid", "username")
 NO_USER = ("null", "nan", "none", "n/a")  # what exports write for an empty cell
 TABLES = tuple(suffix + packed for suffix in SUFFIXES if "json" not in suffix for packed in ("", *PACKED))
 
@@ -191,7 +192,7 @@ def _variants(log: str) -> list[Outcome]:
             for column in ("variant", "outcome"):
                 if column not in row:
                     raise UserError(f"{log} has no column {column}{nearest(column, row)}")
-            if "user" not in row and (near := [c for c in row if re.match(r"\W*user", str(c), re.IGNORECASE)]):
+            if "user" not in row and (near := [c for c in row if _plain(c) in USERS]):
                 raise UserError(f'{log} has no column user; rename its column "{short(near[0])}" to user')
             variant, value = _cell(row["variant"]), _number(row["outcome"])
             if value is None or not variant:
@@ -205,6 +206,11 @@ def _variants(log: str) -> list[Outcome]:
     except UserError as error:
         raise UserError(f"outcomes.log: {error}") from None
     return found
+
+
+def _plain(name: object) -> str:
+    """Return a column's name in lower case, with its letters and digits alone."""
+    return re.sub(r"[\W_]", "", str(name)).casefold()
 
 
 def _cell(value: Any) -> str:

@@ -182,7 +182,7 @@ def load_teacher(
         ends=data.ends,
         weight=training.teacher_weight,
         temperature=training.teacher_temperature,
-        fingerprint={"weights": weights, "rows": digest_of_tokens(train)},
+        fingerprint={"weights": weights, "rows": digest_of_tokens(train), "untaught": "ends, shown rows"},
     )
 
 

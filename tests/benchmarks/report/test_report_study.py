@@ -70,8 +70,8 @@ def test_a_comparison_has_a_row_a_choice() -> None:
         candidate(0.1, value, 9) | {"values": {"training.optimizer": name, "run.seed": seed}}
         for (name, seed), value in values.items()
     ]
-    shipped = {"training": {"optimizer": "adamw"}}
-    found = record() | {"candidates": made, "chosen": made[2]["values"], "settings": shipped}
+    shipped = {"training.optimizer": "adamw"}
+    found = record() | {"candidates": made, "chosen": made[2]["values"], "shipped": shipped}
     assert comparison(found).splitlines()[2:] == [
         "| muon | 0.2000 (1 given up) | 2 |",
         "| adamw | 0.4000 ± 0.1414 | 2 |",
@@ -82,6 +82,9 @@ def test_a_comparison_has_a_row_a_choice() -> None:
 
 
 Values = dict[float, tuple[float | None, ...]]
+
+
+RATE = "training.learning_rate"
 
 
 def rates(*values: tuple[float | None, ...]) -> Values:
@@ -121,9 +124,19 @@ def test_a_comparison_says_what_helps(made: Values, shipped: float, said: str) -
         for rate, values in made.items()
         for seed, value in enumerate(values)
     ]
-    settings = {"training": {"learning_rate": shipped}}
-    found = record() | {"candidates": tried, "chosen": tried[0]["values"], "settings": settings}
+    found = record() | {"candidates": tried, "chosen": tried[0]["values"], "shipped": {RATE: shipped}}
     assert said in finding(found)
+
+
+@pytest.mark.parametrize("decays", [(0.0, 0.01, 0.1), (0.01, 0.1)])
+def test_zero_and_one_of_two_values_are_no_edge(decays: tuple[float, ...]) -> None:
+    made = [
+        candidate(0.1, -1.0 - decay, 9) | {"values": {"training.weight_decay": decay, "run.seed": seed}}
+        for decay in decays
+        for seed in (0, 1)
+    ]
+    shipped = {"training.weight_decay": 0.0}
+    assert "edge" not in finding(record() | {"candidates": made, "chosen": made[0]["values"], "shipped": shipped})
 
 
 def test_the_page_begins_with_what_was_chosen() -> None:
