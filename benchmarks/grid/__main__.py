@@ -31,12 +31,15 @@ from benchmarks.grid.records import (
     keep_grid,
     keep_run,
     keep_sweep,
+    left_of,
+    record_of,
     with_recorded_points,
 )
 from benchmarks.grid.settings import GridConfig
 from benchmarks.jobs import Process, WorkersConfig, run_jobs
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
+from softprompts.runs.folders import RESULT_FILE
 from softprompts.runs.record import spoken
 from softprompts.system import locks
 
@@ -74,12 +77,12 @@ def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None
     if launch.retry and not launch.plan:
         for job in mine:
             failure_of(folder, job).unlink(missing_ok=True)
-    left = [job for job in mine if not done(folder, job)]
+    left = left_of(folder, mine)
     seconds = expected(grid, mine, folder)
     print(
         f"{name_of(grid)}: {len(grid.methods)} methods: {len(mine)} jobs, "
-        f"{len(mine) - len(left)} of them recorded; about {spoken(sum(seconds[job] for job in left))} for the others, "
-        "one after another, on a machine like that of the records",
+        f"{sum(done(folder, job) for job in mine)} of them recorded; about {spoken(sum(seconds[job] for job in left))} "
+        "for the others, one after another, on a machine like that of the records",
         flush=True,
     )
     if launch.plan:
@@ -123,7 +126,7 @@ def _do(
         ended: number of the jobs that this launch has done before.
         sweeps: whether to do only sweeps.
     """
-    left = [job for job in _jobs(grid, launch) if not done(folder, job)]
+    left = left_of(folder, _jobs(grid, launch))
     chosen = [job for job in left if job.kind == "sweep" or not sweeps]
     if not chosen:
         return 0
@@ -143,9 +146,11 @@ def start(grid: GridConfig, folder: Path, everything: list[Job], job: Job) -> Pr
     if not all(done(folder, needed) for needed in needs(everything, job)):
         return None
     if job.kind == "probe":
-        run = folder / job.method / f"seed{job.number}.json"
-        arguments = [PROBE, *probe_flags(grid, folder, job)]
-        return process_of(grid, job, arguments) if run.is_file() else "the run that it probes failed"
+        (run,) = needs(everything, job)
+        if (job.folder / RESULT_FILE).is_file() and record_of(folder, run).is_file():
+            return process_of(grid, job, [PROBE, *probe_flags(grid, folder, job)])
+        # A run whose folder is gone is made again.
+        return "the run that it probes failed" if failure_of(folder, run).is_file() else None
     chosen = {}
     if job.kind == "run" and (sweep := sweep_of(everything, job)):
         best = keep_sweep(grid, folder, sweep)

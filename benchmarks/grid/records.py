@@ -83,6 +83,17 @@ def done(folder: Path, job: Job) -> bool:
     return found or failure_of(folder, job).is_file()
 
 
+def left_of(folder: Path, jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs that are left, in their order: those without a record, and runs whose probes need them again.
+
+    A run's folder may be gone, for example in a clone, while its record is kept. Its probes load the trained method, so
+    the run is then made again. Its record stays as it is.
+    """
+    lacking = [job for job in jobs if not done(folder, job)]
+    again = {(j.method, j.number) for j in lacking if j.kind == "probe" and not (j.folder / RESULT_FILE).is_file()}
+    return [job for job in jobs if job in lacking or (job.kind == "run" and (job.method, job.number) in again)]
+
+
 def _swept(folder: Path, job: Job) -> list[dict[str, Any]]:
     """Return the points in the record of a method's sweep."""
     file = record_of(folder, job)
@@ -179,12 +190,14 @@ def _point(folder: Path, job: Job) -> dict[str, Any]:
 
 
 def keep_run(folder: Path, job: Job) -> Result:
-    """Copy the record of a run, and its predictions for the test rows.
+    """Copy the record of a run, and its predictions for the test rows. A record that exists stays as it is.
 
     Raises:
         UserError: its test rows differ from those of the benchmark.
     """
     result = load_result(job.folder / RESULT_FILE)
+    if record_of(folder, job).is_file():
+        return result
     lines = (job.folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")  # texts may hold U+2028
     predictions = [json.loads(line) for line in lines if line]
     rows = [{"place": _relative(p["place"]), "prompt": p["prompt"], "target": p["target"]} for p in predictions]

@@ -105,6 +105,29 @@ def test_everything_is_kept_and_nothing_done_twice(make_grid: MakeGrid, tmp_path
     assert launches.ran == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_whose_folder_is_gone_is_made_again_for_its_probes_and_its_record_stays(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, fails: bool
+) -> None:
+    folder = run(make_grid(), tmp_path)
+    record = folder / "written" / "seed0.json"
+    before = record.read_bytes()
+    shutil.rmtree(tmp_path / "runs" / "sentiment" / "written" / "seed0")
+    launches.ran.clear()
+    launches.fails = {"seed0": 1} if fails else {}
+    if fails:
+        with pytest.raises(SystemExit):
+            run(make_grid(probes=["latency"]), tmp_path)
+    else:
+        run(make_grid(probes=["latency"]), tmp_path)
+    assert launches.methods() == ["written/seed0"]
+    assert record.read_bytes() == before
+    assert load_benchmark(folder).cells["written"][0].probes == (
+        {} if fails else {"seconds": 3.0, "latency": {"rows": 1.0}}
+    )
+    assert load_benchmark(folder).cells["written"][1].probes
+
+
 def test_a_grid_may_grow_but_not_change(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
     folder = run(make_grid(), tmp_path)
     launches.ran.clear()
