@@ -48,5 +48,16 @@ def test_they_are_of_the_shipped_plan_and_a_recorded_run(folder: Path) -> None:
         assert scores == {name: metric.value for name, metric in result.metrics.items()}
 
 
+USES = ("campaign", "product", "localisation", "support", "analytics", "compliance")
+RECORDS = [file for use in USES for file in sorted((ROOT / "results" / "benchmarks" / use).glob("*/seed?.json"))]
+
+
+def test_a_run_takes_at_most_15_minutes_of_two_cores() -> None:
+    """The runs were made on one core each, so that two of them went on side by side."""
+    assert RECORDS
+    slow = {str(f.relative_to(ROOT)): s for f in RECORDS if (s := load_result(f).cost["seconds_total"]) > 2 * 15 * 60}
+    assert slow == {}
+
+
 def test_there_are_use_cases() -> None:
     assert FOLDERS
