@@ -64,7 +64,7 @@ def _few() -> str:
     )
     return (
         "- **50 rows are enough to try.** On [product](docs/use_cases/product.md), 50 questions to a bank with one of "
-        f"eight queues, prefix tuning reaches {prefix} %. LoRA reaches {lora} %, and a 16-shot hard prompt {written} %: "
+        f"eight queues, prefix tuning reaches {prefix} %, LoRA {lora} %, and a 16-shot hard prompt {written} %: "
         "mean ± standard deviation over three seeds ([records](results/benchmarks/product))."
     )
 

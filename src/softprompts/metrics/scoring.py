@@ -181,15 +181,12 @@ def check_reach(
         else:
             nothing = [""] * len(targets)
             empty = _numbers(name, metric, nothing, targets)[first]
-            if value < empty:  # validation, comparisons and the target of a plan take more as better
-                lower = (
-                    f'task.metrics: "{name}": right predictions get {value:.4g}, empty ones {empty:.4g}, but more '
-                    "counts as better; return 1 less the error rate, or set reference_free = True if it does not read "
-                    "the targets"
-                )
+            try:
+                _check_direction(name, value, empty)
+            except UserError as lower:
                 if name == next(iter(metrics)):  # the first one judges and chooses
-                    raise UserError(lower)
-                said.append(lower)
+                    raise
+                said.append(str(lower))
             reached = value != empty
             wrong = [
                 n for n, (v, e) in enumerate(zip(alone, _row_by_row(metric, nothing, targets), strict=True)) if v == e
@@ -209,6 +206,15 @@ def check_reach(
                 reached_at_most = f"no prediction can reach 1 in {key}: the targets themselves get {number:.3f}"
                 said.append(f'task.metrics: "{name}": {reached_at_most}')
     return said
+
+
+def _check_direction(name: str, right: float, empty: float) -> None:
+    """Raise `UserError` if empty predictions score more: validation, comparisons and plans take more as better."""
+    if right < empty:
+        raise UserError(
+            f'task.metrics: "{name}": right predictions get {right:.4g}, empty ones {empty:.4g}, but more counts as '
+            "better; return 1 less the error rate, or set reference_free = True if it does not read the targets"
+        )
 
 
 def row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[float]:
