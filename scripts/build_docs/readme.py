@@ -58,9 +58,10 @@ def _fast() -> str:
 
 
 def _few() -> str:
+    records = use_case("product")
+    assert records is not None
     prefix, lora, written = (
-        metric("accuracy").spread(use_case("product").of("product").loc[[name]])
-        for name in ("prefix_tuning", "lora", "few_shot")
+        metric("accuracy").spread(records.of("product").loc[[name]]) for name in ("prefix_tuning", "lora", "few_shot")
     )
     return (
         "- **50 rows are enough to try.** On [product](docs/use_cases/product.md), 50 questions to a bank with one of "
