@@ -31,7 +31,7 @@ def test_all_that_is_written(
     Path("results/neighbours/sentiment.json").write_text(json.dumps(record), encoding="utf-8")
     main(ReportConfig())
     pages = {path.name: path.read_text(encoding="utf-8") for path in Path("results/report").iterdir()}
-    assert sorted(pages) == ["claims.md", "index.html", "papers.md", "summary.md", "tables.md"]
+    assert sorted(pages) == ["claims.md", "index.html", "papers.md", "summary.md", "tables.md", "targets.md"]
     assert "| prompt tuning | 70.0 ± 1.0 |" in pages["summary.md"]
     assert "![sentiment: seconds](../../docs/figures/sentiment_seconds.png)" in pages["summary.md"]
     assert "**docstrings**: no run is recorded" in pages["summary.md"]
