@@ -97,7 +97,7 @@ def main(report: ReportConfig) -> None:
 
 def scored_on(benchmark: Benchmark) -> str:
     """Return the split on which a benchmark's runs are scored."""
-    return str(benchmark.grid["settings"].get("evaluation.split", "test"))
+    return str(benchmark.grid.get("settings", {}).get("evaluation.split", "test"))
 
 
 def write_study(records: Path, page: Path, figures: Path, validated: Sequence[Benchmark]) -> None:
