@@ -106,7 +106,11 @@ def recorded(task: str, name: str, metric: str | None = None, records: Path = RE
     if name not in methods:
         raise UserError(f'case.methods: "{name}" is not recorded on {task}{nearest(name, methods)}')
     probes = sorted((records / task / name).glob("seed*.probes.json"))
-    results = [load_result(p.with_name(p.name.replace(".probes", ""))) for p in probes]
+    # All runs have a score; perhaps only some have a latency.
+    runs = [
+        file for file in sorted((records / task / name).glob("seed*.json")) if file.stem.removeprefix("seed").isdigit()
+    ]
+    results = [load_result(file) for file in runs]
     latencies = [json.loads(p.read_text(encoding="utf-8"))["latency"] for p in probes]
     key = _share_of_right_answers(task, metric, list(results[0].metrics))
     scores = [result.metrics[key].value for result in results]
