@@ -36,8 +36,8 @@ def results(task: str) -> str:
     return "\n\n".join([results_markdown(records, task), *_decision(records, task), *_pictures(task), *_filed(task)])
 
 
-def decide(task: str) -> str:
-    """Return the steps from a finished run of a use case to a decision."""
+def decide(task: str, recipe: str) -> str:
+    """Return the steps from a finished run of a use case to a decision; `recipe` is the one that its guide runs."""
     return f"""```bash
 python recipes/hard_prompt.py --config configs/{task}/hard_prompt.yaml  # the baseline
 python recipes/report.py --report.runs '[runs/{task}]'                   # each difference, with its interval
@@ -48,7 +48,7 @@ interval of the difference from the hard prompt excludes 0. Otherwise use the ha
 write the records for your compliance team, and compute cost and return:
 
 ```bash
-make governance RUN=runs/{task}/prefix_tuning PLAN=configs/{task}/readiness.yaml
+make governance RUN=runs/{task}/{recipe} PLAN=configs/{task}/readiness.yaml
 make business-case CASE=configs/business/support.yaml  # copy it first, with your own numbers
 ```"""
 

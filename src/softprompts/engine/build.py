@@ -144,7 +144,6 @@ def _on_rows(engine: Engine, data: EncodedTask) -> str | None:
             decided, exact = True, _difference(engine, data, CHECKED_ROWS)
     except Exception as error:  # the memory is full, weights are quantized, or a kernel knows 16 bits alone
         logger.debug("not decided in 32 bits: %s", error)
-        decided = False
     if not decided:  # not in the handler, because the error keeps the tensors alive
         return _difference(engine, data, MORE_ROWS)
     return exact or _difference(engine, data, CHECKED_ROWS, slack=MOST_ROUNDING)
