@@ -64,8 +64,8 @@ def _few() -> str:
         metric("accuracy").spread(records.of("product").loc[[name]]) for name in ("prefix_tuning", "lora", "few_shot")
     )
     return (
-        "- **100 labelled rows are enough to try.** On [product](docs/use_cases/product.md), questions to a bank get one "
-        "of eight queues: 50 rows train, and 50 choose settings. "
+        "- **100 labelled rows are enough to try.** On [product](docs/use_cases/product.md), questions to a bank get "
+        "one of eight queues: 50 rows train, and 50 choose settings. "
         f"Prefix tuning reaches {prefix} %, LoRA {lora} %, and a hard prompt with 16 of these rows {written} %: "
         "mean ± standard deviation over three seeds ([records](results/benchmarks/product))."
     )

@@ -74,9 +74,9 @@ def often_claimed() -> str:
         return NOT_MEASURED
     return (
         f"{markdown_table(head, rows)}\n\nOnly a ticket of the first column could go out without a person, and nothing "
-        "in the answer says which one that is. From 50 rows of train and 50 of validation to a tested soft prompt, a run "
-        f"took {spoken(float(soft.min()))} to {spoken(float(soft.max()))} of one core, without the labelling and the choice "
-        "of settings."
+        "in the answer says which one that is. From 50 rows of train and 50 of validation to a tested soft prompt, a "
+        f"run took {spoken(float(soft.min()))} to {spoken(float(soft.max()))} of one core, without the labelling and the "
+        "choice of settings."
     )
 
 
