@@ -75,8 +75,8 @@ def often_claimed() -> str:
     return (
         f"{markdown_table(head, rows)}\n\nOnly a ticket of the first column could go out without a person, and nothing "
         "in the answer says which one that is. From 50 rows of train and 50 of validation to a tested soft prompt, a "
-        f"run took {spoken(float(soft.min()))} to {spoken(float(soft.max()))} of one core, without the labelling and the "
-        "choice of settings."
+        f"run took {spoken(float(soft.min()))} to {spoken(float(soft.max()))} of one core, without the labelling and "
+        "the choice of settings."
     )
 
 
