@@ -184,6 +184,7 @@ def test_a_finished_run_that_is_no_baseline_is_not_taken_for_one(
 
 @pytest.mark.slow
 def test_the_hard_prompt_is_run_once_on_demand(made: Made) -> None:
+    made.write_plan(shots=0)  # four, the default, do not fit into the 256 positions of the tiny model
     more = ("--readiness.run_baseline", "true")
     first = run_recipe(["recipes/readiness.py", *command(made)[1:], *more])
     assert first.returncode in (0, 1), first.stderr

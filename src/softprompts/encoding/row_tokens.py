@@ -273,10 +273,11 @@ class RowTokenizer:
         possible = own - excess >= 1
         if not possible or config.long_rows != "cut_prompt":
             advice = "raise task.max_length" if limit == config.max_length else "the base model has no more positions"
+            fewer = ", take fewer few-shot examples" if self.task.separator else ""
             target = "" if self.spec.kind == "encoder" else f" ({max(map(len, target_ids))} of them target)"
             raise RowTooLongError(
                 f"{row.place}: {length} tokens{target} do not fit into {limit}",
-                f"{advice}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else ""),
+                f"{advice}{fewer}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else ""),
             )
         if config.chat:  # the template stays whole; the message is cut at its beginning
             return self._cut_message(row, targets, excess, limit)

@@ -85,7 +85,7 @@ def test_shots_stand_in_front_of_every_row_and_follow_the_seed(
         ({"hard.wordings": "[]"}, "hard.wordings: expected at least one prompt template"),
         ({"hard.shots": 41}, "hard.shots: 41 is not between 0 and the 40 rows of train"),
         ({"hard.wordings": '["{txt}"]'}, 'no column "txt"; columns are: text, label'),
-        ({"hard.shots": 30, "task.max_length": 64}, "do not fit into 64"),
+        ({"hard.shots": 30, "task.max_length": 64}, "do not fit into 64; raise task.max_length, take fewer few-shot"),
         ({"training.steps": 3}, 'unknown flag "--training.steps"'),
     ],
 )
