@@ -228,23 +228,40 @@ def seconds_of(folder: Path, job: Job) -> float | None:
         return point["cost"]["seconds_total"] if "cost" in point else None
     if not record_of(folder, job).is_file():
         return None
-    record = _read(record_of(folder, job))
-    return record["seconds"] if job.kind == "probe" else record["cost"]["seconds_total"]
+    return _seconds_in(record_of(folder, job))
+
+
+def _seconds_in(path: Path) -> float:
+    """Return how long the job of a record took; probes have no cost of their own."""
+    record = _read(path)
+    return float(record["seconds"] if "seconds" in record else record["cost"]["seconds_total"])
 
 
 def expected(grid: GridConfig, jobs: Sequence[Job], folder: Path) -> dict[Job, float]:
     """Return the seconds that each job is expected to take.
 
-    They are the mean of the recorded jobs of its method and kind; otherwise those of the shipped config's record.
+    They are the mean of the recorded jobs of its method and kind. Without these, a run takes as long as the shipped
+    config's record says, and another job as long as those of its kind in other benchmarks: of its task and method,
+    else of its method, else of all.
     """
     known = {job: seconds for job in jobs if (seconds := seconds_of(folder, job)) is not None}
-    found = {}
+    means: dict[tuple[str, str], float] = {}
     for job in jobs:
-        like = [seconds for other, seconds in known.items() if (other.kind, other.method) == (job.kind, job.method)]
-        record = TASKS / grid.task / f"{grid.methods[job.method].recipe}.json"
-        shipped = load_result(record).cost["seconds_total"] if record.is_file() and not like else UNKNOWN
-        found[job] = known.get(job, mean(like) if like else shipped)
-    return found
+        if (like := (job.kind, job.method)) not in means:
+            found = [seconds for other, seconds in known.items() if (other.kind, other.method) == like]
+            means[like] = mean(found) if found else _expected_elsewhere(grid, job, folder.parent)
+    return {job: known.get(job, means[job.kind, job.method]) for job in jobs}
+
+
+def _expected_elsewhere(grid: GridConfig, job: Job, benchmarks: Path) -> float:
+    record = TASKS / grid.task / f"{grid.methods[job.method].recipe}.json"
+    if job.kind != "probe" and record.is_file():
+        return float(load_result(record).cost["seconds_total"])
+    names = "seed*.probes.json" if job.kind == "probe" else "seed*[0-9].json"  # not seed0.answers.json
+    for place in (f"{grid.task}/{job.method}", f"*/{job.method}", "*/*"):
+        if found := [_seconds_in(path) for path in benchmarks.glob(f"{place}/{names}")]:
+            return mean(found)
+    return UNKNOWN
 
 
 def _read(path: Path) -> Any:

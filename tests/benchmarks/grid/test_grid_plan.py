@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.grid import __main__ as runner
 from benchmarks.grid.plan import Job, check, choose, command, jobs, points
-from benchmarks.grid.records import record_of
+from benchmarks.grid.records import UNKNOWN, expected, record_of
 from benchmarks.grid.settings import GridConfig, MethodConfig
 from benchmarks.jobs import WorkersConfig
 from softprompts.errors import UserError
@@ -129,3 +129,34 @@ def test_the_probes_are_told_which_rows_to_take(tmp_path: Path, make_grid: MakeG
     assert json.loads(given["--probe.transfer"]) == [{"label": ["positive"]}]
     assert given["--probe.transfer_rows"] == "7"
     assert given["--probe.sampled_rows"] == "5"
+
+
+def write_seconds(benchmarks: Path, seconds: dict[str, float]) -> None:
+    """Write records of runs and probes, with what they took."""
+    for name, value in seconds.items():
+        path = benchmarks / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"seconds": value} if name.endswith(".probes") else {"cost": {"seconds_total": value}}
+        path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_the_time_of_a_job_is_that_of_the_most_similar_records(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid, folder = make_grid(probes=["latency"], task="nothing_shipped"), tmp_path / "records" / "mine"
+    every = jobs(grid, tmp_path)
+
+    def found() -> list[float]:
+        seconds = {(job.kind, job.method, job.number): value for job, value in expected(grid, every, folder).items()}
+        return [seconds[kind, "prompt_tuning", 1] for kind in ("run", "probe")]
+
+    assert found() == [UNKNOWN, UNKNOWN]
+    write_seconds(
+        folder.parent, {"other/lora/seed0": 100, "other/lora/seed0.probes": 10, "other/lora/seed0.answers": 5}
+    )
+    assert found() == [100, 10], "of another method"
+    write_seconds(folder.parent, {"other/prompt_tuning/seed0": 200, "other/prompt_tuning/seed1": 400})
+    write_seconds(folder.parent, {"other/prompt_tuning/seed0.probes": 20})
+    assert found() == [300, 20], "of the method in other tasks"
+    write_seconds(folder.parent, {"nothing_shipped/prompt_tuning/seed0": 500})
+    assert found() == [500, 20], "of the task"
+    write_seconds(folder.parent, {"mine/prompt_tuning/seed0": 600, "mine/prompt_tuning/seed0.probes": 60})
+    assert found() == [600, 60], "of the benchmark itself"
