@@ -90,15 +90,17 @@ def test_c1_3_choices_and_common_beginnings_are_compared(
     assert "the loss is" in said[0]
 
 
+of_states = Engine._states
+
+
+def doubled_values(engine: Engine, index: int, head: tuple[int, ...]) -> States | None:
+    states = of_states(engine, index, head)
+    return states and [(keys, 2 * values) for keys, values in states]
+
+
 @pytest.mark.falls_back
 def test_c1_3_what_evaluation_keeps_is_compared(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Engine._states
-
-    def wrong(engine: Engine, index: int, head: tuple[int, ...]) -> States | None:
-        states = original(engine, index, head)
-        return states and [(keys, 2 * values) for keys, values in states]
-
-    monkeypatch.setattr(Engine, "_states", wrong)
+    monkeypatch.setattr(Engine, "_states", doubled_values)
     engine, said = made(tiny_model, data_of(APART))
     assert not engine.packed
     assert "with cached keys and values of the soft prompt, the loss is" in said[0]
@@ -324,14 +326,18 @@ Seen = list[tuple[torch.dtype, int, float]]  # dtype, rows and slack of each loo
 
 
 def looked(
-    tiny_model: Path, dtype: str, differs: Callable[[torch.dtype, int, float], bool], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path,
+    dtype: str,
+    differs: Callable[[torch.dtype, int, float], bool],
+    monkeypatch: pytest.MonkeyPatch,
+    found: str = agreement.Off("the loss is off"),
 ) -> tuple[Seen, Engine, list[str]]:
     """Return what was looked at if it differs as said, the engine, and its warnings."""
     seen: Seen = []
 
     def look(engine: Engine, documents: Sequence[Document], slack: float) -> str | None:
         seen.append((engine.base.dtype, len(documents), slack))
-        return "the loss is off" if differs(*seen[-1]) else None
+        return found if differs(*seen[-1]) else None
 
     monkeypatch.setattr(agreement, "disagreement", look)
     monkeypatch.setattr(agreement, "CHECKED_ROWS", 5)
@@ -366,6 +372,32 @@ def test_a_difference_in_16_bits_is_decided_in_32(
     """Few-shot examples have the same rounding in every row, so that a mean over rows has it, too."""
     found, engine, said = looked(tiny_model, dtype, differs, monkeypatch)
     assert (found, engine.packed, len(said)) == (seen, packed, not packed)
+
+
+@pytest.mark.falls_back
+def test_an_error_in_16_bits_is_not_looked_at_again(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding makes numbers different, and no errors, also if their text is about numbers."""
+    found, engine, _ = looked(tiny_model, "bfloat16", lambda *_: True, monkeypatch, "it raises Wrong: the loss is off")
+    assert (found, engine.packed) == ([(SHORT, 5, 1.0)], False)
+
+
+@pytest.mark.parametrize("wrong", ["in training", "the gradient", "in evaluation"])
+def test_differences_that_rounding_can_make_are_marked(
+    tiny_model: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(*load_tuned(tiny_model))
+    of_prompt = Engine.soft_prompt
+
+    def halved(engine: Engine, index: int) -> Any:
+        prompt = of_prompt(engine, index)
+        return (prompt + prompt.detach()) / 2 if wrong == "the gradient" else 2 * prompt
+
+    name, value = ("_states", doubled_values) if wrong == "in evaluation" else ("soft_prompt", halved)
+    monkeypatch.setattr(Engine, name, value)
+    difference = disagreement(engine, APART)
+    assert isinstance(difference, agreement.Off)
+    said = {"in training": "the loss is ", "the gradient": "the gradient is off", "in evaluation": "with cached keys"}
+    assert difference.startswith(said[wrong])
 
 
 @pytest.mark.falls_back
