@@ -69,6 +69,23 @@ def test_commit(monkeypatch: pytest.MonkeyPatch, status: str | None, commit: str
     assert environment()["commit"] == commit
 
 
+def test_records_that_a_benchmark_writes_are_no_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, code = tmp_path / "results" / "grid.json", tmp_path / "src" / "results.py"
+    for file in (record, code):
+        file.parent.mkdir()
+        file.write_text("before", encoding="utf-8")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(results, "PROJECT", tmp_path)
+    monkeypatch.setattr(results, "IS_CLONE", True)
+    first = results.commit()
+    record.write_text("after", encoding="utf-8")
+    assert results.commit() == first
+    code.write_text("after", encoding="utf-8")
+    assert results.commit() == f"{first}+changes"
+
+
 def test_peak_memory_holds_what_was_allocated_once() -> None:
     block = torch.ones(2**24)  # 64 MiB
     assert 0.1 < peak_memory_gib() < psutil.virtual_memory().total / 2**30

@@ -65,14 +65,16 @@ def peak_memory_gib() -> float:
 def commit() -> str:
     """Return the commit of the running code; "unknown" if it cannot be found.
 
-    In a clone it comes from git, with "+changes" if files differ from it. An installation from a repository's address
-    records it. Any other installation may be inside a foreign repository, whose commit would mean nothing.
+    In a clone it comes from git, with "+changes" if files differ from it, other than records in `results/`. Benchmarks
+    write these while they run. An installation from a repository's address records it. Any other installation may be
+    inside a foreign repository, whose commit would mean nothing.
     """
     if IS_CLONE:
         try:
             git = ["git", "-C", str(PROJECT)]
             found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-            dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+            files = ["status", "--porcelain", "-uno", "--", ":(exclude)results"]
+            dirty = subprocess.run([*git, *files], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
         return found.strip() + ("+changes" if dirty.stdout.strip() else "")
