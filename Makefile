@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # These targets are not files.
 .PHONY: help setup demo tasks record report readiness governance use-cases sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: business-case memorisation bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
+.PHONY: business-case library memorisation bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
 
@@ -105,6 +105,9 @@ study: $(STAMP) ## sweep every method's settings on validation; several hours; c
 		test -n "$$only$(if $(ONLY),,all)" || continue; some=yes; \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.study --config configs/study/$$part.yaml $$only $(WORKERS); done; \
 		test -n "$$some" || { echo 'error: ONLY: no screen of configs/study is named "$(ONLY)"' >&2; exit 2; }
+
+library: $(STAMP) ## after make bench: keep the first seed's soft prompts, with an index: results/library/; GRID="support product"
+	@$(BIN)/python -m benchmarks.library $(foreach grid,$(GRIDS),--library.benchmarks+=$(grid))
 
 bench-time-to-quality: $(STAMP) ## measure the seconds until validation reaches a score, compared with stock PEFT; an hour or more; skips recorded runs
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.time_to_quality $(ONLY)

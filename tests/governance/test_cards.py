@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from made_governance import SIZES, Made, edit, made_rows
-from softprompts.governance import record
+from softprompts.governance import cards, record
 
 import pandas
 import pytest
@@ -135,3 +135,18 @@ def test_croissants_own_reader_accepts_the_card_and_reads_the_rows(made: Made) -
     file.write_text(json.dumps(tree), encoding="utf-8")
     with pytest.raises(mlcroissant.ValidationError):
         mlcroissant.Dataset(jsonld=str(file))
+
+
+@pytest.mark.parametrize(
+    ("licence", "address"),
+    [
+        ("                                 Apache License", "https://spdx.org/licenses/Apache-2.0"),
+        ("The MIT License (MIT)", "https://spdx.org/licenses/MIT"),
+        ("CC-BY-4.0", "https://spdx.org/licenses/CC-BY-4.0"),
+        ("BSD-3-Clause (numpy, scipy)", "https://spdx.org/licenses/BSD-3-Clause"),
+        ("CC-BY-4.0 (one) and ISC (another)", None),
+        ("that of your data", None),
+    ],
+)
+def test_one_known_licence_has_its_address(licence: str, address: str | None) -> None:
+    assert cards._spdx(licence) == (address or licence)

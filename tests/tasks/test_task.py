@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from made_tasks import Load, refusal, rows_of, write
 from softprompts.config.cli import parse
 from softprompts.config.sections import RunConfig, TaskConfig
+from softprompts.data.sources import DATA_DIR
 from softprompts.errors import UserError
 from softprompts.tasks.task import load_task, with_prompt
 
@@ -209,3 +211,11 @@ def test_c6_a_label_far_from_many_others_is_a_short_line(load: Load) -> None:
 def test_a_label_that_stands_twice_once_quoted(load: Load) -> None:
     choices: Any = {True: " yes", "True": " no", "False": " no"}
     assert 'task.choices: "True" appears twice, as a text and as another' in refusal(load, choices=choices)
+
+
+def test_the_first_line_of_each_embedded_licence_names_it() -> None:
+    """Cards and records have this line alone."""
+    first = {file.parent.name: file.read_text("utf-8").strip().splitlines()[0] for file in DATA_DIR.glob("*/LICENSE")}
+    names = re.compile(r"(The MIT License|Apache License|BSD-3-Clause|CC-BY-4\.0)( \([^()]*\)( and ISC \([^()]*\))?)?")
+    assert len(first) >= 8
+    assert [name for name, line in first.items() if not names.fullmatch(line)] == []

@@ -234,9 +234,8 @@ def licence(files: Mapping[str, Mapping[str, str]]) -> str:
         "ravenports": f"ISC\n\n{isc[1].strip()}",
     }
     heads = {voice: f"Rows of the voice {voice}: https://github.com/{s.repository}" for voice, s in SOURCES.items()}
-    return (
-        "\n\n\n".join(f"{heads[voice]}, commit {SOURCES[voice].commit}\n\n{texts[voice]}" for voice in SOURCES) + "\n"
-    )
+    parts = [f"{heads[voice]}, commit {SOURCES[voice].commit}\n\n{texts[voice]}" for voice in SOURCES]
+    return "\n\n\n".join(["CC-BY-4.0 (voice explore) and ISC (voice ravenports)", *parts]) + "\n"
 
 
 def card(splits: Mapping[str, Sequence[Row]], stats: Stats, groups: Sequence[Sequence[Row]]) -> str:

@@ -39,7 +39,9 @@ FILES = {
     "banking_data/test.csv": "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
     "LICENSE": "7e7170e3cebf88a9f60c7b8421418323c09304da1af4d5e90f4da1dc1c8a2661",
 }
-ATTRIBUTION = """Banking77: Inigo Casanueva, Tadas Temcinas, Daniela Gerz, Matthew Henderson, Ivan Vulic (PolyAI), 2020,
+ATTRIBUTION = """CC-BY-4.0 (Banking77)
+
+Banking77: Inigo Casanueva, Tadas Temcinas, Daniela Gerz, Matthew Henderson, Ivan Vulic (PolyAI), 2020,
 "Efficient Intent Detection with Dual Sentence Encoders", https://arxiv.org/abs/2003.04807
 Source: https://github.com/{repository}, commit {commit}
 Licence: CC-BY-4.0, below.

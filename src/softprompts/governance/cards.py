@@ -35,7 +35,9 @@ TABLES = {
 }
 OTHER_FORMATS = {".json": "application/json", ".arrow": "application/vnd.apache.arrow.file"}
 KINDS = {bool: "sc:Boolean", int: "sc:Integer", float: "sc:Float"}
-LICENCES = {"The MIT License (MIT)": "MIT", "MIT License": "MIT", "Apache License": "Apache-2.0"}
+# The first lines of licences, and their names at SPDX.
+LICENCES = {"The MIT License": "MIT", "MIT License": "MIT", "Apache License": "Apache-2.0"}
+SPDX = ("BSD-3-Clause", "CC-BY-4.0", *LICENCES.values())
 
 
 def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
@@ -155,8 +157,10 @@ def _description(known: Known, has_files: bool) -> str:
 
 
 def _spdx(licence: str) -> str:
-    known = LICENCES.get(licence.strip())
-    return f"https://spdx.org/licenses/{known}" if known else licence
+    """Return the address of a licence at SPDX; a text about several licences, or an unknown one, stays as it is."""
+    named = re.sub(r" \([^()]*\)$", "", licence.strip())  # "CC-BY-4.0 (Banking77)"
+    known = LICENCES.get(named, named)
+    return f"https://spdx.org/licenses/{known}" if known in SPDX else licence
 
 
 def _files(known: Known) -> Iterator[tuple[Path, list[str]]]:

@@ -1,0 +1,1 @@
+"""The library of trained soft prompts that the benchmarks leave."""
