@@ -9,7 +9,7 @@ CACHES := .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 .DEFAULT_GOAL := help
 # These targets are not files.
 .PHONY: help setup demo tasks record report readiness governance use-cases sweep study ensemble neighbours bench bench-plan bench-smoke bench-throughput bench-quick
-.PHONY: business-case library memorisation bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
+.PHONY: voices business-case library memorisation bench-serving soak bench-gpu bench-data bench-memory bench-time-to-quality parity test-engines test test-all coverage fuzz chaos check data
 .PHONY: docs docs-serve docs-page new precommit release-check lock audit sbom licences clean
 MAKEFLAGS += --no-print-directory
 
@@ -31,7 +31,7 @@ record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and u
 # The grid of docstrings has fewer test rows than its configs, so its records are those of the configs.
 USES := $(or $(USE),campaign docstrings localisation support analytics product compliance)
 
-use-cases: $(STAMP) ## after make bench GRID="$(USES)": readiness page and governance folder of each: results/use_cases/; USE=support
+use-cases: $(STAMP) ## after make bench GRID=TASK: readiness page and governance folder of each use case: results/use_cases/; USE=support
 	@set -e; export HF_HUB_OFFLINE=1; for use in $(USES); do \
 		echo "== $$use"; plan=configs/$$use/readiness.yaml; config=configs/$$use/prefix_tuning.yaml; kept=results/use_cases/$$use; \
 		run=runs/benchmarks/$$use/prefix_tuning/seed0; baseline=results/benchmarks/$$use/few_shot/seed0.json; \

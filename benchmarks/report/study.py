@@ -28,11 +28,21 @@ HEAD = """# The study: settings that validation prefers
 Each table below shows one sweep. Every combination of its values is a candidate for the steps of a real run. After 1/9
 and 1/3 of the steps, or after 1/3 if there are three candidates, the best third continues (successive halving, Jamieson
 and Talwalkar 2016). If the best value of a number is at an edge, values beyond it follow. Sweeps use one seed and
-validation rows only; test rows choose nothing. Then come comparisons: the rows of each are the values of one choice.
-Every candidate is trained to the end with several seeds. `make study` makes the records. The grids are in
+validation rows only; test rows choose nothing. `make study` makes the records. The grids are in
 [screens.yaml](../../configs/study/screens.yaml), [use_cases.yaml](../../configs/study/use_cases.yaml) and
 [comparisons.yaml](../../configs/study/comparisons.yaml).
 """
+COMPARED = """Then come comparisons: the rows of each are the values of one choice. Every candidate is trained to the
+end with several seeds.
+"""
+LIKE = {
+    "sentiment": "labels",
+    "docstrings": "one sentence",
+    "home_commands": "JSON",
+    "localisation": "short translations",
+    "analytics": "sentences about data",
+    "compliance": "labels of long texts",
+}
 
 
 def load_study(folder: Path) -> dict[str, Screens]:
@@ -45,7 +55,8 @@ def load_study(folder: Path) -> dict[str, Screens]:
 
 def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) -> str:
     """Return the page; `pictures` has the path of each task's figure, as the page links to it."""
-    parts = [HEAD, *start_here(study)]
+    compared = any(SEED in record["chosen"] for screens in study.values() for record in screens.values())
+    parts = [HEAD, *([COMPARED] if compared else []), *start_here(study)]
     for task, screens in study.items():
         parts += [f"## {task}", overview(screens)]
         if task in pictures:
@@ -69,9 +80,10 @@ def start_here(study: Mapping[str, Screens]) -> list[str]:
         return []
     tasks = [task for task in study if any(task in row for row in chosen.values())]
     rows = [[method, *(row.get(task, "") for task in tasks)] for method, row in chosen.items()]
+    alike = ", ".join(f"{LIKE[task]} as in {task}" for task in tasks if task in LIKE)
     advice = (
-        "Begin with the settings of the task that is most like yours: labels as in sentiment, one sentence as in "
-        "docstrings, JSON as in home_commands. Then sweep the learning rate on your validation rows: recipes/sweep.py."
+        f"Begin with the settings of the task that is most like yours{': ' if alike else ''}{alike}. Then sweep the "
+        "learning rate on your validation rows: recipes/sweep.py."
     )
     return ["## Start here", advice, markdown_table(["method", *tasks], rows)]
 

@@ -38,6 +38,9 @@ def results(task: str) -> str:
 
 def decide(task: str, recipe: str) -> str:
     """Return the steps from a finished run of a use case to a decision; `recipe` is the one that its guide runs."""
+    timed = any((ROOT / "results" / "benchmarks" / task).glob("*/seed*.probes.json"))
+    case = "make business-case CASE=configs/business/support.yaml  # copy it first, with your own numbers\n"
+    last = "write the records for your compliance team" + (", and compute cost and return" if timed else "")
     return f"""```bash
 python recipes/hard_prompt.py --config configs/{task}/hard_prompt.yaml  # the baseline
 python recipes/report.py --report.runs '[runs/{task}]'                   # each difference, with its interval
@@ -45,12 +48,11 @@ python recipes/report.py --report.runs '[runs/{task}]'                   # each 
 
 Continue if two things hold. The score reaches `kpi.target` of the [plan](configs/{task}/readiness.yaml), and the
 interval of the difference from the hard prompt excludes 0. Otherwise use the hard prompt, or collect more rows. Then
-write the records for your compliance team, and compute cost and return:
+{last}:
 
 ```bash
 make governance RUN=runs/{task}/{recipe} PLAN=configs/{task}/readiness.yaml
-make business-case CASE=configs/business/support.yaml  # copy it first, with your own numbers
-```"""
+{case if timed else ""}```"""
 
 
 def often_claimed() -> str:
