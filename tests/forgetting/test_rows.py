@@ -97,13 +97,19 @@ def test_rows_that_cannot_be_forgotten_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("other", ["u1 ", "U1", " u1"])
-def test_another_spelling_of_a_value_does_not_stay_unseen(people: Path, tmp_path: Path, other: str) -> None:
+def edited(people: Path, changes: dict[int, dict[str, Any]]) -> Task:
+    """Return the task with other values in some rows of train, which are given by their index."""
     file = people / "train.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    lines[20] |= {"author": other, "label": "negative"}
+    for number, values in changes.items():
+        lines[number] |= values
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    task = load_task(people_config(people))
+    return load_task(people_config(people))
+
+
+@pytest.mark.parametrize("other", ["u1 ", "U1", " u1", "\uff55\uff11"])
+def test_another_spelling_of_a_value_does_not_stay_unseen(people: Path, tmp_path: Path, other: str) -> None:
+    task = edited(people, {20: {"author": other, "label": "negative"}})
     with pytest.raises(
         UserError, match=rf'forget\.where: author also has "{other}" in rows that would stay; name it too'
     ):
@@ -112,6 +118,26 @@ def test_another_spelling_of_a_value_does_not_stay_unseen(people: Path, tmp_path
     alone = rows_to_forget(replace(asked(tmp_path, author=["u1"]), exact=True), task)
     assert "train.jsonl:21" not in ends(alone)[0], "two people may have such names"
     rows_to_forget(asked(tmp_path, author=["u1", "u2"], label=["positive"]), task)  # the label excludes the row
+
+
+def test_an_accent_of_two_characters_does_not_stay_unseen(people: Path, tmp_path: Path) -> None:
+    composed, combined = "Jos\u00e9", "Jose\u0301"
+    task = edited(people, {20: {"author": composed}, 21: {"author": combined}})
+    with pytest.raises(UserError, match=rf'forget\.where: author also has "{combined}" in rows that would stay'):
+        rows_to_forget(asked(tmp_path, author=[composed]), task)
+    found = rows_to_forget(asked(tmp_path, author=[composed, combined]), task)
+    assert ends(found)[0] == ["train.jsonl:21", "train.jsonl:22"]
+
+
+def test_an_item_of_a_list_names_the_row(people: Path, tmp_path: Path) -> None:
+    by = [["u17", "u18"], ["u17"], ["u18"], ["U17", "u18"], "u17"]
+    task = edited(people, {20 + n: {"with": names} for n, names in enumerate(by)})
+    with pytest.raises(UserError, match=r'forget\.where: with also has "U17" in rows that would stay; name it too'):
+        rows_to_forget(asked(tmp_path, **{"with": ["u17"]}), task)
+    one = rows_to_forget(replace(asked(tmp_path, **{"with": ["u17"]}), exact=True), task)
+    assert ends(one)[0] == ["train.jsonl:21", "train.jsonl:22", "train.jsonl:25"]
+    whole = rows_to_forget(replace(asked(tmp_path, **{"with": ["u17, u18"]}), exact=True), task)
+    assert ends(whole)[0] == ["train.jsonl:21"], "as a template shows the list"
 
 
 def test_an_end_of_a_path_that_names_several_rows_is_refused(people: Path, tmp_path: Path) -> None:

@@ -116,6 +116,17 @@ def test_nothing_out_of_date_is_taken(config: TaskConfig, monkeypatch: pytest.Mo
     assert lists(encode(load_task(config), tokenizer)) == lists(data)
 
 
+@pytest.mark.parametrize("labels", [(1, "none"), (True, False, "maybe")])
+def test_choices_may_have_keys_of_several_types(tmp_path: Path, labels: tuple[Any, ...]) -> None:
+    """YAML reads `1` and `yes` as other types than the text beside them."""
+    rows = [{"text": f"text {i}", "label": str(labels[i % len(labels)])} for i in range(40)]
+    choices: Any = {label: f" word{n}" for n, label in enumerate(labels)}
+    config = TaskConfig("{text}:", "{label}", train=write(tmp_path / "typed.jsonl", rows), choices=choices)
+    task = load_task(config)
+    assert task.choices == tuple(choices.values())
+    assert load_task(config) == task
+
+
 def test_places_of_another_path_are_its_own(config: TaskConfig, tmp_path: Path) -> None:
     load_task(config)
     copy = tmp_path / "copy.jsonl"

@@ -171,6 +171,29 @@ def test_all_splits_are_masked_before_they_are_rendered(tmp_path: Path, caplog: 
     assert MAIL not in caplog.text + json.dumps(masked.fingerprint())
 
 
+TEAMS = ("billing@example.com", "support@example.com")
+
+
+@pytest.mark.parametrize("choices", ["from_train", [f" {team}" for team in TEAMS]])
+def test_labels_that_masks_would_make_one_are_refused_without_the_value(tmp_path: Path, choices: Any) -> None:
+    rows = [{"text": f"text {i}", "label": TEAMS[i % 2]} for i in range(4)]
+    said = refusal(loader(tmp_path), rows, rows, choices=choices, pii="mask")
+    assert said == (
+        f"{tmp_path / 'train.jsonl'}:1: task.pii is mask, which changes the label that task.target shows, "
+        "' {label}': different labels would be one; write labels without personal data, or set task.pii to keep"
+    )
+    plain = rows_of(4, text=f"ask {MAIL}")
+    loader(tmp_path)(plain, plain, choices=[" bad", " good"], pii="mask")
+
+
+def test_masks_in_open_targets_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [*rows_of(2), {"text": "who?", "label": f"ask {MAIL}"}]
+    loader(tmp_path)(rows, rows_of(1, text=f"from {MAIL}"), pii="mask")
+    (said,) = [line for line in caplog.messages if "hold masks" in line]
+    assert said.startswith(f"task.pii: 1 targets hold masks, e.g. {tmp_path / 'train.jsonl'}:3: the model learns to ")
+    assert MAIL not in caplog.text
+
+
 def test_masks_are_in_the_fingerprint_of_the_data(tmp_path: Path) -> None:
     rows = [*rows_of(3), {"text": f"ask {MAIL}", "label": "bad"}]
     load = loader(tmp_path)

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from made_tasks import Load, refusal, write
+from helpers import ROOT
+from made_tasks import CUSTOM, Load, refusal, write
+from softprompts.config.sections import TaskConfig
 from softprompts.tasks import schemas
 from softprompts.tasks.schemas import names_in, read_schema
 from softprompts.tasks.task import Task, load_task
 
 import pytest
+import yaml
 
 SCHEMA = {
     "type": "object",
@@ -173,3 +176,76 @@ def test_metric_data_reach_the_task(load: Load, tmp_path: Path) -> None:
     assert load(metrics=["mentions"], metric_data=str(file)).metric_data == {"good": {"mentions": [["good"]]}}
     assert load().metric_data is None
     assert "none of task.metrics reads it" in refusal(load, metrics=["rouge_l"], metric_data=str(file))
+
+
+def entries(folder: Path, *names: str) -> str:
+    """Write metric data with an entry for each name, and return the path."""
+    file = folder / "data.json"
+    file.write_text(json.dumps({name: {"mentions": [[name.strip()]]} for name in names}), encoding="utf-8")
+    return str(file)
+
+
+@pytest.mark.parametrize("names", [("good", "bad"), ("of another file",), ()])
+def test_metric_data_of_no_target_are_refused(load: Load, tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Every answer would mention all that is required, which is nothing."""
+    settings: dict[str, Any] = {"target": " Answer: {label}", "metric_data": entries(tmp_path, *names)}
+    message = refusal(load, metrics=["chrf", "mentions"], **settings)
+    assert message == (
+        "task.metric_data: no target of validation and test has an entry; name each entry as task.target shows the "
+        f'target, after task.pii, e.g. "Answer: bad" for {tmp_path / "validation.jsonl"}:1'
+    )
+
+
+def test_with_few_rows_metric_data_of_no_target_are_a_warning(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows with entries may be others."""
+    load(metrics=["mentions"], metric_data=entries(tmp_path, "else"), max_rows={"test": 1})
+    assert "no target of validation and test has an entry" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "warning"),
+    [
+        (("good",), None),  # nothing is required of the other rows
+        (("good", "in train"), None),
+        (
+            ("good", "else"),
+            "1 of its 2 entries have a name that is no target, e.g. entry 2; 1 targets have none, e.g. ",
+        ),
+        (("good", "bad", "else"), "1 of its 3 entries have a name that is no target, e.g. entry 3\n"),
+        (
+            ("good", "Bad\r\n"),
+            "2 of 4 targets of validation and test have no entry, because its name has other spaces, ",
+        ),
+    ],
+)
+def test_metric_data_of_some_targets(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...], warning: str | None
+) -> None:
+    train = [{"text": "x", "label": label} for label in ("good", "bad", "in train")]
+    load(train, metrics=["mentions"], metric_data=entries(tmp_path, *names))
+    said = capsys.readouterr().err
+    assert warning in said if warning else "metric_data" not in said
+
+
+def test_another_form_of_unicode_in_metric_data_is_a_warning(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": "x", "label": "caf\u00e9"}, {"text": "y", "label": "bar"}]
+    load(rows, rows, metrics=["chrf"], metric_data=entries(tmp_path, "bar", "cafe\u0301"))
+    assert "1 of 4 targets of validation and test have no entry" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["analytics", "localisation"])
+def test_the_metric_data_of_embedded_tasks_have_their_targets(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = yaml.safe_load((ROOT / "configs" / task / "prompt_tuning.yaml").read_text(encoding="utf-8"))["task"]
+    load_task(TaskConfig(**settings | {"metrics": ["mentions"]}))
+    assert "metric_data" not in capsys.readouterr().err
+
+
+def test_the_metric_data_of_a_module_of_the_user_have_any_form(load: Load, tmp_path: Path) -> None:
+    module = tmp_path / "length.py"
+    module.write_text(CUSTOM.replace("NUMBER", "length").replace("schema", "data"), encoding="utf-8")
+    (tmp_path / "data.json").write_text('{"extra": 2}', encoding="utf-8")
+    load(metrics=[str(module)], metric_data=str(tmp_path / "data.json"))

@@ -356,10 +356,11 @@ class ForgetConfig:
         output_dir: folder of the new run, which must be new or empty.
         rows: file with one place of a row per line, as messages name them, e.g. data/train.jsonl:17. The end of a path
             suffices if it names a single row, e.g. train.jsonl:17.
-        where: the rows whose column has one of these values, e.g. {author: [u17, u23]}. With several columns, a row has
-            one of the values in each. With `rows` as well, both are forgotten.
+        where: the rows whose column has one of these values, e.g. {author: [u17, u23]}. A list has the values of its
+            items. With several columns, a row has one of the values in each. With `rows` as well, both are forgotten.
         exact: take the values of `where` in this spelling alone. By default, a row with another spelling of a value
-            (letter case, spaces) ends the recipe with an error, because it may be of the same person.
+            (letter case, spaces, forms of Unicode characters) ends the recipe with an error, because it may be of the
+            same person.
         similarity: rows with this similarity to a named row, or more, are nearly the same, and are forgotten as well.
             It is the Jaccard similarity of the runs of five characters, as in `recipes/readiness.py`.
         any_start: accept a run that started from another adapter, or learned from a teacher. You state that neither

@@ -113,8 +113,18 @@ def _failing() -> Iterator[None]:
 
 def key_of(kind: str, *parts: Any) -> str:
     """Return the key of tables that the present code makes from these parts, which are JSON values or have a `repr`."""
-    text = json.dumps([_code(), parts], sort_keys=True, default=repr)
+    text = json.dumps([_code(), _in_order(parts)], default=repr)
     return f"{kind}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+def _in_order(value: Any) -> Any:
+    """Return a value with each object as a list of its keys and values, sorted by key.
+
+    JSON cannot sort keys of several types, and YAML reads the keys of `task.choices` as texts, numbers or booleans.
+    """
+    if isinstance(value, dict):
+        return sorted(([repr(key), _in_order(inner)] for key, inner in value.items()), key=lambda item: item[0])
+    return [_in_order(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @cache

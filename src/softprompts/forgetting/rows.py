@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from softprompts.config.tools import ForgetConfig
 from softprompts.data.readers import read_text
@@ -124,24 +126,35 @@ def _by_value(where: dict[str, list[str]], task: Task, exact: bool) -> set[str]:
         if column not in columns:
             raise UserError(f'forget.where: no row has a column "{column}"{nearest(column, columns)}')
     values = {
-        row.place: {column: str(plain(row.record[column])) for column in where if column in row.record} for row in rows
+        row.place: {column: _spellings(row.record[column]) for column in where if column in row.record} for row in rows
     }
     for column, wanted in where.items():
-        seen = {own[column] for own in values.values() if column in own}
+        seen = {value for own in values.values() for value in own.get(column, ())}
         for value in wanted:
             if value not in seen:
                 raise UserError(f'forget.where: no row in use has {column} "{value}"{nearest(value, seen)}')
+    named = {place for place, own in values.items() if all(own.get(c, set()) & set(w) for c, w in where.items())}
     if not exact:
-        _check_spellings(where, values.values())
-    return {place for place, own in values.items() if all(own.get(c) in wanted for c, wanted in where.items())}
+        _check_spellings(where, [own for place, own in values.items() if place not in named])
+    return named
 
 
-def _check_spellings(where: dict[str, list[str]], values: Iterable[dict[str, str]]) -> None:
+def _spellings(value: Any) -> set[str]:
+    """Return the texts that name a value: as a template shows it and, for a list, each of its items."""
+    items = value if isinstance(value, list) else ()
+    return {str(plain(value))}.union(*map(_spellings, items))
+
+
+def _check_spellings(where: dict[str, list[str]], staying: Iterable[dict[str, set[str]]]) -> None:
     """Raise `UserError` for a row that would be named, too, if its values were spelt as the wanted ones."""
     same = {column: {_alike(value) for value in wanted} for column, wanted in where.items()}
-    near = [own for own in values if all(_alike(own.get(column, "")) in alike for column, alike in same.items())]
+    near = []
+    for own in staying:
+        found = {column: {v for v in own.get(column, ()) if _alike(v) in alike} for column, alike in same.items()}
+        if all(found.values()):
+            near.append(found)
     for column, wanted in where.items():
-        if others := sorted({own[column] for own in near} - set(wanted)):
+        if others := sorted({value for found in near for value in found[column]} - set(wanted)):
             shown = listed([f'"{short(value)}"' for value in others])
             raise UserError(
                 f"forget.where: {column} also has {shown} in rows that would stay; name it too, or set forget.exact to "
@@ -150,8 +163,11 @@ def _check_spellings(where: dict[str, list[str]], values: Iterable[dict[str, str
 
 
 def _alike(value: str) -> str:
-    """Return a value for the search of other spellings: without spaces around it, in lower case, 17.0 as 17."""
-    text = " ".join(value.casefold().split())
+    """Return a value for the search of other spellings: without spaces around it, in lower case, 17.0 as 17.
+
+    Forms of Unicode characters that mean the same are one form (NFKC), as in fingerprints.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", value).casefold().split())
     return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Real
@@ -206,6 +207,78 @@ def check_reach(
                 reached_at_most = f"no prediction can reach 1 in {key}: the targets themselves get {number:.3f}"
                 said.append(f'task.metrics: "{name}": {reached_at_most}')
     return said
+
+
+def check_entries(
+    names: Sequence[str],
+    data: dict[str, Any],
+    rows: Sequence[tuple[str, str]],
+    others: Iterable[str],
+    whole: bool,
+) -> list[str]:
+    """Check that the names in `data` of `task.metric_data` are targets of the rows.
+
+    A row without an entry may be right: it requires no word. An entry without a row is not, if all rows are read. The
+    data of other modules than ours may have another form, and are not checked.
+
+    Args:
+        names: metrics.
+        data: content of the file.
+        rows: (place, target) pairs of validation and test.
+        others: the targets of train, which are read only if a name is no target of `rows`.
+        whole: whether these are all rows of the data, without `task.max_rows` and similar settings.
+
+    Returns:
+        Warnings of names that are no target.
+
+    Raises:
+        UserError: no target of validation and test has an entry, though all rows are read.
+    """
+    if not any(metric.settings for metric in load_metrics([n for n in names if n in OWN], data=data).values()):
+        return []
+    places: dict[str, str] = {}
+    for place, target in rows:
+        places.setdefault(target.strip(), place)
+    without = [target for target in places if target not in data]
+    if len(without) == len(places):
+        error = UserError(
+            "task.metric_data: no target of validation and test has an entry; name each entry as task.target shows "
+            f'the target, after task.pii, e.g. "{short(without[0])}" for {places[without[0]]}'
+        )
+        if whole:
+            raise error
+        return [str(error)]
+    unused = [name for name in data if name not in places]
+    known = {_alike(name) for name in unused}
+    near = {target: None for target in without if _alike(target) in known}
+    said = []
+    if near:
+        first = next(iter(near))
+        count = sum(target.strip() in near for _, target in rows)
+        said.append(
+            f"task.metric_data: {count:,} of {len(rows):,} targets of validation and test have no entry, because its "
+            f'name has other spaces, case or Unicode characters; write it as "{short(first)}" for {places[first]}'
+        )
+    if whole and unused:
+        said += _unused(data, unused, {_alike(target) for target in [*near, *others]}, places, without)
+    return said
+
+
+def _unused(
+    data: dict[str, Any], unused: Sequence[str], known: Collection[str], places: dict[str, str], without: Sequence[str]
+) -> list[str]:
+    """Return a warning of entries whose name is no target, with their numbers: the names may be personal data."""
+    left = {name for name in unused if _alike(name) not in known}
+    if not left:
+        return []
+    first = next(number for number, name in enumerate(data, start=1) if name in left)
+    some = f"{len(left):,} of its {len(data):,} entries have a name that is no target, e.g. entry {first}"
+    lacking = f"; {len(without):,} targets have none, e.g. {places[without[0]]}" if without else ""
+    return [f"task.metric_data: {some}{lacking}"]
+
+
+def _alike(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _check_direction(name: str, right: float, empty: float) -> None:

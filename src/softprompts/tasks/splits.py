@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -89,6 +89,7 @@ class _Split:
         self.taken: list[str] = []  # labels of the first rows, if these may not represent all rows
         self.labels: set[str] = set()
         self.masked: Counter[str] = Counter()
+        self.hidden, self.first_hidden = 0, ""  # rows whose target holds a mask, and the place of the first
         self.left_out: list[str] = []  # fingerprints of rows that `task.without` names
 
     @property
@@ -120,6 +121,29 @@ class _Split:
         if self.limit is not None and self.config.choices is not None:
             self.taken.append(label)
             self.labels.add(label)
+
+
+def _check_target(split: _Split, place: str, read: Record, record: Record) -> None:
+    """Note a row whose target is changed by masks; raise `UserError` for a label, without its text."""
+    template = split.config.target
+    if render(template, read, place) == render(template, record, place):
+        return
+    if split.config.choices is not None:
+        raise UserError(
+            f"{place}: task.pii is mask, which changes the label that task.target shows, {short(repr(template))}: "
+            "different labels would be one; write labels without personal data, or set task.pii to keep"
+        )
+    split.hidden += 1
+    split.first_hidden = split.first_hidden or place
+
+
+def _hidden(splits: Iterable[_Split]) -> list[str]:
+    """Return a warning of targets that hold masks, if there are any."""
+    found = [split for split in splits if split.hidden]
+    if not found:
+        return []
+    some = f"{sum(split.hidden for split in found):,} targets hold masks, e.g. {found[0].first_hidden}"
+    return [f"task.pii: {some}: the model learns to write masks, and different values of two rows have the same mask"]
 
 
 class _Without:
@@ -154,6 +178,8 @@ def _fill(
                 if without.takes(read, splits[name]):
                     continue
                 record, masked = privacy.clean(place, read)
+                if masked and (collects or not splits[name].is_full):
+                    _check_target(splits[name], place, read, record)
                 if collects:
                     choices.in_train[render(choices.config.target, record, place)] += 1
                 splits[name].add(place, record, masked)
@@ -199,6 +225,7 @@ def write_splits(
         if not split.writer.count:
             raise UserError(f"task.{name}: no rows{' are left, task.without names all' if split.left_out else ''}")
     warnings += row_warnings({name: split.seen for name, split in splits.items()}, choices.words)
+    warnings += _hidden(splits.values())
     for name in config.max_rows:
         split = splits[name]
         warnings += first_rows_warning("task.max_rows", name, split.taken, split.labels)

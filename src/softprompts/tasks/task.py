@@ -15,7 +15,7 @@ from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX, SPLITS, open_sou
 from softprompts.data.without import read_without
 from softprompts.errors import UserError, listed, notice, warn
 from softprompts.metrics.names import check_names
-from softprompts.metrics.scoring import check_metrics, check_reach
+from softprompts.metrics.scoring import check_entries, check_metrics, check_reach
 from softprompts.tasks.privacy import check_packages, finder_version
 from softprompts.tasks.rows import SCHEMA, StoredRows, digest_of, key_of_rows, rewritten, texts_of
 from softprompts.tasks.schemas import names_in, read_metric_data, read_schema
@@ -73,7 +73,8 @@ def load_task(config: TaskConfig) -> Task:
     Raises:
         UserError: settings exclude each other; a file, column, dataset or split is missing; no rows are left; a target
             is empty or violates the schema; a label is not a choice; choices are free text; a metric does not fit the
-            task, or no target reaches its best score; personal data are refused.
+            task, or no target reaches its best score; no target has an entry in `task.metric_data`; personal data are
+            refused.
     """
     check_task_templates(config.prompt, config.target)
     check_names(config.metrics)
@@ -146,15 +147,20 @@ def _reach(
     metric_data: dict[str, Any] | None,
     splits: dict[str, Sequence[Row]],
 ) -> list[str]:
-    """Return the warnings of `check_reach` for the scored rows, which take seconds for many rows."""
-    scored = [splits[name] for name in SPLITS[1:]]
-    keys = [key_of_rows(rows) for rows in scored]
+    """Return the warnings of `check_reach` and `check_entries`, which take seconds for many rows."""
+    train, *scored = (splits[name] for name in SPLITS)
+    keys = [key_of_rows(rows) for rows in splits.values()]
     ours = not any(Path(name).exists() for name in config.metrics)  # the key does not cover users' modules
-    key = tables.key_of("reach", keys, config.metrics, schema, metric_data) if ours and all(keys) else None
+    whole = not (config.max_rows or config.where or config.without)
+    key = tables.key_of("reach", keys, config.metrics, schema, metric_data, whole) if ours and all(keys) else None
 
     def check(_: dict[str, tables.Writer]) -> list[str]:
         pairs = [(r.place, r.target) for rows in scored for r in texts_of(rows)]
-        return check_reach(config.metrics, schema, pairs, metric_data)
+        said = check_reach(config.metrics, schema, pairs, metric_data)
+        if metric_data is not None:
+            others = (row.target for row in texts_of(train))
+            said += check_entries(config.metrics, metric_data, pairs, others, whole)
+        return said
 
     said: list[str] = tables.make_tables(key, {}, check).notes
     return said
