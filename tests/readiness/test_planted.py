@@ -425,8 +425,23 @@ def test_splits_with_other_shares_of_labels_are_amber_if_chance_does_not_explain
 
     found = check(shift).findings["balance"]
     assert found.status == status
-    assert found.facts["largest_shift"] == pytest.approx(moved / 2 / 60)
-    assert (found.facts["largest_shift_p"] < 0.01) == (status == "amber")
+    assert found.facts["shifts"]["test"]["shift"] == pytest.approx(moved / 2 / 60)
+    assert (found.facts["shifts"]["test"]["p"] < 0.01) == (status == "amber")
+
+
+def test_a_small_split_does_not_hide_the_shift_of_another(check: Check) -> None:
+    def shift(rows: Rows) -> None:
+        rows["validation"] = [row | {"label": LABELS[0]} for row in rows["validation"][:4]]
+        for row in rows["test"][:40]:
+            row["label"] = LABELS[0]
+
+    found = check(shift).findings["balance"]
+    few, many = found.facts["shifts"]["validation"], found.facts["shifts"]["test"]
+    assert few["shift"] > many["shift"] > 0.1
+    assert few["p"] > 0.01 > many["p"]
+    assert (found.status, found.remedy) == (
+        "amber", "Draw all splits from the same rows: test and train differ in shares of labels."
+    )  # fmt: skip
 
 
 GERMAN = "Guten Tag, ich habe meine Rechnung noch nicht bekommen und möchte wissen, wann das Paket endlich ankommt {}"
