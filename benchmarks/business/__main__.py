@@ -27,15 +27,23 @@ def table(case: CaseConfig, methods: list[Method]) -> str:
     rows = []
     for method in methods:
         found = month(case, method)
-        low, high = (month(case, method, method.score + sign * method.deviation).net for sign in (-1, 1))
         money = [f"{value:,.0f}" for value in (found.tuning, found.serving, found.errors, found.saved, found.net)]
-        score = f"{100 * method.score:.1f} ± {100 * method.deviation:.1f} %"
-        rows.append([method.name, score, f"{method.prompt_tokens:.0f}", *money, f"{low:,.0f} to {high:,.0f}"])
+        deviation = "-" if method.deviation is None else f"{100 * method.deviation:.1f}"
+        score = f"{100 * method.score:.1f} ± {deviation} %"
+        rows.append([method.name, score, f"{method.prompt_tokens:.0f}", *money, _one_deviation(case, method)])
     head = ["method", "score", "prompt tokens", "tuning", "serving", "errors", "saved", "net", "net, one deviation"]
     return (
         f"{case.task}: {case.requests_a_month:,.0f} requests a month, records of the benchmark\n\n"
         f"{markdown_table(head, rows)}"
     )
+
+
+def _one_deviation(case: CaseConfig, method: Method) -> str:
+    """Return the net return one deviation below and above the score, which stays within 0 and 1; "-" for one seed."""
+    if method.deviation is None:
+        return "-"
+    scores = max(0.0, method.score - method.deviation), min(1.0, method.score + method.deviation)
+    return " to ".join(f"{month(case, method, score).net:,.0f}" for score in scores)
 
 
 def when_it_pays(case: CaseConfig, methods: list[Method]) -> list[str]:

@@ -66,13 +66,13 @@ class Method:
     """The benchmark's numbers of a method.
 
     name: name of the method; score: share of right answers, mean over seeds; deviation: its standard deviation over
-    seeds; training: seconds of a run; answer: seconds of one request alone; prompt_tokens: prompt tokens per request,
-    without virtual tokens.
+    seeds, None for a single seed; training: seconds of a run; answer: seconds of one request alone; prompt_tokens:
+    prompt tokens per request, without virtual tokens.
     """
 
     name: str
     score: float
-    deviation: float
+    deviation: float | None
     training: float
     answer: float
     prompt_tokens: float
@@ -117,7 +117,7 @@ def recorded(task: str, name: str, metric: str | None = None, records: Path = RE
     return Method(
         name,
         mean(scores),
-        stdev(scores) if len(scores) > 1 else 0.0,
+        stdev(scores) if len(scores) > 1 else None,
         mean(result.cost["seconds_training"] for result in results),
         mean(one["answer_ms"] for one in latencies) / 1000,
         mean(one["prompt_tokens"] for one in latencies),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import tarfile
 import urllib.request
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from softprompts.errors import UserError
+from softprompts.system.files import replacing
 
 FILES = "https://raw.githubusercontent.com/{repository}/{commit}/{path}"
 ARCHIVES = "https://codeload.github.com/{repository}/tar.gz/{commit}"
@@ -64,13 +66,18 @@ def contents_digest(files: dict[str, str]) -> str:
 
 
 def _kept(file: Path, address: str) -> bytes:
-    """Return the bytes of `file`, which is first downloaded from `address` if it does not exist."""
+    """Return the bytes of `file`, which is first downloaded from `address` if it does not exist.
+
+    Raises:
+        UserError: the download fails or ends early; the file cannot be written. Then no part of the file is kept.
+    """
     if not file.is_file():
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
                 content: bytes = response.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # a connection that drops is no OSError
             raise UserError(f"{address} could not be downloaded ({error}); put the file at {file}") from None
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)
     return file.read_bytes()

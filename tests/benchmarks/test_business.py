@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.business.__main__ import main
+from benchmarks.business.__main__ import main, table
 from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
 from helpers import ROOT
 from softprompts.errors import UserError
@@ -52,6 +53,24 @@ def test_the_lines_agree_with_the_money(capsys: pytest.CaptureFixture[str]) -> N
     assert "| hours_of_work |" in said
 
 
+def test_one_deviation_is_no_better_than_a_perfect_model_and_needs_two_seeds() -> None:
+    near, bad = replace(TUNED, score=0.98, deviation=0.03), replace(TUNED, name="bad", score=0.01, deviation=0.03)
+    rows = table(CASE, [near, bad, replace(TUNED, deviation=None)]).splitlines()[-3:]
+    perfect, useless = (f"{month(CASE, near, score).net:,.0f}" for score in (1.0, 0.0))
+    assert rows[0].endswith(f"{month(CASE, near, 0.95).net:,.0f} to {perfect} |")
+    assert f" {useless} to " in rows[1]
+    assert "| 90.0 ± - % |" in rows[2]
+    assert rows[2].endswith("| - |")
+
+
+def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
+    source = ROOT / "results" / "benchmarks" / "sentiment"
+    for name in ("grid.json", "lora/seed0.json", "lora/seed0.probes.json"):
+        (tmp_path / "sentiment" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, tmp_path / "sentiment" / name)
+    assert recorded("sentiment", "lora", records=tmp_path).deviation is None
+
+
 def test_what_matters_most_comes_first() -> None:
     rows = sensitivity(CASE, TUNED, TODAY)
     spans = [abs(high - low) for _, low, high in rows]
@@ -81,6 +100,7 @@ def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> N
     main(CaseConfig())
     said = capsys.readouterr().out
     lora = recorded("sentiment", "lora")
+    assert lora.deviation is not None, "it has three seeds"
     assert f"| lora | {100 * lora.score:.1f} ± {100 * lora.deviation:.1f} % |" in said
     assert "prompt_tuning returns more than few_shot from " in said
     assert "With half or twice of one number:" in said

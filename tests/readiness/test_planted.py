@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,15 @@ def test_a_row_of_train_in_test_is_red_whatever_its_case_and_spaces(check: Check
     assert (split, row.rpartition("/")[2], other.rpartition("/")[2]) == ("test", "test.jsonl:8", "train.jsonl:4")
 
 
+def test_texts_in_two_forms_of_unicode_are_the_same(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        rows["train"][3]["text"] += " café"
+        rows["test"][7] = rows["train"][3] | {"text": unicodedata.normalize("NFD", rows["train"][3]["text"])}
+
+    found = check(plant).findings["leaked_rows"]
+    assert (found.status, found.facts["rows"]) == ("red", 1)
+
+
 def test_a_changed_word_is_a_near_duplicate_and_many_are_red(check: Check) -> None:
     def plant(count: int) -> Callable[[Rows], None]:
         def go(rows: Rows) -> None:
@@ -140,6 +150,24 @@ def test_contradicting_labels_are_found_and_limit_the_score(check: Check) -> Non
     facts = found.findings["conflicts"].facts
     assert (facts["inputs"], facts["rows"]) == (5, 5)
     assert facts["best_accuracy_on_test"] == 60 / 61
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_inputs_that_differ_in_case_limit_no_score(check: Check, both: bool) -> None:
+    """A model can learn that "STOP" and "stop" have different labels."""
+
+    def plant(rows: Rows) -> None:
+        for n in range(0, 20, 2):
+            rows["test"][n + 1] = {"text": rows["test"][n]["text"].upper(), "label": LABELS[1]}
+        if both:
+            rows["test"].append(rows["test"][0] | {"label": LABELS[1]})
+
+    found = check(plant).findings["conflicts"]
+    assert found.status == "amber"
+    assert found.facts["best_accuracy_on_test"] == (60 / 61 if both else 1)
+    assert ("No model can be right on more than" in found.found) == both
+    assert f"{'Some' if both else 'All'} of them differ only in case" in found.found
+    assert (found.facts["inputs"], found.facts["rows_of_exact_inputs"]) == (10, both)
 
 
 @pytest.mark.parametrize(
@@ -255,8 +283,31 @@ def test_an_author_in_train_and_test_is_red(check: Check) -> None:
             "2 of 120 rows of train, 2 of 40 rows of validation",
         ),
         (lambda split, n: None if split == "train" and n == 0 else f"{split} {n}", "green", "No customer of train"),
+        (
+            lambda split, n: "José" if split == "train" else "Jose\u0301" if n < 2 else "Ann",
+            "red",
+            "4 rows of validation",
+        ),
+        (lambda split, n: ["ann", "bob"] if split == "train" else ["eve", "Ann"], "red", "100 rows of validation"),
+        (lambda split, n: [f"{split} {n}", "eve"] if split == "test" else [split], "green", "No customer of train"),
+        (
+            lambda split, n: [split] if n else [],
+            "amber",
+            "1 of 40 rows of validation, 1 of 60 rows of test have no value",
+        ),
+        (lambda split, n: 7.0 if split == "train" else 7 if n < 2 else 8, "red", "4 rows of validation"),
     ],
-    ids=["another spelling", "an empty split", "some cells with a space", "one cell of 120"],
+    ids=[
+        "another spelling",
+        "an empty split",
+        "some cells with a space",
+        "one cell of 120",
+        "another form of Unicode",
+        "lists",
+        "lists without an author of train",
+        "an empty list",
+        "numbers of a column with gaps",
+    ],
 )
 def test_authors_are_compared_whatever_their_spelling_and_gaps_are_said(
     check: Check, author: Callable[[str, int], Any], status: str, said: str
@@ -425,8 +476,23 @@ def test_splits_with_other_shares_of_labels_are_amber_if_chance_does_not_explain
 
     found = check(shift).findings["balance"]
     assert found.status == status
-    assert found.facts["largest_shift"] == pytest.approx(moved / 2 / 60)
-    assert (found.facts["largest_shift_p"] < 0.01) == (status == "amber")
+    assert found.facts["shifts"]["test"]["shift"] == pytest.approx(moved / 2 / 60)
+    assert (found.facts["shifts"]["test"]["p"] < 0.01) == (status == "amber")
+
+
+def test_a_small_split_does_not_hide_the_shift_of_another(check: Check) -> None:
+    def shift(rows: Rows) -> None:
+        rows["validation"] = [row | {"label": LABELS[0]} for row in rows["validation"][:4]]
+        for row in rows["test"][:40]:
+            row["label"] = LABELS[0]
+
+    found = check(shift).findings["balance"]
+    few, many = found.facts["shifts"]["validation"], found.facts["shifts"]["test"]
+    assert few["shift"] > many["shift"] > 0.1
+    assert few["p"] > 0.01 > many["p"]
+    assert (found.status, found.remedy) == (
+        "amber", "Draw all splits from the same rows: test and train differ in shares of labels."
+    )  # fmt: skip
 
 
 GERMAN = "Guten Tag, ich habe meine Rechnung noch nicht bekommen und möchte wissen, wann das Paket endlich ankommt {}"

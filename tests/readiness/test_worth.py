@@ -18,6 +18,7 @@ from softprompts.metrics import planning
 from softprompts.readiness import rows, worth
 from softprompts.readiness.plan import read_plan
 from softprompts.readiness.settings import read_recipe
+from softprompts.runs.folders import plain
 from softprompts.tasks.task import load_task
 
 import pytest
@@ -176,6 +177,18 @@ def test_a_record_of_something_else_is_no_baseline(made: Made, changes: dict[str
 def change(rows: list[dict[str, Any]], *numbers: int) -> list[dict[str, Any]]:
     """Return rows of which some have another text."""
     return [row | {"text": f"{row['text']} again"} if n in numbers else row for n, row in enumerate(rows)]
+
+
+def test_a_record_with_booleans_as_labels_is_a_baseline(tmp_path: Path, tiny_model: Path) -> None:
+    """A record has "True" as a key of task.choices, and JSON alone would make it "true"."""
+    labelled = {
+        split: [row | {"label": row["label"] == LABELS[0]} for row in rows] for split, rows in clean_rows().items()
+    }
+    made = Made(tmp_path, tiny_model, labelled)
+    made.settings["task"] |= {"target": "{label}", "choices": {True: " yes", False: " no"}}
+    made.write_config()
+    made.write_baseline(choices=plain(made.settings["task"]["choices"]))
+    assert isinstance(Case(made).baseline(), worth.Baseline)
 
 
 @pytest.mark.parametrize("shots", [0, 4])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import importlib
+import io
 import json
 import os
 from collections import Counter
@@ -122,6 +125,30 @@ def test_files_come_from_the_folder_or_the_source_and_are_checked(tmp_path: Path
     (tmp_path / "kept" / "name-0a1b" / "data.csv").unlink()
     with pytest.raises(UserError, match=r"data\.csv could not be downloaded .*; put the file at "):
         download.read_file(*read)
+
+
+def test_a_dropped_connection_is_one_line_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dropped(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise http.client.IncompleteRead(b"ab", 1)
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: Dropped())
+    with pytest.raises(UserError, match=r"data\.csv could not be downloaded \(IncompleteRead.*; put the file at "):
+        download.read_file("owner/name", "0a1b", "data.csv", "", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_part_of_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(self: Path, content: bytes) -> int:
+        with self.open("wb") as opened:
+            opened.write(content[:1])
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"abc"))
+    monkeypatch.setattr(Path, "write_bytes", part)
+    with pytest.raises(UserError, match=r"data\.csv: the disk is full"):
+        download.read_file("owner/name", "0a1b", "data.csv", "", tmp_path)
+    assert list((tmp_path / "name-0a1b").iterdir()) == []
 
 
 def test_another_file_is_one_line_and_nothing_is_written(tmp_path: Path, capsys) -> None:

@@ -26,7 +26,7 @@ def text_of(prompt: str, target: str) -> Callable[[Record], str]:
     shown = [fields_of(template) for template in (prompt, target)]
 
     def text(record: Record) -> str:
-        return "\n".join(_normal(_text(field, record) for field in fields) for fields in shown)
+        return "\n".join(normal(_text(field, record) for field in fields) for fields in shown)
 
     return text
 
@@ -38,7 +38,8 @@ def _text(field: Field, record: Record) -> str:
         return ""
 
 
-def _normal(values: Iterable[str]) -> str:
+def normal(values: Iterable[str]) -> str:
+    """Return texts as one, without case, runs of spaces, and forms of Unicode characters that mean the same (NFKC)."""
     return " ".join(unicodedata.normalize("NFKC", " ".join(values)).casefold().split())
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record, fields_of, plain
+from softprompts.data.without import normal
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding, Status, percent, places, share
 from softprompts.readiness.plan import Plan
@@ -29,28 +30,36 @@ EMPTY = 0.01  # share of a split's rows that may lack a time or an author
 
 
 def input_of(task: Task) -> Callable[[Record], str]:
-    """Return a function that joins what the prompt shows of a record, in lower case and with single spaces.
+    """Return a function that joins what the prompt shows of a record, without case, runs of spaces and Unicode forms.
 
     A field gives what the model reads: `{text:.40}` is cut, `{translation[en]}` has no other language. The words of
     the template are left out, because they would make all rows similar.
     """
+    shown = _shown(task)
+    return lambda record: normal(shown(record))
+
+
+def _shown(task: Task) -> Callable[[Record], list[str]]:
+    """Return a function that gives the texts of the prompt's fields of a record, as the model reads them."""
     fields = fields_of(task.config.prompt)
-
-    def text(record: Record) -> str:
-        return " ".join(" ".join(field.text(record, "") for field in fields).casefold().split())
-
-    return text
+    return lambda record: [field.text(record, "") for field in fields]
 
 
 class Texts:
-    """The inputs of all rows: (place, text, target) by split."""
+    """The inputs of all rows by split: (place, text, target).
+
+    rows: with texts for comparison, as of `input_of`; exact: with texts as the model reads them.
+    """
 
     def __init__(self, task: Task) -> None:
         """Read the rows once."""
-        text = input_of(task)
-        self.rows = {
-            name: [(r.place, text(r.record), r.target.strip()) for r in rows] for name, rows in task.splits.items()
-        }
+        shown = _shown(task)
+        self.rows: dict[str, list[tuple[str, str, str]]] = {}
+        self.exact: dict[str, list[tuple[str, str, str]]] = {}
+        for name, rows in task.splits.items():
+            found = [(r.place, shown(r.record), r.target.strip()) for r in rows]
+            self.rows[name] = [(place, normal(texts), target) for place, texts, target in found]
+            self.exact[name] = [(place, "\0".join(texts), target) for place, texts, target in found]
 
 
 def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
@@ -196,36 +205,48 @@ def _jaccard(first: set[str], second: set[str]) -> float:
 
 
 def conflicts(texts: Texts, choices: bool) -> Finding:
-    """Return the finding on equal inputs with different targets, and the best accuracy that is possible with them."""
-    targets: dict[str, Counter[str]] = defaultdict(Counter)
+    """Return the finding on equal inputs with different targets, and the best accuracy that is possible with them.
+
+    A model can tell inputs apart that differ in case or spaces, so these limit no accuracy, and are not red.
+    """
     first: dict[str, str] = {}
     rows = [row for split in SPLITS for row in texts.rows[split]]
-    for place, text, target in rows:
-        targets[text][target] += 1
+    for place, text, _ in rows:
         first.setdefault(text, place)
-    found = {text: counts for text, counts in targets.items() if len(counts) > 1}
-    wrong = sum(counts.total() - max(counts.values()) for counts in found.values())
-    part = share(wrong, len(rows))
-    ceiling = _ceiling(texts)
-    facts = {"inputs": len(found), "rows": wrong, "share": part, "best_accuracy_on_test": ceiling}
+    found = [text for text, counts in _targets(rows).items() if len(counts) > 1]
+    wrong, exact = _lost(rows), _lost([row for split in SPLITS for row in texts.exact[split]])
+    test = texts.exact["test"]
+    ceiling = share(len(test) - _lost(test), len(test))
+    facts = {"inputs": len(found), "rows": wrong, "share": share(wrong, len(rows)), "rows_of_exact_inputs": exact}
+    facts["best_accuracy_on_test"] = ceiling
     title = "Rows that contradict each other" if choices else "Inputs with several answers"
     if not found:
         return Finding("conflicts", title, "green", "Equal inputs have equal targets.", "", facts)
     said = f"{len(found):,} inputs have several targets, {places([first[text] for text in found])}."
+    if exact < wrong:
+        which = "Some" if exact else "All"
+        said += f" {which} of them differ only in case, spaces or forms of characters, which a model can tell apart."
     if not choices:
         remedy = "Check that each of these answers is right: a metric accepts only the row's own answer."
         return Finding("conflicts", title, "amber", said, remedy, facts)
-    said += f" No model can be right on more than {percent(ceiling)} of test."
+    if ceiling < 1:
+        said += f" No model can be right on more than {percent(ceiling)} of test."
     remedy = "Let two people label these rows again, and write down the rule that decides."
-    return Finding("conflicts", title, "red" if part > LEAKED else "amber", said, remedy, facts)
+    status: Status = "red" if share(exact, len(rows)) > LEAKED else "amber"
+    return Finding("conflicts", title, status, said, remedy, facts)
 
 
-def _ceiling(texts: Texts) -> float:
-    """Return the test accuracy of predicting each input's most frequent target."""
-    test: dict[str, Counter[str]] = defaultdict(Counter)
-    for _, text, target in texts.rows["test"]:
-        test[text][target] += 1
-    return share(sum(max(counts.values()) for counts in test.values()), len(texts.rows["test"]))
+def _targets(rows: Sequence[tuple[str, str, str]]) -> dict[str, Counter[str]]:
+    """Return the targets of each input."""
+    targets: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, text, target in rows:
+        targets[text][target] += 1
+    return targets
+
+
+def _lost(rows: Sequence[tuple[str, str, str]]) -> int:
+    """Return the number of rows that are wrong if each input has its most frequent target."""
+    return sum(counts.total() - max(counts.values()) for counts in _targets(rows).values())
 
 
 def _column(task: Task, plan: Plan, field: str, column: str) -> dict[str, list[tuple[str, Any]]]:
@@ -242,7 +263,7 @@ def _column(task: Task, plan: Plan, field: str, column: str) -> dict[str, list[t
         for row in rows:
             there |= dict.fromkeys(row.record)
             has = has or column in row.record
-            if (value := row.record.get(column)) is not None and str(plain(value)).strip():
+            if _items(value := row.record.get(column)):
                 values.append((row.place, value))
         if not has:
             raise UserError(f'{plan.path}: {field}: {split} has no column "{short(column)}"{nearest(column, there)}')
@@ -256,8 +277,8 @@ def by_author(task: Task, plan: Plan) -> Finding:
     if plan.author_column is None:
         return Finding("authors", title, "green", "Not checked: readiness.yaml names no author_column.")
     found = _column(task, plan, "author_column", plan.author_column)
-    train = {_name(value) for _, value in found["train"]}
-    leaked = {s: [p for p, value in found[s] if _name(value) in train] for s in SPLITS[1:]}
+    train = {name for _, value in found["train"] for name in _names(value)}
+    leaked = {s: [p for p, value in found[s] if not train.isdisjoint(_names(value))] for s in SPLITS[1:]}
     rows = sum(map(len, leaked.values()))
     empty, gaps = _empty(task, found)
     facts = {"column": plan.author_column, "rows": {split: len(where) for split, where in leaked.items()}}
@@ -273,9 +294,20 @@ def by_author(task: Task, plan: Plan) -> Finding:
     return Finding("authors", title, "red", said, remedy, facts)
 
 
-def _name(value: Any) -> str:
-    """Return an author's name for comparison: without spaces around it, and in lower case."""
-    return str(plain(value)).strip().casefold()
+def _items(value: Any) -> list[str]:
+    """Return the texts in a value: several of a list, none of an empty value."""
+    if isinstance(value, list):
+        return [text for item in value for text in _items(item)]
+    if value is None or value != value:  # NaN and NaT are missing values
+        return []
+    whole = isinstance(value, float) and value.is_integer()  # a column of whole numbers with gaps is one of floats
+    text = str(int(value) if whole else plain(value)).strip()
+    return [text] if text else []
+
+
+def _names(value: Any) -> set[str]:
+    """Return authors' names for comparison: without case, runs of spaces and Unicode forms."""
+    return {normal([name]) for name in _items(value)}
 
 
 def _empty(task: Task, found: Mapping[str, Sequence[object]]) -> tuple[dict[str, int], str]:

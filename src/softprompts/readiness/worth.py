@@ -33,7 +33,7 @@ from softprompts.readiness.overlap import input_of
 from softprompts.readiness.plan import Plan
 from softprompts.readiness.rows import Measured
 from softprompts.readiness.settings import RecipeSettings
-from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
+from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE, plain
 from softprompts.runs.record import Result, load_result, spoken
 from softprompts.system.files import IS_CLONE, PROJECT
 from softprompts.tasks.rows import digest_of
@@ -181,16 +181,21 @@ def _differs(result: Result, settings: RecipeSettings, task: Task) -> str:
         return f"its base model is {model}"
     if (split := result.settings["evaluation"].get("split", "test")) != "test":
         return f"it was scored on {split}"
-    default = {name: json.loads(json.dumps(value)) for name, value in vars(TaskConfig("", "")).items()}
+    default = {name: _as_recorded(value) for name, value in vars(TaskConfig("", "")).items()}
     before = default | result.settings["task"]
     for name in SAME:
-        if before[name] != json.loads(json.dumps(getattr(settings.task, name))):
+        if before[name] != _as_recorded(getattr(settings.task, name)):
             return f"its task.{name} is another"
     then = result.data["splits"]["test"]
     if then["rows"] != len(task.splits["test"]):
         return f"it has {then['rows']:,} test rows"
     now = _digest_of_test(result, replace(settings.task, max_rows=before["max_rows"]), task)
     return "" if now == then["sha256"] else "its test rows, or its few-shot examples, are others"
+
+
+def _as_recorded(value: Any) -> Any:
+    """Return a setting as a record has it; JSON alone would write a key of `choices` that is true in another way."""
+    return json.loads(json.dumps(plain(value)))
 
 
 def _digest_of_test(result: Result, config: TaskConfig, task: Task) -> str:

@@ -5,8 +5,11 @@ from decimal import Decimal
 
 from softprompts.metrics import base
 
-# A minus counts unless it follows a word or a bracket, as in "10-7"; a comma counts between thousands.
-NUMBER = re.compile(r"(?:(?<![\w)])([-−]\$?|\$[-−]))?(\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d*\.?\d+)")
+SIGN = r"(?:(?<![\w)])([-−]\$?|\$[-−]))?"  # a minus counts unless it follows a word or a bracket, as in "10-7"
+THOUSANDS = r"(?!0+,)\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?"  # 1,234 and 1,234.5
+# 1.234,5 and 1.234.567 and 3,5; several commas, as in "1,2,72", separate the numbers of a list.
+DECIMAL_COMMA = r"(?<!\d,)(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d+,\d+)(?!\d|[.,]\d)"
+NUMBER = re.compile(rf"{SIGN}(?:({THOUSANDS})|({DECIMAL_COMMA})|(\d*\.?\d+))")
 
 
 class FinalNumber(base.MeanMetric):
@@ -16,6 +19,10 @@ class FinalNumber(base.MeanMetric):
     are the same. GSM8K, whose references end in "#### 72" (Cobbe et al. 2021), and MetaMath, whose references end in
     "The answer is: 72" (Yu et al. 2023), are scored in this way. A fraction is two numbers, and an exponent is a
     separate number. If prediction or reference has no number, the row counts 0.
+
+    A comma separates thousands if exactly three digits follow it, as in "1,234" and "1,234.5". Otherwise a single comma
+    is a decimal comma: "3,5" is 3.5, "0,125" is 0.125 and "1.234,56" is 1234.56. Several commas without thousands, as
+    in "1,2,72", separate the numbers of a list. A space always separates numbers.
     """
 
     number = "final_number"
@@ -29,6 +36,7 @@ def _last_number(text: str) -> Decimal | None:
     found = NUMBER.findall(text)
     if not found:
         return None
-    sign, digits = found[-1]
-    value = Decimal(digits.replace(",", ""))
+    sign, thousands, decimal_comma, other = found[-1]
+    digits = thousands.replace(",", "") or decimal_comma.replace(".", "").replace(",", ".") or other
+    value = Decimal(digits)
     return value.copy_negate() if sign else value  # a plain minus would round to 28 digits
