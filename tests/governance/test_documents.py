@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from made_governance import Made, edit
+from made_governance import BASE, Made, edit
 from softprompts.governance.record import write_governance
 from softprompts.tasks.task import load_task
 
@@ -113,6 +113,37 @@ def test_the_threshold_of_abstention_is_that_of_the_run(
     assert (f"with a probability below {said} counts as left to a person." in text) == (said is not None)
     assert ("must leave it to a person itself" in text) == (said is not None)
     assert ("chose the threshold of abstention." in known(tree, "testing")) == (below == "auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization", "said"),
+    [
+        (
+            BASE,
+            "none",
+            "SmolLM2-135M-Instruct. The weights were dequantised from 4 bits (bundled:smollm2-135m-instruct). ",
+        ),
+        ("org/other", "none", "Pre-trained base model of a third party: org/other. "),
+        ("org/other", "nf4", "a third party: org/other. The run loaded the weights in 4 bits (nf4). "),
+        ("org/other", "int8", "a third party: org/other. The run loaded the weights in 8 bits (int8). "),
+        ("runs/full/model", "none", "Base model: the model in runs/full/model. "),  # need not be there any more
+        ("here", "none", "Base model: the model in here. "),
+    ],
+)
+@pytest.mark.parametrize("method", ["prompt_tuning", "full_finetuning"])
+def test_the_base_model_is_that_of_the_run(
+    made: Made, monkeypatch: pytest.MonkeyPatch, name: str, quantization: str, said: str, method: str
+) -> None:
+    home = made.run(model={"name_or_path": name, "quantization": quantization}, recipe=method)
+    monkeypatch.chdir(made.folder)
+    (made.folder / "here").mkdir()
+    text = known(written(made, home), "development")
+    did = "trained" if method == "full_finetuning" else "did not change"
+    assert f"{said}The run {did} the weights." in text
+    assert ("third party" in text) == (name in (BASE, "org/other"))
+    card = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
+    assert f"{said}The run {did} the weights." in card
+    assert ("\nbase_model:" in card) == (name in (BASE, "org/other")), "on the Hub, a path would be an id"
 
 
 @pytest.mark.parametrize(

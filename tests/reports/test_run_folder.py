@@ -139,6 +139,17 @@ def test_card_names_base_data_licences_and_scores() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("quantization", "said"),
+    [("none", None), ("nf4", "a 4-bit (nf4) version of this"), ("int8", "an 8-bit (int8) version of this")],
+)
+def test_card_names_the_bits_of_a_quantised_base(quantization: str, said: str | None) -> None:
+    settings = SETTINGS | {"model": {"name_or_path": "someone/model", "quantization": quantization}}
+    text = card(make_result(settings=settings, notes=NOTES))
+    assert (said or "PeftModel") in text
+    assert ("It was trained on" in text) == (said is not None)
+
+
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder", "encoder"])
 def test_the_code_of_a_card_runs_as_it_stands(

@@ -15,8 +15,11 @@ from softprompts.governance.evidence import Evidence, Rows, moment
 from softprompts.governance.groups import ByGroup
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval
+from softprompts.models.bundled import PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
+
+QUANTIZED = {"nf4": "4 bits (nf4)", "int8": "8 bits (int8)"}  # by model.quantization
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,18 @@ def _method(known: Known) -> list[str]:
 
 
 def _base(known: Known) -> list[str]:
-    model = known.settings["model"]
+    evidence, model = known.evidence, known.settings["model"]
+    name, bits = str(model["name_or_path"]), QUANTIZED.get(model.get("quantization", "none"))
     revision = f", revision {model['revision']}" if model.get("revision") else ""
-    frozen = "Its weights were trained as well." if known.method == "full_finetuning" else "Its weights are unchanged."
-    return [f"Pre-trained base model of a third party: {known.evidence.base}{revision}. {frozen}"]
+    lines = [
+        f"Base model: the model in {evidence.base}."
+        if evidence.base_is_folder
+        else f"Pre-trained base model of a third party: {evidence.base}{revision}."
+    ]
+    lines += [f"The weights were dequantised from 4 bits ({name})."] if name.startswith(PREFIX) else []
+    lines += [f"The run loaded the weights in {bits}."] if bits else []
+    did = "trained" if known.method == "full_finetuning" else "did not change"
+    return [f"{' '.join(lines)} The run {did} the weights."]
 
 
 def _steps(known: Known) -> list[str]:

@@ -200,13 +200,17 @@ def _how_to_load(result: Result, inside: bool) -> str:
         *(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders),
     ]
     what = "stock PEFT adapters" if len(folders) > 1 else "a stock PEFT adapter"
-    bundled = result.settings["model"]["name_or_path"].startswith(PREFIX)
-    rounded = "\nIt was trained on a 4-bit version of this base model, so scores may differ slightly.\n"
-    return (
-        _code(lines)
-        + f"Run it in {where}. It loads {what} and requires only `peft` and `transformers`.\n"
-        + rounded * bundled
-    )
+    bits = _bits(result)
+    rounded = f"\nIt was trained on {bits} version of this base model, so scores may differ slightly.\n" if bits else ""
+    return f"{_code(lines)}Run it in {where}. It loads {what} and requires only `peft` and `transformers`.\n{rounded}"
+
+
+def _bits(result: Result) -> str:
+    """Return the bits of the run's base model, such as "a 4-bit"; empty if its weights were not rounded to integers."""
+    model = result.settings["model"]
+    if model["name_or_path"].startswith(PREFIX):
+        return "a 4-bit"
+    return {"nf4": "a 4-bit (nf4)", "int8": "an 8-bit (int8)"}.get(model.get("quantization", "none"), "")
 
 
 def _code(lines: Sequence[str]) -> str:
