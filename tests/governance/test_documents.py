@@ -15,6 +15,7 @@ import pytest
 LOSS = "the negative log-likelihood of the target's tokens"
 ONCE = "rows were scored once, at the end."
 AGAIN = "The {} rows were also scored at the end. They chose {}, so other rows may score less."
+WORDINGS: dict[str, Any] = {"chosen": 1, "wordings": [{"prompt": "{text}"}, {"prompt": "Sort {text}"}]}
 
 
 @pytest.fixture
@@ -144,6 +145,25 @@ def test_the_base_model_is_that_of_the_run(
     card = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
     assert f"{said}The run {did} the weights." in card
     assert ("\nbase_model:" in card) == (name in (BASE, "org/other")), "on the Hub, a path would be an id"
+
+
+@pytest.mark.parametrize(
+    ("shots", "notes", "said"),
+    [
+        (0, WORDINGS, "Inputs have this form: 'Sort {text}'. Outputs: ' {label}'."),
+        (2, WORDINGS, "Inputs have this form: 'Sort {text}'. Outputs: ' {label}'. Few-shot examples from train"),
+        (0, {}, r"Inputs have this form: '{text}\nQueue:'. Outputs: ' {label}'."),  # a record without notes
+    ],
+)
+def test_the_prompt_of_a_hard_prompt_is_the_one_that_it_chose(
+    made: Made, shots: int, notes: dict[str, Any], said: str
+) -> None:
+    home = made.run(training={}, recipe="hard_prompt", notes=notes)
+    wordings = [wording["prompt"] for wording in WORDINGS["wordings"]]
+    edit(home / "result.json", lambda tree: tree["settings"].update(hard={"wordings": wordings, "shots": shots}))
+    text = known(written(made, home), "instructions")
+    assert text.startswith(said)
+    assert text.endswith("input: 2.") == bool(shots)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from softprompts.metrics.scoring import Interval
 from softprompts.models.bundled import PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
+from softprompts.runs.record import scored_prompt
 
 QUANTIZED = {"nf4": "4 bits (nf4)", "int8": "8 bits (int8)"}  # by model.quantization
 
@@ -128,7 +129,9 @@ def _hardware(known: Known) -> list[str]:
 def _prompt(known: Known) -> list[str]:
     task = known.settings["task"]
     chat = ", within the chat template" if task.get("chat") else ""
-    return [f"Inputs have this form{chat}: {task['prompt']!r}. Outputs: {task['target']!r}."]
+    template, shots = scored_prompt(known.evidence.result)
+    line = f"Inputs have this form{chat}: {template!r}. Outputs: {task['target']!r}."
+    return [line, *([f"Few-shot examples from train before each input: {shots:,}."] if shots else [])]
 
 
 def _method(known: Known) -> list[str]:

@@ -21,7 +21,7 @@ from softprompts.reports.plots import plot_curves
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.folders import RESULT_FILE
-from softprompts.runs.record import Progress, Result, as_json
+from softprompts.runs.record import Progress, Result, as_json, scored_prompt
 from softprompts.runs.run import Run
 from softprompts.system.files import filling, one_line, replacing, write_atomically
 from softprompts.tasks.task import Task
@@ -236,13 +236,19 @@ def card(result: Result, inside: bool = False) -> str:
 - base model: {base}
 - data: {result.task}, licence: {result.data["licence"]}
 {rows}- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
-- prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
-- seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
+{_templates(result)}- seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
 
 {metrics}
 
 The whole record is in `result.json`, the predictions for the {split_of(result)} split are in `predictions.jsonl`.
 """
+
+
+def _templates(result: Result) -> str:
+    """Return the line of a card with the templates of prompt and target, and the number of few-shot examples."""
+    template, shots = scored_prompt(result)
+    examples = f", few-shot examples from train before each row: {shots:,}" if shots else ""
+    return f"- prompt template: `{template!r}`, target: `{result.settings['task']['target']!r}`{examples}\n"
 
 
 def _masked(result: Result) -> str:
