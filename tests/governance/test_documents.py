@@ -187,3 +187,19 @@ def test_the_loss_is_that_of_the_run(made: Made, training: dict[str, Any], said:
     write_governance(made.asked(home))
     card = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
     assert said in card.replace("\n- ", " ")
+
+
+def test_the_loss_of_an_encoder_is_that_of_its_classifier(made: Made) -> None:
+    home = made.run(notes={"saved": "adapter", "kind": "encoder", "outputs": 2})
+    text = known(written(made, home), "design")
+    assert text.startswith("Training minimises the cross-entropy of the right choice, over the outputs of the ")
+    assert LOSS not in text
+
+
+@pytest.mark.parametrize("long_rows", ["error", "cut_prompt"])
+def test_the_longest_rows_are_no_limit_of_later_inputs(made: Made, long_rows: str) -> None:
+    home = made.run()
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(max_length=2048, long_rows=long_rows))
+    text = known(written(made, home), "limits")
+    assert "Rows of train, validation and test had at most 2,048 tokens each, with their answers." in text
+    assert ("The prompts of longer rows were cut from the left." in text) == (long_rows == "cut_prompt")

@@ -176,6 +176,8 @@ def _optimised(known: Known) -> list[str]:
 
 def _loss(known: Known) -> list[str]:
     """Return the loss of training: that of softprompts.training.teacher with a teacher."""
+    if known.evidence.result.notes.get("kind") == "encoder":
+        return ["Training minimises the cross-entropy of the right choice, over the outputs of the classifier."]
     if known.evidence.teacher is None:
         return ["Training minimises the negative log-likelihood of the target's tokens."]
     weight, temperature = known.evidence.teacher
@@ -368,8 +370,16 @@ def _cost_of_error(known: Known) -> list[str]:
 
 
 def _inputs(known: Known) -> list[str]:
-    length = known.settings["task"].get("max_length")
-    return [f"Inputs and answers together have at most {length:,} tokens."] if isinstance(length, int) else []
+    task = known.settings["task"]
+    length = task.get("max_length")
+    if not isinstance(length, int):
+        return []
+    cut = task.get("long_rows") == "cut_prompt"
+    # Programs that read the adapter later do not know this limit.
+    return [
+        f"Rows of train, validation and test had at most {length:,} tokens each, with their answers.",
+        *(["The prompts of longer rows were cut from the left."] if cut else []),
+    ]
 
 
 def _kpi(known: Known) -> list[str]:
