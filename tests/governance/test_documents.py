@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from made_governance import BASE, Made, edit
+from made_governance import BASE, SIZES, Made, edit, made_rows
+from made_tasks import write
 from softprompts.governance.record import write_governance
 from softprompts.tasks.task import load_task
 
@@ -203,3 +204,14 @@ def test_the_longest_rows_are_no_limit_of_later_inputs(made: Made, long_rows: st
     text = known(written(made, home), "limits")
     assert "Rows of train, validation and test had at most 2,048 tokens each, with their answers." in text
     assert ("The prompts of longer rows were cut from the left." in text) == (long_rows == "cut_prompt")
+
+
+def test_the_record_of_processing_has_the_columns_of_every_row_and_split(made: Made) -> None:
+    rows = {split: made_rows(split) for split in SIZES}
+    rows["train"][-1]["phone"] = "555"
+    rows["test"][3] |= {f"column_{n}": n for n in range(12)}
+    for split, file in made.files.items():
+        write(Path(file), rows[split])
+    text = known(written(made, made.run()), "subjects")
+    columns = ", ".join(f"column_{n}" for n in range(12))
+    assert f"Columns of the rows: text, label, language, customer, urgent, phone, {columns}." in text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from softprompts.errors import listed
+from softprompts.errors import listed, short
 from softprompts.governance.changes import ChangeLog, ScoreChange
 from softprompts.governance.compute import Compute, scientific
 from softprompts.governance.evidence import Evidence, Rows, moment
@@ -448,8 +448,9 @@ def _data_owner(known: Known) -> list[str]:
 def _columns(known: Known) -> list[str]:
     if known.rows.task is None:
         return []
-    rows = known.rows.task.splits["train"]
-    return [f"Columns of the rows: {listed(rows[0].record)}."] if len(rows) else []
+    # All of them: a row may lack some, and a record of processing must not leave any out.
+    names = dict.fromkeys(name for rows in known.rows.task.splits.values() for row in rows for name in row.record)
+    return [f"Columns of the rows: {', '.join(map(short, names))}."] if names else []
 
 
 def _stored(known: Known) -> list[str]:
