@@ -115,7 +115,7 @@ def test_at_most_is_said_only_of_an_upper_bound(made: Made) -> None:
         folder = write_governance(made.asked(home)).parent
         texts = [(folder / name).read_text(encoding="utf-8") for name in ("governance.html", "model_card.md")]
         for text in texts:
-            assert ("at most" in text.lower().replace("inputs and answers together have at most", "")) == bound
+            assert ("at most" in text.lower().replace("validation and test had at most", "")) == bound
 
 
 def test_a_run_that_trains_nothing_costs_nothing_and_an_old_record_is_unknown(made: Made) -> None:

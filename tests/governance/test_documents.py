@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from made_governance import Made, edit
+from made_governance import BASE, SIZES, Made, edit, made_rows
+from made_tasks import write
 from softprompts.governance.record import write_governance
 from softprompts.tasks.task import load_task
 
@@ -15,6 +16,7 @@ import pytest
 LOSS = "the negative log-likelihood of the target's tokens"
 ONCE = "rows were scored once, at the end."
 AGAIN = "The {} rows were also scored at the end. They chose {}, so other rows may score less."
+WORDINGS: dict[str, Any] = {"chosen": 1, "wordings": [{"prompt": "{text}"}, {"prompt": "Sort {text}"}]}
 
 
 @pytest.fixture
@@ -116,6 +118,56 @@ def test_the_threshold_of_abstention_is_that_of_the_run(
 
 
 @pytest.mark.parametrize(
+    ("name", "quantization", "said"),
+    [
+        (
+            BASE,
+            "none",
+            "SmolLM2-135M-Instruct. The weights were dequantised from 4 bits (bundled:smollm2-135m-instruct). ",
+        ),
+        ("org/other", "none", "Pre-trained base model of a third party: org/other. "),
+        ("org/other", "nf4", "a third party: org/other. The run loaded the weights in 4 bits (nf4). "),
+        ("org/other", "int8", "a third party: org/other. The run loaded the weights in 8 bits (int8). "),
+        ("runs/full/model", "none", "Base model: the model in runs/full/model. "),  # need not be there any more
+        ("here", "none", "Base model: the model in here. "),
+    ],
+)
+@pytest.mark.parametrize("method", ["prompt_tuning", "full_finetuning"])
+def test_the_base_model_is_that_of_the_run(
+    made: Made, monkeypatch: pytest.MonkeyPatch, name: str, quantization: str, said: str, method: str
+) -> None:
+    home = made.run(model={"name_or_path": name, "quantization": quantization}, recipe=method)
+    monkeypatch.chdir(made.folder)
+    (made.folder / "here").mkdir()
+    text = known(written(made, home), "development")
+    did = "trained" if method == "full_finetuning" else "did not change"
+    assert f"{said}The run {did} the weights." in text
+    assert ("third party" in text) == (name in (BASE, "org/other"))
+    card = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
+    assert f"{said}The run {did} the weights." in card
+    assert ("\nbase_model:" in card) == (name in (BASE, "org/other")), "on the Hub, a path would be an id"
+
+
+@pytest.mark.parametrize(
+    ("shots", "notes", "said"),
+    [
+        (0, WORDINGS, "Inputs have this form: 'Sort {text}'. Outputs: ' {label}'."),
+        (2, WORDINGS, "Inputs have this form: 'Sort {text}'. Outputs: ' {label}'. Few-shot examples from train"),
+        (0, {}, r"Inputs have this form: '{text}\nQueue:'. Outputs: ' {label}'."),  # a record without notes
+    ],
+)
+def test_the_prompt_of_a_hard_prompt_is_the_one_that_it_chose(
+    made: Made, shots: int, notes: dict[str, Any], said: str
+) -> None:
+    home = made.run(training={}, recipe="hard_prompt", notes=notes)
+    wordings = [wording["prompt"] for wording in WORDINGS["wordings"]]
+    edit(home / "result.json", lambda tree: tree["settings"].update(hard={"wordings": wordings, "shots": shots}))
+    text = known(written(made, home), "instructions")
+    assert text.startswith(said)
+    assert text.endswith("input: 2.") == bool(shots)
+
+
+@pytest.mark.parametrize(
     ("training", "said"),
     [
         ({}, f"Training minimises {LOSS}. Validation chose"),
@@ -136,3 +188,30 @@ def test_the_loss_is_that_of_the_run(made: Made, training: dict[str, Any], said:
     write_governance(made.asked(home))
     card = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
     assert said in card.replace("\n- ", " ")
+
+
+def test_the_loss_of_an_encoder_is_that_of_its_classifier(made: Made) -> None:
+    home = made.run(notes={"saved": "adapter", "kind": "encoder", "outputs": 2})
+    text = known(written(made, home), "design")
+    assert text.startswith("Training minimises the cross-entropy of the right choice, over the outputs of the ")
+    assert LOSS not in text
+
+
+@pytest.mark.parametrize("long_rows", ["error", "cut_prompt"])
+def test_the_longest_rows_are_no_limit_of_later_inputs(made: Made, long_rows: str) -> None:
+    home = made.run()
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(max_length=2048, long_rows=long_rows))
+    text = known(written(made, home), "limits")
+    assert "Rows of train, validation and test had at most 2,048 tokens each, with their answers." in text
+    assert ("The prompts of longer rows were cut from the left." in text) == (long_rows == "cut_prompt")
+
+
+def test_the_record_of_processing_has_the_columns_of_every_row_and_split(made: Made) -> None:
+    rows = {split: made_rows(split) for split in SIZES}
+    rows["train"][-1]["phone"] = "555"
+    rows["test"][3] |= {f"column_{n}": n for n in range(12)}
+    for split, file in made.files.items():
+        write(Path(file), rows[split])
+    text = known(written(made, made.run()), "subjects")
+    columns = ", ".join(f"column_{n}" for n in range(12))
+    assert f"Columns of the rows: text, label, language, customer, urgent, phone, {columns}." in text

@@ -36,6 +36,7 @@ from transformers import LlamaConfig
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SETTINGS = {"model": {"name_or_path": "someone/model"}, "task": {"prompt": "{text}", "target": " {label}"}}
 NOTES = {"saved": "adapter", "kind": "decoder"}
+NO_ADAPTER = {"total": 12, "trainable": 0, "saved": 0}
 OUTCOME = evaluation.TestOutcome(
     examples=[],
     predictions=[
@@ -137,6 +138,26 @@ def test_card_names_base_data_licences_and_scores() -> None:
     assert "base model: someone/model (licence: see its own card)\n" in card(
         make_result(settings=SETTINGS, notes=NOTES)
     )
+
+
+def test_card_of_a_hard_prompt_has_the_prompt_of_its_scores() -> None:
+    settings = SETTINGS | {"hard": {"wordings": ["{text}", "Rate {text}"], "shots": 4}}
+    notes = {"chosen": 1, "wordings": [{"prompt": "{text}"}, {"prompt": "Rate {text}"}]}
+    text = card(make_result(recipe="hard_prompt", settings=settings, notes=notes, parameters=NO_ADAPTER))
+    line = "- prompt template: `'Rate {text}'`, target: `' {label}'`, few-shot examples from train before each row: 4\n"
+    assert line in text
+    assert "few-shot" not in card(make_result(settings=settings, notes=NOTES))
+
+
+@pytest.mark.parametrize(
+    ("quantization", "said"),
+    [("none", None), ("nf4", "a 4-bit (nf4) version of this"), ("int8", "an 8-bit (int8) version of this")],
+)
+def test_card_names_the_bits_of_a_quantised_base(quantization: str, said: str | None) -> None:
+    settings = SETTINGS | {"model": {"name_or_path": "someone/model", "quantization": quantization}}
+    text = card(make_result(settings=settings, notes=NOTES))
+    assert (said or "PeftModel") in text
+    assert ("It was trained on" in text) == (said is not None)
 
 
 @pytest.mark.parametrize("inside", [False, True])

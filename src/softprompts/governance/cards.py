@@ -58,7 +58,7 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
     ]
     saved = result.notes.get("saved")
     head = ModelCardData(
-        base_model=known.evidence.base,
+        base_model=None if known.evidence.base_is_folder else known.evidence.base,  # on the Hub, a path is an id
         library_name="transformers" if saved == "model" else "peft",
         license=_licence_of_base(known),
         pipeline_tag=PIPELINES.get(result.notes.get("kind", ""), PIPELINE_BY_DEFAULT),

@@ -8,15 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from softprompts.errors import listed
+from softprompts.errors import listed, short
 from softprompts.governance.changes import ChangeLog, ScoreChange
 from softprompts.governance.compute import Compute, scientific
 from softprompts.governance.evidence import Evidence, Rows, moment
 from softprompts.governance.groups import ByGroup
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval
+from softprompts.models.bundled import PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
+from softprompts.runs.record import scored_prompt
+
+QUANTIZED = {"nf4": "4 bits (nf4)", "int8": "8 bits (int8)"}  # by model.quantization
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ def _hardware(known: Known) -> list[str]:
 def _prompt(known: Known) -> list[str]:
     task = known.settings["task"]
     chat = ", within the chat template" if task.get("chat") else ""
-    return [f"Inputs have this form{chat}: {task['prompt']!r}. Outputs: {task['target']!r}."]
+    template, shots = scored_prompt(known.evidence.result)
+    line = f"Inputs have this form{chat}: {template!r}. Outputs: {task['target']!r}."
+    return [line, *([f"Few-shot examples from train before each input: {shots:,}."] if shots else [])]
 
 
 def _method(known: Known) -> list[str]:
@@ -134,10 +140,18 @@ def _method(known: Known) -> list[str]:
 
 
 def _base(known: Known) -> list[str]:
-    model = known.settings["model"]
+    evidence, model = known.evidence, known.settings["model"]
+    name, bits = str(model["name_or_path"]), QUANTIZED.get(model.get("quantization", "none"))
     revision = f", revision {model['revision']}" if model.get("revision") else ""
-    frozen = "Its weights were trained as well." if known.method == "full_finetuning" else "Its weights are unchanged."
-    return [f"Pre-trained base model of a third party: {known.evidence.base}{revision}. {frozen}"]
+    lines = [
+        f"Base model: the model in {evidence.base}."
+        if evidence.base_is_folder
+        else f"Pre-trained base model of a third party: {evidence.base}{revision}."
+    ]
+    lines += [f"The weights were dequantised from 4 bits ({name})."] if name.startswith(PREFIX) else []
+    lines += [f"The run loaded the weights in {bits}."] if bits else []
+    did = "trained" if known.method == "full_finetuning" else "did not change"
+    return [f"{' '.join(lines)} The run {did} the weights."]
 
 
 def _steps(known: Known) -> list[str]:
@@ -162,6 +176,8 @@ def _optimised(known: Known) -> list[str]:
 
 def _loss(known: Known) -> list[str]:
     """Return the loss of training: that of softprompts.training.teacher with a teacher."""
+    if known.evidence.result.notes.get("kind") == "encoder":
+        return ["Training minimises the cross-entropy of the right choice, over the outputs of the classifier."]
     if known.evidence.teacher is None:
         return ["Training minimises the negative log-likelihood of the target's tokens."]
     weight, temperature = known.evidence.teacher
@@ -354,8 +370,16 @@ def _cost_of_error(known: Known) -> list[str]:
 
 
 def _inputs(known: Known) -> list[str]:
-    length = known.settings["task"].get("max_length")
-    return [f"Inputs and answers together have at most {length:,} tokens."] if isinstance(length, int) else []
+    task = known.settings["task"]
+    length = task.get("max_length")
+    if not isinstance(length, int):
+        return []
+    cut = task.get("long_rows") == "cut_prompt"
+    # Programs that read the adapter later do not know this limit.
+    return [
+        f"Rows of train, validation and test had at most {length:,} tokens each, with their answers.",
+        *(["The prompts of longer rows were cut from the left."] if cut else []),
+    ]
 
 
 def _kpi(known: Known) -> list[str]:
@@ -424,8 +448,9 @@ def _data_owner(known: Known) -> list[str]:
 def _columns(known: Known) -> list[str]:
     if known.rows.task is None:
         return []
-    rows = known.rows.task.splits["train"]
-    return [f"Columns of the rows: {listed(rows[0].record)}."] if len(rows) else []
+    # All of them: a row may lack some, and a record of processing must not leave any out.
+    names = dict.fromkeys(name for rows in known.rows.task.splits.values() for row in rows for name in row.record)
+    return [f"Columns of the rows: {', '.join(map(short, names))}."] if names else []
 
 
 def _stored(known: Known) -> list[str]:

@@ -21,6 +21,7 @@ from softprompts.errors import UserError, listed, nearest, short
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import load_metrics, number_named
 from softprompts.models.bundled import BUNDLED, PREFIX
+from softprompts.models.paths import names_folder
 from softprompts.readiness.plan import Plan
 from softprompts.runs.folders import COMPARE_FILE, CONFIG_FILE, OUTPUTS, RESULT_FILE, record_of
 from softprompts.runs.record import Result, load_result
@@ -106,6 +107,12 @@ class Evidence:
         name = str(self.result.settings["model"]["name_or_path"])
         bundled = BUNDLED.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
         return bundled.source if bundled else name
+
+    @property
+    def base_is_folder(self) -> bool:
+        """Whether the base model is a folder, such as that of an earlier run, and not a model that others published."""
+        name = str(self.result.settings["model"]["name_or_path"])
+        return not name.startswith(PREFIX) and names_folder(name)
 
     @property
     def version(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
 from softprompts.models.bundled import PREFIX, lookup, resolve
+from softprompts.system.files import is_folder
 
 
 def check_model(config: ModelConfig) -> None:
@@ -28,6 +29,11 @@ def model_path(config: ModelConfig) -> str:
     return path
 
 
+def names_folder(path: str) -> bool:
+    """Return whether a name of a model or dataset is a folder's, and not an id of the Hub. The folder may be gone."""
+    return is_folder(Path(path)) or path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
 def _check_folder(path: str) -> None:
     folder = Path(path)
     adapter = (folder / "adapter_config.json").is_file()
@@ -40,5 +46,5 @@ def _check_folder(path: str) -> None:
             f"model.name_or_path: {path} has both a model and an adapter (adapter_config.json); put them into two "
             "folders"
         )
-    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+    if not folder.exists() and names_folder(path):
         raise UserError(f"model.name_or_path: no such folder: {path}")

@@ -21,7 +21,7 @@ from softprompts.reports.plots import plot_curves
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.environment import environment, peak_memory_gib
 from softprompts.runs.folders import RESULT_FILE
-from softprompts.runs.record import Progress, Result, as_json
+from softprompts.runs.record import Progress, Result, as_json, scored_prompt
 from softprompts.runs.run import Run
 from softprompts.system.files import filling, one_line, replacing, write_atomically
 from softprompts.tasks.task import Task
@@ -200,13 +200,17 @@ def _how_to_load(result: Result, inside: bool) -> str:
         *(f"model = PeftModel.from_pretrained(base, {folder!r})" for folder in folders),
     ]
     what = "stock PEFT adapters" if len(folders) > 1 else "a stock PEFT adapter"
-    bundled = result.settings["model"]["name_or_path"].startswith(PREFIX)
-    rounded = "\nIt was trained on a 4-bit version of this base model, so scores may differ slightly.\n"
-    return (
-        _code(lines)
-        + f"Run it in {where}. It loads {what} and requires only `peft` and `transformers`.\n"
-        + rounded * bundled
-    )
+    bits = _bits(result)
+    rounded = f"\nIt was trained on {bits} version of this base model, so scores may differ slightly.\n" if bits else ""
+    return f"{_code(lines)}Run it in {where}. It loads {what} and requires only `peft` and `transformers`.\n{rounded}"
+
+
+def _bits(result: Result) -> str:
+    """Return the bits of the run's base model, such as "a 4-bit"; empty if its weights were not rounded to integers."""
+    model = result.settings["model"]
+    if model["name_or_path"].startswith(PREFIX):
+        return "a 4-bit"
+    return {"nf4": "a 4-bit (nf4)", "int8": "an 8-bit (int8)"}.get(model.get("quantization", "none"), "")
 
 
 def _code(lines: Sequence[str]) -> str:
@@ -232,13 +236,19 @@ def card(result: Result, inside: bool = False) -> str:
 - base model: {base}
 - data: {result.task}, licence: {result.data["licence"]}
 {rows}- trained parameters: {result.parameters["trainable"]:,} of {result.parameters["total"]:,}
-- prompt template: `{result.settings["task"]["prompt"]!r}`, target: `{result.settings["task"]["target"]!r}`
-- seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
+{_templates(result)}- seed {result.seed}, commit {result.environment["commit"]}, finished {result.finished}
 
 {metrics}
 
 The whole record is in `result.json`, the predictions for the {split_of(result)} split are in `predictions.jsonl`.
 """
+
+
+def _templates(result: Result) -> str:
+    """Return the line of a card with the templates of prompt and target, and the number of few-shot examples."""
+    template, shots = scored_prompt(result)
+    examples = f", few-shot examples from train before each row: {shots:,}" if shots else ""
+    return f"- prompt template: `{template!r}`, target: `{result.settings['task']['target']!r}`{examples}\n"
 
 
 def _masked(result: Result) -> str:

@@ -49,6 +49,20 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def scored_prompt(result: Result) -> tuple[str, int]:
+    """Return the prompt template of a run's scores, and the number of few-shot examples before each row.
+
+    A run of hard prompts scores the template that it chose, which may be another than `task.prompt`.
+    """
+    template: str = result.settings["task"]["prompt"]
+    if result.recipe != "hard_prompt":
+        return template, 0
+    for number, wording in enumerate(result.notes.get("wordings", ())):
+        if number == result.notes.get("chosen"):
+            template = wording["prompt"]
+    return template, result.settings.get("hard", {}).get("shots", 0)
+
+
 def load_result(path: Path) -> Result:
     """Read a record. Unknown fields of another version of the library are ignored.
 
