@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import TEXT, load_base, load_tuned, make_task, prompt_config
+from made_models import make_base
 from softprompts.config.methods import PromptConfig
 from softprompts.errors import UserError
 from softprompts.methods import attach as initial
@@ -329,3 +330,48 @@ def test_labels_that_are_none_are_refused(tiny_model: Path) -> None:
         begin(tiny_model, "labels", 4, choices=None)
     with pytest.raises(UserError, match=r"^prompt.init_labels: '' tokenizes to nothing$"):
         begin(tiny_model, "labels", 4, init_labels=[" plot", ""])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": TEXT},
+        {"prompt_tuning_init": "SAMPLE_VOCAB"},
+        {"init_from": "frequent"},
+        {"init_from": "labels"},
+        {"init_from": "outputs"},
+    ],
+    ids=str,
+)
+def test_values_of_a_model_that_scales_its_embeddings_are_those_that_it_reads(
+    tiny_model: Path, settings: dict[str, Any]
+) -> None:
+    base, tokenizer = scaling(tiny_model)
+    task = make_task([("a film", " a"), ("a plot", " b")], (" a", " b"))
+    config = PromptConfig(num_virtual_tokens=6, **settings)
+    found = values(add_soft_prompt(base, tokenizer, config, seed=0, task=task))
+    words = base.get_input_embeddings()(torch.arange(len(tokenizer)))
+    if "labels" in settings.values():
+        means = [words[tokenizer(label, add_special_tokens=False).input_ids].mean(0) for label in (" a", " b")]
+        assert torch.equal(found[:2], torch.stack(means))
+        found = found[2:]
+    assert all((words == row).all(1).any() for row in found)
+    if "prompt_tuning_init_text" in settings:
+        ids = tokenizer(TEXT, add_special_tokens=False).input_ids
+        assert torch.equal(found, words[[ids[i % len(ids)] for i in range(6)]])
+
+
+def test_normal_values_of_a_model_that_scales_its_embeddings_have_the_scale_that_it_reads(tiny_model: Path) -> None:
+    base, tokenizer = scaling(tiny_model)
+    words = base.get_input_embeddings()(torch.arange(len(tokenizer)))
+    torch.testing.assert_close(initial.words_of(base, tokenizer), words)
+    found = values(add_soft_prompt(base, tokenizer, PromptConfig(num_virtual_tokens=100, init_from="normal"), seed=0))
+    assert abs(found.std() / words.std() - 1) < 0.1
+
+
+def scaling(folder: Path) -> tuple[Any, Any]:
+    """Return a Gemma 3, whose embedding layer multiplies by the root of the width, with a tokenizer."""
+    tokenizer = load_base(folder)[1]
+    base = make_base("gemma3_text")
+    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return base.requires_grad_(False), tokenizer

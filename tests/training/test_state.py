@@ -325,7 +325,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.
     [
         (LoraConfig(target_modules=["q_proj"], lora_dropout=0.1), ["q_proj.lora_dropout.default"] * 2),
         (PromptEncoderConfig(**LSTM, encoder_dropout=0.1), ["default.lstm_head"]),
-        (PromptEncoderConfig(**LSTM), []),
+        (PromptEncoderConfig(**LSTM), ["default.lstm_head"]),  # cuDNN has no backward pass of it in evaluation
     ],
 )
 def test_only_what_a_method_adds_drops_values(tiny_model: Path, tmp_path: Path, config: Any, names: list[str]) -> None:

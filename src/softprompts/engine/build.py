@@ -371,6 +371,8 @@ def equally_likely(theirs: float, ours: float, largest: float, dtype: torch.dtyp
     return abs(theirs - ours) <= max(10 * bound * max(1.0, theirs), steps)
 
 
+# cuDNN has no backward pass of an LSTM in evaluation mode, and this check runs in it, without dropout.
+@torch.backends.cudnn.flags(enabled=False)
 def _loss_and_gradient(engine: Engine, documents: Sequence[Document]) -> tuple[float, torch.Tensor]:
     trainable = [p for p in engine.parameters() if p.requires_grad]
     with torch.set_grad_enabled(bool(trainable)):

@@ -23,7 +23,7 @@ from typing import Any, cast
 from softprompts.errors import UserError, short
 from softprompts.export.agreement import Outcome, TrainedPrompt, compare, greedy, load_prompts, logits_after
 from softprompts.export.sources import Job, Reading, as_record, reading_from, row_text
-from softprompts.models.loading import default_device, model_path
+from softprompts.models.loading import default_device, embedding_scale, model_path
 from softprompts.models.reading import read_tokenizer, reading, silent_transformers
 
 import torch
@@ -36,7 +36,6 @@ MARK = "<|softprompts:"
 BROKEN = "< |softprompts:"  # replaces MARK in a user's text; it is not a token
 RECORD = "softprompts.json"
 BLOCK = 16  # tokens per cache block of vLLM
-SAMPLED = 256  # rows that are searched for the scale of an embedding layer
 NEVER = -1e4  # bias of a token that is never generated; within the range of float16
 
 
@@ -156,7 +155,7 @@ def add_rows(model: Any, ids: Sequence[int], vectors: torch.Tensor) -> float:
     model.resize_token_embeddings(max(rows, max(ids) + 1), mean_resizing=False)
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     wanted = vectors.to(table.weight.device)
-    table.weight[ids] = (wanted / _scale(table)).to(table.weight.dtype)
+    table.weight[ids] = (wanted / embedding_scale(table)).to(table.weight.dtype)
     head.weight[ids] = _mean_of_others(head.weight[:rows], ids).to(head.weight.dtype)
     if getattr(head, "bias", None) is not None:
         head.bias[ids] = NEVER
@@ -176,14 +175,6 @@ def _untie(model: Any) -> None:
         head.weight = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
     for config in (model.config, model.config.get_text_config()):
         config.tie_word_embeddings = False
-
-
-def _scale(table: Any) -> float:
-    """Return the scale of an embedding layer: the root of the width in Gemma, 1 in most models."""
-    rows = table.weight[:SAMPLED].float()
-    number, at = divmod(int(rows.abs().argmax()), rows.shape[1])  # the row of a padding token is 0
-    (read,) = table(torch.tensor([number], device=rows.device)).float()
-    return float(read[at] / rows[number, at])
 
 
 def _each_template(template: Any, counts: Mapping[str, int]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.errors import UserError, warn
 from softprompts.models.identity.facts import facts_of
-from softprompts.models.loading import Kind, kind_of, max_positions
+from softprompts.models.loading import Kind, embedding_scale, kind_of, max_positions
 from softprompts.models.peft_compat import encoder_of, peft_model
 
 import torch
@@ -114,6 +114,7 @@ def initial_values(
     """
     weight = base.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
+    rows = len(weight)
     if start == "uniform":
         return torch.rand(count, weight.shape[1]) - 0.5
     if start == "normal":
@@ -124,23 +125,27 @@ def initial_values(
                 f"prompt.init_from: labels: {len(labels or ())} labels do not fit into {count} virtual tokens; the "
                 f"soft prompt starts from the first {count}"
             )
-        named = label_values(weight, tokenizer, labels or ())[:count]
-        return torch.cat([named, _rows(weight, sampled_ids(tokenizer, count - len(named), FREQUENT, len(weight)))])
+        named = label_values(base, tokenizer, labels or ())[:count]
+        return torch.cat([named, _embedded(base, sampled_ids(tokenizer, count - len(named), FREQUENT, rows))])
     if start in ("TEXT", *FROM_TEXT):
         key = "prompt.prompt_tuning_init_text: TEXT" if start == "TEXT" else f"prompt.init_from: {start}"
-        ids = text_ids(tokenizer, text, count, key, fill=fill, at_end=start == "demonstrations", vocabulary=len(weight))
-        return _rows(weight, ids)
+        ids = text_ids(tokenizer, text, count, key, fill=fill, at_end=start == "demonstrations", vocabulary=rows)
+        return _embedded(base, ids)
     if start in ("SAMPLE_VOCAB", "frequent"):
-        return _rows(weight, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None, len(weight)))
+        return _embedded(base, sampled_ids(tokenizer, count, FREQUENT if start == "frequent" else None, rows))
     return None
 
 
-def _rows(weight: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
-    if len(ids) and max(ids) >= len(weight):
+@torch.no_grad()
+def _embedded(base: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
+    """Return tokens as the first layer reads them, float32 (tokens, H): some embedding layers, as Gemma's, scale."""
+    table: Any = base.get_input_embeddings()
+    if len(ids) and max(ids) >= len(table.weight):
         raise UserError(
-            f"prompt: token {max(ids)} of the initial text is beyond the {len(weight)} embeddings of the model"
+            f"prompt: token {max(ids)} of the initial text is beyond the {len(table.weight)} embeddings of the model"
         )
-    return weight[torch.tensor(ids, dtype=torch.long, device=weight.device)].detach().float()
+    found: torch.Tensor = table(torch.tensor(ids, dtype=torch.long, device=table.weight.device))
+    return found.float()
 
 
 def sampled_ids(
@@ -161,8 +166,8 @@ def sampled_ids(
     return [ordinary[i] for i in torch.randint(0, len(ordinary), (count,)).tolist()]
 
 
-def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> torch.Tensor:
-    """Return the mean embedding in `weight` of each class label's tokens, float32 (labels, hidden size).
+def label_values(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> torch.Tensor:
+    """Return the mean embedding of each class label's tokens, float32 (labels, hidden size).
 
     Lester et al. (2021), section 3.2: a label of several tokens becomes one virtual token.
 
@@ -176,15 +181,19 @@ def label_values(weight: torch.Tensor, tokenizer: PreTrainedTokenizerBase, label
         ids = tokenizer(label, add_special_tokens=False).input_ids
         if not ids:
             raise UserError(f"prompt.init_labels: {label!r} tokenizes to nothing")
-        means.append(_rows(weight, ids).mean(0))
+        means.append(_embedded(base, ids).mean(0))
     return torch.stack(means)
 
 
 def words_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Return the embeddings of a vocabulary, float32 (V, H); rows after the tokenizer's last token are padding."""
-    weight = base.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    return weight[: len(tokenizer)].detach().float()
+    """Return the embeddings of a vocabulary, float32 (V, H), as the first layer reads them.
+
+    Rows after the tokenizer's last token are padding.
+    """
+    table: Any = base.get_input_embeddings()
+    words: torch.Tensor = table.weight[: len(tokenizer)].detach().float()
+    scale = embedding_scale(table)
+    return words if scale == 1 else words * scale
 
 
 def normal_values(like: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:

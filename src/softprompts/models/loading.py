@@ -48,6 +48,7 @@ AUTO: dict[Kind, Any] = {
 }
 # Endings of the names of classification models. The names of their heads' weights are often alike.
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+SAMPLED = 256  # rows that are searched for the scale of an embedding layer
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,15 @@ def max_positions(model: PreTrainedModel) -> int | None:
         return positions
     rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     return rows if positions is None else min(positions, rows)
+
+
+@torch.no_grad()
+def embedding_scale(table: Any) -> float:
+    """Return the scale of an embedding layer: the root of the width in Gemma, 1 in most models."""
+    rows = table.weight[:SAMPLED].float()
+    number, at = divmod(int(rows.abs().argmax()), rows.shape[1])  # the row of a padding token is 0
+    (read,) = table(torch.tensor([number], device=rows.device)).float()
+    return float(read[at] / rows[number, at])
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,15 @@ class Candidate:
 
     @property
     def dropouts(self) -> list[nn.Module]:
-        """The dropouts and masks in the modules that PEFT has added; the base model's own dropout stays off."""
+        """The modules that PEFT has added and whose mode matters in a step: dropouts, masks, and LSTMs.
+
+        The base model's own dropout stays off. cuDNN has no backward pass of an LSTM in evaluation mode.
+        """
         return [
             module
             for name, module in self.model.named_modules()
             if ("lora_dropout" in name or "prompt_encoder" in name)
-            and (isinstance(module, (nn.Dropout, TrainingMask)) or (isinstance(module, nn.LSTM) and module.dropout))
+            and isinstance(module, (nn.Dropout, TrainingMask, nn.LSTM))
         ]
 
     @property

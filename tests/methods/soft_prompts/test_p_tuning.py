@@ -124,3 +124,22 @@ def test_the_settings_handed_in_stay_as_they_are(tiny_model: Path) -> None:
     before = config.to_dict()
     add_prompt_encoder(load_base(tiny_model)[0], config)
     assert config.to_dict() == before
+
+
+@pytest.mark.parametrize("settings", [{}, LSTM])
+def test_the_check_of_its_gradient_runs_without_cudnn(
+    tiny_model: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CuDNN has no backward pass of an LSTM in evaluation mode, and PyTorch's own kernels have one."""
+    engine = Engine(attach(tiny_model, **settings), None)  # type: ignore[arg-type]
+    seen = []
+    original = torch.autograd.grad
+
+    def grad(*given: Any, **named: Any) -> Any:
+        seen.append(torch.backends.cudnn.enabled)
+        return original(*given, **named)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    assert disagreement(engine, DOCUMENTS) is None
+    assert seen == [False, False]
+    assert torch.backends.cudnn.enabled
