@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from made_governance import Made, edit
+from softprompts.data import tables
 from softprompts.governance.record import write_governance
 from softprompts.tasks.task import load_task
 
@@ -136,3 +137,15 @@ def test_the_loss_is_that_of_the_run(made: Made, training: dict[str, Any], said:
     write_governance(made.asked(home))
     card = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
     assert said in card.replace("\n- ", " ")
+
+
+def test_the_cache_of_large_data_is_named_for_erasure(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = made.run()
+    assert "HF_DATASETS_CACHE" not in known(written(made, home), "erasure")
+    monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "cache_folder", lambda: tmp_path / "cache")
+    assert "a copy of the rows in its cache, in the folder softprompts of HF_DATASETS_CACHE" in known(
+        written(made, home), "erasure"
+    )
