@@ -54,6 +54,16 @@ def test_a_table_is_made_once_for_a_key(folder: Path) -> None:
     assert not list(folder.glob("*.tmp"))
 
 
+def test_a_table_that_is_not_kept_leaves_no_file(folder: Path) -> None:
+    make = Make()
+    for _ in range(2):
+        made = make_tables("key", SCHEMAS, make, keep=False)
+        assert [p.name for p in folder.rglob("*")] == ["key.lock"]
+        assert (numbers(made), made.notes, made.key) == ([0, 1, 2], {"said": "something"}, None)
+        assert [batch["n"].to_pylist() for batch in made.batches("a", ["n"])] == [[0, 1, 2]]
+    assert make.calls == 2
+
+
 def test_without_a_key_nothing_is_written(folder: Path) -> None:
     assert numbers(make_tables(None, SCHEMAS, Make())) == [0, 1, 2]
     assert not folder.exists()

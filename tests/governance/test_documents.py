@@ -8,6 +8,7 @@ from typing import Any
 
 from made_governance import BASE, SIZES, Made, edit, made_rows
 from made_tasks import write
+from softprompts.data import tables
 from softprompts.governance.record import write_governance
 from softprompts.tasks.task import load_task
 
@@ -215,3 +216,15 @@ def test_the_record_of_processing_has_the_columns_of_every_row_and_split(made: M
     text = known(written(made, made.run()), "subjects")
     columns = ", ".join(f"column_{n}" for n in range(12))
     assert f"Columns of the rows: text, label, language, customer, urgent, phone, {columns}." in text
+
+
+def test_the_cache_of_large_data_is_named_for_erasure(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = made.run()
+    assert "HF_DATASETS_CACHE" not in known(written(made, home), "erasure")
+    monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "cache_folder", lambda: tmp_path / "cache")
+    assert "a copy of the rows in its cache, in the folder softprompts of HF_DATASETS_CACHE" in known(
+        written(made, home), "erasure"
+    )

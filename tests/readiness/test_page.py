@@ -13,6 +13,7 @@ from made_readiness import LABELS, PLAN, Made, clean_rows, own_metric
 from made_tasks import write
 from page_reader import assert_alone, read
 from softprompts.config import tools
+from softprompts.data import tables
 from softprompts.errors import UserError
 from softprompts.readiness import page
 
@@ -157,7 +158,9 @@ def test_nothing_leaves_the_machine(made: Made, monkeypatch: pytest.MonkeyPatch)
     assert page.write_readiness(made.asked()) == "amber"
 
 
-def test_the_rows_are_judged_as_they_are_in_the_files(made: Made) -> None:
+def test_the_rows_are_judged_as_they_are_in_the_files(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "cache_folder", lambda: made.folder / "cache")
     rows = clean_rows()
     rows["train"][0]["text"] += f" write to {MAIL}"
     write(made.folder / "train.jsonl", rows["train"])
@@ -166,6 +169,8 @@ def test_the_rows_are_judged_as_they_are_in_the_files(made: Made) -> None:
     record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
     (finding,) = [f for f in record["findings"] if f["key"] == "personal_data"]
     assert (finding["facts"]["found"][0]["rows"], record["pii"]) == (1, "refuse")
+    kept = [p for p in (made.folder / "cache").rglob("*") if p.is_file() and MAIL.encode() in p.read_bytes()]
+    assert kept == [], "no copy without masks stays"
 
 
 def test_a_finished_run_that_is_no_baseline_is_not_taken_for_one(

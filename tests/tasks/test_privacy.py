@@ -11,15 +11,16 @@ from typing import Any
 
 from helpers import ROOT
 from made_result import make_result
-from made_tasks import loader, refusal, rows_of
+from made_tasks import loader, refusal, rows_of, write
 from softprompts.config.sections import TaskConfig
+from softprompts.data import tables
 from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError
 from softprompts.reports.run import card
 from softprompts.runs.fingerprints import changes
 from softprompts.tasks import privacy
 from softprompts.tasks.privacy import find, mask
-from softprompts.tasks.task import load_task
+from softprompts.tasks.task import load_task, load_unmasked
 from softprompts.tasks.templates import render
 
 import pytest
@@ -192,6 +193,33 @@ def test_masks_in_open_targets_are_a_warning(tmp_path: Path, caplog: pytest.LogC
     (said,) = [line for line in caplog.messages if "hold masks" in line]
     assert said.startswith(f"task.pii: 1 targets hold masks, e.g. {tmp_path / 'train.jsonl'}:3: the model learns to ")
     assert MAIL not in caplog.text
+
+
+@pytest.mark.parametrize("handling", ["mask", "refuse"])
+def test_rows_without_masks_leave_no_copy_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handling: str
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "cache_folder", lambda: cache)
+    rows = rows_of(4)
+    kept = loader(tmp_path)(rows, pii=handling)
+    write(tmp_path / "train.jsonl", [*rows, {"text": f"ask {MAIL}", "label": "good"}])
+    assert load_unmasked(kept.config).splits["train"][4].prompt == f"ask {MAIL}\n:"
+    files = [p for p in cache.rglob("*") if p.is_file()]
+    assert any(p.suffix == ".arrow" for p in files), "of the rows that a run reads"
+    assert [p for p in files if MAIL.encode() in p.read_bytes()] == []
+    if handling == "mask":
+        assert load_task(kept.config).splits["train"][4].prompt == "ask <EMAIL_ADDRESS_1>\n:"
+
+
+def test_metric_data_of_masked_targets_are_those_of_the_masked_rows(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text('{"ask <EMAIL_ADDRESS_1>": {"mentions": [["ask"]]}}', encoding="utf-8")
+    rows = [{"text": "who?", "label": f"ask {MAIL}"}]
+    settings: dict[str, Any] = {"pii": "mask", "metrics": ["mentions"], "metric_data": str(file)}
+    task = loader(tmp_path)(rows, rows, **settings)
+    assert load_unmasked(task.config).splits["test"][0].target == f" ask {MAIL}"
 
 
 def test_masks_are_in_the_fingerprint_of_the_data(tmp_path: Path) -> None:

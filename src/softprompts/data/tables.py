@@ -14,7 +14,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -149,7 +149,10 @@ def cache_folder() -> Path:
 
 
 def make_tables(
-    key: str | None, schemas: Mapping[str, pyarrow.Schema], make: Callable[[dict[str, Writer]], Any]
+    key: str | None,
+    schemas: Mapping[str, pyarrow.Schema],
+    make: Callable[[dict[str, Writer]], Any],
+    keep: bool = True,
 ) -> Tables:
     """Return the tables that are kept under a key; otherwise make and keep them.
 
@@ -161,12 +164,14 @@ def make_tables(
         schemas: the tables' columns.
         make: writes the rows, and returns notes to keep as JSON values. It raises `NotKept` for a table that cannot be
             written to a file, and is then called again to make it in memory.
+        keep: whether the files stay for later calls. Otherwise they are deleted before they are returned: the system
+            frees them when the process ends. Tables that are made from these have no key, and are in memory.
     """
     if key is not None:
         folder = cache_folder() / key
         found = _open(folder, schemas)
         try:
-            return found or _make_files(folder, schemas, make)
+            return found or _make_files(folder, schemas, make, keep)
         except NotKept:
             pass
         except (_WriteError, OSError) as error:
@@ -182,7 +187,7 @@ def _warn_of_cache(folder: str, why: str) -> None:
     warn(f"{folder}: cannot be written ({why}), so every run makes rows and tokens again, in memory")
 
 
-def _make_files(folder: Path, schemas: Mapping[str, pyarrow.Schema], make: Callable[..., Any]) -> Tables:
+def _make_files(folder: Path, schemas: Mapping[str, pyarrow.Schema], make: Callable[..., Any], keep: bool) -> Tables:
     with _failing():
         folder.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -210,13 +215,19 @@ def _make_files(folder: Path, schemas: Mapping[str, pyarrow.Schema], make: Calla
         with _failing():
             sizes = {name: (temporary / f"{name}.arrow").stat().st_size for name in schemas}
             (temporary / NOTES).write_text(json.dumps({"sizes": sizes, "notes": notes}), encoding="utf-8")
+        if not keep:
+            return _opened(temporary, schemas, None)
+        with _failing():
             shutil.rmtree(folder, ignore_errors=True)  # `_open` could not read it
             with suppress(FileExistsError):
                 temporary.rename(folder)
-        made = _open(folder, schemas)
-    if made is None:
+        return _opened(folder, schemas, folder.name)
+
+
+def _opened(folder: Path, schemas: Mapping[str, pyarrow.Schema], key: str | None) -> Tables:
+    if (made := _open(folder, schemas)) is None:
         raise _WriteError("the written tables cannot be read")
-    return made
+    return replace(made, key=key)
 
 
 def _open(folder: Path, schemas: Mapping[str, pyarrow.Schema]) -> Tables | None:

@@ -18,7 +18,7 @@ from softprompts.methods.soft_prompts.context_tuning import demonstrations
 from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE, WITHOUT_FILE
 from softprompts.runs.record import Result
 from softprompts.system.files import check_new, one_line, write_atomically
-from softprompts.tasks.task import Task, load_task
+from softprompts.tasks.task import Task, load_task, load_unmasked
 
 FORGOTTEN_FILE = "forgotten.json"
 SHOWN = 20  # rows that are nearly the same and printed; the file has all
@@ -59,7 +59,7 @@ def plan_forgetting(config: ForgetConfig, old: TrainedRun, main: Callable[..., N
     before = replace(arguments["task"], without=old.settings["task"].get("without"))
     task = load_task(before)
     check_same_data("forget.run", old.folder, old.result, task)
-    raw = task if before.pii == "keep" else load_task(replace(before, pii="keep"))
+    raw = task if before.pii == "keep" else load_unmasked(before)
     rows = rows_to_forget(config, raw)
     prints = rows.fingerprints
     if before.without is not None:  # what was left out stays out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from softprompts.checkpoints.folders import sha256_of
 from softprompts.config.paths import ADAPTER, MODEL
 from softprompts.config.sections import TaskConfig
+from softprompts.data import tables
 from softprompts.data.without import read_without
 from softprompts.errors import UserError, listed, short
 from softprompts.forgetting.plan import FORGOTTEN_FILE, Plan, check_same_data, difference
@@ -23,7 +23,7 @@ from softprompts.metrics.significance import compare
 from softprompts.runs.folders import RESULT_FILE, WITHOUT_FILE
 from softprompts.runs.record import Result
 from softprompts.system.files import is_folder, one_line, write_atomically
-from softprompts.tasks.task import Task, load_task
+from softprompts.tasks.task import Task, load_task, load_unmasked
 
 FORMAT = 1
 PREDICTIONS = "predictions.jsonl"
@@ -56,6 +56,14 @@ ADVICE = (
 )
 
 
+def _advice() -> list[str]:
+    """Return what remains for the user, with the cache of large data if there is one."""
+    cache = tables.cache_folder()
+    if not is_folder(cache):
+        return [ADVICE]
+    return [ADVICE, f"{cache} may have copies of the rows. Delete this folder. Runs make it again for large data."]
+
+
 def prove_forgotten(plan: Plan) -> list[str]:
     """Check the new run, write `forgotten.json`, and return lines to print.
 
@@ -66,7 +74,7 @@ def prove_forgotten(plan: Plan) -> list[str]:
     task = load_task(config)
     before, after = plan.old.result, read_result(plan.folder)
     check_same_data("forget.run", plan.folder, after, task)
-    raw = task if config.pii == "keep" else load_task(replace(config, pii="keep"))
+    raw = task if config.pii == "keep" else load_unmasked(config)
     lines = list(lines_of(raw))
     fingerprints = read_without(str(plan.folder / WITHOUT_FILE))
     check_gone(plan.folder, lines, fingerprints)
@@ -74,6 +82,7 @@ def prove_forgotten(plan: Plan) -> list[str]:
         raise UserError(
             f"{left[0].line.place}: is still in use, and nearly the same as {left[0].like}, which is forgotten"
         )
+    advice = _advice()
     record = {
         "format": FORMAT,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -94,10 +103,11 @@ def prove_forgotten(plan: Plan) -> list[str]:
         "steps": {"before": before.training["step"], "after": after.training["step"]},
         "scores": scores(plan.old.folder, plan.folder, task, plan.arguments["evaluation"].bootstrap_resamples),
         "adapters": {"before": checksums(plan.old.folder), "after": checksums(plan.folder)},
-        "old_folder": {"path": str(plan.old.folder), "exists": is_folder(plan.old.folder), "advice": ADVICE},
+        "old_folder": {"path": str(plan.old.folder), "exists": is_folder(plan.old.folder), "advice": " ".join(advice)},
     }
     write_atomically(plan.folder / FORGOTTEN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return [*_in_words(record), f"written: {plan.folder / FORGOTTEN_FILE}", f"{plan.old.folder} still exists. {ADVICE}"]
+    said = [*_in_words(record), f"written: {plan.folder / FORGOTTEN_FILE}"]
+    return [*said, f"{plan.old.folder} still exists. {advice[0]}", *advice[1:]]
 
 
 def check_gone(folder: Path, lines: Collection[Line], fingerprints: Collection[str]) -> None:
@@ -209,6 +219,7 @@ def check_forgotten(path: str) -> list[str]:
         f"{folder}: {len(claimed):,} fingerprints are left out, as claimed",
         f"{FORGOTTEN_FILE}, the run's record and the files of today have the same data fingerprint",
         f"none of the {rows:,} rows in use has one of the fingerprints; {len(now):,} files of weights are as claimed",
+        *_advice()[1:],
         f"{old} still exists. {ADVICE}" if is_folder(old) else f"{old} is gone",
     ]
 
@@ -221,7 +232,7 @@ def _check_data(folder: Path, result: Result, claimed: frozenset[str]) -> int:
     except (TypeError, AttributeError):
         raise UserError(f"{folder / RESULT_FILE}: is damaged, or of another version: settings.task") from None
     check_same_data("forget.check", folder, result, task)
-    raw = task if config.pii == "keep" else load_task(replace(config, pii="keep"))
+    raw = task if config.pii == "keep" else load_unmasked(config)
     lines = list(lines_of(raw))
     check_gone(folder, lines, claimed)
     return len(lines)

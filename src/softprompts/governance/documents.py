@@ -19,6 +19,7 @@ from softprompts.models.bundled import PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
 from softprompts.runs.record import scored_prompt
+from softprompts.tasks.rows import key_of_rows
 
 QUANTIZED = {"nf4": "4 bits (nf4)", "int8": "8 bits (int8)"}  # by model.quantization
 
@@ -454,9 +455,16 @@ def _columns(known: Known) -> list[str]:
 
 
 def _stored(known: Known) -> list[str]:
-    if known.evidence.predictions_missing:
-        return []
-    return [f"The run's folder keeps the texts of {len(known.evidence.predictions):,} scored rows (predictions.jsonl)."]
+    said = []
+    if not known.evidence.predictions_missing:
+        scored = len(known.evidence.predictions)
+        said.append(f"The run's folder keeps the texts of {scored:,} scored rows (predictions.jsonl).")
+    if (task := known.rows.task) is not None and any(map(key_of_rows, task.splits.values())):
+        said.append(
+            "Each machine that read the data keeps a copy of the rows in its cache, in the folder softprompts of "
+            "HF_DATASETS_CACHE (by default ~/.cache/huggingface/datasets/softprompts)."
+        )
+    return said
 
 
 def _balance(known: Known) -> list[str]:

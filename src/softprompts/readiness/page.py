@@ -21,7 +21,7 @@ from softprompts.readiness.settings import RecipeSettings, read_recipe
 from softprompts.reports.pages.page import render
 from softprompts.runs.folders import RESULT_FILE
 from softprompts.system.files import one_line, write_atomically
-from softprompts.tasks.task import Task, load_task
+from softprompts.tasks.task import Task, load_task, load_unmasked
 
 from pandas import DataFrame
 
@@ -93,7 +93,7 @@ def read_inputs(settings: RecipeSettings, plan: Plan) -> tuple[Task, str]:
         UserError: an error in rows or plan makes the checks impossible.
     """
     # Unmasked: with masks all authors would look the same, and a refused row would hide later ones.
-    task = load_task(replace(settings.task, pii="keep"))
+    task = load_unmasked(settings.task)
     metric = worth.metric_name(plan, task, settings.path)
     sensitive.check_kinds(plan)
     sensitive.check_names_of_columns(task.splits)

@@ -76,6 +76,30 @@ def load_task(config: TaskConfig) -> Task:
             task, or no target reaches its best score; no target has an entry in `task.metric_data`; personal data are
             refused.
     """
+    return _load(config)
+
+
+def load_unmasked(config: TaskConfig) -> Task:
+    """Read a task as `load_task` does, but with `task.pii: keep`, for checks of the rows as they are.
+
+    If the task masks or refuses personal data, no copy of its rows stays in the cache.
+
+    Raises:
+        UserError: as `load_task`.
+    """
+    if config.pii == "keep":
+        return _load(config)
+    return _load(replace(config, pii="keep"), keep=False, masked=config.pii == "mask")
+
+
+def _load(config: TaskConfig, keep: bool = True, masked: bool = False) -> Task:
+    """Read a task.
+
+    Args:
+        config: its settings.
+        keep: whether large data stay in the cache.
+        masked: whether runs mask the rows. The names in `task.metric_data` are then masked targets, and not checked.
+    """
     check_task_templates(config.prompt, config.target)
     check_names(config.metrics)
     if config.system is not None and not config.chat:
@@ -96,7 +120,10 @@ def load_task(config: TaskConfig) -> Task:
         settings["without"] = sorted(without)  # the content of the file, not its name
         key = tables.key_of("rows", settings, schema, {name: s.content() for name, s in sources.items()})
     made = tables.make_tables(
-        key, dict.fromkeys(SPLITS, SCHEMA), lambda writers: write_splits(config, schema, sources, writers, without)
+        key,
+        dict.fromkeys(SPLITS, SCHEMA),
+        lambda writers: write_splits(config, schema, sources, writers, without),
+        keep,
     )
     splits: dict[str, Sequence[Row]] = {name: StoredRows(made, name) for name in SPLITS}
     for text in [*made.notes["held_out"], *_masked_in_words(made.notes["masked"])]:
@@ -105,7 +132,7 @@ def load_task(config: TaskConfig) -> Task:
         _tell_of_rows_left_out(without, made.notes["without"])
     # Last, because the metrics' library takes seconds to import; a missing file is thus reported at once.
     check_metrics(config.metrics, config.choices is not None, metric_data)
-    for text in [*_reach(config, schema, metric_data, splits), *made.notes["warnings"]]:
+    for text in [*_reach(config, schema, metric_data, splits, not masked), *made.notes["warnings"]]:
         warn(text)
     choices = made.notes["choices"]
     source = config.dataset or config.other_datasets.get("train") or Path(config.train or "").stem
@@ -146,18 +173,23 @@ def _reach(
     schema: dict[str, Any] | None,
     metric_data: dict[str, Any] | None,
     splits: dict[str, Sequence[Row]],
+    entries: bool,
 ) -> list[str]:
-    """Return the warnings of `check_reach` and `check_entries`, which take seconds for many rows."""
+    """Return the warnings of `check_reach` and, if `entries`, of `check_entries`, which take seconds for many rows."""
     train, *scored = (splits[name] for name in SPLITS)
     keys = [key_of_rows(rows) for rows in splits.values()]
     ours = not any(Path(name).exists() for name in config.metrics)  # the key does not cover users' modules
     whole = not (config.max_rows or config.where or config.without)
-    key = tables.key_of("reach", keys, config.metrics, schema, metric_data, whole) if ours and all(keys) else None
+    key = (
+        tables.key_of("reach", keys, config.metrics, schema, metric_data, whole, entries)
+        if ours and all(keys)
+        else None
+    )
 
     def check(_: dict[str, tables.Writer]) -> list[str]:
         pairs = [(r.place, r.target) for rows in scored for r in texts_of(rows)]
         said = check_reach(config.metrics, schema, pairs, metric_data)
-        if metric_data is not None:
+        if entries and metric_data is not None:
             others = (row.target for row in texts_of(train))
             said += check_entries(config.metrics, metric_data, pairs, others, whole)
         return said

@@ -13,6 +13,7 @@ from typing import Any
 from helpers import ROOT, cli_in_process, read_result, run_recipe
 from made_forgetting import NEARLY, SECRET, SHOUTED, SIZES, finish_run, people_config, write_people
 from softprompts.config.methods import ContextConfig
+from softprompts.data import tables
 from softprompts.data.without import fingerprint, text_of
 from softprompts.methods.soft_prompts.context_tuning import demonstrations
 from softprompts.runs.folders import leaves
@@ -331,6 +332,29 @@ def test_a_call_that_was_stopped_is_continued(
     assert read_result(forgotten, "forgotten.json")["adapters"] == claimed["adapters"]
     code, _, errors = cli_in_process(again, capfd)
     assert (code, "is complete; verify it with --forget.check" in errors[-1]) == (2, True)
+
+
+def test_large_data_leave_no_copy_without_masks_and_the_cache_is_named(
+    tiny_model: Path, people: Path, place: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+    monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "cache_folder", lambda: tmp_path / "cache")
+    own, mail = tmp_path / "own", "jane.roe@example.com"
+    shutil.copytree(people, own)
+    (own / "train.jsonl").write_text((own / "train.jsonl").read_text("utf-8").replace("invoice", mail), "utf-8")
+    finish_run("lora", tiny_model, own, tmp_path / "old", **{"task.pii": "mask"})
+    code, said, errors = cli_in_process(command(tmp_path / "old", tmp_path / "new", place), capfd)
+    assert code == 0, errors
+    advice = f"{tmp_path / 'cache'} may have copies of the rows. Delete this folder."
+    assert advice in said
+    assert advice in read_result(tmp_path / "new", "forgotten.json")["old_folder"]["advice"]
+    code, said, errors = check(tmp_path / "new", capfd)
+    assert code == 0, errors
+    assert advice in said
+    files = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert any(b"EMAIL_ADDRESS_1" in p.read_bytes() for p in files), "the rows as the run read them"
+    assert [p for p in files if mail.encode() in p.read_bytes()] == []
 
 
 def test_other_rows_do_not_continue_a_call(
