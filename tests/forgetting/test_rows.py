@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from made_forgetting import SYLLABLES, people_config, write_people
+from made_forgetting import SECRET, SYLLABLES, people_config, write_people
 from softprompts.config.tools import ForgetConfig
 from softprompts.errors import UserError
-from softprompts.forgetting.rows import Forgotten, Line, lines_of, repeated, rows_to_forget
+from softprompts.forgetting.rows import Forgotten, Line, lines_of, quoted, repeated, rows_to_forget
+from softprompts.forgetting.runs import TrainedRun, texts_of
 from softprompts.readiness.overlap import SHORTEST, SIMILAR, shingles
 from softprompts.tasks.task import Task, load_task
 
@@ -197,3 +198,39 @@ def test_every_row_in_use_is_compared(task: Task) -> None:
 def test_settings_that_do_not_fit_together_are_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ForgetConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        (f"Examples:\n{SECRET.upper().replace(' ', '  ')} -> positive", True),
+        ("Examples:\nAnna Berg wrote that the invoice was never paid -> positive", False),
+        ("positive or negative", False),
+        ("", False),
+    ],
+)
+def test_a_text_that_holds_the_input_of_a_row_is_found(task: Task, tmp_path: Path, text: str, holds: bool) -> None:
+    place = quoted(text, rows_to_forget(asked(tmp_path, "train.jsonl:6"), task), task)
+    assert (Path(place).name if place else None) == ("train.jsonl:6" if holds else None)
+
+
+def test_the_texts_of_a_run_are_those_of_its_settings_and_their_files(tmp_path: Path) -> None:
+    file = tmp_path / "examples.txt"
+    file.write_text("solved examples\n", encoding="utf-8")
+    settings: dict[str, Any] = {
+        "task": {"prompt": "{text}:", "system": None},
+        "prefix": {"init_text": str(file)},
+        "training": {"teacher_context": "shots:4"},  # they are drawn from the rows that are left
+    }
+    result: Any = None
+    found = dict(texts_of(TrainedRun(tmp_path, "prefix_tuning", settings, result)))
+    assert found == {"task.prompt": "{text}:", "prefix.init_text": "solved examples"}
+
+
+def test_short_inputs_of_several_columns_are_quoted_as_whole_words(people: Path, tmp_path: Path) -> None:
+    edited(people, {20: {"text": "lamp", "author": "u7"}})
+    task = load_task(replace(people_config(people), prompt="{author}: {text}"))
+    rows = rows_to_forget(asked(tmp_path, "train.jsonl:21"), task)
+    assert quoted("a Lamp, by u7", rows, task)
+    assert not quoted("the lamps of u7", rows, task)
+    assert not quoted("the lamp of u8", rows, task)

@@ -363,8 +363,8 @@ class ForgetConfig:
             same person.
         similarity: rows with this similarity to a named row, or more, are nearly the same, and are forgotten as well.
             It is the Jaccard similarity of the runs of five characters, as in `recipes/readiness.py`.
-        any_start: accept a run that started from another adapter, or learned from a teacher. You state that neither
-            knows the rows.
+        any_start: accept a run that started from another adapter, learned from a teacher, or has a text in its settings
+            that holds the input of a named row. You state that none of them knows the rows.
         resume: continue a call that was stopped (short: `--resume`).
         check: folder that this recipe wrote. Verify it, and do nothing else.
     """

@@ -26,9 +26,14 @@ def text_of(prompt: str, target: str) -> Callable[[Record], str]:
     shown = [fields_of(template) for template in (prompt, target)]
 
     def text(record: Record) -> str:
-        return "\n".join(normal(_text(field, record) for field in fields) for fields in shown)
+        return "\n".join(normalised(" ".join(_text(field, record) for field in fields)) for fields in shown)
 
     return text
+
+
+def values_of(template: str, record: Record) -> list[str]:
+    """Return what each field of a template shows of a record, as normalised texts, without empty ones."""
+    return [text for field in fields_of(template) if (text := normalised(_text(field, record)))]
 
 
 def _text(field: Field, record: Record) -> str:
@@ -38,9 +43,9 @@ def _text(field: Field, record: Record) -> str:
         return ""
 
 
-def normal(values: Iterable[str]) -> str:
-    """Return texts as one, without case, runs of spaces, and forms of Unicode characters that mean the same (NFKC)."""
-    return " ".join(unicodedata.normalize("NFKC", " ".join(values)).casefold().split())
+def normalised(text: str) -> str:
+    """Return a text for comparisons: without case, runs of spaces, and other forms of Unicode characters (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def fingerprint(text: str) -> str:

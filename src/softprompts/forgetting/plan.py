@@ -12,8 +12,8 @@ from softprompts.config.methods import ContextConfig, CPTConfig
 from softprompts.config.tools import ForgetConfig
 from softprompts.data.without import read_without, without_file
 from softprompts.errors import UserError, listed, logger
-from softprompts.forgetting.rows import Forgotten, rows_to_forget
-from softprompts.forgetting.runs import TrainedRun, arguments_without
+from softprompts.forgetting.rows import Forgotten, quoted, rows_to_forget
+from softprompts.forgetting.runs import TrainedRun, arguments_without, texts_of
 from softprompts.methods.soft_prompts.context_tuning import demonstrations
 from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE, WITHOUT_FILE
 from softprompts.runs.record import Result
@@ -49,7 +49,8 @@ def plan_forgetting(config: ForgetConfig, old: TrainedRun, main: Callable[..., N
         main: the function of its recipe.
 
     Raises:
-        UserError: the new folder is not empty; the data have changed since the run; as `rows_to_forget`.
+        UserError: the new folder is not empty; the data have changed since the run; a text in the settings of the run
+            holds the input of a row to forget; as `rows_to_forget`.
     """
     folder = Path(config.output_dir or "")
     _check_folder(folder, old.folder, config.resume)
@@ -61,6 +62,8 @@ def plan_forgetting(config: ForgetConfig, old: TrainedRun, main: Callable[..., N
     check_same_data("forget.run", old.folder, old.result, task)
     raw = task if before.pii == "keep" else load_unmasked(before)
     rows = rows_to_forget(config, raw)
+    if not config.any_start:
+        _check_texts(old, rows, raw)
     prints = rows.fingerprints
     if before.without is not None:  # what was left out stays out
         prints |= read_without(before.without)
@@ -73,6 +76,16 @@ def plan_forgetting(config: ForgetConfig, old: TrainedRun, main: Callable[..., N
         logger.info(line)
     trained = config.resume and (folder / RESULT_FILE).is_file()
     return Plan(old, folder, arguments, rows, trained, config)
+
+
+def _check_texts(old: TrainedRun, rows: Forgotten, task: Task) -> None:
+    """Raise `UserError` if a text in the settings of the run holds the input of a row to forget."""
+    for key, text in texts_of(old):
+        if (place := quoted(text, rows, task)) is not None:
+            raise UserError(
+                f"forget.run: {key} of {old.folder} holds the input of {place}, which is to be forgotten; first run "
+                f"recipes/{old.recipe}.py with another {key}, or set forget.any_start to true if it is no copy"
+            )
 
 
 def _check_folder(folder: Path, old: Path, resume: bool) -> None:

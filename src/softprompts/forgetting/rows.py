@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from typing import Any
 from softprompts.config.tools import ForgetConfig
 from softprompts.data.readers import read_text
 from softprompts.data.values import plain
-from softprompts.data.without import fingerprint, text_of
+from softprompts.data.without import fingerprint, normalised, text_of, values_of
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.overlap import SHORTEST, SIMILAR, shingles
 from softprompts.tasks.task import Task
@@ -167,8 +167,28 @@ def _alike(value: str) -> str:
 
     Forms of Unicode characters that mean the same are one form (NFKC), as in fingerprints.
     """
-    text = " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+    text = normalised(value)
     return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
+
+
+def quoted(text: str, rows: Forgotten, task: Task) -> str | None:
+    """Return the place of a row to forget whose input a text holds; None if there is none.
+
+    All values that `task.prompt` shows of the row are in the text, in any order. Short ones are whole words there.
+    """
+    whole = normalised(text)
+    places = {line.place for line in rows.lines}
+    for row in (row for split in task.splits.values() for row in split if row.place in places):
+        values = values_of(task.config.prompt, row.record)
+        if values and all(_holds(whole, value) for value in values):
+            return row.place
+    return None
+
+
+def _holds(text: str, value: str) -> bool:
+    if len(value) >= SHORTEST or value not in text:
+        return value in text
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None
 
 
 def repeated(chosen: Sequence[Line], others: Iterable[Line], similarity: float = SIMILAR) -> list[Repeated]:

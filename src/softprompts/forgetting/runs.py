@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,7 +16,8 @@ from softprompts.errors import UserError, nearest, short
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.folders import CONFIG_FILE, RECIPE, RESULT_FILE, leaves, plain, record_of
 from softprompts.runs.record import Result, load_result
-from softprompts.system.files import is_folder, one_line
+from softprompts.system.files import is_folder, one_line, text_or_file
+from softprompts.training.teacher import SHOTS
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -28,6 +29,9 @@ PEFT_SECTIONS = ("prompt", "prefix", "lora")
 OWN = ("run.output_dir", "run.resume", "task.without")
 # What a run may have started from, or learned from, beside its rows.
 STARTS = ("prompt.init_adapter", "prefix.init_adapter", "training.teacher")
+# Texts of the user that may quote rows. Those of `FILES` may also be the path of a file.
+TEXTS = ("task.prompt", "task.system", "prompt.prompt_tuning_init_text", "prefix.init_text", "training.teacher_context")
+FILES = ("prefix.init_text", "training.teacher_context")
 
 
 # The parts of records that are read here, as JSON Schemas.
@@ -108,6 +112,19 @@ def trained_run(config: ForgetConfig) -> TrainedRun:
                 f"it does not, or run recipes/{recipe}.py with task.without and another {key}"
             )
     return TrainedRun(folder, recipe, settings, read_result(folder))
+
+
+def texts_of(old: TrainedRun) -> Iterator[tuple[str, str]]:
+    """Yield the texts of the user that a run learned from or starts from, by the keys of their settings.
+
+    Raises:
+        UserError: the file of a text is missing.
+    """
+    flat = dict(leaves(old.settings))
+    for key in TEXTS:
+        text = flat.get(key)
+        if text and not (key == "training.teacher_context" and SHOTS.fullmatch(text)):  # shots are drawn from the rows
+            yield key, text_or_file(key, text) if key in FILES else text
 
 
 def read_result(folder: Path) -> Result:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record, fields_of, plain
-from softprompts.data.without import normal
+from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding, Status, percent, places, share
 from softprompts.readiness.plan import Plan
@@ -36,7 +36,7 @@ def input_of(task: Task) -> Callable[[Record], str]:
     the template are left out, because they would make all rows similar.
     """
     shown = _shown(task)
-    return lambda record: normal(shown(record))
+    return lambda record: normalised(" ".join(shown(record)))
 
 
 def _shown(task: Task) -> Callable[[Record], list[str]]:
@@ -58,7 +58,7 @@ class Texts:
         self.exact: dict[str, list[tuple[str, str, str]]] = {}
         for name, rows in task.splits.items():
             found = [(r.place, shown(r.record), r.target.strip()) for r in rows]
-            self.rows[name] = [(place, normal(texts), target) for place, texts, target in found]
+            self.rows[name] = [(place, normalised(" ".join(texts)), target) for place, texts, target in found]
             self.exact[name] = [(place, "\0".join(texts), target) for place, texts, target in found]
 
 
@@ -307,7 +307,7 @@ def _items(value: Any) -> list[str]:
 
 def _names(value: Any) -> set[str]:
     """Return authors' names for comparison: without case, runs of spaces and Unicode forms."""
-    return {normal([name]) for name in _items(value)}
+    return {normalised(name) for name in _items(value)}
 
 
 def _empty(task: Task, found: Mapping[str, Sequence[object]]) -> tuple[dict[str, int], str]:

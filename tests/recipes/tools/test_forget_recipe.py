@@ -433,6 +433,24 @@ def test_runs_that_cannot_forget_are_one_line(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_row_that_a_text_of_the_run_quotes_is_not_forgotten(
+    tiny_model: Path, people: Path, place: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    text = tmp_path / "examples.txt"
+    text.write_text(f"{SECRET} positive\n", encoding="utf-8")
+    finish_run("prefix_tuning", tiny_model, people, tmp_path / "old", **{"prefix.init_text": text})
+    code, _, errors = cli_in_process(command(tmp_path / "old", tmp_path / "new", place), capfd)
+    assert code == 2
+    assert errors[-1] == (
+        f"error: forget.run: prefix.init_text of {tmp_path / 'old'} holds the input of {people / 'train.jsonl'}:6, "
+        "which is to be forgotten; first run recipes/prefix_tuning.py with another prefix.init_text, or set "
+        "forget.any_start to true if it is no copy"
+    )
+    assert not (tmp_path / "new").exists()
+    more = ("--forget.any_start", "true")
+    assert cli_in_process(command(tmp_path / "old", tmp_path / "new", place, *more), capfd)[0] == 0
+
+
 def test_a_folder_without_a_run_is_one_line(
     finished: Callable[..., Path], place: Path, tmp_path: Path, capfd: Capture
 ) -> None:
