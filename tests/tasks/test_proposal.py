@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -212,6 +213,17 @@ def test_weak_data_are_said(tmp_path: Path) -> None:
     assert proposal(tmp_path, [row | {"id": "T"} for row in tickets(600)]).notes == []
     assert proposal(tmp_path, tickets(600)).task.max_rows == {}
     assert proposal(tmp_path, tickets(10_001)).task.max_rows == {"test": 1000}
+
+
+def test_rows_in_two_forms_of_unicode_repeat(tmp_path: Path) -> None:
+    body = "the café is closed"
+    rows = [*tickets(), {"body": body, "queue": "account"}]
+    rows += [{"body": unicodedata.normalize("NFD", body), "queue": queue} for queue in ("account", "billing")]
+    notes = proposal(tmp_path, rows, text=["body"]).notes
+    assert [note.split(":")[0] for note in notes[1:]] == [
+        "1 rows repeat another one",
+        "1 texts have several different answers",
+    ]
 
 
 @pytest.mark.parametrize("written", [False, True])

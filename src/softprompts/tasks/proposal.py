@@ -6,6 +6,7 @@ import heapq
 import json
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -256,7 +257,10 @@ def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Se
     rare = [f"{value} ({n})" for value, n in Counter(answers).items() if choices and n < FEW_OF_A_CHOICE]
     if rare:
         notes.append(f"choices with fewer than {FEW_OF_A_CHOICE} rows: {listed(rare)}")
-    read = [tuple(str(plain(record[name])).strip() for name in texts) for _, record in rows]
+    # Two forms of a letter (NFC) look the same to a person.
+    read = [
+        tuple(unicodedata.normalize("NFC", str(plain(record[name]))).strip() for name in texts) for _, record in rows
+    ]
     pairs = set(zip(read, answers, strict=True))
     if repeated := len(rows) - len(pairs):
         notes.append(f"{repeated:,} rows repeat another one: remove them, or test rows may be known from train")
