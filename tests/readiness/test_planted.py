@@ -425,6 +425,41 @@ def test_what_is_no_time_is_an_error_with_its_place(check: Check) -> None:
         check(plant, time_column="sent")
 
 
+@pytest.mark.parametrize(
+    ("times", "begin"),
+    [
+        ((2019, 2020, 2021), "2020-01-01"),
+        (("2019", " 2020 ", "2021"), "2020-01-01"),
+        ((2019.0, 2020.0, 2021.0), "2020-01-01"),  # a column with gaps
+        ((20240131, 20240229, 20240531), "2024-02-29"),
+        ((1.0e9, 1_717_113_600, 1_717_200_000.5), "2024-05-31"),
+        (("1000000000", "1717113600", "1717200000.5"), "2024-05-31"),
+    ],
+)
+def test_years_dates_and_seconds_are_times_as_numbers_and_as_texts(
+    check: Check, times: tuple[Any, ...], begin: str
+) -> None:
+    def plant(rows: Rows) -> None:
+        for time, found in zip(times, rows.values(), strict=True):
+            for row in found:
+                row["sent"] = time
+
+    found = check(plant, time_column="sent").findings["time"]
+    assert (found.status, f"Train ends before validation begins ({begin})" in found.found) == ("green", True)
+
+
+@pytest.mark.parametrize(
+    "value", [0, 7, 19, 202405, 20241332, 99_999_999, 1_717_113_600_000, 202405311230, -1, True, "7", "1717113600000"]
+)
+def test_a_number_that_is_no_time_is_an_error(check: Check, value: Any) -> None:
+    def plant(rows: Rows) -> None:
+        for row in (row for found in rows.values() for row in found):
+            row["sent"] = value
+
+    with pytest.raises(UserError, match=r"train\.jsonl:1: column .*, which is not a time; write 2026-05-31 or "):
+        check(plant, time_column="sent")
+
+
 @pytest.mark.parametrize("field", ["time_column", "author_column"])
 def test_a_column_that_is_not_there_is_an_error_with_the_nearest(check: Check, field: str) -> None:
     with pytest.raises(UserError, match=rf'{field}: train has no column "labl" \(did you mean "label"\?\)'):

@@ -163,6 +163,18 @@ def test_a_user_of_two_variants_is_left_out(tmp_path: Path) -> None:
     ]
 
 
+def test_names_in_two_forms_of_unicode_are_one_user_and_one_variant(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    names = ["José", "Jose\u0301"]
+    rows = [f"a,1,{names[0]}", f"b,0,{names[1]}", f"{names[0]},1,x", f"{names[1]},1,y", "b,1,z"]
+    file.write_text("\n".join(["variant,outcome,user", *rows]) + "\n", encoding="utf-8")
+    assert compare_outcomes(str(file), 50)[1:4] == [
+        "  left out: users with outcomes of more than one variant: 1",
+        "  José: mean outcome 1.0000 of 2 answers, 2 users",
+        "  b: mean outcome 1.0000 of 1 answers, 1 users",
+    ]
+
+
 def test_other_columns_about_users_are_no_users(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_text("variant,outcome,user_agent,users_online\n" + "a,1,x,5\nb,0,x,6\n" * 20)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,64 @@ def test_columns_are_found_by_their_names_and_texts(tmp_path: Path) -> None:
     assert (found.task.prompt, found.task.target) == ("{note}\nSubject line:", " {subject_line}")
 
 
+def test_identifiers_and_addresses_are_no_texts_and_are_noted(tmp_path: Path) -> None:
+    rows = [
+        {
+            "uid": str(uuid.UUID(int=n * 0xABCDEF0123456789)),
+            "mail": f"jane.roe.{n}@mail.example.com",
+            "page": f"https://example.com/some/path/of/case-{n}",
+            **row,
+        }
+        for n, row in enumerate(tickets(300))
+    ]
+    found = proposal(tmp_path, rows)
+    assert found.task.prompt == "{body}\nQueue:"
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("these columns differ in every row, and do not look like texts")
+    assert found.notes[0].endswith(": uid, mail, page, id; name them in new.text if it should")
+    assert proposal(tmp_path, [*rows, *rows[:30]]).notes[0].startswith("30 rows repeat another one"), "of the body"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("我昨天买的包裹到现在还没有收到{}", "王小明"),
+        ("昨日注文した荷物がまだ届いていません{}", "山田太郎"),
+        ("ฉันยังไม่ได้รับพัสดุที่สั่งซื้อเมื่อวานนี้{}", "สมชาย ใจดี"),
+    ],
+)
+def test_texts_without_spaces_between_words_are_found_and_names_are_not(tmp_path: Path, text: str, name: str) -> None:
+    rows = [{"customer": f"{name}{n % 7}", "request": text.format(n), "queue": "ab"[n % 2]} for n in range(40)]
+    assert proposal(tmp_path, rows).task.prompt == "{request}\nQueue:"
+
+
+@pytest.mark.parametrize("missing", [{"note": None}, {}])
+def test_a_text_column_with_a_gap_is_noted(tmp_path: Path, missing: dict[str, Any]) -> None:
+    rows = [row | ({"note": f"it is about case {n}"} if n != 7 else missing) for n, row in enumerate(tickets())]
+    found = proposal(tmp_path, rows, answer="queue")
+    assert found.task.prompt == "{body}\nQueue:"
+    assert found.notes[0] == (
+        f'column "note" looks like a text, but is null in 1 rows, e.g. {tmp_path}/rows.jsonl:8, so the model does not '
+        "read it; fill it in, or remove these rows"
+    )
+
+
+@pytest.mark.parametrize("name", ["body", "remark"])
+def test_a_gap_in_the_main_text_is_an_error(tmp_path: Path, name: str) -> None:
+    """A gap dropped a column with a usual name without a word, and any other column that was the only text."""
+    rows = [{name: row["body"] if n else None, "queue": row["queue"]} for n, row in enumerate(tickets())]
+    if name == "body":
+        rows = [{"title": f"case {n}"} | row for n, row in enumerate(rows)]
+    with pytest.raises(UserError) as caught:
+        proposal(tmp_path, rows)
+    assert str(caught.value) == (
+        f'new.text: column "{name}" looks like a text, but is null in 1 rows, e.g. {tmp_path}/rows.jsonl:1; '
+        "fill it in, remove these rows, or name other columns in new.text"
+    )
+    if name == "body":
+        assert proposal(tmp_path, rows, text=["title"]).task.prompt == "{title}\nQueue:"
+
+
 @pytest.mark.parametrize(
     ("rows", "new", "message"),
     [
@@ -146,13 +206,24 @@ def test_rows_fit_into_the_room_of_the_model(tmp_path: Path) -> None:
 def test_weak_data_are_said(tmp_path: Path) -> None:
     rows = [*tickets(), *tickets(3), {"id": "y", "body": "please help me with case 5", "queue": "rare"}]
     notes = proposal(tmp_path, rows).notes
-    assert [n.split()[0] for n in notes] == ["64", "choices", "3", "1"]
+    assert [n.split()[0] for n in notes] == ["64", "choices", "3", "1"], "the identifiers repeat too"
     assert "choices with fewer than 10 rows: rare (1)" in notes
     assert notes[2].startswith("3 rows repeat another one")
     assert notes[3].startswith("1 texts have several different answers")
-    assert proposal(tmp_path, tickets(600)).notes == []
+    assert proposal(tmp_path, [row | {"id": "T"} for row in tickets(600)]).notes == []
     assert proposal(tmp_path, tickets(600)).task.max_rows == {}
     assert proposal(tmp_path, tickets(10_001)).task.max_rows == {"test": 1000}
+
+
+def test_rows_in_two_forms_of_unicode_repeat(tmp_path: Path) -> None:
+    body = "the café is closed"
+    rows = [*tickets(), {"body": body, "queue": "account"}]
+    rows += [{"body": unicodedata.normalize("NFD", body), "queue": queue} for queue in ("account", "billing")]
+    notes = proposal(tmp_path, rows, text=["body"]).notes
+    assert [note.split(":")[0] for note in notes[1:]] == [
+        "1 rows repeat another one",
+        "1 texts have several different answers",
+    ]
 
 
 @pytest.mark.parametrize("written", [False, True])

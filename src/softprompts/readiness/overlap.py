@@ -26,6 +26,8 @@ PERMUTATIONS = 128
 SHORTEST = 20  # characters; in shorter texts a single word makes the difference
 REPEATED = 0.01  # share of a split that may be duplicates: copies from several sources are common and do little harm
 LEAKED = 0.01  # share of scored rows that may be near-duplicates
+NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+SECONDS = (1e8, 1e10)  # from 1973 to 2286; numbers outside, such as milliseconds or months, have another meaning
 EMPTY = 0.01  # share of a split's rows that may lack a time or an author
 
 
@@ -385,7 +387,7 @@ def by_time(task: Task, plan: Plan) -> Finding:
 
 
 def _time(place: str, plan: Plan, value: Any) -> datetime:
-    """Return a point in time; a time without a zone counts as UTC, a number as seconds since 1970."""
+    """Return a point in time; a time without a zone counts as UTC. `_of_number` reads numbers, also those in a text."""
     found: datetime | None = None
     try:
         if isinstance(value, datetime):
@@ -393,9 +395,10 @@ def _time(place: str, plan: Plan, value: Any) -> datetime:
         elif isinstance(value, date):
             found = datetime.combine(value, time())
         elif isinstance(value, str):
-            found = datetime.fromisoformat(value.strip())
+            text = value.strip()
+            found = _of_number(float(text)) if NUMBER.fullmatch(text) else datetime.fromisoformat(text)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found = datetime.fromtimestamp(value, UTC)
+            found = _of_number(value)
     except (ValueError, OverflowError, OSError):
         found = None
     if found is None:
@@ -404,3 +407,17 @@ def _time(place: str, plan: Plan, value: Any) -> datetime:
             "is not a time; write 2026-05-31 or 2026-05-31T12:30"
         )
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _of_number(number: float) -> datetime:
+    """Return the time of a year, such as 2019, of a date, such as 20240531, or of seconds since 1970.
+
+    Raises:
+        ValueError: the number is none of them.
+    """
+    if SECONDS[0] <= number <= SECONDS[1]:
+        return datetime.fromtimestamp(number, UTC)
+    digits = str(int(number))
+    if number != int(number) or len(digits) not in (4, 8):
+        raise ValueError
+    return datetime.strptime(digits, "%Y" if len(digits) == 4 else "%Y%m%d").replace(tzinfo=UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -214,8 +215,8 @@ def _plain(name: object) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Return a cell as text; a number may stand for a variant or a user."""
-    return "" if value is None else str(value).strip()
+    """Return a cell as text; a number may stand for a variant or a user. Two forms of a letter (NFC) are the same."""
+    return "" if value is None else unicodedata.normalize("NFC", str(value)).strip()
 
 
 def _number(value: Any) -> float | None:

@@ -6,6 +6,7 @@ import heapq
 import json
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,9 @@ LONGEST = 200  # rows with most characters; one of them has most tokens
 # Names of answer columns, the most certain first; otherwise the last column is the answer.
 ANSWERS = ("label", "target", "answer", "output", "response", "completion", "summary", "category", "class", "intent")
 TEXTS = ("text", "prompt", "input", "question", "sentence", "message", "body", "content", "title", "description")
+# Characters of scripts without spaces between words: about two of a word, and about four with vowel signs and tones.
+CHINESE_JAPANESE = "[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+SOUTHEAST_ASIAN = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"  # Thai, Lao, Burmese, Khmer
 MOST_CHOICES = 50
 ROWS_PER_CHOICE = 3  # on average; rarer answers are generated, not chosen
 LONGEST_CHOICE = 60  # characters
@@ -74,7 +78,8 @@ def propose(new: NewConfig) -> Proposal:
 
     Raises:
         UserError: the config file exists; the data is damaged or has no rows; a column is missing, or has a name that
-            templates do not allow; no column has texts or answers; an answer is empty, or the same in every row.
+            templates do not allow; no column has texts or answers; an answer is empty, or the same in every row; a
+            column with a usual name of texts is null in some rows.
     """
     file = _file(new)
     if file.exists():
@@ -84,7 +89,7 @@ def propose(new: NewConfig) -> Proposal:
         raise UserError(f"new.data: {new.data} has no rows")
     columns = list(dict.fromkeys(name for _, record in rows for name in record))
     answer = _answer_column(new, rows, columns)
-    texts = _text_columns(new, rows, columns, answer)
+    texts, doubts = _text_columns(new, rows, columns, answer)
     answers = [str(plain(record[answer])) for _, record in rows]
     choices = _choices(answers)
     shown = [f"{{{name}}}" if len(texts) == 1 else f"{_words(name).capitalize()}: {{{name}}}" for name in texts]
@@ -104,7 +109,7 @@ def propose(new: NewConfig) -> Proposal:
         EvaluationConfig(bootstrap_resamples=1000),
         RunConfig(f"runs/{new.task}/prompt_tuning", trackers=[]),
         len(rows),
-        _notes(rows, texts, answers, choices),
+        [*doubts, *_notes(rows, texts, answers, choices)],
     )
 
 
@@ -124,25 +129,28 @@ def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
     return found
 
 
-def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: str) -> list[str]:
-    """Return the columns that the model reads: named ones, or those with a usual name or several words per row."""
-    for name in new.text:
-        _check_column("new.text", name, columns)
-        if name == answer:
-            raise UserError(f'new.text: "{name}" is the answer; name another column, or another new.answer')
+def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: str) -> tuple[list[str], list[str]]:
+    """Return the columns that the model reads, and notes on others that may be missing among them.
+
+    The columns are the named ones, or those with a usual name or several words per row.
+    """
     if new.text:
-        return list(new.text)
-    found = []
-    for name in columns:
-        values = [record.get(name) for _, record in rows]
-        if name == answer or any(value is None or isinstance(value, Unread) for value in values):
-            continue
-        texts = [str(plain(value)) for value in values]
-        words = sum(len(re.findall(r"[^\W\d_]+", text)) for text in texts) / len(texts)
-        if len(set(texts)) > 1 and (name.strip().lower() in TEXTS or words >= 3):
+        return _named_texts(new, columns, answer), []
+    others = [name for name in columns if name != answer]
+    found, unique, gaps = [], [], {}
+    for name in others:
+        texts, empty = _column(rows, name)
+        if not _are_texts(name, texts):
+            unique += [name] if len(set(texts)) == len(rows) else []
+        elif empty:
+            gaps[name] = (
+                f'column "{short(name)}" looks like a text, but is null in {len(empty):,} rows, e.g. {empty[0]}'
+            )
+        else:
             found.append(name)
+    if main := next((name for name in gaps if not found or name.strip().lower() in TEXTS), None):
+        raise UserError(f"new.text: {gaps[main]}; fill it in, remove these rows, or name other columns in new.text")
     if not found:
-        others = [name for name in columns if name != answer]
         raise UserError(
             f"new.text: no column with a text in every row except the answer, {answer}"
             + (f"; name one of: {listed(others)}" if others else "; add one to the file")
@@ -150,7 +158,48 @@ def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: st
         )
     for name in found:
         _check_column("new.text", name, columns)
-    return found
+    notes = [f"{said}, so the model does not read it; fill it in, or remove these rows" for said in gaps.values()]
+    if unique:
+        said = "these columns differ in every row, and do not look like texts, so the model does not read them"
+        notes.append(f"{said}: {listed(unique)}; name them in new.text if it should")
+    return found, notes
+
+
+def _named_texts(new: NewConfig, columns: Sequence[str], answer: str) -> list[str]:
+    for name in new.text:
+        _check_column("new.text", name, columns)
+        if name == answer:
+            raise UserError(f'new.text: "{name}" is the answer; name another column, or another new.answer')
+    return list(new.text)
+
+
+def _column(rows: Rows, name: str) -> tuple[list[str], list[str]]:
+    """Return the values of a column as texts, and the places of rows in which it is null or missing."""
+    texts, empty = [], []
+    for place, record in rows:
+        value = record.get(name)
+        if value is None or isinstance(value, Unread):
+            empty.append(place)
+        else:
+            texts.append(str(plain(value)))
+    return texts, empty
+
+
+def _are_texts(name: str, texts: Sequence[str]) -> bool:
+    """Return whether the values of a column are texts, by its name or by three words per value on average."""
+    if len(set(texts)) < 2:
+        return False
+    return name.strip().lower() in TEXTS or sum(map(_number_of_words, texts)) / len(texts) >= 3
+
+
+def _number_of_words(text: str) -> float:
+    """Return the number of words with a letter between spaces, so that an address or an identifier is a single one.
+
+    Scripts without spaces have an estimated number.
+    """
+    between = re.sub(f"{CHINESE_JAPANESE}|{SOUTHEAST_ASIAN}", " ", text).split()
+    spaced = sum(any(map(str.isalpha, word)) for word in between)
+    return spaced + len(re.findall(CHINESE_JAPANESE, text)) / 2 + len(re.findall(SOUTHEAST_ASIAN, text)) / 4
 
 
 def _check_column(key: str, name: str, columns: Sequence[str]) -> None:
@@ -208,7 +257,10 @@ def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Se
     rare = [f"{value} ({n})" for value, n in Counter(answers).items() if choices and n < FEW_OF_A_CHOICE]
     if rare:
         notes.append(f"choices with fewer than {FEW_OF_A_CHOICE} rows: {listed(rare)}")
-    read = [tuple(str(plain(record[name])).strip() for name in texts) for _, record in rows]
+    # Two forms of a letter (NFC) look the same to a person.
+    read = [
+        tuple(unicodedata.normalize("NFC", str(plain(record[name]))).strip() for name in texts) for _, record in rows
+    ]
     pairs = set(zip(read, answers, strict=True))
     if repeated := len(rows) - len(pairs):
         notes.append(f"{repeated:,} rows repeat another one: remove them, or test rows may be known from train")
