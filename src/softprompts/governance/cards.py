@@ -47,9 +47,10 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
     """Return the model card as text: front matter with a model index, then the sections of a card."""
     result = known.evidence.result
     name = f"{result.task}-{result.recipe}-{known.evidence.version}"
+    pipeline = _pipeline(known)
     scores = [
         EvalResult(
-            task_type=PIPELINES.get(result.notes.get("kind", ""), PIPELINE_BY_DEFAULT),
+            task_type=pipeline or (PIPELINE_BY_DEFAULT if known.generates else "text-classification"),
             dataset_type=result.task,
             dataset_name=result.task,
             dataset_split=known.evidence.split,
@@ -59,12 +60,12 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
         for metric, found in result.metrics.items()
         if found.value is not None
     ]
-    saved = result.notes.get("saved")
+    saved = result.notes.get("saved", "adapter" if result.parameters["saved"] or result.notes.get("soup") else None)
     head = ModelCardData(
         base_model=None if known.evidence.base_is_folder else known.evidence.base,  # on the Hub, a path is an id
-        library_name="transformers" if saved == "model" else "peft",
+        library_name={"model": "transformers", "adapter": "peft"}.get(saved or ""),
         license=_licence_of_base(known),
-        pipeline_tag=PIPELINES.get(result.notes.get("kind", ""), PIPELINE_BY_DEFAULT),
+        pipeline_tag=pipeline,
         tags=["soft-prompts", known.method.replace("_", "-")],
         model_name=name if scores else None,
         eval_results=scores or None,
@@ -84,6 +85,13 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
         groups=group_table(known.by_group),
     )
     return str(card).rstrip() + "\n"
+
+
+def _pipeline(known: Known) -> str | None:
+    """Return the Hub's name for the way in which the model answers; None if the run did not save its kind."""
+    result = known.evidence.result
+    by_default = PIPELINE_BY_DEFAULT if result.parameters["saved"] else None
+    return PIPELINES.get(result.notes.get("kind", ""), by_default)
 
 
 def _licence_of_base(known: Known) -> str | None:
