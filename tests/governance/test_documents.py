@@ -296,3 +296,19 @@ def test_a_smaller_learning_rate_after_a_loss_that_is_not_finite_is_stated(made:
     home = made.run(training={"step": 10, "best_step": 10, "tokens": 1000, "rollbacks": [back]})
     text = known(written(made, home), "development")
     assert "The loss of step 7 was not finite. Training went back to step 5, with 0.5 times the learning rate." in text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said"),
+    [
+        ("evaluate", {"adapter": {"path": "runs/lora"}}, "The scores are those of the adapter in runs/lora."),
+        ("evaluate", {"adapter": {"path": None}}, "The scores are those of the base model alone."),
+        ("ensemble", {"ensemble": {"adapters": ["runs/a", "runs/b"]}}, "the vote of these adapters: runs/a, runs/b."),
+    ],
+)
+def test_a_run_that_trains_nothing_names_what_it_scored(
+    made: Made, recipe: str, settings: dict[str, Any], said: str
+) -> None:
+    home = made.run(recipe=recipe, training={}, parameters=UNTRAINED, notes={})
+    edit(home / "result.json", lambda tree: tree["settings"].update(settings))
+    assert said in known(written(made, home), "development")

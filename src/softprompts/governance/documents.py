@@ -150,7 +150,19 @@ def _prompt(known: Known) -> list[str]:
 
 def _method(known: Known) -> list[str]:
     label = METHODS[known.method].label if known.method in METHODS else known.method
-    return [f"recipes/{known.evidence.result.recipe}.py, method: {label}."]
+    return [f"recipes/{known.evidence.result.recipe}.py, method: {label}.", *_scored(known)]
+
+
+def _scored(known: Known) -> list[str]:
+    """Return whose scores a run has that trained nothing itself."""
+    recipe, section = known.evidence.result.recipe, known.section
+    if recipe == "ensemble":
+        adapters = ", ".join(section.get("ensemble", {}).get("adapters", ()))
+        return [f"The scores are those of the vote of these adapters: {adapters}."]
+    if recipe == "evaluate":
+        path = section.get("adapter", {}).get("path")
+        return [f"The scores are those of {f'the adapter in {path}' if path else 'the base model alone'}."]
+    return []
 
 
 def _base(known: Known) -> list[str]:
