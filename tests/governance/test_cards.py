@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from made_governance import SIZES, Made, edit, made_rows
+from made_tasks import write
 from softprompts.governance import cards, record
 
 import pandas
@@ -81,6 +82,55 @@ def test_answers_go_into_the_card(made: Made) -> None:
     assert card["rai:dataCollection"] == "By hand."
 
 
+def test_a_folder_that_datasets_loads_is_not_on_the_hub(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = made.run()
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(dataset="data/mine", train="train"))
+    monkeypatch.chdir(made.folder)
+    assert croissant(made, home)["distribution"][0]["contentUrl"] == "https://huggingface.co/datasets/data/mine"
+    (made.folder / "data" / "mine").mkdir(parents=True)
+    card = croissant(made, home)
+    assert (card["distribution"], card["creator"]["name"]) == ([], "Edsger")
+    assert "The rows are from the folder data/mine, whose files this card does not list." in card["description"]
+
+
+def test_every_dataset_of_the_hub_is_named(made: Made) -> None:
+    home = made.run()
+    task = {"other_datasets": {"test": "org/other:main"}, "test": "test"}
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(task))
+    card = croissant(made, home)
+    assert [d["name"] for d in card["distribution"]][-1] == "org/other"
+    assert card["creator"]["name"] == "Edsger; the authors named in the licence of org/other"
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(dataset="org/tickets", revision="abc"))
+    card = croissant(made, home)
+    assert [d["description"] for d in card["distribution"]] == [
+        "The dataset on the Hub, revision abc.",
+        "The dataset on the Hub, revision not recorded.",
+    ]
+    assert card["creator"]["name"] == "the authors named in the licence of org/tickets and org/other"
+
+
+def test_columns_are_those_of_all_rows(made: Made) -> None:
+    rows = [dict(made_rows("train")[n % SIZES["train"]]) for n in range(2100)]
+    for n, row in enumerate(rows):
+        row |= {"number": n or None, "score": n if n < 2000 else n / 2, "empty": None}
+    rows[-1]["phone"] = "555"
+    write(Path(made.files["train"]), rows)
+    fields = {f["name"]: f["dataType"] for f in croissant(made, made.run())["recordSet"][0]["field"]}
+    assert (fields["number"], fields["score"], fields["empty"]) == ("sc:Integer", "sc:Float", "sc:Text")
+    assert fields["phone"] == "sc:Text"
+
+
+def test_files_of_one_name_in_folders_of_one_name_are_told_apart(made: Made) -> None:
+    for split in SIZES:
+        (made.folder / split / "de").mkdir(parents=True)
+        setattr(made.task, split, write(made.folder / split / "de" / "rows.jsonl", made_rows(split)))
+    card = croissant(made, made.run())
+    names = ["de/rows.jsonl", "de/rows.jsonl-2", "de/rows.jsonl-3"]
+    assert [d["@id"] for d in card["distribution"]] == names
+    assert [r["@id"] for r in card["recordSet"]] == [f"rows-of-{name}" for name in names]
+    assert [r["field"][0]["source"]["fileObject"]["@id"] for r in card["recordSet"]] == names
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl.gz"])
 def test_other_formats_are_described_as_far_as_croissant_knows_them(made: Made, kind: str) -> None:
     for split in SIZES:
@@ -109,6 +159,7 @@ def test_data_that_is_gone_or_on_the_hub_has_a_card_as_well(made: Made) -> None:
     gone = croissant(made, home)
     assert (gone["distribution"], gone["recordSet"]) == ([], [])
     assert "The rows could not be read again: no such file" in gone["description"]
+    assert "No file of the data was at hand" in gone["description"]
     result = json.loads((home / "result.json").read_text(encoding="utf-8"))
     result["settings"]["task"] |= {"dataset": "org/tickets", "revision": "abc", "train": None, "validation": None}
     (home / "result.json").write_text(json.dumps(result), encoding="utf-8")

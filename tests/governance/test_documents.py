@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from made_governance import BASE, SIZES, Made, edit, made_rows
 from made_tasks import write
 from softprompts.data import tables
+from softprompts.governance import evidence
 from softprompts.governance.record import write_governance
 from softprompts.tasks.task import load_task
 
@@ -228,3 +230,98 @@ def test_the_cache_of_large_data_is_named_for_erasure(
     assert "a copy of the rows in its cache, in the folder softprompts of HF_DATASETS_CACHE" in known(
         written(made, home), "erasure"
     )
+
+
+UNTRAINED = {"total": 100, "trainable": 0, "saved": 0}
+
+
+def test_an_ensemble_saves_the_mean_and_scores_the_rows_by_each_adapter(made: Made) -> None:
+    changes: dict[str, Any] = {"recipe": "ensemble", "training": {}, "parameters": UNTRAINED}
+    home = made.run(notes={"members": [], "soup": {"loss": 1.0}}, **changes)
+    tree = written(made, home)
+    assert "contains adapter/, the mean of the adapters as a stock PEFT adapter" in known(tree, "forms")
+    said = "The test rows were scored at the end, by the vote and by each of its adapters"
+    assert f"{said}, and by their mean." in known(tree, "testing")
+    assert ONCE not in known(tree, "testing")
+    alone = written(made, made.run("alone", notes={"members": []}, **changes))
+    assert known(alone, "forms") == "The run saved no model."
+    assert f"{said}." in known(alone, "testing")
+
+
+def test_a_run_without_training_names_no_library_and_trained_with_nothing(made: Made) -> None:
+    home = made.run(recipe="evaluate", training={}, parameters=UNTRAINED, notes={"split": "test"})
+    tree = written(made, home)
+    assert "The run used torch 2.13.0." in known(tree, "updates")
+    head = (home / "governance" / "model_card.md").read_text(encoding="utf-8").split("---")[1]
+    assert "library_name" not in head
+    assert "pipeline_tag" not in head
+    assert "type: text-classification" in head
+
+
+def test_each_task_has_an_adapter(made: Made) -> None:
+    home = made.run(notes={"saved": "adapter", "kind": "decoder", "tasks": {"one": {}, "two": {}}})
+    assert "a stock PEFT adapter for each task, without the base model" in known(written(made, home), "forms")
+
+
+def test_4_bit_parameters_are_counted_by_two(made: Made) -> None:
+    text = "Two weights of 4 bits count as one parameter in this number."
+    packed = made.run("packed", model={"name_or_path": "org/other", "quantization": "nf4"})
+    assert text in known(written(made, packed), "architecture")
+    assert text not in known(written(made, made.run()), "architecture")
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_what_one_process_measured_is_not_that_of_all(made: Made, processes: int) -> None:
+    environment = {"commit": "0123abc", "hardware": {"cores": 2}, "processes": processes}
+    cost = {"seconds_training": 9.0, "peak_memory_gib": 2.0, "energy_kwh": 0.5}
+    tree = written(made, made.run(environment=environment, cost=cost))
+    first = " of the first process" if processes > 1 else ""
+    assert f"9 s of training, 2.0 GiB of memory{first}, 0.5 kWh{first}." in known(tree, "architecture")
+    assert ("It had 4 processes; this is the machine of the first." in known(tree, "target_hardware")) == bool(first)
+
+
+def test_the_seconds_of_a_sweep_are_those_of_the_kept_candidate(made: Made) -> None:
+    home = made.run(cost={"seconds_training": 9.0})
+    edit(home / "result.json", lambda tree: tree["settings"].update(sweep={"method": "lora"}))
+    assert "9 s of training of the kept candidate, energy" in known(written(made, home), "architecture")
+
+
+def test_data_of_the_hub_are_no_files(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = made.run()
+    assert "The Croissant file describes the files. The files still have" in known(written(made, home), "data")
+    read = evidence.open_sources
+    monkeypatch.setattr(
+        evidence, "open_sources", lambda config: {name: replace(s, files=()) for name, s in read(config).items()}
+    )
+    text = known(written(made, home), "data")
+    assert "The data still have the rows of the run" in text
+    assert "files" not in text
+
+
+def test_predictions_of_a_hard_prompt_also_hold_its_examples(made: Made) -> None:
+    home = made.run(training={}, recipe="hard_prompt", notes=WORDINGS)
+    edit(home / "result.json", lambda tree: tree["settings"].update(hard={"shots": 2}))
+    assert known(written(made, home), "erasure").endswith("the texts of the few-shot examples from train: 2.")
+
+
+def test_a_smaller_learning_rate_after_a_loss_that_is_not_finite_is_stated(made: Made) -> None:
+    back = {"step": 7, "to": 5, "factor": 0.5}
+    home = made.run(training={"step": 10, "best_step": 10, "tokens": 1000, "rollbacks": [back]})
+    text = known(written(made, home), "development")
+    assert "The loss of step 7 was not finite. Training went back to step 5, with 0.5 times the learning rate." in text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said"),
+    [
+        ("evaluate", {"adapter": {"path": "runs/lora"}}, "The scores are those of the adapter in runs/lora."),
+        ("evaluate", {"adapter": {"path": None}}, "The scores are those of the base model alone."),
+        ("ensemble", {"ensemble": {"adapters": ["runs/a", "runs/b"]}}, "the vote of these adapters: runs/a, runs/b."),
+    ],
+)
+def test_a_run_that_trains_nothing_names_what_it_scored(
+    made: Made, recipe: str, settings: dict[str, Any], said: str
+) -> None:
+    home = made.run(recipe=recipe, training={}, parameters=UNTRAINED, notes={})
+    edit(home / "result.json", lambda tree: tree["settings"].update(settings))
+    assert said in known(written(made, home), "development")

@@ -6,18 +6,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from softprompts.data.readers import open_file
+from softprompts.data.sources import EMBEDDED_PREFIX
 from softprompts.errors import UserError, short
 from softprompts.governance import documents
 from softprompts.governance.documents import Known, bounds, interval, number
 from softprompts.governance.groups import ByGroup
 from softprompts.models.bundled import BUNDLED
+from softprompts.models.paths import names_folder
 from softprompts.reports.run import PIPELINES
 from softprompts.reports.tables import markdown_table
 from softprompts.system.files import one_line
@@ -44,9 +47,10 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
     """Return the model card as text: front matter with a model index, then the sections of a card."""
     result = known.evidence.result
     name = f"{result.task}-{result.recipe}-{known.evidence.version}"
+    pipeline = _pipeline(known)
     scores = [
         EvalResult(
-            task_type=PIPELINES.get(result.notes.get("kind", ""), PIPELINE_BY_DEFAULT),
+            task_type=pipeline or (PIPELINE_BY_DEFAULT if known.generates else "text-classification"),
             dataset_type=result.task,
             dataset_name=result.task,
             dataset_split=known.evidence.split,
@@ -56,12 +60,12 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
         for metric, found in result.metrics.items()
         if found.value is not None
     ]
-    saved = result.notes.get("saved")
+    saved = result.notes.get("saved", "adapter" if result.parameters["saved"] or result.notes.get("soup") else None)
     head = ModelCardData(
         base_model=None if known.evidence.base_is_folder else known.evidence.base,  # on the Hub, a path is an id
-        library_name="transformers" if saved == "model" else "peft",
+        library_name={"model": "transformers", "adapter": "peft"}.get(saved or ""),
         license=_licence_of_base(known),
-        pipeline_tag=PIPELINES.get(result.notes.get("kind", ""), PIPELINE_BY_DEFAULT),
+        pipeline_tag=pipeline,
         tags=["soft-prompts", known.method.replace("_", "-")],
         model_name=name if scores else None,
         eval_results=scores or None,
@@ -81,6 +85,13 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
         groups=group_table(known.by_group),
     )
     return str(card).rstrip() + "\n"
+
+
+def _pipeline(known: Known) -> str | None:
+    """Return the Hub's name for the way in which the model answers; None if the run did not save its kind."""
+    result = known.evidence.result
+    by_default = PIPELINE_BY_DEFAULT if result.parameters["saved"] else None
+    return PIPELINES.get(result.notes.get("kind", ""), by_default)
 
 
 def _licence_of_base(known: Known) -> str | None:
@@ -116,6 +127,7 @@ def croissant(known: Known, folder: Path, answers: Mapping[str, str]) -> dict[st
     """
     result, task = known.evidence.result, known.settings["task"]
     files = list(_files(known))
+    ids = _ids([file for file, _ in files])
     optional = {
         "url": answers.get("dataset_url"),
         "datePublished": answers.get("dataset_published"),
@@ -135,21 +147,32 @@ def croissant(known: Known, folder: Path, answers: Mapping[str, str]) -> dict[st
         **{key: value for key, value in optional.items() if value},
         "rai:dataUseCases": known.plan.goal,
         "rai:personalSensitiveInformation": masked,
-        "distribution": [_file_object(file, splits, folder) for file, splits in files] or _hub_object(task),
-        "recordSet": [found for file, _ in files if (found := _record_set(file))],
+        "distribution": [_file_object(file, ids[file], splits, folder) for file, splits in files] + _hub_objects(task),
+        "recordSet": [found for file, _ in files if (found := _record_set(file, ids[file]))],
     }
 
 
 def _creator(known: Known) -> str:
     """Return who made the data: the plan's data owner, unless others have published them."""
-    published = known.settings["task"].get("dataset")
-    return f"the authors named in the licence of {published}" if published else known.plan.data_owner
+    task = known.settings["task"]
+    dataset, owner = task.get("dataset"), known.plan.data_owner
+    published = ([dataset] if str(dataset).startswith(EMBEDDED_PREFIX) else []) + _on_hub(task)
+    if not published:
+        return owner
+    authors = f"the authors named in the licence of {' and '.join(published)}"
+    others_made_train = dataset in published or "train" in (task.get("other_datasets") or {})
+    return authors if others_made_train else f"{owner}; {authors}"
 
 
 def _description(known: Known, has_files: bool) -> str:
     lines = [*documents.FACTS["data"](known)]
+    dataset = known.settings["task"].get("dataset")
     if not has_files:
-        lines.append("No file of the data was at hand when this card was made.")
+        lines.append(
+            f"The rows are from the folder {dataset}, whose files this card does not list."
+            if dataset and names_folder(dataset)
+            else "No file of the data was at hand when this card was made."
+        )
     digests = [f"{n}: {s['sha256']}" for n, s in known.evidence.result.data["splits"].items() if "sha256" in s]
     return " ".join(
         [*lines, *([f"SHA-256 of the run's prompts and targets: {'; '.join(digests)}."] if digests else [])]
@@ -178,18 +201,26 @@ def _suffixes(file: Path) -> tuple[str, bool]:
     return (Path(file.stem).suffix if packed else file.suffix).lower(), packed
 
 
-def _id(file: Path) -> str:
-    """Return the name of a file in the card: with its folder, since splits may have files of one name."""
-    return quote("/".join(file.resolve().parts[-2:]))
+def _ids(files: Iterable[Path]) -> dict[Path, str]:
+    """Return the name of each file in the card: with its folder, since splits may have files of one name.
+
+    A number tells files apart whose folders have one name as well.
+    """
+    names: dict[Path, str] = {}
+    for file in files:
+        name = quote("/".join(file.resolve().parts[-2:]))
+        numbered = (f"{name}{f'-{number}' if number > 1 else ''}" for number in count(1))
+        names[file] = next(one for one in numbered if one not in names.values())
+    return names
 
 
-def _file_object(file: Path, splits: list[str], folder: Path) -> dict[str, Any]:
+def _file_object(file: Path, name: str, splits: list[str], folder: Path) -> dict[str, Any]:
     kind, packed = _suffixes(file)
     with one_line(file), file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
         "@type": "cr:FileObject",
-        "@id": _id(file),
+        "@id": name,
         "name": file.name,
         "description": f"Feeds: {', '.join(splits)}.",
         "contentUrl": os.path.relpath(file.resolve(), folder.resolve()),
@@ -199,38 +230,53 @@ def _file_object(file: Path, splits: list[str], folder: Path) -> dict[str, Any]:
     }
 
 
-def _hub_object(task: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the repository of a dataset of the Hub, which has a revision in place of a checksum."""
-    name = task.get("dataset")
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        return []
+def _on_hub(task: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the task's datasets on the Hub. A folder is none, although `datasets` loads it by its name."""
+    others = [str(other).partition(":")[0] for other in (task.get("other_datasets") or {}).values()]
+    names = dict.fromkeys(str(name) for name in (task.get("dataset"), *others) if name)
+    return [name for name in names if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not names_folder(name)]
+
+
+def _hub_objects(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the repositories of datasets of the Hub, which have a revision in place of a checksum."""
     return [
         {
             "@type": "cr:FileObject",
-            "@id": "repository",
-            "name": "repository",
-            "description": f"The dataset on the Hub, revision {task.get('revision') or 'not recorded'}.",
+            "@id": name,
+            "name": name,
+            "description": f"The dataset on the Hub, revision {_revision(task, name) or 'not recorded'}.",
             "contentUrl": f"https://huggingface.co/datasets/{name}",
             "encodingFormat": "git+https",
             "sha256": "https://github.com/mlcommons/croissant/issues/80",
         }
+        for name in _on_hub(task)
     ]
 
 
-def _record_set(file: Path) -> dict[str, Any] | None:
-    """Return the columns of a file; None for a format whose columns Croissant cannot name, or a damaged file."""
+def _revision(task: Mapping[str, Any], name: str) -> str | None:
+    return task.get("revision") if name == task.get("dataset") else None
+
+
+def _record_set(file: Path, file_id: str) -> dict[str, Any] | None:
+    """Return the columns of a file; None for a format whose columns Croissant cannot name, or a damaged file.
+
+    The whole file is read, since later rows may have further columns and values of another type.
+    """
     kind, packed = _suffixes(file)
     if packed or kind not in TABLES:
         return None
     columns: dict[str, set[str]] = {}
     try:
-        for _, record in next(iter(open_file(file).batches())):
+        for _, record in chain.from_iterable(open_file(file).batches()):
             for name, value in record.items():
                 if name:  # a table's index has no name
-                    columns.setdefault(name, set()).add(KINDS.get(type(value), "sc:Text"))
+                    kinds = columns.setdefault(name, set())
+                    kinds.update([] if value is None else [KINDS.get(type(value), "sc:Text")])
     except UserError:
         return None
-    name = f"rows-of-{_id(file)}"
+    if not columns:
+        return None
+    name = f"rows-of-{file_id}"
     return {
         "@type": "cr:RecordSet",
         "@id": name,
@@ -242,7 +288,7 @@ def _record_set(file: Path) -> dict[str, Any] | None:
                 "name": column,
                 "description": f"The column {short(column)}.",
                 "dataType": _data_type(kinds),
-                "source": {"fileObject": {"@id": _id(file)}, "extract": {"column": column}},
+                "source": {"fileObject": {"@id": file_id}, "extract": {"column": column}},
             }
             for column, kinds in columns.items()
         ],
@@ -250,6 +296,7 @@ def _record_set(file: Path) -> dict[str, Any] | None:
 
 
 def _data_type(kinds: set[str]) -> str:
+    """Return the type of a column; text if its values have several, or none has a value."""
     if len(kinds) == 1:
         return next(iter(kinds))
     return "sc:Float" if kinds == {"sc:Integer", "sc:Float"} else "sc:Text"

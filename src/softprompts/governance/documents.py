@@ -106,14 +106,21 @@ def _version(known: Known) -> list[str]:
 def _software(known: Known) -> list[str]:
     environment = known.evidence.result.environment
     versions = ", ".join(f"{name} {text}" for name, text in environment.get("versions", {}).items())
-    return [f"Commit {environment['commit']} of softprompts.", *([f"Trained with {versions}."] if versions else [])]
+    return [f"Commit {environment['commit']} of softprompts.", *([f"The run used {versions}."] if versions else [])]
 
 
 def _artefact(known: Known) -> list[str]:
+    notes = known.evidence.result.notes
+    if notes.get("soup"):
+        mean = "the mean of the adapters as a stock PEFT adapter, without the base model"
+        return [f"The run's folder contains adapter/, {mean}. The scores are those of the vote, and not of this mean."]
     if not known.evidence.result.parameters["saved"]:
         return ["The run saved no model."]
-    saved = known.evidence.result.notes.get("saved", "adapter")
-    kind = "a whole model for transformers" if saved == "model" else "a stock PEFT adapter, without the base model"
+    saved = notes.get("saved", "adapter")
+    each = " for each task" if notes.get("tasks") else ""
+    kind = (
+        "a whole model for transformers" if saved == "model" else f"a stock PEFT adapter{each}, without the base model"
+    )
     return [f"The run's folder contains {saved}/, {kind}. recipes/export.py writes other forms."]
 
 
@@ -124,7 +131,14 @@ def _hardware(known: Known) -> list[str]:
     gpus = hardware.get("gpus") or ["none"]
     processor, memory = hardware.get("processor", "an unknown processor"), hardware.get("memory_gib", "?")
     machine = f"{processor}, {hardware.get('cores', '?')} cores, {memory} GiB"
-    return [f"The run used {machine}; GPUs: {', '.join(map(str, gpus))}."]
+    first = f" It had {_processes(known)} processes; this is the machine of the first." if _processes(known) > 1 else ""
+    return [f"The run used {machine}; GPUs: {', '.join(map(str, gpus))}.{first}"]
+
+
+def _processes(known: Known) -> int:
+    """Return the number of processes of the run. Its record measures memory and energy in the first one."""
+    found: int = known.evidence.result.environment.get("processes", 1)
+    return found
 
 
 def _prompt(known: Known) -> list[str]:
@@ -137,7 +151,19 @@ def _prompt(known: Known) -> list[str]:
 
 def _method(known: Known) -> list[str]:
     label = METHODS[known.method].label if known.method in METHODS else known.method
-    return [f"recipes/{known.evidence.result.recipe}.py, method: {label}."]
+    return [f"recipes/{known.evidence.result.recipe}.py, method: {label}.", *_scored(known)]
+
+
+def _scored(known: Known) -> list[str]:
+    """Return whose scores a run has that trained nothing itself."""
+    recipe, section = known.evidence.result.recipe, known.section
+    if recipe == "ensemble":
+        adapters = ", ".join(section.get("ensemble", {}).get("adapters", ()))
+        return [f"The scores are those of the vote of these adapters: {adapters}."]
+    if recipe == "evaluate":
+        path = section.get("adapter", {}).get("path")
+        return [f"The scores are those of {f'the adapter in {path}' if path else 'the base model alone'}."]
+    return []
 
 
 def _base(known: Known) -> list[str]:
@@ -162,8 +188,14 @@ def _steps(known: Known) -> list[str]:
     how = ", ".join(
         f"{key.replace('_', ' ')} {settings[key]}" for key in ("learning_rate", "optimizer") if key in settings
     )
+    back = [
+        f"The loss of step {one['step']:g} was not finite. Training went back to step {one['to']:g}, "
+        f"with {one['factor']:g} times the learning rate."
+        for one in training.get("rollbacks", ())
+    ]
     return [
         f"{training.get('step', '?')} steps of {settings.get('batch_size', '?')} rows{f', with {how}' if how else ''}.",
+        *back,
         f"Seed {known.evidence.result.seed}. The step {training.get('best_step', '?')} was kept.",
     ]
 
@@ -209,7 +241,11 @@ def _initial(known: Known) -> list[str]:
 
 def _parameter_counts(known: Known) -> list[str]:
     parameters = known.evidence.result.parameters
-    return [f"{parameters['trainable']:,} of {parameters['total']:,} parameters were trained."]
+    packed = known.settings["model"].get("quantization") == "nf4"
+    return [
+        f"{parameters['trainable']:,} of {parameters['total']:,} parameters were trained.",
+        *(["Two weights of 4 bits count as one parameter in this number."] if packed else []),
+    ]
 
 
 def _compute(known: Known) -> list[str]:
@@ -230,24 +266,29 @@ def share_text(share: float) -> str:
 
 def _resources(known: Known) -> list[str]:
     cost = known.evidence.result.cost
-    lines = [f"{cost.get('seconds_training') or 0:,.0f} s of training"]
-    lines += [f"{cost['peak_memory_gib']:.1f} GiB of memory"] if cost.get("peak_memory_gib") else []
+    kept = " of the kept candidate" if "sweep" in known.section else ""
+    first = " of the first process" if _processes(known) > 1 else ""
+    lines = [f"{cost.get('seconds_training') or 0:,.0f} s of training{kept}"]
+    lines += [f"{cost['peak_memory_gib']:.1f} GiB of memory{first}"] if cost.get("peak_memory_gib") else []
     energy = cost.get("energy_kwh")
-    lines += [f"{energy:.4g} kWh" if energy is not None else "energy not measured (training.energy)"]
+    lines += [f"{energy:.4g} kWh{first}" if energy is not None else "energy not measured (training.energy)"]
     return [f"{', '.join(lines)}."]
 
 
 def _data(known: Known) -> list[str]:
     result = known.evidence.result
     splits = [f"{name} {split['rows']:,} rows" for name, split in result.data["splits"].items()]
-    lines = [f"Task {result.task}: {', '.join(splits)}. The Croissant file describes the files."]
+    lines = [f"Task {result.task}: {', '.join(splits)}."]
+    has_files = any(source.files for source in known.rows.sources.values())
+    lines += ["The Croissant file describes the files."] if has_files else []
     if known.rows.missing:
         lines.append(f"The rows could not be read again: {known.rows.missing}.")
     elif known.rows.changed:
         lines.append(f"Since the run, the rows of these splits have changed: {listed(known.rows.changed)}.")
     else:
         by = "number" if known.evidence.chose_prompt else "SHA-256"
-        lines.append(f"The files still have the rows of the run, by their {by}.")
+        what = "files still have" if has_files else "data still have"
+        lines.append(f"The {what} the rows of the run, by their {by}.")
         lines += ["The rows of train that the run drew are not compared."] if known.evidence.drew_rows else []
     where = known.settings["task"].get("where")
     return [*lines, *([f"Only rows with {where} were used."] if where else [])]
@@ -316,6 +357,9 @@ def _validation(known: Known) -> list[str]:
             "The validation rows were also scored at the end. "
             f"They chose {' and '.join(choices)}, so other rows may score less."
         )
+    if result.recipe == "ensemble":
+        also = ", and by their mean" if result.notes.get("soup") else ""
+        lines[-1] = f"The {split} rows were scored at the end, by the vote and by each of its adapters{also}."
     if split == "train" and result.training:
         lines[-1] = "The train rows were scored at the end. The run was trained on them, so other rows may score less."
     return [" ".join(lines)]
@@ -459,6 +503,9 @@ def _stored(known: Known) -> list[str]:
     if not known.evidence.predictions_missing:
         scored = len(known.evidence.predictions)
         said.append(f"The run's folder keeps the texts of {scored:,} scored rows (predictions.jsonl).")
+        _, shots = scored_prompt(known.evidence.result)
+        if shots:
+            said.append(f"The file also has the texts of the few-shot examples from train: {shots:,}.")
     if (task := known.rows.task) is not None and any(map(key_of_rows, task.splits.values())):
         said.append(
             "Each machine that read the data keeps a copy of the rows in its cache, in the folder softprompts of "
