@@ -100,6 +100,15 @@ def _swept(folder: Path, job: Job) -> list[dict[str, Any]]:
     return _read(file)["points"] if file.is_file() else []
 
 
+def reopen(folder: Path, job: Job) -> None:
+    """Remove the record of a point's sweep if all points failed, so that they run again.
+
+    A sweep with a choice stays closed, because its runs are made with this choice.
+    """
+    if job.kind == "sweep" and record_of(folder, job).is_file() and _read(record_of(folder, job))["chosen"] is None:
+        record_of(folder, job).unlink()
+
+
 def keep_failure(folder: Path, job: Job, command: list[str], code: int, reason: str) -> None:
     """Record why a job failed, because the tables explain each gap."""
     moment = datetime.now(UTC).isoformat(timespec="seconds")

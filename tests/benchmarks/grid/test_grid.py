@@ -286,6 +286,22 @@ def test_without_a_sweep_there_is_no_run_and_no_probe(make_grid: MakeGrid, tmp_p
     assert failed == dict.fromkeys((0, 1), "every point of its sweep failed")
 
 
+def test_a_sweep_whose_points_all_failed_is_made_again_by_a_retry(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches
+) -> None:
+    launches.fails = {"sweep00": 2, "sweep01": 2}
+    with pytest.raises(SystemExit):
+        run(make_grid(seeds=[0]), tmp_path, only=["prompt_tuning"])
+    with pytest.raises(SystemExit):
+        run(make_grid(seeds=[0]), tmp_path, only=["prompt_tuning"], retry=True)
+    assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01"] * 2
+    launches.ran.clear()
+    launches.fails, launches.best = {}, {"0.01": -1.0, "0.1": -0.3}
+    folder = run(make_grid(seeds=[0]), tmp_path, only=["prompt_tuning"], retry=True)
+    assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01", "prompt_tuning/seed0"]
+    assert load_benchmark(folder).sweeps["prompt_tuning"]["chosen"] == {LR: 0.1}
+
+
 def test_a_benchmark_has_one_launch_at_a_time(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
     folder = tmp_path / "runs" / "sentiment"
     folder.mkdir(parents=True)
