@@ -46,7 +46,7 @@ class Launches:
         if code := self.fails.get(folder.name):
             return code, "error: it broke"
         folder.mkdir(parents=True)
-        rate = flags.get("--training.learning_rate", "0")
+        rate = flags.get("--training.learning_rate", flags.get("--training.ema", "0"))
         training = {"best_value": self.best.get(rate, 0.0), "best_step": 2, "step": 4, "history": [{"step": 0}]}
         settings = {
             "training": {"best_by": "loss", "learning_rate": float(rate)},
@@ -242,6 +242,17 @@ def test_a_point_of_the_users_own_never_takes_the_result_of_a_point_beyond_the_e
     folder = run(replace(settings, methods=settings.methods | {"prompt_tuning": tuned}), tmp_path)
     kept = {p["values"][LR]: p["best_value"] for p in load_benchmark(folder).sweeps["prompt_tuning"]["points"]}
     assert kept == {0.01: -1.0, 0.1: -0.3, 0.03: -0.9, 0.33: -0.4}
+
+
+def test_a_point_beyond_the_edge_that_the_recipe_refuses_is_left_out(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launches.best = {"0.5": -1.0, "0.97": -0.3}
+    settings = make_grid(seeds=[0], extensions=4)
+    method = replace(settings.methods["prompt_tuning"], sweep={"training.ema": [0.5, 0.97]})
+    run(replace(settings, methods={"prompt_tuning": method}), tmp_path)
+    assert "prompt_tuning: the sweep ends at its edge: training.ema: " in capsys.readouterr().out
+    assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01", "prompt_tuning/seed0"]
 
 
 def test_a_sweep_whose_choice_is_used_already_is_extended_and_the_runs_refused(
