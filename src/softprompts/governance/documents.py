@@ -213,7 +213,8 @@ def share_text(share: float) -> str:
 
 def _resources(known: Known) -> list[str]:
     cost = known.evidence.result.cost
-    lines = [f"{cost.get('seconds_training') or 0:,.0f} s of training"]
+    swept = " of a sweep, of which this is one candidate" if "candidates" in known.evidence.result.notes else ""
+    lines = [f"{cost.get('seconds_training') or 0:,.0f} s of training{swept}"]
     lines += [f"{cost['peak_memory_gib']:.1f} GiB of memory"] if cost.get("peak_memory_gib") else []
     energy = cost.get("energy_kwh")
     lines += [f"{energy:.4g} kWh" if energy is not None else "energy not measured (training.energy)"]
