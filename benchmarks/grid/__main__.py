@@ -33,6 +33,7 @@ from benchmarks.grid.records import (
     keep_sweep,
     left_of,
     record_of,
+    reopen,
     with_recorded_points,
 )
 from benchmarks.grid.settings import GridConfig
@@ -54,7 +55,7 @@ class LaunchConfig:
         records: folder of the records, with a folder per benchmark.
         runs: folder of the runs, likewise.
         plan: print the jobs that are left and their expected time, and run nothing.
-        retry: run the jobs again that failed.
+        retry: run the jobs again that failed; points of a sweep only if all its points failed.
         only: methods to run; by default all.
     """
 
@@ -77,6 +78,7 @@ def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None
     if launch.retry and not launch.plan:
         for job in mine:
             failure_of(folder, job).unlink(missing_ok=True)
+            reopen(folder, job)
     left = left_of(folder, mine)
     seconds = expected(grid, mine, folder)
     print(

@@ -143,12 +143,17 @@ def check(grid: GridConfig, runs: Path) -> None:
     for name, method in grid.methods.items():
         _check_method(name, method, recipes)
     for job in jobs(grid, runs):
-        if job.kind != "probe":
-            recipe = grid.methods[job.method].recipe
-            try:
-                parse(_main_of(recipe), command(grid, job, {})[1:])
-            except UserError as error:
-                raise UserError(f"grid.methods: {job.method}: {error}") from None
+        if job.kind != "probe" and (refused := refusal(grid, job)):
+            raise UserError(f"grid.methods: {job.method}: {refused}")
+
+
+def refusal(grid: GridConfig, job: Job) -> str | None:
+    """Return why a recipe refuses the command of a job; None if it accepts it."""
+    try:
+        parse(_main_of(grid.methods[job.method].recipe), command(grid, job, {})[1:])
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _check_seeds(key: str, seeds: list[int]) -> None:

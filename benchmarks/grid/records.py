@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.grid.plan import ROOT, Job, choose, points
+from benchmarks.grid.plan import ROOT, Job, choose, points, refusal
 from benchmarks.grid.settings import GridConfig, in_words, load_benchmark, seeds_of
 from softprompts.errors import UserError
 from softprompts.runs.folders import RESULT_FILE
@@ -100,6 +100,15 @@ def _swept(folder: Path, job: Job) -> list[dict[str, Any]]:
     return _read(file)["points"] if file.is_file() else []
 
 
+def reopen(folder: Path, job: Job) -> None:
+    """Remove the record of a point's sweep if all points failed, so that they run again.
+
+    A sweep with a choice stays closed, because its runs are made with this choice.
+    """
+    if job.kind == "sweep" and record_of(folder, job).is_file() and _read(record_of(folder, job))["chosen"] is None:
+        record_of(folder, job).unlink()
+
+
 def keep_failure(folder: Path, job: Job, command: list[str], code: int, reason: str) -> None:
     """Record why a job failed, because the tables explain each gap."""
     moment = datetime.now(UTC).isoformat(timespec="seconds")
@@ -151,9 +160,17 @@ def extended(grid: GridConfig, settings: GridConfig, everything: Sequence[Job], 
         chosen = keep_sweep(grid, folder, sweep) if sweep and all(done(folder, job) for job in sweep) else None
         room = grid.extensions - (len(sweep) - len(points(settings.methods[name])))
         if chosen and room > 0:
-            found = beyond(chosen, points(method), method.sweep)
+            found = [v for v in beyond(chosen, points(method), method.sweep) if _accepted(grid, name, v, folder)]
             methods[name] = replace(method, further=[*method.further, *found[:room]])
     return replace(grid, methods=methods)
+
+
+def _accepted(grid: GridConfig, name: str, values: dict[str, Any], folder: Path) -> bool:
+    """Return whether a method's recipe accepts the values of a further point; print why it does not."""
+    refused = refusal(grid, Job("sweep", name, 0, folder, values))
+    if refused:
+        print(f"{name}: the sweep ends at its edge: {refused}", flush=True)
+    return not refused
 
 
 def check_choices(folder: Path, runs: Path) -> None:

@@ -10,17 +10,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from softprompts.config.methods import EncoderConfig, LoraConfig, PrefixConfig, PromptConfig
+from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError, nearest
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.record import Standing, ranked
-from softprompts.sweeps.grid import SEED
+from softprompts.sweeps.grid import SEED, typed_value
 
 import yaml
 
 # P-tuning's recipe names its section `prompt`, but in a sweep this name is prompt tuning's.
 RENAMED = {"p_tuning": {"prompt": "encoder"}}
+# The sections of a sweep whose keys may vary.
+KINDS: dict[str, type] = {
+    "prompt": PromptConfig,
+    "prefix": PrefixConfig,
+    "encoder": EncoderConfig,
+    "lora": LoraConfig,
+    "training": TrainingConfig,
+    "run": RunConfig,
+}
 
 
 @dataclass
@@ -148,8 +159,12 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig, config: Mapping[s
 
 
 def _value_of(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a sweep's key as the recipe reads it: the key's default if the config does not have it."""
     section, _, own = key.partition(".")
-    return config.get(section, {}).get(own)
+    kind = KINDS[section]
+    if own not in config.get(section, {}):
+        return getattr(kind(), own)
+    return typed_value(key, get_type_hints(kind)[own], config[section][own])
 
 
 def load_screen(file: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _cost(result: Result) -> list[str]:
         f"{result.parameters['trainable']:,}",
         size(cost["adapter_bytes"]),
         f"{result.cost['seconds_training']:.0f} s ({result.environment['hardware']['threads']})",
-        f"{cost['training_tokens_per_second']:.0f}",
+        f"{cost['training_tokens_per_second']:.0f}" if "training_tokens_per_second" in cost else "",  # none of a sweep
         f"{cost['peak_memory_gib']:.1f} GiB",
     ]
 

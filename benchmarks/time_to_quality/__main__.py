@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.time_to_quality.ratio import SEEDS, ratio_of
 from benchmarks.time_to_quality.sides import GOALS, measure
-from softprompts.errors import nearest
+from softprompts.errors import UserError, nearest
 from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
 
@@ -39,7 +39,11 @@ def main(names: list[str]) -> int:
             for side in ("recipe", "stock"):
                 if any((run["side"], run["seed"]) == (side, seed) for run in record["runs"]):
                     continue
-                run = in_new_process(name, side, seed, limit(record["runs"], side))
+                try:
+                    run = in_new_process(name, side, seed, limit(record["runs"], side))
+                except UserError as error:
+                    print(f"error: {error}", file=sys.stderr)
+                    return 2
                 record["runs"].append(run)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(file, json.dumps(record, indent=1) + "\n")
@@ -68,7 +72,8 @@ def in_new_process(name: str, side: str, seed: int, seconds: float) -> dict[str,
 
 def in_words(run: dict[str, Any]) -> str:
     """Return a run as printed words."""
-    said = "reached" if run["reached"] else f"not reached (last {run['curve'][-1]['score']:.1%})"
+    last = f"last {run['curve'][-1]['score']:.1%}" if run["curve"] else "no validation"
+    said = "reached" if run["reached"] else f"not reached ({last})"
     return f"{said} after {run['updates']} steps, {run['seconds']:.0f} s"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from softprompts.encoding.documents import EncodedTask
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
+from softprompts.errors import UserError
 from softprompts.evaluation.predict import answers_and_targets, predict
 from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
 from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.models.loading import input_spec, load_base_model
 from softprompts.tasks.task import load_task
+from softprompts.training.averaging import averaged
 from softprompts.training.state import make_candidate
 from softprompts.training.step import update
 
@@ -83,13 +85,17 @@ class Watch:
         task = self.data.task
         self.metrics = load_metrics(task.metrics, task.schema, task.metric_data)
 
-    def passed(self, seconds: float) -> bool:
-        """Count a step of this number of seconds; return whether it was the last."""
+    def passed(self, seconds: float, average: Mapping[str, torch.Tensor] | None = None) -> bool:
+        """Count a step of this number of seconds; return whether it was the last.
+
+        The values of `average`, from `training.ema`, are those that the validation scores.
+        """
         self.seconds += seconds
         self.updates += 1
         if self.updates % EVERY:
             return False
-        outcome = predict(self.engine, self.data.validation, self.evaluation, Accelerator(), "validating")
+        with averaged(self.engine.model, average or {}):
+            outcome = predict(self.engine, self.data.validation, self.evaluation, Accelerator(), "validating")
         score = compute_metrics(self.metrics, *answers_and_targets(outcome.predictions))[self.goal.metric]
         self.curve.append({"update": self.updates, "seconds": self.seconds, "score": score})
         return self.reached or self.seconds >= self.limit
@@ -141,8 +147,13 @@ def with_recipe(
     seed: int,
     watching: Watching,
 ) -> Watch:
-    """Train as the shipped recipe does, except for the validations."""
+    """Train as the shipped recipe does, except for the validations. A loss that is not finite ends the training.
+
+    Raises:
+        UserError: the config has a teacher, or an adapter to start from, which this benchmark does not support.
+    """
     training = TrainingConfig(**config["training"])
+    check_alone(goal, config, training)
     if goal.recipe == "prompt_tuning":
         tuned = add_soft_prompt(base, tokenizer, PromptConfig(**config["prompt"]), seed=seed, task=rows)
     else:
@@ -160,9 +171,26 @@ def with_recipe(
             documents = candidate.rows()
             (loss,) = update(wrapped, [(candidate, documents)], accelerator)
             candidate.record_update(loss, documents)
-            if watch.passed(time.perf_counter() - started):
+            if candidate.failure:
+                told = candidate.failure.partition(";")[0]  # without the checkpoint, which this benchmark does not keep
+                print(f"{goal.recipe}, seed {seed}: given up: {told}", flush=True)
+                break
+            if watch.passed(time.perf_counter() - started, candidate.average):
                 break
     return watch
+
+
+def check_alone(goal: Goal, config: Mapping[str, Any], training: TrainingConfig) -> None:
+    """Raise `UserError` for a config that needs a teacher or another adapter: their time would not be counted."""
+    section = "prompt" if goal.recipe == "prompt_tuning" else "prefix"
+    keys = {
+        "training.teacher": training.teacher,
+        "training.teacher_context": training.teacher_context,
+        f"{section}.init_adapter": config[section].get("init_adapter"),
+    }
+    for key, value in keys.items():
+        if value is not None:
+            raise UserError(f"{key}: time_to_quality does not support it, found {value}; set it to null")
 
 
 class Clock(TrainerCallback):

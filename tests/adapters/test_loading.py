@@ -38,6 +38,7 @@ from peft import (
     PromptEncoderConfig,
     PromptTuningConfig,
 )
+from transformers import BertConfig, BertForMaskedLM
 
 CPU = torch.device("cpu")
 DOCUMENTS = [Document((0, 5, 6), (7,)), Document((0, *range(20, 33)), (40, 41, 42))]
@@ -144,6 +145,30 @@ def test_an_encoders_classifier_is_saved_with_its_prefix(tiny_encoder: Path, run
         torch.manual_seed(99)  # another classifier
         fresh = load_base_model(ModelConfig(str(tiny_encoder)), CPU, ["a", "b", "c"])[0]
         found = load_adapter(fresh, AdapterConfig(str(folder)))
+        torch.testing.assert_close(found(input_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_the_pooler_that_an_encoders_folder_lacks_is_saved_with_its_prefix(
+    tiny_encoder: Path, tmp_path: Path, run: Run, projected: bool
+) -> None:
+    """BertForMaskedLM has no pooler, so the pooler is new and trained, as the classifier is."""
+    folder = tmp_path / "masked"
+    shutil.copytree(tiny_encoder, folder)
+    BertForMaskedLM(BertConfig.from_pretrained(folder)).save_pretrained(folder)
+    base, tokenizer = load_base_model(ModelConfig(str(folder)), CPU, ["a", "b"])
+    model = add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=5, prefix_projection=projected), seed=0).eval()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and "pooler" in n]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        ids = torch.tensor([DOCUMENTS[1].prompt_ids])
+        expected = model(input_ids=ids).logits
+        saved = save_adapter(model, run)
+        torch.manual_seed(99)  # another classifier and another pooler
+        fresh = load_base_model(ModelConfig(str(folder)), CPU, ["a", "b"])[0]
+        found = load_adapter(fresh, AdapterConfig(str(saved)))
         torch.testing.assert_close(found(input_ids=ids).logits, expected)
 
 

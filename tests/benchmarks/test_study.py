@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid.settings import in_words
 from benchmarks.study import __main__ as runner
 from benchmarks.study.settings import ScreenConfig, StudyConfig, check, check_record, config_of, load_screen, record_of
 from helpers import ROOT, load_recipe
@@ -61,6 +62,31 @@ def test_the_section_of_p_tuning_is_the_sweeps_encoder_and_back() -> None:
     assert record["shipped"] == {"prompt.num_virtual_tokens": 20, "training.learning_rate": 0.0005}
     assert record["chosen"] == {"prompt.num_virtual_tokens": 4, "training.learning_rate": 0.1}
     assert record["candidates"][0]["values"] == record["chosen"]
+
+
+def test_a_shipped_value_is_the_default_if_the_config_does_not_have_its_key() -> None:
+    grid: dict[str, list[Any]] = {
+        "training.optimizer": ["adamw", "muon"],
+        "training.weight_decay": [0.0, 0.1],
+        "training.ema": [0.0, 0.9],
+        "prompt.parametrization": ["direct", "low_rank"],
+        "prompt.init_from": [None, "labels"],
+        "training.learning_rate": [1, 2],
+    }
+    config = {"prompt": {"init_from": None}, "training": {"weight_decay": 0, "learning_rate": "1e-3"}}
+    record = record_of(result_of([candidate_of({}, 0.5)]), ScreenConfig("prompt_tuning", grid), config)
+    assert record["shipped"] == {
+        "training.optimizer": "adamw",
+        "training.weight_decay": 0.0,
+        "training.ema": 0.0,
+        "prompt.parametrization": "direct",
+        "prompt.init_from": None,
+        "training.learning_rate": 0.001,
+    }
+    assert in_words(record["shipped"]).startswith("optimizer adamw, weight_decay 0.0"), "as in the grid"
+    null = {"prompt": {"parametrization": "direct", "init_from": None}}
+    screen = ScreenConfig("prompt_tuning", {"prompt.init_from": ["labels", None]})
+    assert record_of(result_of([candidate_of({}, 0.5)]), screen, null)["shipped"] == {"prompt.init_from": None}
 
 
 def candidate_of(values: dict[str, Any], value: float | None, loss: float = 0.5, **more: Any) -> dict[str, Any]:

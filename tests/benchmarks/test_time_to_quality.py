@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.time_to_quality import __main__ as runner, sides
-from helpers import Build
+from helpers import Build, load_base, task_config
+from softprompts.config.sections import EvaluationConfig
+from softprompts.errors import UserError
+from softprompts.tasks.task import load_task
+from softprompts.training.averaging import new_average
 
 import pytest
+import torch
 
 
 class Scores:
@@ -45,6 +52,56 @@ def test_a_watch_gives_up_after_its_limit(make: Build, monkeypatch: pytest.Monke
     watch = watch_of(make(), limit=5.0)
     assert [watch.passed(3.0), watch.passed(3.0)] == [False, True]
     assert not watch.reached
+
+
+def test_a_watch_scores_the_averages(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "EVERY", 1)
+    monkeypatch.setattr(sides, "compute_metrics", Scores(0.5))
+    seen = []
+    predict = sides.predict
+
+    def watched(*given: Any) -> Any:
+        seen.append(parts.prompt())
+        return predict(*given)
+
+    monkeypatch.setattr(sides, "predict", watched)
+    parts = make()
+    before = parts.prompt()
+    watch_of(parts).passed(1.0, {name: value + 1 for name, value in new_average(parts.model).items()})
+    assert torch.equal(seen[0], before + 1)
+    assert torch.equal(parts.prompt(), before)
+
+
+def train_recipe(model: Path, task: Path, **training: Any) -> sides.Watch:
+    goal = sides.Goal("sentiment", "prompt_tuning", "accuracy", 1.1)
+    base, tokenizer = load_base(model)
+    evaluation = EvaluationConfig(batch_size=16, bootstrap_resamples=20)
+    config = {
+        "training": {"steps": 4, "batch_size": 4, **training},
+        "prompt": {"num_virtual_tokens": 3, "prompt_tuning_init": "RANDOM"},
+        "model": {"name_or_path": str(model), "dtype": "float32"},
+    }
+    rows = load_task(task_config(task))
+    watching = partial(sides.Watch, goal, evaluation=evaluation, limit=1e9)
+    return sides.with_recipe(goal, config, base, tokenizer, rows, 0, watching)
+
+
+def test_a_recipe_that_diverges_ends_without_a_result(
+    tiny_model: Path, tiny_task: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = iter([1.0, float("nan")])
+    monkeypatch.setattr(sides, "update", lambda *_: [next(given)])
+    found = train_recipe(tiny_model, tiny_task)
+    assert (found.updates, found.reached, found.curve) == (1, False, [])
+    assert "prompt_tuning, seed 0: given up: the loss or its gradient became nan at step 2" in capsys.readouterr().out
+    told = runner.in_words(run("recipe", 1.0, False) | {"curve": found.curve, "updates": found.updates})
+    assert told == "not reached (no validation) after 1 steps, 1 s"
+
+
+@pytest.mark.parametrize("key", ["teacher", "teacher_context"])
+def test_a_teacher_is_refused(tiny_model: Path, tiny_task: Path, key: str) -> None:
+    with pytest.raises(UserError, match=f"^training.{key}: time_to_quality does not support it, found there; set it"):
+        train_recipe(tiny_model, tiny_task, **{key: "there"})
 
 
 def run(side: str, seconds: float, reached: bool = True, seed: int = 0) -> dict[str, Any]:

@@ -161,6 +161,14 @@ def test_changes_of_settings_data_and_code_are_listed(made: Made) -> None:
     }
 
 
+@pytest.mark.parametrize(("notes", "listed"), [({}, True), ({"candidates": [{"steps": 10}]}, False)])
+def test_the_seconds_of_a_sweep_are_not_those_of_one_training(made: Made, notes: dict[str, Any], listed: bool) -> None:
+    before, now = made.run("before", notes=notes), made.run()
+    edit(now / "result.json", lambda tree: tree["cost"].update(seconds_training=99.0))
+    found = changed(made, before, now)
+    assert ("seconds_training" in [c.key for c in found.changes]) == listed
+
+
 def test_scores_on_the_same_rows_are_compared_row_by_row(made: Made) -> None:
     before, now = made.run("before"), made.run(wrong=lambda n, row: False)
     log = changed(made, before, now)

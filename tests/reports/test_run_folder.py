@@ -91,6 +91,14 @@ def test_a_trained_run(saved: Any, tmp_path: Path, capsys: pytest.CaptureFixture
     assert summary(result, tmp_path) in capsys.readouterr().out
 
 
+def test_a_sweep_has_no_tokens_per_second(saved: Any) -> None:
+    """Its seconds are those of all candidates, and its tokens those of the chosen one."""
+    progress = Progress(step=12, best_step=12, seconds=4.0, tokens=1000, history=HISTORY)
+    cost = saved(progress=progress, notes={"candidates": []}).cost
+    assert cost["seconds_training"] == 4
+    assert "training_tokens_per_second" not in cost
+
+
 def test_predictions_are_one_json_object_a_line(saved: Any, tmp_path: Path) -> None:
     saved()
     lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").split("\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -457,6 +459,58 @@ def test_what_left_stays_gone_after_a_resume(make: Build, prompt: PromptConfig) 
     assert again.best.name == made.best.name
     for mine, other in zip(again.best.parameters, made.best.parameters, strict=True):
         assert torch.equal(mine, other)
+
+
+def test_rungs_of_one_step_each_halve_those_that_are_left(
+    make: Build, prompt: PromptConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 4 steps, the rungs 1/8 and 1/4 are both after step 1."""
+    advanced: list[tuple[int, float]] = []
+    monkeypatch.setattr(Sweep, "advance", planted(lambda values, _: values["run.seed"] / 10, advanced))
+    parts = make(steps=4)
+    grid = grid_for(parts, prompt, {"run.seed": list(range(8))}, reduction_factor=2)
+    run = Sweep(grid, lambda _: parts.engine, True, parts.data, parts.evaluation, parts.run)
+    run.train(run.add(grid.points()))
+    assert [sum(rung == share for _, rung in advanced) for share in (1 / 8, 1 / 4, 1 / 2, 1)] == [8, 4, 2, 1]
+    assert [c.left_rung for c in run.contenders] == [None, 1 / 2, 1 / 4, 1 / 4, *[1 / 8] * 4]
+
+
+def test_one_that_left_does_not_count_at_later_rungs_even_if_its_patience_was_spent(
+    make: Build, prompt: PromptConfig
+) -> None:
+    parts = make(steps=8, patience=2)
+    grid = grid_for(parts, prompt, {"run.seed": [0, 1]}, reduction_factor=2)
+    run = Sweep(grid, lambda _: parts.engine, True, parts.data, parts.evaluation, parts.run)
+    (left, stays) = run.add(grid.points())
+    for contender in (left, stays):
+        contender.progress.step, contender.progress.validations_without_gain = 3, 2
+    run.leave(left, 0.5)
+    assert [(c.came(0.5), c.came(1.0)) for c in (left, stays)] == [(True, False), (True, True)]
+    (again, _) = Sweep(grid, run.build, True, parts.data, parts.evaluation, parts.run).add(grid.points())
+    assert (again.left_at, again.left_rung) == (3, 0.5)
+    file = left.folder / "left.json"
+    older = json.loads(file.read_text(encoding="utf-8"))
+    del older["left_rung"]
+    file.write_text(json.dumps(older), encoding="utf-8")
+    (again, _) = Sweep(grid, run.build, True, parts.data, parts.evaluation, parts.run).add(grid.points())
+    assert (again.left_at, again.left_rung) == (3, None)
+
+
+def test_a_candidate_with_its_own_base_model_does_not_keep_it_in_memory(make: Build, prompt: PromptConfig) -> None:
+    parts = make(steps=2, eval_every=1)
+    grid = grid_for(parts, prompt, {"run.seed": [0, 1]}, reduction_factor=2)
+    bases: list[weakref.ref[Any]] = []
+    kept = []
+
+    def build(points: Sequence[Point]) -> Engine:
+        kept.append(sum(base() is not None for base in bases))
+        base = copy.deepcopy(parts.model.get_base_model())
+        bases.append(weakref.ref(base))
+        tuned = add_soft_prompt(base, parts.engine.tokenizer, points[0].method, seed=points[0].seed)
+        return Engine(tuned, parts.engine.tokenizer)
+
+    run_sweep(grid, build, parts.engine.tokenizer, parts.data, parts.evaluation, parts.run, together=False)
+    assert kept == [0, 0, 0, 0], "two candidates, the rest of the better one, and its best step"
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 from typing import Any
 
-from helpers import Build, method_engine
+from helpers import Build, load_base, method_engine
+from softprompts.checkpoints.files import load_checkpoint, save_checkpoint
+from softprompts.config.methods import MultitaskConfig, PrefixConfig, PromptConfig
 from softprompts.config.sections import TrainingConfig
+from softprompts.errors import UserError
+from softprompts.methods.soft_prompts.multitask_prompt_tuning import add_multitask_prompt
+from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
+from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
+from softprompts.runs.record import Progress
 from softprompts.training.optimizers import make_optimizer, muon
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 RATE = 0.1
 
@@ -112,3 +123,64 @@ def test_muon_of_a_run_moves_every_virtual_token(make: Build) -> None:
     parts.engine([e.document for e in parts.data.train[:8]]).nll().mean().backward()
     optimizer.step()
     assert (parts.prompt() != before).any(dim=1).all()
+
+
+@pytest.mark.parametrize("method", ["P-tuning MLP", "full fine-tuning", "prompt tuning", "IA3"])
+def test_weight_decay_leaves_out_what_transformers_leaves_out(tiny_model: Any, tmp_path: Path, method: str) -> None:
+    model = method_engine(tiny_model, method).model
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    expected = set() if method == "IA3" else names.intersection(trainer.get_decay_parameter_names(model))
+    assert decayed_names(model, 0.1) == expected
+    assert len(make_optimizer(model, TrainingConfig()).param_groups) == 1, "as in earlier checkpoints"
+
+
+def decayed_names(model: nn.Module, decay: float, optimizer: str = "adamw") -> set[str]:
+    """Return the names of the parameters with a weight decay; all of them are trained."""
+    made: Any = TrainingConfig(weight_decay=decay, optimizer=optimizer)  # type: ignore[arg-type]
+    groups = make_optimizer(model, made).param_groups
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(map(id, trained.values()))
+    found = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert {group["weight_decay"] for group in groups} <= {0.0, decay}
+    return {name for name, p in trained.items() if id(p) in found}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
+def test_weight_decay_leaves_out_factors_that_are_neutral_at_one(tiny_model: Any, optimizer: str) -> None:
+    def names(model: nn.Module) -> list[str]:
+        return sorted(name.rpartition("weight.")[2] for name in decayed_names(model, 0.1, optimizer))
+
+    def prompt(kind: str, **more: Any) -> nn.Module:
+        base, tokenizer = load_base(tiny_model)
+        config: Any = PromptConfig(num_virtual_tokens=3, prompt_tuning_init="RANDOM", parametrization=kind, **more)  # type: ignore[arg-type]
+        return add_soft_prompt(base, tokenizer, config, seed=0)
+
+    assert names(prompt("low_rank", rank=2)) == ["0.codes", "0.shift"]
+    assert names(prompt("superposition", sampled_embeddings=4)) == []
+    base, tokenizer = load_base(tiny_model)
+    scales = add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=3, parametrization="scales"), seed=0)
+    assert names(scales) == ["original"]
+    base, tokenizer = load_base(tiny_model)
+    multitask = MultitaskConfig("c", 3, 1, "RANDOM")
+    (name,) = decayed_names(add_multitask_prompt(base, tokenizer, multitask, tasks=["a", "b"], seed=0), 0.1, optimizer)
+    assert name.endswith("embedding.weight")
+    base, _ = load_base(tiny_model)
+    dora = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], use_dora=True))
+    assert {name.split(".")[-3] for name in decayed_names(dora, 0.1, optimizer)} == {"lora_A", "lora_B"}
+
+
+def test_a_checkpoint_with_weight_decay_on_everything_is_refused(tiny_model: Any, tmp_path: Path) -> None:
+    model = method_engine(tiny_model, "P-tuning MLP").model
+    training = TrainingConfig(weight_decay=0.1)
+    now = make_optimizer(model, training)
+    before = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.1, fused=True)
+    for optimizer in (before, now):
+        schedule = get_scheduler("constant", optimizer)
+        save_checkpoint(tmp_path, model=model, optimizer=optimizer, scheduler=schedule, progress=Progress())
+        if optimizer is now:
+            assert load_checkpoint(tmp_path, model=model, optimizer=now, scheduler=schedule)
+            continue
+        with pytest.raises(UserError, match=r"weight decay on all parameters.*; choose another run\.output_dir$"):
+            load_checkpoint(tmp_path, model=model, optimizer=now, scheduler=get_scheduler("constant", now))
+        shutil.rmtree(tmp_path)

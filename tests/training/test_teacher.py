@@ -18,6 +18,7 @@ from softprompts.config.sections import TrainingConfig
 from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.documents import Document
 from softprompts.encoding.tokenization import encode
+from softprompts.engine import build as build_module
 from softprompts.engine.forward import Engine
 from softprompts.engine.padded import Scores
 from softprompts.errors import Interrupted, UserError
@@ -85,6 +86,37 @@ def test_a_teacher_has_no_say_in_ends_and_in_rows_that_it_reads(
     run_training(replace(parts, data=open_task))
     said = f"2 of {len(open_task.train)} rows of train are its examples; they are trained on their targets alone"
     assert said in capsys.readouterr().out
+
+
+def test_a_row_that_repeats_an_example_of_the_context_counts_as_the_example(make: Build) -> None:
+    parts = make(teacher_context="shots:2", **ONE_STEP)
+    task = parts.data.task
+    rows = list(task.splits["train"])
+    drawn = draw_shots(task, 2, 0)
+    again = replace(drawn[0], place="elsewhere")
+    other = next(n for n, row in enumerate(rows) if row.place not in {d.place for d in drawn})
+    kept = [again if n == other else row for n, row in enumerate(rows)]
+    data = encode(replace(task, splits={**task.splits, "train": kept}), parts.engine.tokenizer)
+    teacher = load_teacher(parts.engine, data, parts.training, seed=0, say=print)
+    assert teacher
+    assert draw_shots(data.task, 2, 0) == drawn
+    assert other in teacher.shown
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize("key", ["teacher", "teacher_context"])
+def test_a_teacher_whose_packed_forward_pass_differs_uses_stock(
+    make: Build, teachers: dict[str, Path], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    parts = make(**{key: str(teachers["whole"]) if key == "teacher" else "shots:2"}, **ONE_STEP)
+    assert parts.engine.packed
+    monkeypatch.setattr(build_module, "unknown_layers", lambda _: "it is odd")
+    said: list[str] = []
+    teacher = load_teacher(parts.engine, parts.data, parts.training, seed=0, say=said.append)
+    assert teacher
+    assert not teacher.engine.packed
+    expected = f"warning: training.{key}: the teacher uses stock, because packed does not match PEFT's forward pass: "
+    assert said == [f"{expected}it is odd"]
 
 
 def test_the_loss_of_hand_computed_tokens_in_float64() -> None:

@@ -44,6 +44,7 @@ def folded(model: PeftModel, task: int | None = None) -> PeftModel:
         "task_type": config.task_type,
         "num_virtual_tokens": getattr(config, "num_virtual_tokens", None),
         "num_transformer_submodules": getattr(config, "num_transformer_submodules", None),
+        "modules_to_save": list(getattr(config, "modules_to_save", None) or []) or None,
     }
     with torch.no_grad():
         if isinstance(config, (PromptEncoderConfig, MultitaskPromptTuningConfig, CPTConfig)):

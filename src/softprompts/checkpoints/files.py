@@ -272,11 +272,20 @@ def _notes(place: Path, record: dict[str, Any], inputs: dict[str, Any] | None, s
 
 
 def _check_groups(place: Path, groups: list[dict[str, Any]], optimizer: Optimizer) -> None:
-    """Raise `DamagedError` if the saved parameter groups do not have the form of those of `optimizer`."""
+    """Raise `DamagedError` if the saved parameter groups do not have the form of those of `optimizer`.
+
+    Raises:
+        UserError: the checkpoint is from a version whose weight decay left out no parameters.
+    """
     shapes = [
         [(len(group["params"]), group.keys() - {"initial_lr"}) for group in given]
         for given in (groups, optimizer.param_groups)
     ]
+    if len(groups) < len(optimizer.param_groups) and any(group.get("weight_decay") for group in groups):
+        raise UserError(
+            f"--resume: {place} has weight decay on all parameters, and this version leaves out biases, norms and "
+            "factors; choose another run.output_dir"
+        )
     if shapes[0] != shapes[1]:
         raise DamagedError(f"{STATE} of {place.name} is damaged")
 

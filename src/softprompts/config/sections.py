@@ -122,7 +122,7 @@ class TrainingConfig:
             dimensions, such as a soft prompt, with AdamW for all others. Muon's steps are scaled to the size of AdamW's
             (Liu et al. 2025), so that learning rates carry over. Those of Adafactor do not: PyTorch's scales a step by
             the root mean square of the parameter, and limits the rate to 1/sqrt(step).
-        weight_decay: decoupled weight decay.
+        weight_decay: decoupled weight decay, not of biases, norms, and factors that are neutral at one.
         schedule: learning-rate schedule after the warm-up, as transformers names it. `constant_with_warmup` is another
             name of `constant`.
         warmup_steps: steps of linear warm-up, at most `steps`; every schedule has it.

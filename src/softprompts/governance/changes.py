@@ -87,7 +87,9 @@ def _changes(before: Evidence, now: Evidence) -> Iterator[Change]:
     code = [{"commit": r.environment["commit"], **r.environment.get("versions", {})} for r in (old, new)]
     yield from _of_trees("code", *code)
     yield from _of_trees("hardware", *(r.environment.get("hardware", {}) for r in (old, new)))
-    costs = ("seconds_training", "energy_kwh", "peak_memory_gib")
+    costs = ["energy_kwh", "peak_memory_gib"]
+    if not any("candidates" in r.notes for r in (old, new)):  # the seconds of a sweep are not those of one training
+        costs.insert(0, "seconds_training")
     yield from _of_trees("cost", *({k: f"{r.cost[k]:.4g}" for k in costs if r.cost.get(k)} for r in (old, new)))
 
 

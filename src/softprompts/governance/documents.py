@@ -265,10 +265,10 @@ def share_text(share: float) -> str:
 
 
 def _resources(known: Known) -> list[str]:
-    cost = known.evidence.result.cost
-    kept = " of the kept candidate" if "sweep" in known.section else ""
+    cost, notes = known.evidence.result.cost, known.evidence.result.notes
+    swept = " of the kept candidate and of those that trained together with it" if "candidates" in notes else ""
     first = " of the first process" if _processes(known) > 1 else ""
-    lines = [f"{cost.get('seconds_training') or 0:,.0f} s of training{kept}"]
+    lines = [f"{cost.get('seconds_training') or 0:,.0f} s of training{swept}"]
     lines += [f"{cost['peak_memory_gib']:.1f} GiB of memory{first}"] if cost.get("peak_memory_gib") else []
     energy = cost.get("energy_kwh")
     lines += [f"{energy:.4g} kWh{first}" if energy is not None else "energy not measured (training.energy)"]

@@ -9,6 +9,7 @@ They compute in float32, also under autocast, so the saved values are exactly th
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from softprompts.config.methods import PrefixConfig, PromptConfig
@@ -192,15 +193,23 @@ def _register(model: PeftModel, module: nn.Module) -> None:
     register_parametrization(embedding, "weight", module.to(embedding.weight.device))
 
 
-def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-    """Return a model's trainable parameters as optimizer groups, one per rate; `learning_rate` comes first."""
+def parameter_groups(
+    model: nn.Module, learning_rate: float, undecayed: Container[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Return a model's trainable parameters as optimizer groups, one per rate; `learning_rate` comes first.
+
+    Parameters in `undecayed` have groups of their own, without weight decay.
+    """
     factors: dict[nn.Parameter, float] = {}
     for module in model.modules():
         if isinstance(module, ParametrizationList) and isinstance(module[0], Parts):
             factors |= {getattr(module, f"original{n}"): rate for n, rate in enumerate(module[0].rates)}
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
-    ordered = sorted(groups.items(), key=lambda group: (group[0] != 1, group[0]))
-    return [{"params": parameters, "lr": learning_rate * rate} for rate, parameters in ordered]
+            groups.setdefault((factors.get(parameter, 1.0), parameter in undecayed), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda group: (group[0][0] != 1, *group[0]))
+    return [
+        {"params": parameters, "lr": learning_rate * rate} | ({"weight_decay": 0.0} if apart else {})
+        for (rate, apart), parameters in ordered
+    ]

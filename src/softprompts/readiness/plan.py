@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.yaml_files import tree_of
-from softprompts.data.without import normal
+from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding
 
@@ -165,7 +165,7 @@ def _count(path: str, name: str, value: Any) -> int:
 
 def plan_findings(plan: Plan) -> Iterator[Finding]:
     """Yield the findings on the plan itself."""
-    others = [name for name in plan.reviewers if normal([name]) != normal([plan.owner])]
+    others = [name for name in plan.reviewers if normalised(name) != normalised(plan.owner)]
     people = f"{plan.owner} is responsible for the model, {plan.data_owner} for the data."
     if others:
         yield Finding("people", "People", "green", f"{people} Reviewed by {listed(plan.reviewers)}.")

@@ -104,7 +104,8 @@ def _result(
         "peak_memory_gib": peak_memory_gib(),
         "adapter_bytes": float(sum(p.stat().st_size for p in saved)),
     }
-    if progress and progress.seconds:
+    # The seconds of a sweep are those of all candidates that train together, and the tokens those of one.
+    if progress and progress.seconds and "candidates" not in notes:
         cost["training_tokens_per_second"] = progress.tokens / progress.seconds
     if progress and progress.energy_kwh is not None:
         cost["energy_kwh"] = progress.energy_kwh

@@ -129,7 +129,7 @@ class Grid:
             raise UserError(f'sweep.grid: "{key}" cannot vary{nearest(key, self.valid)}')
         section, name = key.split(".")
         hint = get_type_hints(type(self.sections[section]))[name]
-        typed = [_typed(key, hint, value) for value in values]
+        typed = [typed_value(key, hint, value) for value in values]
         if not values or any(value in typed[:i] for i, value in enumerate(typed)):
             raise UserError(f"sweep.grid: {key}: expected one or more different values, found {values}")
         return typed
@@ -207,7 +207,8 @@ def _rounded(value: float) -> float:
     return value if value == 0 else round(value, 1 - math.floor(math.log10(abs(value))))
 
 
-def _typed(key: str, hint: Any, value: Any) -> Any:
+def typed_value(key: str, hint: Any, value: Any) -> Any:
+    """Return a value of a key as the type of its setting; `UserError` if it has another type."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:

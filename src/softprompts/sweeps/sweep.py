@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -40,7 +41,8 @@ Build = Callable[[Sequence[Point]], Engine]
 class Contender:
     """A candidate of a sweep. Its model need not be in memory.
 
-    `left_at` is the step after which it left; None if it has not left.
+    `left_at` is the step after which it left, and `left_rung` the rung; both are None if it has not left. The records
+    of older sweeps have no rung.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Contender:
     folder: Path
     progress: Progress = field(default_factory=Progress)
     left_at: int | None = None
+    left_rung: float | None = None
     failure: str | None = None
 
     def pause(self, rung: float) -> int:
@@ -55,7 +58,12 @@ class Contender:
         return math.ceil(rung * self.point.training.steps)
 
     def came(self, rung: float) -> bool:
-        """Return whether it was trained up to a rung, or ended early because it no longer improved."""
+        """Return whether it was trained up to a rung, or ended early because it no longer improved.
+
+        A candidate that left does not count at later rungs, even if its patience was spent or they have the same step.
+        """
+        if self.left_rung is not None and rung > self.left_rung:
+            return False
         patience = self.point.training.patience
         spent = patience is not None and self.progress.validations_without_gain >= patience
         return not self.failure and (self.progress.step >= self.pause(rung) or spent)
@@ -128,6 +136,7 @@ class Sweep:
                 record = json.loads((contender.folder / LEFT).read_text(encoding="utf-8"))
                 contender.progress = Progress(**record["progress"])
                 contender.left_at, contender.failure = record["left_at"], record["failure"]
+                contender.left_rung = record.get("left_rung")
             new.append(contender)
         self.contenders += new
         return new
@@ -139,11 +148,14 @@ class Sweep:
             alive = [c for c in new if c.left_at is None]
             for group in [alive] if self.together and alive else [[c] for c in alive]:
                 self.advance(group, rung)
+                # Accelerate keeps each engine that it has prepared, with its copy of the base model.
+                self.run.accelerator.free_memory()
+                gc.collect()  # a model may refer to itself
             here = {c.number: (c.value(rung), -c.latest_loss(rung)) for c in self.contenders if c.came(rung)}
             stays = go_on(here, factor) if factor and rung < 1 else set(here)
             for contender in alive:
                 if contender.number not in stays:
-                    self.leave(contender)
+                    self.leave(contender, rung)
 
     def advance(self, group: Sequence[Contender], rung: float) -> None:
         """Train some candidates in the same forward passes up to a rung.
@@ -187,11 +199,12 @@ class Sweep:
         ]
         return engine, candidates
 
-    def leave(self, contender: Contender) -> None:
-        """Remove a candidate: keep its progress, and delete its checkpoints unless a failure names them."""
-        contender.left_at = contender.progress.step
+    def leave(self, contender: Contender, rung: float) -> None:
+        """Remove a candidate at a rung: keep its progress, and delete its checkpoints unless a failure names them."""
+        contender.left_at, contender.left_rung = contender.progress.step, rung
         record = {
             "left_at": contender.left_at,
+            "left_rung": rung,
             "failure": contender.failure,
             "progress": asdict(contender.progress),
         }

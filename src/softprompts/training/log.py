@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from softprompts.system.files import one_line
 from softprompts.training.state import Candidate
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
+
+# The last step that the trackers got, and what was added to the candidate's own step.
+SENT: WeakKeyDictionary[Accelerator, tuple[int, int]] = WeakKeyDictionary()
 
 
 @dataclass
@@ -55,8 +59,19 @@ class TrainingLog:
         values = {key: value for key, value in candidate.progress.history[-1].items() if key != "step"}
         prefix = f"{candidate.name}/" if candidate.name else ""
         with one_line(f"run.trackers, in {self.accelerator.project_dir}"):
-            self.accelerator.log({f"{prefix}{k}": v for k, v in values.items()}, step=candidate.progress.step)
+            sent = {f"{prefix}{k}": v for k, v in (values | {"step": candidate.progress.step}).items()}
+            self.accelerator.log(sent, step=self._rising(candidate.progress.step))
         return values
+
+    def _rising(self, step: int) -> int:
+        """Return the step for the trackers, which never falls: W&B drops what follows with a smaller step.
+
+        A candidate's step falls if training goes back, and if another candidate or another stage begins.
+        """
+        last, added = SENT.get(self.accelerator, (0, 0))
+        added = max(added, last - step)
+        SENT[self.accelerator] = step + added, added
+        return step + added
 
     def _note(self, candidate: Candidate, text: str) -> None:
         """Write a line above the bar, in one process only: a disabled bar of another process would write it again."""

@@ -227,8 +227,8 @@ class Candidate:
 
     @property
     def last_saved(self) -> int:
-        """The step of the newest checkpoint."""
-        return max(checkpoint_folders(self.folder))
+        """The step of the newest checkpoint; 0 without one."""
+        return max(checkpoint_folders(self.folder), default=0)
 
 
 def make_candidate(

@@ -40,7 +40,7 @@ from transformers import PreTrainedModel
 
 SHOTS = re.compile(r"shots:(\d+)", re.ASCII)
 SEPARATOR = HardPromptConfig([]).separator  # between a context and the row, as between solved examples
-CHECKED_ROWS = 2
+CHECKED_ROWS = 8
 # Names in this section of the settings of other sections.
 OWN_KEYS = {
     "adapter.path": "training.teacher",
@@ -54,7 +54,7 @@ OWN_KEYS = {
 class TaughtDocument(Document):
     """A student's document, and the `lesson` for the teacher: the same target after the teacher's own prompt.
 
-    shown: whether the teacher's context holds this very row with its target.
+    shown: whether the teacher's context holds this row, or an equal one, with its target.
     """
 
     lesson: Document | None = None
@@ -67,8 +67,9 @@ class Teacher:
 
     engine: the teacher's engine; train: the student's rows of train as the teacher reads them, in the same order; head:
     number of first tokens that all rows share, which the engine keeps as a prefix; shown: numbers of the rows that are
-    examples in the teacher's context; ends: token ids that end an answer; weight: weight of the distillation in the
-    loss, from 0 to 1; temperature: temperature of both distributions; fingerprint: identifies the teacher.
+    examples in the teacher's context, or equal to one; ends: token ids that end an answer; weight: weight of the
+    distillation in the loss, from 0 to 1; temperature: temperature of both distributions; fingerprint: identifies the
+    teacher.
     """
 
     engine: Engine
@@ -167,12 +168,13 @@ def load_teacher(
     checked = [
         replace(e, document=Document(e.document.prompt_ids[head:], e.document.target_ids)) for e in train[:CHECKED_ROWS]
     ]
+    key = "training.teacher" if training.teacher else "training.teacher_context"
     own = make_engine(
         model,
         engine.tokenizer,
-        config=ModelConfig(engine="packed" if engine.packed else "stock"),
+        config=ModelConfig(engine="auto" if engine.packed else "stock"),
         data=EncodedTask(data.task, checked, [], [], data.ends),
-        say=say,
+        say=lambda text: say(text.replace("model.engine: using stock", f"{key}: the teacher uses stock", 1)),
     )
     return Teacher(
         engine=own,
@@ -241,7 +243,7 @@ def _in_context(
     task: Task, model: Any, engine: Engine, context: str, seed: int
 ) -> tuple[Sequence[Example], frozenset[int]]:
     """Return the rows of train after a context, as `recipes/hard_prompt.py` would format them; and which are in it."""
-    train, shown = task.splits["train"], set[str]()
+    train, shown = task.splits["train"], set[tuple[str, str]]()
     config = replace(task.config, max_length=2**31, long_rows="error")  # only the model limits what the teacher reads
     small = replace(task, splits=dict.fromkeys(SPLITS, train[:1]) | {"train": train}, config=config)
     if shots := SHOTS.fullmatch(context):
@@ -250,7 +252,7 @@ def _in_context(
         with settings_named(OWN_KEYS):
             drawn = draw_shots(task, int(shots[1]), seed)
             taught = with_prompt(small, config.prompt, drawn, SEPARATOR)
-        shown = {row.place for row in drawn}
+        shown = {(row.prompt, row.target) for row in drawn}  # not its place, because train may repeat a row
     else:
         text = text_or_file("training.teacher_context", context).strip().replace("{", "{{").replace("}", "}}")
         taught = with_prompt(small, text + SEPARATOR + config.prompt)
@@ -258,7 +260,9 @@ def _in_context(
         read = encode(taught, engine.tokenizer, input_spec(model, virtual_tokens(model))).train
     except RowTooLongError as error:
         raise UserError(f"training.teacher_context: {error.facts}; use a shorter text or fewer shots") from None
-    return read, frozenset(number for number, row in enumerate(train) if row.place in shown) if shown else frozenset()
+    if not shown:
+        return read, frozenset()
+    return read, frozenset(number for number, row in enumerate(train) if (row.prompt, row.target) in shown)
 
 
 def _with_head(model: PreTrainedModel | PeftModel, train: Sequence[Example]) -> tuple[PreTrainedModel | PeftModel, int]:

@@ -46,7 +46,7 @@ class Launches:
         if code := self.fails.get(folder.name):
             return code, "error: it broke"
         folder.mkdir(parents=True)
-        rate = flags.get("--training.learning_rate", "0")
+        rate = flags.get("--training.learning_rate", flags.get("--training.ema", "0"))
         training = {"best_value": self.best.get(rate, 0.0), "best_step": 2, "step": 4, "history": [{"step": 0}]}
         settings = {
             "training": {"best_by": "loss", "learning_rate": float(rate)},
@@ -244,6 +244,17 @@ def test_a_point_of_the_users_own_never_takes_the_result_of_a_point_beyond_the_e
     assert kept == {0.01: -1.0, 0.1: -0.3, 0.03: -0.9, 0.33: -0.4}
 
 
+def test_a_point_beyond_the_edge_that_the_recipe_refuses_is_left_out(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launches.best = {"0.5": -1.0, "0.97": -0.3}
+    settings = make_grid(seeds=[0], extensions=4)
+    method = replace(settings.methods["prompt_tuning"], sweep={"training.ema": [0.5, 0.97]})
+    run(replace(settings, methods={"prompt_tuning": method}), tmp_path)
+    assert "prompt_tuning: the sweep ends at its edge: training.ema: " in capsys.readouterr().out
+    assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01", "prompt_tuning/seed0"]
+
+
 def test_a_sweep_whose_choice_is_used_already_is_extended_and_the_runs_refused(
     make_grid: MakeGrid, tmp_path: Path, launches: Launches
 ) -> None:
@@ -284,6 +295,22 @@ def test_without_a_sweep_there_is_no_run_and_no_probe(make_grid: MakeGrid, tmp_p
     assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01"]
     failed = load_benchmark(tmp_path / "records" / "sentiment").failed["prompt_tuning"]
     assert failed == dict.fromkeys((0, 1), "every point of its sweep failed")
+
+
+def test_a_sweep_whose_points_all_failed_is_made_again_by_a_retry(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches
+) -> None:
+    launches.fails = {"sweep00": 2, "sweep01": 2}
+    with pytest.raises(SystemExit):
+        run(make_grid(seeds=[0]), tmp_path, only=["prompt_tuning"])
+    with pytest.raises(SystemExit):
+        run(make_grid(seeds=[0]), tmp_path, only=["prompt_tuning"], retry=True)
+    assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01"] * 2
+    launches.ran.clear()
+    launches.fails, launches.best = {}, {"0.01": -1.0, "0.1": -0.3}
+    folder = run(make_grid(seeds=[0]), tmp_path, only=["prompt_tuning"], retry=True)
+    assert launches.methods() == ["prompt_tuning/sweep00", "prompt_tuning/sweep01", "prompt_tuning/seed0"]
+    assert load_benchmark(folder).sweeps["prompt_tuning"]["chosen"] == {LR: 0.1}
 
 
 def test_a_benchmark_has_one_launch_at_a_time(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
