@@ -22,7 +22,7 @@ from softprompts.methods.baselines.lora import add_lora
 from softprompts.metrics.scoring import Interval
 from softprompts.models.loading import load_base_model
 from softprompts.reports import run as report
-from softprompts.reports.run import card, save_run, summary
+from softprompts.reports.run import card, front_matter, save_run, summary
 from softprompts.runs.record import Progress, load_result
 from softprompts.runs.run import Run
 
@@ -219,3 +219,11 @@ def test_summary_sets_the_score_beside_the_majority_class() -> None:
         "majority_class reaches accuracy 0.5100",
         "written to runs/a",
     ]
+
+
+def test_a_folder_is_no_base_model_of_the_hub(tmp_path: Path) -> None:
+    notes = {"saved": "adapter", "kind": "decoder"}
+    local = make_result(settings={"model": {"name_or_path": str(tmp_path)}}, notes=notes)
+    assert front_matter(local).startswith("---\nlibrary_name: peft\n")
+    hub = make_result(settings={"model": {"name_or_path": "someone/model"}}, notes=notes)
+    assert front_matter(hub).startswith("---\nbase_model: someone/model\nlibrary_name: peft\n")

@@ -156,10 +156,11 @@ def split_of(result: Result) -> str:
 
 
 def front_matter(result: Result) -> str:
-    """Return the metadata for the Hub at the head of an adapter's card."""
+    """Return the metadata for the Hub at the head of an adapter's card; a folder is no base model of the Hub."""
     source, _ = _base_model(result)
+    base = "" if Path(source).expanduser().is_dir() else f"base_model: {source}\n"
     library = "transformers" if result.notes.get("saved") == "model" else "peft"
-    return f"---\nbase_model: {source}\nlibrary_name: {library}\npipeline_tag: {PIPELINES[result.notes['kind']]}\n---\n"
+    return f"---\n{base}library_name: {library}\npipeline_tag: {PIPELINES[result.notes['kind']]}\n---\n"
 
 
 def _base_model(result: Result) -> tuple[str, str]:
