@@ -297,3 +297,17 @@ def test_the_example_tickets_hold_none() -> None:
     assert load_task(TaskConfig("{text}", " {queue}", train=tickets, pii="mask")).masked == {
         split: {} for split in SPLITS
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("de-073259038455", False),
+        ("see order_073259038455.", False),
+        ("tel-073259038455", True),
+        ("de 073259038455", True),
+        ("call de-073259038455 or +49 30 1234567", True),
+    ],
+)
+def test_a_word_with_digits_is_an_identifier_and_no_phone_number(text: str, is_found: bool) -> None:
+    assert any(one.kind == "PHONE_NUMBER" for one in privacy.find(text)) == is_found

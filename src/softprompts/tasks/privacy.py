@@ -32,6 +32,8 @@ POSSIBLE = re.compile(
     r"|[\da-f]{4}\.[\da-f]{4}\.|[\da-f]{2}-[\da-f]{2}-[\da-f]{2}-",
     re.IGNORECASE,
 )
+# A word and digits, such as "de-073259038455": an identifier, and no phone number, unless the word says so.
+IDENTIFIER = re.compile(r"(?<![^\W_])(?!tel|phone|fon|mob|cell|fax)[a-z]+[-_]\d+(?![^\W_])", re.IGNORECASE)
 REPEATED = 4096  # texts whose result is kept, because columns such as dates have the same value in many rows
 # A smaller whole number is neither a phone number nor the number of a card, and a larger one has too many digits.
 SHORTEST_NUMBER, LONGEST_NUMBER = 10**8, 10**50
@@ -78,9 +80,11 @@ def find(text: str) -> Sequence[Found]:
 
 @lru_cache(maxsize=REPEATED)
 def _search(text: str) -> tuple[Found, ...]:
+    identifiers = [match.span() for match in IDENTIFIER.finditer(text)]
     found = [
         Found(r.start, r.end, r.entity_type, r.score)
         for r in _analyzer().analyze(text, language="en", score_threshold=THRESHOLD)
+        if r.entity_type != "PHONE_NUMBER" or not any(start <= r.start and r.end <= end for start, end in identifiers)
     ]
     apart: list[Found] = []
     for one in sorted(found, key=lambda f: (f.start, -f.end)):
