@@ -93,7 +93,7 @@ def keep(benchmark: Benchmark, method: str, runs: Path, output: Path) -> None:
     if seed not in benchmark.cells[method]:
         raise UserError(f"library.benchmarks: {benchmark.name}: {method}, seed {seed} has no record; make it: {again}")
     if not (run / RESULT_FILE).is_file():
-        raise UserError(f"library.runs: no such run: {run}; make it again where its record is away: {again}")
+        raise UserError(f"library.runs: no such run: {run}; move its record away, and make it again: {again}")
     if load_result(run / RESULT_FILE).finished != benchmark.cells[method][seed].result.finished:
         raise UserError(f"library.runs: {run} is not the run of the record in {benchmark.name}/{method}")
     adapter = run / ADAPTER

@@ -80,11 +80,11 @@ def start_here(study: Mapping[str, Screens]) -> list[str]:
         return []
     tasks = [task for task in study if any(task in row for row in chosen.values())]
     rows = [[method, *(row.get(task, "") for task in tasks)] for method, row in chosen.items()]
-    alike = ", ".join(f"{LIKE[task]} as in {task}" for task in tasks if task in LIKE)
+    alike = "; ".join(f"{LIKE[task]} as in {task}" for task in tasks if task in LIKE)
     advice = (
-        f"Begin with the settings of the task that is most like yours{': ' if alike else ''}{alike}. Then sweep the "
-        "learning rate on your validation rows: recipes/sweep.py."
+        "Begin with the settings of the task that is most like yours. Then sweep the learning rate on your validation "
     )
+    advice += f"rows: recipes/sweep.py.{f' The tasks: {alike}.' if alike else ''}"
     return ["## Start here", advice, markdown_table(["method", *tasks], rows)]
 
 

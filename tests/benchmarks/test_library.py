@@ -102,7 +102,9 @@ def test_what_cannot_be_kept_is_named(config: LibraryConfig) -> None:
     edit(run / "result.json", finished="yesterday")
     assert refused() == f"library.runs: {run} is not the run of the record in few/prompt_tuning"
     shutil.rmtree(run)
-    assert refused().startswith(f"library.runs: no such run: {run}; make it again where its record is away: make bench")
+    assert refused().startswith(
+        f"library.runs: no such run: {run}; move its record away, and make it again: make bench"
+    )
     Path(config.records, "few", "prompt_tuning", "seed4.json").unlink()
     assert refused().startswith("library.benchmarks: few: prompt_tuning, seed 4 has no record; make it: make bench")
     assert not Path(config.output).exists()
