@@ -50,7 +50,7 @@ def test_clean_data_end_with_0_and_red_with_1(made: Made, capsys: pytest.Capture
     write(made.folder / "test.jsonl", rows["test"])
     code, said, _ = cli_in_process(command(made), capsys)
     assert code == 1
-    assert said.startswith("red: The same rows in several splits: 1 rows")
+    assert said.startswith("red: The same rows in several splits: Rows with an input of an earlier split: 1 of test.")
 
 
 def test_amber_alone_ends_with_0(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

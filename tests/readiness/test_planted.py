@@ -12,7 +12,7 @@ from made_tasks import write
 from softprompts.config.sections import TaskConfig
 from softprompts.errors import UserError
 from softprompts.readiness import overlap, rows, sensitive
-from softprompts.readiness.findings import Finding
+from softprompts.readiness.findings import Finding, place_of
 from softprompts.readiness.plan import read_plan
 from softprompts.tasks.task import load_task
 
@@ -85,13 +85,21 @@ def test_rows_that_are_there_twice_where_scores_are_made_are_counted(check: Chec
     found = check(lambda rows: rows[split].extend(rows[split][:3]))
     assert found.not_green() == {"duplicates": "amber"}
     assert found.findings["duplicates"].facts["rows"] == {split: 3}
-    assert f"3 rows of {split} repeat another" in found.findings["duplicates"].found
+    assert f"Rows of {split} that repeat another: 3 (" in found.findings["duplicates"].found
+
+
+def test_places_name_no_folder_of_this_machine(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = check(lambda rows: rows["train"].append(rows["train"][0]))
+    assert found.findings["duplicates"].facts["first"] == ["train.jsonl:121"]
+    embedded = load_task(TaskConfig(dataset="embedded:sentiment", prompt="{text}", target=" {label}"))
+    assert place_of(embedded.splits["test"][0]) == "embedded:sentiment/test.jsonl:1"
 
 
 def test_few_repeated_rows_of_train_are_said_but_green(check: Check) -> None:
     found = check(lambda rows: rows["train"].append(rows["train"][0]))
     assert found.not_green() == {}
-    assert "1 rows of train repeat another" in found.findings["duplicates"].found
+    assert "Rows of train that repeat another: 1 (" in found.findings["duplicates"].found
 
 
 def test_a_row_of_train_in_test_is_red_whatever_its_case_and_spaces(check: Check) -> None:
@@ -210,7 +218,7 @@ def test_personal_data_are_red_until_they_are_masked_or_covered(check: Check) ->
     found = check(plant)
     assert found.not_green() == {"personal_data": "red"}
     finding = found.findings["personal_data"]
-    assert "2 rows contain personal data (EMAIL_ADDRESS)" in finding.found
+    assert "Rows with personal data: 2 (EMAIL_ADDRESS)" in finding.found
     assert [(r["split"], r["column"], r["first"][0].rpartition("/")[2]) for r in finding.facts["found"]] == [
         ("train", "text", "train.jsonl:5"),
         ("test", "text", "test.jsonl:3"),
@@ -343,7 +351,7 @@ def test_texts_that_are_too_short_to_compare_are_counted(check: Check) -> None:
 
     few, many = (check(plant(short)).findings["near_duplicates"] for short in (10, 40))
     assert (few.status, few.facts["not_compared"]) == ("green", 20)
-    assert "20 rows were not compared: they have fewer than 20 characters." in few.found
+    assert "Rows with fewer than 20 characters were not compared: 20." in few.found
     assert (many.status, many.facts["not_compared"]) == ("amber", 80)
 
 

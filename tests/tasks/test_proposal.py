@@ -99,7 +99,7 @@ def test_identifiers_and_addresses_are_no_texts_and_are_noted(tmp_path: Path) ->
     assert len(found.notes) == 1
     assert found.notes[0].startswith("these columns differ in every row, and do not look like texts")
     assert found.notes[0].endswith(": uid, mail, page, id; name them in new.text if it should")
-    assert proposal(tmp_path, [*rows, *rows[:30]]).notes[0].startswith("30 rows repeat another one"), "of the body"
+    assert proposal(tmp_path, [*rows, *rows[:30]]).notes[0].startswith("rows that repeat another: 30;"), "of the body"
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_a_text_column_with_a_gap_is_noted(tmp_path: Path, missing: dict[str, An
     found = proposal(tmp_path, rows, answer="queue")
     assert found.task.prompt == "{body}\nQueue:"
     assert found.notes[0] == (
-        f'column "note" looks like a text, but is null in 1 rows, e.g. {tmp_path}/rows.jsonl:8, so the model does not '
-        "read it; fill it in, or remove these rows"
+        f'column "note" looks like a text, but has no value in 1 of 60 rows, e.g. {tmp_path}/rows.jsonl:8, so the '
+        "model does not read it; fill it in, or remove these rows"
     )
 
 
@@ -135,7 +135,7 @@ def test_a_gap_in_the_main_text_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
         proposal(tmp_path, rows)
     assert str(caught.value) == (
-        f'new.text: column "{name}" looks like a text, but is null in 1 rows, e.g. {tmp_path}/rows.jsonl:1; '
+        f'new.text: column "{name}" looks like a text, but has no value in 1 of 60 rows, e.g. {tmp_path}/rows.jsonl:1; '
         "fill it in, remove these rows, or name other columns in new.text"
     )
     if name == "body":
@@ -149,7 +149,7 @@ def test_a_gap_in_the_main_text_is_an_error(tmp_path: Path, name: str) -> None:
         (tickets(), {"answer": "queu"}, 'new.answer: no column "queu" (did you mean "queue"?)'),
         (tickets(), {"text": ["bdy"]}, 'new.text: no column "bdy" (did you mean "body"?)'),
         (tickets(), {"text": ["queue"]}, 'new.text: "queue" is the answer'),
-        (tickets(queue="one"), {}, 'new.answer: column "queue" is the same in all 60 rows'),
+        (tickets(queue="one"), {}, 'new.answer: column "queue" is the same in every row'),
         ([*tickets(), {"id": "x", "body": "a b c", "queue": " "}], {}, 'the answer, column "queue", is empty'),
         ([*tickets(), {"id": "x", "body": "a b c"}], {}, 'the answer, column "queue", is empty'),
         (
@@ -206,10 +206,10 @@ def test_rows_fit_into_the_room_of_the_model(tmp_path: Path) -> None:
 def test_weak_data_are_said(tmp_path: Path) -> None:
     rows = [*tickets(), *tickets(3), {"id": "y", "body": "please help me with case 5", "queue": "rare"}]
     notes = proposal(tmp_path, rows).notes
-    assert [n.split()[0] for n in notes] == ["64", "choices", "3", "1"], "the identifiers repeat too"
+    assert [n.split()[0] for n in notes] == ["64", "choices", "rows", "texts"], "the identifiers repeat too"
     assert "choices with fewer than 10 rows: rare (1)" in notes
-    assert notes[2].startswith("3 rows repeat another one")
-    assert notes[3].startswith("1 texts have several different answers")
+    assert notes[2].startswith("rows that repeat another: 3;")
+    assert notes[3].startswith("texts with several different answers: 1;")
     assert proposal(tmp_path, [row | {"id": "T"} for row in tickets(600)]).notes == []
     assert proposal(tmp_path, tickets(600)).task.max_rows == {}
     assert proposal(tmp_path, tickets(10_001)).task.max_rows == {"test": 1000}
@@ -220,9 +220,9 @@ def test_rows_in_two_forms_of_unicode_repeat(tmp_path: Path) -> None:
     rows = [*tickets(), {"body": body, "queue": "account"}]
     rows += [{"body": unicodedata.normalize("NFD", body), "queue": queue} for queue in ("account", "billing")]
     notes = proposal(tmp_path, rows, text=["body"]).notes
-    assert [note.split(":")[0] for note in notes[1:]] == [
-        "1 rows repeat another one",
-        "1 texts have several different answers",
+    assert [note.split(";")[0] for note in notes[1:]] == [
+        "rows that repeat another: 1",
+        "texts with several different answers: 1",
     ]
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX
+from softprompts.tasks.templates import Row
 
 Status = Literal["green", "amber", "red"]
 WORST: tuple[Status, ...] = ("red", "amber", "green")
@@ -51,6 +55,12 @@ def share(part: float, whole: float) -> float:
 def percent(number: float) -> str:
     """Return a share as a percentage: "12.5 %", below 1 % with one more digit."""
     return f"{100 * number:.2f} %" if 0 < number < 0.01 else f"{100 * number:.1f} %"
+
+
+def place_of(row: Row) -> str:
+    """Return the place of a row without the folders of this machine, because pages leave it."""
+    place = row.place.removeprefix(f"{Path.cwd()}/")
+    return EMBEDDED_PREFIX + row.place.removeprefix(f"{DATA_DIR}/") if row.place.startswith(f"{DATA_DIR}/") else place
 
 
 def places(found: Sequence[str], most: int = 3) -> str:

@@ -13,7 +13,7 @@ from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record, fields_of, plain
 from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
-from softprompts.readiness.findings import Finding, Status, percent, places, share
+from softprompts.readiness.findings import Finding, Status, percent, place_of, places, share
 from softprompts.readiness.plan import Plan
 from softprompts.tasks.task import Task
 
@@ -59,7 +59,7 @@ class Texts:
         self.rows: dict[str, list[tuple[str, str, str]]] = {}
         self.exact: dict[str, list[tuple[str, str, str]]] = {}
         for name, rows in task.splits.items():
-            found = [(r.place, shown(r.record), r.target.strip()) for r in rows]
+            found = [(place_of(r), shown(r.record), r.target.strip()) for r in rows]
             self.rows[name] = [(place, normalised(" ".join(texts)), target) for place, texts, target in found]
             self.exact[name] = [(place, "\0".join(texts), target) for place, texts, target in found]
 
@@ -89,7 +89,7 @@ def repeated(texts: Texts) -> Finding:
     if not found:
         return Finding("duplicates", title, "green", "No row occurs twice in a split.", "", facts)
     said = " ".join(
-        f"{len(where):,} rows of {split} repeat another ({percent(shares[split])}), {places(where)}."
+        f"Rows of {split} that repeat another: {len(where):,} ({percent(shares[split])}), {places(where)}."
         for split, where in found.items()
     )
     if max(shares.values()) <= REPEATED:
@@ -127,7 +127,7 @@ def across_splits(texts: Texts) -> Finding:
     if not found:
         return Finding("leaked_rows", title, "green", "No input is in more than one split.", "", facts)
     counts = Counter(split for split, _, _ in found)
-    said = f"{len(found):,} rows have an input of an earlier split ({_counted(counts)})."
+    said = f"Rows with an input of an earlier split: {_counted(counts)}."
     remedy = "Remove them from validation and test: the model may remember them, so the score would be too high."
     return Finding("leaked_rows", title, "red", said, remedy, facts, _pairs_found(found))
 
@@ -155,14 +155,14 @@ def near_duplicates(texts: Texts) -> Finding:
     shares = {split: share(count, len(texts.rows[split])) for split, count in counts.items()}
     facts = {"rows": dict(counts), "shares": shares, "similarity": SIMILAR, "first": [f[1:] for f in found[:3]]}
     facts |= {"not_compared": brief}
-    skipped = f" {brief:,} rows were not compared: they have fewer than {SHORTEST} characters." if brief else ""
+    skipped = f" Rows with fewer than {SHORTEST} characters were not compared: {brief:,}." if brief else ""
     if not found:
         said = f"No row of validation or test is nearly the same as a row of an earlier split (similarity {SIMILAR})."
         if brief <= len(scored) / 2:
             return Finding("near_duplicates", title, "green", f"{said}{skipped}", "", facts)
         remedy = "Look at some of them yourself: most texts are too short to be compared by their characters."
         return Finding("near_duplicates", title, "amber", f"{said}{skipped}", remedy, facts)
-    said = f"{len(found):,} rows are nearly the same as a row of an earlier split ({_counted(counts)}).{skipped}"
+    said = f"Rows nearly the same as one of an earlier split: {_counted(counts)}.{skipped}"
     remedy = "Split by a property that the rows share, such as their source or template, or remove these rows."
     table = [
         {"split": split, "row": place, "like": other, "similarity": f"{similarity:.2f}"}
@@ -266,7 +266,7 @@ def _column(task: Task, plan: Plan, field: str, column: str) -> dict[str, list[t
             there |= dict.fromkeys(row.record)
             has = has or column in row.record
             if _items(value := row.record.get(column)):
-                values.append((row.place, value))
+                values.append((place_of(row), value))
         if not has:
             raise UserError(f'{plan.path}: {field}: {split} has no column "{short(column)}"{nearest(column, there)}')
         found[split] = values

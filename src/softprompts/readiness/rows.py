@@ -18,7 +18,7 @@ from softprompts.methods.preflight import without_weights
 from softprompts.models.loading import InputSpec, count_parameters, input_spec, kind_of, load_model_config
 from softprompts.models.paths import model_path
 from softprompts.models.reading import read_tokenizer, silent_transformers
-from softprompts.readiness.findings import Finding, Status, percent, places, share
+from softprompts.readiness.findings import Finding, Status, percent, place_of, places, share
 from softprompts.readiness.overlap import input_of
 from softprompts.readiness.settings import RecipeSettings
 from softprompts.tasks.checks import RARE
@@ -186,7 +186,7 @@ def lengths(task: Task, measured: Measured) -> Finding:
         half, most = (int(numpy.percentile(found, p)) for p in (50, 95))
         facts[split] = {"median": half, "95 %": most, "longest": max(found)}
         table.append({"split": split} | {name: f"{value:,}" for name, value in facts[split].items()})
-        long += [rows[n].place for n, length in enumerate(found) if length > measured.limit]
+        long += [place_of(rows[n]) for n, length in enumerate(found) if length > measured.limit]
         longest = max(longest, *found)
     part = share(len(long), sum(map(len, task.splits.values())))
     facts |= {"too_long": len(long), "share": part}
@@ -194,7 +194,7 @@ def lengths(task: Task, measured: Measured) -> Finding:
     said = f"The longest row has {longest:,} tokens. task.max_length is {task.config.max_length:,}{room}."
     if not long:
         return Finding("lengths", "Lengths", "green", said, "", facts, table)
-    said += f" {len(long):,} rows do not fit into {measured.limit:,} ({percent(part)}), {places(long)}."
+    said += f" Rows that do not fit into {measured.limit:,}: {len(long):,} ({percent(part)}), {places(long)}."
     fits = measured.room is None or longest <= measured.room
     remedy = f"Set task.max_length to {longest}." if fits else "Shorten these rows, or use a base model with more room."
     if task.config.long_rows == "cut_prompt":

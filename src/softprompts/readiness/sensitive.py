@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from softprompts.errors import UserError, listed, nearest
-from softprompts.readiness.findings import Finding, places
+from softprompts.readiness.findings import Finding, place_of, places
 from softprompts.readiness.plan import Plan
 from softprompts.tasks.privacy import check_column_names, kinds, kinds_by_column, texts_in
 from softprompts.tasks.templates import Row
@@ -50,7 +50,7 @@ def _scan(splits: Mapping[str, Sequence[Row]], find: Callable[[Any], Mapping[str
         for row in rows:
             for column, counts in find(row.record).items():
                 for kind in counts:
-                    found.setdefault((split, column, kind), []).append(row.place)
+                    found.setdefault((split, column, kind), []).append(place_of(row))
     return found
 
 
@@ -121,7 +121,7 @@ def _personal(plan: Plan, handling: str, found: Found) -> Finding:
         return Finding("personal_data", title, "green", f"No row contains personal data of a known form. {LIMITS}")
     names = sorted({kind for _, _, kind in found})
     rows = {place for of_kind in found.values() for place in of_kind}
-    said = f"{len(rows):,} rows contain personal data ({listed(names)})."
+    said = f"Rows with personal data: {len(rows):,} ({listed(names)})."
     facts, table = _facts(found), _table(found)
     if handling == "mask":
         said += f" task.pii masks them in every split. {LIMITS}"

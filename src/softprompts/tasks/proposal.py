@@ -123,9 +123,7 @@ def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
         if value is None or isinstance(value, Unread) or not str(plain(value)).strip():
             raise UserError(f'{place}: the answer, column "{found}", is empty; fill it in, or remove the row')
     if len({str(plain(record[found])) for _, record in rows}) == 1:
-        raise UserError(
-            f'new.answer: column "{found}" is the same in all {len(rows):,} rows; name another of: {listed(columns)}'
-        )
+        raise UserError(f'new.answer: column "{found}" is the same in every row; name another of: {listed(columns)}')
     return found
 
 
@@ -144,7 +142,8 @@ def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: st
             unique += [name] if len(set(texts)) == len(rows) else []
         elif empty:
             gaps[name] = (
-                f'column "{short(name)}" looks like a text, but is null in {len(empty):,} rows, e.g. {empty[0]}'
+                f'column "{short(name)}" looks like a text, but has no value in {len(empty):,} of '
+                f"{len(rows):,} rows, e.g. {empty[0]}"
             )
         else:
             found.append(name)
@@ -263,9 +262,9 @@ def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Se
     ]
     pairs = set(zip(read, answers, strict=True))
     if repeated := len(rows) - len(pairs):
-        notes.append(f"{repeated:,} rows repeat another one: remove them, or test rows may be known from train")
+        notes.append(f"rows that repeat another: {repeated:,}; remove them, or test rows may be known from train")
     if conflicts := sum(n > 1 for n in Counter(text for text, _ in pairs).values()):
-        notes.append(f"{conflicts:,} texts have several different answers: no model can get all of them right")
+        notes.append(f"texts with several different answers: {conflicts:,}; no model can get all of them right")
     return notes
 
 
