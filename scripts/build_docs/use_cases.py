@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.report.frame import Records
@@ -17,7 +18,7 @@ from softprompts.readiness.worth import metric_name
 from softprompts.reports.pages.frame import numbers
 from softprompts.reports.pages.tables import markdown, percent
 from softprompts.reports.tables import markdown_table
-from softprompts.runs.record import spoken
+from softprompts.runs.record import Result, spoken
 from softprompts.tasks.task import load_task
 
 NOT_MEASURED = "Not measured yet: `make bench GRID=support` and `make bench GRID=product` measure it."
@@ -33,7 +34,15 @@ def results(task: str) -> str:
     records = records_of(task)
     if not records:
         return f"No run is recorded yet: `make bench GRID={task}` makes them."
-    return "\n\n".join([results_markdown(records, task), *_decision(records, task), *_pictures(task), *_filed(task)])
+    return "\n\n".join(
+        [
+            results_markdown(records, task),
+            *decided(records, task),
+            *_decision(records, task),
+            *_pictures(task),
+            *_filed(task),
+        ]
+    )
 
 
 def decide(task: str, recipe: str) -> str:
@@ -96,6 +105,25 @@ def voices() -> str:
     said = verdict(Comparison(**record["comparisons"][0]))
     table = markdown_table(["adapter", *(f"{name}, %" for name in names)], rows)
     return f"{table}\n\nVerdict: {said}. `make voices` makes [the record](results/use_cases/campaign/compare.json)."
+
+
+def decided(records: Records, task: str) -> Iterator[str]:
+    """Yield the scores without abstention, if models may abstain, and those of a person who decides every row."""
+    cells = records.benchmarks[task].cells
+    runs = {method: [cell.result for cell in found.values()] for method, found in cells.items() if found}
+    if not all("all_decided" in run.baselines for found in runs.values() for run in found):
+        return
+    names = records.metrics(task)
+
+    def means(found: Sequence[Result], baseline: str) -> list[str]:
+        return [percent(statistics.fmean(run.baselines[baseline][name].value for run in found)) for name in names]
+
+    rows = [[records.label(task, method), *means(found, "all_decided")] for method, found in runs.items()]
+    one = next(iter(runs.values()))
+    rows += [["the most frequent answer", *means(one, "majority_class")]]
+    rows += [["a person decides every row", *means(one, "all_abstained")]]
+    yield "The same models without abstention, as means over seeds:"
+    yield markdown_table(["method", *(f"{name}, %" for name in names)], rows)
 
 
 def _decision(records: Records, task: str) -> Iterator[str]:

@@ -80,6 +80,19 @@ def test_copies_of_a_row_become_one_prediction_with_mean_scores() -> None:
     assert [p.prediction for p in voted_on] == [" b", evaluation.ABSTAINED]
 
 
+def test_a_vote_that_may_abstain_has_the_scores_without_it() -> None:
+    """The vote decides every row then, which is not the likeliest choice of the mean scores."""
+    task = make_task([("1", " b")], choices=CHOICES)
+    rows = behind_each(encode(task, load_tokenizer_of_letters()), 3)
+    copies = [[-1.0, -2.0, -9.0], [-9.0, -0.1, -9.0], [-1.5, -2.5, -9.0]]
+    predictions = [answered("1", " b", scores) for scores in copies]
+    before = evaluation.TestOutcome(rows.test, predictions, 0.7, {}, {}, 2.0)
+    config = replace(EVALUATION, abstain_below=1.0)
+    outcome, _ = outcome_of_vote(before, Outcome(predictions, 0.5), rows, EnsembleConfig(["x"] * 3), config)
+    accuracy = {name: scores["accuracy"].value for name, scores in outcome.baselines.items()}
+    assert accuracy == {"majority_class": 1.0, "all_decided": 0.0, "all_abstained": 0.0}
+
+
 def test_mean_best_and_vote_of_a_hand_computed_ensemble() -> None:
     """Three members are right on 3, 2 and 3 of four rows: their mean is 8 / 12, and their vote right on all four."""
     right, wrong = [-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0]

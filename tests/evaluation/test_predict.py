@@ -21,8 +21,6 @@ from softprompts.evaluation.predict import (
     choice_scores,
     document_losses,
     evaluate_test,
-    majority_of,
-    majority_predictions,
     predict,
 )
 from softprompts.metrics.modules.policy_cost import STRICTNESS
@@ -125,9 +123,24 @@ def test_surrounding_spaces_do_not_count() -> None:
 def test_majority_is_that_of_train_and_not_of_test(engine: Engine) -> None:
     train = examples(engine, CHOICES, [("a", " good"), ("b", " lovely great"), ("c", " lovely great")])
     test = examples(engine, CHOICES, [("d", " good"), ("e", " good"), ("f", " lovely great")])
-    predictions = majority_predictions(majority_of(train), test)
-    assert [p.prediction for p in predictions] == [" lovely great"] * 3
-    assert [p.target for p in predictions] == [" good", " good", " lovely great"]
+    data = encode(make_task(ROWS, CHOICES), engine.tokenizer, InputSpec(room=200))
+    outcome = evaluate_test(engine, replace(data, train=train, test=test), EvaluationConfig(), Accelerator())
+    assert list(outcome.baselines) == ["majority_class"]
+    assert outcome.baselines["majority_class"]["accuracy"].value == pytest.approx(1 / 3)
+
+
+def test_the_scores_of_a_model_that_may_abstain_stand_beside_those_without_and_of_a_person(engine: Engine) -> None:
+    data = encode(make_task(ROWS, CHOICES), engine.tokenizer, InputSpec(room=200))
+    data = replace(data, task=replace(data.task, metrics=("policy_cost", "accuracy")))
+    whole = evaluate_test(engine, data, EvaluationConfig(bootstrap_resamples=20), Accelerator())
+    config = EvaluationConfig(abstain_below=1.0, bootstrap_resamples=20)  # which no probability reaches
+    outcome = evaluate_test(engine, data, config, Accelerator())
+    assert [p.prediction for p in outcome.predictions] == [ABSTAINED] * len(ROWS)
+    assert list(outcome.baselines) == ["majority_class", "all_decided", "all_abstained"]
+    assert outcome.baselines["majority_class"] == whole.baselines["majority_class"]
+    assert outcome.baselines["all_decided"] == whole.metrics
+    assert outcome.baselines["all_abstained"] == outcome.metrics
+    assert outcome.metrics["cost_score"].value == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("choices", [CHOICES, None])

@@ -20,9 +20,9 @@ from softprompts.evaluation.predict import (
     Prediction,
     TestOutcome,
     answers_and_targets,
+    baseline_scores,
     chosen,
     majority_of,
-    majority_predictions,
 )
 from softprompts.evaluation.soup import Soup
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics, mean_intervals
@@ -157,14 +157,13 @@ def outcome_of_vote(
     predictions = voted(outcome.predictions, data.task.choices, count, evaluation)
     answers, targets = answers_and_targets(predictions)
     single = [answers_and_targets(outcome.predictions[number::count])[0] for number in range(count)]
-    examples = outcome.examples[::count]
-    majority = majority_predictions(majority_of(data.train), examples)
+    likeliest = voted(outcome.predictions, data.task.choices, count, replace(evaluation, abstain_below=None))
     changed = replace(
         outcome,
-        examples=examples,
+        examples=outcome.examples[::count],
         predictions=predictions,
         metrics=intervals(metrics, answers, targets, resamples),
-        baselines={"majority_class": intervals(metrics, *answers_and_targets(majority), resamples)},
+        baselines=baseline_scores(majority_of(data.train), likeliest, metrics, evaluation),
     )
     notes = [
         {"adapter": adapter} | _note(metrics, validation.predictions[number::count], answers_of_one, targets, resamples)

@@ -15,7 +15,7 @@ from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import Interrupted, UserError
-from softprompts.metrics.scoring import Interval, compute_metrics, intervals, load_metrics
+from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
 from softprompts.models.sharding.layers import without_gradient
 from softprompts.models.sharding.turns import turns
 from softprompts.system.memory import one_line_if_memory_is_full
@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TestOutcome:
-    """The result on the test split. `baselines` are the scores of always predicting the majority class.
+    """The result on the test split. `baselines` are scores to compare it with, see `baseline_scores`.
 
     examples: the scored rows, those of `evaluation.split`; predictions: the predictions for them.
     abstain_below: the probability below which a row is left to a person; None if every row is decided.
@@ -100,8 +100,12 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     resamples = config.bootstrap_resamples
     baselines = {}
     if data.task.choices:
-        majority = majority_predictions(data.task.majority or majority_of(data.train), rows)
-        baselines["majority_class"] = intervals(metrics, *answers_and_targets(majority), resamples)
+        likeliest = [
+            replace(p, prediction=e.choice_texts[int(numpy.argmax(p.scores or []))])
+            for e, p in zip(rows, outcome.predictions, strict=True)
+        ]
+        majority = data.task.majority or majority_of(data.train)
+        baselines = baseline_scores(majority, likeliest, metrics, config)
     return TestOutcome(
         rows,
         outcome.predictions,
@@ -270,9 +274,26 @@ def majority_of(train: Sequence[Example]) -> str:
     return Counter(answer.target for answer in answers_of(train)).most_common(1)[0][0]
 
 
-def majority_predictions(majority: str, test: Sequence[Example]) -> list[Prediction]:
-    """Return the predictions of always choosing one target."""
-    return [Prediction(e.row.place, e.row.prompt, e.row.target, majority, None) for e in test]
+def baseline_scores(
+    majority: str, likeliest: Sequence[Prediction], metrics: dict[str, Metric], config: EvaluationConfig
+) -> dict[str, dict[str, Interval]]:
+    """Return the scores that those of a task with choices are compared with.
+
+    - `majority_class`: every answer is the most frequent target of train.
+    - `all_decided`, if rows may be left to a person: the model decides every row.
+    - `all_abstained`, if rows may be left to a person: every row is left to one.
+
+    Args:
+        majority: that target.
+        likeliest: the predictions without abstention.
+        metrics: the metrics of the task.
+        config: the threshold, and the number of resamples of the intervals.
+    """
+    answers, targets = answers_and_targets(likeliest)
+    same = {"majority_class": [majority.strip()] * len(targets)}
+    if config.abstain_below is not None:
+        same |= {"all_decided": answers, "all_abstained": [ABSTAINED] * len(targets)}
+    return {name: intervals(metrics, given, targets, config.bootstrap_resamples) for name, given in same.items()}
 
 
 def answers_and_targets(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
