@@ -112,19 +112,32 @@ def test_the_choice_sees_validation_rows_only(
         assert wording.prompt_tokens == pytest.approx(sum(lengths) / 10)
 
 
-@pytest.mark.parametrize("right", [[2, 9, 5], [7, 7, 3], [0, 1, 16]])
-def test_the_best_on_validation_is_chosen_and_the_first_of_equals(
-    candidates: list[EncodedTask], right: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("right", "losses", "expected"),
+    [
+        ([2, 9, 5], [0.1, 0.9, 0.2], 1),
+        ([7, 7, 3], [0.5, 0.5, 0.5], 0),
+        ([0, 0, 0], [3.0, 2.0, 2.5], 1),
+        ([7, 7, 3], [0.9, 0.8, 0.1], 1),
+    ],
+)
+def test_the_best_on_validation_is_chosen_and_of_equals_the_likeliest(
+    candidates: list[EncodedTask],
+    right: list[int],
+    losses: list[float],
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls = iter(right)
+    calls = iter(zip(right, losses, strict=True))
 
     def answers(engine: Any, examples: Sequence[Example], *_: Any) -> Outcome:
-        correct = next(calls)
+        correct, loss = next(calls)
         texts = [e.row.target if i < correct else "wrong" for i, e in enumerate(examples)]
-        return Outcome([Prediction("", "", e.row.target, t, None) for e, t in zip(examples, texts, strict=True)], 0.0)
+        return Outcome([Prediction("", "", e.row.target, t, None) for e, t in zip(examples, texts, strict=True)], loss)
 
     monkeypatch.setattr(hard, "predict", answers)
     config = HardPromptConfig(wordings=WORDINGS)
     best, wordings = choose_wording(None, candidates, config, EVALUATION, Accelerator(cpu=True))
-    assert best == right.index(max(right))
+    assert best == expected
     assert [w.validation for w in wordings] == pytest.approx([r / 16 for r in right])
+    assert [w.loss for w in wordings] == losses

@@ -204,6 +204,22 @@ def test_all_pairs_of_a_benchmark_corrected_by_metric() -> None:
     assert replace(found[0], adjusted=alone.adjusted) == alone, "other methods change nothing but the correction"
 
 
+def test_a_plain_difference_is_shown_among_many_pairs() -> None:
+    (right,) = outcomes(8, 0.9)
+    runs = {"none": [["no"] * ROWS]} | {f"some{n}": [said(right)] for n in range(11)}
+    found = compare_methods(benchmark(runs, TARGETS), load_metrics(["accuracy"]))
+    assert len(found) == 66
+    assert [x.adjusted < 0.05 for x in found] == [x.first == "none" for x in found]
+
+
+def test_methods_are_not_compared_by_numbers_that_describe_them() -> None:
+    """A model that decides a single row, and that right, is not better than one that decides all."""
+    targets = ["permissive"] * 40
+    answers = {"shy": [["permissive", *["abstain"] * 39]], "bold": [["permissive"] * 36 + ["copyleft"] * 4]}
+    metrics = load_metrics(["policy_cost", "accuracy"])
+    assert [c.metric for c in compare(answers, targets, metrics, 50)] == ["cost_score", "accuracy"]
+
+
 def test_a_benchmark_is_compared_by_the_metrics_of_its_records() -> None:
     right, other = outcomes(7, 0.9, 0.8)
     made = benchmark({"lora": [said(right)], "prompt": [said(other)]}, TARGETS)

@@ -19,12 +19,16 @@ from accelerate import Accelerator
 
 @dataclass(frozen=True)
 class Wording:
-    """A prompt template, its metric on validation, and the mean number of tokens of its prompts there."""
+    """A prompt template, its metric and loss on validation, and the mean number of tokens of its prompts there.
+
+    The loss is that of the targets, in nats per token.
+    """
 
     prompt: str
     metric: str
     validation: float
     prompt_tokens: float
+    loss: float
 
 
 def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]:
@@ -53,7 +57,10 @@ def choose_wording(
     evaluation: EvaluationConfig,
     accelerator: Accelerator,
 ) -> tuple[int, list[Wording]]:
-    """Score every template on validation by the task's first metric; return the best one's index, and all scores."""
+    """Score every template on validation; return the best one's index, and all scores.
+
+    The task's first metric decides, and of equals the loss: a small model may answer no row exactly with any template.
+    """
     task = candidates[0].task
     metrics = load_metrics(task.metrics[:1], task.schema, task.metric_data)
     warn_of_scored_rows("hard.validation_rows", candidates[0].validation, config.validation_rows)
@@ -65,5 +72,5 @@ def choose_wording(
         # A metric module may report several numbers; the first is the one after which it is named.
         (name, value), *_ = compute_metrics(metrics, *answers_and_targets(outcome.predictions)).items()
         tokens = sum(len(e.document.prompt_ids) for e in rows) / len(rows)
-        wordings.append(Wording(data.task.config.prompt, name, value, tokens))
-    return max(range(len(wordings)), key=lambda i: wordings[i].validation), wordings
+        wordings.append(Wording(data.task.config.prompt, name, value, tokens, outcome.loss))
+    return max(range(len(wordings)), key=lambda i: (wordings[i].validation, -wordings[i].loss)), wordings

@@ -57,7 +57,7 @@ def compare(
     Args:
         answers: predictions of each method and seed for each row; stripped, as by `evaluation.answers_and_targets`.
         targets: targets of the rows, stripped.
-        metrics: metrics, additive or not, of which larger numbers are better.
+        metrics: metrics, additive or not, of which larger numbers are better; their `not_compared` numbers are left out.
         resamples: number of resamples. The time grows with it, with the number of runs, and with the metrics' own time.
     """
     generator = numpy.random.default_rng(0)
@@ -65,7 +65,8 @@ def compare(
     draws = [generator.integers(0, len(targets), len(targets)) for _ in range(resamples)]
     sides = {name: _resampled(runs, targets, metrics, draws, generator) for name, runs in answers.items()}
     comparisons = []
-    for key in dict.fromkeys(key for side in sides.values() for key in side):
+    left_out = {key for metric in metrics.values() for key in getattr(metric.module, "not_compared", ())}
+    for key in dict.fromkeys(key for side in sides.values() for key in side if key not in left_out):
         pairs = list(combinations(sides, 2))
         # Rounded, because equal means may differ in the last digit.
         drawn = [numpy.round(sides[a][key][1] - sides[b][key][1], 12) for a, b in pairs]

@@ -27,6 +27,8 @@ class PolicyCost(base.RowMetric):
     """
 
     open_only = False
+    # A model that decides one row, and that right, has 100 % of decided_accuracy. It is not better than others.
+    not_compared = ("coverage", "decided_accuracy")
 
     def row_statistics(self, predictions: list[str], references: list[str]) -> numpy.ndarray:
         """Return each row's 1, cost, whether it is decided, and whether it is decided right, (rows, 4)."""
