@@ -22,6 +22,7 @@ from pathlib import Path
 from benchmarks.grid.plan import Job, check, command, jobs, name_of
 from benchmarks.grid.records import (
     check_choices,
+    check_settings,
     done,
     drop_checkpoints,
     expected,
@@ -95,6 +96,7 @@ def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None
     runs.mkdir(parents=True, exist_ok=True)
     locks.own(runs, "launch.runs")
     keep_grid(settings, folder)
+    check_settings(grid, folder, mine)
     # All sweeps come first, because a sweep whose best point is at an edge continues, and may change its choice.
     before, ended = None, 0
     while grid != before:
@@ -207,9 +209,10 @@ def keep(grid: GridConfig, folder: Path, everything: list[Job], job: Job, code: 
         return "validated"
     if job.kind == "probe":
         return "recorded"
-    result = keep_run(folder, job)
+    result, same = keep_run(folder, job)
     numbers = ", ".join(f"{name} {100 * x.value:.1f} %" for name, x in result.metrics.items())
-    return f"{numbers} in {spoken(result.cost['seconds_total'])}"
+    again = "" if same is None else f"; made again for its probes, {100 * same:.0f} % of its answers are those recorded"
+    return f"{numbers} in {spoken(result.cost['seconds_total'])}{again}"
 
 
 def probe_flags(grid: GridConfig, folder: Path, job: Job) -> list[str]:

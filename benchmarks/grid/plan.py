@@ -150,10 +150,19 @@ def check(grid: GridConfig, runs: Path) -> None:
 def refusal(grid: GridConfig, job: Job) -> str | None:
     """Return why a recipe refuses the command of a job; None if it accepts it."""
     try:
-        parse(_main_of(grid.methods[job.method].recipe), command(grid, job, {})[1:])
+        parsed(grid, job, {})
     except UserError as error:
         return str(error)
     return None
+
+
+def parsed(grid: GridConfig, job: Job, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a job as its recipe reads them, by section; `chosen` has the values of its sweep.
+
+    Raises:
+        UserError: a key that the recipe lacks, or a wrong value.
+    """
+    return parse(_main_of(grid.methods[job.method].recipe), command(grid, job, chosen)[1:])
 
 
 def _check_seeds(key: str, seeds: list[int]) -> None:

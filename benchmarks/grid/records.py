@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.grid.plan import ROOT, Job, choose, points, refusal
+from benchmarks.grid.plan import ROOT, Job, choose, parsed, points, refusal
 from benchmarks.grid.settings import GridConfig, in_words, load_benchmark, seeds_of
 from softprompts.errors import UserError
 from softprompts.runs.folders import RESULT_FILE
@@ -173,6 +173,44 @@ def _accepted(grid: GridConfig, name: str, values: dict[str, Any], folder: Path)
     return not refused
 
 
+def check_settings(grid: GridConfig, folder: Path, everything: Sequence[Job]) -> None:
+    """Check that recorded runs would run again as they were recorded: the shipped configs may have changed since.
+
+    Only the methods that still have a run to do are checked: their table would mix settings, or their probes would
+    measure another model than the one with the scores.
+
+    Raises:
+        UserError: a recorded run of such a method has other settings.
+    """
+    runs = [job for job in everything if job.kind == "run"]
+    going_on = {job.method for job in left_of(folder, everything) if job.kind == "run"}
+    for job in runs:
+        record = record_of(folder, job)
+        if job.method in going_on and record.is_file() and (changed := changed_settings(grid, folder, job)):
+            config = f"configs/{grid.task}/{grid.methods[job.method].recipe}.yaml"
+            raise UserError(
+                f"{record}: was made with other settings than {config} and the grid have now ({in_words(changed)}); "
+                f"undo this change, or move {record.parent}/seed* away, so that they are made again"
+            )
+
+
+def changed_settings(grid: GridConfig, folder: Path, job: Job) -> dict[str, Any]:
+    """Return the settings that a recorded run would have now, of those in which they differ from its record."""
+    sweep = folder / job.method / "sweep.json"
+    chosen = (_read(sweep)["chosen"] if sweep.is_file() else None) or {}
+    now, then = parsed(grid, job, chosen), _read(record_of(folder, job))["settings"]
+    changed = {}
+    for section in sorted(then.keys() & now.keys() - {"run"}):
+        settings = json.loads(json.dumps(asdict(now[section])))
+        known = settings.keys() & then[section].keys()
+        for key in sorted(settings):
+            # A key that is newer than the record counts if it gives initial values of another kind.
+            newer = key == "init_from" and key not in known and settings[key]
+            if newer or (key in known and settings[key] != then[section][key]):
+                changed[f"{section}.{key}"] = settings[key]
+    return changed
+
+
 def check_choices(folder: Path, runs: Path) -> None:
     """Check that every recorded run has the values that its sweep chooses; further points may change the choice.
 
@@ -206,15 +244,16 @@ def _point(folder: Path, job: Job) -> dict[str, Any]:
     }
 
 
-def keep_run(folder: Path, job: Job) -> Result:
+def keep_run(folder: Path, job: Job) -> tuple[Result, float | None]:
     """Copy the record of a run, and its predictions for the test rows. A record that exists stays as it is.
+
+    Return the run's record and, if there was one before, the share of its answers that the run has, too. Another
+    machine or number of threads changes some.
 
     Raises:
         UserError: its test rows differ from those of the benchmark.
     """
-    result = load_result(job.folder / RESULT_FILE)
-    if record_of(folder, job).is_file():
-        return result
+    result, record = load_result(job.folder / RESULT_FILE), record_of(folder, job)
     lines = (job.folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")  # texts may hold U+2028
     predictions = [json.loads(line) for line in lines if line]
     rows = [{"place": _relative(p["place"]), "prompt": p["prompt"], "target": p["target"]} for p in predictions]
@@ -225,10 +264,12 @@ def keep_run(folder: Path, job: Job) -> Result:
             raise UserError(f"{job.folder}: was tested on other rows than those in {file}")
     else:
         _write(file, rows)
-    record = record_of(folder, job)
-    _write(record.with_suffix(".answers.json"), [p["prediction"] for p in predictions])
+    answers = [p["prediction"] for p in predictions]
+    if record.is_file():
+        return result, mean(a == b for a, b in zip(answers, _read(record.with_suffix(".answers.json")), strict=True))
+    _write(record.with_suffix(".answers.json"), answers)
     _write(record, asdict(result))  # last, because with it the run counts as recorded
-    return result
+    return result, None
 
 
 def drop_checkpoints(job: Job) -> None:

@@ -106,8 +106,8 @@ def compare_methods(
 ) -> list[Comparison]:
     """Compare all pairs of methods with finished runs, in the order of the grid, by their predictions.
 
-    The default metrics are those of the runs' scores. By default there are 2,000 resamples, and more of many pairs: with
-    2,000, the smallest p is 0.001, and Holm over more than 50 pairs would make it larger than 0.05.
+    The default metrics are those of the runs' scores. By default there are 2,000 resamples, and more for many pairs.
+    With 2,000, the smallest p is 0.001, and Holm over more than 50 pairs would make it larger than 0.05.
     """
     answers = {
         method: [[text.strip() for text in cell.answers] for _, cell in sorted(cells.items())]

@@ -152,7 +152,8 @@ def finding(record: Mapping[str, Any]) -> str:
         name = in_words({key: one["values"][key] for key in keys})
         values.setdefault(name, []).append(-math.inf if one["value"] is None else one["value"])
     winner = max(values, key=lambda name: mean(values[name]))
-    own = in_words(shipped)
+    apart = record.get("apart", {})
+    own = in_words(shipped | apart)
     if winner == own:
         said = f"The shipped choice, {own}, is the best."
     elif own not in values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.report.claims import missing_runs
@@ -13,7 +14,7 @@ from benchmarks.report.tables import read_config
 from benchmarks.time_to_quality.ratio import ratio_of
 from softprompts.metrics.significance import LEVEL, holm
 from softprompts.reports.pages.frame import by_method, numbers
-from softprompts.reports.pages.tables import markdown, percent, probability
+from softprompts.reports.pages.tables import markdown, percent, points, probability
 
 from pandas import DataFrame
 
@@ -60,7 +61,7 @@ def _asked(target: Mapping[str, Any]) -> str:
         case "score":
             return f"at least {100 * target['at_least']:.0f} % of {other}"
         case "bytes":
-            return f"at most 1/{1 / target['at_most']:.0f} of {other}"
+            return f"at most 1/{1 / target['at_most']:.0f} of {other} with rank {target['rank']}"
         case "spread":
             return f"below {target['below']} points"
         case "half":
@@ -92,11 +93,17 @@ def _percent(share: float) -> str:
 def _score(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
     (metric,) = metrics
     own, other = (_mean(records, name, m, f"metric.{metric}") for m in (target["method"], target["of"]))
-    return f"{_percent(own / other)} ({_percent(own)} of {_percent(other)})", own >= target["at_least"] * other
+    said = f"{_percent(own / other)} ({_percent(own)} of {_percent(other)}"
+    if c := records.compared(name, metric, target["method"], target["of"]):
+        said += f"; difference {points(c.difference)}, {points(c.low)} to {points(c.high)} points"
+    return f"{said})", own >= target["at_least"] * other
 
 
 def _bytes(records: Records, target: Mapping[str, Any], name: str, _: list[str]) -> Found:
+    """Judge the bytes against LoRA of the target's rank: those of another rank are in proportion."""
     own, other = (_mean(records, name, m, "cost.adapter_bytes") for m in (target["method"], target["of"]))
+    ranks = {cell.result.settings["lora"]["r"] for cell in records.benchmarks[name].cells[target["of"]].values()}
+    other *= target["rank"] / fmean(ranks)
     return f"1/{other / own:.0f} ({own:,.0f} of {other:,.0f})", own <= target["at_most"] * other
 
 
@@ -109,7 +116,10 @@ def _spread(records: Records, target: Mapping[str, Any], name: str, metrics: lis
 
 def _half_score(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
     (metric,) = metrics
-    short, whole = (_mean(records, n, target["method"], f"metric.{metric}") for n in (_half(target, name), name))
+    column = f"metric.{metric}"
+    halves, wholes = (numbers(by_method(records.of(n))[target["method"]], column) for n in (_half(target, name), name))
+    common = halves.index.intersection(wholes.index)
+    short, whole = float(halves[common].mean()), float(wholes[common].mean())
     return f"{_percent(short / whole)} ({_percent(short)} of {_percent(whole)})", short >= target["at_least"] * whole
 
 

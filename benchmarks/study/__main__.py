@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Process, WorkersConfig, run_jobs
-from benchmarks.study.settings import ScreenConfig, StudyConfig, check, check_record, config_of, record_of
+from benchmarks.study.settings import ScreenConfig, StudyConfig, base_of, check, check_record, config_of, record_of
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
 from softprompts.runs.folders import RESULT_FILE
@@ -89,8 +89,8 @@ def main(study: StudyConfig, launch: LaunchConfig, workers: WorkersConfig) -> No
             failed.append(name)
             print(f"{name}: failed: {line}", flush=True)
         else:
-            config = config_of(study, name, runs / name)
-            record = keep(runs / name, files[name], study.screens[name], config)
+            screen = study.screens[name]
+            record = keep(runs / name, files[name], screen, base_of(name, screen))
             print(f"{name}: {record['chosen']} in {spoken(record['cost']['seconds_total'])}", flush=True)
 
     run_jobs(left, start, keep_and_print, workers)
@@ -109,7 +109,7 @@ def wanted(study: StudyConfig, only: list[str] | None) -> list[str]:
     return [n for n in study.screens if only is None or {n, n.split("/")[0]} & set(only)]
 
 
-def keep(folder: Path, file: Path, screen: ScreenConfig, config: dict[str, Any]) -> dict[str, Any]:
+def keep(folder: Path, file: Path, screen: ScreenConfig, base: dict[str, Any]) -> dict[str, Any]:
     """Write the record of a finished sweep.
 
     Raises:
@@ -118,7 +118,7 @@ def keep(folder: Path, file: Path, screen: ScreenConfig, config: dict[str, Any])
     source = folder / RESULT_FILE
     if "+changes" in load_result(source).environment["commit"]:
         raise UserError(f"{source}: measured with uncommitted changes; commit, then run it anew")
-    record = record_of(json.loads(source.read_text(encoding="utf-8")), screen, config)
+    record = record_of(json.loads(source.read_text(encoding="utf-8")), screen, base)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record

@@ -32,6 +32,8 @@ KINDS: dict[str, type] = {
     "training": TrainingConfig,
     "run": RunConfig,
 }
+# Settings of a screen that say how it is judged or computed, and are no part of what it tries.
+CRITERIA = ("model.dtype", "training.best_by", "training.micro_batch_tokens")
 
 
 @dataclass
@@ -92,15 +94,21 @@ def shipped(name: str, screen: ScreenConfig) -> Path:
     return Path("configs") / name.split("/")[0] / f"{screen.recipe}.yaml"
 
 
+def base_of(name: str, screen: ScreenConfig) -> dict[str, Any]:
+    """Return the shipped config that a screen starts from, with the sections of a sweep."""
+    made: dict[str, Any] = yaml.safe_load(shipped(name, screen).read_text(encoding="utf-8"))
+    other = RENAMED.get(screen.recipe, {})
+    return {other.get(section, section): values for section, values in made.items()}
+
+
 def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
     """Return the config of a screen's sweep, complete."""
     screen = study.screens[name]
-    made: dict[str, Any] = yaml.safe_load(shipped(name, screen).read_text(encoding="utf-8"))
-    for key, value in (study.settings | screen.settings).items():
-        section, _, own = key.partition(".")
-        made.setdefault(section, {})[own] = value
     other = RENAMED.get(screen.recipe, {})
-    made = {other.get(section, section): values for section, values in made.items()}
+    made = base_of(name, screen)
+    for key, value in (study.settings | screen.settings).items():
+        section, _, own = in_sweep(key, other).partition(".")
+        made.setdefault(section, {})[own] = value
     grid = {in_sweep(key, other): values for key, values in screen.grid.items()}
     if screen.seeds:
         halving: dict[str, Any] = {"grid": grid | {SEED: screen.seeds}, "reduction_factor": None, "extensions": 0}
@@ -134,12 +142,19 @@ def in_sweep(key: str, renamed: Mapping[str, str]) -> str:
     return f"{renamed.get(section, section)}.{own}"
 
 
-def record_of(result: Mapping[str, Any], screen: ScreenConfig, config: Mapping[str, Any]) -> dict[str, Any]:
+def record_of(result: Mapping[str, Any], screen: ScreenConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of a finished sweep: its candidates under the names of the recipe's keys.
 
-    `shipped` are the values that the sweep's config has for these keys, and thus the shipped ones at that time.
+    `shipped` are the values of these keys in the shipped config at that time. If there is anything in `apart`, the
+    shipped choice is none of the candidates.
+
+    Args:
+        result: record of the sweep's run.
+        screen: the screen.
+        base: the shipped config, by `base_of`.
     """
-    back = {new: old for old, new in RENAMED.get(screen.recipe, {}).items()}
+    other = RENAMED.get(screen.recipe, {})
+    back = {new: old for old, new in other.items()}
     candidates = [
         c | {"values": {in_sweep(key, back): value for key, value in c["values"].items()}}
         for c in result["notes"]["candidates"]
@@ -147,7 +162,8 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig, config: Mapping[s
     return {
         "recipe": screen.recipe,
         "chosen": ranked(Standing(**c) for c in candidates)[0].values,
-        "shipped": {key: _value_of(config, in_sweep(key, RENAMED.get(screen.recipe, {}))) for key in screen.grid},
+        "shipped": {key: _value_of(base, in_sweep(key, other)) for key in screen.grid},
+        "apart": apart(screen, base),
         "by": result["settings"]["training"]["best_by"],
         "seed": result["seed"],
         "candidates": candidates,
@@ -158,9 +174,18 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig, config: Mapping[s
     }
 
 
+def apart(screen: ScreenConfig, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a shipped config, by `base_of`, of which all candidates of a screen have another."""
+    other = RENAMED.get(screen.recipe, {})
+    own = {key: _value_of(base, in_sweep(key, other)) for key in screen.settings if key not in CRITERIA}
+    return {key: value for key, value in own.items() if value != screen.settings[key]}
+
+
 def _value_of(config: Mapping[str, Any], key: str) -> Any:
     """Return the value of a sweep's key as the recipe reads it: the key's default if the config does not have it."""
     section, _, own = key.partition(".")
+    if section not in KINDS:
+        return config.get(section, {}).get(own)
     kind = KINDS[section]
     if own not in config.get(section, {}):
         return getattr(kind(), own)

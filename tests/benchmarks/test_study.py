@@ -9,7 +9,16 @@ from typing import Any
 
 from benchmarks.grid.settings import in_words
 from benchmarks.study import __main__ as runner
-from benchmarks.study.settings import ScreenConfig, StudyConfig, check, check_record, config_of, load_screen, record_of
+from benchmarks.study.settings import (
+    ScreenConfig,
+    StudyConfig,
+    base_of,
+    check,
+    check_record,
+    config_of,
+    load_screen,
+    record_of,
+)
 from helpers import ROOT, load_recipe
 from softprompts.config.cli import parse
 from softprompts.errors import UserError
@@ -58,7 +67,12 @@ def test_the_section_of_p_tuning_is_the_sweeps_encoder_and_back() -> None:
     assert made["encoder"]["encoder_hidden_size"] == 32
     assert list(made["sweep"]["grid"]) == ["encoder.num_virtual_tokens", "training.learning_rate"]
     candidate = candidate_of({"encoder.num_virtual_tokens": 4, "training.learning_rate": 0.1}, -0.5)
-    record = record_of(result_of([candidate]), study.screens["sentiment/mine"], made)
+    record = record_of(
+        result_of([candidate]),
+        study.screens["sentiment/mine"],
+        base_of("sentiment/mine", study.screens["sentiment/mine"]),
+    )
+    assert record["apart"] == {"prompt.encoder_hidden_size": 576}
     assert record["shipped"] == {"prompt.num_virtual_tokens": 20, "training.learning_rate": 0.0005}
     assert record["chosen"] == {"prompt.num_virtual_tokens": 4, "training.learning_rate": 0.1}
     assert record["candidates"][0]["values"] == record["chosen"]
@@ -84,6 +98,7 @@ def test_a_shipped_value_is_the_default_if_the_config_does_not_have_its_key() ->
         "training.learning_rate": 0.001,
     }
     assert in_words(record["shipped"]).startswith("optimizer adamw, weight_decay 0.0"), "as in the grid"
+    assert record["apart"] == {}
     null = {"prompt": {"parametrization": "direct", "init_from": None}}
     screen = ScreenConfig("prompt_tuning", {"prompt.init_from": ["labels", None]})
     assert record_of(result_of([candidate_of({}, 0.5)]), screen, null)["shipped"] == {"prompt.init_from": None}

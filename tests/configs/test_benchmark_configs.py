@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+from benchmarks.grid.plan import check, jobs
+from benchmarks.grid.records import changed_settings, keep_grid, record_of
 from benchmarks.grid.settings import GridConfig
 from helpers import ROOT, load_recipe
 from softprompts.config.cli import build_parser, parse
@@ -74,9 +74,6 @@ def test_every_command_is_one_that_its_recipe_takes(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from benchmarks.grid.plan import check
-
     check(read(path), tmp_path)
 
 
@@ -87,30 +84,13 @@ def test_a_recorded_grid_would_run_again_as_it_was_recorded(
 ) -> None:
     """A grid reads its other settings from the shipped configs, which later studies change."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from benchmarks.grid.plan import command, jobs
-    from benchmarks.grid.records import keep_grid
-
     grid, folder = read(path), ROOT / "results" / "benchmarks" / path.stem
     shutil.copy(folder / "grid.json", tmp_path)
     keep_grid(grid, tmp_path)  # refuses settings that differ from the record
-    compared = 0
-    for job in jobs(grid, tmp_path):
-        record, sweep = folder / job.method / f"seed{job.number}.json", folder / job.method / "sweep.json"
-        if job.kind != "run" or not record.is_file():
-            continue
-        chosen = json.loads(sweep.read_text(encoding="utf-8"))["chosen"] if sweep.is_file() else {}
-        now = parse(load_recipe(grid.methods[job.method].recipe).main, command(grid, job, chosen)[1:])
-        then = json.loads(record.read_text(encoding="utf-8"))["settings"]
-        for section in then.keys() & now.keys() - {"run"}:
-            settings = json.loads(json.dumps(asdict(now[section])))
-            known = settings.keys() & then[section].keys()
-            changed = {key: settings[key] for key in known if settings[key] != then[section][key]}
-            # A key that is newer than the record: initial values of another kind than the record's.
-            changed |= {key: settings[key] for key in {"init_from"} & settings.keys() - known if settings[key]}
-            assert changed == {}, f"{job.method}, {section}"
-            compared += 1
-    assert compared
+    recorded = [job for job in jobs(grid, tmp_path) if job.kind == "run" and record_of(folder, job).is_file()]
+    assert recorded
+    for job in recorded:
+        assert changed_settings(grid, folder, job) == {}, job.name
 
 
 @each_paper

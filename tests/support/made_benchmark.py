@@ -134,7 +134,9 @@ def _result(task: str, method: str, seed: int) -> Any:
         parameters={"total": 134_526_528, "trainable": trained, "saved": saved // 4},
         cost=cost,
         training={"best_step": 40, "history": history} if trained else {},
-        settings=make_result().settings | ({"training": {"learning_rate": 0.03}} if trained else {}),
+        settings=make_result().settings
+        | ({"training": {"learning_rate": 0.03}} if trained else {})
+        | ({"lora": {"r": 8}} if method == "lora" else {}),
         notes={},
         environment={"commit": "0123abc", "hardware": {"processor": "made up", "cores": 2, "gpus": []}},
     )

@@ -496,6 +496,24 @@ def test_one_that_left_does_not_count_at_later_rungs_even_if_its_patience_was_sp
     assert (again.left_at, again.left_rung) == (3, None)
 
 
+def test_a_good_start_is_no_reason_to_stay(prompt: PromptConfig) -> None:
+    (point,) = points_of("{training.steps: [9]}", prompt)
+    point = replace(point, training=replace(point.training, best_by="accuracy"))
+
+    def after(*accuracies: float) -> Contender:
+        found = Contender(0, point, Path())
+        found.progress.history = [
+            {"step": step, "validation_loss": 1.0, "validation_accuracy": value}
+            for step, value in enumerate(accuracies)
+        ]
+        return found
+
+    assert after(0.79).value(1 / 9) == 0.79, "nothing else is known"
+    assert after(0.79, 0.74).value(1 / 9) == 0.74
+    assert after(0.72, 0.78).value(1 / 9) == 0.78
+    assert after(0.72, 0.78, 0.7).value(1.0) == 0.78
+
+
 def test_a_candidate_with_its_own_base_model_does_not_keep_it_in_memory(make: Build, prompt: PromptConfig) -> None:
     parts = make(steps=2, eval_every=1)
     grid = grid_for(parts, prompt, {"run.seed": [0, 1]}, reduction_factor=2)

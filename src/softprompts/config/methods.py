@@ -399,8 +399,8 @@ class HardPromptConfig:
     """Hard prompts, compared on validation. Nothing is trained.
 
     Args:
-        wordings: prompt templates with `{column}` fields; the best on validation, by the first metric and then by loss, is scored on
-            test.
+        wordings: prompt templates with `{column}` fields; the best on validation, by the first metric and then by loss,
+            is scored on test.
         shots: number of few-shot examples from train in each prompt, drawn by the run's seed.
         separator: text between two examples.
         validation_rows: number of validation rows for the choice; by default all.

@@ -57,7 +57,7 @@ def compare(
     Args:
         answers: predictions of each method and seed for each row; stripped, as by `evaluation.answers_and_targets`.
         targets: targets of the rows, stripped.
-        metrics: metrics, additive or not, of which larger numbers are better; their `not_compared` numbers are left out.
+        metrics: metrics, additive or not, of which larger numbers are better; `not_compared` numbers are left out.
         resamples: number of resamples. The time grows with it, with the number of runs, and with the metrics' own time.
     """
     generator = numpy.random.default_rng(0)

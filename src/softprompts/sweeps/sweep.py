@@ -73,18 +73,21 @@ class Contender:
         return [e for e in self.progress.history if "validation_loss" in e and e["step"] <= self.pause(rung)]
 
     def value(self, rung: float) -> float:
-        """Return the best validation up to a rung, larger is better; minus infinity if none was finite."""
+        """Return the best validation up to a rung, larger is better; minus infinity if none was finite.
+
+        That before the first step counts only if there is no other. Otherwise a good initial text would stay in the
+        sweep for its own sake, whatever it learns.
+        """
         by = self.point.training.best_by
-        finite = [
-            e for e in self.validated(rung) if math.isfinite(e["validation_loss"])
-        ]  # otherwise the predictions mean nothing
+        learned = [e for e in self.validated(rung) if e["step"]] or self.validated(rung)
+        finite = [e for e in learned if math.isfinite(e["validation_loss"])]  # otherwise the predictions mean nothing
         values = [-e["validation_loss"] if by == "loss" else e[f"validation_{by}"] for e in finite]
         return max((v for v in values if math.isfinite(v)), default=-math.inf)
 
     def latest_loss(self, rung: float) -> float:
         """Return the loss of the last validation up to a rung.
 
-        Candidates that have not gained yet share the value of their common start, which does not tell them apart.
+        It decides between candidates with one value, as accuracies of few rows often are.
         """
         loss = next((e["validation_loss"] for e in reversed(self.validated(rung))), math.inf)
         return loss if math.isfinite(loss) else math.inf

@@ -50,7 +50,7 @@ class Launches:
         training = {"best_value": self.best.get(rate, 0.0), "best_step": 2, "step": 4, "history": [{"step": 0}]}
         settings = {
             "training": {"best_by": "loss", "learning_rate": float(rate)},
-            "task": {"metrics": ["accuracy"], "schema": None},
+            "task": {"metrics": ["accuracy", "macro_f1"], "schema": None},
         }
         result = make_result(
             training=training,
@@ -107,7 +107,7 @@ def test_everything_is_kept_and_nothing_done_twice(make_grid: MakeGrid, tmp_path
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_whose_folder_is_gone_is_made_again_for_its_probes_and_its_record_stays(
-    make_grid: MakeGrid, tmp_path: Path, launches: Launches, fails: bool
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches, fails: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run(make_grid(), tmp_path)
     record = folder / "written" / "seed0.json"
@@ -121,11 +121,35 @@ def test_a_run_whose_folder_is_gone_is_made_again_for_its_probes_and_its_record_
     else:
         run(make_grid(probes=["latency"]), tmp_path)
     assert launches.methods() == ["written/seed0"]
+    assert ("made again for its probes, 100 % of its answers" in capsys.readouterr().out) is not fails
     assert record.read_bytes() == before
     assert load_benchmark(folder).cells["written"][0].probes == (
         {} if fails else {"seconds": 3.0, "latency": {"rows": 1.0}}
     )
     assert load_benchmark(folder).cells["written"][1].probes
+
+
+def test_a_grid_whose_shipped_config_has_changed_does_not_go_on(
+    make_grid: MakeGrid, tmp_path: Path, launches: Launches
+) -> None:
+    """Its table would mix the settings of two configs."""
+    folder = run(make_grid(), tmp_path)
+    file = folder / "prompt_tuning" / "seed0.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["settings"]["prompt"] = {"num_virtual_tokens": 99}
+    file.write_text(json.dumps(record), encoding="utf-8")
+    launches.ran.clear()
+    run(make_grid(), tmp_path)  # nothing is left to do
+    run(make_grid(seeds=[0, 1, 2]), tmp_path, only=["written"])
+    assert launches.methods() == ["written/seed2"], "its own table is not mixed"
+    with pytest.raises(
+        UserError, match=r"prompt_tuning/seed0\.json: was made with other settings than configs/sentiment/"
+    ):
+        run(make_grid(seeds=[0, 1, 2]), tmp_path)
+    shutil.rmtree(tmp_path / "runs" / "sentiment" / "prompt_tuning" / "seed0")
+    with pytest.raises(UserError, match=r"have now \(num_virtual_tokens 4\); undo this change, or move .*seed\* away"):
+        run(make_grid(seeds=[0, 1, 2], probes=["latency"]), tmp_path, only=["prompt_tuning"])
+    assert launches.methods() == ["written/seed2"]
 
 
 def test_a_grid_may_grow_but_not_change(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:

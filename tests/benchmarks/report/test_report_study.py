@@ -128,6 +128,20 @@ def test_a_comparison_says_what_helps(made: Values, shipped: float, said: str) -
     assert said in finding(found)
 
 
+def test_a_shipped_config_that_differs_in_the_screens_own_settings_is_none_of_the_candidates() -> None:
+    tried = [
+        candidate(0.1, value, 9) | {"values": {RATE: rate, "run.seed": seed}}
+        for rate, value in ((0.1, -0.4), (0.2, -0.3), (0.4, -0.5))
+        for seed in (0, 1)
+    ]
+    found = record() | {"candidates": tried, "chosen": tried[0]["values"], "shipped": {RATE: 0.2}}
+    assert finding(found) == "The shipped choice, learning_rate 0.2, is the best."
+    assert finding(found | {"apart": {"prefix.num_virtual_tokens": 32}}) == (
+        "The best is learning_rate 0.2; the shipped choice, learning_rate 0.2, num_virtual_tokens 32, is not among "
+        "these."
+    )
+
+
 @pytest.mark.parametrize("decays", [(0.0, 0.01, 0.1), (0.01, 0.1)])
 def test_zero_and_one_of_two_values_are_no_edge(decays: tuple[float, ...]) -> None:
     made = [

@@ -55,6 +55,7 @@ def test_each_kind_of_target_by_hand(tmp_path: Path) -> None:
     assert row(table, "score", "prompt tuning", "final_sentiment")["verdict"] == "missed"
     size = row(table, "bytes", "prompt tuning", "final_sentiment")
     assert (size["verdict"], size["found"]) == ("reached", "1/213 (46,200 of 9,823,216)")
+    assert size["asked"] == "at most 1/100 of LoRA with rank 8"
     assert row(table, "bytes", "prefix tuning", "final_sentiment")["verdict"] == "reached"
     spread = row(table, "spread", "prompt tuning", "final_sentiment")
     assert (spread["verdict"], spread["found"]) == ("reached", "1.0 points (3 seeds)")
@@ -66,6 +67,24 @@ def test_each_kind_of_target_by_hand(tmp_path: Path) -> None:
     assert row(table, "time", "prompt tuning", "sentiment")["verdict"] == "reached"
     slow = row(table, "time", "prefix tuning", "home_commands")
     assert (slow["verdict"], slow["found"].startswith("more than 4.0 times as long")) == ("missed", True)
+
+
+def test_bytes_are_those_of_lora_with_the_rank_of_the_target(tmp_path: Path) -> None:
+    """A LoRA of rank 32 is four times as large, and the soft prompt is not four times better for it."""
+    found = records(tmp_path)
+    cells = found.benchmarks["final_sentiment"].cells["lora"]
+    for seed, cell in cells.items():
+        cells[seed] = replace(cell, result=replace(cell.result, settings=cell.result.settings | {"lora": {"r": 32}}))
+    size = row(targets_table(found, tmp_path), "bytes", "prompt tuning", "final_sentiment")
+    assert size["found"] == "1/53 (46,200 of 2,455,804)"
+    assert size["verdict"] == "missed"
+
+
+def test_half_the_steps_are_compared_over_the_seeds_of_both(tmp_path: Path) -> None:
+    found = records(tmp_path)
+    lost = found.runs.drop(index=[("half_sentiment", "prefix_tuning", 0)])
+    table = targets_table(replace(found, runs=lost), tmp_path)
+    assert row(table, "half", "prefix tuning", "final_sentiment")["found"].startswith("100.0 %")
 
 
 def test_a_difference_that_chance_explains_is_no_reached_target(tmp_path: Path) -> None:
