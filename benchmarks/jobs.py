@@ -55,7 +55,7 @@ class Process:
     Args:
         arguments: what follows `python`.
         folder: of the job's output. The text that the script prints is in a file next to it, `NAME.log.txt`.
-        mixed_precision: as of `accelerate launch`.
+        mixed_precision: as of `accelerate launch`; with `auto`, bf16 if the processor or GPU has instructions for it.
     """
 
     arguments: list[str]
@@ -85,6 +85,19 @@ def run_jobs(jobs: Sequence[Job], start: Start[Job], keep: Keep[Job], workers: W
         _run_on_ray(jobs, start, keep, workers)
 
 
+def _mixed_precision(process: Process) -> str:
+    """Return the mixed precision of a process on this machine."""
+    if process.mixed_precision != "auto":
+        return process.mixed_precision
+    from softprompts.config.sections import ModelConfig
+    from softprompts.models.loading import dtype_of
+
+    import torch  # takes a second, and few need it
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16" if dtype_of(ModelConfig("", dtype="auto"), device) == torch.bfloat16 else "no"
+
+
 def launched(process: Process) -> tuple[int, str]:
     """Run a script to its end; return its exit code and the last line of its output.
 
@@ -100,7 +113,7 @@ def launched(process: Process) -> tuple[int, str]:
         # In a separate session, so that signals of the terminal arrive once, through collected_signals.
         script = subprocess.Popen(
             [sys.executable, *process.arguments],
-            env=os.environ | {"ACCELERATE_MIXED_PRECISION": process.mixed_precision},
+            env=os.environ | {"ACCELERATE_MIXED_PRECISION": _mixed_precision(process)},
             stdout=output,
             stderr=output,
             preexec_fn=_ends_with_parent(),

@@ -34,7 +34,8 @@ class MethodConfig:
         sweep: values of dotted keys; validation chooses one combination, by the settings' `training.best_by`.
         further: more combinations of the same keys, for a sweep whose best point is at an edge. They may be added to a
             sweep that has its record.
-        mixed_precision: as of `accelerate launch --mixed_precision`, for weights that have to stay in 32 bits.
+        mixed_precision: as of `accelerate launch --mixed_precision`, for weights that have to stay in 32 bits; auto is
+            bf16 if the processor or GPU has instructions for it.
         seeds: by default those of the grid.
     """
 
@@ -43,7 +44,7 @@ class MethodConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, list[Any]] = field(default_factory=dict)
     further: list[dict[str, Any]] = field(default_factory=list)
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     seeds: list[int] | None = None
 
 

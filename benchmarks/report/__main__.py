@@ -108,10 +108,16 @@ def write_study(records: Path, page: Path, figures: Path, validated: Sequence[Be
     if study := load_study(records):
         drawn = draw_study(study)
         links = {task: os.path.relpath(save_png(drawing, figures), page) for task, drawing in drawn.items()}
-        frames = make_records(validated, {b.name: compare_methods(b) for b in validated})
-        more = [f"## {b.name}, on validation rows\n\n{results_markdown(frames, b.name)}" for b in validated]
+        more = [_on_validation(benchmark) for benchmark in validated]
         write_atomically(page / "study.md", "\n\n".join([study_markdown(study, links).rstrip(), *more]) + "\n")
         close([*drawn.values()])
+
+
+def _on_validation(benchmark: Benchmark) -> str:
+    """Return a section with the results of a benchmark on validation rows, and the differences between its methods."""
+    compared = compare_methods(benchmark)
+    results = results_markdown(make_records([benchmark], {benchmark.name: compared}), benchmark.name)
+    return f"## {benchmark.name}, on validation rows\n\n{results}\n\n{markdown(comparisons_table(benchmark, compared))}"
 
 
 def read(folder: Path) -> list[Benchmark]:

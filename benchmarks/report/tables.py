@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,27 @@ def results_table(records: Records, name: str) -> DataFrame:
 
 
 def results_markdown(records: Records, name: str) -> str:
-    """Return the table of results, followed by a line with missing runs, if there are any."""
-    missing = gaps(records.of(name))
+    """Return the table of results, and lines on missing runs, data types and newer sweeps, if there are any."""
+    missing, benchmark = gaps(records.of(name)), records.benchmarks[name]
     lines = [markdown(results_table(records, name)), f"Missing: {'; '.join(missing)}." if missing else ""]
-    return "\n\n".join(line for line in (*lines, outdated(records.benchmarks[name])) if line)
+    return "\n\n".join(line for line in (*lines, data_types(benchmark), outdated(benchmark)) if line)
+
+
+def data_types(benchmark: Benchmark) -> str:
+    """Return a sentence with the data type of each method's weights, if they differ."""
+    found: dict[str, list[str]] = {}
+    for method, cells in benchmark.cells.items():
+        for said in dict.fromkeys(_data_type(cell.result.environment) for _, cell in sorted(cells.items())):
+            found.setdefault(said, []).append(benchmark.label(method))
+    if len(found) < 2:
+        return ""
+    named = "; ".join(f"{said}: {', '.join(methods)}" for said, methods in found.items())
+    return f"Seconds and memory also depend on the data type of the weights. {named[0].upper()}{named[1:]}."
+
+
+def _data_type(environment: Mapping[str, Any]) -> str:
+    mixed = environment.get("mixed_precision", "no")
+    return f"{environment.get('dtype', 'unknown')}{'' if mixed == 'no' else f', multiplied in {mixed}'}"
 
 
 def comparisons_table(benchmark: Benchmark, comparisons: Sequence[Comparison]) -> DataFrame:

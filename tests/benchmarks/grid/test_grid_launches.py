@@ -35,6 +35,17 @@ def test_a_signal_ends_the_launch_even_if_the_run_has_just_ended(tmp_path: Path,
     assert ended.value.code == 130
 
 
+@pytest.mark.parametrize(("instructions", "named"), [(True, "bf16"), (False, "no")])
+def test_the_mixed_precision_of_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instructions: bool, named: str
+) -> None:
+    monkeypatch.setattr("softprompts.models.loading.has_bfloat16_instructions", lambda: instructions)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    script = "import os; print(os.environ['ACCELERATE_MIXED_PRECISION'])"
+    assert launched(Process(["-c", script], tmp_path / "seed0", "auto")) == (0, named)
+    assert launched(Process(["-c", script], tmp_path / "seed1", "fp16")) == (0, "fp16")
+
+
 def test_a_failed_run_is_reported_by_its_last_line(tmp_path: Path) -> None:
     assert launched(Process(["-c", "import sys; sys.exit('error: no')"], tmp_path / "seed0")) == (1, "error: no")
     script = "import os; os.kill(os.getpid(), 9)"

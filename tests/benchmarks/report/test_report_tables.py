@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -103,6 +104,18 @@ def test_a_number_that_was_not_measured_is_not_zero(tmp_path: Path) -> None:
     energy, memory = Measure("energy", "cost.energy_kwh", "whole"), Measure("memory", "cost.peak_memory_gib", "whole")
     assert len(numbers(runs, energy.column)) == 0
     assert row(measures_table(runs, [energy, memory]), "LoRA") == ["LoRA", LOST, "3 ± 0"]
+
+
+def test_methods_with_weights_of_several_data_types_are_named(tmp_path: Path) -> None:
+    found = make_benchmark(tmp_path, seeds=1)
+    assert "data type" not in results_markdown(records_of(found), "sentiment")
+    for method, cells in found.cells.items():
+        mixed = "bf16" if method == "full_finetuning" else "no"
+        environment = {"dtype": "bfloat16" if mixed == "no" else "float32", "mixed_precision": mixed}
+        cells[0] = replace(cells[0], result=replace(cells[0].result, environment=environment))
+    said = results_markdown(records_of(found), "sentiment").splitlines()[-1]
+    assert said.endswith("; float32, multiplied in bf16: full fine-tuning.")
+    assert "bfloat16: " in said.lower()
 
 
 def test_runs_that_their_sweep_has_left_behind_are_said(tmp_path: Path) -> None:
