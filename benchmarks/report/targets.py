@@ -69,7 +69,7 @@ def _asked(target: Mapping[str, Any]) -> str:
         case "shown":
             return f"above {other}, shown"
         case _:
-            return f"stock PEFT takes at least {target['at_least']:g} times as long"
+            return f"stock PEFT, with the settings of its guide, takes at least {target['at_least']:g} times as long"
 
 
 def _judged(records: Records, times: Path, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.time_to_quality.ratio import SEEDS, ratio_of
-from benchmarks.time_to_quality.sides import GOALS, measure
+from benchmarks.time_to_quality.sides import GOALS, config_of, measure
 from softprompts.errors import UserError, nearest
 from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
@@ -35,6 +35,9 @@ def main(names: list[str]) -> int:
     for name in names or GOALS:
         file = RESULTS / f"{name}.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else new_record(name)
+        if changed := [key for key, value in asked(name).items() if record[key] != value]:
+            print(f"error: {file}: was measured with another {', '.join(changed)}; move it away", file=sys.stderr)
+            return 2
         for seed in SEEDS:
             for side in ("recipe", "stock"):
                 if any((run["side"], run["seed"]) == (side, seed) for run in record["runs"]):
@@ -54,7 +57,13 @@ def main(names: list[str]) -> int:
 
 def new_record(name: str) -> dict[str, Any]:
     """Return a record without runs."""
-    return {"goal": asdict(GOALS[name]), "environment": environment(), "runs": []}
+    return {**asked(name), "environment": environment(), "runs": []}
+
+
+def asked(name: str) -> dict[str, Any]:
+    """Return what all runs of a record have in common: the goal, and the recipe's config."""
+    goal = GOALS[name]
+    return {"goal": asdict(goal), "config": config_of(goal)}
 
 
 def limit(runs: list[dict[str, Any]], side: str) -> float:

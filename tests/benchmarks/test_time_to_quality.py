@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.time_to_quality import __main__ as runner, sides
-from helpers import Build, load_base, task_config
+from helpers import ROOT, Build, load_base, task_config
 from softprompts.config.sections import EvaluationConfig
 from softprompts.errors import UserError
 from softprompts.tasks.task import load_task
@@ -44,6 +45,29 @@ def test_a_watch_stops_at_the_first_validation_that_has_the_score(make: Build, m
         {"update": 4, "seconds": 15.0, "score": 0.75},
     ]
     assert watch.reached
+
+
+def test_validations_are_rarer_later(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides, "EVERY", 2)
+    monkeypatch.setattr(sides, "GROWTH", 1.5)
+    monkeypatch.setattr(sides, "compute_metrics", Scores(*[0.5] * 5))
+    watch = watch_of(make())
+    for _ in range(18):
+        watch.passed(1.0)
+    assert [entry["update"] for entry in watch.curve] == [2, 4, 6, 9, 14]
+
+
+def test_a_record_of_another_goal_or_config_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    record = runner.new_record("sentiment")
+    record["config"]["training"]["learning_rate"] = 9.0
+    (tmp_path / "sentiment.json").write_text(json.dumps(record), encoding="utf-8")
+    assert runner.main(["sentiment"]) == 2
+    said = f"error: {tmp_path}/sentiment.json: was measured with another config; move it away\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_watch_gives_up_after_its_limit(make: Build, monkeypatch: pytest.MonkeyPatch) -> None:
