@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -198,7 +198,11 @@ def changed_settings(grid: GridConfig, folder: Path, job: Job) -> dict[str, Any]
     """Return the settings that a recorded run would have now, of those in which they differ from its record."""
     sweep = folder / job.method / "sweep.json"
     chosen = (_read(sweep)["chosen"] if sweep.is_file() else None) or {}
-    now, then = parsed(grid, job, chosen), _read(record_of(folder, job))["settings"]
+    return differing(parsed(grid, job, chosen), _read(record_of(folder, job))["settings"])
+
+
+def differing(now: Mapping[str, Any], then: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of a recipe, by section, in which they differ from those in a record."""
     changed = {}
     for section in sorted(then.keys() & now.keys() - {"run"}):
         settings = json.loads(json.dumps(asdict(now[section])))
