@@ -20,6 +20,7 @@ MADE: dict[str, Callable[..., str]] = {
     "demo": results.demo,
     "overview": results.overview,
     "tasks": results.tasks,
+    "tuned": results.tuned,
     "use_case": use_cases.results,
     "voices": use_cases.voices,
     "decide": use_cases.decide,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.report.tables import metric
 from benchmarks.text import put
 from scripts.build_docs.pages import ROOT
-from scripts.build_docs.records import RESULTS, runs, shipped, speeds, use_case
+from scripts.build_docs.records import RESULTS, runs, shipped, speeds, swept, use_case
 from scripts.build_docs.results import overview
 from softprompts.reports.tables import size
 from softprompts.runs.record import Result
@@ -84,7 +84,8 @@ def _close() -> str:
         f"In one longer run each, prompt tuning with {prompt.settings['prompt']['num_virtual_tokens']} virtual tokens "
         f"reaches {_score(prompt)}. Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
         f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records](results/tasks/home_commands)). "
-        "For these longer runs, [sweeps](results/report/study.md) chose the settings of both soft prompts, not of LoRA."
+        "For these longer runs, [sweeps](results/report/study.md) chose the settings of both soft prompts"
+        f"{' and of LoRA' if swept('home_commands', 'lora') else ', not of LoRA'}."
     )
 
 

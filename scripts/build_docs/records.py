@@ -25,6 +25,11 @@ def shipped(task: str) -> dict[str, Result]:
     return {name: load_result(file) for name, file in files.items() if file.is_file()}
 
 
+def swept(task: str, recipe: str) -> bool:
+    """Return whether a sweep of the study chose the shipped settings of a recipe on a task."""
+    return (RESULTS / "study" / task / f"{recipe}.json").is_file()
+
+
 @functools.cache
 def grids() -> dict[str, Benchmark]:
     """Return the benchmarks of the three tasks that have records."""

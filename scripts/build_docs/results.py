@@ -12,7 +12,7 @@ from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from benchmarks.tasks.tables import table, tasks_table
 from scripts.build_docs.pages import ROOT, linked
-from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds
+from scripts.build_docs.records import RESULTS, TASKS, grids, runs, shipped, speeds, swept
 from softprompts.errors import listed
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.frame import metrics_of
@@ -44,6 +44,18 @@ def demo() -> str:
 def tasks() -> str:
     """Return a table for each task: the shipped config of every recipe."""
     return tasks_table([list(shipped(task).values()) for task in TASKS])
+
+
+def tuned() -> str:
+    """Return a list of the methods of each task whose shipped settings a sweep of the study chose."""
+    lines = []
+    for task in TASKS:
+        trained = [name for name in shipped(task) if METHODS[name].what != "written"]
+        chosen = [METHODS[name].label for name in trained if swept(task, name)]
+        others = [METHODS[name].label for name in trained if not swept(task, name)]
+        said = f"chosen by sweeps: {listed(chosen) or 'none'}; not swept at full length: {listed(others) or 'none'}"
+        lines.append(f"- {task}: {said}.")
+    return "\n".join(lines)
 
 
 def overview() -> str:
