@@ -9,7 +9,8 @@ from helpers import ROOT
 from made_readiness import PLAN
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
-from softprompts.readiness.plan import plan_findings, read_plan
+from softprompts.readiness.findings import Finding
+from softprompts.readiness.plan import accept, plan_findings, read_plan
 from softprompts.readiness.settings import read_recipe
 
 import pytest
@@ -32,6 +33,25 @@ def test_the_shipped_plan_reads() -> None:
     plan = read_plan(str(ROOT / "configs/own_data/readiness.yaml"))
     assert (plan.metric, plan.target, plan.today, plan.legal_basis) == ("accuracy", 0.9, 0.6, "no personal data")
     assert plan.time_column is None
+
+
+def test_a_red_point_that_the_owner_accepts_is_amber_with_the_reason(tmp_path: Path) -> None:
+    red = Finding("near_duplicates", "Near", "red", "12 rows.", "Split anew.")
+    green = Finding("secrets", "Secrets", "green", "")
+    reason = "The rows in use are as alike."
+    one, other = accept(read(tmp_path, accepted={"near_duplicates": reason, "secrets": "unused"}), [red, green])
+    assert (one.status, one.accepted, one.remedy) == ("amber", reason, "Split anew.")
+    assert other == green
+    assert accept(read(tmp_path), [red]) == [red]
+    with pytest.raises(UserError, match=r'accepted: no point "near_duplicate" \(did you mean "near_duplicates"'):
+        accept(read(tmp_path, accepted={"near_duplicate": reason}), [red])
+
+
+@pytest.mark.parametrize("reason", ["", "TODO", 3, None])
+def test_an_acceptance_without_a_reason_is_refused(tmp_path: Path, reason: Any) -> None:
+    said = refusal(tmp_path, accepted={"near_duplicates": reason})
+    assert said.startswith("accepted.near_duplicates: expected a reason, found ")
+    assert refusal(tmp_path, accepted=["near_duplicates"]).startswith("accepted: expected points with reasons, found ")
 
 
 def test_all_missing_fields_are_in_one_line(tmp_path: Path) -> None:

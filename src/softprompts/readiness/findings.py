@@ -26,6 +26,7 @@ class Finding:
         remedy: the remedy; empty if the status is green.
         facts: the numbers of the check, as JSON values.
         table: rows of text by column, for the page.
+        accepted: the owner's reason to go on in spite of it, from the plan.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Finding:
     remedy: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     table: Sequence[Mapping[str, str]] = ()
+    accepted: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as JSON values."""

@@ -16,7 +16,7 @@ from softprompts.errors import UserError, logger
 from softprompts.models.loading import kind_of, load_model_config
 from softprompts.readiness import overlap, rows, sensitive, worth
 from softprompts.readiness.findings import Finding, Status, worst
-from softprompts.readiness.plan import Plan, plan_findings, read_plan
+from softprompts.readiness.plan import Plan, accept, plan_findings, read_plan
 from softprompts.readiness.settings import RecipeSettings, read_recipe
 from softprompts.reports.pages.page import render
 from softprompts.runs.folders import RESULT_FILE
@@ -105,7 +105,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     """Return the outcome of all checks.
 
     Raises:
-        UserError: as `read_plan` and `read_inputs`; the base model does not exist; a given baseline does not fit; with
+        UserError: as `read_plan`, `read_inputs` and `accept`; the base model does not exist; a given baseline does not fit; with
             masks, a run could not read the rows.
     """
     plan = read_plan(config.plan)
@@ -131,7 +131,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
         *worth.worth_findings(settings, plan, task, metric, baseline, ceiling),
         worth.cost(settings, measured, worth.measure_rate(settings)),
     ]
-    return Readiness(settings, plan, task, findings, of_run.fingerprint())
+    return Readiness(settings, plan, task, accept(plan, findings), of_run.fingerprint())
 
 
 def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
@@ -206,6 +206,7 @@ def page_of(found: Readiness) -> str:
         counts=counts,
         signs=SIGNS,
         groups=groups,
+        owner=plan.owner,
         plan=DataFrame(fields, columns=["field", ""]),
         frame=lambda table: DataFrame(list(table)),
         worst=worst,

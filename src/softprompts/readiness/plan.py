@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ LEGAL_BASES = (
     "no personal data",
 )
 TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
-OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots")
+OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots", "accepted")
 PLACEHOLDERS = ("todo", "tbd", "tba", "tbc", "fixme", "xxx")
 KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
 
@@ -52,6 +52,7 @@ class Plan:
         author_column: column with the person or customer that a row comes from; None without such a column.
         wordings: prompt templates for the hard-prompt baseline; by default the goal provides one.
         shots: few-shot examples in each prompt of the baseline.
+        accepted: the owner's reasons to go on in spite of red points, by the key of the point, e.g. near_duplicates.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Plan:
     author_column: str | None = None
     wordings: list[str] = field(default_factory=list)
     shots: int = 4
+    accepted: dict[str, str] = field(default_factory=dict)
 
 
 def read_plan(path: str) -> Plan:
@@ -110,6 +112,7 @@ def read_plan(path: str) -> Plan:
         personal_data=_texts(path, "personal_data", tree.get("personal_data") or []),
         wordings=_texts(path, "wordings", tree.get("wordings") or []),
         shots=_count(path, "shots", tree.get("shots", Plan.shots)),
+        accepted=_accepted(path, tree.get("accepted") or {}),
         **{n: _text(path, n, tree[n]) for n in ("time_column", "author_column") if tree.get(n) is not None},
     )
 
@@ -147,6 +150,33 @@ def _texts(path: str, name: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
         raise UserError(f"{path}: {name}: expected a list of texts, found {short(value)}")
     return value
+
+
+def _accepted(path: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: accepted: expected points with reasons, found {short(value)}")
+    for key, reason in value.items():
+        if not isinstance(reason, str) or is_placeholder(reason):
+            raise UserError(f"{path}: accepted.{short(key)}: expected a reason, found {short(reason)}")
+    return {str(key): reason.strip() for key, reason in value.items()}
+
+
+def accept(plan: Plan, findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings with the owner's reasons; a red point that is accepted becomes amber.
+
+    Raises:
+        UserError: the plan accepts a point that does not exist.
+    """
+    known = [finding.key for finding in findings]
+    for key in plan.accepted:
+        if key not in known:
+            raise UserError(f'{plan.path}: accepted: no point "{short(key)}"{nearest(key, known)}')
+    return [
+        replace(f, accepted=plan.accepted[f.key], status="amber" if f.status == "red" else f.status)
+        if f.key in plan.accepted and f.status != "green"
+        else f
+        for f in findings
+    ]
 
 
 def _number(path: str, name: str, value: Any, above_zero: bool) -> float:
