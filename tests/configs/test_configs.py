@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tasks.headers import measured
 from benchmarks.grid.records import differing
+from benchmarks.tasks.headers import measured
 from helpers import ROOT, cli_in_process, load_recipe, losses, read_result
 from method_runs import saved_by_peft
 from softprompts.config.cli import parse
