@@ -105,8 +105,8 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     """Return the outcome of all checks.
 
     Raises:
-        UserError: as `read_plan`, `read_inputs` and `accept`; the base model does not exist; a given baseline does not fit; with
-            masks, a run could not read the rows.
+        UserError: as `read_plan`, `read_inputs` and `accept`; the base model does not exist; a given baseline does not
+            fit; with masks, a run could not read the rows.
     """
     plan = read_plan(config.plan)
     task, metric = read_inputs(settings, plan)
