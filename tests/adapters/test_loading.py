@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, prompt_config, scores
-from softprompts.adapters.loading import check_base, find_adapter, load_adapter, run_settings, virtual_tokens
+from softprompts.adapters.loading import (
+    check_base,
+    find_adapter,
+    load_adapter,
+    run_settings,
+    virtual_tokens,
+)
 from softprompts.adapters.saving import folded, saved_parameters
 from softprompts.adapters.switch import without_adapter
 from softprompts.config.methods import MultitaskConfig, PrefixConfig
@@ -336,3 +342,15 @@ def test_the_settings_of_the_run_that_wrote_an_adapter(saved: Path, tmp_path: Pa
         assert run_settings(str(tmp_path / "run" / below))["task"] == {"prompt": "{text}"}
     assert run_settings(str(change(saved, tmp_path / "alone"))) == {}
     assert run_settings("") == {}
+
+
+def test_a_link_or_a_relative_path_finds_the_run(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(saved, tmp_path / "run")
+    (tmp_path / "current").symlink_to(tmp_path / "run" / "adapter")
+    shutil.copytree(saved / "adapter", tmp_path / "store")
+    shutil.copytree(saved, tmp_path / "linked")
+    shutil.rmtree(tmp_path / "linked" / "adapter")
+    (tmp_path / "linked" / "adapter").symlink_to(tmp_path / "store")
+    for place, path in ((tmp_path, "current"), (tmp_path, "linked/adapter"), (tmp_path / "run" / "adapter", ".")):
+        monkeypatch.chdir(place)
+        assert run_settings(path)["task"] == {"prompt": "{text}"}, path

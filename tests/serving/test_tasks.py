@@ -116,3 +116,10 @@ def test_a_damaged_adapter_changes_nothing(tiny_model: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="is not a safetensors file, or is damaged"):
         tasks.add("t", str(folder))
     assert tasks.names == ["base"]
+
+
+def test_an_adapter_without_its_run_is_served_with_a_warning(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served(tiny_model).add("t", saved(tiny_model, tmp_path / "t"))
+    assert f"t: no run is known for {tmp_path / 't'}" in caplog.text

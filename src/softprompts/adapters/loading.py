@@ -162,7 +162,7 @@ def run_settings(path: str) -> dict[str, Any]:
     Raises:
         UserError: the settings file is damaged.
     """
-    for folder in (Path(path), Path(path).parent, Path(path).parent.parent) if path else ():
+    for folder in _places_of_run(path):
         file = folder / "config.json"
         if file.is_file() and (folder / ADAPTER).is_dir():
             try:
@@ -179,6 +179,14 @@ def run_settings(path: str) -> dict[str, Any]:
                 task["choices"] = next((record.choices for record in records if record.choices), "from_train")
             return settings
     return {}
+
+
+def _places_of_run(path: str) -> list[Path]:
+    """Return the folders in which an adapter's run may be: the path and two above, links resolved and as written."""
+    if not path:
+        return []
+    written = Path(path).expanduser().absolute()
+    return [place for start in (written.resolve(), written) for place in (start, *start.parents[:2])]
 
 
 def _of_a_run(task: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.tokenization import end_of_answer
 from softprompts.engine.forward import Engine, keys_and_values
 from softprompts.engine.kv_cache import States, positions_of
-from softprompts.errors import UserError, listed, nearest, short
+from softprompts.errors import UserError, listed, nearest, short, warn
 from softprompts.export.kv_cache.writer import states_of
 from softprompts.models.loading import input_spec
 from softprompts.tasks.task import Task
@@ -186,6 +186,11 @@ class Tasks:
         soft = self._read(folder, config)
         input_spec(self.base, positions_of(soft))  # room for a text
         settings = run_settings(path)
+        if not settings:
+            warn(
+                f"{name}: no run is known for {path}, so texts are read without the prompt template of its training; "
+                "keep the adapter in the folder of its run"
+            )
         _check_settings(settings, folder)
         return self._with_end(ServedTask(name, folder, soft, settings))
 
