@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, prompt_config, scores
-from softprompts.adapters.loading import (
-    check_base,
-    find_adapter,
-    load_adapter,
-    run_settings,
-    virtual_tokens,
-)
+from softprompts.adapters.loading import check_base, find_adapter, load_adapter, run_settings, virtual_tokens
 from softprompts.adapters.saving import folded, saved_parameters
 from softprompts.adapters.switch import without_adapter
 from softprompts.config.methods import MultitaskConfig, PrefixConfig

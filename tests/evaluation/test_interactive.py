@@ -81,6 +81,15 @@ def test_what_is_asked_for_wins_over_the_run() -> None:
     assert rows(config, SETTINGS) == (["a fine b"], (" x", " y", " z"))
 
 
+def test_choices_get_the_space_of_the_runs_targets() -> None:
+    assert rows(InputConfig(TEXTS, choices=["good", " bad", "very bad"]), SETTINGS)[1] == (" good", " bad", " very bad")
+    assert rows(InputConfig(TEXTS, choices=["good", "bad"]))[1] == ("good", "bad"), "no run, so no space is known"
+
+
+def test_an_empty_list_of_choices_is_no_choices() -> None:
+    assert rows(InputConfig(TEXTS, choices=[]), SETTINGS)[1] is None
+
+
 @pytest.mark.parametrize(
     ("before", "asked", "expected"),
     [(True, None, True), (True, False, False), (False, True, True), (None, None, False)],

@@ -30,8 +30,8 @@ class InputConfig:
         text: texts to put into the template; by default the lines of standard input.
         template: prompt template with one `{column}`; by default that of the run that trained the adapter, else the
             text alone.
-        choices: score these choices by likelihood; by default the run's choices. Without any, the model generates its
-            prediction.
+        choices: score these choices by likelihood; by default the run's choices. A choice without a space at its
+            beginning gets that of the run's targets. Without any, or with [], the model generates its prediction.
         chat: put the prompt into the tokenizer's chat template; by default as in the run.
     """
 

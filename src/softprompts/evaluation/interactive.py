@@ -69,8 +69,16 @@ def record_of(field: str, text: str) -> Record:
     return {column: value}
 
 
+def as_target(choice: str, target: str) -> str:
+    """Return a choice with the white space that a run's target template puts before a word."""
+    space = target[: len(target) - len(target.lstrip())]
+    return choice if choice[:1].isspace() else space + choice
+
+
 def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     """Return a task with the texts as each split. Its targets are placeholders, empty if there are no choices.
+
+    A user's choices get the space of the run's target template, so that their tokens are those of training.
 
     Args:
         config: the texts and how to format them.
@@ -95,11 +103,12 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     listed = before.get("choices")
     # Labels may share a word.
     words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
-    choices = config.choices or (words if isinstance(words, list) else None)
+    choices, origin = words if isinstance(words, list) else None, "the choices and the system message of the run"
+    if config.choices is not None:
+        choices = [as_target(choice, before.get("target") or "") for choice in config.choices]
+        origin = "input.choices"
     for text in [*(choices or ()), before.get("system") or ""]:
-        check_characters(
-            "the choices and the system message of the run" if not config.choices else "input.choices", text
-        )
+        check_characters(origin, text)
     rows = []
     for number, text in enumerate(texts, start=1):
         place = f"text {number}"

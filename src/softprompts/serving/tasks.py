@@ -20,6 +20,7 @@ from softprompts.encoding.tokenization import end_of_answer
 from softprompts.engine.forward import Engine, keys_and_values
 from softprompts.engine.kv_cache import States, positions_of
 from softprompts.errors import UserError, listed, nearest, short, warn
+from softprompts.evaluation.interactive import as_target
 from softprompts.export.kv_cache.writer import states_of
 from softprompts.models.loading import input_spec
 from softprompts.tasks.task import Task
@@ -85,9 +86,7 @@ class ServedTask:
 
     def as_target(self, choice: str) -> str:
         """Return a choice with the white space that the run's target template puts before a word."""
-        target = str(self.settings.get("task", {}).get("target") or "")
-        space = target[: len(target) - len(target.lstrip())]
-        return choice if choice[:1].isspace() else space + choice
+        return as_target(choice, str(self.settings.get("task", {}).get("target") or ""))
 
     @property
     def stop(self) -> tuple[str, ...]:
