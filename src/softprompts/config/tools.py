@@ -427,7 +427,8 @@ class ServeConfig:
         port: port to listen at.
         keys_file: file with one API key per line; without it, everybody who reaches the port may send requests.
         max_batch_rows: most requests in one batch.
-        max_batch_positions: most positions of keys and values in one batch; this limits the memory.
+        max_batch_positions: most positions of keys and values in one batch; this limits the memory. Scores of choices
+            need as much again, for one text at a time.
         max_waiting: most requests in the queue; further ones get status 429.
         max_new_tokens: most output tokens that a request may ask for.
         max_body_bytes: largest body of a request.

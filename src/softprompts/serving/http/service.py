@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ from softprompts.serving.http.generation import Generation, Job
 from softprompts.serving.http.protocol import ChatRequest, CompletionRequest, Sampled
 from softprompts.serving.likelihood import log_likelihoods, parts_of, read_prompt
 from softprompts.serving.prompts import Prompts
-from softprompts.serving.scheduler import ClosedError, QueueFullError, Scheduler
+from softprompts.serving.scheduler import ClosedError, Parts, QueueFullError, Scheduler
 from softprompts.serving.split import Splits
 from softprompts.serving.tasks import ServedTask, Tasks
 
@@ -120,14 +121,14 @@ class Service:
         """Tokenize texts of `size` bytes; long ones in another thread, so that the event loop continues."""
         return await asyncio.to_thread(tokenize) if size > LARGE else tokenize()
 
-    async def call(self, work: Callable[[], T]) -> T:
-        """Run work with the base model between two steps.
+    async def call(self, queue: Callable[[], Future[T]]) -> T:
+        """Return the result of work with the base model, which `queue` puts into the scheduler's queue.
 
         Raises:
             ApiError: the queue is full; the server is being stopped.
         """
         try:
-            return await asyncio.wrap_future(self.scheduler.call(work))
+            return await asyncio.wrap_future(queue())
         except QueueFullError as error:
             raise from_full_queue(error, self.draining) from None
         except ClosedError:
@@ -153,11 +154,12 @@ class Service:
             size: greatest number of bytes of a text.
         """
         async with self._in_time():
-            return [await self._scores(task, one, choices, size) for one in given]
+            return [await self._scores(task, one, choices, size, later=bool(i)) for i, one in enumerate(given)]
 
     async def _scores(
-        self, task: ServedTask, given: str | dict[str, Any], choices: list[str], size: int
+        self, task: ServedTask, given: str | dict[str, Any], choices: list[str], size: int, *, later: bool
     ) -> list[float]:
+        """Return the scores of one text; `later` is whether it follows another text of the same request."""
         read = partial(self.prompts.choice_ids, task, given, choices)
         prompt_ids, choice_ids = await self.read(read, size * len(choices))
         before, longest = task.virtual_tokens + len(prompt_ids), max(map(len, choice_ids))
@@ -166,13 +168,17 @@ class Service:
         if longest > 1 and (before + longest) * len(choices) > MOST_READ * self.config.max_batch_positions:
             raise ApiError(400, f"choices: {len(choices)} are too many for such a prompt", param="choices")
         base, tasks = self.tasks.base, self.tasks
-        states = await self.call(lambda: read_prompt(base, tasks.front(task), prompt_ids))
-        scores: list[float] = []
-        # Between two parts the running answers continue.
-        for part in parts_of(choice_ids, before, self.config.max_batch_positions):
-            chosen = choice_ids[part]
-            scores += await self.call(partial(log_likelihoods, base, states, prompt_ids[-1], chosen))
-        return scores
+
+        def parts() -> Parts[list[float]]:
+            states = read_prompt(base, tasks.front(task), prompt_ids)
+            scores: list[float] = []
+            for part in parts_of(choice_ids, before, self.config.max_batch_positions - before):
+                yield
+                scores += log_likelihoods(base, states, prompt_ids[-1], choice_ids[part])
+            return scores
+
+        # In one call, because the keys and values of only one prompt may be in memory.
+        return await self.call(partial(self.scheduler.call_in_parts, parts(), accepted=later))
 
     async def add(self, name: str, path: str) -> ServedTask:
         """Serve one more adapter.
@@ -188,7 +194,8 @@ class Service:
         if name in self.splits.names:
             raise ApiError(400, f'name: "{name}" is the name of a split', param="name")
         async with self._in_time():
-            return await self.call(lambda: self.tasks.add(name, str(allowed / path)))
+            work = partial(self.tasks.add, name, str(allowed / path))
+            return await self.call(partial(self.scheduler.call, work))
 
     async def remove(self, name: str) -> None:
         """Remove an adapter.
@@ -204,7 +211,7 @@ class Service:
             self.tasks.remove(name)
 
         async with self._in_time():
-            await self.call(work)
+            await self.call(partial(self.scheduler.call, work))
 
 
 def _logprobs(asked: Sampled) -> int | None:
