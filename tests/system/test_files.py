@@ -175,6 +175,8 @@ def test_several_words_are_a_text_and_one_word_is_a_file(home: Path) -> None:
     (home / "text.txt").write_text("\n one\ntwo é \n", encoding="utf-8")
     assert text_or_file("k", " two words\n") == " two words\n"
     assert text_or_file("k", " ~/text.txt\n") == "one\ntwo é"
+    (home / "marked.txt").write_text("one\n", encoding="utf-8-sig")
+    assert text_or_file("k", "~/marked.txt") == "one"
 
 
 @pytest.mark.parametrize(

@@ -463,6 +463,10 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if find_spec("fastapi") is None:
             raise UserError('serve: requires more packages; install them: in a clone, pip install -e ".[serve]"')
+        texts = {key: getattr(self, key) for key in ("host", "folder", "keys_file", "split_log")}
+        for key, text in (texts | {f"adapters.{name}": path for name, path in self.adapters.items()}).items():
+            if text is not None and not text.strip():  # would mean all addresses, no keys, or the present folder
+                raise UserError(f"serve.{key}: expected a value, found an empty text; leave it out for the default")
         counts = ("max_batch_rows", "max_batch_positions", "max_waiting", "max_new_tokens", "max_body_bytes")
         for key in (*counts, "max_connections", "client_timeout", "timeout", "drain", "cache_megabytes"):
             check_above_zero(f"serve.{key}", getattr(self, key))

@@ -132,7 +132,7 @@ def text_or_file(key: str, text: str) -> str:
         raise UserError(f"{key}: no such file: {path}; name another, or write a text of several words")
     with one_line(path):
         try:
-            read = path.read_text(encoding="utf-8").strip()
+            read = path.read_text(encoding="utf-8-sig").strip()
         except UnicodeDecodeError:
             raise UserError(f"{key}: {path} is not UTF-8") from None
     if not read:

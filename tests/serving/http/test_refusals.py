@@ -11,6 +11,7 @@ from made_server import Served, serving
 from softprompts.config.tools import ServeConfig
 from softprompts.errors import UserError
 from softprompts.serving.http.app import make_app
+from softprompts.serving.http.faults import read_keys
 from softprompts.serving.http.service import load_tasks
 
 import openai
@@ -87,6 +88,20 @@ def test_a_key_is_asked_for(tiny_model: Path, runs: Path, tmp_path: Path) -> Non
         file.write_text(content) if content is not None else file.unlink()
         with pytest.raises(UserError, match=message):
             make_app(load_tasks(*load_base(tiny_model), config), config)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    for content in ("k" * 20, "# ours\n" + "k" * 20):
+        (tmp_path / "keys").write_text(content, encoding="utf-8-sig")
+        assert read_keys(str(tmp_path / "keys")) == ["k" * 20]
+
+
+@pytest.mark.parametrize("key", ["host", "folder", "keys_file", "split_log", "adapters"])
+def test_an_empty_text_is_no_setting_of_a_server(key: str) -> None:
+    given: dict[str, Any] = {key: {"one": " "} if key == "adapters" else " "}
+    name = "adapters.one" if key == "adapters" else key
+    with pytest.raises(UserError, match=rf"^serve\.{name}: expected a value, found an empty text"):
+        ServeConfig(**given)
 
 
 HALF = "\ud83d"  # half a character: valid in JSON, but not in UTF-8
