@@ -65,6 +65,7 @@ from .evaluation.hard_prompts import (
 )
 from .evaluation.interactive import (
     answer as answer,
+    check_sampling as check_sampling,
     own_flags as own_flags,
     task_of_texts as task_of_texts,
 )

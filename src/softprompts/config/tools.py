@@ -46,13 +46,14 @@ class SamplingConfig:
     """The generation of a prediction.
 
     Args:
-        max_new_tokens: most tokens of a prediction.
+        max_new_tokens: most tokens of a prediction; by default as in the evaluation of the run that trained the
+            adapter, else 64.
         temperature: 0 always takes the likeliest token; above 0 tokens are sampled.
         top_p: sample from the likeliest tokens that have this share of the probability.
         seed: seed of the sampling.
     """
 
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0

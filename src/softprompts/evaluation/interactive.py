@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import string
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from softprompts.config.sections import TaskConfig
@@ -27,8 +28,31 @@ import torch
 OWN_KEYS = {"task.choices": "input.choices", "task.chat": "input.chat", "task.prompt": "input.template"}
 
 
-def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig) -> list[str]:
-    """Return each example's likeliest choice and its probability among the choices, or the generated text."""
+MOST = 64  # tokens of a prediction if neither the user nor a run limits them
+
+
+def check_sampling(sampling: SamplingConfig, task: Task) -> None:
+    """Raise `UserError` if settings of the sampling are given for a task whose choices are scored."""
+    given = next((f.name for f in fields(sampling) if getattr(sampling, f.name) != f.default), None)
+    if given and task.choices:
+        raise UserError(
+            f"sampling.{given}: applies only to generated predictions, but the {len(task.choices)} choices are scored; "
+            "set input.choices to [] to generate"
+        )
+
+
+def answer(
+    engine: Engine, examples: Sequence[Example], sampling: SamplingConfig, settings: Mapping[str, Any]
+) -> list[str]:
+    """Return each example's likeliest choice and its probability among the choices, or the generated text.
+
+    Args:
+        engine: the model.
+        examples: the texts.
+        sampling: the generation.
+        settings: the settings of the run that trained the adapter, empty if unknown. A generated text ends as in its
+            evaluation, by the stop texts and, unless `sampling` has another, by the greatest length.
+    """
     if examples[0].choices:
         with torch.inference_mode():
             scores = torch.tensor(choice_scores(engine, examples)).softmax(-1)
@@ -41,10 +65,12 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
     drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
     torch.manual_seed(sampling.seed)
     documents = [e.document for e in examples]
+    evaluation = settings.get("evaluation", {})
     return generate(
         engine,
         [d.prompt_ids for d in documents],
-        sampling.max_new_tokens,
+        sampling.max_new_tokens or evaluation.get("max_new_tokens") or MOST,
+        stop=evaluation.get("stop") or (),
         soft_prompts=[d.soft_prompt for d in documents],
         **(drawn if sampling.temperature else {}),
     )

@@ -272,14 +272,8 @@ class Tasks:
 
 def _check_settings(settings: dict[str, Any], folder: Path) -> None:
     """Raise `UserError` for settings next to an adapter that no run can have written."""
-    task, evaluation = settings.get("task", {}), settings.get("evaluation", {})
+    task, stop = settings.get("task", {}), settings.get("evaluation", {}).get("stop") or []
     check_template(task.get("prompt") or "{text}", task.get("target") or " {answer}")
-    stop = evaluation.get("stop") or [] if isinstance(evaluation, dict) else None
-    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        raise UserError(f"{folder}: evaluation.stop in its run's config.json is not a list of texts")
-    most = evaluation.get("max_new_tokens")
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-        raise UserError(f"{folder}: evaluation.max_new_tokens in its run's config.json is {most}; expected 1 or more")
     choices = task.get("choices")
     words = choices.values() if isinstance(choices, dict) else choices if isinstance(choices, list) else []
     for text in (*(task.get(key) or "" for key in ("prompt", "target", "system")), *words, *stop):

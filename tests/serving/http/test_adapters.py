@@ -18,10 +18,10 @@ from softprompts.serving.http.service import load_tasks
 import pytest
 
 HOSTILE: list[tuple[str, Any, str]] = [
-    ("evaluation", {"stop": [1]}, "evaluation.stop in its run's config.json is not a list of texts"),
-    ("evaluation", {"stop": [""]}, "evaluation.stop in its run's config.json is not a list of texts"),
-    ("evaluation", [], "evaluation.stop in its run's config.json is not a list of texts"),
-    ("evaluation", {"max_new_tokens": -1}, "evaluation.max_new_tokens in its run's config.json is -1"),
+    ("evaluation", {"stop": [1]}, "its evaluation.stop is not a list of texts"),
+    ("evaluation", {"stop": [""]}, "its evaluation.stop is not a list of texts"),
+    ("evaluation", [], "its evaluation.stop is not a list of texts"),
+    ("evaluation", {"max_new_tokens": -1}, "its evaluation.max_new_tokens is -1"),
     ("task", {"prompt": "{text"}, "task.prompt: "),
     ("task", {"prompt": "{text:9999999999}"}, "task.prompt: 9999999999 characters"),
     ("task", {**SETTINGS["task"], "choices": ["\ud800", "b"]}, "half of a surrogate pair"),
