@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers import by_hand, load_base, load_tuned
+from softprompts.config.sections import ModelConfig
 from softprompts.encoding.endings import read_answer
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
+from softprompts.models.loading import load_base_model
 from softprompts.serving.batch import Batch, Row
 from softprompts.serving.tasks import Tasks
 
@@ -123,3 +125,9 @@ def test_an_adapter_without_its_run_is_served_with_a_warning(
 ) -> None:
     served(tiny_model).add("t", saved(tiny_model, tmp_path / "t"))
     assert f"t: no run is known for {tmp_path / 't'}" in caplog.text
+
+
+def test_a_base_model_that_is_no_decoder_is_one_line(tiny_t5: Path) -> None:
+    base, tokenizer = load_base_model(ModelConfig(str(tiny_t5)), torch.device("cpu"))
+    with pytest.raises(UserError, match="cannot be served in continuous batches: it is not a decoder"):
+        Tasks(base, tokenizer)

@@ -23,6 +23,7 @@ from softprompts.errors import UserError, listed, nearest, short, warn
 from softprompts.evaluation.interactive import as_target
 from softprompts.export.kv_cache.writer import states_of
 from softprompts.models.loading import input_spec
+from softprompts.serving.batch import check_base
 from softprompts.tasks.task import Task
 from softprompts.tasks.templates import check_characters, check_template
 
@@ -112,7 +113,12 @@ class Tasks:
     """
 
     def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cache_bytes: int = 2**28) -> None:
-        """Begin with the base model alone, under the name `base`; `cache_bytes` bounds the keys and values kept."""
+        """Begin with the base model alone, under the name `base`; `cache_bytes` bounds the keys and values kept.
+
+        Raises:
+            UserError: the base model cannot be served in batches.
+        """
+        check_base(base)
         self.base, self.tokenizer, self.cache_bytes = base, tokenizer, cache_bytes
         self.computed = 0  # number of computed keys and values, for the metrics
         self.spec = input_spec(base)

@@ -170,6 +170,7 @@ ADAPTERS = "export.adapters"
             "model.quantization: export.to vocabulary",
         ),
         ("vocabulary", {"adapter.path": "one", "input.chat": "true"}, "has no chat template"),
+        ("peft", {"adapter.path": "one", "model.engine": "stock"}, "model.engine: recipes/export.py has its own"),
     ],
 )
 def test_bad_input_is_one_line(

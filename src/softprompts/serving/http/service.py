@@ -225,8 +225,8 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
     """Return the first tasks of a server: the named adapters, and all adapters below a folder that can be served.
 
     Raises:
-        UserError: a named adapter cannot be served; the folder is missing; no adapter is named; a split names an
-            adapter that is not served.
+        UserError: the base model, or a named adapter, cannot be served; the folder is missing; no adapter is named; a
+            split names an adapter that is not served.
     """
     tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20)
     for name, path in config.adapters.items():
