@@ -199,7 +199,7 @@ def test_a_base_model_with_a_window_is_refused() -> None:
 
 def test_a_base_model_with_a_recurrent_state_is_refused() -> None:
     mamba = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, state_size=4))
-    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1))
+    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2))
     for base, reason in (
         (mamba, "it does not support layers of linear_attention"),
         (rwkv, "it has layers with a recur"),
