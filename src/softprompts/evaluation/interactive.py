@@ -101,6 +101,13 @@ def as_target(choice: str, target: str) -> str:
     return choice if choice[:1].isspace() else space + choice
 
 
+def choices_of_run(settings: Mapping[str, Any]) -> list[str] | None:
+    """Return the choices in a run's settings; None if it generates, or if the settings do not list them."""
+    named = settings.get("task", {}).get("choices")
+    words = list(dict.fromkeys(named.values())) if isinstance(named, dict) else named  # labels may share a word
+    return words if isinstance(words, list) else None
+
+
 def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     """Return a task with the texts as each split. Its targets are placeholders, empty if there are no choices.
 
@@ -126,10 +133,7 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
         named = ", ".join(sorted(columns)) or "none"
         raise UserError(f"input.template: expected exactly one column for the text, found {named} in {template!r}")
     (column,) = columns
-    listed = before.get("choices")
-    # Labels may share a word.
-    words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
-    choices, origin = words if isinstance(words, list) else None, "the choices and the system message of the run"
+    choices, origin = choices_of_run(settings), "the choices and the system message of the run"
     if config.choices is not None:
         choices = [as_target(choice, before.get("target") or "") for choice in config.choices]
         origin = "input.choices"

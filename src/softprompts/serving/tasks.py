@@ -20,7 +20,7 @@ from softprompts.encoding.tokenization import end_of_answer
 from softprompts.engine.forward import Engine, keys_and_values
 from softprompts.engine.kv_cache import States, positions_of
 from softprompts.errors import UserError, listed, nearest, short, warn
-from softprompts.evaluation.interactive import as_target
+from softprompts.evaluation.interactive import as_target, choices_of_run
 from softprompts.export.kv_cache.writer import states_of
 from softprompts.models.loading import input_spec
 from softprompts.serving.batch import check_base
@@ -69,9 +69,7 @@ class ServedTask:
     @property
     def choices(self) -> tuple[str, ...]:
         """Answers that are scored by likelihood; empty if answers are generated."""
-        listed = self.settings.get("task", {}).get("choices")
-        words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
-        return tuple(words) if isinstance(words, list) else ()
+        return tuple(choices_of_run(self.settings) or ())
 
     def as_task(self, choices: Sequence[str] = ()) -> Task:
         """Return a task without rows and with the row format of the run."""
