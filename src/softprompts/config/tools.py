@@ -22,6 +22,12 @@ READINESS_PACKAGES = (
 )
 
 
+def _check_folder(key: str, path: str) -> None:
+    """Raise `UserError` for an empty path, which would be the present folder."""
+    if not path.strip():
+        raise UserError(f"{key}: expected a folder, found an empty text")
+
+
 @dataclass
 class InputConfig:
     """The texts to try, and their form.
@@ -121,6 +127,9 @@ class ComposeConfig:
     adapters: list[str]
     output_dir: str
 
+    def __post_init__(self) -> None:
+        _check_folder("compose.output_dir", self.output_dir)
+
 
 @dataclass
 class ExportConfig:
@@ -156,6 +165,7 @@ class ExportConfig:
     license_file: str | None = None
 
     def __post_init__(self) -> None:
+        _check_folder("export.output_dir", self.output_dir)
         for key in ("rows", "max_new_tokens"):
             check_above_zero(f"export.{key}", getattr(self, key))
         users = {

@@ -54,7 +54,7 @@ def write_hub(job: Job, folder: Path) -> list[str]:
     if len(job.sources) > 1:
         raise UserError("export.adapters: export.to hub supports one adapter; name it in adapter.path")
     (source,) = job.sources
-    repository = job.config.repo_id or Path(job.config.output_dir).name
+    repository = job.config.repo_id or Path(job.config.output_dir).resolve().name
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
