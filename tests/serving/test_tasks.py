@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from helpers import by_hand, load_base, load_tuned
@@ -96,8 +97,9 @@ def test_what_cannot_be_served_is_one_line(tiny_model: Path, tmp_path: Path) -> 
     lora.save_pretrained(str(tmp_path / "lora"))
     before = answer(tasks, "t")
     for name, path, message in (
-        ("t", "t", '^"t" is served already'),
-        ("a/b", "t", "^'a/b': expected letters, digits"),
+        ("t", "t", '^name: "t" is served already: remove it first'),
+        ("a/b", "t", "^name: expected at most 64 letters, digits, .* found 'a/b'"),
+        ("base", "t", '^name: "base" is served already: choose another name$'),
         ("l", "lora", "is LORA, which changes the base model"),
         ("n", "nothing", "^adapter.path: no such folder"),
     ):
@@ -131,3 +133,14 @@ def test_a_base_model_that_is_no_decoder_is_one_line(tiny_t5: Path) -> None:
     base, tokenizer = load_base_model(ModelConfig(str(tiny_t5)), torch.device("cpu"))
     with pytest.raises(UserError, match="cannot be served in continuous batches: it is not a decoder"):
         Tasks(base, tokenizer)
+
+
+def test_an_adapter_of_a_renamed_base_is_served_on_request(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(saved(tiny_model, tmp_path / "t"))
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "some/llama"}))
+    with pytest.raises(UserError, match=r"was trained on some/llama, .* set serve\.any_base to true$"):
+        served(tiny_model).add("t", str(folder))
+    tasks = served(tiny_model, any_base=True)
+    tasks.add("t", str(folder))
+    assert tasks.names == ["base", "t"]

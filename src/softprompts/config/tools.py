@@ -434,6 +434,7 @@ class ServeConfig:
         adapters: adapters by their model name in requests, e.g. {sentiment: runs/sentiment/prompt_tuning}.
         folder: serve every adapter below this folder; its path there is its name. Only adapters below it can be
             added while the server runs.
+        any_base: accept adapters that were trained on a base model of another name.
         host: address to listen at; `0.0.0.0` means every address.
         port: port to listen at.
         keys_file: file with one API key per line; without it, everybody who reaches the port may send requests.
@@ -455,6 +456,7 @@ class ServeConfig:
 
     adapters: dict[str, str] = field(default_factory=dict)
     folder: str | None = None
+    any_base: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     keys_file: str | None = None

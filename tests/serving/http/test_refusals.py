@@ -48,6 +48,12 @@ FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("adapters", {"name": "x", "path": "missing"}, 400, "no such folder"),
     ("adapters", {"name": "one", "path": "two"}, 400, '"one" is served already'),
     ("adapters", {"name": "x", "path": "n" * 300}, 400, "cannot be read"),
+    (
+        "chat/completions",
+        {"model": "sentiment", "messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 65},
+        400,
+        "max_completion_tokens: at most 64 here, found 65",
+    ),
 ]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from softprompts.adapters.checks import WEIGHTS
 from softprompts.adapters.configs import CONFIG as ADAPTER_CONFIG
 from softprompts.config.paths import ADAPTER
 from softprompts.config.tools import ServeConfig
-from softprompts.errors import UserError, nearest, settings_named, warn
+from softprompts.errors import UserError, nearest, settings_named, short, warn
 from softprompts.models.identity.base_model import RECORD
 from softprompts.models.loading import max_positions
 from softprompts.serving.batch import Sampling
@@ -29,6 +29,7 @@ from softprompts.serving.prompts import Prompts
 from softprompts.serving.scheduler import ClosedError, Parts, QueueFullError, Scheduler
 from softprompts.serving.split import Splits
 from softprompts.serving.tasks import ServedTask, Tasks
+from softprompts.system.files import is_folder
 
 T = TypeVar("T")
 LARGE = 2**14  # bytes whose tokenization takes milliseconds
@@ -80,9 +81,10 @@ class Service:
             ApiError: the answer may exceed the server's limit or the base model's positions.
         """
         limit = self.config.max_new_tokens
-        given = getattr(asked, "max_completion_tokens", None) or asked.max_tokens
+        field = "max_completion_tokens" if getattr(asked, "max_completion_tokens", None) else "max_tokens"
+        given: int | None = getattr(asked, field)
         if given is not None and given > limit:
-            raise ApiError(400, f"max_tokens: at most {limit} here, found {given}", param="max_tokens")
+            raise ApiError(400, f"{field}: at most {limit} here, found {given}", param=field)
         room = self._room() - task.virtual_tokens - len(ids) + 1  # the model does not read the last written token
         wanted = given or min(limit, most or limit)
         if room < (given or 1):
@@ -194,8 +196,10 @@ class Service:
         if name in self.splits.names:
             raise ApiError(400, f'name: "{name}" is the name of a split', param="name")
         async with self._in_time():
-            work = partial(self.tasks.add, name, str(allowed / path))
-            return await self.call(partial(self.scheduler.call, work))
+            work = partial(self.tasks.read, name, str(allowed / path))
+            task = await self.call(partial(self.scheduler.call, work))
+        self.tasks.put(task)  # only here, because after a timeout the client knows of no adapter
+        return task
 
     async def remove(self, name: str) -> None:
         """Remove an adapter.
@@ -228,9 +232,10 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
         UserError: the base model, or a named adapter, cannot be served; the folder is missing; no adapter is named; a
             split names an adapter that is not served.
     """
-    tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20)
+    tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20, any_base=config.any_base)
     for name, path in config.adapters.items():
-        with settings_named({"adapter.path": f"serve.adapters.{name}"}):
+        key = f"serve.adapters.{short(name)}"
+        with settings_named({"adapter.path": key, "name": key}), _keyed(key):
             tasks.add(name, path)
     if config.folder is not None:
         _add_all(tasks, Path(config.folder))
@@ -243,6 +248,15 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
             if name not in tasks.names:
                 raise UserError(f'serve.split.{split}: no adapter "{name}"{nearest(name, tasks.names)}')
     return tasks
+
+
+@contextmanager
+def _keyed(key: str) -> Iterator[None]:
+    """Within this context, an error that names no setting names `key`."""
+    try:
+        yield
+    except UserError as error:
+        raise (error if error.key else UserError(*error.parts, key=key)) from None
 
 
 def _inside(root: Path, folder: Path) -> bool:
@@ -260,7 +274,12 @@ def _add_all(tasks: Tasks, folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"serve.folder: no such folder: {folder}")
     root = folder.resolve()
-    for file in sorted(root.rglob(ADAPTER_CONFIG)):
+    found = sorted(root.rglob(ADAPTER_CONFIG))
+    for link in sorted(path for path in root.rglob("*") if path.is_symlink() and is_folder(path)):
+        warn(f"not served: {link.relative_to(root)}: is a link to a folder; name its adapters in serve.adapters")
+    if not found:
+        warn(f"serve.folder: no adapter below {folder}")
+    for file in found:
         place = file.parent.relative_to(root)
         parts = place.parts[:-1] if place.name == ADAPTER else place.parts
         name = "-".join(parts) or root.name
