@@ -142,8 +142,9 @@ class ExportConfig:
         output_dir: folder to write, which must be new or empty. It appears only after all checks have passed.
         adapters: several adapters by task name, in place of adapter.path, e.g.
             {sentiment: runs/sentiment/prompt_tuning}. A name may hold letters, digits, "_", "." and "-".
-        rows: validation rows of each adapter's task on which the export is compared with stock PEFT.
-        max_new_tokens: tokens of greedy output that are compared on each row.
+        rows: validation rows of each adapter's task on which the export is compared with stock PEFT; not with
+            `input.text`.
+        max_new_tokens: tokens of greedy output that are compared on each row; `peft` and `hub` compare logits only.
         reserved: for `kv_cache`: two or more token ids that no text contains; placeholders are drawn from them. By
             default the tokenizer's special tokens without a role.
         base: name of the base model in the files of `peft` and `hub`, such as a Hub id. By default the Hub id that was
@@ -171,10 +172,11 @@ class ExportConfig:
         users = {
             "base": ("peft", "hub"),
             "reserved": ("kv_cache",),
+            "max_new_tokens": ("vocabulary", "prompt_embeds", "kv_cache"),
             **dict.fromkeys(("repo_id", "license", "license_file"), ("hub",)),
         }
         for key, forms in users.items():
-            if getattr(self, key) is not None and self.to not in forms:
+            if getattr(self, key) != getattr(ExportConfig, key) and self.to not in forms:
                 raise UserError(f"export.{key}: applies only to export.to {' or '.join(forms)}, found {self.to}")
 
 

@@ -121,13 +121,15 @@ def sources_of(adapter: AdapterConfig, config: ExportConfig, texts: InputConfig)
 
     Raises:
         UserError: no adapter is named, or in both ways; a task name has other characters or occurs twice; an adapter is
-            missing; rows cannot be read, and no texts replace them.
+            missing; rows cannot be read, and no texts replace them; a number of rows is given with texts.
     """
     if bool(adapter.path) == bool(config.adapters):
         found = "both" if adapter.path else "neither"
         raise UserError(f"adapter.path: expected an adapter here or in export.adapters, found {found}")
     if not texts.text and texts != InputConfig():
         raise UserError("input.text: input.template, choices and chat require texts; set input.text")
+    if texts.text and config.rows != ExportConfig.rows:
+        raise UserError("export.rows: does not apply to the texts of input.text; leave one of them out")
     given = config.adapters or {_task_name(adapter.path or ""): adapter.path or ""}
     for name in given:
         _check_name(name)

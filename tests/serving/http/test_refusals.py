@@ -19,6 +19,7 @@ import pytest
 
 FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("completions", {"model": "on", "prompt": "a"}, 404, 'model: "on" (did you mean "one"?)'),
+    ("completions", {"model": "one", "prompt": "a", "stream_options": {}}, 400, "stream_options: set stream to true"),
     ("completions", {"model": "one"}, 400, "give either prompt or columns"),
     ("completions", {"model": "one", "prompt": "a", "max_token": 3}, 400, 'unknown field "max_token" (did you mean'),
     ("completions", {"model": "one", "prompt": "a", "max_tokens": 65}, 400, "max_tokens: at most 64 here, found 65"),
