@@ -202,8 +202,7 @@ def as_trained(source: Source) -> Task:
     if "task" not in settings:
         return replace(source.task, licence="unknown")
     config = _config_of(settings)
-    own = choices_of_run(settings)
-    choices = source.task.choices if config.choices == "from_train" else own and tuple(own)
+    choices = source.task.choices if config.choices == "from_train" else tuple(choices_of_run(settings) or ()) or None
     return replace(source.task, choices=choices, licence=licence_of(config), config=config)
 
 
