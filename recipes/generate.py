@@ -3,6 +3,7 @@
     python recipes/generate.py --adapter.path runs/sentiment/prompt_tuning --input.text '["A film to see twice."]'
 
 Texts are put into the prompt template of the run that trained the adapter, and scored over its choices if it has some.
+Otherwise a prediction ends as in the evaluation of the run, by its stop texts and its greatest length.
 Without texts, the lines of standard input are read. `--sampling.temperature 0.7` samples instead of using the likeliest
 token. Nothing is written to disk. The exit code is 2, with one line, for an error that you can fix.
 """
@@ -15,7 +16,9 @@ import softprompts as sp
 
 def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig, sampling: sp.SamplingConfig) -> None:  # noqa: A002
     """Print the predictions for each text, of the base model alone and with the adapter."""
-    task = sp.task_of_texts(input, sp.run_settings(adapter.path or ""))
+    settings = sp.run_settings(adapter.path or "")
+    task = sp.task_of_texts(input, settings)
+    sp.check_sampling(sampling, task)
     with sp.own_flags():
         base, tokenizer = sp.load_base_model(model, sp.default_device(), task.choices)
         # In this case its classifier comes with the adapter.
@@ -28,9 +31,9 @@ def main(model: sp.ModelConfig, adapter: sp.AdapterConfig, input: sp.InputConfig
     answers = {}
     if not untrained and sp.has_base(tuned):
         with sp.without_adapter(tuned):
-            answers["base model"] = sp.answer(engine, examples, sampling)
+            answers["base model"] = sp.answer(engine, examples, sampling, settings)
     if adapter.path:
-        answers["with adapter"] = sp.answer(engine, examples, sampling)
+        answers["with adapter"] = sp.answer(engine, examples, sampling, settings)
 
     for index, example in enumerate(examples):
         print(f"\n{example.row.prompt}")

@@ -15,6 +15,7 @@ import softprompts as sp
 
 def main(model: sp.ModelConfig, serve: sp.ServeConfig) -> None:
     """Load the base model and the adapters, and serve them until a signal."""
+    sp.check_served(model)
     base, tokenizer = sp.load_base_model(model, sp.default_device())
     tasks = sp.load_tasks(base, tokenizer, serve)
     sp.run_server(tasks, serve)

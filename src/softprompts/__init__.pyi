@@ -65,6 +65,7 @@ from .evaluation.hard_prompts import (
 )
 from .evaluation.interactive import (
     answer as answer,
+    check_sampling as check_sampling,
     own_flags as own_flags,
     task_of_texts as task_of_texts,
 )
@@ -135,6 +136,7 @@ from .runs.command import cli as cli
 from .runs.environment import environment as environment
 from .runs.estimate import estimated_seconds as estimated_seconds
 from .runs.run import start_run as start_run
+from .serving.batch import check_served as check_served
 from .serving.http.server import run_server as run_server
 from .serving.http.service import load_tasks as load_tasks
 from .sweeps.grid import Point as Point, SweepConfig as SweepConfig, grid_of as grid_of

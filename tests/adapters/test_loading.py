@@ -336,3 +336,31 @@ def test_the_settings_of_the_run_that_wrote_an_adapter(saved: Path, tmp_path: Pa
         assert run_settings(str(tmp_path / "run" / below))["task"] == {"prompt": "{text}"}
     assert run_settings(str(change(saved, tmp_path / "alone"))) == {}
     assert run_settings("") == {}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ([], "evaluation.stop is not a list of texts"),
+        ({"stop": [""]}, "evaluation.stop is not a list of texts"),
+        ({"max_new_tokens": True}, "evaluation.max_new_tokens is True; expected 1 or more"),
+    ],
+)
+def test_a_damaged_evaluation_of_a_run_is_one_line(saved: Path, tmp_path: Path, evaluation: Any, message: str) -> None:
+    shutil.copytree(saved, tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"evaluation": evaluation}))
+    with pytest.raises(UserError, match=rf"^adapter\.path: \S+ is damaged: its {message}$"):
+        run_settings(str(tmp_path / "run"))
+
+
+def test_a_link_or_a_relative_path_finds_the_run(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(saved, tmp_path / "run")
+    (tmp_path / "current").symlink_to(tmp_path / "run" / "adapter")
+    shutil.copytree(saved / "adapter", tmp_path / "store")
+    shutil.copytree(saved, tmp_path / "linked")
+    shutil.rmtree(tmp_path / "linked" / "adapter")
+    (tmp_path / "linked" / "adapter").symlink_to(tmp_path / "store")
+    for place, path in ((tmp_path, "current"), (tmp_path, "linked/adapter"), (tmp_path / "run" / "adapter", ".")):
+        monkeypatch.chdir(place)
+        assert run_settings(path)["task"] == {"prompt": "{text}"}, path

@@ -56,3 +56,12 @@ def test_the_dockerfile_passes_its_linter() -> None:
     linter = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([linter, DOCKERFILE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_commands_of_vllm_leave_out_the_base_models_sampling() -> None:
+    """vLLM would take a temperature or a penalty of the base model as the default of every request."""
+    files = [*(ROOT / "docs").glob("*.md"), *SERVING.glob("*.yaml")]
+    texts = [file.read_text(encoding="utf-8").replace("\\\n", " ") for file in files]
+    commands = [line for text in texts for line in text.splitlines() if re.match(r"\s*vllm serve ", line)]
+    assert len(commands) >= 5
+    assert [command for command in commands if "--generation-config vllm" not in command] == []

@@ -15,7 +15,7 @@ from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.errors import UserError
-from softprompts.evaluation.interactive import answer, own_flags, task_of_texts
+from softprompts.evaluation.interactive import answer, check_sampling, own_flags, task_of_texts
 from softprompts.evaluation.predict import choice_scores
 from softprompts.models.loading import InputSpec
 
@@ -79,6 +79,15 @@ def test_a_tokenizer_need_not_know_the_answer_to_a_text_of_ones_own(
 def test_what_is_asked_for_wins_over_the_run() -> None:
     config = InputConfig(["fine"], template="a {film} b", choices=[" x", " y", " z"])
     assert rows(config, SETTINGS) == (["a fine b"], (" x", " y", " z"))
+
+
+def test_choices_get_the_space_of_the_runs_targets() -> None:
+    assert rows(InputConfig(TEXTS, choices=["good", " bad", "very bad"]), SETTINGS)[1] == (" good", " bad", " very bad")
+    assert rows(InputConfig(TEXTS, choices=["good", "bad"]))[1] == ("good", "bad"), "no run, so no space is known"
+
+
+def test_an_empty_list_of_choices_is_no_choices() -> None:
+    assert rows(InputConfig(TEXTS, choices=[]), SETTINGS)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -162,7 +171,7 @@ def examples(engine: Engine, config: InputConfig, settings: dict[str, Any] | Non
 
 def test_the_likeliest_choice_with_its_probability(engine: Engine) -> None:
     tried = examples(engine, InputConfig(TEXTS, choices=[" good", " very bad", " fine film"]), SETTINGS)
-    found = answer(engine, tried, SamplingConfig())
+    found = answer(engine, tried, SamplingConfig(), {})
     with torch.no_grad():
         for text, example, scores in zip(found, tried, choice_scores(engine, tried), strict=True):
             shares = torch.tensor(scores).softmax(-1)
@@ -172,12 +181,35 @@ def test_the_likeliest_choice_with_its_probability(engine: Engine) -> None:
 
 def test_an_answer_is_the_likeliest_unless_it_is_drawn(engine: Engine) -> None:
     tried = examples(engine, InputConfig(TEXTS))
-    greedy = answer(engine, tried, SamplingConfig(max_new_tokens=5))
+    greedy = answer(engine, tried, SamplingConfig(max_new_tokens=5), {})
     assert greedy == generate(engine, [e.document.prompt_ids for e in tried], 5)
-    assert answer(engine, tried, SamplingConfig(max_new_tokens=5, top_p=0.5, seed=3)) == greedy, "at temperature 0"
-    drawn = [answer(engine, tried, SamplingConfig(5, 2.0, 1.0, seed)) for seed in (0, 0, 1)]
+    assert answer(engine, tried, SamplingConfig(max_new_tokens=5, top_p=0.5, seed=3), {}) == greedy, "at temperature 0"
+    drawn = [answer(engine, tried, SamplingConfig(5, 2.0, 1.0, seed), {}) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert answer(engine, tried, SamplingConfig(5, 1e-4, 1.0, 0)) == greedy
+    assert answer(engine, tried, SamplingConfig(5, 1e-4, 1.0, 0), {}) == greedy
+
+
+def test_a_prediction_ends_as_in_the_evaluation_of_the_run(engine: Engine) -> None:
+    tried = examples(engine, InputConfig(TEXTS[:1]))
+    (whole,) = answer(engine, tried, SamplingConfig(max_new_tokens=12), {})
+    assert answer(engine, tried, SamplingConfig(), {"evaluation": {"max_new_tokens": 12}}) == [whole]
+    stop = whole.strip()[-2:]
+    (cut,) = answer(engine, tried, SamplingConfig(), {"evaluation": {"max_new_tokens": 12, "stop": [stop]}})
+    assert whole.startswith(cut)
+    assert stop not in cut
+    (shorter,) = answer(engine, tried, SamplingConfig(max_new_tokens=2), {"evaluation": {"max_new_tokens": 12}})
+    assert len(shorter) < len(whole)
+
+
+def test_sampling_does_not_apply_to_choices() -> None:
+    task = task_of_texts(InputConfig(TEXTS), SETTINGS)
+    check_sampling(SamplingConfig(), task)
+    message = (
+        r"^sampling\.temperature: applies only to generated predictions, but the 2 choices are scored; set input.ch"
+    )
+    with pytest.raises(UserError, match=message):
+        check_sampling(SamplingConfig(temperature=0.7), task)
+    check_sampling(SamplingConfig(temperature=0.7), task_of_texts(InputConfig(TEXTS, choices=[]), SETTINGS))
 
 
 def test_a_chat_is_tried_as_a_chat(tiny_model: Path, engine: Engine) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -141,6 +143,39 @@ def test_the_card_of_a_run_has_its_scores(method_run: Callable[[str], Path], tin
     assert theirs is not None
     assert (ours.name, ours.weights) == ("org/tiny", theirs.weights)
     assert (tmp_path / "it/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_card_names_the_run_and_the_revision_whatever_texts_are_compared(
+    method_run: Callable[[str], Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    model = ModelConfig(str(tiny_model), revision="v1.0")
+    config = ExportConfig("hub", str(tmp_path / "it"), repo_id="me/it", base=str(tiny_model), **LICENCE)
+    texts = InputConfig(TEXTS, "{text} other", choices=[" a", " b"])
+    write_export(model, AdapterConfig(str(method_run("P-tuning MLP"))), config, texts)
+    card = (tmp_path / "it/README.md").read_text(encoding="utf-8")
+    assert "`'{text} sentiment'`" in card
+    assert "`' positive'`, `' negative'`" in card
+    assert "of the training data: that of your data" in card
+    assert "revision `v1.0`" in card
+    assert snippet(card).count("revision='v1.0'") == 2
+    assert json.loads((tmp_path / "it/adapter_config.json").read_text())["revision"] == "v1.0"
+
+
+def test_an_adapter_without_a_run_has_data_of_unknown_licence(
+    tiny_model: Path, voters: dict[str, Path], tmp_path: Path
+) -> None:
+    export(tiny_model, voters["one"], tmp_path / "it")
+    assert "of the training data: unknown" in (tmp_path / "it/README.md").read_text(encoding="utf-8")
+
+
+def test_a_damaged_record_is_one_line_before_any_work(
+    method_run: Callable[[str], Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(method_run("P-tuning MLP"), tmp_path / "run")
+    (tmp_path / "run/result.json").write_text("{", encoding="utf-8")
+    monkeypatch.delattr("softprompts.export.hub.write_adapter")
+    with pytest.raises(UserError, match=r"result\.json: is damaged, or not the record of a run: "):
+        export(tiny_model, tmp_path / "run", tmp_path / "it")
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,29 @@ def test_a_tokenizer_without_special_tokens_needs_ids(tiny_model: Path, tmp_path
         exported(tiny_model, tmp_path, reserved=None)
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([5, 99998], "99998 is no token of "),
+        ([-1, 5], "-1 is no token of "),
+        ([5, 5, 6], "5 occurs twice; keep one of them"),
+    ],
+)
+def test_reserved_ids_that_are_no_tokens_are_one_line(
+    tiny_model: Path, tmp_path: Path, ids: list[int], message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^export\.reserved: {message}"):
+        exported(tiny_model, tmp_path, reserved=ids)
+
+
+def test_an_export_has_no_path_of_a_bundled_model(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "portable_name", lambda name: "org/original" if name == str(tiny_model) else name)
+    exported(tiny_model, tmp_path)
+    assert json.loads((tmp_path / "exports/task.json").read_text())["base_model"]["name"] == "org/original"
+
+
 def test_damaged_exports_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     exported(tiny_model, tmp_path)
     folder = tmp_path / "exports"

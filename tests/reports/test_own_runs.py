@@ -96,9 +96,10 @@ def test_what_is_not_a_finished_run_is_named_or_passed_over(tmp_path: Path) -> N
     (tmp_path / "contest/compare.json").write_text("{}", encoding="utf-8")
     runs, notes = find_runs([tmp_path])
     assert [run.name for run in runs] == ["cut", "mute", "whole"]
+    damage = "is damaged, or not the record of a run: Unterminated string starting at: line 1 column 12 (char 11)"
     assert notes == [
         "Left out, because they are not finished (no result.json): half",
-        "broken is left out: its result.json is damaged, or not from a run",
+        f"broken is left out: {tmp_path}/broken/result.json: {damage}",
         "cut is not compared: its predictions.jsonl is damaged",
         "mute has no predictions.jsonl, so it is not compared",
         f"other is left out: {tmp_path}/other/result.json: this record has schema version 99, but only 1 is known",

@@ -7,15 +7,17 @@ from typing import Any
 
 from helpers import METHODS, by_hand, load_base, method_engine
 from made_models import make_base
+from softprompts.config.sections import ModelConfig
 from softprompts.encoding.endings import read_answer
 from softprompts.engine.forward import Engine
 from softprompts.engine.kv_cache import positions_of
 from softprompts.errors import UserError
-from softprompts.serving.batch import Batch, Row, Sampling, check_base
+from softprompts.serving.batch import Batch, Row, Sampling, check_base, check_served
 from softprompts.serving.slots import COLUMNS
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM, RwkvConfig, RwkvForCausalLM
 
 PROMPTS = [(5, 6), tuple(range(20, 33)), tuple(range(100, 140)), (7, 8, 9), (50, 51)]
 
@@ -193,3 +195,28 @@ def test_extreme_draws_are_still_draws(engines: dict[str, Engine]) -> None:
 def test_a_base_model_with_a_window_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be served in continuous batches: it has layers that look back"):
         check_base(make_base("mistral"))
+
+
+def test_a_base_model_with_a_recurrent_state_is_refused() -> None:
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, state_size=4))
+    rwkv = RwkvForCausalLM(RwkvConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2))
+    for base, reason in (
+        (mamba, "it does not support layers of linear_attention"),
+        (rwkv, "it has layers with a recur"),
+    ):
+        with pytest.raises(UserError, match=f"cannot be served in continuous batches: {reason}"):
+            check_base(base)
+
+
+@pytest.mark.parametrize("kind", ["tiny_t5", "tiny_encoder"])
+def test_another_kind_of_base_model_is_refused_by_its_config(kind: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(kind)
+    with pytest.raises(UserError, match=r"^model\.name_or_path: \S+: cannot be served .*: it is not a decoder$"):
+        check_served(ModelConfig(str(model)))
+
+
+@pytest.mark.parametrize("changes", [{"engine": "stock"}, {"gradient_checkpointing": True}])
+def test_the_forward_pass_of_a_server_is_its_own(tiny_model: Path, changes: dict[str, Any]) -> None:
+    check_served(ModelConfig(str(tiny_model)))
+    with pytest.raises(UserError, match=rf"^model\.{next(iter(changes))}: recipes/serve.py has its own forward pass"):
+        check_served(ModelConfig(str(tiny_model), **changes))

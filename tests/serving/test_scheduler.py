@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers import load_base
 from softprompts.serving.batch import Batch, Row
-from softprompts.serving.scheduler import ClosedError, QueueFullError, Reason, Scheduler, Ticket
+from softprompts.serving.scheduler import ClosedError, Parts, QueueFullError, Reason, Scheduler, Ticket
 
 import pytest
 
@@ -250,3 +250,55 @@ def test_whoever_waits_hears_of_it_if_decoding_ends(make: Callable[..., Schedule
     with pytest.raises(ClosedError):
         work.result(30)
     assert not scheduler.alive
+
+
+def test_only_one_work_at_a_time_is_begun(make: Callable[..., Scheduler]) -> None:
+    scheduler, begun, most = make(), set[int](), list[int]()
+
+    def parts(number: int) -> Parts[int]:
+        begun.add(number)
+        most.append(len(begun))
+        for _ in range(3):
+            yield
+        begun.remove(number)
+        return number
+
+    with scheduler._changed:  # all of them wait at once
+        futures = [scheduler.call_in_parts(parts(number)) for number in range(5)]
+    assert [future.result(30) for future in futures] == list(range(5))
+    assert most == [1] * 5
+
+
+def test_a_cancelled_work_does_not_continue(make: Callable[..., Scheduler]) -> None:
+    scheduler, begun, go, read = make(), threading.Event(), threading.Event(), list[int]()
+
+    def parts() -> Parts[None]:
+        begun.set()
+        go.wait(30)
+        yield
+        read.append(1)
+
+    future = scheduler.call_in_parts(parts())
+    assert begun.wait(30)
+    assert future.cancel()
+    go.set()
+    assert scheduler.call(lambda: 7).result(30) == 7
+    assert read == []
+
+
+def test_later_work_of_a_request_is_not_refused_by_a_full_queue(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(waiting=1)
+
+    def parts() -> Parts[int]:
+        yield
+        return 1
+
+    with scheduler._changed:
+        first = scheduler.call_in_parts(parts())
+        with pytest.raises(QueueFullError):
+            scheduler.call_in_parts(parts())
+        later = scheduler.call_in_parts(parts(), accepted=True)
+    assert (first.result(30), later.result(30)) == (1, 1)
+    scheduler.close(0)
+    with pytest.raises(QueueFullError):
+        scheduler.call_in_parts(parts(), accepted=True)

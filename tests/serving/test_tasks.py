@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from helpers import by_hand, load_base, load_tuned
+from softprompts.config.sections import ModelConfig
 from softprompts.encoding.endings import read_answer
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
+from softprompts.models.loading import load_base_model
 from softprompts.serving.batch import Batch, Row
 from softprompts.serving.tasks import Tasks
 
@@ -94,8 +97,9 @@ def test_what_cannot_be_served_is_one_line(tiny_model: Path, tmp_path: Path) -> 
     lora.save_pretrained(str(tmp_path / "lora"))
     before = answer(tasks, "t")
     for name, path, message in (
-        ("t", "t", '^"t" is served already'),
-        ("a/b", "t", "^'a/b': expected letters, digits"),
+        ("t", "t", '^name: "t" is served already: remove it first'),
+        ("a/b", "t", "^name: expected at most 64 letters, digits, .* found 'a/b'"),
+        ("base", "t", '^name: "base" is served already: choose another name$'),
         ("l", "lora", "is LORA, which changes the base model"),
         ("n", "nothing", "^adapter.path: no such folder"),
     ):
@@ -116,3 +120,27 @@ def test_a_damaged_adapter_changes_nothing(tiny_model: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="is not a safetensors file, or is damaged"):
         tasks.add("t", str(folder))
     assert tasks.names == ["base"]
+
+
+def test_an_adapter_without_its_run_is_served_with_a_warning(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served(tiny_model).add("t", saved(tiny_model, tmp_path / "t"))
+    assert f"t: no run is known for {tmp_path / 't'}" in caplog.text
+
+
+def test_a_base_model_that_is_no_decoder_is_one_line(tiny_t5: Path) -> None:
+    base, tokenizer = load_base_model(ModelConfig(str(tiny_t5)), torch.device("cpu"))
+    with pytest.raises(UserError, match="cannot be served in continuous batches: it is not a decoder"):
+        Tasks(base, tokenizer)
+
+
+def test_an_adapter_of_a_renamed_base_is_served_on_request(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(saved(tiny_model, tmp_path / "t"))
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "some/llama"}))
+    with pytest.raises(UserError, match=r"was trained on some/llama, .* set serve\.any_base to true$"):
+        served(tiny_model).add("t", str(folder))
+    tasks = served(tiny_model, any_base=True)
+    tasks.add("t", str(folder))
+    assert tasks.names == ["base", "t"]

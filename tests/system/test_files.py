@@ -175,6 +175,8 @@ def test_several_words_are_a_text_and_one_word_is_a_file(home: Path) -> None:
     (home / "text.txt").write_text("\n one\ntwo é \n", encoding="utf-8")
     assert text_or_file("k", " two words\n") == " two words\n"
     assert text_or_file("k", " ~/text.txt\n") == "one\ntwo é"
+    (home / "marked.txt").write_text("one\n", encoding="utf-8-sig")
+    assert text_or_file("k", "~/marked.txt") == "one"
 
 
 @pytest.mark.parametrize(
@@ -286,6 +288,37 @@ def test_a_folder_is_built_whole_or_not_at_all(tmp_path: Path) -> None:
         "deep/export",
         "deep/export/weights",
     ]
+
+
+def build(folder: Path) -> None:
+    check_new("export.output_dir", folder)
+    with building(folder) as temporary:
+        (temporary / "task").mkdir()
+        (temporary / "task" / "weights").write_text("whole")
+
+
+def test_the_present_folder_and_a_link_to_an_empty_one_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "target"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (Path(), tmp_path / "link"):
+        build(folder)
+    for name in ("here", "target"):
+        assert (tmp_path / name / "task" / "weights").read_text() == "whole"
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "link", "target"}
+
+
+def test_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = tmp_path / "volume"
+    (volume / ".volume.4711.tmp").mkdir(parents=True)  # of a process that was killed
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == volume)
+    build(volume)
+    assert [path.relative_to(volume).as_posix() for path in volume.rglob("*")] == ["task", "task/weights"]
+    assert list(tmp_path.iterdir()) == [volume]
 
 
 def test_a_new_folder_is_missing_or_empty(tmp_path: Path) -> None:

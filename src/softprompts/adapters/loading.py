@@ -162,7 +162,7 @@ def run_settings(path: str) -> dict[str, Any]:
     Raises:
         UserError: the settings file is damaged.
     """
-    for folder in (Path(path), Path(path).parent, Path(path).parent.parent) if path else ():
+    for folder in _places_of_run(path):
         file = folder / "config.json"
         if file.is_file() and (folder / ADAPTER).is_dir():
             try:
@@ -174,11 +174,29 @@ def run_settings(path: str) -> dict[str, Any]:
             task = settings.get("task", {})
             if not isinstance(task, dict) or not _of_a_run(task):
                 raise UserError(f"adapter.path: {file} is damaged: its task is not valid")
+            _check_evaluation(settings.get("evaluation", {}), file)
             if task.get("choices") == "from_train":  # the adapter records them
                 records = (read_record(place) for place in (Path(path), Path(path) / ADAPTER))
                 task["choices"] = next((record.choices for record in records if record.choices), "from_train")
             return settings
     return {}
+
+
+def _places_of_run(path: str) -> list[Path]:
+    """Return the folders in which an adapter's run may be: the path and two above, links resolved and as written."""
+    if not path:
+        return []
+    written = Path(path).expanduser().absolute()
+    return [place for start in (written.resolve(), written) for place in (start, *start.parents[:2])]
+
+
+def _check_evaluation(evaluation: Any, file: Path) -> None:
+    stop = evaluation.get("stop") or [] if isinstance(evaluation, dict) else None
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        raise UserError(f"adapter.path: {file} is damaged: its evaluation.stop is not a list of texts")
+    most = evaluation.get("max_new_tokens")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise UserError(f"adapter.path: {file} is damaged: its evaluation.max_new_tokens is {most}; expected 1 or more")
 
 
 def _of_a_run(task: dict[str, Any]) -> bool:

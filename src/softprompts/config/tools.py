@@ -22,6 +22,12 @@ READINESS_PACKAGES = (
 )
 
 
+def _check_folder(key: str, path: str) -> None:
+    """Raise `UserError` for an empty path, which would be the present folder."""
+    if not path.strip():
+        raise UserError(f"{key}: expected a folder, found an empty text")
+
+
 @dataclass
 class InputConfig:
     """The texts to try, and their form.
@@ -30,8 +36,8 @@ class InputConfig:
         text: texts to put into the template; by default the lines of standard input.
         template: prompt template with one `{column}`; by default that of the run that trained the adapter, else the
             text alone.
-        choices: score these choices by likelihood; by default the run's choices. Without any, the model generates its
-            prediction.
+        choices: score these choices by likelihood; by default the run's choices. A choice without a space at its
+            beginning gets that of the run's targets. Without any, or with [], the model generates its prediction.
         chat: put the prompt into the tokenizer's chat template; by default as in the run.
     """
 
@@ -46,13 +52,14 @@ class SamplingConfig:
     """The generation of a prediction.
 
     Args:
-        max_new_tokens: most tokens of a prediction.
+        max_new_tokens: most tokens of a prediction; by default as in the evaluation of the run that trained the
+            adapter, else 64.
         temperature: 0 always takes the likeliest token; above 0 tokens are sampled.
         top_p: sample from the likeliest tokens that have this share of the probability.
         seed: seed of the sampling.
     """
 
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -120,6 +127,9 @@ class ComposeConfig:
     adapters: list[str]
     output_dir: str
 
+    def __post_init__(self) -> None:
+        _check_folder("compose.output_dir", self.output_dir)
+
 
 @dataclass
 class ExportConfig:
@@ -132,8 +142,9 @@ class ExportConfig:
         output_dir: folder to write, which must be new or empty. It appears only after all checks have passed.
         adapters: several adapters by task name, in place of adapter.path, e.g.
             {sentiment: runs/sentiment/prompt_tuning}. A name may hold letters, digits, "_", "." and "-".
-        rows: validation rows of each adapter's task on which the export is compared with stock PEFT.
-        max_new_tokens: tokens of greedy output that are compared on each row.
+        rows: validation rows of each adapter's task on which the export is compared with stock PEFT; not with
+            `input.text`.
+        max_new_tokens: tokens of greedy output that are compared on each row; `peft` and `hub` compare logits only.
         reserved: for `kv_cache`: two or more token ids that no text contains; placeholders are drawn from them. By
             default the tokenizer's special tokens without a role.
         base: name of the base model in the files of `peft` and `hub`, such as a Hub id. By default the Hub id that was
@@ -155,15 +166,17 @@ class ExportConfig:
     license_file: str | None = None
 
     def __post_init__(self) -> None:
+        _check_folder("export.output_dir", self.output_dir)
         for key in ("rows", "max_new_tokens"):
             check_above_zero(f"export.{key}", getattr(self, key))
         users = {
             "base": ("peft", "hub"),
             "reserved": ("kv_cache",),
+            "max_new_tokens": ("vocabulary", "prompt_embeds", "kv_cache"),
             **dict.fromkeys(("repo_id", "license", "license_file"), ("hub",)),
         }
         for key, forms in users.items():
-            if getattr(self, key) is not None and self.to not in forms:
+            if getattr(self, key) != getattr(ExportConfig, key) and self.to not in forms:
                 raise UserError(f"export.{key}: applies only to export.to {' or '.join(forms)}, found {self.to}")
 
 
@@ -423,11 +436,13 @@ class ServeConfig:
         adapters: adapters by their model name in requests, e.g. {sentiment: runs/sentiment/prompt_tuning}.
         folder: serve every adapter below this folder; its path there is its name. Only adapters below it can be
             added while the server runs.
+        any_base: accept adapters that were trained on a base model of another name.
         host: address to listen at; `0.0.0.0` means every address.
         port: port to listen at.
         keys_file: file with one API key per line; without it, everybody who reaches the port may send requests.
         max_batch_rows: most requests in one batch.
-        max_batch_positions: most positions of keys and values in one batch; this limits the memory.
+        max_batch_positions: most positions of keys and values in one batch; this limits the memory. Scores of choices
+            need as much again, for one text at a time.
         max_waiting: most requests in the queue; further ones get status 429.
         max_new_tokens: most output tokens that a request may ask for.
         max_body_bytes: largest body of a request.
@@ -443,6 +458,7 @@ class ServeConfig:
 
     adapters: dict[str, str] = field(default_factory=dict)
     folder: str | None = None
+    any_base: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     keys_file: str | None = None
@@ -462,6 +478,10 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if find_spec("fastapi") is None:
             raise UserError('serve: requires more packages; install them: in a clone, pip install -e ".[serve]"')
+        texts = {key: getattr(self, key) for key in ("host", "folder", "keys_file", "split_log")}
+        for key, text in (texts | {f"adapters.{name}": path for name, path in self.adapters.items()}).items():
+            if text is not None and not text.strip():  # would mean all addresses, no keys, or the present folder
+                raise UserError(f"serve.{key}: expected a value, found an empty text; leave it out for the default")
         counts = ("max_batch_rows", "max_batch_positions", "max_waiting", "max_new_tokens", "max_body_bytes")
         for key in (*counts, "max_connections", "client_timeout", "timeout", "drain", "cache_megabytes"):
             check_above_zero(f"serve.{key}", getattr(self, key))

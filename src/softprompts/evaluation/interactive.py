@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import string
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from softprompts.config.sections import TaskConfig
@@ -27,8 +28,31 @@ import torch
 OWN_KEYS = {"task.choices": "input.choices", "task.chat": "input.chat", "task.prompt": "input.template"}
 
 
-def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig) -> list[str]:
-    """Return each example's likeliest choice and its probability among the choices, or the generated text."""
+MOST = 64  # tokens of a prediction if neither the user nor a run limits them
+
+
+def check_sampling(sampling: SamplingConfig, task: Task) -> None:
+    """Raise `UserError` if settings of the sampling are given for a task whose choices are scored."""
+    given = next((f.name for f in fields(sampling) if getattr(sampling, f.name) != f.default), None)
+    if given and task.choices:
+        raise UserError(
+            f"sampling.{given}: applies only to generated predictions, but the {len(task.choices)} choices are scored; "
+            "set input.choices to [] to generate"
+        )
+
+
+def answer(
+    engine: Engine, examples: Sequence[Example], sampling: SamplingConfig, settings: Mapping[str, Any]
+) -> list[str]:
+    """Return each example's likeliest choice and its probability among the choices, or the generated text.
+
+    Args:
+        engine: the model.
+        examples: the texts.
+        sampling: the generation.
+        settings: the settings of the run that trained the adapter, empty if unknown. A generated text ends as in its
+            evaluation, by the stop texts and, unless `sampling` has another, by the greatest length.
+    """
     if examples[0].choices:
         with torch.inference_mode():
             scores = torch.tensor(choice_scores(engine, examples)).softmax(-1)
@@ -41,10 +65,12 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
     drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
     torch.manual_seed(sampling.seed)
     documents = [e.document for e in examples]
+    evaluation = settings.get("evaluation", {})
     return generate(
         engine,
         [d.prompt_ids for d in documents],
-        sampling.max_new_tokens,
+        sampling.max_new_tokens or evaluation.get("max_new_tokens") or MOST,
+        stop=evaluation.get("stop") or (),
         soft_prompts=[d.soft_prompt for d in documents],
         **(drawn if sampling.temperature else {}),
     )
@@ -69,8 +95,23 @@ def record_of(field: str, text: str) -> Record:
     return {column: value}
 
 
+def as_target(choice: str, target: str) -> str:
+    """Return a choice with the white space that a run's target template puts before a word."""
+    space = target[: len(target) - len(target.lstrip())]
+    return choice if choice[:1].isspace() else space + choice
+
+
+def choices_of_run(settings: Mapping[str, Any]) -> list[str] | None:
+    """Return the choices in a run's settings; None if it generates, or if the settings do not list them."""
+    named = settings.get("task", {}).get("choices")
+    words = list(dict.fromkeys(named.values())) if isinstance(named, dict) else named  # labels may share a word
+    return words if isinstance(words, list) else None
+
+
 def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
     """Return a task with the texts as each split. Its targets are placeholders, empty if there are no choices.
+
+    A user's choices get the space of the run's target template, so that their tokens are those of training.
 
     Args:
         config: the texts and how to format them.
@@ -92,14 +133,12 @@ def task_of_texts(config: InputConfig, settings: dict[str, Any]) -> Task:
         named = ", ".join(sorted(columns)) or "none"
         raise UserError(f"input.template: expected exactly one column for the text, found {named} in {template!r}")
     (column,) = columns
-    listed = before.get("choices")
-    # Labels may share a word.
-    words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
-    choices = config.choices or (words if isinstance(words, list) else None)
+    choices, origin = choices_of_run(settings), "the choices and the system message of the run"
+    if config.choices is not None:
+        choices = [as_target(choice, before.get("target") or "") for choice in config.choices]
+        origin = "input.choices"
     for text in [*(choices or ()), before.get("system") or ""]:
-        check_characters(
-            "the choices and the system message of the run" if not config.choices else "input.choices", text
-        )
+        check_characters(origin, text)
     rows = []
     for number, text in enumerate(texts, start=1):
         place = f"text {number}"

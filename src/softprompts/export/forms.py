@@ -14,6 +14,7 @@ from softprompts.export.prompt_embeds import write_prompt_embeds
 from softprompts.export.sources import Job, sources_of
 from softprompts.export.stock import write_stock
 from softprompts.export.vocabulary import write_vocabulary
+from softprompts.models.loading import refuse_forward
 from softprompts.system.files import building, check_new
 
 # A function that writes into an empty folder, and returns lines about its comparison.
@@ -39,6 +40,7 @@ def write_export(model: ModelConfig, adapter: AdapterConfig, export: ExportConfi
     Raises:
         UserError: the folder exists; an adapter is missing or does not suit the form; a check fails.
     """
+    refuse_forward(model, "recipes/export.py")
     folder = Path(export.output_dir)
     check_new("export.output_dir", folder)
     job = Job(model, export, sources_of(adapter, export, texts))

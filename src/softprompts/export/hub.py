@@ -9,8 +9,8 @@ from pathlib import Path
 
 from softprompts.config.paths import ADAPTER
 from softprompts.errors import UserError
-from softprompts.export.sources import Job, Source
-from softprompts.export.stock import about_base, portable_base, write_adapter
+from softprompts.export.sources import Job, Source, as_trained
+from softprompts.export.stock import about_base, portable_base, revision_of, write_adapter
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.models.identity.base_model import read_record, write_record
 from softprompts.models.loading import AUTO, Kind, kind_of, load_model_config, model_path
@@ -54,7 +54,7 @@ def write_hub(job: Job, folder: Path) -> list[str]:
     if len(job.sources) > 1:
         raise UserError("export.adapters: export.to hub supports one adapter; name it in adapter.path")
     (source,) = job.sources
-    repository = job.config.repo_id or Path(job.config.output_dir).name
+    repository = job.config.repo_id or Path(job.config.output_dir).resolve().name
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
@@ -62,14 +62,17 @@ def write_hub(job: Job, folder: Path) -> list[str]:
         why = str(error).splitlines()[0]
         raise UserError(f'export.repo_id: {why} Take "user/{close}", for example') from None
     licence, base = _licence(job), portable_base(job)
+    result, task = _result(source.folder), as_trained(source)
     line = write_adapter(job, source, folder, base)
     record = read_record(source.folder)
     if record.base:
         write_record(folder, replace(record.base, name=base), record.choices)
-    snippet = example(source.task, kind_of(load_model_config(job.model)), base, repository, record.choices)
+    kind, revision = kind_of(load_model_config(job.model)), revision_of(job)
+    snippet = example(task, kind, base, repository, record.choices, revision)
     (folder / "LICENSE").write_bytes(licence.text)
     (folder / "example.py").write_text(snippet, encoding="utf-8")
-    (folder / "README.md").write_text(_card(job, source, base, repository, licence, snippet), encoding="utf-8")
+    card = _card(job, replace(source, task=task), result, base, repository, licence, snippet)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return [line, f"to upload it: hf upload {repository} {job.config.output_dir}"]
 
 
@@ -88,7 +91,9 @@ def _licence(job: Job) -> Licence:
     return Licence(name, read_bytes(file))
 
 
-def example(task: Task, kind: Kind, base: str, repository: str, choices: list[str] | None) -> str:
+def example(
+    task: Task, kind: Kind, base: str, repository: str, choices: list[str] | None, revision: str | None = None
+) -> str:
     """Return a program that loads base model and adapter, and prints the prediction for one text.
 
     Args:
@@ -97,8 +102,10 @@ def example(task: Task, kind: Kind, base: str, repository: str, choices: list[st
         base: name of the base model.
         repository: name of the adapter's repository.
         choices: choices of an encoder's outputs; None if the base model's config has them.
+        revision: branch, tag or commit of the base model; None for its newest.
     """
     auto, config = AUTO[kind].__name__, task.config
+    version = f", revision={revision!r}" if revision else ""
     more = f", num_labels={len(choices)}" if kind == "encoder" and choices else ""
     prompt = filled(config.prompt)
     inputs, given = 'tokenizer(prompt, return_tensors="pt")', f"prompt = {prompt!r}"
@@ -116,8 +123,8 @@ def example(task: Task, kind: Kind, base: str, repository: str, choices: list[st
     return f"""from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
-base = {auto}.from_pretrained({base!r}{more})
-tokenizer = AutoTokenizer.from_pretrained({base!r})
+base = {auto}.from_pretrained({base!r}{version}{more})
+tokenizer = AutoTokenizer.from_pretrained({base!r}{version})
 model = PeftModel.from_pretrained(base, {repository!r}).eval()
 
 # The prompt template: {config.prompt!r}
@@ -138,8 +145,9 @@ def _result(folder: Path) -> Result | None:
     return load_result(file) if folder.name == ADAPTER and file.is_file() else None
 
 
-def _card(job: Job, source: Source, base: str, repository: str, licence: Licence, snippet: str) -> str:
-    result = _result(source.folder)
+def _card(
+    job: Job, source: Source, result: Result | None, base: str, repository: str, licence: Licence, snippet: str
+) -> str:
     task, kind = source.task, kind_of(load_model_config(job.model))
     name = repository.rpartition("/")[2]
     scores = [
@@ -164,6 +172,7 @@ def _card(job: Job, source: Source, base: str, repository: str, licence: Licence
     wording = f"- prompt template: `{task.config.prompt!r}`" + (
         ", within the chat template" if task.config.chat else ""
     )
+    at = f", revision `{revision}`" if (revision := revision_of(job)) else ""
     choices = f"\n- choices: {', '.join(f'`{choice!r}`' for choice in task.choices)}" if task.choices else ""
     return f"""---
 {head.to_yaml()}
@@ -171,7 +180,7 @@ def _card(job: Job, source: Source, base: str, repository: str, licence: Licence
 
 # {name}
 
-An adapter for [{base}](https://huggingface.co/{base}), of PEFT's type {source.kind}. It was trained on the task
+An adapter for [{base}](https://huggingface.co/{base}){at}, of PEFT's type {source.kind}. It was trained on the task
 {source.name}. PEFT loads it without other code.{f" {about}" if (about := about_base(job)) else ""}
 
 {wording}{choices}

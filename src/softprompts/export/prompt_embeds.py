@@ -105,7 +105,11 @@ def write_prompt_embeds(job: Job, folder: Path) -> list[str]:
     for prompt in prompts:
         name = prompt.source.name
         save_file({VECTORS: prompt.vectors.cpu().contiguous()}, folder / f"{name}.safetensors", {"format": "pt"})
-        record = {"base_model": job.model.name_or_path, "task": as_record({name: prompt.reading})}
+        record = {
+            "base_model": job.model.name_or_path,
+            "revision": job.model.revision,
+            "task": as_record({name: prompt.reading}),
+        }
         text = json.dumps(record, indent=2, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         written = read_soft_prompt(folder, name)

@@ -18,8 +18,8 @@ from softprompts.config.tools import AdapterConfig, ExportConfig, InputConfig
 from softprompts.data.sources import EMBEDDED_PREFIX, SPLITS
 from softprompts.encoding.chats import in_chat
 from softprompts.errors import UserError, listed, settings_named, short
-from softprompts.evaluation.interactive import task_of_texts
-from softprompts.tasks.task import Row, Task, load_task, render
+from softprompts.evaluation.interactive import choices_of_run, task_of_texts
+from softprompts.tasks.task import Row, Task, licence_of, load_task, render
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -121,13 +121,15 @@ def sources_of(adapter: AdapterConfig, config: ExportConfig, texts: InputConfig)
 
     Raises:
         UserError: no adapter is named, or in both ways; a task name has other characters or occurs twice; an adapter is
-            missing; rows cannot be read, and no texts replace them.
+            missing; rows cannot be read, and no texts replace them; a number of rows is given with texts.
     """
     if bool(adapter.path) == bool(config.adapters):
         found = "both" if adapter.path else "neither"
         raise UserError(f"adapter.path: expected an adapter here or in export.adapters, found {found}")
     if not texts.text and texts != InputConfig():
         raise UserError("input.text: input.template, choices and chat require texts; set input.text")
+    if texts.text and config.rows != ExportConfig.rows:
+        raise UserError("export.rows: does not apply to the texts of input.text; leave one of them out")
     given = config.adapters or {_task_name(adapter.path or ""): adapter.path or ""}
     for name in given:
         _check_name(name)
@@ -175,16 +177,33 @@ def _rows(path: str, count: int, texts: InputConfig) -> Task:
         return task_of_texts(texts, settings)
     if "task" not in settings:
         raise UserError(f"input.text: the training rows of {path} are unknown; set texts for the comparison")
-    known = {field.name for field in fields(TaskConfig)}
-    config = TaskConfig(**{key: value for key, value in settings["task"].items() if key in known})
     try:
-        task = load_task(config)
+        task = load_task(_config_of(settings))
     except UserError as error:
         raise UserError(f"input.text: the rows of {path} cannot be read: {error}; set texts instead") from None
     rows = list(task.splits["validation"][:count])
     # A cut prompt has no text.
     whole = replace(task.config, max_length=sys.maxsize, long_rows="error")
     return replace(task, splits=dict.fromkeys(SPLITS, rows), config=whole)
+
+
+def _config_of(settings: Mapping[str, Any]) -> TaskConfig:
+    """Return the task's section of a run's settings, without keys of another version."""
+    known = {field.name for field in fields(TaskConfig)}
+    return TaskConfig(**{key: value for key, value in settings["task"].items() if key in known})
+
+
+def as_trained(source: Source) -> Task:
+    """Return the task of an adapter's run, as a card describes it, even if other texts are read for the comparison.
+
+    Without a known run it is the task of these texts, whose licence is unknown.
+    """
+    settings = run_settings(source.adapter.path or "")
+    if "task" not in settings:
+        return replace(source.task, licence="unknown")
+    config = _config_of(settings)
+    choices = source.task.choices if config.choices == "from_train" else tuple(choices_of_run(settings) or ()) or None
+    return replace(source.task, choices=choices, licence=licence_of(config), config=config)
 
 
 def check_kinds(job: Job, kinds: Sequence[str], what: str) -> None:

@@ -57,6 +57,11 @@ def portable_base(job: Job) -> str:
     return given
 
 
+def revision_of(job: Job) -> str | None:
+    """Return the base model's branch, tag or commit for the files of an export; None for a bundled or local model."""
+    return job.model.revision if portable_base(job) == job.model.name_or_path else None
+
+
 def about_base(job: Job) -> str:
     """Return a note that a bundled base model differs from the original; empty for others."""
     if job.config.base or not job.model.name_or_path.startswith(PREFIX):
@@ -97,7 +102,7 @@ def write_adapter(job: Job, source: Source, folder: Path, base_name: str) -> str
         if file.name not in (CONFIG, WEIGHTS):  # an empty model card
             file.unlink()
     settings: Any = read_config(folder)
-    settings.base_model_name_or_path = base_name
+    settings.base_model_name_or_path, settings.revision = base_name, revision_of(job)
     if getattr(settings, "tokenizer_name_or_path", None):
         settings.tokenizer_name_or_path = base_name
     settings.save_pretrained(str(folder))

@@ -102,7 +102,12 @@ def write_vocabulary(job: Job, folder: Path) -> list[str]:
     _save(base, tokenizer, ids, folder)
     _keep_names(Path(model_path(job.model)), folder)
     readings = {prompt.source.name: prompt.reading for prompt in prompts}
-    record = {"base_model": job.model.name_or_path, "add_special_tokens": False, "tasks": as_record(readings)}
+    record = {
+        "base_model": job.model.name_or_path,
+        "revision": job.model.revision,
+        "add_special_tokens": False,
+        "tasks": as_record(readings),
+    }
     (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     dtype = base.dtype
     del base

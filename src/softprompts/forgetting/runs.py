@@ -134,13 +134,8 @@ def read_result(folder: Path) -> Result:
         UserError: it is damaged, or of an unknown version.
     """
     file = folder / RESULT_FILE
-    try:
-        with one_line(file):
-            result = load_result(file)
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file}: is damaged, or not the record of a run: {short(error)}") from None
+    with one_line(file):
+        result = load_result(file)
     check_kinds(file, vars(result), RESULT)
     return result
 

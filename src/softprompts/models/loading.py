@@ -86,6 +86,13 @@ def load_model_config(config: ModelConfig) -> PretrainedConfig:
     return found
 
 
+def refuse_forward(config: ModelConfig, what: str) -> None:
+    """Raise `UserError` if a setting of the forward pass is given, which `what` does not use."""
+    for name in ("engine", "gradient_checkpointing"):
+        if getattr(config, name) != getattr(ModelConfig, name):
+            raise UserError(f"model.{name}: {what} has its own forward pass; leave this setting out")
+
+
 def dtype_of(config: ModelConfig, device: torch.device) -> torch.dtype:
     """Return the data type of the base model's weights on a device.
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from softprompts.errors import UserError
+from softprompts.errors import UserError, short
 from softprompts.metrics.scoring import Interval
 
 SCHEMA_VERSION = 1  # raised if a field is removed or changes its meaning, not if one is added
@@ -67,16 +67,24 @@ def load_result(path: Path) -> Result:
     """Read a record. Unknown fields of another version of the library are ignored.
 
     Raises:
-        UserError: the library does not know the record's schema version.
+        UserError: the file is damaged; the library does not know the record's schema version.
+        OSError: the file cannot be read.
     """
-    data = {"schema_version": 1} | json.loads(path.read_text(encoding="utf-8"))  # the first records lack it
-    if data["schema_version"] != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: this record has schema version {data['schema_version']}, but only {SCHEMA_VERSION} is known"
-        )
-    data["metrics"] = _intervals(data["metrics"])
-    data["baselines"] = {name: _intervals(metrics) for name, metrics in data["baselines"].items()}
-    return Result(**{name: data[name] for name in Result.__dataclass_fields__})
+    text = path.read_bytes()
+    try:
+        data = {"schema_version": 1} | json.loads(text)  # the first records lack it
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: this record has schema version {data['schema_version']}, but only {SCHEMA_VERSION} is known"
+            )
+        data["metrics"] = _intervals(data["metrics"])
+        data["baselines"] = {name: _intervals(metrics) for name, metrics in data["baselines"].items()}
+        return Result(**{name: data[name] for name in Result.__dataclass_fields__})
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        lacks = "it lacks " if isinstance(error, KeyError) else ""
+        raise UserError(f"{path}: is damaged, or not the record of a run: {lacks}{short(error)}") from None
 
 
 def _intervals(metrics: dict[str, dict[str, Any]]) -> dict[str, Interval]:

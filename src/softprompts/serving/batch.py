@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
+from softprompts.config.sections import ModelConfig
 from softprompts.engine.kv_cache import States, positions_of, side_by_side
 from softprompts.errors import UserError
-from softprompts.models.loading import kind_of
+from softprompts.models.loading import kind_of, load_model_config, refuse_forward
 from softprompts.models.windows import unknown_layers, window_of
 from softprompts.serving.slots import Slots
 
@@ -166,10 +168,26 @@ class Batch:
         return ended
 
 
+def check_served(config: ModelConfig) -> None:
+    """Check a base model by its config, before its weights are read.
+
+    Raises:
+        UserError: as `check_base`; a setting of the forward pass is given, which is the server's own.
+    """
+    refuse_forward(config, "recipes/serve.py")
+    check_base(SimpleNamespace(config=load_model_config(config), name_or_path=config.name_or_path))
+
+
 def check_base(base: Any) -> None:
-    """Raise `UserError` if rows of different lengths cannot share a cache, for example in layers with a window."""
+    """Raise `UserError` if rows of different lengths cannot share a cache, for example in layers with a window.
+
+    Args:
+        base: the base model, or its `config` and its `name_or_path`.
+    """
     reason = None if kind_of(base.config) == "decoder" else "it is not a decoder"
     reason = reason or unknown_layers(base)
+    if reason is None and getattr(base, "_is_stateful", False):  # transformers' mark of such models
+        reason = "it has layers with a recurrent state"
     if reason is None and window_of(base) < math.inf:
         reason = f"it has layers that look back only {window_of(base):.0f} positions"
     if reason:

@@ -125,6 +125,9 @@ def _filled(task: ServedTask, given: str | Record) -> str:
     """Return a task's template, filled with the columns of a request or with the text of its only column."""
     if isinstance(given, str):
         if len(task.columns) != 1:
-            raise UserError(f"{task.name} reads the columns {listed(task.columns)}; give them as `columns`")
+            raise UserError(
+                f"{task.name} reads the columns {listed(task.columns)}; give them as `columns` to "
+                "/v1/completions or /v1/classify"
+            )
         given = record_of(task.columns[0], given)
     return render(task.template, given, PLACE)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ LOG = logging.getLogger(__name__)
 # Why an answer has ended: an end token or stop text, its length, its time limit, a client that left, or an error here.
 Reason = Literal["stop", "length", "timeout", "cancelled", "error"]
 T = TypeVar("T")
+Parts = Generator[None, None, T]  # work that yields between two of its parts
 
 
 class QueueFullError(Exception):
@@ -82,7 +83,7 @@ class Scheduler:
         self.counts = Counts()
         self._waiting: deque[Ticket] = deque()
         self._running: dict[int, Ticket] = {}  # by the identity of their rows
-        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._calls: deque[tuple[Future[Any], Parts[Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = self._draining = False
         self._between: list[Ticket] = []  # have left the queue but are not in the batch yet
@@ -109,13 +110,35 @@ class Scheduler:
         """Run other work with the base model in the decoding thread, between two steps.
 
         Raises:
+            QueueFullError: as `call_in_parts`.
+        """
+
+        def parts() -> Parts[T]:
+            yield from ()
+            return work()
+
+        return self.call_in_parts(parts())
+
+    def call_in_parts(self, parts: Parts[T], *, accepted: bool = False) -> Future[T]:
+        """Run work of several parts, with a step of the batch between two of them.
+
+        No other work begins before its last part, so only one work at a time holds memory. A work whose future is
+        cancelled does not continue.
+
+        Args:
+            parts: yields after each part except the last, and returns the result.
+            accepted: whether the work belongs to a request that was in the queue before, and is thus never refused
+                because the queue is full.
+
+        Raises:
             QueueFullError: too much work waits, or the scheduler is closing.
         """
         future: Future[T] = Future()
         with self._changed:
-            if self._draining or len(self._calls) >= self.most_waiting:
+            full = self._draining or len(self._calls) >= self.most_waiting
+            if self._closed or (full and not accepted):
                 raise QueueFullError(max(1.0, len(self._calls) * self._pace))
-            self._calls.append((future, work))
+            self._calls.append((future, parts))
             self._changed.notify()
         return future
 
@@ -163,15 +186,17 @@ class Scheduler:
             self._decode()
         except Exception:
             LOG.exception("decoding has ended; restart the server")
-        with self._changed:
-            self._draining = True  # new requests would get no answer
         reason: Reason = "cancelled" if self._closed else "error"
+        with self._changed:
+            self._draining = self._closed = True  # new requests would get no answer
         for ticket in [*self._running.values(), *self._between, *self._waiting]:
             with suppress(Exception):  # the batch may be unusable
                 self._end(ticket, reason)
         self._waiting.clear()
-        for future, _ in self._calls:
-            _do(future, _closed)
+        for future, parts in self._calls:
+            parts.close()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(ClosedError())
         self._calls.clear()
 
     def _decode(self) -> None:
@@ -183,14 +208,13 @@ class Scheduler:
                 dropped = self._drop()
                 admitted = self._admit()
                 self._between = [*(ticket for ticket, _ in dropped), *admitted]
-                call = self._calls[0] if self._calls else None  # one per step, so that decoding continues
+                call = self._calls[0] if self._calls else None  # one part per step, so that decoding continues
             for ticket, reason in dropped:
                 self._end(ticket, reason)
             self._join(admitted)
             self._between = []
             self._step()
-            if call:
-                _do(*call)
+            if call and _do(*call):
                 self._calls.popleft()
 
     def _drop(self) -> list[tuple[Ticket, Reason]]:
@@ -286,14 +310,20 @@ class Scheduler:
                 LOG.exception("a request could not be told of its end")
 
 
-def _closed() -> None:
-    raise ClosedError
-
-
-def _do(future: Future[T], work: Callable[[], T]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
+def _do(future: Future[T], parts: Parts[T]) -> bool:
+    """Run the next part of a work, and return whether it was the last."""
+    if future.cancelled():
+        parts.close()
+        future.set_running_or_notify_cancel()
+        return True
     try:
-        future.set_result(work())
+        next(parts)
+    except StopIteration as end:
+        if future.set_running_or_notify_cancel():
+            future.set_result(end.value)
     except Exception as error:  # the caller gets it
-        future.set_exception(error)
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+    else:
+        return False
+    return True

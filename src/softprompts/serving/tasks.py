@@ -19,9 +19,11 @@ from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.tokenization import end_of_answer
 from softprompts.engine.forward import Engine, keys_and_values
 from softprompts.engine.kv_cache import States, positions_of
-from softprompts.errors import UserError, listed, nearest, short
+from softprompts.errors import UserError, listed, nearest, settings_named, short, warn
+from softprompts.evaluation.interactive import as_target, choices_of_run
 from softprompts.export.kv_cache.writer import states_of
 from softprompts.models.loading import input_spec
+from softprompts.serving.batch import check_base
 from softprompts.tasks.task import Task
 from softprompts.tasks.templates import check_characters, check_template
 
@@ -67,9 +69,7 @@ class ServedTask:
     @property
     def choices(self) -> tuple[str, ...]:
         """Answers that are scored by likelihood; empty if answers are generated."""
-        listed = self.settings.get("task", {}).get("choices")
-        words = list(dict.fromkeys(listed.values())) if isinstance(listed, dict) else listed
-        return tuple(words) if isinstance(words, list) else ()
+        return tuple(choices_of_run(self.settings) or ())
 
     def as_task(self, choices: Sequence[str] = ()) -> Task:
         """Return a task without rows and with the row format of the run."""
@@ -85,9 +85,7 @@ class ServedTask:
 
     def as_target(self, choice: str) -> str:
         """Return a choice with the white space that the run's target template puts before a word."""
-        target = str(self.settings.get("task", {}).get("target") or "")
-        space = target[: len(target) - len(target.lstrip())]
-        return choice if choice[:1].isspace() else space + choice
+        return as_target(choice, str(self.settings.get("task", {}).get("target") or ""))
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -108,13 +106,31 @@ class Tasks:
     Keys and values of embeddings are computed when a request first needs them, and the least recently used are
     dropped. A thousand tasks thus need hardly more memory than one.
 
-    While a forward pass of the base model runs in another thread, only `get`, `names`, `all` and `serves` may be
+    While a forward pass of the base model runs in another thread, only `get`, `names`, `all`, `serves` and `put` may be
     called, because loading an adapter runs it on the base model.
     """
 
-    def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cache_bytes: int = 2**28) -> None:
-        """Begin with the base model alone, under the name `base`; `cache_bytes` bounds the keys and values kept."""
-        self.base, self.tokenizer, self.cache_bytes = base, tokenizer, cache_bytes
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        cache_bytes: int = 2**28,
+        *,
+        any_base: bool = False,
+    ) -> None:
+        """Begin with the base model alone, under the name `base`.
+
+        Args:
+            base: a decoder.
+            tokenizer: its tokenizer.
+            cache_bytes: most memory for keys and values of prompts.
+            any_base: accept adapters that were trained on a base model of another name.
+
+        Raises:
+            UserError: the base model cannot be served in batches.
+        """
+        check_base(base)
+        self.base, self.tokenizer, self.cache_bytes, self.any_base = base, tokenizer, cache_bytes, any_base
         self.computed = 0  # number of computed keys and values, for the metrics
         self.spec = input_spec(base)
         self.own_ends = frozenset(Engine(base, tokenizer).ends)
@@ -151,7 +167,27 @@ class Tasks:
         return self._tasks.get(task.name) is task
 
     def add(self, name: str, path: str) -> ServedTask:
-        """Read an adapter and serve it from now on.
+        """Read an adapter and serve it from now on; arguments and errors as for `read`."""
+        served = self.read(name, path)
+        self.put(served)
+        return served
+
+    def put(self, task: ServedTask) -> None:
+        """Serve a task from now on, under its name.
+
+        Raises:
+            UserError: the name is taken.
+        """
+        self._check_free(task.name)
+        self._tasks[task.name] = task
+
+    def _check_free(self, name: str) -> None:
+        if name in self._tasks:
+            advice = "choose another name" if name == "base" else "remove it first, or choose another name"
+            raise UserError(f'"{name}" is served already: {advice}', key="name")
+
+    def read(self, name: str, path: str) -> ServedTask:
+        """Read an adapter, and return its task, which is not served yet.
 
         Args:
             name: letters, digits, `.`, `_` and `-`, at most 64.
@@ -162,19 +198,17 @@ class Tasks:
                 base model's weights, or has several tasks.
         """
         if not NAME.fullmatch(name):
-            raise UserError(f"{name!r}: expected letters, digits, '.', '_' and '-' as a task's name, at most 64")
-        if name in self._tasks:
-            raise UserError(f'"{name}" is served already: remove it first, or choose another name')
+            raise UserError(f"expected at most 64 letters, digits, '.', '_' and '-', found {short(name)!r}", key="name")
+        self._check_free(name)
         try:
-            served = self._served(name, path)
+            with settings_named({"adapter.any_base": "serve.any_base"}):
+                return self._read_task(name, path)
         except UserError:
             raise
         except Exception as error:  # the files may be from a stranger, with values of any type
             raise UserError(f"adapter.path: {path} cannot be read: {first_line(error)}") from None
-        self._tasks[name] = served
-        return served
 
-    def _served(self, name: str, path: str) -> ServedTask:
+    def _read_task(self, name: str, path: str) -> ServedTask:
         folder = find_adapter(path)
         config = read_config(folder)
         if not config.is_prompt_learning:  # before it is loaded: its layers would stay in the base model
@@ -186,6 +220,11 @@ class Tasks:
         soft = self._read(folder, config)
         input_spec(self.base, positions_of(soft))  # room for a text
         settings = run_settings(path)
+        if not settings:
+            warn(
+                f"{name}: no run is known for {path}, so texts are read without the prompt template of its training; "
+                "keep the adapter in the folder of its run"
+            )
         _check_settings(settings, folder)
         return self._with_end(ServedTask(name, folder, soft, settings))
 
@@ -209,7 +248,7 @@ class Tasks:
             values = self._table(folder, config, config.num_layers * 2 * config.token_dim).to(self.base.dtype)
             layers = zip(*states_of(values, config), strict=True)
             return [(keys.transpose(0, 1)[None], values.transpose(0, 1)[None]) for keys, values in layers]
-        model = load_adapter(self.base, AdapterConfig(path=str(folder)))
+        model = load_adapter(self.base, self._config(folder))
         engine = Engine(model, self.tokenizer)
         if len(engine.owners) > 1:
             raise UserError(f"{folder}: has {len(engine.owners)} tasks; serve the prompts that its run saved for each")
@@ -218,13 +257,16 @@ class Tasks:
         assert soft is not None, "it is prompt learning"
         return soft.clone() if isinstance(soft, torch.Tensor) else soft
 
+    def _config(self, folder: Path) -> AdapterConfig:
+        return AdapterConfig(path=str(folder), any_base=self.any_base)
+
     def _table(self, folder: Path, config: Any, width: int) -> torch.Tensor:
         """Return the only table of an adapter's file, (P, width), with a thousandth of the work of PEFT's model.
 
         Raises:
             UserError: as `read_values`; the table has another shape or type; the file has further tensors.
         """
-        tensors = read_values(self.base, config, folder=folder, config=AdapterConfig(path=str(folder)))
+        tensors = read_values(self.base, config, folder=folder, config=self._config(folder))
         values = tensors.pop(VALUES)
         if tensors:
             raise UserError(
@@ -268,14 +310,8 @@ class Tasks:
 
 def _check_settings(settings: dict[str, Any], folder: Path) -> None:
     """Raise `UserError` for settings next to an adapter that no run can have written."""
-    task, evaluation = settings.get("task", {}), settings.get("evaluation", {})
+    task, stop = settings.get("task", {}), settings.get("evaluation", {}).get("stop") or []
     check_template(task.get("prompt") or "{text}", task.get("target") or " {answer}")
-    stop = evaluation.get("stop") or [] if isinstance(evaluation, dict) else None
-    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        raise UserError(f"{folder}: evaluation.stop in its run's config.json is not a list of texts")
-    most = evaluation.get("max_new_tokens")
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-        raise UserError(f"{folder}: evaluation.max_new_tokens in its run's config.json is {most}; expected 1 or more")
     choices = task.get("choices")
     words = choices.values() if isinstance(choices, dict) else choices if isinstance(choices, list) else []
     for text in (*(task.get(key) or "" for key in ("prompt", "target", "system")), *words, *stop):

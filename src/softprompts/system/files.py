@@ -132,7 +132,7 @@ def text_or_file(key: str, text: str) -> str:
         raise UserError(f"{key}: no such file: {path}; name another, or write a text of several words")
     with one_line(path):
         try:
-            read = path.read_text(encoding="utf-8").strip()
+            read = path.read_text(encoding="utf-8-sig").strip()
         except UnicodeDecodeError:
             raise UserError(f"{key}: {path} is not UTF-8") from None
     if not read:
@@ -211,14 +211,17 @@ def filling(folder: Path) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Delete temporary files and folders of `path` that a killed process left; no process may be writing there."""
-    leftover = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}", re.ASCII)
     with one_line(path):
-        for place in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
-            if leftover.fullmatch(place.name):
-                if place.is_dir() and not place.is_symlink():
-                    shutil.rmtree(place)
-                else:
-                    place.unlink()
+        for place in _leftovers(path):
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink()
+
+
+def _leftovers(path: Path) -> list[Path]:
+    leftover = re.compile(rf"\.{re.escape(path.stem)}\.\d+\.tmp{re.escape(path.suffix)}", re.ASCII)
+    return [p for p in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*") if leftover.fullmatch(p.name)]
 
 
 def _temporary(path: Path) -> Path:
@@ -235,13 +238,17 @@ def _flush(file: Path) -> None:
 
 def check_new(key: str, folder: Path) -> None:
     """Raise `UserError`, with the name of a setting, unless a folder is new or empty."""
-    if os.path.lexists(folder) and not (is_folder(folder) and not any(folder.iterdir())):
+    if not os.path.lexists(folder):
+        return
+    if not is_folder(folder) or set(folder.iterdir()) - set(_leftovers(folder / folder.resolve().name)):
         raise UserError(f"{key}: {folder} exists already; name a new folder")
 
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `folder` at the end; after an error it is removed.
+
+    If `folder` is a mount point, which cannot be replaced, the files move into it instead.
 
     Args:
         folder: new or empty, as `check_new` requires.
@@ -251,15 +258,25 @@ def building(folder: Path) -> Iterator[Path]:
     """
     with _beside(folder) as temporary:
         yield temporary
-        temporary.rename(folder)
+        place = folder.resolve()
+        if temporary.parent == place:
+            for entry in temporary.iterdir():
+                entry.rename(place / entry.name)
+        else:
+            temporary.rename(place)
 
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """Yield a new temporary folder next to `folder`; if it still exists at the end, it is removed."""
-    temporary = _temporary(folder)
+    """Yield a new temporary folder next to `folder`; if it still exists at the end, it is removed.
+
+    It is inside of a mount point, because files cannot be renamed across file systems. Links are resolved.
+    """
+    place = folder.resolve()
+    place = place / place.name if place.is_mount() else place
+    temporary = _temporary(place)
     with one_line(folder):
-        remove_leftovers(folder)
+        remove_leftovers(place)
         try:
             temporary.mkdir(parents=True)
             yield temporary

@@ -141,7 +141,7 @@ def _load(config: TaskConfig, keep: bool = True, masked: bool = False) -> Task:
         splits=splits,
         choices=None if choices is None else tuple(choices),
         metrics=tuple(config.metrics),
-        licence=_licence(config),
+        licence=licence_of(config),
         config=config,
         schema=schema,
         masked=made.notes["masked"],
@@ -252,8 +252,9 @@ def with_prompt(task: Task, prompt: str, shots: Sequence[Row] = (), separator: s
     return replace(task, splits=splits, config=config, separator=separator if shots else "")
 
 
-def _licence(config: TaskConfig) -> str:
+def licence_of(config: TaskConfig) -> str:
+    """Return the licence of a task's rows: the name of an included task's, else that it is the user's."""
     if not (config.dataset or "").startswith(EMBEDDED_PREFIX):
         return "that of your data"
-    folder = DATA_DIR / (config.dataset or "").removeprefix(EMBEDDED_PREFIX)
-    return (folder / "LICENSE").read_text(encoding="utf-8").strip().splitlines()[0]
+    file = DATA_DIR / (config.dataset or "").removeprefix(EMBEDDED_PREFIX) / "LICENSE"
+    return file.read_text(encoding="utf-8").strip().splitlines()[0] if file.is_file() else "unknown"

@@ -170,6 +170,9 @@ ADAPTERS = "export.adapters"
             "model.quantization: export.to vocabulary",
         ),
         ("vocabulary", {"adapter.path": "one", "input.chat": "true"}, "has no chat template"),
+        ("hub", {"adapter.path": "one", "export.max_new_tokens": 5}, "export.max_new_tokens: applies only to"),
+        ("vocabulary", {"adapter.path": "one", "export.rows": 5}, "export.rows: does not apply to the texts of"),
+        ("peft", {"adapter.path": "one", "model.engine": "stock"}, "model.engine: recipes/export.py has its own"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.ports import free_port
 from helpers import cli_in_process, load_tuned, start_recipe
+from made_server import SETTINGS, make_run
 
 import httpx
 import pytest
@@ -61,7 +62,7 @@ def test_a_signal_lets_answers_end_and_takes_no_more(tiny_model: Path, tmp_path:
 
 
 def test_what_is_wrong_is_one_line(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    named = f"{{t: {adapter(tiny_model, tmp_path)}}}"
+    named = f"{{t: {make_run(tiny_model, tmp_path, 0, SETTINGS)}}}"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for flags, message in (
@@ -75,6 +76,7 @@ def test_what_is_wrong_is_one_line(tiny_model: Path, tmp_path: Path, capsys: pyt
             (["--serve.adapters", named, "--serve.timeout", "0"], "serve.timeout: expected a number above 0"),
             (["--serve.adapters", named, "--serve.split", "{s: {t: 1}}"], "serve.split.s: expected two or more"),
             (["--serve.adapters", named, "--serve.split_log", "x"], "serve.split_log: applies only with serve.split"),
+            (["--serve.adapters", named, "--model.engine", "stock"], "model.engine: recipes/serve.py has its own"),
             (["--serve.adaptors", named], 'unknown flag "--serve.adaptors" (did you mean "serve.adapters"?)'),
         ):
             code, _, lines = cli_in_process(command(tiny_model, *flags), capsys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from softprompts.errors import UserError
 from softprompts.serving.http.service import load_tasks
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 HOSTILE: list[tuple[str, Any, str]] = [
-    ("evaluation", {"stop": [1]}, "evaluation.stop in its run's config.json is not a list of texts"),
-    ("evaluation", {"stop": [""]}, "evaluation.stop in its run's config.json is not a list of texts"),
-    ("evaluation", [], "evaluation.stop in its run's config.json is not a list of texts"),
-    ("evaluation", {"max_new_tokens": -1}, "evaluation.max_new_tokens in its run's config.json is -1"),
+    ("evaluation", {"stop": [1]}, "its evaluation.stop is not a list of texts"),
+    ("evaluation", {"stop": [""]}, "its evaluation.stop is not a list of texts"),
+    ("evaluation", [], "its evaluation.stop is not a list of texts"),
+    ("evaluation", {"max_new_tokens": -1}, "its evaluation.max_new_tokens is -1"),
     ("task", {"prompt": "{text"}, "task.prompt: "),
     ("task", {"prompt": "{text:9999999999}"}, "task.prompt: 9999999999 characters"),
     ("task", {**SETTINGS["task"], "choices": ["\ud800", "b"]}, "half of a surrogate pair"),
@@ -78,13 +80,23 @@ def test_what_cannot_be_served_is_said_and_the_others_are_served(
     make_run(tiny_model, tmp_path / "secret", 9)
     (tmp_path / "all" / "link").mkdir()
     (tmp_path / "all" / "link" / "adapter_config.json").symlink_to(tmp_path / "secret/adapter/adapter_config.json")
+    (tmp_path / "all" / "current").symlink_to("run0")
+    lora = get_peft_model(load_base(tiny_model)[0], LoraConfig(task_type="CAUSAL_LM"))
+    lora.save_pretrained(str(tmp_path / "lora"))
     tasks = load_tasks(base, tokenizer, ServeConfig(folder=str(tmp_path / "all")))
     assert tasks.names == ["base", "run0", "run2"]
     assert "not served: run1" in caplog.text
     assert "is a link out of serve.folder" in caplog.text
+    assert "not served: current: is a link to a folder" in caplog.text
+    (tmp_path / "empty").mkdir()
+    assert load_tasks(base, tokenizer, ServeConfig(folder=str(tmp_path / "empty"))).names == ["base"]
+    assert f"serve.folder: no adapter below {tmp_path / 'empty'}" in caplog.text
     for config, message in (
         (ServeConfig(folder=str(tmp_path / "none")), "serve.folder: no such folder"),
         (ServeConfig(), "serve.adapters: expected an adapter there, or a folder"),
+        (ServeConfig(adapters={"my task": "x"}), "^serve.adapters.my task: expected at most 64 letters"),
+        (ServeConfig(adapters={"base": "x"}), '^serve.adapters.base: "base" is served already: choose another name$'),
+        (ServeConfig(adapters={"lora": str(tmp_path / "lora")}), "^serve.adapters.lora: .*: is LORA, which changes"),
         (
             ServeConfig(folder=str(tmp_path / "all"), split={"s": {"run0": 1, "run9": 1}}),
             'serve.split.s: no adapter "run9"',
@@ -108,6 +120,20 @@ def test_numbers_of_a_model_that_has_gone_go_under_one_name(tiny_model: Path, tm
         numbers = served.metrics()
     assert 'softprompts_tokens_total{kind="written",model="(removed)"} 40.0' in numbers
     assert 'model="one"' not in numbers
+
+
+def test_an_adapter_whose_request_is_late_is_not_added(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ServeConfig(folder=str(make_runs(tiny_model, tmp_path)), timeout=0.5)
+    with serving(tiny_model, config) as served:
+        tasks, read = served.service.tasks, served.service.tasks.read
+        monkeypatch.setattr(tasks, "read", lambda *given: (time.sleep(1.5), read(*given))[1])
+        assert served.post("/v1/adapters", name="late", path="one").status_code == 504
+        wait_until(lambda: served.service.scheduler.waiting == 0)
+        assert "late" not in tasks.names
+        monkeypatch.setattr(tasks, "read", read)
+        assert served.post("/v1/adapters", name="late", path="one").status_code == 201
 
 
 def test_one_of_two_requests_removes_an_adapter(tiny_model: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from helpers import load_tuned
 from made_server import TEXT, Served, serving, wait_until
 from softprompts.config.tools import ServeConfig
-from softprompts.serving.likelihood import log_likelihoods
+from softprompts.serving.likelihood import log_likelihoods, read_prompt
 
 import httpx
 import pytest
@@ -80,6 +81,23 @@ def test_all_texts_of_a_request_have_one_time_limit(tiny_model: Path, runs: Path
         assert (late.status_code, late.json()["error"]["code"]) == (504, "timeout")
         assert len(slow_scores) < 60
         assert served.post("/v1/classify", model="sentiment", input=TEXT).status_code == 200
+
+
+def test_the_keys_and_values_of_one_prompt_are_in_memory(
+    served: Served, slow_scores: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        read.append(len(read) - len(slow_scores))  # prompts whose choices have not been scored
+        return read_prompt(*arguments)
+
+    monkeypatch.setattr("softprompts.serving.http.service.read_prompt", counted)
+    with ThreadPoolExecutor(8) as clients:
+        bodies = [{"model": "sentiment", "input": TEXT}] * 8
+        replies = list(clients.map(lambda body: served.post("/v1/classify", **body), bodies))
+    assert [reply.status_code for reply in replies] == [200] * 8
+    assert read == [0] * 8
 
 
 def test_scores_that_wait_when_the_server_ends_are_refused(

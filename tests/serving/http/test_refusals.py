@@ -11,6 +11,7 @@ from made_server import Served, serving
 from softprompts.config.tools import ServeConfig
 from softprompts.errors import UserError
 from softprompts.serving.http.app import make_app
+from softprompts.serving.http.faults import read_keys
 from softprompts.serving.http.service import load_tasks
 
 import openai
@@ -18,6 +19,7 @@ import pytest
 
 FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("completions", {"model": "on", "prompt": "a"}, 404, 'model: "on" (did you mean "one"?)'),
+    ("completions", {"model": "one", "prompt": "a", "stream_options": {}}, 400, "stream_options: set stream to true"),
     ("completions", {"model": "one"}, 400, "give either prompt or columns"),
     ("completions", {"model": "one", "prompt": "a", "max_token": 3}, 400, 'unknown field "max_token" (did you mean'),
     ("completions", {"model": "one", "prompt": "a", "max_tokens": 65}, 400, "max_tokens: at most 64 here, found 65"),
@@ -47,6 +49,12 @@ FAULTS: list[tuple[str, dict[str, Any], int, str]] = [
     ("adapters", {"name": "x", "path": "missing"}, 400, "no such folder"),
     ("adapters", {"name": "one", "path": "two"}, 400, '"one" is served already'),
     ("adapters", {"name": "x", "path": "n" * 300}, 400, "cannot be read"),
+    (
+        "chat/completions",
+        {"model": "sentiment", "messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 65},
+        400,
+        "max_completion_tokens: at most 64 here, found 65",
+    ),
 ]
 
 
@@ -87,6 +95,20 @@ def test_a_key_is_asked_for(tiny_model: Path, runs: Path, tmp_path: Path) -> Non
         file.write_text(content) if content is not None else file.unlink()
         with pytest.raises(UserError, match=message):
             make_app(load_tasks(*load_base(tiny_model), config), config)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    for content in ("k" * 20, "# ours\n" + "k" * 20):
+        (tmp_path / "keys").write_text(content, encoding="utf-8-sig")
+        assert read_keys(str(tmp_path / "keys")) == ["k" * 20]
+
+
+@pytest.mark.parametrize("key", ["host", "folder", "keys_file", "split_log", "adapters"])
+def test_an_empty_text_is_no_setting_of_a_server(key: str) -> None:
+    given: dict[str, Any] = {key: {"one": " "} if key == "adapters" else " "}
+    name = "adapters.one" if key == "adapters" else key
+    with pytest.raises(UserError, match=rf"^serve\.{name}: expected a value, found an empty text"):
+        ServeConfig(**given)
 
 
 HALF = "\ud83d"  # half a character: valid in JSON, but not in UTF-8

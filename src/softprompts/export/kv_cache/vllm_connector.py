@@ -1,6 +1,7 @@
 """A KV connector that serves exported prefixes in vLLM, in place of the placeholders' keys and values.
 
-    vllm serve MODEL --kv-transfer-config '{"kv_connector": "PrefixConnector", "kv_role": "kv_consumer",
+    vllm serve MODEL --generation-config vllm --kv-transfer-config '{
+        "kv_connector": "PrefixConnector", "kv_role": "kv_consumer",
         "kv_connector_module_path": "softprompts.export.kv_cache.vllm_connector",
         "kv_connector_extra_config": {"prefixes": "FOLDER"}}'
 

@@ -8,7 +8,7 @@ are placeholders, which the engine never computes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from softprompts.export.kv_cache.prefixes import (
     write_states,
 )
 from softprompts.export.sources import Job, Source, naming
+from softprompts.models.bundled import portable_name
 from softprompts.models.identity.base_model import Identity, identity_of, weights_of
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.identity.weights import files_agree
@@ -40,11 +41,13 @@ def write_kv_cache(job: Job, folder: Path) -> list[str]:
     The check reads a text after the files' keys and values, as an engine does.
 
     Raises:
-        UserError: the base model is not a decoder; an adapter has another type, or `write_one` refuses it; a check
-            fails.
+        UserError: the base model is not a decoder; a reserved id is not a token, or occurs twice; an adapter has
+            another type, or `write_one` refuses it; a check fails.
     """
     base, tokenizer, trained = load_prefixes(job)
+    _check_reserved(job.config.reserved or (), tokenizer)
     identity, names = facts_of(base).identity or identity_of(base, tokenizer=tokenizer), tuple(weights_of(base))
+    identity = replace(identity, name=portable_name(identity.name))
     same = files_agree(str(base.name_or_path), job.model.revision, names, identity.weights)
     for each in trained:
         with naming(each.source):
@@ -161,6 +164,18 @@ def reserved_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         for id_, token in tokenizer.added_tokens_decoder.items()
         if token.special and token.content not in roles and token.content not in template
     )
+
+
+def _check_reserved(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` for ids that are not tokens, or that occur twice."""
+    known = set(tokenizer.get_vocab().values())
+    for number, id_ in enumerate(ids):
+        if id_ not in known:
+            raise UserError(
+                f"export.reserved: {id_} is no token of {tokenizer.name_or_path}; its ids are 0 to {max(known)}"
+            )
+        if id_ in ids[:number]:
+            raise UserError(f"export.reserved: {id_} occurs twice; keep one of them")
 
 
 def _text_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str | None:

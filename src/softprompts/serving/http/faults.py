@@ -210,7 +210,7 @@ def read_keys(path: str) -> list[str]:
         UserError: no such file; no key in it; a key has fewer than 16 characters, or spaces.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # editors may write a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"serve.keys_file: cannot read {path}: {reason}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -52,6 +52,12 @@ class Sampled(Strict):
     user: Annotated[str, Field(max_length=1000)] | None = None
     metadata: dict[str, Any] | None = None
     return_token_ids: bool = False
+
+    @model_validator(mode="after")
+    def _streamed(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: set stream to true")
+        return self
 
     @property
     def stops(self) -> tuple[str, ...]:

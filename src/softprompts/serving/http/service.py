@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from softprompts.adapters.checks import WEIGHTS
 from softprompts.adapters.configs import CONFIG as ADAPTER_CONFIG
 from softprompts.config.paths import ADAPTER
 from softprompts.config.tools import ServeConfig
-from softprompts.errors import UserError, nearest, settings_named, warn
+from softprompts.errors import UserError, nearest, settings_named, short, warn
 from softprompts.models.identity.base_model import RECORD
 from softprompts.models.loading import max_positions
 from softprompts.serving.batch import Sampling
@@ -25,9 +26,10 @@ from softprompts.serving.http.generation import Generation, Job
 from softprompts.serving.http.protocol import ChatRequest, CompletionRequest, Sampled
 from softprompts.serving.likelihood import log_likelihoods, parts_of, read_prompt
 from softprompts.serving.prompts import Prompts
-from softprompts.serving.scheduler import ClosedError, QueueFullError, Scheduler
+from softprompts.serving.scheduler import ClosedError, Parts, QueueFullError, Scheduler
 from softprompts.serving.split import Splits
 from softprompts.serving.tasks import ServedTask, Tasks
+from softprompts.system.files import is_folder
 
 T = TypeVar("T")
 LARGE = 2**14  # bytes whose tokenization takes milliseconds
@@ -79,9 +81,10 @@ class Service:
             ApiError: the answer may exceed the server's limit or the base model's positions.
         """
         limit = self.config.max_new_tokens
-        given = getattr(asked, "max_completion_tokens", None) or asked.max_tokens
+        field = "max_completion_tokens" if getattr(asked, "max_completion_tokens", None) else "max_tokens"
+        given: int | None = getattr(asked, field)
         if given is not None and given > limit:
-            raise ApiError(400, f"max_tokens: at most {limit} here, found {given}", param="max_tokens")
+            raise ApiError(400, f"{field}: at most {limit} here, found {given}", param=field)
         room = self._room() - task.virtual_tokens - len(ids) + 1  # the model does not read the last written token
         wanted = given or min(limit, most or limit)
         if room < (given or 1):
@@ -120,14 +123,14 @@ class Service:
         """Tokenize texts of `size` bytes; long ones in another thread, so that the event loop continues."""
         return await asyncio.to_thread(tokenize) if size > LARGE else tokenize()
 
-    async def call(self, work: Callable[[], T]) -> T:
-        """Run work with the base model between two steps.
+    async def call(self, queue: Callable[[], Future[T]]) -> T:
+        """Return the result of work with the base model, which `queue` puts into the scheduler's queue.
 
         Raises:
             ApiError: the queue is full; the server is being stopped.
         """
         try:
-            return await asyncio.wrap_future(self.scheduler.call(work))
+            return await asyncio.wrap_future(queue())
         except QueueFullError as error:
             raise from_full_queue(error, self.draining) from None
         except ClosedError:
@@ -153,11 +156,12 @@ class Service:
             size: greatest number of bytes of a text.
         """
         async with self._in_time():
-            return [await self._scores(task, one, choices, size) for one in given]
+            return [await self._scores(task, one, choices, size, later=bool(i)) for i, one in enumerate(given)]
 
     async def _scores(
-        self, task: ServedTask, given: str | dict[str, Any], choices: list[str], size: int
+        self, task: ServedTask, given: str | dict[str, Any], choices: list[str], size: int, *, later: bool
     ) -> list[float]:
+        """Return the scores of one text; `later` is whether it follows another text of the same request."""
         read = partial(self.prompts.choice_ids, task, given, choices)
         prompt_ids, choice_ids = await self.read(read, size * len(choices))
         before, longest = task.virtual_tokens + len(prompt_ids), max(map(len, choice_ids))
@@ -166,13 +170,17 @@ class Service:
         if longest > 1 and (before + longest) * len(choices) > MOST_READ * self.config.max_batch_positions:
             raise ApiError(400, f"choices: {len(choices)} are too many for such a prompt", param="choices")
         base, tasks = self.tasks.base, self.tasks
-        states = await self.call(lambda: read_prompt(base, tasks.front(task), prompt_ids))
-        scores: list[float] = []
-        # Between two parts the running answers continue.
-        for part in parts_of(choice_ids, before, self.config.max_batch_positions):
-            chosen = choice_ids[part]
-            scores += await self.call(partial(log_likelihoods, base, states, prompt_ids[-1], chosen))
-        return scores
+
+        def parts() -> Parts[list[float]]:
+            states = read_prompt(base, tasks.front(task), prompt_ids)
+            scores: list[float] = []
+            for part in parts_of(choice_ids, before, self.config.max_batch_positions - before):
+                yield
+                scores += log_likelihoods(base, states, prompt_ids[-1], choice_ids[part])
+            return scores
+
+        # In one call, because the keys and values of only one prompt may be in memory.
+        return await self.call(partial(self.scheduler.call_in_parts, parts(), accepted=later))
 
     async def add(self, name: str, path: str) -> ServedTask:
         """Serve one more adapter.
@@ -188,7 +196,10 @@ class Service:
         if name in self.splits.names:
             raise ApiError(400, f'name: "{name}" is the name of a split', param="name")
         async with self._in_time():
-            return await self.call(lambda: self.tasks.add(name, str(allowed / path)))
+            work = partial(self.tasks.read, name, str(allowed / path))
+            task = await self.call(partial(self.scheduler.call, work))
+        self.tasks.put(task)  # only here, because after a timeout the client knows of no adapter
+        return task
 
     async def remove(self, name: str) -> None:
         """Remove an adapter.
@@ -204,7 +215,7 @@ class Service:
             self.tasks.remove(name)
 
         async with self._in_time():
-            await self.call(work)
+            await self.call(partial(self.scheduler.call, work))
 
 
 def _logprobs(asked: Sampled) -> int | None:
@@ -218,12 +229,13 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
     """Return the first tasks of a server: the named adapters, and all adapters below a folder that can be served.
 
     Raises:
-        UserError: a named adapter cannot be served; the folder is missing; no adapter is named; a split names an
-            adapter that is not served.
+        UserError: the base model, or a named adapter, cannot be served; the folder is missing; no adapter is named; a
+            split names an adapter that is not served.
     """
-    tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20)
+    tasks = Tasks(base, tokenizer, config.cache_megabytes * 2**20, any_base=config.any_base)
     for name, path in config.adapters.items():
-        with settings_named({"adapter.path": f"serve.adapters.{name}"}):
+        key = f"serve.adapters.{short(name)}"
+        with settings_named({"adapter.path": key, "name": key}), _keyed(key):
             tasks.add(name, path)
     if config.folder is not None:
         _add_all(tasks, Path(config.folder))
@@ -236,6 +248,15 @@ def load_tasks(base: Any, tokenizer: Any, config: ServeConfig) -> Tasks:
             if name not in tasks.names:
                 raise UserError(f'serve.split.{split}: no adapter "{name}"{nearest(name, tasks.names)}')
     return tasks
+
+
+@contextmanager
+def _keyed(key: str) -> Iterator[None]:
+    """Within this context, an error that names no setting names `key`."""
+    try:
+        yield
+    except UserError as error:
+        raise (error if error.key else UserError(*error.parts, key=key)) from None
 
 
 def _inside(root: Path, folder: Path) -> bool:
@@ -253,7 +274,12 @@ def _add_all(tasks: Tasks, folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"serve.folder: no such folder: {folder}")
     root = folder.resolve()
-    for file in sorted(root.rglob(ADAPTER_CONFIG)):
+    found = sorted(root.rglob(ADAPTER_CONFIG))
+    for link in sorted(path for path in root.rglob("*") if path.is_symlink() and is_folder(path)):
+        warn(f"not served: {link.relative_to(root)}: is a link to a folder; name its adapters in serve.adapters")
+    if not found:
+        warn(f"serve.folder: no adapter below {folder}")
+    for file in found:
         place = file.parent.relative_to(root)
         parts = place.parts[:-1] if place.name == ADAPTER else place.parts
         name = "-".join(parts) or root.name
