@@ -17,7 +17,7 @@ from traceback import walk_tb
 from typing import Any
 
 from softprompts.config.sections import ModelConfig
-from softprompts.encoding.documents import Document, EncodedTask, Example, lengths_of
+from softprompts.encoding.documents import Document, EncodedTask, Example, lengths_of, longest_document, longest_example
 from softprompts.engine.attention import LayoutError, checkpoint_layers, unfollow_layouts
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import answers
@@ -184,7 +184,8 @@ def checked_documents(engine: Engine, data: EncodedTask, most: int = CHECKED_ROW
     """Return the batches of the comparison.
 
     These are the first rows of train, at least one for each soft prompt; rows with several targets each after a common
-    beginning; and the longest row, if layers have a shorter window than its length and the first rows do not show this.
+    beginning; and the longest row after the longest soft prompt, if layers have a shorter window than these together
+    and the first rows do not show this.
     """
     count = len(engine.owners)
     train = data.train
@@ -195,13 +196,13 @@ def checked_documents(engine: Engine, data: EncodedTask, most: int = CHECKED_ROW
         for k in range(min(count, BRANCHED_PROMPTS))
         for document in _branching([train[(2 * k + i) % len(train)] for i in range(2)], train)
     ]
-    found = ((n, split, i) for split in (train, data.validation, data.test) for i, n in enumerate(lengths_of(split)))
-    _, split, i = max(found, key=lambda each: each[0])
-    longest = split[i].document
+    length, example = longest_example(data)
     batches = [first, branched]
     reach = min(window_of(engine.base), _original_positions(engine.base))
-    if len(longest.input_ids) > reach and max(len(d.input_ids) for d in first) < len(longest.input_ids):
-        batches.append([longest])
+    virtual = [engine.virtual_tokens(k) for k in range(count)]
+    most = max(range(count), key=virtual.__getitem__)  # the positions of a soft prompt count, too
+    if virtual[most] + length > reach and max(len(d.input_ids) for d in first) < length:
+        batches.append([replace(longest_document(example), soft_prompt=most)])
     return batches
 
 

@@ -295,6 +295,26 @@ def test_the_longest_row_is_compared_where_windows_are_shorter(
     assert len(said) == 1
 
 
+@pytest.mark.falls_back
+@pytest.mark.parametrize(
+    ("longest", "choices"),
+    [(Document(tuple(range(60, 73)), (7, 8)), ()), (Document((60,), (7,)), ((7,), (8,), (9,), tuple(range(80, 95))))],
+    ids=["a row", "a choice"],
+)
+def test_virtual_tokens_and_choices_count_in_a_window(
+    tiny_model: Path, longest: Document, choices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 positions, the soft prompt has 4."""
+    torch.manual_seed(0)
+    model = tuned_base(Gemma2ForCausalLM(Gemma2Config(**SIZES, sliding_window=16, query_pre_attn_scalar=8)))
+    short = [Document((10 + k, 20 + k, 30 + k), (7,)) for k in range(9)]
+    data = data_of([*short, longest], choices)
+    assert len(longest.input_ids) <= 16
+    monkeypatch.setattr(Layout, "mask", lambda found, index, window: found.groups[index].sees)
+    engine = make_engine(model, load_base(tiny_model)[1], config=ModelConfig(), data=data, say=[].append)
+    assert not engine.packed
+
+
 def test_the_check_leaves_the_engine_as_it_was(tiny_model: Path) -> None:
     for packed in (True, False):
         engine = Engine(*load_tuned(tiny_model), packed=packed)
