@@ -146,7 +146,8 @@ class PrefixConfig:
 
     Raises:
         UserError: two kinds of initial values; a text or an adapter together with a projection; a filling without a
-            text; rates below 0, or all of them 0; rates or scales together with a projection, or both together.
+            text; a width that is not above 0, or without a projection; rates below 0, or all of them 0; rates or scales
+            together with a projection, or both together.
     """
 
     num_virtual_tokens: int = 20
@@ -187,6 +188,12 @@ class PrefixConfig:
         reads_text = self.init_text is not None or self.init_from in ("instruction", "outputs", "demonstrations")
         _check_start("prefix", self, reads_text)
         self._check_rates()
+        check_above_zero("prefix.encoder_hidden_size", self.encoder_hidden_size)
+        if self.encoder_hidden_size is not None and not self.prefix_projection:
+            raise UserError(
+                "prefix.encoder_hidden_size: applies only to prefix_projection: true; set that, or encoder_hidden_size "
+                "to null"
+            )
         rates = "key_rate, value_rate, layer_rates and frozen_first"
         if self.prefix_projection and not (self.parametrization == "direct" and self.one_rate):
             raise UserError(
@@ -289,6 +296,9 @@ class EncoderConfig:
         encoder_hidden_size: width of the network; by default that of the base model.
         encoder_num_layers: layers of the LSTM.
         encoder_dropout: dropout of the LSTM.
+
+    Raises:
+        UserError: a size that is not above 0; a share of dropout that is not from 0 to below 1.
     """
 
     num_virtual_tokens: int = 20
@@ -296,6 +306,13 @@ class EncoderConfig:
     encoder_hidden_size: int | None = None
     encoder_num_layers: int = 2
     encoder_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        # Checked here, before any download.
+        for key in ("num_virtual_tokens", "encoder_hidden_size", "encoder_num_layers"):
+            check_above_zero(f"prompt.{key}", getattr(self, key))
+        if not 0 <= self.encoder_dropout < 1:
+            raise UserError(f"prompt.encoder_dropout: expected 0 or more and below 1, found {self.encoder_dropout}")
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any
 from softprompts.config.sections import ModelConfig
 from softprompts.encoding.documents import Document, EncodedTask, Example, lengths_of, longest_document, longest_example
 from softprompts.engine.attention import LayoutError, checkpoint_layers, unfollow_layouts
-from softprompts.engine.forward import Engine
+from softprompts.engine.forward import Engine, has_soft_prompt
 from softprompts.engine.generation import answers
 from softprompts.errors import UserError
 from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
@@ -29,6 +29,7 @@ from softprompts.models.windows import unknown_layers, window_of
 from softprompts.system.memory import is_out_of_memory, one_line_if_memory_is_full
 
 import torch
+from peft import PeftType
 from torch import distributed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -48,6 +49,7 @@ CHECKED_ROWS, MORE_ROWS = 8, 32
 # The check of branching texts: number of soft prompts with two rows each, and number of targets per row.
 BRANCHED_PROMPTS, TARGETS = 4, 3
 WRITTEN_TOKENS = 8
+READ_TOKENS = 8  # that show whether token ids are read like their embeddings
 
 
 class Off(str):
@@ -77,11 +79,12 @@ def make_engine(
 
     Raises:
         UserError: `packed` is set and does not match the stock forward pass; gradient checkpointing of a prefix; a row
-            does not fit into memory.
+            does not fit into memory; as `check_embeddings`.
     """
     engine = Engine(model, tokenizer, bank=bank)
     engine.ends = data.ends
     engine.eval()  # PEFT adds modules in training mode, for example dropout; a training step sets that mode itself
+    check_embeddings(engine, data)
     if config.gradient_checkpointing:
         if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):
             raise UserError(PREFIX_AND_CHECKPOINTS)
@@ -107,6 +110,40 @@ def make_engine(
         unfollow_layouts(engine.base)
     engine.packed = difference is None
     return engine
+
+
+@torch.no_grad()
+def check_embeddings(engine: Engine, data: EncodedTask) -> None:
+    """Refuse embeddings of virtual tokens if the base model reads token ids in another way than their embeddings.
+
+    Together with a soft prompt, the text is also given as embeddings. Pegasus and Falcon-H1 multiply the embeddings of
+    token ids, and only these, by a factor. Gemma 3n adds embeddings of every layer. A few tokens show the difference.
+
+    Raises:
+        UserError: the two ways differ by more than rounding.
+    """
+    if not any(_feeds_embeddings(model) for model in engine.bank):
+        return
+    base = engine.base
+    tokens = torch.tensor([data.train[0].document.prompt_ids[:READ_TOKENS]], device=engine.device)
+    more = {"attention_mask": torch.ones_like(tokens)}
+    if kind_of(base.config) == "encoder-decoder":
+        more["decoder_input_ids"] = tokens
+    by_id = base(input_ids=tokens, **more).logits.float()
+    by_embedding = base(inputs_embeds=base.get_input_embeddings()(tokens), **more).logits.float()
+    bound, _ = TOLERANCE.get(base.dtype, TOLERANCE[torch.bfloat16])
+    if (by_id - by_embedding).abs().max() > bound * by_id.abs().max():
+        raise UserError(
+            f"model.name_or_path: a {base.config.model_type} model reads token ids in another way than their "
+            "embeddings, so it would misread the text after a soft prompt; use prefix tuning for a decoder, or LoRA"
+        )
+
+
+def _feeds_embeddings(model: Any) -> bool:
+    """Return whether a soft prompt of embeddings precedes the text; a prefix has keys and values instead."""
+    if not has_soft_prompt(model):
+        return False
+    return model.active_peft_config.peft_type not in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
 
 
 @torch.no_grad()
