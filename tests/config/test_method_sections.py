@@ -95,6 +95,26 @@ def test_sizes_of_networks_are_checked(make: Any, settings: dict[str, Any], mess
         make(**settings)
 
 
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (LoraConfig, {"target_modules": "*_proj"}),
+        (LoraConfig, {"exclude_modules": "(q_proj"}),
+        (LoraConfig, {"rank_pattern": {"*_proj": 4}}),
+        (LoraConfig, {"alpha_pattern": {"q[": 4}}),
+        (IA3Config, {"target_modules": "*_proj"}),
+        (IA3Config, {"feedforward_modules": "*_proj"}),
+    ],
+)
+def test_regular_expressions_are_checked(make: Any, settings: dict[str, Any]) -> None:
+    section = "lora" if make is LoraConfig else "ia3"
+    with pytest.raises(
+        UserError, match=rf'^{section}\.{next(iter(settings))}: ".*" is not a regular expression: .*; for'
+    ):
+        make(**settings)
+    make(target_modules=["*_proj"])
+
+
 def default(item: Any) -> Any:
     found = item.default if item.default_factory is MISSING else item.default_factory()
     return getattr(found, "value", found)

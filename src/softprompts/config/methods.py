@@ -5,6 +5,7 @@ Importing PEFT's own classes would take six seconds. A test compares these class
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -315,6 +316,18 @@ class EncoderConfig:
             raise UserError(f"prompt.encoder_dropout: expected 0 or more and below 1, found {self.encoder_dropout}")
 
 
+def _check_expressions(key: str, value: list[str] | dict[str, int] | str | None) -> None:
+    """Raise `UserError` if a text, or a name in a dictionary, is no regular expression. A list has plain names."""
+    for text in [value] if isinstance(value, str) else value if isinstance(value, dict) else ():
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise UserError(
+                f'{key}: "{text}" is not a regular expression: {error}; for example, ".*_proj" matches names that end '
+                "in _proj"
+            ) from None
+
+
 @dataclass
 class LoraConfig:
     """Low-rank matrices added to a model's weights: PEFT's LoraConfig, without options that change the base model.
@@ -339,6 +352,9 @@ class LoraConfig:
         target_parameters: names of parameters that get matrices, for example of experts.
         trainable_token_indices: ids of tokens whose embeddings are trained.
         ensure_weight_tying: keep tied weights tied.
+
+    Raises:
+        UserError: a regular expression that is not valid.
     """
 
     r: int = 8
@@ -360,6 +376,11 @@ class LoraConfig:
     trainable_token_indices: list[int] | None = None
     ensure_weight_tying: bool = False
 
+    def __post_init__(self) -> None:
+        # Checked here, before any download.
+        for key in ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern"):
+            _check_expressions(f"lora.{key}", getattr(self, key))
+
 
 @dataclass
 class IA3Config:
@@ -372,6 +393,9 @@ class IA3Config:
         feedforward_modules: those of target_modules whose inputs are scaled; for the others the outputs are scaled.
         fan_in_fan_out: the weights are stored as (in, out), as GPT-2's are.
         init_ia3_weights: start at one; otherwise from N(0, 1), far from the base model.
+
+    Raises:
+        UserError: a regular expression that is not valid.
     """
 
     target_modules: list[str] | str | None = None
@@ -379,6 +403,11 @@ class IA3Config:
     feedforward_modules: list[str] | str | None = None
     fan_in_fan_out: bool = False
     init_ia3_weights: bool = True
+
+    def __post_init__(self) -> None:
+        # Checked here, before any download.
+        for key in ("target_modules", "exclude_modules", "feedforward_modules"):
+            _check_expressions(f"ia3.{key}", getattr(self, key))
 
 
 @dataclass

@@ -78,18 +78,20 @@ def make_engine(
         bank: further PEFT models over the same base model.
 
     Raises:
-        UserError: `packed` is set and does not match the stock forward pass; gradient checkpointing of a prefix; a row
-            does not fit into memory; as `check_embeddings`.
+        UserError: `packed` is set and does not match the stock forward pass; gradient checkpointing of a prefix, or of
+            a model that does not support it; a row does not fit into memory; as `check_embeddings` and `check_causal`.
     """
     engine = Engine(model, tokenizer, bank=bank)
     engine.ends = data.ends
     engine.eval()  # PEFT adds modules in training mode, for example dropout; a training step sets that mode itself
     check_embeddings(engine, data)
     if config.gradient_checkpointing:
-        if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):
+        if any(has_soft_prompt(each) and not _feeds_embeddings(each) for each in engine.bank):
             raise UserError(PREFIX_AND_CHECKPOINTS)
         checkpoint_layers(engine.base)
     kind = kind_of(engine.base.config)
+    if kind == "decoder":
+        check_causal(engine, data)
     if config.engine == "packed" and kind != "decoder":
         raise UserError(
             f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so "
@@ -131,12 +133,34 @@ def check_embeddings(engine: Engine, data: EncodedTask) -> None:
         more["decoder_input_ids"] = tokens
     by_id = base(input_ids=tokens, **more).logits.float()
     by_embedding = base(inputs_embeds=base.get_input_embeddings()(tokens), **more).logits.float()
-    bound, _ = TOLERANCE.get(base.dtype, TOLERANCE[torch.bfloat16])
-    if (by_id - by_embedding).abs().max() > bound * by_id.abs().max():
+    if _differ(by_embedding, by_id, base.dtype):
         raise UserError(
             f"model.name_or_path: a {base.config.model_type} model reads token ids in another way than their "
             "embeddings, so it would misread the text after a soft prompt; use prefix tuning for a decoder, or LoRA"
         )
+
+
+@torch.no_grad()
+def check_causal(engine: Engine, data: EncodedTask) -> None:
+    """Refuse a decoder whose prediction depends on later tokens, as XLNet's: likelihoods of texts would be wrong.
+
+    Raises:
+        UserError: the logits after a first token differ with the second one.
+    """
+    first = data.train[0].document.prompt_ids[0]
+    tokens = torch.tensor([[first, first], [first, 0 if first else 1]], device=engine.device)
+    same, other = engine.base(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, 0].float()
+    if _differ(other, same, engine.base.dtype):
+        raise UserError(
+            f"model.name_or_path: a {engine.base.config.model_type} model predicts each token from the later ones as "
+            "well, so the likelihood of a text would be wrong; use a model that reads from left to right"
+        )
+
+
+def _differ(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether logits differ by more than rounding. Those that are not finite are reported elsewhere."""
+    bound, _ = TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
+    return bool((found - expected).abs().max() > bound * expected.abs().max())
 
 
 def _feeds_embeddings(model: Any) -> bool:

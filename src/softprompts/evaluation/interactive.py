@@ -6,9 +6,10 @@ import string
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
-from softprompts.config.sections import TaskConfig
+from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record
@@ -24,11 +25,29 @@ from softprompts.tasks.templates import Row, check_characters, check_template, r
 
 import torch
 
+BATCH = EvaluationConfig.batch_size  # texts per forward pass; standard input may have thousands of lines
 OWN_KEYS = {"task.choices": "input.choices", "task.chat": "input.chat", "task.prompt": "input.template"}
 
 
 def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig) -> list[str]:
-    """Return each example's likeliest choice and its probability among the choices, or the generated text."""
+    """Return each example's likeliest choice and its probability among the choices, or the generated text.
+
+    Raises:
+        UserError: a setting of sampling differs from its default, but choices are scored; the scores are not finite.
+    """
+    if examples[0].choices:
+        for item in fields(SamplingConfig):
+            if getattr(sampling, item.name) != item.default:
+                raise UserError(
+                    f"sampling.{item.name}: applies only to generated predictions, but the choices are scored by "
+                    "likelihood; leave it out"
+                )
+    torch.manual_seed(sampling.seed)
+    batches = (examples[start : start + BATCH] for start in range(0, len(examples), BATCH))
+    return [text for batch in batches for text in _answer(engine, batch, sampling)]
+
+
+def _answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig) -> list[str]:
     if examples[0].choices:
         with torch.inference_mode():
             scores = torch.tensor(choice_scores(engine, examples)).softmax(-1)
@@ -39,7 +58,6 @@ def answer(engine: Engine, examples: Sequence[Example], sampling: SamplingConfig
         best = [(row.max().item(), int(row.argmax())) for row in scores]
         return [f"{e.choice_texts[i].strip()} ({p:.0%})" for e, (p, i) in zip(examples, best, strict=True)]
     drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-    torch.manual_seed(sampling.seed)
     documents = [e.document for e in examples]
     return generate(
         engine,

@@ -91,7 +91,7 @@ def lookup(name: str) -> BundledModel:
     """Return the model called `name`, with or without `bundled:`; UserError for an unknown one."""
     short = name.removeprefix(PREFIX)
     if short not in BUNDLED:
-        raise UserError(f'unknown bundled model "{short}"{nearest(short, BUNDLED)}')
+        raise UserError(f'model.name_or_path: no bundled model "{short}"{nearest(PREFIX + short, map(PREFIX.__add__, BUNDLED))}')
     return BUNDLED[short]
 
 

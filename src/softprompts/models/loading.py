@@ -63,8 +63,10 @@ def kind_of(config: PretrainedConfig) -> Kind:
     """Return the kind of model of a config. A model of neither other kind counts as a decoder."""
     if config.is_encoder_decoder:
         return "encoder-decoder"
-    names = config.architectures or [""]
-    decodes = getattr(config, "is_decoder", False) or names[0].endswith(("ForCausalLM", "LMHeadModel"))
+    name = (config.architectures or [""])[0]
+    # XLM and FlauBERT have one name for models that read to the left, and for those that read in both directions.
+    both = name.endswith("WithLMHeadModel") and not getattr(config, "causal", False)
+    decodes = getattr(config, "is_decoder", False) or (name.endswith(("ForCausalLM", "LMHeadModel")) and not both)
     return "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes else "decoder"
 
 

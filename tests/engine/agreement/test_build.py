@@ -41,6 +41,8 @@ from transformers import (
     LlamaConfig,
     PegasusConfig,
     PegasusForConditionalGeneration,
+    XLNetConfig,
+    XLNetLMHeadModel,
 )
 from transformers.models.llama.modeling_llama import LlamaAttention
 
@@ -337,6 +339,16 @@ def test_a_model_that_reads_ids_in_another_way_than_embeddings_gets_no_soft_prom
         return
     with pytest.raises(UserError, match=r"^model.name_or_path: a \w+ model reads token ids in another way than their"):
         make_engine(engine.model, engine.tokenizer, config=ModelConfig(), data=data_of(APART), say=print)
+
+
+@pytest.mark.falls_back
+def test_a_decoder_that_reads_later_tokens_is_refused(tiny_model: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "initializer_range": 0.2}
+    base = XLNetLMHeadModel(XLNetConfig(**sizes)).eval()
+    message = r"^model.name_or_path: a xlnet model predicts each token from the later ones as well"
+    with pytest.raises(UserError, match=message):
+        make_engine(base, load_base(tiny_model)[1], config=ModelConfig(), data=data_of(APART), say=print)
 
 
 class Described:
