@@ -318,8 +318,8 @@ def baseline_scores(
         except Exception as error:  # a user's module may raise anything, and this is after training
             failed[name] = error
     if failed:
-        error = next(iter(failed.values()))
-        why = short(error) or type(error).__name__
+        first = next(iter(failed.values()))
+        why = short(first) or type(first).__name__
         warn(f"task.metrics: no scores of {' and '.join(failed)}, because a metric fails on such predictions: {why}")
     return found
 

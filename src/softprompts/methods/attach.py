@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache
 from typing import Any, cast
 
 from softprompts.config.methods import PrefixConfig, PromptConfig
-from softprompts.errors import UserError, warn
+from softprompts.errors import UserError, notice, warn
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import Kind, embedding_scale, kind_of, max_positions
 from softprompts.models.peft_compat import encoder_of, peft_model
@@ -84,6 +85,12 @@ def check_loaded(config: PromptConfig | PrefixConfig, start: torch.Tensor | None
     if config.init_adapter is not None and start is None:
         section = "prompt" if isinstance(config, PromptConfig) else "prefix"
         raise UserError(f"{section}.init_adapter: this recipe does not start from an adapter; set it to null")
+
+
+@cache  # once, and not for each candidate of a sweep
+def tell_of_unread_text(start: str) -> None:
+    """Log that the text of a config is not read, because the initial values come from `start`."""
+    notice(f"prompt.prompt_tuning_init_text: not read, because the initial values come from {start}")
 
 
 def set_start(model: PeftModel, values: torch.Tensor | None, key: str = "") -> None:

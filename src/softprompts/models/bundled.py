@@ -91,7 +91,8 @@ def lookup(name: str) -> BundledModel:
     """Return the model called `name`, with or without `bundled:`; UserError for an unknown one."""
     short = name.removeprefix(PREFIX)
     if short not in BUNDLED:
-        raise UserError(f'model.name_or_path: no bundled model "{short}"{nearest(PREFIX + short, map(PREFIX.__add__, BUNDLED))}')
+        near = nearest(PREFIX + short, [PREFIX + known for known in BUNDLED])
+        raise UserError(f'model.name_or_path: no bundled model "{short}"{near}')
     return BUNDLED[short]
 
 
