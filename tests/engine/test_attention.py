@@ -270,8 +270,7 @@ def test_checkpointed_layers_are_computed_twice_and_give_the_same(tiny_model: Pa
         layer.mlp.register_forward_pre_hook(lambda *_: entered.append(1))
     scores(engine, BRANCHED, packed).nll().mean().backward()
     assert len(entered) == 2, "each of two layers once"
-    for _ in range(3):  # each engine over the base model asks for it
-        checkpoint_layers(engine.base)
+    checkpoint_layers(engine.base)
     entered.clear()
     again = scores(engine, BRANCHED, packed).nll().mean()
     assert len(entered) == 2
@@ -279,6 +278,22 @@ def test_checkpointed_layers_are_computed_twice_and_give_the_same(tiny_model: Pa
     assert len(entered) == 4, "and once more in the backward pass"
     assert again.item() == loss
     torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_is_wrapped_once_for_all_engines(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep builds an engine per rung over the same base model, and each wrapping costs time."""
+    engine, calls = method_engine(tiny_model, "prompt tuning"), []
+    original = attention.checkpoint
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        return original(*given, **named)
+
+    monkeypatch.setattr(attention, "checkpoint", counted)
+    for _ in range(3):
+        checkpoint_layers(engine.base)
+    scores(engine, BRANCHED, packed=False)
+    assert len(calls) == 2, "each of two layers once"
 
 
 def test_recomputing_follows_the_layout_of_its_own_forward(tiny_model: Path) -> None:
