@@ -44,7 +44,8 @@ def main(
 
         # The method: the only part that differs between recipes.
         tuned = sp.load_contestant(base, side)
-        data = sp.encode(side.task, tokenizer, sp.input_spec(base, sp.virtual_tokens(tuned)))
+        spec = sp.input_spec(base, sp.virtual_tokens(tuned))
+        data = sp.encode(side.task, tokenizer, spec, needs_end=not evaluation.stop)
         data = sp.with_soft_prompt(data, side.adapter.task_id)
 
         engine = sp.make_engine(tuned, tokenizer, config=model, data=data, say=this.say)

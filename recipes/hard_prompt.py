@@ -29,7 +29,8 @@ def main(
     # The method: the only part that differs between recipes.
     spec = sp.input_spec(base)
     candidates = [
-        sp.encode(t, tokenizer, spec, needs_end=not evaluation.stop) for t in sp.written_tasks(rows, hard, this.seed)
+        sp.encode(t, tokenizer, spec, needs_end=not evaluation.stop)
+        for t in sp.written_tasks(rows, hard, this.seed, evaluation.split)
     ]
 
     engine = sp.make_engine(base, tokenizer, config=model, data=candidates[0], say=this.say)

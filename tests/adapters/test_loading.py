@@ -54,6 +54,30 @@ KINDS: dict[str, tuple[type, int | None]] = {
 }
 
 
+def test_a_misspelt_run_is_not_asked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(path: str, **_: Any) -> str:
+        asked.append(path)
+        raise OSError("no network")
+
+    monkeypatch.setattr("softprompts.adapters.loading.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "runs/sentiment/adapter"
+    made.mkdir(parents=True)
+    (made / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r'^adapter.path: no such folder: runs/sentimnt \(did you mean "runs/sentiment"\?'
+    ):
+        find_adapter("runs/sentimnt")
+    assert asked == []
+    with pytest.raises(
+        UserError, match=r'not on the Hub: run/sentiment \(did you mean "runs/sentiment"\?\): no network$'
+    ):
+        find_adapter("run/sentiment")
+    assert asked == ["run/sentiment"]
+
+
 def attach(folder: Path, kind: str, base: Any = None) -> PeftModel:
     """Return the tiny model with a method, whose values are far from the initial ones."""
     own, tokenizer = load_base(folder)

@@ -15,6 +15,7 @@ from softprompts.config.methods import (
     PromptConfig,
 )
 from softprompts.config.yaml_files import PEFT_INTERNAL_FIELDS
+from softprompts.errors import UserError
 
 import peft
 import pytest
@@ -67,6 +68,51 @@ PAIRS = [
     (IA3Config, peft.IA3Config),
     (CPTConfig, peft.CPTConfig),
 ]
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (
+            PrefixConfig,
+            {"encoder_hidden_size": 512},
+            "prefix.encoder_hidden_size: applies only to prefix_projection: true",
+        ),
+        (
+            PrefixConfig,
+            {"encoder_hidden_size": 0, "prefix_projection": True},
+            "prefix.encoder_hidden_size: expected a num",
+        ),
+        (EncoderConfig, {"encoder_hidden_size": 0}, "prompt.encoder_hidden_size: expected a number above 0, found 0"),
+        (EncoderConfig, {"encoder_hidden_size": -8}, "prompt.encoder_hidden_size: expected a number above 0, found -8"),
+        (EncoderConfig, {"num_virtual_tokens": 0}, "prompt.num_virtual_tokens: expected a number above 0, found 0"),
+        (EncoderConfig, {"encoder_num_layers": 0}, "prompt.encoder_num_layers: expected a number above 0, found 0"),
+        (EncoderConfig, {"encoder_dropout": 1.5}, "prompt.encoder_dropout: expected 0 or more and below 1, found 1.5"),
+    ],
+)
+def test_sizes_of_networks_are_checked(make: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (LoraConfig, {"target_modules": "*_proj"}),
+        (LoraConfig, {"exclude_modules": "(q_proj"}),
+        (LoraConfig, {"rank_pattern": {"*_proj": 4}}),
+        (LoraConfig, {"alpha_pattern": {"q[": 4}}),
+        (IA3Config, {"target_modules": "*_proj"}),
+        (IA3Config, {"feedforward_modules": "*_proj"}),
+    ],
+)
+def test_regular_expressions_are_checked(make: Any, settings: dict[str, Any]) -> None:
+    section = "lora" if make is LoraConfig else "ia3"
+    with pytest.raises(
+        UserError, match=rf'^{section}\.{next(iter(settings))}: ".*" is not a regular expression: .*; for'
+    ):
+        make(**settings)
+    make(target_modules=["*_proj"])
 
 
 def default(item: Any) -> Any:

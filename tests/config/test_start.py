@@ -71,7 +71,11 @@ def test_help_imports_nothing_heavy(recipe: str) -> None:
             'unknown tracker "tensorbord" (did you mean "tensorboard"',
         ),
         ("prompt_tuning", ["--task.metrics", "[acuracy]"], 'no metric "acuracy" (did you mean "accuracy"?)'),
-        ("prompt_tuning", ["--model.name_or_path", "bundled:smollm"], 'unknown bundled model "smollm"'),
+        (
+            "prompt_tuning",
+            ["--model.name_or_path", "bundled:smollm"],
+            'model.name_or_path: no bundled model "smollm" (did you mean "bundled:smollm2-135m-instruct"?)',
+        ),
         ("prompt_tuning", ["--model.name_or_path", "./none"], "model.name_or_path: no such folder: ./none"),
         ("prompt_tuning", ["--run.output_dir", "src"], "run.output_dir: src is not empty; choose another folder"),
         ("prompt_tuning", ["--run.output_dir", "src", "--resume"], "src has no run to resume: it has no config.json"),

@@ -210,7 +210,7 @@ def test_rows_must_fit_behind_a_longer_soft_prompt(tiny_model: Path, choices: tu
     task = make_task([("the film was very", " good")] * 3, choices=choices)
     data = encode(task, tokenizer, InputSpec(room=200))
     prompt, target = data.train[0].document.prompt_ids, data.train[0].document.target_ids
-    longest = max([len(d.target_ids) for d in data.train[0].choices], default=len(target) - 1)
+    longest = max(map(len, [target, *(d.target_ids for d in data.train[0].choices)])) - 1  # the last one is not read
     check_lengths(data, InputSpec(room=len(prompt) + longest))
     check_lengths(data, InputSpec(room=None))
     with pytest.raises(

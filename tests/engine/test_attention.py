@@ -23,6 +23,7 @@ from softprompts.engine.batches import PackedBatch, pack
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.engine.layout import SHORTEST_OF_GROUP, Group, Layout, lay_out
+from softprompts.errors import UserError
 from softprompts.models.peft_compat import attention_name
 
 import pytest
@@ -31,6 +32,7 @@ from hypothesis import given, settings, strategies
 from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import XLNetConfig, XLNetLMHeadModel
 
 # A text with two branches, and a shorter text in the same group.
 BRANCHED = [Document((1, 2, 3), (4, 5)), Document((1, 2, 3), (6, 7, 8)), Document((9, 10), (11, 12))]
@@ -278,6 +280,22 @@ def test_checkpointed_layers_are_computed_twice_and_give_the_same(tiny_model: Pa
     torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
 
 
+def test_a_layer_is_wrapped_once_for_all_engines(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep builds an engine per rung over the same base model, and each wrapping costs time."""
+    engine, calls = method_engine(tiny_model, "prompt tuning"), []
+    original = attention.checkpoint
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        return original(*given, **named)
+
+    monkeypatch.setattr(attention, "checkpoint", counted)
+    for _ in range(3):
+        checkpoint_layers(engine.base)
+    scores(engine, BRANCHED, packed=False)
+    assert len(calls) == 2, "each of two layers once"
+
+
 def test_recomputing_follows_the_layout_of_its_own_forward(tiny_model: Path) -> None:
     engine = method_engine(tiny_model, "prompt tuning")
     batches = [BRANCHED, [Document(tuple(range(30)), (5, 6))]]
@@ -286,6 +304,12 @@ def test_recomputing_follows_the_layout_of_its_own_forward(tiny_model: Path) -> 
     losses = [scores(engine, docs, packed=True).nll().mean() for docs in batches]
     for loss, gradient in zip(losses, expected, strict=True):
         torch.testing.assert_close(gradient_of(loss, engine), gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_marks_no_layers_has_nothing_to_recompute() -> None:
+    base = XLNetLMHeadModel(XLNetConfig(vocab_size=100, d_model=32, n_layer=1, n_head=2, d_inner=32))
+    with pytest.raises(UserError, match=r"^model.gradient_checkpointing: a XLNetLMHeadModel does not mark its layers"):
+        checkpoint_layers(base)
 
 
 def test_checkpointed_layers_still_generate(tiny_model: Path) -> None:

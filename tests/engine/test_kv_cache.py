@@ -10,6 +10,7 @@ from typing import Any
 
 from helpers import METHODS, bank_engine, method_engine, scores
 from softprompts.encoding.documents import Document
+from softprompts.engine.attention import LayoutError
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
 from softprompts.engine.kv_cache import States, one_behind_the_other, positions_of, side_by_side, states_in
@@ -48,6 +49,14 @@ def assert_same(found: States, expected: States) -> None:
 def test_states_go_into_a_cache_and_come_out_again() -> None:
     made = states(5)
     assert_same(states_in(DynamicCache(made), 5), made)
+
+
+def test_a_layer_without_keys_of_its_own_is_named() -> None:
+    """Gemma 3n's upper layers reuse those of a lower one; a layer of linear attention has none."""
+    cache = DynamicCache(states(5))
+    cache.layers[1].keys = None
+    with pytest.raises(LayoutError, match=r"^some layers keep no keys and values of their own$"):
+        states_in(cache, 5)
 
 
 def test_a_layer_that_kept_its_last_positions_gets_zeros_for_the_first() -> None:

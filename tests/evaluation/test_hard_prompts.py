@@ -47,6 +47,13 @@ def test_more_shots_than_rows_are_refused(task: Task, shots: int) -> None:
         draw_shots(task, shots, 0)
 
 
+def test_scored_rows_are_no_examples(task: Task) -> None:
+    message = r"^hard.shots: few-shot examples come from train, which is also evaluation.split: they would leak targets"
+    with pytest.raises(UserError, match=message):
+        written_tasks(task, HardPromptConfig(wordings=WORDINGS, shots=2), 0, "train")
+    assert len(written_tasks(task, HardPromptConfig(wordings=WORDINGS, shots=0), 0, "train")) == len(WORDINGS)
+
+
 def test_every_wording_gets_the_same_shots_in_front_of_every_row(task: Task) -> None:
     config = HardPromptConfig(wordings=WORDINGS, shots=2, separator="\n--\n")
     shots = draw_shots(task, 2, 5)

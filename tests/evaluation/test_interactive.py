@@ -179,6 +179,23 @@ def test_the_likeliest_choice_with_its_probability(engine: Engine) -> None:
             assert text == f"{example.choice_texts[best].strip()} ({shares[best]:.0%})"
 
 
+@pytest.mark.parametrize("choices", [None, [" good", " very bad"]])
+def test_many_texts_are_not_read_at_once(engine: Engine, choices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = examples(engine, InputConfig(TEXTS * 3, choices=choices), SETTINGS)
+    whole = answer(engine, tried, SamplingConfig(), {})
+    monkeypatch.setattr("softprompts.evaluation.interactive.BATCH", 2)
+    seen: list[int] = []
+    for name, original in (("generate", generate), ("choice_scores", choice_scores)):
+
+        def counted(engine: Engine, rows: Any, *more: Any, original: Any = original, **named: Any) -> Any:
+            seen.append(len(rows))
+            return original(engine, rows, *more, **named)
+
+        monkeypatch.setattr(f"softprompts.evaluation.interactive.{name}", counted)
+    assert answer(engine, tried, SamplingConfig(), {}) == whole
+    assert max(seen) == 2
+
+
 def test_an_answer_is_the_likeliest_unless_it_is_drawn(engine: Engine) -> None:
     tried = examples(engine, InputConfig(TEXTS))
     greedy = answer(engine, tried, SamplingConfig(max_new_tokens=5), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,41 @@ def test_the_scores_of_a_model_that_may_abstain_stand_beside_those_without_and_o
     assert outcome.metrics["cost_score"].value == pytest.approx(0.9)
 
 
+OF_DECIDED = """import datasets
+import evaluate
+
+
+class OfDecided(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        decided = [(p, r) for p, r in zip(predictions, references) if p != "abstain"]
+        return {"of_decided": sum(p == r for p, r in decided) / len(decided)}
+"""
+
+
+def test_a_baseline_on_which_a_metric_fails_is_left_out(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric = tmp_path / "of_decided.py"
+    metric.write_text(OF_DECIDED)
+    data = encode(make_task(ROWS, CHOICES), engine.tokenizer, InputSpec(room=200))
+    data = replace(data, task=replace(data.task, metrics=(str(metric), "accuracy")))
+    config = EvaluationConfig(abstain_below=0.01, bootstrap_resamples=20)
+    outcome = evaluate_test(engine, data, config, Accelerator())
+    assert list(outcome.baselines) == ["majority_class", "all_decided"]
+    said = [r.message for r in caplog.records if r.message.startswith("task.metrics")]
+    assert said == [
+        "task.metrics: no scores of all_abstained, because a metric fails on such predictions: division by zero"
+    ]
+    # At a threshold of 1 no row is decided, and the metric fails. At a lower one each decided row is right.
+    unsure = [surely(" good", " good", sure, CHOICES) for sure in (0.6, 0.7)]
+    wrong = surely(" good", " lovely great", 0.5, CHOICES)
+    assert best_threshold([*unsure, wrong], data.task) == 0.51
+
+
 @pytest.mark.parametrize("choices", [CHOICES, None])
 def test_evaluate_test(engine: Engine, choices: tuple[str, ...] | None) -> None:
     data = encode(make_task(ROWS, choices), engine.tokenizer, InputSpec(room=200))
@@ -179,9 +215,9 @@ def test_choices_below_a_probability_are_left_to_a_person(engine: Engine) -> Non
     assert [p.scores for p in outcome.predictions] == [p.scores for p in plain]
 
 
-def surely(target: str, prediction: str, sure: float) -> Prediction:
-    scores = numpy.log([(1 - sure) / 4] * 5)
-    index = STRICTNESS.index(prediction)
+def surely(target: str, prediction: str, sure: float, choices: Sequence[str] = STRICTNESS) -> Prediction:
+    scores = numpy.log([(1 - sure) / (len(choices) - 1)] * len(choices))
+    index = choices.index(prediction)
     scores[index] = numpy.log(sure)
     return Prediction("", "", target, prediction, scores.tolist())
 
@@ -223,6 +259,18 @@ def test_auto_takes_the_threshold_from_validation_and_not_from_test(tiny_model: 
     wrong = [replace(e, row=replace(e.row, target=" good")) for e in data.validation]
     other = evaluate_test(engine, replace(data, validation=wrong), config, Accelerator())
     assert other.abstain_below != outcome.abstain_below
+
+
+@pytest.mark.parametrize("below", [0.5, "auto", None])
+def test_no_choice_may_be_the_word_of_an_abstention(engine: Engine, below: Any) -> None:
+    choices = (*CHOICES, " abstain")
+    data = encode(make_task(ROWS, choices), engine.tokenizer, InputSpec(room=200))
+    config = EvaluationConfig(abstain_below=below, bootstrap_resamples=20)
+    if below is None:
+        assert evaluate_test(engine, data, config, Accelerator()).predictions
+        return
+    with pytest.raises(UserError, match=r'^task.choices: "abstain" is also the prediction for rows below evaluation'):
+        evaluate_test(engine, data, config, Accelerator())
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5, float("nan")])

@@ -13,6 +13,7 @@ from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods import attach as initial, initial_text
+from softprompts.methods.attach import tell_of_unread_text
 from softprompts.methods.initial_text import demonstrations
 from softprompts.methods.soft_prompts import prefix_tuning
 from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
@@ -267,6 +268,26 @@ def test_each_start_is_saved_as_stock_peft_loads_it(tiny_model: Path, tmp_path: 
     with torch.no_grad():
         found, expected = (scores(Engine(m, tokenizer), DOCUMENTS, packed=False).logits for m in (stock, model))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({"prompt_tuning_init": "RANDOM"}, "RANDOM"),
+        ({"init_from": "uniform"}, "uniform"),
+        ({"prompt_tuning_init": "TEXT"}, None),
+        ({"init_from": "outputs"}, None),
+    ],
+)
+def test_a_text_that_is_not_read_is_named(
+    tiny_model: Path, settings: dict[str, Any], start: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_of_unread_text.cache_clear()
+    with caplog.at_level("INFO", "softprompts"):
+        for _ in range(2):
+            begin(tiny_model, "prompt", 8, prompt_tuning_init_text=TEXT, **settings)
+    said = [f"prompt.prompt_tuning_init_text: not read, because the initial values come from {start}"] if start else []
+    assert [r.message for r in caplog.records if "init_text" in r.message] == said
 
 
 def test_rows_of_train_do_not_go_into_the_adapter_s_config(tiny_model: Path) -> None:

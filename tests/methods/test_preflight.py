@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from softprompts.config.methods import LoraConfig as SectionOfLora
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
@@ -152,6 +153,31 @@ def test_loras_target_modules_must_be_there(
         assert "\n" not in str(caught.value)
     assert lora.target_modules == set(modules), "the settings stay as they are"
     assert lora.task_type is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"layers_to_transform": [0, 1]},
+            r"^lora: `layers_to_transform` cannot be used when `target_modules` is a str",
+        ),
+        ({"layers_pattern": "layers"}, r"^lora: "),
+        ({"lora_bias": True, "use_dora": True}, r"^lora: "),
+        (
+            {"trainable_token_indices": [99, 100]},
+            r"^lora\.trainable_token_indices: the base model has no embedding of token 100; expected 0 to 99$",
+        ),
+        ({"trainable_token_indices": [-1]}, r"^lora\.trainable_token_indices: .* of token -1; expected 0 to 99$"),
+    ],
+)
+def test_settings_that_peft_refuses_are_not_the_models_fault(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    config = SectionOfLora(target_modules="all-linear", **settings)
+    with pytest.raises(UserError, match=message) as caught:
+        check_method("lora", ModelConfig(saved(tmp_path, CONFIGS["decoder"]())), config)
+    assert "does not support" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,14 @@ from transformers import (
     BertForMaskedLM,
     DistilBertConfig,
     DistilBertModel,
+    FlaubertConfig,
     GPT2Config,
     LlamaConfig,
     PretrainedConfig,
     RobertaConfig,
     RobertaForMaskedLM,
     T5Config,
+    XLMConfig,
 )
 
 CPU = torch.device("cpu")
@@ -127,7 +129,7 @@ def test_damaged_folders(tiny_model: Path, tmp_path: Path, change: Callable[[Pat
         ("/nothing/here", "no such folder: /nothing/here"),
         ("a/b/c", "no such folder: a/b/c"),
         ("someone/some-model", r'cannot load someone/some-model: .*; bundled models: "bundled:smollm2-135m-instruct"$'),
-        ("bundled:smollm2", 'did you mean "smollm2-135m-instruct"'),
+        ("bundled:smollm2", 'did you mean "bundled:smollm2-135m-instruct"'),
     ],
 )
 def test_names_that_cannot_be_had(name: str, message: str) -> None:
@@ -199,6 +201,9 @@ def test_room_beside_the_virtual_tokens(tiny_model: Path) -> None:
         (BertConfig(architectures=["BertModel"]), "encoder"),
         (BertConfig(architectures=["BertLMHeadModel"]), "decoder"),
         (BertConfig(is_decoder=True), "decoder"),
+        (XLMConfig(architectures=["XLMWithLMHeadModel"]), "encoder"),
+        (XLMConfig(architectures=["XLMWithLMHeadModel"], causal=True), "decoder"),
+        (FlaubertConfig(architectures=["FlaubertWithLMHeadModel"]), "encoder"),
     ],
 )
 def test_kinds(config: PretrainedConfig, kind: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from helpers import CPU, load_base, make_task
 from made_tokenizers import metaspace_bytes, wordpiece, words
@@ -13,7 +14,7 @@ from softprompts.engine.generation import answers, generate
 from softprompts.errors import UserError
 from softprompts.evaluation.predict import predict
 from softprompts.methods.attach import sampled_ids
-from softprompts.models.loading import input_spec, load_base_model, max_positions
+from softprompts.models.loading import InputSpec, input_spec, load_base_model, max_positions
 from stock_peft import adapted, by_stock
 
 import pytest
@@ -25,6 +26,8 @@ from transformers import (
     BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
+    LEDConfig,
+    LEDForConditionalGeneration,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -128,24 +131,57 @@ def test_b4_answers_stop_at_the_last_learned_position(short_gpt2: Path, method: 
     assert any(len(answer) == most for answer, most in zip(written, room, strict=True))
 
 
+SMALL_BART: dict[str, Any] = {
+    "vocab_size": 326,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "forced_eos_token_id": None,
+}
+
+
 def test_b4_an_encoder_decoder_stops_at_its_last_learned_position(tiny_model: Path, tmp_path: Path) -> None:
-    config = BartConfig(
-        vocab_size=326,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        max_position_embeddings=16,
-        forced_eos_token_id=None,
-    )
+    config = BartConfig(**SMALL_BART, max_position_embeddings=16)
     torch.manual_seed(0)
     BartForConditionalGeneration(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
     (answer,) = answers(Engine(*load_base(tmp_path)), [(5, 6)], {"max_new_tokens": 60})
     assert len(answer) <= 16
+
+
+def test_prompt_and_target_of_an_encoder_decoder_have_positions_of_their_own(tiny_model: Path) -> None:
+    tokenizer = load_base(tiny_model)[1]
+    spec = InputSpec("encoder-decoder", room=12, target_room=16)
+    long = " good" * 7
+    document = encode(make_task([(" film" * 10, long)], long_rows="cut_prompt"), tokenizer, spec).test[0].document
+    assert len(document.prompt_ids) + len(document.target_ids) > 16
+    assert tokenizer.decode(document.prompt_ids, skip_special_tokens=True) == " film" * 10, "nothing is cut"
+    message = (
+        r"^row 1: \d+ tokens of the prompt do not fit into 12; the base model has no more positions, shorten the row"
+    )
+    with pytest.raises(UserError, match=message):
+        encode(make_task([(" film" * 13, " good")]), tokenizer, spec)
+    cut = encode(make_task([(" film" * 13, long)], long_rows="cut_prompt"), tokenizer, spec).test[0].document
+    assert len(cut.prompt_ids) == 12
+    message = r"^row 1: \d+ tokens of the target do not fit into 16; the base model has no more positions, shorten"
+    with pytest.raises(UserError, match=message):
+        encode(make_task([(" film", " good" * 20)], long_rows="cut_prompt"), tokenizer, spec)
+    with pytest.raises(
+        UserError, match=r"^row 1: \d+ tokens \(\d+ of them target\) do not fit into 14; raise task.max_len"
+    ):
+        encode(make_task([(" film" * 10, long)], max_length=14), tokenizer, spec)
+
+
+def test_a_soft_prompt_takes_no_room_from_the_targets_of_an_encoder_decoder() -> None:
+    spec = input_spec(BartForConditionalGeneration(BartConfig(**SMALL_BART, max_position_embeddings=64)), 20)
+    assert (spec.room, spec.target_room) == (44, 64)
+    positions = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 16, "attention_window": 8}
+    spec = input_spec(LEDForConditionalGeneration(LEDConfig(**SMALL_BART, **positions)), 20)
+    assert (spec.room, spec.target_room) == (44, 16)
 
 
 def roberta(folder: Path, tiny_model: Path) -> Path:

@@ -122,6 +122,13 @@ def test_what_trains_or_asks_checks_the_method_before_anything_is_loaded(recipe:
     assert text.index(before) < text.index("check_method(") < text.index("load_base_model(")
 
 
+@pytest.mark.parametrize("recipe", ["compare", "evaluate", "hard_prompt"])
+def test_a_text_of_evaluation_stop_replaces_the_end_token_of_a_tokenizer(recipe: str) -> None:
+    """Only a model that is trained here learns an end."""
+    text = (ROOT / "recipes" / f"{recipe}.py").read_text(encoding="utf-8")
+    assert text.count("sp.encode(") == text.count("needs_end=not evaluation.stop") == 1
+
+
 @each_recipe
 def test_the_recipe_names_itself(recipe: Path) -> None:
     names = re.findall(r'start_run\(\s*"(\w+)"', recipe.read_text(encoding="utf-8"))

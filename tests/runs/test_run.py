@@ -268,6 +268,14 @@ def test_abstention_needs_choices(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("choices", [[" good", " abstain"], {"0": " good", "1": "abstain"}])
+def test_no_choice_may_be_the_word_of_an_abstention(tmp_path: Path, choices: Any) -> None:
+    task = TaskConfig(prompt="{text}", target=" {label}", choices=choices)
+    with pytest.raises(UserError, match=r'^task.choices: "abstain" is also the prediction for rows below evaluation'):
+        start_run("test", task=task, evaluation=EvaluationConfig(abstain_below=0.5), run=RunConfig(str(tmp_path / "r")))
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_vote_needs_a_threshold_in_numbers(tmp_path: Path) -> None:
     task = TaskConfig(prompt="{text}", target=" {label}", choices=[" good", " bad"])
     evaluation = EvaluationConfig(abstain_below="auto")

@@ -174,6 +174,7 @@ def test_a_split_is_a_sequence(config: TaskConfig) -> None:
     for part in (data.train, data.train[7:1100], data.train[::-2]):
         assert lengths_of(part) == lengths_of(list(part))
         assert lengths_of(part, prompts_only=True) == lengths_of(list(part), prompts_only=True)
+        assert lengths_of(part, longest_choice=True) == lengths_of(list(part), longest_choice=True)
         assert list(answers_of(part)) == list(answers_of(list(part)))
         assert digest_of_tokens(part) == digest_of_tokens(list(part))
 

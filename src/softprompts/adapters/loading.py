@@ -92,6 +92,8 @@ def load_adapter(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedMode
 def find_adapter(path: str) -> Path:
     """Return the folder of an adapter: the path itself, `adapter/` in a run's folder, or a download from the Hub.
 
+    A path below a folder that exists here is never an id of the Hub.
+
     Raises:
         UserError: there is no adapter, or there are several.
     """
@@ -107,13 +109,21 @@ def find_adapter(path: str) -> Path:
         inner = sorted(p.parent.relative_to(folder) for p in folder.glob(f"**/{CONFIG}"))
         several = f"; adapters below it: {listed(inner)}" if inner else ""
         raise UserError(f"adapter.path: {path} is not an adapter: it has no {CONFIG}{several}")
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        near = nearest(path, [str(p.parent) for p in Path().glob(f"runs/**/{CONFIG}")])
-        raise UserError(f"adapter.path: no such folder: {path}{near}")
+    # A name such as runs/sentimnt has the form of a Hub id, whose owner could be anybody.
+    if path.startswith((".", "/", "~")) or path.count("/") != 1 or folder.parent.is_dir():
+        raise UserError(f"adapter.path: no such folder: {path}{_nearest_run(path)}")
     try:
         return Path(snapshot_download(path, allow_patterns=[CONFIG, WEIGHTS, RECORD]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(f"adapter.path: no such folder, and not on the Hub: {path}: {first_line(error)}") from None
+        raise UserError(
+            f"adapter.path: no such folder, and not on the Hub: {path}{_nearest_run(path)}: {first_line(error)}"
+        ) from None
+
+
+def _nearest_run(path: str) -> str:
+    """Return `nearest` of a path among the adapters below `runs`, and the folders of their runs."""
+    folders = [p.parent for p in Path().glob(f"runs/**/{CONFIG}")]
+    return nearest(path, {str(f.parent if f.name == ADAPTER and not path.endswith(ADAPTER) else f) for f in folders})
 
 
 def find_model(path: str) -> Path | None:

@@ -5,6 +5,7 @@ Importing PEFT's own classes would take six seconds. A test compares these class
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -146,7 +147,8 @@ class PrefixConfig:
 
     Raises:
         UserError: two kinds of initial values; a text or an adapter together with a projection; a filling without a
-            text; rates below 0, or all of them 0; rates or scales together with a projection, or both together.
+            text; a width that is not above 0, or without a projection; rates below 0, or all of them 0; rates or scales
+            together with a projection, or both together.
     """
 
     num_virtual_tokens: int = 20
@@ -187,6 +189,12 @@ class PrefixConfig:
         reads_text = self.init_text is not None or self.init_from in ("instruction", "outputs", "demonstrations")
         _check_start("prefix", self, reads_text)
         self._check_rates()
+        check_above_zero("prefix.encoder_hidden_size", self.encoder_hidden_size)
+        if self.encoder_hidden_size is not None and not self.prefix_projection:
+            raise UserError(
+                "prefix.encoder_hidden_size: applies only to prefix_projection: true; set that, or encoder_hidden_size "
+                "to null"
+            )
         rates = "key_rate, value_rate, layer_rates and frozen_first"
         if self.prefix_projection and not (self.parametrization == "direct" and self.one_rate):
             raise UserError(
@@ -289,6 +297,9 @@ class EncoderConfig:
         encoder_hidden_size: width of the network; by default that of the base model.
         encoder_num_layers: layers of the LSTM.
         encoder_dropout: dropout of the LSTM.
+
+    Raises:
+        UserError: a size that is not above 0; a share of dropout that is not from 0 to below 1.
     """
 
     num_virtual_tokens: int = 20
@@ -296,6 +307,25 @@ class EncoderConfig:
     encoder_hidden_size: int | None = None
     encoder_num_layers: int = 2
     encoder_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        # Checked here, before any download.
+        for key in ("num_virtual_tokens", "encoder_hidden_size", "encoder_num_layers"):
+            check_above_zero(f"prompt.{key}", getattr(self, key))
+        if not 0 <= self.encoder_dropout < 1:
+            raise UserError(f"prompt.encoder_dropout: expected 0 or more and below 1, found {self.encoder_dropout}")
+
+
+def _check_expressions(key: str, value: list[str] | dict[str, int] | str | None) -> None:
+    """Raise `UserError` if a text, or a name in a dictionary, is no regular expression. A list has plain names."""
+    for text in [value] if isinstance(value, str) else value if isinstance(value, dict) else ():
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise UserError(
+                f'{key}: "{text}" is not a regular expression: {error}; for example, ".*_proj" matches names that end '
+                "in _proj"
+            ) from None
 
 
 @dataclass
@@ -322,6 +352,9 @@ class LoraConfig:
         target_parameters: names of parameters that get matrices, for example of experts.
         trainable_token_indices: ids of tokens whose embeddings are trained.
         ensure_weight_tying: keep tied weights tied.
+
+    Raises:
+        UserError: a regular expression that is not valid.
     """
 
     r: int = 8
@@ -343,6 +376,11 @@ class LoraConfig:
     trainable_token_indices: list[int] | None = None
     ensure_weight_tying: bool = False
 
+    def __post_init__(self) -> None:
+        # Checked here, before any download.
+        for key in ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern"):
+            _check_expressions(f"lora.{key}", getattr(self, key))
+
 
 @dataclass
 class IA3Config:
@@ -355,6 +393,9 @@ class IA3Config:
         feedforward_modules: those of target_modules whose inputs are scaled; for the others the outputs are scaled.
         fan_in_fan_out: the weights are stored as (in, out), as GPT-2's are.
         init_ia3_weights: start at one; otherwise from N(0, 1), far from the base model.
+
+    Raises:
+        UserError: a regular expression that is not valid.
     """
 
     target_modules: list[str] | str | None = None
@@ -362,6 +403,11 @@ class IA3Config:
     feedforward_modules: list[str] | str | None = None
     fan_in_fan_out: bool = False
     init_ia3_weights: bool = True
+
+    def __post_init__(self) -> None:
+        # Checked here, before any download.
+        for key in ("target_modules", "exclude_modules", "feedforward_modules"):
+            _check_expressions(f"ia3.{key}", getattr(self, key))
 
 
 @dataclass

@@ -114,14 +114,15 @@ class StoredExamples(Lazy[Example]):
                 text = next(texts)
                 yield Answer(text.place, text.target, tuple(ids) if choices is None else self._choices[choices][answer])
 
-    def lengths(self, prompts_only: bool) -> list[int]:
+    def lengths(self, prompts_only: bool, longest_choice: bool) -> list[int]:
         """Return `lengths_of` these examples."""
         found = pyarrow.compute.list_value_length(self._table["prompt_ids"]).to_numpy()
         if not prompts_only and not self.choice_texts:
             found = found + pyarrow.compute.list_value_length(self._table["target_ids"]).to_numpy() - 1
         elif not prompts_only:
             of_targets = numpy.array([[len(ids) - 1 for ids in targets] for targets in self._choices])
-            found = found + of_targets[self._table["choices"].to_numpy(), self._table["answer"].to_numpy()]
+            sets, answers = self._table["choices"].to_numpy(), self._table["answer"].to_numpy()
+            found = found + (of_targets.max(axis=1)[sets] if longest_choice else of_targets[sets, answers])
         return [int(found[n]) for n in self.span]
 
     def moved(self, soft_prompts: Sequence[int]) -> StoredExamples:
@@ -143,11 +144,33 @@ def answers_of(examples: Sequence[Example]) -> Iterator[Answer]:
     return (Answer(e.row.place, e.row.target, e.document.target_ids) for e in examples)
 
 
-def lengths_of(examples: Sequence[Example], prompts_only: bool = False) -> list[int]:
-    """Return the number of tokens that the model reads of each example, or only of its prompt."""
+def lengths_of(examples: Sequence[Example], prompts_only: bool = False, *, longest_choice: bool = False) -> list[int]:
+    """Return the number of tokens that the model reads of each example.
+
+    Args:
+        examples: rows as tokens.
+        prompts_only: count only the prompt.
+        longest_choice: count the longest choice instead of the target, because scoring reads every choice.
+    """
     if isinstance(examples, StoredExamples):
-        return examples.lengths(prompts_only)
-    return [len(e.document.prompt_ids if prompts_only else e.document.input_ids) for e in examples]
+        return examples.lengths(prompts_only, longest_choice)
+    if prompts_only:
+        return [len(e.document.prompt_ids) for e in examples]
+    return [len((longest_document(e) if longest_choice else e.document).input_ids) for e in examples]
+
+
+def longest_document(example: Example) -> Document:
+    """Return the longest document of an example: that of its longest choice, if there are choices."""
+    return max(example.choices or (example.document,), key=lambda document: len(document.target_ids))
+
+
+def longest_example(data: EncodedTask, prompts_only: bool = False) -> tuple[int, Example]:
+    """Return the example of all splits with the most tokens, by its longest choice, and their number."""
+    splits = (data.train, data.validation, data.test)
+    lengths = ((split, lengths_of(split, prompts_only, longest_choice=True)) for split in splits)
+    found = ((length, split, i) for split, own in lengths for i, length in enumerate(own))
+    length, split, i = max(found, key=lambda each: each[0])
+    return length, split[i]
 
 
 def digest_of_tokens(examples: Sequence[Example]) -> str:

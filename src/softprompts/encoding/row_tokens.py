@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from softprompts.data.tables import BATCH, Writer
 from softprompts.encoding.chats import in_chat
@@ -20,6 +20,16 @@ from softprompts.tasks.task import Task
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 _Ids = tuple[list[int], Targets]  # of a prompt, and of each target
+NO_POSITIONS = "the base model has no more positions"
+
+
+class _Bound(NamedTuple):
+    """A limit on tokens of a row: their number, what kind of tokens they are, the limit, and the advice beyond it."""
+
+    length: int
+    kind: str
+    limit: int
+    advice: str
 
 
 class RowTooLongError(UserError):
@@ -256,10 +266,10 @@ class RowTokenizer:
     def _fit(self, row: Text, targets: Sequence[str], read: _Ids) -> _Ids:
         """Return the ids of one row. A prompt that is too long is cut if this is allowed."""
         config = self.task.config
-        limit = config.max_length if self.spec.room is None else min(config.max_length, self.spec.room)
         prompt_ids, target_ids = read
-        length = self._length(read)
-        excess = length - limit
+        self._check_target(row, target_ids)
+        bound = self._bound(read)
+        excess = bound.length - bound.limit
         if excess <= 0:
             return read
         # The first token of every text is kept, because the model has never read a text without it.
@@ -272,34 +282,52 @@ class RowTokenizer:
             own = len(self.encoder.ids([row.prompt], special=False)[0])
         possible = own - excess >= 1
         if not possible or config.long_rows != "cut_prompt":
-            advice = "raise task.max_length" if limit == config.max_length else "the base model has no more positions"
             fewer = ", take fewer few-shot examples" if self.task.separator else ""
-            target = "" if self.spec.kind == "encoder" else f" ({max(map(len, target_ids))} of them target)"
             raise RowTooLongError(
-                f"{row.place}: {length} tokens{target} do not fit into {limit}",
-                f"{advice}{fewer}, shorten the row" + (", or set task.long_rows to cut_prompt" if possible else ""),
+                f"{row.place}: {bound.length} tokens{bound.kind} do not fit into {bound.limit}",
+                f"{bound.advice}{fewer}, shorten the row"
+                + (", or set task.long_rows to cut_prompt" if possible else ""),
             )
         if config.chat:  # the template stays whole; the message is cut at its beginning
-            return self._cut_message(row, targets, excess, limit)
+            return self._cut_message(row, targets, bound)
         return prompt_ids[:kept] + prompt_ids[kept + excess :], target_ids
 
-    def _length(self, read: _Ids) -> int:
+    def _check_target(self, row: Text, target_ids: Targets) -> None:
+        """Raise `RowTooLongError` if a target has more tokens than an encoder-decoder generates."""
+        longest, room = max(map(len, target_ids)), self.spec.target_room
+        if room is not None and longest > room:
+            raise RowTooLongError(
+                f"{row.place}: {longest} tokens of the target do not fit into {room}",
+                f"{NO_POSITIONS}, shorten the row",
+            )
+
+    def _bound(self, read: _Ids) -> _Bound:
+        """Return the limit that a row exceeds most, or comes closest to."""
         prompt_ids, target_ids = read
         # The target of an encoder is the number of an output.
-        return len(prompt_ids) + (0 if self.spec.kind == "encoder" else max(map(len, target_ids)))
+        target = 0 if self.spec.kind == "encoder" else max(map(len, target_ids))
+        length, kind = len(prompt_ids) + target, f" ({target} of them target)" if target else ""
+        bounds = [_Bound(length, kind, self.task.config.max_length, "raise task.max_length")]
+        if self.spec.room is not None:
+            if self.spec.kind == "encoder-decoder":  # its decoder has positions of its own
+                length, kind = len(prompt_ids), " of the prompt"
+            bounds.append(_Bound(length, kind, self.spec.room, NO_POSITIONS))
+        return max(bounds, key=lambda bound: bound.length - bound.limit)
 
-    def _cut_message(self, row: Text, targets: Sequence[str], excess: int, limit: int) -> _Ids:
+    def _cut_message(self, row: Text, targets: Sequence[str], bound: _Bound) -> _Ids:
         """Return the ids of a message that is cut at its beginning, by as little as possible.
 
         A cut text has other tokens than before, sometimes as many. Every turn removes at least one character.
         """
         message = row.prompt
-        while message and excess > 0:
+        while message and (excess := bound.length - bound.limit) > 0:
             message = message[self._end_of_tokens(message, excess) :]
             (read,) = self._tokens([row], [message], [targets])
-            excess = self._length(read) - limit
+            bound = self._bound(read)
         if not message.strip():
-            raise UserError(f"{row.place}: nothing of the prompt would be left within {limit} tokens; shorten the row")
+            raise UserError(
+                f"{row.place}: nothing of the prompt would be left within {bound.limit} tokens; shorten the row"
+            )
         return read
 
     def _end_of_tokens(self, text: str, count: int) -> int:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from softprompts.data.tables import Tables, key_of, make_tables
 from softprompts.encoding.chats import in_chat
 from softprompts.encoding.controls import control_tokens, warn_once
-from softprompts.encoding.documents import CHOICES_SCHEMA, SCHEMA, EncodedTask, StoredExamples, lengths_of
+from softprompts.encoding.documents import CHOICES_SCHEMA, SCHEMA, EncodedTask, StoredExamples, longest_example
 from softprompts.encoding.encoder import Encoder
 from softprompts.encoding.row_tokens import NestedError, RowTokenizer
 from softprompts.encoding.targets import lost_targets
@@ -82,11 +82,7 @@ def check_lengths(data: EncodedTask, spec: InputSpec) -> None:
     """Raise `UserError` if a row is longer than a model allows that has more virtual tokens than it was encoded for."""
     if spec.room is None:
         return
-    splits = (data.train, data.validation, data.test)
-    longest = max(length for split in splits for length in lengths_of(split))
-    if data.task.choices:  # each of them is read after the prompt
-        choices = max(len(d.target_ids) for split in splits for example in split for d in example.choices)
-        longest = max(longest, choices + max(n for split in splits for n in lengths_of(split, prompts_only=True)))
+    longest, _ = longest_example(data, prompts_only=spec.kind == "encoder-decoder")
     if longest > spec.room:
         raise UserError(
             f"num_virtual_tokens: the longest row has {longest} tokens, and these virtual tokens leave room for "

@@ -20,15 +20,16 @@ from functools import partial
 from typing import Any
 
 from softprompts.engine.layout import Layout
+from softprompts.errors import UserError
 from softprompts.models.peft_compat import attention_name, eager_attention
 from softprompts.models.reading import silent_transformers
+from softprompts.models.sharding.layers import layers_of
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 PREFIX = "softprompts_packed_"  # followed by the name of the model's own attention
 OWN = ("sdpa", "eager")
@@ -198,12 +199,21 @@ def checkpoint_layers(base: nn.Module) -> None:
     """Keep only the inputs of decoder layers for the backward pass, which recomputes the rest.
 
     The inputs of a layer are its arguments, including the layout. Transformers' own switch works only in training mode,
-    in which the base model's dropout would be active.
+    in which the base model's dropout would be active. A second call changes nothing: engines share a base model.
+
+    Raises:
+        UserError: the model does not mark its layers.
     """
+    layers: list[Any] = layers_of(base)
+    if not layers:
+        raise UserError(
+            f"model.gradient_checkpointing: a {type(base).__name__} does not mark its layers, so it would have no "
+            "effect; set it to false, and training.micro_batch_tokens to save memory"
+        )
+    for layer in layers:
+        if getattr(layer.forward, "func", None) is not _recomputed:
+            layer.forward = partial(_recomputed, layer.forward)
 
-    def recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    for layer in base.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = partial(recomputed, layer.forward)
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)

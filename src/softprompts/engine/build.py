@@ -17,9 +17,9 @@ from traceback import walk_tb
 from typing import Any
 
 from softprompts.config.sections import ModelConfig
-from softprompts.encoding.documents import Document, EncodedTask, Example, lengths_of
+from softprompts.encoding.documents import Document, EncodedTask, Example, lengths_of, longest_document, longest_example
 from softprompts.engine.attention import LayoutError, checkpoint_layers, unfollow_layouts
-from softprompts.engine.forward import Engine
+from softprompts.engine.forward import Engine, has_soft_prompt
 from softprompts.engine.generation import answers
 from softprompts.errors import UserError
 from softprompts.methods.preflight import PREFIX_AND_CHECKPOINTS
@@ -29,6 +29,7 @@ from softprompts.models.windows import unknown_layers, window_of
 from softprompts.system.memory import is_out_of_memory, one_line_if_memory_is_full
 
 import torch
+from peft import PeftType
 from torch import distributed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -48,6 +49,7 @@ CHECKED_ROWS, MORE_ROWS = 8, 32
 # The check of branching texts: number of soft prompts with two rows each, and number of targets per row.
 BRANCHED_PROMPTS, TARGETS = 4, 3
 WRITTEN_TOKENS = 8
+READ_TOKENS = 8  # that show whether token ids are read like their embeddings
 
 
 class Off(str):
@@ -76,17 +78,20 @@ def make_engine(
         bank: further PEFT models over the same base model.
 
     Raises:
-        UserError: `packed` is set and does not match the stock forward pass; gradient checkpointing of a prefix; a row
-            does not fit into memory.
+        UserError: `packed` is set and does not match the stock forward pass; gradient checkpointing of a prefix, or of
+            a model that does not support it; a row does not fit into memory; as `check_embeddings` and `check_causal`.
     """
     engine = Engine(model, tokenizer, bank=bank)
     engine.ends = data.ends
     engine.eval()  # PEFT adds modules in training mode, for example dropout; a training step sets that mode itself
+    check_embeddings(engine, data)
     if config.gradient_checkpointing:
-        if any(isinstance(engine.soft_prompt(index), list) for index in range(len(engine.owners))):
+        if any(has_soft_prompt(each) and not _feeds_embeddings(each) for each in engine.bank):
             raise UserError(PREFIX_AND_CHECKPOINTS)
         checkpoint_layers(engine.base)
     kind = kind_of(engine.base.config)
+    if kind == "decoder":
+        check_causal(engine, data)
     if config.engine == "packed" and kind != "decoder":
         raise UserError(
             f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so "
@@ -107,6 +112,62 @@ def make_engine(
         unfollow_layouts(engine.base)
     engine.packed = difference is None
     return engine
+
+
+@torch.no_grad()
+def check_embeddings(engine: Engine, data: EncodedTask) -> None:
+    """Refuse embeddings of virtual tokens if the base model reads token ids in another way than their embeddings.
+
+    Together with a soft prompt, the text is also given as embeddings. Pegasus and Falcon-H1 multiply the embeddings of
+    token ids, and only these, by a factor. Gemma 3n adds embeddings of every layer. A few tokens show the difference.
+
+    Raises:
+        UserError: the two ways differ by more than rounding.
+    """
+    if not any(_feeds_embeddings(model) for model in engine.bank):
+        return
+    base = engine.base
+    tokens = torch.tensor([data.train[0].document.prompt_ids[:READ_TOKENS]], device=engine.device)
+    more = {"attention_mask": torch.ones_like(tokens)}
+    if kind_of(base.config) == "encoder-decoder":
+        more["decoder_input_ids"] = tokens
+    by_id = base(input_ids=tokens, **more).logits.float()
+    by_embedding = base(inputs_embeds=base.get_input_embeddings()(tokens), **more).logits.float()
+    if _differ(by_embedding, by_id, base.dtype):
+        raise UserError(
+            f"model.name_or_path: a {base.config.model_type} model reads token ids in another way than their "
+            "embeddings, so it would misread the text after a soft prompt; use prefix tuning for a decoder, or LoRA"
+        )
+
+
+@torch.no_grad()
+def check_causal(engine: Engine, data: EncodedTask) -> None:
+    """Refuse a decoder whose prediction depends on later tokens, as XLNet's: likelihoods of texts would be wrong.
+
+    Raises:
+        UserError: the logits after a first token differ with the second one.
+    """
+    first = data.train[0].document.prompt_ids[0]
+    tokens = torch.tensor([[first, first], [first, 0 if first else 1]], device=engine.device)
+    same, other = engine.base(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, 0].float()
+    if _differ(other, same, engine.base.dtype):
+        raise UserError(
+            f"model.name_or_path: a {engine.base.config.model_type} model predicts each token from the later ones as "
+            "well, so the likelihood of a text would be wrong; use a model that reads from left to right"
+        )
+
+
+def _differ(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether logits differ by more than rounding. Those that are not finite are reported elsewhere."""
+    bound, _ = TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
+    return bool((found - expected).abs().max() > bound * expected.abs().max())
+
+
+def _feeds_embeddings(model: Any) -> bool:
+    """Return whether a soft prompt of embeddings precedes the text; a prefix has keys and values instead."""
+    if not has_soft_prompt(model):
+        return False
+    return model.active_peft_config.peft_type not in (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
 
 
 @torch.no_grad()
@@ -184,7 +245,8 @@ def checked_documents(engine: Engine, data: EncodedTask, most: int = CHECKED_ROW
     """Return the batches of the comparison.
 
     These are the first rows of train, at least one for each soft prompt; rows with several targets each after a common
-    beginning; and the longest row, if layers have a shorter window than its length and the first rows do not show this.
+    beginning; and the longest row after the longest soft prompt, if layers have a shorter window than these together
+    and the first rows do not show this.
     """
     count = len(engine.owners)
     train = data.train
@@ -195,13 +257,13 @@ def checked_documents(engine: Engine, data: EncodedTask, most: int = CHECKED_ROW
         for k in range(min(count, BRANCHED_PROMPTS))
         for document in _branching([train[(2 * k + i) % len(train)] for i in range(2)], train)
     ]
-    found = ((n, split, i) for split in (train, data.validation, data.test) for i, n in enumerate(lengths_of(split)))
-    _, split, i = max(found, key=lambda each: each[0])
-    longest = split[i].document
+    length, example = longest_example(data)
     batches = [first, branched]
     reach = min(window_of(engine.base), _original_positions(engine.base))
-    if len(longest.input_ids) > reach and max(len(d.input_ids) for d in first) < len(longest.input_ids):
-        batches.append([longest])
+    virtual = [engine.virtual_tokens(k) for k in range(count)]
+    most = max(range(count), key=virtual.__getitem__)  # the positions of a soft prompt count, too
+    if virtual[most] + length > reach and max(len(d.input_ids) for d in first) < length:
+        batches.append([replace(longest_document(example), soft_prompt=most)])
     return batches
 
 

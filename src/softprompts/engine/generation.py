@@ -64,8 +64,10 @@ def answers(
     if not prompts:
         raise ValueError("empty batch")
     numbers = list(soft_prompts or [0] * len(prompts))
-    positions = max_positions(engine.base) if position_table(engine.base) is not None else None
-    if kind_of(engine.base.config) == "encoder-decoder":
+    answers_apart = kind_of(engine.base.config) == "encoder-decoder"
+    stack = engine.base.get_decoder() if answers_apart else engine.base
+    positions = max_positions(engine.base, stack) if position_table(stack) is not None else None
+    if answers_apart:
         most = settings["max_new_tokens"] if positions is None else min(settings["max_new_tokens"], positions)
         return _stock(engine, prompts, numbers, stop, settings | {"max_new_tokens": most})
     write = _shared if engine.packed else _stock

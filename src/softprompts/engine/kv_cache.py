@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from softprompts.engine.attention import LayoutError
 from softprompts.models.peft_compat import changes_of
 
 import torch
@@ -71,8 +72,13 @@ def states_in(cache: Cache, positions: int) -> States:
     """Return the states in a cache with this number of positions.
 
     A layer with a shorter window keeps only the last ones; the others, which no text attends to, become zeros.
+
+    Raises:
+        LayoutError: a layer has no keys and values of its own, as the upper ones of Gemma 3n.
     """
     layers: list[Any] = cache.layers
+    if any(getattr(layer, "keys", None) is None for layer in layers):
+        raise LayoutError("some layers keep no keys and values of their own")
     return [(_filled(layer.keys, positions), _filled(layer.values, positions)) for layer in layers]
 
 

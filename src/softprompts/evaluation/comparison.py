@@ -118,14 +118,9 @@ def _contestant(
             _check_adapter(model, adapter)
         if adapter.path is None and (config.any_base or config.task_id):
             raise UserError(f"adapter.{'any_base' if config.any_base else 'task_id'}: requires an adapter")
-        if config.shots and split == "train":
-            raise UserError(
-                "hard.shots: few-shot examples come from train, which is also evaluation.split: they would leak targets"
-            )
         if written:
-            task = with_prompt(
-                task, config.wording or task.config.prompt, draw_shots(task, config.shots, seed), config.separator
-            )
+            shots = draw_shots(task, config.shots, seed, split)
+            task = with_prompt(task, config.wording or task.config.prompt, shots, config.separator)
     return Contestant(key, name, model, adapter, task)
 
 

@@ -31,22 +31,37 @@ class Wording:
     loss: float
 
 
-def written_tasks(task: Task, config: HardPromptConfig, seed: int) -> list[Task]:
+def written_tasks(task: Task, config: HardPromptConfig, seed: int, split: str = "test") -> list[Task]:
     """Return the task once for each prompt template, with the same few-shot examples.
 
+    Args:
+        task: the rows.
+        config: the templates, and the number of examples.
+        seed: seed of the examples.
+        split: the split that is scored.
+
     Raises:
-        UserError: no template, or one that is not valid; more few-shot examples than train has rows.
+        UserError: no template, or one that is not valid; as `draw_shots`.
     """
     if not config.wordings:
         raise UserError("hard.wordings: expected at least one prompt template")
     check_above_zero("hard.validation_rows", config.validation_rows)
-    shots = draw_shots(task, config.shots, seed)
+    shots = draw_shots(task, config.shots, seed, split)
     with settings_named({"task.prompt": "hard.wordings"}):
         return [with_prompt(task, wording, shots, config.separator) for wording in config.wordings]
 
 
-def draw_shots(task: Task, shots: int, seed: int) -> list[Row]:
-    """Draw few-shot examples from train without replacement."""
+def draw_shots(task: Task, shots: int, seed: int, split: str = "test") -> list[Row]:
+    """Draw few-shot examples from train without replacement.
+
+    Raises:
+        UserError: more examples than train has rows; the scored `split` is train.
+    """
+    if shots and split == "train":
+        raise UserError(
+            "hard.shots: few-shot examples come from train, which is also evaluation.split: they would leak targets; "
+            "set it to 0, or evaluation.split to validation"
+        )
     return draw_rows(task, shots, seed, "hard.shots")
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
-from softprompts.config.sections import TaskConfig
+from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.config.tools import InputConfig, SamplingConfig
 from softprompts.data.sources import SPLITS
 from softprompts.data.values import Record
@@ -25,9 +25,8 @@ from softprompts.tasks.templates import Row, check_characters, check_template, r
 
 import torch
 
+BATCH = EvaluationConfig.batch_size  # texts per forward pass; standard input may have thousands of lines
 OWN_KEYS = {"task.choices": "input.choices", "task.chat": "input.chat", "task.prompt": "input.template"}
-
-
 MOST = 64  # tokens of a prediction if neither the user nor a run limits them
 
 
@@ -53,6 +52,14 @@ def answer(
         settings: the settings of the run that trained the adapter, empty if unknown. A generated text ends as in its
             evaluation, by the stop texts and, unless `sampling` has another, by the greatest length.
     """
+    torch.manual_seed(sampling.seed)
+    batches = (examples[start : start + BATCH] for start in range(0, len(examples), BATCH))
+    return [text for batch in batches for text in _answer(engine, batch, sampling, settings)]
+
+
+def _answer(
+    engine: Engine, examples: Sequence[Example], sampling: SamplingConfig, settings: Mapping[str, Any]
+) -> list[str]:
     if examples[0].choices:
         with torch.inference_mode():
             scores = torch.tensor(choice_scores(engine, examples)).softmax(-1)
@@ -63,7 +70,6 @@ def answer(
         best = [(row.max().item(), int(row.argmax())) for row in scores]
         return [f"{e.choice_texts[i].strip()} ({p:.0%})" for e, (p, i) in zip(examples, best, strict=True)]
     drawn: dict[str, Any] = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-    torch.manual_seed(sampling.seed)
     documents = [e.document for e in examples]
     evaluation = settings.get("evaluation", {})
     return generate(

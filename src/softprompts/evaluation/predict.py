@@ -14,7 +14,7 @@ from softprompts.encoding.documents import Document, EncodedTask, Example, answe
 from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
-from softprompts.errors import Interrupted, UserError
+from softprompts.errors import Interrupted, UserError, short, warn
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
 from softprompts.models.sharding.layers import without_gradient
 from softprompts.models.sharding.turns import turns
@@ -78,9 +78,10 @@ def evaluate_test(engine: Engine, data: EncodedTask, config: EvaluationConfig, a
     A signal ends the scoring between two batches. A resumed run scores all rows again: answers are saved once, whole.
 
     Raises:
-        UserError: the loss is not finite; the memory is full.
+        UserError: the loss is not finite; the memory is full; as `check_abstention`.
         Interrupted: after SIGINT or SIGTERM.
     """
+    check_abstention(data.task.choices, config)
     rows: Sequence[Example] = getattr(data, config.split)
     started = time.perf_counter()
     if not any(p.requires_grad for p in engine.parameters()):  # otherwise it was reported before training
@@ -199,6 +200,15 @@ def _answer(
     return texts, [None] * len(batch), losses, counts
 
 
+def check_abstention(choices: Sequence[str] | None, config: EvaluationConfig) -> None:
+    """Raise `UserError` if a choice is `ABSTAINED`, because a row that is left to a person would count as right."""
+    if config.abstain_below is not None and ABSTAINED in {choice.strip() for choice in choices or ()}:
+        raise UserError(
+            f'task.choices: "{ABSTAINED}" is also the prediction for rows below evaluation.abstain_below; rename this '
+            "choice, or set evaluation.abstain_below to null"
+        )
+
+
 def chosen(choices: Sequence[str], index: int, scores: Sequence[float], config: EvaluationConfig) -> str:
     """Return the choice of an index, or `ABSTAINED` if its probability among the choices is too low.
 
@@ -221,6 +231,7 @@ def best_threshold(predictions: Sequence[Prediction], task: Task) -> float:
 
     Chow (1970) derives it from the costs, if probabilities are correct. Those of small models often are not, so this
     tries 0.01 to 1 in steps of 0.01. Of equal ones it returns the smallest, which leaves the fewest rows to a person.
+    A threshold is not chosen if the metric fails there, for example because no row is decided.
     """
     first = load_metrics(task.metrics[:1], task.schema, task.metric_data)
     answers, targets = answers_and_targets(predictions)
@@ -229,7 +240,10 @@ def best_threshold(predictions: Sequence[Prediction], task: Task) -> float:
 
     def value(percent: int) -> float:
         kept = [ABSTAINED if s < percent / 100 else a for a, s in zip(answers, sure, strict=True)]
-        return next(iter(compute_metrics(first, kept, targets).values()))
+        try:
+            return next(iter(compute_metrics(first, kept, targets).values()))
+        except Exception:  # a user's module may raise anything, and this is after training
+            return -math.inf
 
     return max(range(1, 101), key=value) / 100
 
@@ -283,6 +297,9 @@ def baseline_scores(
     - `all_decided`, if rows may be left to a person: the model decides every row.
     - `all_abstained`, if rows may be left to a person: every row is left to one.
 
+    A metric may fail for such answers, for example if it divides by the number of decided rows. A baseline only
+    describes, so it is then left out with a warning.
+
     Args:
         majority: that target.
         likeliest: the predictions without abstention.
@@ -293,7 +310,18 @@ def baseline_scores(
     same = {"majority_class": [majority.strip()] * len(targets)}
     if config.abstain_below is not None:
         same |= {"all_decided": answers, "all_abstained": [ABSTAINED] * len(targets)}
-    return {name: intervals(metrics, given, targets, config.bootstrap_resamples) for name, given in same.items()}
+    found = {}
+    failed: dict[str, Exception] = {}
+    for name, given in same.items():
+        try:
+            found[name] = intervals(metrics, given, targets, config.bootstrap_resamples)
+        except Exception as error:  # a user's module may raise anything, and this is after training
+            failed[name] = error
+    if failed:
+        first = next(iter(failed.values()))
+        why = short(first) or type(first).__name__
+        warn(f"task.metrics: no scores of {' and '.join(failed)}, because a metric fails on such predictions: {why}")
+    return found
 
 
 def answers_and_targets(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 from softprompts.config.methods import PrefixConfig, PromptConfig
-from softprompts.errors import UserError, warn
+from softprompts.errors import UserError, notice, warn
 from softprompts.models.identity.facts import facts_of
 from softprompts.models.loading import Kind, embedding_scale, kind_of, max_positions
 from softprompts.models.peft_compat import encoder_of, peft_model
@@ -47,9 +50,18 @@ def attach(base: PreTrainedModel, config: PromptLearningConfig, *, section: str,
     plain.num_transformer_submodules = 1  # PEFT would train a second half for T5's decoder, and never use it
     if seed is not None:
         torch.manual_seed(seed)
-    try:
+    with refused_by_peft(section):
         return peft_model(base, plain)
-    except ValueError as error:
+
+
+@contextmanager
+def refused_by_peft(section: str) -> Iterator[None]:
+    """Within this context, an error by which PEFT refuses the settings of a section becomes a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError, re.error) as error:
         raise UserError(f"{section}: {' '.join(str(error).split())}") from None
 
 
@@ -73,6 +85,12 @@ def check_loaded(config: PromptConfig | PrefixConfig, start: torch.Tensor | None
     if config.init_adapter is not None and start is None:
         section = "prompt" if isinstance(config, PromptConfig) else "prefix"
         raise UserError(f"{section}.init_adapter: this recipe does not start from an adapter; set it to null")
+
+
+@cache  # once, and not for each candidate of a sweep
+def tell_of_unread_text(start: str) -> None:
+    """Log that the text of a config is not read, because the initial values come from `start`."""
+    notice(f"prompt.prompt_tuning_init_text: not read, because the initial values come from {start}")
 
 
 def set_start(model: PeftModel, values: torch.Tensor | None, key: str = "") -> None:
@@ -140,12 +158,18 @@ def initial_values(
 def _embedded(base: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
     """Return tokens as the first layer reads them, float32 (tokens, H): some embedding layers, as Gemma's, scale."""
     table: Any = base.get_input_embeddings()
-    if len(ids) and max(ids) >= len(table.weight):
-        raise UserError(
-            f"prompt: token {max(ids)} of the initial text is beyond the {len(table.weight)} embeddings of the model"
-        )
+    if unknown := unknown_token(base, ids):
+        raise UserError(f"prompt: {unknown}")
     found: torch.Tensor = table(torch.tensor(ids, dtype=torch.long, device=table.weight.device))
     return found.float()
+
+
+def unknown_token(base: PreTrainedModel, ids: Sequence[int]) -> str | None:
+    """Return the reason why the model cannot read the tokens of a text: one has no embedding. None if all have one."""
+    rows = len(cast(torch.Tensor, base.get_input_embeddings().weight))
+    if not len(ids) or max(ids) < rows:
+        return None
+    return f"token {max(ids)} of the initial text is beyond the {rows} embeddings of the model"
 
 
 def sampled_ids(

@@ -56,7 +56,8 @@ def check_method(method: str, model: ModelConfig, settings: Settings = None) -> 
     config = load_model_config(model)
     reason = refusal(method, config, settings)
     if reason:
-        if settings and reason.startswith(f"{METHODS[method].section}: "):
+        section = METHODS[method].section
+        if settings and reason.startswith((f"{section}: ", f"{section}.")):
             raise UserError(reason)
         others = [name for name in METHODS if name != method and refusal(name, config) is None]
         raise UserError(

@@ -91,7 +91,8 @@ def lookup(name: str) -> BundledModel:
     """Return the model called `name`, with or without `bundled:`; UserError for an unknown one."""
     short = name.removeprefix(PREFIX)
     if short not in BUNDLED:
-        raise UserError(f'unknown bundled model "{short}"{nearest(short, BUNDLED)}')
+        near = nearest(PREFIX + short, [PREFIX + known for known in BUNDLED])
+        raise UserError(f'model.name_or_path: no bundled model "{short}"{near}')
     return BUNDLED[short]
 
 

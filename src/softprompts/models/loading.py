@@ -63,8 +63,10 @@ def kind_of(config: PretrainedConfig) -> Kind:
     """Return the kind of model of a config. A model of neither other kind counts as a decoder."""
     if config.is_encoder_decoder:
         return "encoder-decoder"
-    names = config.architectures or [""]
-    decodes = getattr(config, "is_decoder", False) or names[0].endswith(("ForCausalLM", "LMHeadModel"))
+    name = (config.architectures or [""])[0]
+    # XLM and FlauBERT have one name for models that read to the left, and for those that read in both directions.
+    both = name.endswith("WithLMHeadModel") and not getattr(config, "causal", False)
+    decodes = getattr(config, "is_decoder", False) or (name.endswith(("ForCausalLM", "LMHeadModel")) and not both)
     return "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes else "decoder"
 
 
@@ -247,7 +249,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     return ParameterCount(total, sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
-def position_table(model: PreTrainedModel) -> nn.Embedding | None:
+def position_table(model: nn.Module) -> nn.Embedding | None:
     """Return the table of learned positions, which limits the length; None if positions are computed."""
     names = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
     tables = (
@@ -256,13 +258,17 @@ def position_table(model: PreTrainedModel) -> nn.Embedding | None:
     return next(tables, None)
 
 
-def max_positions(model: PreTrainedModel) -> int | None:
+def max_positions(model: PreTrainedModel, part: Any = None) -> int | None:
     """Return the longest sequence, in tokens, that the base model was built for; None if its config names no limit.
 
     RoBERTa and related models count positions from after the padding token's, so fewer fit than in their config.
+
+    Args:
+        model: the base model.
+        part: one of its stacks, whose table of learned positions counts; by default the first one.
     """
     positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    table = position_table(model)
+    table = position_table(part or model)
     if table is None:
         return positions
     rows = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
@@ -284,12 +290,14 @@ class InputSpec:
 
     kind: see `Kind`; room: tokens in addition to the virtual ones, None without a limit; vocabulary: number of token
     ids with an embedding, None if unknown; ends: token ids that end a text by the base model's own settings.
+    target_room: tokens of a target in an encoder-decoder, which reads only the prompt in the positions of `room`.
     """
 
     kind: Kind = "decoder"
     room: int | None = None
     vocabulary: int | None = None
     ends: tuple[int, ...] = ()
+    target_room: int | None = None
 
 
 def input_spec(model: PreTrainedModel, virtual_tokens: int = 0) -> InputSpec:
@@ -302,7 +310,8 @@ def input_spec(model: PreTrainedModel, virtual_tokens: int = 0) -> InputSpec:
         )
     tables: list[Any] = [model.get_input_embeddings(), None if kind == "encoder" else model.get_output_embeddings()]
     vocabulary = min(len(table.weight) for table in tables if isinstance(getattr(table, "weight", None), torch.Tensor))
-    return InputSpec(kind, room, vocabulary, own_ends(model))
+    target_room = max_positions(model, model.get_decoder()) if kind == "encoder-decoder" else None
+    return InputSpec(kind, room, vocabulary, own_ends(model), target_room)
 
 
 def own_ends(model: PreTrainedModel) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from softprompts.config.sections import EvaluationConfig, RunConfig, TaskConfig
 from softprompts.errors import UserError, logger, short
+from softprompts.evaluation.predict import check_abstention
 from softprompts.runs.environment import use_all_cores
 from softprompts.runs.folders import (
     CONFIG_FILE,
@@ -97,7 +98,7 @@ def start_run(recipe: str, **arguments: Any) -> Run:
     Raises:
         UserError: the folder is not empty, and the run is not resumed; it is resumed with other settings; another
             process owns it; it cannot be written; a tracker is not installed; recipes do not support the launch;
-            abstention without choices; the processes of the launch cannot meet.
+            abstention without choices, or with a choice of that name; the processes of the launch cannot meet.
         RunFinished: the resumed run is already finished.
     """
     config: RunConfig = arguments["run"]
@@ -157,6 +158,9 @@ def _check_abstention(task: TaskConfig | None, evaluation: EvaluationConfig | No
         return
     if task.choices is None:
         raise UserError("evaluation.abstain_below: applies only with task.choices, whose probabilities it looks at")
+    if task.choices != "from_train":  # otherwise they are known and checked before the first step
+        words = task.choices.values() if isinstance(task.choices, dict) else task.choices
+        check_abstention(list(words), evaluation)
     if recipe == "ensemble" and evaluation.abstain_below == "auto":
         raise UserError("evaluation.abstain_below: auto applies to a single model; expected a probability for a vote")
 

@@ -12,7 +12,7 @@ from softprompts.encoding.documents import EncodedTask
 from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
-from softprompts.evaluation.predict import answers_and_targets, predict
+from softprompts.evaluation.predict import answers_and_targets, check_abstention, predict
 from softprompts.metrics.scoring import Metric, compute_metrics, load_metrics, reported
 from softprompts.models.sharding.layers import alike
 from softprompts.models.sharding.tensors import any_sharded
@@ -102,6 +102,7 @@ def train_side_by_side(engine: Engine, candidates: Sequence[Candidate], evaluati
     """
     accelerator = run.accelerator
     task = candidates[0].data.task
+    check_abstention(task.choices, evaluation)
     metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     wrapped = _wrapped(engine, accelerator)
     for candidate in candidates:

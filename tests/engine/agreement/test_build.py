@@ -6,16 +6,18 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helpers import METHODS, bank_engine, load_base, load_tuned, make_task
+from made_models import STATES
 from softprompts.config.sections import ModelConfig
 from softprompts.encoding.documents import Document, EncodedTask, Example
 from softprompts.encoding.tokenization import encode
 from softprompts.engine import build as agreement, layout
 from softprompts.engine.batches import PackedBatch, pack
-from softprompts.engine.build import checked_documents, disagreement, make_engine
+from softprompts.engine.build import check_embeddings, checked_documents, disagreement, make_engine
 from softprompts.engine.forward import Engine
 from softprompts.engine.kv_cache import States
 from softprompts.engine.layout import Group, Layout
@@ -26,8 +28,22 @@ from softprompts.tasks.task import Row
 import numpy
 import pytest
 import torch
-from peft import PromptTuningConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, Llama4ForCausalLM, Llama4TextConfig, LlamaConfig
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 # Nothing in common, not even a first token, and no target that is like another's.
@@ -247,6 +263,94 @@ def test_layers_that_look_back_in_chunks_are_not_packed(tiny_model: Path) -> Non
         make_engine(model, tokenizer, config=ModelConfig(engine="packed"), data=data_of(APART), say=said.append)
 
 
+def tuned_other(base: Any, method: str) -> Any:
+    """Return a PEFT model over a base model, or the base model itself."""
+    base.eval().requires_grad_(False)
+    task_type = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
+    configs: dict[str, Any] = {
+        "prompt tuning": PromptTuningConfig(task_type=task_type, num_virtual_tokens=4, num_transformer_submodules=1),
+        "prefix tuning": PrefixTuningConfig(task_type=task_type, num_virtual_tokens=4),
+        "lora": LoraConfig(task_type=task_type, target_modules=["q_proj"]),
+    }
+    return get_peft_model(base, configs[method]).eval() if method in configs else base
+
+
+def of_pegasus(scale: bool) -> Any:
+    config = PegasusConfig(
+        vocab_size=300,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        init_std=0.2,
+        scale_embedding=scale,
+        decoder_start_token_id=0,
+    )
+    return PegasusForConditionalGeneration(config)
+
+
+def of_bart() -> Any:
+    """It scales in its embedding layer, and so in both ways."""
+    sizes = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    return BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=300,
+            d_model=32,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            init_std=0.2,
+            scale_embedding=True,
+            **sizes,
+        )
+    )
+
+
+def of_falcon_h1(multiplier: float) -> Any:
+    return FalconH1ForCausalLM(FalconH1Config(**SIZES | STATES["falcon_h1"], embedding_multiplier=multiplier))
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize(
+    ("make", "method", "refused"),
+    [
+        (partial(of_pegasus, True), "prompt tuning", True),
+        (partial(of_pegasus, False), "prompt tuning", False),
+        (partial(of_pegasus, True), "lora", False),
+        (partial(of_pegasus, True), "base", False),
+        (of_bart, "prompt tuning", False),
+        (partial(of_falcon_h1, 2.0), "prompt tuning", True),
+        (partial(of_falcon_h1, 1.0), "prompt tuning", False),
+        (partial(of_falcon_h1, 2.0), "lora", False),
+        (lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)), "prompt tuning", False),
+        (lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)), "prefix tuning", False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_reads_ids_in_another_way_than_embeddings_gets_no_soft_prompt(
+    tiny_model: Path, make: Callable[[], Any], method: str, refused: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    engine = Engine(tuned_other(make().to(dtype), method), load_base(tiny_model)[1])
+    if not refused:
+        check_embeddings(engine, data_of(APART))
+        return
+    with pytest.raises(UserError, match=r"^model.name_or_path: a \w+ model reads token ids in another way than their"):
+        make_engine(engine.model, engine.tokenizer, config=ModelConfig(), data=data_of(APART), say=print)
+
+
+@pytest.mark.falls_back
+def test_a_decoder_that_reads_later_tokens_is_refused(tiny_model: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "initializer_range": 0.2}
+    base = XLNetLMHeadModel(XLNetConfig(**sizes)).eval()
+    message = r"^model.name_or_path: a xlnet model predicts each token from the later ones as well"
+    with pytest.raises(UserError, match=message):
+        make_engine(base, load_base(tiny_model)[1], config=ModelConfig(), data=data_of(APART), say=print)
+
+
 class Described:
     """A model by its config."""
 
@@ -293,6 +397,26 @@ def test_the_longest_row_is_compared_where_windows_are_shorter(
     )
     assert not make_engine(model, tokenizer, config=ModelConfig(), data=data, say=said.append).packed
     assert len(said) == 1
+
+
+@pytest.mark.falls_back
+@pytest.mark.parametrize(
+    ("longest", "choices"),
+    [(Document(tuple(range(60, 73)), (7, 8)), ()), (Document((60,), (7,)), ((7,), (8,), (9,), tuple(range(80, 95))))],
+    ids=["a row", "a choice"],
+)
+def test_virtual_tokens_and_choices_count_in_a_window(
+    tiny_model: Path, longest: Document, choices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 positions, the soft prompt has 4."""
+    torch.manual_seed(0)
+    model = tuned_base(Gemma2ForCausalLM(Gemma2Config(**SIZES, sliding_window=16, query_pre_attn_scalar=8)))
+    short = [Document((10 + k, 20 + k, 30 + k), (7,)) for k in range(9)]
+    data = data_of([*short, longest], choices)
+    assert len(longest.input_ids) <= 16
+    monkeypatch.setattr(Layout, "mask", lambda found, index, window: found.groups[index].sees)
+    engine = make_engine(model, load_base(tiny_model)[1], config=ModelConfig(), data=data, say=[].append)
+    assert not engine.packed
 
 
 def test_the_check_leaves_the_engine_as_it_was(tiny_model: Path) -> None:

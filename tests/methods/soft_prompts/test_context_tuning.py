@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers import gradient_of, load_base, scores, task_config
+from helpers import gradient_of, load_base, make_task, scores, task_config
 from softprompts.config.methods import ContextConfig
 from softprompts.config.sections import ModelConfig, TrainingConfig
 from softprompts.encoding.documents import Document, EncodedTask
@@ -15,7 +15,7 @@ from softprompts.engine.build import make_engine
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.evaluation.hard_prompts import draw_shots
-from softprompts.methods.soft_prompts.context_tuning import add_context, demonstrations, training_mask_of
+from softprompts.methods.soft_prompts.context_tuning import add_context, check_room, demonstrations, training_mask_of
 from softprompts.models.loading import input_spec
 from softprompts.tasks.task import load_task
 from softprompts.training.state import make_candidate
@@ -196,6 +196,18 @@ def test_more_tokens_than_positions_are_refused(tiny_model: Path, tiny_task: Pat
     )
     with pytest.raises(UserError, match=message):
         build(tiny_model, tiny_task, settings(demonstrations=20))
+
+
+def test_the_longest_choice_needs_positions_too(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    rows = [("the film was", " good")] * 4
+    choices = (" good", " good" * 40)
+    data = encode(make_task(rows, choices), tokenizer, input_spec(base))
+    longest = max(len(d.input_ids) for d in data.train[0].choices)
+    base.config.max_position_embeddings = 100 + longest
+    check_room(base, data, 100, "context")
+    with pytest.raises(UserError, match=rf"^context.demonstrations: 4 make 101 virtual .* longest row has {longest}:"):
+        check_room(base, data, 101, "context")
 
 
 def test_layers_that_keep_fewer_positions_are_refused(tiny_model: Path, tiny_task: Path) -> None:

@@ -40,6 +40,16 @@ def build(model: Path, task: Path, **settings: Any) -> tuple[Engine, EncodedTask
     return make_engine(tuned, tokenizer, config=ModelConfig(), data=data, say=pytest.fail), data
 
 
+def test_a_separator_without_an_embedding_is_refused(tiny_model: Path, tiny_task: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    config = CPTConfig(demonstrations=2, separator="zzz")
+    rows = demonstrations(load_task(task_config(tiny_task, max_rows={"validation": 8, "test": 8})), config, seed=0)
+    data = encode(rows, tokenizer, input_spec(base))
+    tokenizer.add_tokens(["zzz"])
+    with pytest.raises(UserError, match=r"^cpt.separator: token \d+ of the initial text is beyond the \d+ embeddings"):
+        add_cpt(base, tokenizer, data, config)
+
+
 def prompt(engine: Engine) -> torch.Tensor:
     found = engine.soft_prompt(0)
     assert isinstance(found, torch.Tensor)

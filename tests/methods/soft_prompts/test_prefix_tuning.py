@@ -48,6 +48,28 @@ def states(model: PeftModel) -> States:
     return found
 
 
+def test_layers_without_keys_of_their_own_have_no_start_from_a_text(tiny_model: Path) -> None:
+    """Gemma 3n's upper layers reuse those of a lower one; a layer of linear attention has none."""
+
+    def without_keys(_: Any, __: Any, output: Any) -> Any:
+        output.past_key_values.layers[1].keys = None
+        return output
+
+    base, tokenizer = load_base(tiny_model)
+    base.register_forward_hook(without_keys)
+    message = r"^prefix.init_text: some layers keep no keys and values of their own; set it to null for random"
+    with pytest.raises(UserError, match=message):
+        add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=4, init_text="the film"))
+
+
+def test_a_token_without_an_embedding_is_no_start(tiny_model: Path) -> None:
+    base, tokenizer = load_base(tiny_model)
+    tokenizer.add_tokens(["zzz"])
+    message = rf"^prefix.init_text: token {len(tokenizer) - 1} of the initial text is beyond the \d+ embeddings"
+    with pytest.raises(UserError, match=message):
+        add_prefix(base, tokenizer, PrefixConfig(num_virtual_tokens=4, init_text="the film zzz"))
+
+
 @pytest.mark.parametrize("count", [3, 6, 20])
 def test_a_text_becomes_the_keys_and_values_of_its_tokens_cut_or_repeated(tiny_model: Path, count: int) -> None:
     base, tokenizer = load_base(tiny_model)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from softprompts.config.methods import IA3Config
-from softprompts.errors import UserError
-from softprompts.methods.attach import as_peft, for_base
+from softprompts.methods.attach import as_peft, for_base, refused_by_peft
 from softprompts.models.peft_compat import peft_model
 
 import peft
@@ -25,10 +24,8 @@ def add_ia3(base: PreTrainedModel, config: IA3Config) -> PeftModel:
         UserError: a module is missing; PEFT has no default modules for the architecture; feed-forward modules are not
             among the target modules; PEFT refuses the config.
     """
-    try:
+    with refused_by_peft("ia3"):
         return peft_model(base, for_base(as_peft(config, peft.IA3Config), base))
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"ia3: {' '.join(str(error).split())}") from None
 
 
 def smallest(base: Any, settings: IA3Config | None) -> Any:

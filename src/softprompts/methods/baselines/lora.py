@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 from softprompts.config.methods import LoraConfig
 from softprompts.errors import UserError
-from softprompts.methods.attach import as_peft, for_base
+from softprompts.methods.attach import as_peft, for_base, refused_by_peft
 from softprompts.models.peft_compat import peft_model
 
 import peft
@@ -25,9 +26,10 @@ def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, *, see
 
     Raises:
         UserError: a module is missing; the rank is below 1; initial values would change the base model; the matrices
-            would work only after certain tokens; PEFT refuses the config.
+            would work only after certain tokens; a trained token has no embedding; PEFT refuses the config.
     """
-    wanted = as_peft(config, peft.LoraConfig)
+    with refused_by_peft("lora"):
+        wanted = as_peft(config, peft.LoraConfig)
     if wanted.init_lora_weights not in INITS:
         raise UserError(
             f'lora.init_lora_weights: "{wanted.init_lora_weights}" changes the base model\'s weights, or needs data to '
@@ -39,10 +41,21 @@ def add_lora(base: PreTrainedModel, config: LoraConfig | peft.LoraConfig, *, see
         )
     if seed is not None:
         torch.manual_seed(seed)
-    try:
+    _check_tokens(base, wanted.trainable_token_indices)
+    with refused_by_peft("lora"):
         return peft_model(base, for_base(wanted, base))
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"lora: {' '.join(str(error).split())}") from None
+
+
+def _check_tokens(base: PreTrainedModel, trained: list[int] | dict[str, list[int]] | None) -> None:
+    """Raise `UserError` for a token without an embedding: PEFT would end with an IndexError, or count from the end."""
+    lists = trained.values() if isinstance(trained, dict) else [trained or []]
+    rows = len(cast(torch.Tensor, base.get_input_embeddings().weight))
+    for token in chain(*lists):
+        if not 0 <= token < rows:
+            raise UserError(
+                f"lora.trainable_token_indices: the base model has no embedding of token {token}; expected 0 to "
+                f"{rows - 1}"
+            )
 
 
 def smallest(base: Any, settings: LoraConfig | None) -> Any:

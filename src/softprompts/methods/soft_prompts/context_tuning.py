@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from softprompts.config.methods import ContextConfig, CPTConfig
-from softprompts.encoding.documents import Document, EncodedTask, lengths_of
+from softprompts.encoding.documents import Document, EncodedTask, longest_example
 from softprompts.errors import UserError
 from softprompts.methods.attach import attach, set_start
 from softprompts.methods.soft_prompts.prefix_tuning import keys_and_values, smallest as smallest
@@ -111,7 +111,7 @@ def check_room(base: PreTrainedModel, data: EncodedTask, count: int, section: st
     `section` is the section with their number.
     """
     positions = max_positions(base)
-    longest = max(length for split in (data.train, data.validation, data.test) for length in lengths_of(split))
+    longest, _ = longest_example(data)
     if positions is not None and count + longest > positions:
         raise UserError(
             f"{section}.demonstrations: {len(data.train)} make {count} virtual tokens, and the longest row has "

@@ -6,7 +6,8 @@ from typing import Any
 
 from softprompts.config.methods import CPTConfig
 from softprompts.encoding.documents import EncodedTask
-from softprompts.methods.attach import as_peft, attach
+from softprompts.errors import UserError
+from softprompts.methods.attach import as_peft, attach, unknown_token
 from softprompts.methods.soft_prompts.context_tuning import check_room
 
 # PEFT's projection needs numbers, which `preflight` lacks. A soft prompt without it is read in the same way.
@@ -28,8 +29,8 @@ def add_cpt(
 
     The soft prompt has the tokens of each row of train, and of the separator after each row: P in all. An embedding
     changes by at most its bound in the Euclidean norm, times the root of hidden size / 2048; those of targets do not
-    change (Blau et al. 2024; bounds and projection are PEFT's). The loss is that of a row's own target. PEFT also adds
-    the loss of targets in the soft prompt, which `model.engine: packed` does not compute. The final embeddings are
+    change (Blau et al. 2024; bounds and projection are PEFT's). The loss is that of a row's own target. PEFT's own
+    training also adds the loss of targets in the soft prompt, which neither engine computes. The final embeddings are
     saved as prompt tuning.
 
     Args:
@@ -39,7 +40,8 @@ def add_cpt(
         config: the settings.
 
     Raises:
-        UserError: the soft prompt and the longest row need more positions than the model has; PEFT refuses the config.
+        UserError: the soft prompt and the longest row need more positions than the model has; a token of the separator
+            has no embedding; PEFT refuses the config.
     """
     separator = tuple(tokenizer(config.separator, add_special_tokens=False).input_ids)
     ids: list[int] = []
@@ -49,6 +51,8 @@ def add_cpt(
             ids += tokens
             kinds += [kind] * len(tokens)
     check_room(base, data, len(ids), "cpt")
+    if unknown := unknown_token(base, ids):
+        raise UserError(f"cpt.separator: {unknown}")
     made: Any = as_peft(
         config,
         peft.CPTConfig,

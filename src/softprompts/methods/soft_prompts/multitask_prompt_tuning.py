@@ -13,7 +13,7 @@ from softprompts.config.sections import TrainingConfig
 from softprompts.data.values import trouble
 from softprompts.encoding.documents import EncodedTask, Example, with_soft_prompts
 from softprompts.errors import UserError, listed, short
-from softprompts.methods.attach import attach, initial_values, set_start
+from softprompts.methods.attach import attach, initial_values, set_start, tell_of_unread_text
 from softprompts.models.peft_compat import encoder_of
 from softprompts.tasks.task import Task, in_words
 
@@ -105,6 +105,8 @@ def add_multitask_prompt(
     )
     model = attach(base, peft_config, section="prompt", seed=seed)
     text = config.prompt_tuning_init_text
+    if text is not None and config.prompt_tuning_init != "TEXT":
+        tell_of_unread_text(config.prompt_tuning_init)
     if text is None and task is not None:
         text = in_words(task)
     set_start(

@@ -15,6 +15,7 @@ from softprompts.methods.attach import (
     normal_values,
     set_start,
     text_ids,
+    unknown_token,
 )
 from softprompts.methods.initial_text import initial_text, sampled_text
 from softprompts.methods.parametrization import parametrize_prefix
@@ -98,9 +99,14 @@ def keys_and_values(base: Any, ids: Sequence[int]) -> torch.Tensor:
     """Return the keys and values of T tokens in a base model's layers, (T, layers * 2 * groups * head size).
 
     Raises:
-        ValueError, TypeError: layers keep fewer positions, or no keys and values.
+        ValueError, TypeError: layers keep fewer positions, or no keys and values; a token has no embedding.
     """
+    if unknown := unknown_token(base, ids):
+        raise ValueError(unknown)
     cache = base(torch.tensor([ids], device=base.device), use_cache=True).past_key_values
+    # In Gemma 3n the upper layers reuse those of a lower one, and linear attention has none.
+    if any(getattr(layer, "keys", None) is None for layer in getattr(cache, "layers", ())):
+        raise ValueError("some layers keep no keys and values of their own")
     return prompt_embeddings_from_past_key_values(cache, num_virtual_tokens=len(ids)).float()
 
 

@@ -13,6 +13,7 @@ from softprompts.methods.attach import (
     check_loaded,
     initial_values,
     set_start,
+    tell_of_unread_text,
 )
 from softprompts.methods.initial_text import initial_text
 from softprompts.methods.parametrization import parametrize_prompt
@@ -92,6 +93,8 @@ def _beginning(
         check_loaded(config, start)
         way, fill = "RANDOM" if config.init_adapter else config.init_from or way, config.init_fill
         labels = config.init_labels or (task.choices if task else None)
+    if text is not None and way not in ("TEXT", *FROM_TEXT):
+        tell_of_unread_text("an adapter" if start is not None else way)
     if way == "TEXT" and text is None and task is not None:
         text = in_words(task)
     return way, text, labels, fill
