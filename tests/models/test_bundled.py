@@ -53,7 +53,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_other_names_pass_through_and_unknown_ones_are_explained() -> None:
     assert bundled.resolve("some/path") == "some/path"
-    with pytest.raises(UserError, match='did you mean "smollm2-135m-instruct"'):
+    with pytest.raises(UserError, match='did you mean "bundled:smollm2-135m-instruct"'):
         bundled.resolve("bundled:smollm2-135m")
 
 
