@@ -50,7 +50,7 @@ def test_the_flags_work_as_long_as_nothing_is_wrong(flags: dict[str, Any], capfd
     [
         (["--training.lerning_rate", "1"], '"--training.lerning_rate" (did you mean "training.learning_rate"?)'),
         (["--task.prompt", "{txt}"], 'no column "txt"; columns are: text, label'),
-        (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "bundled:smollm2-135m-instruct"?)'),
+        (["--model.name_or_path", "bundled:smollm2-153m"], '"smollm2-153m" (did you mean "bundled:smollm2-135m-in'),
         (["--prompt.num_virtual_tokens", "256"], "num_virtual_tokens: 256 virtual tokens leave no room in the"),
         (["--training.batch_size", "99999"], "training.batch_size: 99999 is more than 100 times the 40 rows of train"),
     ],
