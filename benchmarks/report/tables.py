@@ -80,7 +80,7 @@ def data_types(benchmark: Benchmark) -> str:
     if len(found) < 2:
         return ""
     named = "; ".join(f"{said}: {', '.join(methods)}" for said, methods in found.items())
-    return f"Seconds and memory also depend on the data type of the weights. {named[0].upper()}{named[1:]}."
+    return f"Seconds and memory also depend on the data type of the weights ({named})."
 
 
 def _data_type(environment: Mapping[str, Any]) -> str:

@@ -114,8 +114,8 @@ def test_methods_with_weights_of_several_data_types_are_named(tmp_path: Path) ->
         environment = {"dtype": "bfloat16" if mixed == "no" else "float32", "mixed_precision": mixed}
         cells[0] = replace(cells[0], result=replace(cells[0].result, environment=environment))
     said = results_markdown(records_of(found), "sentiment").splitlines()[-1]
-    assert said.endswith("; float32, multiplied in bf16: full fine-tuning.")
-    assert "bfloat16: " in said.lower()
+    assert said.endswith("; float32, multiplied in bf16: full fine-tuning).")
+    assert "weights (bfloat16: " in said
 
 
 def test_runs_that_their_sweep_has_left_behind_are_said(tmp_path: Path) -> None:
