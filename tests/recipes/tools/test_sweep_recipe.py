@@ -266,7 +266,11 @@ def test_ways_to_start_may_vary_and_the_adapter_is_stock(
 ) -> None:
     grid = "{prompt.init_from: [null, uniform, frequent, labels]}"
     length = {"training.steps": 1, "training.warmup_steps": 0, "training.eval_every": 1}
-    flags = {"prompt.prompt_tuning_init": "RANDOM", "sweep.grid": grid} | length
+    flags = {
+        "prompt.prompt_tuning_init": "RANDOM",
+        "prompt.prompt_tuning_init_text": "null",
+        "sweep.grid": grid,
+    } | length
     code, _, errors = cli_in_process(command(tmp_path / "run", **flags), capfd)
     assert (code, errors) == (0, [])
     starts = [c["validations"][0]["validation_loss"] for c in read_result(tmp_path / "run")["notes"]["candidates"]]
