@@ -75,8 +75,8 @@ class Contender:
     def value(self, rung: float) -> float:
         """Return the best validation up to a rung, larger is better; minus infinity if none was finite.
 
-        That before the first step counts only if there is no other. Otherwise a good initial text would stay in the
-        sweep for its own sake, whatever it learns.
+        The validation before the first step counts only if there is no other. Otherwise a good initial text would stay
+        in the sweep for its own sake, whatever it learns.
         """
         by = self.point.training.best_by
         learned = [e for e in self.validated(rung) if e["step"]] or self.validated(rung)
