@@ -138,7 +138,8 @@ def test_a_start_from_labels_takes_the_choices_of_the_task(
     # A rate that changes nothing: the saved values are the initial ones.
     flags |= {"training.steps": 1, "training.warmup_steps": 0, "training.learning_rate": 1e-30}
     code, _, errors = cli_in_process(command(tmp_path / "run", **flags), capfd)
-    assert (code, errors) == (0, [])
+    unread = "prompt.prompt_tuning_init_text: not read, because the initial values come from labels"
+    assert (code, errors) == (0, [unread])
     base, tokenizer = load_base(tiny_model)
     weight = base.get_input_embeddings().weight
     ids = [tokenizer(label, add_special_tokens=False).input_ids for label in (" positive", " negative")]
