@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from softprompts.methods.attach import tell_of_unread_text
 from softprompts.system.logs import print_log
 
 import pytest
@@ -59,6 +60,12 @@ def _log() -> None:
     """Print the library's log like a recipe, also if a test calls only the library; `caplog` gets it too."""
     print_log()
     logging.getLogger("softprompts").propagate = True
+
+
+@pytest.fixture(autouse=True)
+def _untold() -> None:
+    """Let each test see the line that a process prints once."""
+    tell_of_unread_text.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

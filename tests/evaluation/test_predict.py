@@ -171,12 +171,14 @@ def test_a_baseline_on_which_a_metric_fails_is_left_out(
     assert list(outcome.baselines) == ["majority_class", "all_decided"]
     said = [r.message for r in caplog.records if r.message.startswith("task.metrics")]
     assert said == [
-        "task.metrics: no scores of all_abstained, because a metric fails on such predictions: division by zero"
+        'task.metrics: "of_decided" fails on the predictions: division by zero; so there are no scores of all_abstained'
     ]
     # At a threshold of 1 no row is decided, and the metric fails. At a lower one each decided row is right.
     unsure = [surely(" good", " good", sure, CHOICES) for sure in (0.6, 0.7)]
     wrong = surely(" good", " lovely great", 0.5, CHOICES)
     assert best_threshold([*unsure, wrong], data.task) == 0.51
+    with pytest.raises(UserError, match=r'abstain_below: auto finds no threshold: task.metrics: "of_decided" fails on'):
+        best_threshold([replace(wrong, prediction="abstain")], data.task)
 
 
 @pytest.mark.parametrize("choices", [CHOICES, None])

@@ -13,7 +13,6 @@ from softprompts.encoding.documents import Document
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
 from softprompts.methods import attach as initial, initial_text
-from softprompts.methods.attach import tell_of_unread_text
 from softprompts.methods.initial_text import demonstrations
 from softprompts.methods.soft_prompts import prefix_tuning
 from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
@@ -282,7 +281,6 @@ def test_each_start_is_saved_as_stock_peft_loads_it(tiny_model: Path, tmp_path: 
 def test_a_text_that_is_not_read_is_named(
     tiny_model: Path, settings: dict[str, Any], start: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell_of_unread_text.cache_clear()
     with caplog.at_level("INFO", "softprompts"):
         for _ in range(2):
             begin(tiny_model, "prompt", 8, prompt_tuning_init_text=TEXT, **settings)

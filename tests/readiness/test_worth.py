@@ -15,7 +15,9 @@ from made_readiness import LABELS, OWN_METRIC, Made, Rows, clean_rows, own_metri
 from made_tasks import write
 from softprompts.errors import UserError
 from softprompts.metrics import planning
+from softprompts.models.loading import InputSpec
 from softprompts.readiness import rows, worth
+from softprompts.readiness.findings import Finding
 from softprompts.readiness.plan import read_plan
 from softprompts.readiness.settings import read_recipe
 from softprompts.runs.folders import plain
@@ -356,7 +358,7 @@ def test_rows_that_do_not_fit_are_found(made: Made, limit: int, long_rows: str, 
     found = rows.lengths(case.task, measured)
     assert found.status == status
     longest = max(max(measured.lengths(split)) for split in case.task.splits)
-    assert measured.room == 251  # 256 positions less 5 virtual tokens
+    assert measured.spec.room == 251  # 256 positions less 5 virtual tokens
     if status == "red":
         assert found.remedy == f"Set task.max_length to {longest}."
         assert found.facts["too_long"] == sum(n > 60 for s in case.task.splits for n in measured.lengths(s))
@@ -367,6 +369,27 @@ def test_rows_that_do_not_fit_are_found(made: Made, limit: int, long_rows: str, 
         ).status
         == "green"
     )
+
+
+def test_an_encoder_decoder_has_positions_for_prompt_and_target(made: Made) -> None:
+    case = Case(made)
+    measured = rows.measure(case.settings, case.task)
+    examples = [e for s in case.task.splits for e in getattr(measured.data, s)]
+    prompt = max(len(e.document.prompt_ids) for e in examples)
+    target = max(len(document.target_ids) for e in examples for document in e.choices)
+
+    def found(room: int | None, target_room: int | None) -> Finding:
+        spec = InputSpec("encoder-decoder", room, target_room=target_room)
+        return rows.lengths(case.task, replace(measured, spec=spec))
+
+    fitting = found(prompt, target)
+    assert fitting.status == "green"
+    assert f"the base model has room for {prompt:,} of the prompt and {target:,} of the target." in fitting.found
+    assert "room for" not in found(None, None).found
+    for short in (found(prompt - 1, target), found(prompt, target - 1)):
+        assert short.status == "red"
+        assert short.remedy == "Shorten these rows, or use a base model with more room."
+    assert found(prompt - 1, None).facts["too_long"] == sum(len(e.document.prompt_ids) == prompt for e in examples)
 
 
 @pytest.mark.parametrize(

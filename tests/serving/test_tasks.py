@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from helpers import by_hand, load_base, load_tuned
 from softprompts.config.sections import ModelConfig
@@ -17,6 +18,7 @@ from softprompts.serving.tasks import Tasks
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from transformers import LlamaForCausalLM
 
 PROMPT = tuple(range(20, 33))
 
@@ -133,6 +135,36 @@ def test_a_base_model_that_is_no_decoder_is_one_line(tiny_t5: Path) -> None:
     base, tokenizer = load_base_model(ModelConfig(str(tiny_t5)), torch.device("cpu"))
     with pytest.raises(UserError, match="cannot be served in continuous batches: it is not a decoder"):
         Tasks(base, tokenizer)
+
+
+class Scaled(LlamaForCausalLM):
+    """A decoder that scales the embeddings of token ids only, as Falcon-H1."""
+
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None, **more: Any) -> Any:
+        """Compute logits."""
+        if input_ids is not None:
+            inputs_embeds = 2 * self.get_input_embeddings()(input_ids)
+        return super().forward(inputs_embeds=inputs_embeds, **more)
+
+
+class LooksAhead(LlamaForCausalLM):
+    """A decoder whose logits depend on the last token."""
+
+    def forward(self, *args: Any, **more: Any) -> Any:
+        """Compute logits."""
+        output = super().forward(*args, **more)
+        output.logits = output.logits + output.logits[:, -1:]
+        return output
+
+
+def test_base_models_whose_answers_would_be_wrong_are_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = load_base(tiny_model)[1]
+    with pytest.raises(UserError, match=r"^model.name_or_path: a llama model predicts each token from the later ones"):
+        Tasks(LooksAhead.from_pretrained(tiny_model).eval(), tokenizer)
+    tasks = Tasks(Scaled.from_pretrained(tiny_model).eval(), tokenizer)
+    with pytest.raises(UserError, match=r"^model.name_or_path: a llama model reads token ids in another way than"):
+        tasks.add("prompt", saved(tiny_model, tmp_path / "prompt"))
+    assert tasks.names == ["base"]
 
 
 def test_an_adapter_of_a_renamed_base_is_served_on_request(tiny_model: Path, tmp_path: Path) -> None:

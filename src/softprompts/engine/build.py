@@ -84,14 +84,13 @@ def make_engine(
     engine = Engine(model, tokenizer, bank=bank)
     engine.ends = data.ends
     engine.eval()  # PEFT adds modules in training mode, for example dropout; a training step sets that mode itself
-    check_embeddings(engine, data)
-    if config.gradient_checkpointing:
-        if any(has_soft_prompt(each) and not _feeds_embeddings(each) for each in engine.bank):
-            raise UserError(PREFIX_AND_CHECKPOINTS)
-        checkpoint_layers(engine.base)
     kind = kind_of(engine.base.config)
+    tokens = data.train[0].document.prompt_ids
+    if any(map(_feeds_embeddings, engine.bank)):
+        check_embeddings(engine.base, tokens)
     if kind == "decoder":
-        check_causal(engine, data)
+        check_causal(engine.base, tokens)
+    _checkpoint(engine, config)
     if config.engine == "packed" and kind != "decoder":
         raise UserError(
             f"model.engine: packed is for decoders: an {kind} reads its soft prompt together with each text, so "
@@ -114,25 +113,35 @@ def make_engine(
     return engine
 
 
+def _checkpoint(engine: Engine, config: ModelConfig) -> None:
+    """Let the base model compute its layers again in the backward pass, if it is set."""
+    if not config.gradient_checkpointing:
+        return
+    if any(has_soft_prompt(each) and not _feeds_embeddings(each) for each in engine.bank):
+        raise UserError(PREFIX_AND_CHECKPOINTS)
+    checkpoint_layers(engine.base)
+
+
 @torch.no_grad()
-def check_embeddings(engine: Engine, data: EncodedTask) -> None:
+def check_embeddings(base: Any, tokens: Sequence[int]) -> None:
     """Refuse embeddings of virtual tokens if the base model reads token ids in another way than their embeddings.
 
     Together with a soft prompt, the text is also given as embeddings. Pegasus and Falcon-H1 multiply the embeddings of
     token ids, and only these, by a factor. Gemma 3n adds embeddings of every layer. A few tokens show the difference.
 
+    Args:
+        base: the base model.
+        tokens: token ids of a text, of which a few are read.
+
     Raises:
         UserError: the two ways differ by more than rounding.
     """
-    if not any(_feeds_embeddings(model) for model in engine.bank):
-        return
-    base = engine.base
-    tokens = torch.tensor([data.train[0].document.prompt_ids[:READ_TOKENS]], device=engine.device)
-    more = {"attention_mask": torch.ones_like(tokens)}
+    ids = torch.tensor([tokens[:READ_TOKENS]], device=base.get_input_embeddings().weight.device)
+    more = {"attention_mask": torch.ones_like(ids)}
     if kind_of(base.config) == "encoder-decoder":
-        more["decoder_input_ids"] = tokens
-    by_id = base(input_ids=tokens, **more).logits.float()
-    by_embedding = base(inputs_embeds=base.get_input_embeddings()(tokens), **more).logits.float()
+        more["decoder_input_ids"] = ids
+    by_id = base(input_ids=ids, **more).logits.float()
+    by_embedding = base(inputs_embeds=base.get_input_embeddings()(ids), **more).logits.float()
     if _differ(by_embedding, by_id, base.dtype):
         raise UserError(
             f"model.name_or_path: a {base.config.model_type} model reads token ids in another way than their "
@@ -141,18 +150,22 @@ def check_embeddings(engine: Engine, data: EncodedTask) -> None:
 
 
 @torch.no_grad()
-def check_causal(engine: Engine, data: EncodedTask) -> None:
+def check_causal(base: Any, tokens: Sequence[int]) -> None:
     """Refuse a decoder whose prediction depends on later tokens, as XLNet's: likelihoods of texts would be wrong.
+
+    Args:
+        base: the base model.
+        tokens: token ids of a text, of which the first is read.
 
     Raises:
         UserError: the logits after a first token differ with the second one.
     """
-    first = data.train[0].document.prompt_ids[0]
-    tokens = torch.tensor([[first, first], [first, 0 if first else 1]], device=engine.device)
-    same, other = engine.base(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, 0].float()
-    if _differ(other, same, engine.base.dtype):
+    first = tokens[0]
+    pairs = torch.tensor([[first, first], [first, 0 if first else 1]], device=base.get_input_embeddings().weight.device)
+    same, other = base(input_ids=pairs, attention_mask=torch.ones_like(pairs)).logits[:, 0].float()
+    if _differ(other, same, base.dtype):
         raise UserError(
-            f"model.name_or_path: a {engine.base.config.model_type} model predicts each token from the later ones as "
+            f"model.name_or_path: a {base.config.model_type} model predicts each token from the later ones as "
             "well, so the likelihood of a text would be wrong; use a model that reads from left to right"
         )
 

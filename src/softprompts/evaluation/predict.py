@@ -14,7 +14,7 @@ from softprompts.encoding.documents import Document, EncodedTask, Example, answe
 from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.engine.generation import generate
-from softprompts.errors import Interrupted, UserError, short, warn
+from softprompts.errors import Interrupted, UserError, warn
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
 from softprompts.models.sharding.layers import without_gradient
 from softprompts.models.sharding.turns import turns
@@ -232,20 +232,29 @@ def best_threshold(predictions: Sequence[Prediction], task: Task) -> float:
     Chow (1970) derives it from the costs, if probabilities are correct. Those of small models often are not, so this
     tries 0.01 to 1 in steps of 0.01. Of equal ones it returns the smallest, which leaves the fewest rows to a person.
     A threshold is not chosen if the metric fails there, for example because no row is decided.
+
+    Raises:
+        UserError: the metric fails at every threshold.
     """
     first = load_metrics(task.metrics[:1], task.schema, task.metric_data)
     answers, targets = answers_and_targets(predictions)
     scores = [p.scores or [] for p in predictions]
     sure = [probability(int(numpy.argmax(row)), row) for row in scores]
 
-    def value(percent: int) -> float:
+    found: dict[int, float] = {}
+    failed = "the metric gives no number"
+    for percent in range(1, 101):
         kept = [ABSTAINED if s < percent / 100 else a for a, s in zip(answers, sure, strict=True)]
         try:
-            return next(iter(compute_metrics(first, kept, targets).values()))
-        except Exception:  # a user's module may raise anything, and this is after training
-            return -math.inf
-
-    return max(range(1, 101), key=value) / 100
+            value = next(iter(compute_metrics(first, kept, targets).values()))
+        except UserError as error:
+            failed = str(error)
+            continue
+        if not math.isnan(value):
+            found[percent] = value
+    if not found:
+        raise UserError(f"evaluation.abstain_below: auto finds no threshold: {failed}; set a number, or null")
+    return max(found, key=lambda percent: found[percent]) / 100
 
 
 def document_losses(engine: Engine, documents: Sequence[Document]) -> torch.Tensor:
@@ -311,16 +320,14 @@ def baseline_scores(
     if config.abstain_below is not None:
         same |= {"all_decided": answers, "all_abstained": [ABSTAINED] * len(targets)}
     found = {}
-    failed: dict[str, Exception] = {}
+    failed: dict[str, UserError] = {}
     for name, given in same.items():
         try:
             found[name] = intervals(metrics, given, targets, config.bootstrap_resamples)
-        except Exception as error:  # a user's module may raise anything, and this is after training
+        except UserError as error:
             failed[name] = error
     if failed:
-        first = next(iter(failed.values()))
-        why = short(first) or type(first).__name__
-        warn(f"task.metrics: no scores of {' and '.join(failed)}, because a metric fails on such predictions: {why}")
+        warn(f"{next(iter(failed.values()))}; so there are no scores of {' and '.join(failed)}")
     return found
 
 

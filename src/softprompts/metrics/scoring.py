@@ -6,7 +6,8 @@ import importlib
 import inspect
 import tempfile
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from numbers import Real
@@ -327,12 +328,7 @@ def _row_by_row(metric: Metric, answers: list[str], targets: list[str]) -> list[
 
 
 def _numbers(name: str, metric: Metric, answers: list[str], targets: list[str]) -> dict[str, float]:
-    try:
-        values = compute_metrics({name: metric}, answers, targets)
-    except Exception as error:  # a user's module may raise anything; this is before training
-        raise UserError(
-            f'task.metrics: "{name}" fails on the targets: {short(error) or type(error).__name__}'
-        ) from error
+    values = compute_metrics({name: metric}, answers, targets, of="the targets")
     for key, value in values.items():
         if not isinstance(value, Real):
             raise UserError(
@@ -362,26 +358,45 @@ def number_named(name: str, metrics: dict[str, Metric], target: str) -> str | No
     return next(iter(reported({name: metric}, target)), None) if metric else None
 
 
-def compute_metrics(metrics: dict[str, Metric], answers: list[str], targets: list[str]) -> dict[str, float]:
+def compute_metrics(
+    metrics: dict[str, Metric], answers: list[str], targets: list[str], *, of: str = "the predictions"
+) -> dict[str, float]:
     """Return every number that the metrics report, over all rows.
 
+    Args:
+        metrics: metrics by name.
+        answers: predictions.
+        targets: the targets of the same rows.
+        of: what the predictions are, for an error.
+
     Raises:
-        UserError: two metrics report the same number.
+        UserError: a metric fails; two metrics report the same number.
     """
     values: dict[str, float] = {}
     origin: dict[str, str] = {}
     for name, metric in metrics.items():
-        if metric.additive:
-            # Not compute(), which writes all rows to disk first, and cannot write every text of a model.
-            numbers = sampler(metric, answers, targets)(numpy.arange(len(answers)))
-        else:
-            numbers = metric.module.compute(predictions=answers, references=targets, **metric.settings)
+        with _named(name, of):
+            if metric.additive:
+                # Not compute(), which writes all rows to disk first, and cannot write every text of a model.
+                numbers = dict(sampler(metric, answers, targets)(numpy.arange(len(answers))))
+            else:
+                numbers = dict(metric.module.compute(predictions=answers, references=targets, **metric.settings))
         for key in numbers:
             if key in origin:
                 raise UserError(f'task.metrics: "{origin[key]}" and "{name}" both report {key}; remove one')
             origin[key] = name
         values |= numbers
     return values
+
+
+@contextmanager
+def _named(name: str, of: str) -> Iterator[None]:
+    """Within this context, an error is one line with the metric's name, because a user's module may raise anything."""
+    try:
+        yield
+    except Exception as error:
+        why = short(error) or type(error).__name__
+        raise UserError(f'task.metrics: "{name}" fails on {of}: {why}') from error
 
 
 def intervals(
@@ -401,24 +416,29 @@ def mean_intervals(
     """Return the mean of each number over several models on the same rows, with its interval over rows.
 
     A resample has the same rows for all models, because predictions for one row are not independent.
+
+    Raises:
+        UserError: a metric fails on the rows, or on a sample of them; two metrics report the same number.
     """
+    values = [compute_metrics(metrics, said, targets) for said in answers]
     draws: list[dict[str, list[float]]] = []
     for said in answers:
-        samplers = [sampler(metric, said, targets) for metric in metrics.values()]
+        samplers = {name: sampler(metric, said, targets) for name, metric in metrics.items()}
         generator = numpy.random.default_rng(0)
         mine: dict[str, list[float]] = {}
         for _ in range(resamples):
             rows = generator.integers(0, len(said), len(said))
-            for numbers in samplers:
-                for key, value in numbers(rows).items():
+            for name, numbers in samplers.items():
+                with _named(name, "a sample of the predictions"):
+                    found = numbers(rows)
+                for key, value in found.items():
                     mine.setdefault(key, []).append(value)
         draws.append(mine)
-    values = [compute_metrics(metrics, said, targets) for said in answers]
-    found = {}
+    means = {}
     for key in values[0]:
         low, high = numpy.percentile(numpy.mean([mine[key] for mine in draws], axis=0), [2.5, 97.5]).tolist()
-        found[key] = Interval(sum(v[key] for v in values) / len(values), low, high, len(targets))
-    return found
+        means[key] = Interval(sum(v[key] for v in values) / len(values), low, high, len(targets))
+    return means
 
 
 def sampler(metric: Metric, answers: list[str], targets: list[str]) -> Callable[[numpy.ndarray], dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,28 +130,46 @@ class Measured:
 
     Args:
         data: the rows as tokens, without cuts.
-        limit: greatest number of tokens per row.
-        room: positions of the base model in addition to the virtual tokens; None without a limit.
+        max_length: greatest number of tokens per row, by the task's settings.
+        spec: limits of the base model's input in addition to the virtual tokens.
         parameters: number of the base model's parameters, without the input embeddings, which are looked up, and
             without the output embedding, which runs for few tokens; None if the model cannot be built without weights.
-        kind: kind of the base model.
     """
 
     data: EncodedTask
-    limit: int
-    room: int | None
+    max_length: int
+    spec: InputSpec
     parameters: int | None
-    kind: str
+
+    @property
+    def limit(self) -> int:
+        """Return the greatest number of tokens per row."""
+        if self.spec.room is None or self.spec.kind == "encoder-decoder":
+            return self.max_length
+        return min(self.max_length, self.spec.room)
 
     def lengths(self, split: str) -> list[int]:
         """Return the number of tokens of each row of a split: its prompt, and its longest choice or its target."""
         examples: Sequence[Any] = getattr(self.data, split)
-        if self.kind == "encoder":
+        if self.spec.kind == "encoder":
             return lengths_of(examples, prompts_only=True)
         if not examples[0].choices:
             return [length + 1 for length in lengths_of(examples)]
         longest = max(len(document.target_ids) for document in examples[0].choices)
         return [length + longest for length in lengths_of(examples, prompts_only=True)]
+
+    def beyond_positions(self, split: str) -> list[bool]:
+        """Return whether each row of a split needs more positions than the base model has.
+
+        An encoder-decoder reads the prompt in the positions of its encoder, and the target in those of its decoder.
+        """
+        whole, spec = self.lengths(split), self.spec
+        room = math.inf if spec.room is None else spec.room
+        if spec.kind != "encoder-decoder":
+            return [length > room for length in whole]
+        target_room = math.inf if spec.target_room is None else spec.target_room
+        prompts = lengths_of(getattr(self.data, split), prompts_only=True)
+        return [p > room or length - p > target_room for p, length in zip(prompts, whole, strict=True)]
 
 
 def measure(settings: RecipeSettings, task: Task) -> Measured:
@@ -166,9 +185,8 @@ def measure(settings: RecipeSettings, task: Task) -> Measured:
     with silent_transformers():
         tokenizer = read_tokenizer(model_path(settings.model), settings.model.revision)
     whole = replace(task, config=replace(task.config, max_length=sys.maxsize, long_rows="error"))
-    data = encode(whole, tokenizer, replace(spec, room=None), needs_end=False)
-    limit = task.config.max_length if spec.room is None else min(task.config.max_length, spec.room)
-    return Measured(data, limit, spec.room, None if base is None else _computing_parameters(base, kind), kind)
+    data = encode(whole, tokenizer, replace(spec, room=None, target_room=None), needs_end=False)
+    return Measured(data, task.config.max_length, spec, None if base is None else _computing_parameters(base, kind))
 
 
 def _computing_parameters(base: Any, kind: str) -> int:
@@ -179,28 +197,37 @@ def _computing_parameters(base: Any, kind: str) -> int:
 
 def lengths(task: Task, measured: Measured) -> Finding:
     """Return the finding on the lengths of rows, compared with the greatest possible length."""
-    table, long, longest = [], [], 0
-    facts: dict[str, Any] = {"limit": measured.limit, "room": measured.room}
+    table, long, longest, fits = [], [], 0, True
+    spec = measured.spec
+    facts: dict[str, Any] = {"limit": measured.limit, "room": spec.room}
     for split, rows in task.splits.items():
-        found = measured.lengths(split)
+        found, beyond = measured.lengths(split), measured.beyond_positions(split)
         half, most = (int(numpy.percentile(found, p)) for p in (50, 95))
         facts[split] = {"median": half, "95 %": most, "longest": max(found)}
         table.append({"split": split} | {name: f"{value:,}" for name, value in facts[split].items()})
-        long += [place_of(rows[n]) for n, length in enumerate(found) if length > measured.limit]
+        long += [place_of(rows[n]) for n, length in enumerate(found) if beyond[n] or length > measured.max_length]
         longest = max(longest, *found)
+        fits = fits and not any(beyond)
     part = share(len(long), sum(map(len, task.splits.values())))
     facts |= {"too_long": len(long), "share": part}
-    room = "" if measured.room is None else f", the base model has room for {measured.room:,}"
-    said = f"The longest row has {longest:,} tokens. task.max_length is {task.config.max_length:,}{room}."
+    said = f"The longest row has {longest:,} tokens. task.max_length is {task.config.max_length:,}{_room(spec)}."
     if not long:
         return Finding("lengths", "Lengths", "green", said, "", facts, table)
-    said += f" Rows that do not fit into {measured.limit:,}: {len(long):,} ({percent(part)}), {places(long)}."
-    fits = measured.room is None or longest <= measured.room
+    said += f" Rows that do not fit: {len(long):,} ({percent(part)}), {places(long)}."
     remedy = f"Set task.max_length to {longest}." if fits else "Shorten these rows, or use a base model with more room."
     if task.config.long_rows == "cut_prompt":
         status: Status = "amber" if part > CUT else "green"
         return Finding("lengths", "Lengths", status, f"{said} Their prompts are cut.", remedy, facts, table)
     return Finding("lengths", "Lengths", "red", said, remedy, facts, table)
+
+
+def _room(spec: InputSpec) -> str:
+    """Return the clause on the base model's positions; empty without a limit."""
+    if spec.kind != "encoder-decoder":
+        return "" if spec.room is None else f", the base model has room for {spec.room:,}"
+    rooms = {"prompt": spec.room, "target": spec.target_room}
+    found = [f"{room:,} of the {part}" for part, room in rooms.items() if room is not None]
+    return f", the base model has room for {' and '.join(found)}" if found else ""
 
 
 @cache

@@ -406,7 +406,7 @@ def seconds_of_run(settings: RecipeSettings, measured: Measured, rate: float) ->
         for split in ("train", "validation", "test")
         if (found := measured.lengths(split))
     }
-    written = not measured.data.test[0].choices and measured.kind != "encoder"
+    written = not measured.data.test[0].choices and measured.spec.kind != "encoder"
     training = settings.training
     steps = 0 if METHODS[settings.method].what == "written" else training.steps * settings.candidates
     flops = WHOLE if settings.method == "full_finetuning" else SOFT

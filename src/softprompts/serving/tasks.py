@@ -17,6 +17,7 @@ from softprompts.adapters.transfer import VALUES, read_values
 from softprompts.config.sections import TaskConfig
 from softprompts.config.tools import AdapterConfig
 from softprompts.encoding.tokenization import end_of_answer
+from softprompts.engine.build import check_causal, check_embeddings
 from softprompts.engine.forward import Engine, keys_and_values
 from softprompts.engine.kv_cache import States, positions_of
 from softprompts.errors import UserError, listed, nearest, settings_named, short, warn
@@ -32,6 +33,7 @@ from peft import PeftType
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+READ = range(8)  # token ids of the checks of a base model
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -127,10 +129,12 @@ class Tasks:
             any_base: accept adapters that were trained on a base model of another name.
 
         Raises:
-            UserError: the base model cannot be served in batches.
+            UserError: the base model cannot be served in batches; `check_causal` refuses it.
         """
         check_base(base)
+        check_causal(base, READ)
         self.base, self.tokenizer, self.cache_bytes, self.any_base = base, tokenizer, cache_bytes, any_base
+        self._takes_embeddings = False  # until it was checked; adapters of keys and values do not need it
         self.computed = 0  # number of computed keys and values, for the metrics
         self.spec = input_spec(base)
         self.own_ends = frozenset(Engine(base, tokenizer).ends)
@@ -195,7 +199,7 @@ class Tasks:
 
         Raises:
             UserError: the name is taken or not allowed; `load_adapter` refuses the adapter; the adapter changes the
-                base model's weights, or has several tasks.
+                base model's weights, or has several tasks; `check_embeddings` refuses the base model.
         """
         if not NAME.fullmatch(name):
             raise UserError(f"expected at most 64 letters, digits, '.', '_' and '-', found {short(name)!r}", key="name")
@@ -218,6 +222,9 @@ class Tasks:
                 "P-tuning, multitask prompt tuning or prefix tuning"
             )
         soft = self._read(folder, config)
+        if isinstance(soft, torch.Tensor) and not self._takes_embeddings:
+            check_embeddings(self.base, READ)
+            self._takes_embeddings = True
         input_spec(self.base, positions_of(soft))  # room for a text
         settings = run_settings(path)
         if not settings:
