@@ -74,7 +74,8 @@ def _enter_own_namespace() -> None:
 
 
 def _try_all(wanted: dict[str, int], seed: int, done: list[dict[str, Any]], file: Path) -> None:
-    from benchmarks.chaos.launches import WAYS, warm_up
+    from benchmarks.chaos.faults import FAULTS
+    from benchmarks.chaos.launches import warm_up
     from benchmarks.chaos.subject import make_subject
     from benchmarks.chaos.trial import Trial, clean, measure
 
@@ -86,7 +87,7 @@ def _try_all(wanted: dict[str, int], seed: int, done: list[dict[str, Any]], file
     clean(place / "subject")
     make_subject(place / "subject")
     undisturbed = {}
-    for way in WAYS:
+    for way in dict.fromkeys(FAULTS[name].way for name in wanted):
         clean(place / "trial")
         trial = Trial(random.Random(0), 0, 1, place / "trial", place / "subject", {}, way)
         undisturbed[way] = measure(trial)
@@ -98,7 +99,8 @@ def _try_all(wanted: dict[str, int], seed: int, done: list[dict[str, Any]], file
             if number not in held:
                 clean(place / "trial")
                 rng = random.Random(f"{seed} {name} {number}")
-                one = _tried(name, Trial(rng, number, count, place / "trial", place / "subject", undisturbed))
+                folders = place / "trial", place / "subject"
+                one = _tried(name, Trial(rng, number, count, *folders, undisturbed, FAULTS[name].way))
                 done.append(one)
                 times, broken = times + one["times"], broken + bool(one["broken"])
                 with file.open("a", encoding="utf-8") as record:

@@ -31,17 +31,22 @@ FILES = ("state.json", "trainable.safetensors", "optimizer.safetensors", "SHA256
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: its name in the table, the number of its trials, and the function that runs one trial."""
+    """A fault.
+
+    name: its name in the table; wanted: number of its trials; trial: the function that runs one trial; way: name of the
+    way of launching its runs.
+    """
 
     name: str
     wanted: int
     trial: Callable[[Trial], Tried]
+    way: str = "single"
 
 
-def kill(trial: Trial, way: str) -> Tried:
+def kill(trial: Trial) -> Tried:
     """Kill -9 one process, or all at once, at random moments; restart it each time."""
     more: list[str] = []
-    trial.way, kills = way, 0
+    kills = 0
     while kills < KILLS:
         started = trial.start(*more)
         if not trial.moment(started):
@@ -53,9 +58,8 @@ def kill(trial: Trial, way: str) -> Tried:
     return kills, SAME
 
 
-def terminate(trial: Trial, way: str) -> Tried:
+def terminate(trial: Trial) -> Tried:
     """Send SIGTERM to all processes at a random moment."""
-    trial.way = way
     started = trial.start()
     if not trial.moment(started):
         return 1, ENDED
@@ -228,9 +232,9 @@ def clock(trial: Trial) -> Tried:
     return 1, SAME
 
 
-def hang(trial: Trial, way: str) -> Tried:
+def hang(trial: Trial) -> Tried:
     """Stop one process of two, so that it does not respond."""
-    trial.way, trial.flags["run.process_timeout"] = way, 4
+    trial.flags["run.process_timeout"] = 4
     started = trial.start()
     while not (trial.output / "config.json").is_file() and not started.poll():
         time.sleep(0.001)
@@ -314,14 +318,12 @@ def other_base(trial: Trial) -> Tried:
 
 
 FAULTS = {
-    "kill_single": Fault("`kill -9` at a random moment, one process", 50, partial(kill, way="single")),
-    "kill_two": Fault(
-        "`kill -9` at a random moment, two processes: one of them, or both", 50, partial(kill, way="two")
-    ),
-    "kill_launched": Fault("the same under `accelerate launch`", 10, partial(kill, way="launched")),
-    "kill_sharded": Fault("the same, with a base model sharded by FSDP 2", 10, partial(kill, way="sharded")),
-    "sigterm_single": Fault("SIGTERM at a random moment, one process", 15, partial(terminate, way="single")),
-    "sigterm_two": Fault("SIGTERM at a random moment, two processes", 15, partial(terminate, way="two")),
+    "kill_single": Fault("`kill -9` at a random moment, one process", 50, kill),
+    "kill_two": Fault("`kill -9` at a random moment, two processes: one of them, or both", 50, kill, "two"),
+    "kill_launched": Fault("the same under `accelerate launch`", 10, kill, "launched"),
+    "kill_sharded": Fault("the same, with a base model sharded by FSDP 2", 10, kill, "sharded"),
+    "sigterm_single": Fault("SIGTERM at a random moment, one process", 15, terminate),
+    "sigterm_two": Fault("SIGTERM at a random moment, two processes", 15, terminate, "two"),
     "sigterm_test": Fault("SIGTERM while the test rows are scored", 15, terminate_test),
     "disk_space": Fault(
         "disk full, after each number of pages that a run writes", 60, partial(full_disk, what="space")
@@ -332,8 +334,8 @@ FAULTS = {
     "damage": Fault("checkpoint cut short, with a flipped bit, or missing a file", 36, damage),
     "two_runs": Fault("two runs started into one folder", 10, two_runs),
     "clock": Fault("clock jumps back by a year; times of files at random", 10, clock),
-    "hang_two": Fault("one of two processes hangs", 10, partial(hang, way="two")),
-    "hang_launched": Fault("the same under `accelerate launch`", 4, partial(hang, way="launched")),
+    "hang_two": Fault("one of two processes hangs", 10, hang, "two"),
+    "hang_launched": Fault("the same under `accelerate launch`", 4, hang, "launched"),
     "nan": Fault("loss becomes NaN at a random step", 12, nan),
     "other_base": Fault("base model changed between run and resumption", 6, other_base),
 }
