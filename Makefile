@@ -98,9 +98,9 @@ bench: $(STAMP) ## benchmark every method with three seeds, settings swept on va
 bench-plan: $(STAMP) ## show the jobs of make bench, and their expected time
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done
 
-study: $(STAMP) ## sweep every method's settings on validation; several hours; can be resumed; STUDY=screens ONLY=sentiment/lora RAY=auto
+study: $(STAMP) ## sweep every method's settings on validation; several hours; can be resumed; STUDY="choices comparisons" ONLY=sentiment/lora RAY=auto
 	$(RAY_PIP)
-	@set -e; some=$(if $(ONLY),,yes); for part in $(or $(STUDY),screens use_cases comparisons); do only=; \
+	@set -e; some=$(if $(ONLY),,yes); for part in $(or $(STUDY),screens use_cases); do only=; \
 		for screen in $(ONLY); do ! grep -q "^    $$screen[/:]" configs/study/$$part.yaml || only="$$only --launch.only+=$$screen"; done; \
 		test -n "$$only$(if $(ONLY),,all)" || continue; some=yes; \
 		HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.study --config configs/study/$$part.yaml $$only $(WORKERS); done; \

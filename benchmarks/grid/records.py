@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
@@ -21,6 +21,8 @@ from softprompts.system.files import write_atomically
 
 # A grid may grow. Its records stay comparable as long as everything else is the same.
 GROWS = ("seeds", "methods", "probes", "transfer", "name", "extensions")
+# Keys that the first records do not have, and that change a run. Their defaults do what those runs did.
+NEWER = ("init_from", "init_fill", "init_adapter", "parametrization", "ema", "on_nan", "teacher", "teacher_context")
 TASKS = Path("results/tasks")
 UNKNOWN = 120.0  # seconds of a job without any record
 
@@ -206,13 +208,19 @@ def differing(now: Mapping[str, Any], then: Mapping[str, Mapping[str, Any]]) -> 
     changed = {}
     for section in sorted(then.keys() & now.keys() - {"run"}):
         settings = json.loads(json.dumps(asdict(now[section])))
-        known = settings.keys() & then[section].keys()
+        defaults = _defaults(now[section])
+        before = {key: defaults[key] for key in defaults.keys() & set(NEWER)} | then[section]
         for key in sorted(settings):
-            # A key that is newer than the record counts if it gives initial values of another kind.
-            newer = key == "init_from" and key not in known and settings[key]
-            if newer or (key in known and settings[key] != then[section][key]):
+            if settings[key] != before.get(key, settings[key]):
                 changed[f"{section}.{key}"] = settings[key]
     return changed
+
+
+def _defaults(settings: Any) -> dict[str, Any]:
+    """Return the defaults of a section's settings, as in a record."""
+    made = {f.name: f.default_factory() for f in fields(settings) if f.default_factory is not MISSING}
+    made |= {f.name: f.default for f in fields(settings) if f.default is not MISSING}
+    return dict(json.loads(json.dumps(made)))
 
 
 def check_choices(folder: Path, runs: Path) -> None:

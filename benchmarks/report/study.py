@@ -25,12 +25,12 @@ Screens = dict[str, dict[str, Any]]  # records by name of the screen
 
 HEAD = """# The study: settings that validation prefers
 
-Each table below shows one sweep. Every combination of its values is a candidate for the steps of a real run. After 1/9
-and 1/3 of the steps, or after 1/3 if there are three candidates, the best third continues (successive halving, Jamieson
-and Talwalkar 2016). If the best value of a number is at an edge, values beyond it follow. Sweeps use one seed and
-validation rows only; test rows choose nothing. `make study` makes the records. The grids are in
-[screens.yaml](../../configs/study/screens.yaml), [use_cases.yaml](../../configs/study/use_cases.yaml) and
-[comparisons.yaml](../../configs/study/comparisons.yaml).
+Each table below shows one sweep. Every combination of its values is a candidate for the steps of a real run. After two
+parts of the steps, or one if there are three candidates, the best third continues (successive halving, Jamieson and
+Talwalkar 2016). The table shows these parts. If the best learning rate is at an edge, rates beyond it follow. Sweeps
+use one seed and validation rows only; test rows choose nothing. `make study` makes the records. The grids are in
+[screens.yaml](../../configs/study/screens.yaml), [use_cases.yaml](../../configs/study/use_cases.yaml),
+[choices.yaml](../../configs/study/choices.yaml) and [comparisons.yaml](../../configs/study/comparisons.yaml).
 """
 COMPARED = """Then come comparisons: the rows of each are the values of one choice. Every candidate is trained to the
 end with several seeds.
@@ -159,7 +159,12 @@ def finding(record: Mapping[str, Any]) -> str:
     elif own not in values:
         said = f"The best is {winner}; the shipped choice, {own}, is not among these."
     elif min(values[winner]) > max(values[own]):
-        said = f"Every seed of {winner} is better than every seed of the shipped choice, {own}."
+        mine, rivals = len(values[own]), len(values) - 1
+        chance = min(1.0, rivals / math.comb(mine + len(values[winner]), mine))
+        said = (
+            f"Every seed of {winner} is better than every seed of the shipped choice, {own}. If all choices were "
+            f"equal, one of {rivals} others would be so in at most {100 * chance:.0f} % of cases."
+        )
     else:
         said = f"No difference shown: the seeds of {winner} and of the shipped choice, {own}, overlap."
     best_values = next(

@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Process, WorkersConfig, run_jobs
-from benchmarks.study.settings import ScreenConfig, StudyConfig, base_of, check, check_record, config_of, record_of
+from benchmarks.study.settings import (
+    ScreenConfig,
+    StudyConfig,
+    base_of,
+    check,
+    check_order,
+    check_record,
+    config_of,
+    record_of,
+)
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
 from softprompts.runs.folders import RESULT_FILE
@@ -62,6 +71,8 @@ def main(study: StudyConfig, launch: LaunchConfig, workers: WorkersConfig) -> No
     for name in mine:
         if name not in left:
             check_record(study, name, files[name])
+    for name in left:
+        check_order(study, name, Path(launch.records))
     seconds = {name: expected(study, name) for name in left}
     print(
         f"{len(mine)} screens, {len(mine) - len(left)} of them recorded; about {spoken(sum(seconds.values()))} for the "
@@ -82,7 +93,8 @@ def main(study: StudyConfig, launch: LaunchConfig, workers: WorkersConfig) -> No
         config = folder.with_name(f"{folder.name}.yaml")
         config.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(config, yaml.safe_dump(config_of(study, name, folder), sort_keys=False, allow_unicode=True))
-        return Process(["recipes/sweep.py", "--config", str(config), "--resume"], folder)
+        arguments = ["recipes/sweep.py", "--config", str(config), "--resume"]
+        return Process(arguments, folder, study.screens[name].mixed_precision)
 
     def keep_and_print(name: str, code: int, line: str) -> None:
         if code:
@@ -126,7 +138,7 @@ def keep(folder: Path, file: Path, screen: ScreenConfig, base: dict[str, Any]) -
 
 def candidates(screen: ScreenConfig) -> int:
     """Return how many candidates a screen begins with."""
-    return prod(map(len, screen.grid.values())) * max(1, len(screen.seeds))
+    return prod(map(len, [*screen.grid.values(), *screen.factors.values()])) * max(1, len(screen.seeds))
 
 
 def expected(study: StudyConfig, name: str) -> float:
@@ -137,7 +149,7 @@ def expected(study: StudyConfig, name: str) -> float:
     count, runs = candidates(screen), 0.0
     if screen.seeds:
         return one * count
-    for before, rung in itertools.pairwise([0.0, *rungs(count, study.reduction_factor)]):
+    for before, rung in itertools.pairwise([0.0, *rungs(count, study.reduction_factor, study.first_rung)]):
         runs += count * (rung - before)
         count = -(-count // study.reduction_factor)
     return one * runs

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from softprompts.config.methods import EncoderConfig, LoraConfig, PrefixConfig, PromptConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
@@ -44,13 +44,18 @@ class ScreenConfig:
         recipe: recipe whose shipped config of the task is the base of the candidates.
         grid: values of dotted keys; every combination is a candidate.
         settings: further differences from the shipped config, by dotted key.
+        factors: like `grid`, but each value is a factor of the shipped config's value; 1 is the shipped one.
         seeds: seeds of each candidate in a comparison; empty in a sweep by halving.
+        mixed_precision: as of `accelerate launch --mixed_precision`, for weights that have to stay in 32 bits; auto is
+            bf16 if the processor or GPU has instructions for it.
     """
 
     recipe: str
     grid: dict[str, list[Any]]
     settings: dict[str, Any] = field(default_factory=dict)
+    factors: dict[str, list[float]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
 
 
 @dataclass
@@ -63,6 +68,9 @@ class StudyConfig:
         settings: settings of all screens, by dotted key.
         seed: seed of the candidates; no run on test has this seed.
         reduction_factor: factor of the halving.
+        first_rung: smallest share of the steps after which candidates leave; None leaves it to their number.
+        after: files of studies that decide shipped configs. A screen of another name starts from such a config, so it
+            waits until that study's screen is recorded and the config has its choice.
         extensions: greatest number of candidates beyond an edge.
     """
 
@@ -70,6 +78,8 @@ class StudyConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 100
     reduction_factor: int = 3
+    first_rung: float | None = None
+    after: list[str] = field(default_factory=list)
     extensions: int = 4
 
 
@@ -101,6 +111,41 @@ def base_of(name: str, screen: ScreenConfig) -> dict[str, Any]:
     return {other.get(section, section): values for section, values in made.items()}
 
 
+def grid_of(name: str, screen: ScreenConfig) -> dict[str, list[Any]]:
+    """Return the values of each key that a screen varies, under the recipe's names of the keys."""
+    base, other = base_of(name, screen), RENAMED.get(screen.recipe, {})
+    made = dict(screen.grid)
+    for key, factors in screen.factors.items():
+        value = value_of(base, in_sweep(key, other))
+        made[key] = [float(f"{factor * value:.3g}") for factor in factors]
+    return made
+
+
+def check_order(study: StudyConfig, name: str, records: Path) -> None:
+    """Raise `UserError` if the config that a screen starts from does not have the choice of its own screen yet."""
+    screen = study.screens[name]
+    decides = f"{name.split('/')[0]}/{screen.recipe}"
+    if name == decides or not any(decides in _screens_of(file) for file in study.after):
+        return
+    file = records / f"{decides}.json"
+    if not file.is_file():
+        raise UserError(f"study.after: {name} starts from a config that the screen {decides} decides; run that first")
+    base, other = base_of(name, screen), RENAMED.get(screen.recipe, {})
+    left = {
+        key: value
+        for key, value in load_screen(file)["chosen"].items()
+        if value_of(base, in_sweep(key, other)) != value
+    }
+    if left:
+        values = ", ".join(f"{key}: {value}" for key, value in left.items())
+        raise UserError(f"study.after: {shipped(name, screen)} does not have the choice of {file} yet: {values}")
+
+
+def _screens_of(file: str) -> dict[str, Any]:
+    made: dict[str, Any] = yaml.safe_load(Path(file).read_text(encoding="utf-8"))["study"]["screens"]
+    return made
+
+
 def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
     """Return the config of a screen's sweep, complete."""
     screen = study.screens[name]
@@ -109,11 +154,12 @@ def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
     for key, value in (study.settings | screen.settings).items():
         section, _, own = in_sweep(key, other).partition(".")
         made.setdefault(section, {})[own] = value
-    grid = {in_sweep(key, other): values for key, values in screen.grid.items()}
+    grid = {in_sweep(key, other): values for key, values in grid_of(name, screen).items()}
     if screen.seeds:
         halving: dict[str, Any] = {"grid": grid | {SEED: screen.seeds}, "reduction_factor": None, "extensions": 0}
     else:
         halving = {"grid": grid, "reduction_factor": study.reduction_factor, "extensions": study.extensions}
+        halving["first_rung"] = study.first_rung
     made["sweep"] = {"method": screen.recipe, **halving}
     made["evaluation"]["split"] = "validation"  # test stays unseen
     made["run"] |= {"output_dir": str(folder), "seed": study.seed, "trackers": []}
@@ -162,7 +208,7 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig, base: Mapping[str
     return {
         "recipe": screen.recipe,
         "chosen": ranked(Standing(**c) for c in candidates)[0].values,
-        "shipped": {key: _value_of(base, in_sweep(key, other)) for key in screen.grid},
+        "shipped": {key: value_of(base, in_sweep(key, other)) for key in (*screen.grid, *screen.factors)},
         "apart": apart(screen, base),
         "by": result["settings"]["training"]["best_by"],
         "seed": result["seed"],
@@ -177,11 +223,16 @@ def record_of(result: Mapping[str, Any], screen: ScreenConfig, base: Mapping[str
 def apart(screen: ScreenConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a shipped config, by `base_of`, of which all candidates of a screen have another."""
     other = RENAMED.get(screen.recipe, {})
-    own = {key: _value_of(base, in_sweep(key, other)) for key in screen.settings if key not in CRITERIA}
-    return {key: value for key, value in own.items() if value != screen.settings[key]}
+    own = {key: value_of(base, in_sweep(key, other)) for key in screen.settings if key not in CRITERIA}
+    return {key: value for key, value in own.items() if _plain(value) != _plain(screen.settings[key])}
 
 
-def _value_of(config: Mapping[str, Any], key: str) -> Any:
+def _plain(value: Any) -> Any:
+    """Return a value as settings are compared: null and TEXT are the same `prompt_tuning_init`."""
+    return None if value == "TEXT" else value
+
+
+def value_of(config: Mapping[str, Any], key: str) -> Any:
     """Return the value of a sweep's key as the recipe reads it: the key's default if the config does not have it."""
     section, _, own = key.partition(".")
     if section not in KINDS:

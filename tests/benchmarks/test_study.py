@@ -14,6 +14,7 @@ from benchmarks.study.settings import (
     StudyConfig,
     base_of,
     check,
+    check_order,
     check_record,
     config_of,
     load_screen,
@@ -57,7 +58,13 @@ def test_a_sweep_is_the_shipped_config_with_a_grid() -> None:
     assert made["model"] == before["model"] | {"dtype": "float32"}
     assert made["evaluation"] == before["evaluation"] | {"split": "validation"}
     assert made["run"] == before["run"] | {"output_dir": "there", "seed": 7, "trackers": []}
-    assert made["sweep"] == {"method": "prompt_tuning", "grid": GRID, "reduction_factor": 3, "extensions": 4}
+    assert made["sweep"] == {
+        "method": "prompt_tuning",
+        "grid": GRID,
+        "reduction_factor": 3,
+        "extensions": 4,
+        "first_rung": None,
+    }
 
 
 def test_the_section_of_p_tuning_is_the_sweeps_encoder_and_back() -> None:
@@ -150,6 +157,41 @@ def test_a_halved_sweep_is_expected_to_take_less_than_its_full_grid(monkeypatch:
     grid: dict[str, list[Any]] = {"training.learning_rate": [1, 2, 3], "run.seed": [1, 2, 3]}
     study = StudyConfig({"sentiment/x": ScreenConfig("lora", grid)})
     assert runner.expected(study, "sentiment/x") == pytest.approx(runner.UNKNOWN * (1 + 2 / 3 + 2 / 3))
+
+
+def test_a_later_first_rung_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "TASKS", Path("nowhere"))
+    grid: dict[str, list[Any]] = {"training.learning_rate": [1, 2, 3]}
+    screen = ScreenConfig("lora", grid, factors={"training.warmup_steps": [1, 2, 3]})
+    study = StudyConfig({"sentiment/x": screen}, first_rung=0.25)
+    assert runner.expected(study, "sentiment/x") == pytest.approx(runner.UNKNOWN * (9 / 4 + 3 / 4 + 1 / 2))
+
+
+def test_factors_multiply_the_shipped_value() -> None:
+    screen = ScreenConfig("p_tuning", {"prompt.num_virtual_tokens": [4]}, factors={"training.learning_rate": [0.3, 1]})
+    study = StudyConfig({"sentiment/mine": screen})
+    made = config_of(study, "sentiment/mine", Path("there"))
+    assert made["sweep"]["grid"] == {"encoder.num_virtual_tokens": [4], "training.learning_rate": [0.00015, 0.0005]}
+    record = record_of(result_of([candidate_of({}, 0.5)]), screen, base_of("sentiment/mine", screen))
+    assert record["shipped"] == {"prompt.num_virtual_tokens": 20, "training.learning_rate": 0.0005}
+
+
+def test_what_starts_from_a_config_waits_for_the_screen_that_decides_it(tmp_path: Path) -> None:
+    decides = tmp_path / "screens.yaml"
+    decides.write_text("study: {screens: {sentiment/lora: {recipe: lora}}}", encoding="utf-8")
+    screens = {"sentiment/mine": ScreenConfig("lora", GRID), "sentiment/other": ScreenConfig("p_tuning", GRID)}
+    study = StudyConfig(screens, after=[str(decides)])
+    check_order(study, "sentiment/other", tmp_path)
+    with pytest.raises(UserError, match=r"study.after: sentiment/mine starts from a config that .* sentiment/lora dec"):
+        check_order(study, "sentiment/mine", tmp_path)
+    file = tmp_path / "sentiment" / "lora.json"
+    file.parent.mkdir()
+    rate = base_of("sentiment/mine", screens["sentiment/mine"])["training"]["learning_rate"]
+    file.write_text(json.dumps({"chosen": {"training.learning_rate": rate}}), encoding="utf-8")
+    check_order(study, "sentiment/mine", tmp_path)
+    file.write_text(json.dumps({"chosen": {"training.learning_rate": 7.0}}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"sentiment/lora.yaml does not have the choice of .*learning_rate: 7.0"):
+        check_order(study, "sentiment/mine", tmp_path)
 
 
 def test_the_shipped_study_is_complete() -> None:

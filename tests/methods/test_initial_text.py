@@ -19,7 +19,7 @@ from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
 from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
 from softprompts.models.loading import load_base_model
 from softprompts.models.peft_compat import encoder_of
-from softprompts.tasks.task import Task
+from softprompts.tasks.task import Task, in_words
 
 import pytest
 import torch
@@ -122,6 +122,20 @@ def seeded(folder: Path, section: str, count: int, seed: int = 0) -> Any:
 
 def test_an_instruction_of_a_prefix_is_the_task_in_words(tiny_model: Path) -> None:
     check_text(tiny_model, "prefix", 12, "text: positive or negative", init_from="instruction")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "words"),
+    [
+        ("{text}\nSummary:", " {summary}", "Write the summary for the following text."),
+        ("{name}\n{text}", "{a} {b}", "Write the a and b for the following name and text."),
+        ("Translate into German: {text}", " {german}", "Translate into German:"),
+        ("{text}", "yes", "Write the answer for the following text."),
+    ],
+)
+def test_an_open_task_in_words_is_an_instruction(prompt: str, target: str, words: str) -> None:
+    task = make_task([("a", "b")])
+    assert in_words(replace(task, config=replace(task.config, prompt=prompt, target=target))) == words
 
 
 @pytest.mark.parametrize("section", WAYS)

@@ -117,7 +117,7 @@ def _result(task: str, method: str, seed: int) -> Any:
     cost: dict[str, float] = {
         "seconds_total": seconds + 50,
         "seconds_training": float(seconds) + seed if seconds else 0.0,
-        "cpu_seconds_training": 2.0 * seconds,
+        "cpu_seconds_training": 2.0 * seconds + seed if seconds else 0.0,
         "seconds_testing": 30.0,
         "peak_memory_gib": memory,
         "adapter_bytes": float(saved),

@@ -272,6 +272,17 @@ def test_rungs_are_as_many_as_leave_one(candidates: int, factor: int | None, sha
     assert rungs(candidates, factor) == shares
 
 
+@pytest.mark.parametrize(("candidates", "first", "shares"), [
+    (9, 0.25, [0.25, 0.5, 1]),
+    (3, 0.25, [1 / 3, 1]),
+    (8, 0.25, [0.25, 0.5, 1]),
+    (1, 0.25, [1]),
+    (27, 0.064, [0.064, 0.16, 0.4, 1]),
+])  # fmt: skip
+def test_the_first_rung_is_not_below_the_given_share(candidates: int, first: float, shares: list[float]) -> None:
+    assert rungs(candidates, 3, first) == pytest.approx(shares)
+
+
 def test_the_better_share_goes_on_and_of_equals_the_first() -> None:
     one = dict.fromkeys((0, 3, 5, 7, 9), -1.0)
     values = {0: 0.1, 3: 0.9, 5: 0.5, 7: 0.5, 9: -1.0}
@@ -536,10 +547,15 @@ def test_a_candidate_with_its_own_base_model_does_not_keep_it_in_memory(make: Bu
     ({"method": "prefix_tuning"}, "^prompt: sweep.method is prefix_tuning, which reads prefix; remove prompt$"),
     ({"method": "full_finetuning"}, "^prompt: sweep.method is full_finetuning, which has no section of its own"),
     ({"reduction_factor": 1}, "^sweep.reduction_factor: expected 2 or more, found 1"),
+    ({"first_rung": 1.5}, "^sweep.first_rung: expected a share between 0 and 1, found 1.5"),
+    (
+        {"grid": {"training.steps": [2, 4]}, "reduction_factor": 2},
+        "^sweep.grid: training.steps cannot vary if candidates leave",
+    ),
     ({"extend": ["run.sed"]}, r'^sweep.extend: "run.sed" is not in sweep.grid \(did you mean "run.seed"'),
     ({"extensions": -1}, "^sweep.extensions: expected 0 or more, found -1"),
 ])  # fmt: skip
 def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> None:
     sections = {"prompt": PROMPT, "prefix": PrefixConfig()}
     with pytest.raises(UserError, match=message):
-        grid_of(SweepConfig({"run.seed": [0]}, **settings), sections, TRAINING, RUN)
+        grid_of(SweepConfig(**({"grid": {"run.seed": [0]}} | settings)), sections, TRAINING, RUN)

@@ -45,6 +45,8 @@ class SweepConfig:
         method: the method; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
         reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after parts of the steps,
             for example 1/8, 1/4 and 1/2, the best 1/reduction_factor of the candidates continue. By default none leave.
+        first_rung: smallest share of the steps after which candidates leave, e.g. 0.25. Low and high rates have a
+            disadvantage soon after the warm-up. By default the number of candidates decides.
         extensions: most further candidates, over all keys together. While the best value of a number is the largest or
             the smallest tried, one candidate beyond it is added. It continues while it is among the best
             1/reduction_factor of all candidates that reached the same step (Li et al. 2020).
@@ -55,6 +57,7 @@ class SweepConfig:
     grid: dict[str, list[str | int | float | bool | None]]
     method: str = "prompt_tuning"
     reduction_factor: int | None = None
+    first_rung: float | None = None
     extensions: int = 0
     extend: list[str] = field(default_factory=lambda: ["training.learning_rate"])
 
@@ -62,6 +65,13 @@ class SweepConfig:
         if self.reduction_factor is not None and self.reduction_factor < 2:
             raise UserError(
                 f"sweep.reduction_factor: expected 2 or more, found {self.reduction_factor}; null trains all to the end"
+            )
+        if self.first_rung is not None and not 0 < self.first_rung < 1:
+            raise UserError(f"sweep.first_rung: expected a share between 0 and 1, found {self.first_rung}")
+        if self.reduction_factor is not None and "training.steps" in self.grid:
+            raise UserError(
+                "sweep.grid: training.steps cannot vary if candidates leave, because they are ranked after a share of "
+                "their steps; set sweep.reduction_factor to null"
             )
         if self.extensions < 0:
             raise UserError(f"sweep.extensions: expected 0 or more, found {self.extensions}")

@@ -6,18 +6,27 @@ import math
 from collections.abc import Mapping
 
 
-def rungs(candidates: int, reduction_factor: int | None) -> list[float]:
+def rungs(candidates: int, reduction_factor: int | None, first: float | None = None) -> list[float]:
     """Return the shares of a candidate's steps after which the worse candidates leave, ascending; the last is 1.
 
     At the last share one of the first candidates is left. For eight candidates and a factor of two the shares are 1/8,
     1/4, 1/2 and 1.
+
+    Args:
+        candidates: number of candidates at the beginning.
+        reduction_factor: factor by which the candidates become fewer at each share; None if none leave.
+        first: smallest share. If the first share is smaller, as many shares follow from this one, each larger than the
+            one before by the same factor. For eight candidates, a factor of two and 0.343: 0.343, 0.49, 0.7 and 1.
     """
     if reduction_factor is None:
         return [1.0]
     halvings = 0
     while reduction_factor**halvings < candidates:
         halvings += 1
-    return [reduction_factor ** (k - halvings) for k in range(halvings + 1)]
+    shares = [reduction_factor ** (k - halvings) for k in range(halvings + 1)]
+    if first is None or shares[0] >= first:
+        return shares
+    return [first ** (1 - k / halvings) for k in range(halvings + 1)]
 
 
 def go_on(values: Mapping[int, tuple[float, float]], reduction_factor: int) -> set[int]:

@@ -147,7 +147,7 @@ class Sweep:
     def train(self, new: Sequence[Contender]) -> None:
         """Train these candidates from rung to rung. At each rung, the worse ones leave."""
         factor = self.grid.sweep.reduction_factor
-        for rung in rungs(len(self.grid.points()), factor):
+        for rung in rungs(len(self.grid.points()), factor, self.grid.sweep.first_rung):
             alive = [c for c in new if c.left_at is None]
             for group in [alive] if self.together and alive else [[c] for c in alive]:
                 self.advance(group, rung)
@@ -230,7 +230,12 @@ class Sweep:
         return max(ended, key=lambda c: c.standing.rank)
 
     def further(self) -> list[Point]:
-        """Return candidates beyond the best, for each of its numbers that is at an edge of the tried values."""
+        """Return candidates beyond the best, for each of its numbers that is at an edge of the tried values.
+
+        If the best is no better than its initial values, there are none: its numbers were not chosen.
+        """
+        if not self.best.progress.best_step:
+            return []
         points = []
         tried = [c.point.values for c in self.contenders]
         for values in beyond(self.best.point.values, tried, self.grid.sweep.extend):

@@ -23,6 +23,7 @@ from softprompts.tasks.splits import write_splits
 from softprompts.tasks.templates import Row, check_characters, check_task_templates, render
 
 # Settings that do not change the rows, only their later use.
+LABEL_WORDS = 2  # most words for each column in a template that only labels its columns
 OF_TOKENS = ("chat", "system", "max_length", "long_rows", "metrics", "metric_data", "name")
 
 
@@ -211,17 +212,25 @@ def draw_rows(task: Task, count: int, seed: int, key: str) -> list[Row]:
 
 
 def in_words(task: Task) -> str:
-    """Return a task as a text for initial values: the words of its template, and its choices.
+    """Return a task as a text for initial values.
 
-    "{text}\\nSentiment:" with choices becomes "Sentiment: positive or negative". A template without words
-    uses the column's name, as in "text: queue".
+    With choices, it is the words of the template and the choices: "{text}\\nSentiment:" becomes "Sentiment: positive or
+    negative". A template without words uses the column's name, as in "text: billing or shipping".
+
+    With open answers, it is the words of the template if they are an instruction. Otherwise it is one with the names of
+    columns: "{text}\\nSummary:" becomes "Write the summary for the following text."
     """
     pieces = list(string.Formatter().parse(task.config.prompt))
     words = " ".join("".join(literal for literal, *_ in pieces).split())
-    if not words.strip(string.punctuation + " "):
-        words = ", ".join(dict.fromkeys(name for _, name, *_ in pieces if name)) + ":"
+    given = list(dict.fromkeys(name for _, name, *_ in pieces if name))
+    if task.choices:
+        if not words.strip(string.punctuation + " "):
+            words = ", ".join(given) + ":"
+        return f"{words} {' or '.join(choice.strip() for choice in task.choices)}"
+    if len(words.split()) > LABEL_WORDS * max(1, len(given)):
+        return words
     asked = [name for _, name, *_ in string.Formatter().parse(task.config.target) if name]
-    return f"{words} {' or '.join(choice.strip() for choice in task.choices or asked)}"
+    return f"Write the {' and '.join(asked) or 'answer'} for the following {' and '.join(given)}."
 
 
 def outputs_in_words(task: Task) -> str | None:
