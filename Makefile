@@ -28,7 +28,7 @@ record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and u
 	@$(BIN)/python -m benchmarks.tasks.record
 	@$(BIN)/python -m scripts.build_docs.readme
 
-# The grid of docstrings has fewer test rows than its configs, so its records are those of the configs.
+# The grid of docstrings has fewer test rows than its configs. So this use case has a run of the shipped config.
 USES := $(or $(USE),campaign docstrings localisation support analytics product compliance)
 
 use-cases: $(STAMP) ## after make bench GRID=TASK: readiness page and governance folder of each use case: results/use_cases/; USE=support
