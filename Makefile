@@ -28,7 +28,7 @@ record: $(STAMP) ## copy the results of demo, tasks and sweep to results/, and u
 	@$(BIN)/python -m benchmarks.tasks.record
 	@$(BIN)/python -m scripts.build_docs.readme
 
-# The grid of docstrings has fewer test rows than its configs, so its records are those of the configs.
+# The grid of docstrings has fewer test rows than its configs. So this use case has a run of the shipped config.
 USES := $(or $(USE),campaign docstrings localisation support analytics product compliance)
 
 use-cases: $(STAMP) ## after make bench GRID=TASK: readiness page and governance folder of each use case: results/use_cases/; USE=support
@@ -207,7 +207,7 @@ coverage: $(STAMP) ## run all tests, and list the lines and branches of the libr
 chaos: $(STAMP) ## try kills, full disks, damaged checkpoints and lost processes; about 30 minutes; can be resumed; ONLY="damage nan"
 	@$(BIN)/python -m benchmarks.chaos $(foreach fault,$(ONLY),--only $(fault))
 
-fuzz: $(STAMP) ## search for crashes and wrong results in 5,000 random cases; about 50 minutes; can be resumed; SEED=1 CASES=500 CASE=crash:12
+fuzz: $(STAMP) ## search for crashes and wrong results in 5,000 random cases; about an hour; can be resumed; SEED=1 CASES=500 CASE=crash:12
 	@PYTHONPATH=$(if $(PYTHONPATH),$(PYTHONPATH):)tests/support $(BIN)/python tests/fuzz --seed $(or $(SEED),0) --cases $(or $(CASES),5000) $(if $(CASE),--case $(CASE))
 
 check: $(STAMP) ## format, lint, types, import direction, spelling: fast, always green

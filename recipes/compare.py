@@ -19,7 +19,8 @@ prints how many rows or users such a comparison needs, before it is made.
 Each key of the YAML file is also a flag; `--print_config` shows all keys. Plain `python recipes/compare.py ...` runs in
 one process.
 
-The exit code is 0 after `compare.json` is written, and 2 with one line for an error that you can fix.
+The exit code is 0 after `compare.json` is written, and 2 with one line for an error that you can fix. After an error,
+`accelerate launch` ends with exit code 1, and adds its own traceback unless it gets `--quiet`.
 """
 
 import softprompts as sp

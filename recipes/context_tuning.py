@@ -9,7 +9,8 @@ Each key of the YAML file is also a flag: `--context.demonstrations 32`. `--prin
 continues a run that was stopped. Plain `python recipes/context_tuning.py ...` runs in one process.
 
 The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
-SIGTERM it is 130 or 143, and the checkpoint is saved.
+SIGTERM it is 130 or 143, and the checkpoint is saved. After an error, `accelerate launch` ends with exit code 1, and
+adds its own traceback unless it gets `--quiet`.
 """
 
 import softprompts as sp

@@ -8,7 +8,8 @@ averaged into one, a soup (Wortsman et al. 2022), which is scored and saved as a
 Each key of the YAML file is also a flag: `--ensemble.adapters '[runs/a, runs/b]'`. `--print_config` shows all keys.
 Plain `python recipes/ensemble.py ...` runs in one process.
 
-The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After an error,
+`accelerate launch` ends with exit code 1, and adds its own traceback unless it gets `--quiet`.
 """
 
 import softprompts as sp

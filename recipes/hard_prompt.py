@@ -5,7 +5,8 @@
 Every prompt template is scored on validation, and the best on test. Each key of the YAML file is also a flag;
 `--print_config` shows all keys. Plain `python recipes/hard_prompt.py ...` runs in one process.
 
-The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix.
+The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After an error,
+`accelerate launch` ends with exit code 1, and adds its own traceback unless it gets `--quiet`.
 """
 
 from dataclasses import asdict

@@ -3,9 +3,8 @@
     python recipes/new.py --new.task tickets --new.data data/examples/tickets.jsonl
 
 Columns, choices or open answers, metrics, lengths, batch size and steps come from the rows. You can name columns with
-`--new.text` and `--new.answer`. The recipe loads and tokenizes the rows, and times a few steps on this machine. Only
-then it writes the config, and prints the next two commands. The exit code is 2, with one line, for an error that you
-can fix.
+`--new.text` and `--new.answer`. The recipe loads and tokenizes the rows, and times a few steps on this machine. Then it
+writes the config, and prints the next two commands. The exit code is 2, with one line, for an error that you can fix.
 """
 
 from dataclasses import replace

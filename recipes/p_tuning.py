@@ -2,11 +2,12 @@
 
     accelerate launch recipes/p_tuning.py --config configs/sentiment/p_tuning.yaml
 
-Each key of the YAML file is also a flag: `--training.learning_rate 0.02`. `--print_config` shows all keys. `--resume`
+Each key of the YAML file is also a flag: `--training.steps 100`. `--print_config` shows all keys. `--resume`
 continues a run that was stopped. Plain `python recipes/p_tuning.py ...` runs in one process.
 
 The exit code is 0 after `result.json` is written, and 2 with one line for an error that you can fix. After Ctrl-C or
-SIGTERM it is 130 or 143, and the checkpoint is saved.
+SIGTERM it is 130 or 143, and the checkpoint is saved. After an error, `accelerate launch` ends with exit code 1, and
+adds its own traceback unless it gets `--quiet`.
 """
 
 import softprompts as sp

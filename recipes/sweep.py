@@ -14,6 +14,7 @@ an edge.
 Each key of the YAML file is also a flag: `--sweep.grid '{training.learning_rate: [0.01, 0.02]}'`. `--print_config`
 shows all keys. `--resume` continues a sweep that was stopped. The exit code is 0 after `result.json` is written, and 2
 with one line for an error that you can fix. After Ctrl-C or SIGTERM it is 130 or 143, and the checkpoints are saved.
+After an error, `accelerate launch` ends with exit code 1, and adds its own traceback unless it gets `--quiet`.
 """
 
 import copy

@@ -41,7 +41,7 @@ python recipes/generate.py --adapter.path results/library/{example}
 ```
 
 A new training can start from one: [transfer](../../docs/training.md#transfer-and-a-library-of-soft-prompts). The score
-is that of one run; the [report](../report/summary.md) has all seeds.
+is that of one run; [all comparisons](../report/tables.md) has all seeds.
 """
 
 

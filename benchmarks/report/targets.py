@@ -24,7 +24,7 @@ Found = tuple[str, bool | None]  # the number that was reached, and whether it i
 HEAD = """# Targets
 
 The [targets](../../configs/benchmarks/report/targets.yaml) were fixed before the final runs. Numbers are means over the
-seeds of test scores. Where one is missed, the [lab log](../../docs/lab-log.md) says what was tried.
+seeds of test scores. If a target is missed, the [lab log](../../docs/lab-log.md) has the attempts.
 """
 
 

@@ -80,7 +80,14 @@ def _saturation(record: dict[str, Any]) -> str:
         equal = "" if name in ("lora, mixed", VLLM) or not of else f"{same} of {of}"
         spread = f"{min(rounds):.2f} to {max(rounds):.2f}"
         rows.append((LABELS[name], f"{rate:.2f}", spread, f"{ours / rate:.2f}x", target, equal))
-    head = ("way", "requests per second", "rounds", "this project's over it", "target", "answers equal to PEFT's")
+    head = (
+        "way",
+        "requests per second",
+        "rounds",
+        "this project's rate divided by it",
+        "target",
+        "answers equal to PEFT's",
+    )
     # Each text occurs in every round, and only vLLM keeps the keys and values of texts.
     kept = (
         " vLLM keeps the keys and values of texts that it has read, and texts occur again."
@@ -90,7 +97,8 @@ def _saturation(record: dict[str, Any]) -> str:
     return f"""## At saturation
 
 {record["settings"]["clients"]} clients; each sends its next request after each answer. At most
-{record["settings"]["rows_in_a_batch"]} rows in a batch. Medians of {record["settings"]["rounds"]} rounds in turn.{kept}
+{record["settings"]["rows_in_a_batch"]} rows in a batch. Medians of {record["settings"]["rounds"]} rounds in turn;
+HTTP has one round.{kept}
 
 {markdown_table(head, rows)}"""
 

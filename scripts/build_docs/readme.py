@@ -66,7 +66,7 @@ def _few() -> str:
     )
     return (
         "- **100 labelled rows are enough to try.** On [product](docs/use_cases/product.md), questions to a bank get "
-        "one of eight queues: 50 rows train, and 50 choose settings. "
+        "one of eight queues. Training reads 50 rows, and 50 others choose the settings. "
         f"Prefix tuning reaches {prefix} %, prompt tuning {prompt} %, LoRA {lora} % and full fine-tuning {full} %. "
         f"A hard prompt with 16 of these rows reaches {written} %. Each is a mean ± standard deviation over three "
         "seeds ([records](results/benchmarks/product))."

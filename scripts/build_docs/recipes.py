@@ -75,7 +75,7 @@ def configs_of(name: str) -> list[str]:
     """Return the shipped configs of a recipe, by the command at their head, with the smallest task first."""
     found = []
     for path in sorted((ROOT / "configs").glob("*/*.yaml")):
-        if path.parent.name == "accelerate":  # launch files, whose heads name a recipe as an example
+        if path.parent.name in ("accelerate", "benchmarks", "cluster", "serving"):  # they name a recipe as an example
             continue
         head = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
         if re.search(rf"\brecipes/{name}\.py\b", head):

@@ -55,7 +55,7 @@ def table() -> str:
     """Return tokens per second with a whole base model on each GPU, and with a sharded one in steps of two sizes."""
     machine = Machine()
     sizes = (1024, 8192)
-    head = ["GPUs", "whole (DDP)", *(f"sharded (FSDP 2), {size:,} tokens a GPU" for size in sizes)]
+    head = ["GPUs", "whole (DDP)", *(f"sharded (FSDP 2), {size:,} tokens per GPU" for size in sizes)]
     rows = []
     for gpus in GPUS:
         whole = tokens_per_second(gpus, machine, Step(), sharded=False)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.business.case import SHARES
 from benchmarks.report.frame import Records
 from benchmarks.report.tables import comparisons_table, results_markdown
 from scripts.build_docs.pages import ROOT
@@ -18,7 +19,7 @@ from softprompts.readiness.worth import metric_name
 from softprompts.reports.pages.frame import numbers
 from softprompts.reports.pages.tables import markdown, percent
 from softprompts.reports.tables import markdown_table
-from softprompts.runs.record import Result, spoken
+from softprompts.runs.record import Result, load_result, spoken
 from softprompts.tasks.task import load_task
 
 NOT_MEASURED = "Not measured yet: `make bench GRID=support` and `make bench GRID=product` measure it."
@@ -47,9 +48,12 @@ def results(task: str) -> str:
 
 def decide(task: str, recipe: str) -> str:
     """Return the steps from a finished run of a use case to a decision; `recipe` is the one that its guide runs."""
-    timed = any((ROOT / "results" / "benchmarks" / task).glob("*/seed*.probes.json"))
-    case = "make business-case CASE=configs/business/support.yaml  # copy it first, with your own numbers\n"
-    last = "write the records for your compliance team" + (", and compute cost and return" if timed else "")
+    case = (
+        "cp configs/business/support.yaml configs/business/mine.yaml  # then write your own numbers into mine.yaml\n"
+        "make business-case CASE=configs/business/mine.yaml\n"
+    )
+    costed = has_business_case(task)
+    last = "write the records for your compliance team" + (", and compute cost and return" if costed else "")
     return f"""```bash
 python recipes/hard_prompt.py --config configs/{task}/hard_prompt.yaml  # the baseline
 python recipes/report.py --report.runs '[runs/{task}]'                   # each difference, with its interval
@@ -61,7 +65,15 @@ interval of the difference from the hard prompt excludes 0. Otherwise use the ha
 
 ```bash
 make governance RUN=runs/{task}/{recipe} PLAN=configs/{task}/readiness.yaml
-{case if timed else ""}```"""
+{case if costed else ""}```"""
+
+
+def has_business_case(task: str) -> bool:
+    """Return whether a task's records have latencies, and a first score that is the share of right answers."""
+    for probes in (ROOT / "results" / "benchmarks" / task).glob("*/seed*.probes.json"):
+        run = load_result(probes.with_name(probes.name.replace(".probes", "")))
+        return next(iter(run.metrics)) in SHARES
+    return False
 
 
 def often_claimed() -> str:

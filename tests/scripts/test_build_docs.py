@@ -100,6 +100,12 @@ def test_every_recipe_has_its_page() -> None:
             assert "arxiv.org" in text or method.name in ("hard_prompt", "full_finetuning")
 
 
+def test_a_config_that_names_a_recipe_only_as_an_example_is_not_listed_as_its_config() -> None:
+    assert "configs/sentiment/lora.yaml" in recipes.configs_of("lora")
+    assert "configs/benchmarks/teachers.yaml" not in recipes.configs_of("lora")
+    assert recipes.configs_of("export") == []
+
+
 # Tables
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from made_benchmark import METRICS, ROWS, make_benchmark, records_of
-from scripts.build_docs.use_cases import decided
+from scripts.build_docs.use_cases import decide, decided
 from softprompts.metrics.scoring import Interval
 
 
@@ -28,3 +28,11 @@ def test_models_that_may_abstain_also_have_their_scores_without_it(tmp_path: Pat
     assert lines[0] == "| method | accuracy, % | macro_f1, % |"
     assert "| prompt tuning | 55.0 | 55.0 |" in lines
     assert lines[-2:] == ["| the most frequent answer | 40.0 | 40.0 |", "| a person decides every row | 90.0 | 90.0 |"]
+
+
+def test_only_a_first_score_that_is_the_share_of_right_answers_leads_to_a_business_case() -> None:
+    assert "make business-case CASE=configs/business/mine.yaml" in decide("support", "prefix_tuning")
+    for task in ("localisation", "analytics", "docstrings", "campaign"):
+        steps = decide(task, "prefix_tuning")
+        assert "business" not in steps
+        assert f"make governance RUN=runs/{task}/prefix_tuning" in steps

@@ -423,6 +423,9 @@ class MultitaskConfig:
         prompt_tuning_init_text: the text, for TEXT.
         factor_steps: steps that train only the factors, after the shared prompt is trained; 0 for none. All settings of
             `training` but the steps apply to them, including warmup_steps.
+
+    Raises:
+        UserError: a number of virtual tokens or ranks that is not above 0; a number of steps below 0.
     """
 
     column: str

@@ -147,6 +147,9 @@ class TrainingConfig:
             0.5. With a factor, the training goes back to the last checkpoint with a finite validation loss and
             continues with the learning rate times the factor. It does so once; the second time, it stops.
         energy: estimate the energy of training with codecarbon (`pip install codecarbon`), offline.
+
+    Raises:
+        UserError: a number outside its range; more warm-up steps than steps; settings of a teacher without a teacher.
     """
 
     steps: int = 300
@@ -221,6 +224,9 @@ class EvaluationConfig:
             predicts a choice for every row.
         split: split that is scored at the end. Use `validation` while you still choose settings, so that the test rows
             choose nothing. A threshold of `auto` was then chosen on the scored rows, so the score is a little too high.
+
+    Raises:
+        UserError: a number outside its range; a stop text without a character other than spaces.
     """
 
     batch_size: int = 32
@@ -254,6 +260,9 @@ class RunConfig:
             evaluation, and settings that change numbers only by rounding, may differ from before.
         trackers: trackers of accelerate, e.g. tensorboard, wandb, mlflow.
         process_timeout: seconds that the processes of a launch wait for one that does not respond, before all end.
+
+    Raises:
+        UserError: a seed or a timeout outside its range; an unknown tracker.
     """
 
     output_dir: str

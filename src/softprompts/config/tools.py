@@ -57,6 +57,9 @@ class SamplingConfig:
         temperature: 0 always takes the likeliest token; above 0 tokens are sampled.
         top_p: sample from the likeliest tokens that have this share of the probability.
         seed: seed of the sampling.
+
+    Raises:
+        UserError: a number outside its range.
     """
 
     max_new_tokens: int | None = None
@@ -104,6 +107,9 @@ class EnsembleConfig:
         adapters: folders of adapters, or of the runs that wrote them, or Hub ids; all of prompt tuning, or all of
             prefix tuning.
         any_base: accept adapters that were trained on a base model of another name.
+
+    Raises:
+        UserError: fewer than two adapters.
     """
 
     adapters: list[str]
@@ -122,6 +128,9 @@ class ComposeConfig:
         adapters: folders of adapters, or of the runs that wrote them, or Hub ids: two or more, all prefixes or all
             cartridges, of one base model. Their positions follow in this order.
         output_dir: folder to write, which must be new or empty.
+
+    Raises:
+        UserError: no output folder.
     """
 
     adapters: list[str]
@@ -152,6 +161,9 @@ class ExportConfig:
         repo_id: for `hub`: the repository, as "user/name"; by default the last part of output_dir.
         license: for `hub`: the adapter's licence, by the Hub's name for it; by default that of a bundled base model.
         license_file: for `hub`: the licence's text; by default LICENSE in the base model's folder.
+
+    Raises:
+        UserError: no output folder; a number that is not above 0; a setting of another form.
     """
 
     to: Literal["peft", "vocabulary", "prompt_embeds", "kv_cache", "hub"]
@@ -188,6 +200,9 @@ class OutcomesConfig:
         log: the file of `serve.split_log`; or a CSV file with the columns `variant`, `outcome` (a number) and, if users
             have several outcomes, `user`, in the order of their arrival.
         resamples: number of bootstrap resamples for intervals and p values.
+
+    Raises:
+        UserError: a number of resamples that is not above 0.
     """
 
     log: str
@@ -207,6 +222,9 @@ class PlanConfig:
         disagree: share of rows that exactly one of two models has right; the default assumes that their answers do not
             depend on each other. Models that agree more need fewer rows.
         rows: number of present rows, whose power is printed; by default none.
+
+    Raises:
+        UserError: a share outside its range; two equal shares; a number of rows that is not above 0.
     """
 
     reference: float
@@ -237,6 +255,9 @@ class NeighboursConfig:
     Args:
         k: nearest tokens of each virtual token; Lester et al. look at five.
         record: JSON file to write, which must not exist: the neighbours, and the neighbours of as many random vectors.
+
+    Raises:
+        UserError: a number of tokens that is not above 0; a record that exists.
     """
 
     k: int = 5
@@ -258,6 +279,9 @@ class NewConfig:
         text: columns that the model reads; by default those with texts.
         answer: column that it must write; by default one with a usual name, such as label, or the last one.
         output: config file to write, which must not exist yet; by default configs/TASK/prompt_tuning.yaml.
+
+    Raises:
+        UserError: a name of a task with other characters than letters, digits, `_`, `-` and `.`.
     """
 
     task: str
@@ -281,6 +305,9 @@ class ReportConfig:
             other file is an error.
         rows: number of rows per task whose predictions are shown side by side. Rows on which methods differ come first.
         resamples: number of bootstrap resamples per comparison.
+
+    Raises:
+        UserError: no folder; a number that is not above 0.
     """
 
     runs: list[str]
@@ -307,6 +334,9 @@ class ReadinessConfig:
         baseline: record, or folder, of the hard-prompt run to compare with; by default `hard_prompt` in the folder
             above `run.output_dir`, or the record of an included task.
         run_baseline: run recipes/hard_prompt.py first if there is no such record.
+
+    Raises:
+        UserError: the packages of the extra `readiness` are missing.
     """
 
     config: str
@@ -336,6 +366,9 @@ class GovernanceConfig:
         base_tokens: tokens on which the base model was trained, if it is not a known one; its operations are 6 x
             parameters x tokens.
         base_flop: operations (FLOP) of the base model's training, in place of `base_tokens`.
+
+    Raises:
+        UserError: an empty path; a number that is not above 0; `base_tokens` together with `base_flop`.
     """
 
     run: str
@@ -380,6 +413,9 @@ class ForgetConfig:
             that holds the input of a named row. You state that none of them knows the rows.
         resume: continue a call that was stopped (short: `--resume`).
         check: folder that this recipe wrote. Verify it, and do nothing else.
+
+    Raises:
+        UserError: a missing setting; other settings together with `check`; a similarity outside its range.
     """
 
     run: str | None = None
@@ -454,6 +490,10 @@ class ServeConfig:
         split: model names whose requests are divided among other models by weight, e.g.
             {sentiment: {sentiment-a: 0.5, sentiment-b: 0.5}}.
         split_log: file for one JSON line per request of a split.
+
+    Raises:
+        UserError: the packages of the extra `serve` are missing; an empty text; a number outside its range; a split of
+            fewer than two models; a log without a split.
     """
 
     adapters: dict[str, str] = field(default_factory=dict)

@@ -52,6 +52,9 @@ class SweepConfig:
             1/reduction_factor of all candidates that reached the same step (Li et al. 2020).
         extend: keys of the grid that may extend beyond their edges; by default only the learning rate, because longer
             prompts and larger ranks cost more.
+
+    Raises:
+        UserError: a number outside its range.
     """
 
     grid: dict[str, list[str | int | float | bool | None]]

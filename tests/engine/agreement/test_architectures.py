@@ -211,8 +211,8 @@ how well a model learns.
 - `no`: PEFT's own forward pass fails with its default settings, has no gradient, or does not suit the method. The
   footnote gives the reason. The recipes report it before they load anything; so does
   `python -m softprompts.methods.preflight NAME_OR_PATH`.
-- `{GENERATE}`: `engine.generation` gives the same greedy tokens and logits after a soft prompt for a single row as for
-  the row in a batch with longer ones, even if some of these end earlier. PEFT's `generate` does so for a single row.
+- `{GENERATE}`: after a soft prompt, `engine.generation` gives a row alone the same greedy tokens and logits as in a
+  batch with longer rows. This also holds if some of these end earlier. PEFT's `generate` does so for a single row.
 
 Prompt and prefix tuning: {VIRTUAL} virtual tokens. LoRA: `target_modules="all-linear"`. Full: all weights are trained.
 Sliding windows ({WINDOW["sliding_window"]} tokens) are shorter than most of the texts.
