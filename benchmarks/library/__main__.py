@@ -11,6 +11,7 @@ Exit codes: 0 if all are kept; 2 and one line for an error that you can fix.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from softprompts.runs.folders import CONFIG_FILE, RESULT_FILE
 from softprompts.runs.record import load_result
 from softprompts.system.files import write_atomically
 
+SCORE_FILE = "score.json"
 HEAD = ("folder", "virtual tokens", "bytes", "test score of this run", "data")
 TOP = """# Trained soft prompts
 
@@ -76,7 +78,7 @@ def main(library: LibraryConfig) -> None:
             if method in benchmark.cells:
                 keep(benchmark, method, Path(library.runs), output)
     write_index(str(output))
-    write_atomically(output / "README.md", page(output, Path(library.records)))
+    write_atomically(output / "README.md", page(output))
 
 
 def keep(benchmark: Benchmark, method: str, runs: Path, output: Path) -> None:
@@ -106,25 +108,27 @@ def keep(benchmark: Benchmark, method: str, runs: Path, output: Path) -> None:
         shutil.copy(adapter / file, made / ADAPTER / file)
     (made / ADAPTER / WEIGHTS).chmod(0o644)
     shutil.copy(run / CONFIG_FILE, made / CONFIG_FILE)
+    metric, interval = next(iter(benchmark.cells[method][seed].result.metrics.items()))
+    # Beside the adapter, because the record may become that of a later run.
+    write_atomically(made / SCORE_FILE, json.dumps({"metric": metric, "value": interval.value, "seed": seed}) + "\n")
     made.rename(kept)
     print(f"kept {kept}", flush=True)
 
 
-def page(output: Path, records: Path) -> str:
-    """Return a page that lists the adapters of a library, with their scores."""
+def page(output: Path) -> str:
+    """Return a page that lists the adapters of a library, with the scores of their runs on test."""
     rows = []
     for file in sorted(output.glob(f"*/*/{ADAPTER}/{CONFIG}")):
         folder = file.parents[1]
-        benchmark = load_benchmark(records / folder.parent.name)
-        result = benchmark.cells[folder.name][seeds_of(benchmark.grid, folder.name)[0]].result
-        metric, interval = next(iter(result.metrics.items()))
+        score = json.loads((folder / SCORE_FILE).read_text(encoding="utf-8"))
+        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tokens = read_config(file.parent).num_virtual_tokens  # type: ignore[attr-defined]
         rows.append([
             f"{folder.parent.name}/{folder.name}",
             str(tokens),
             f"{(file.parent / WEIGHTS).stat().st_size:,}",
-            f"{metric} {100 * interval.value:.1f} %",
-            _data(result.settings["task"]["dataset"]),
+            f"{score['metric']} {100 * score['value']:.1f} %",
+            _data(settings["task"]["dataset"]),
         ])  # fmt: skip
     return f"{TOP.format(example=rows[0][0])}\n{markdown_table(HEAD, rows)}\n"
 

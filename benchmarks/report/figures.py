@@ -12,7 +12,19 @@ from benchmarks.report.papers import clusters
 from softprompts.evaluation.ensemble import CHOSEN, VOTE
 from softprompts.reports.pages.figures import draw_runs, name_of
 from softprompts.reports.pages.frame import numbers
-from softprompts.reports.pages.style import EDGE, FONT, INK, OTHER, SERIES, STYLES, Drawing, finish, new_figure
+from softprompts.reports.pages.style import (
+    EDGE,
+    FONT,
+    INK,
+    OTHER,
+    SERIES,
+    STYLES,
+    Drawing,
+    Styles,
+    finish,
+    new_figure,
+    styles_of,
+)
 from softprompts.runs.record import Result
 
 from matplotlib import rc_context
@@ -37,20 +49,23 @@ def _drawings(records: Records, name: str) -> Iterator[Drawing]:
         method: {seed: cell.result for seed, cell in cells.items()}
         for method, cells in records.benchmarks[name].cells.items()
     }
-    yield from draw_runs(name, runs, metrics[0] if metrics else None, results)
+    recipes = {method: one["recipe"] for method, one in records.benchmarks[name].grid["methods"].items()}
+    own = styles_of({method: recipe for method, recipe in recipes.items() if method not in STYLES})
+    styles = STYLES | own  # variants of one recipe need colours of their own
+    yield from draw_runs(name, runs, metrics[0] if metrics else None, results, styles)
     changes = numbers(runs, "attached.general")
     if len(changes):
         said = "Change of the loss on general text by training, while the method is attached, one mark per seed."
-        yield Drawing(f"{name}_forgetting", said, _unlearnt(runs, changes))
+        yield Drawing(f"{name}_forgetting", said, _unlearnt(runs, changes, styles))
     yield from _transfer(records, name)
 
 
-def _unlearnt(runs: DataFrame, changes: Series) -> Figure:
+def _unlearnt(runs: DataFrame, changes: Series, styles: Styles) -> Figure:
     """Draw the change of the loss on general text while each method is attached, one mark per seed."""
     methods = changes.index.unique("method")
     figure, axis = new_figure(height=1.4 + 0.5 * len(methods))
     for row, method in enumerate(methods):
-        _marks(axis, row, changes[method], STYLES.get(method, OTHER))
+        _marks(axis, row, changes[method], styles.get(method, OTHER))
     axis.axvline(0, color=INK, linewidth=1)
     _rows(axis, [name_of(runs, method) for method in methods])
     axis.xaxis.set_major_locator(MaxNLocator(4))

@@ -36,10 +36,11 @@ def config(tiny_model: Path, tmp_path: Path) -> LibraryConfig:
     methods = {name: {"recipe": name, "label": None, "seeds": None} for name in KINDS}
     (records / "grid.json").write_text(json.dumps({"task": "sentiment", "methods": methods, "seeds": [4, 5]}))
     (records / "rows.json").write_text("[]")
+    task = {"name": "mine", "dataset": "embedded:sentiment"}
     for name, kind in KINDS.items():
         saved_by_peft(tiny_model, kind, runs / name / "seed4" / "adapter")
         (runs / name / "seed4" / "adapter" / "base_model.json").write_text("{}")
-        (runs / name / "seed4" / "config.json").write_text(json.dumps({"recipe": name, "task": {"name": "mine"}}))
+        (runs / name / "seed4" / "config.json").write_text(json.dumps({"recipe": name, "task": task}))
         result = make_result(
             metrics={"accuracy": Interval(0.75, 0.5, 1.0, 4)},
             finished="today",
@@ -79,6 +80,8 @@ def test_what_is_kept_stays_when_the_runs_are_gone(config: LibraryConfig, capsys
     page = Path(config.output, "README.md")
     before = page.read_text("utf-8")
     shutil.rmtree(config.runs)
+    for record in Path(config.records, "few").glob("*/seed4.json"):  # of a run that was made again
+        edit(record, metrics={"accuracy": asdict(Interval(0.25, 0.0, 0.5, 4))})
     page.unlink()
     capsys.readouterr()
     main(config)
