@@ -209,7 +209,7 @@ def differing(now: Mapping[str, Any], then: Mapping[str, Mapping[str, Any]]) -> 
     for section in sorted(then.keys() & now.keys() - {"run"}):
         settings = json.loads(json.dumps(asdict(now[section])))
         defaults = _defaults(now[section])
-        before = {key: defaults[key] for key in defaults.keys() & set(NEWER)} | then[section]
+        before = {key: defaults[key] for key in defaults.keys() & set(NEWER)} | dict(then[section])
         for key in sorted(settings):
             if settings[key] != before.get(key, settings[key]):
                 changed[f"{section}.{key}"] = settings[key]

@@ -51,7 +51,7 @@ def _drawings(records: Records, name: str) -> Iterator[Drawing]:
     }
     recipes = {method: one["recipe"] for method, one in records.benchmarks[name].grid["methods"].items()}
     own = styles_of({method: recipe for method, recipe in recipes.items() if method not in STYLES})
-    styles = STYLES | own  # variants of one recipe need colours of their own
+    styles = {**STYLES, **own}  # variants of one recipe need colours of their own
     yield from draw_runs(name, runs, metrics[0] if metrics else None, results, styles)
     changes = numbers(runs, "attached.general")
     if len(changes):
