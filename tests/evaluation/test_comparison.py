@@ -16,6 +16,7 @@ from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation
 from softprompts.evaluation.comparison import Contestant, contestants, judge, load_contestant
 from softprompts.metrics.scoring import intervals, load_metrics, row_scores
+from softprompts.reports.comparison import page, summary
 from softprompts.tasks.task import Task, load_task
 
 import pytest
@@ -199,3 +200,37 @@ def test_a_rows_score_is_the_metric_of_that_row(metric: str) -> None:
     scores = row_scores(load_metrics([metric])[metric], answers, targets)
     assert (scores[0], scores[2]) == (1.0, 1.0)
     assert scores[1] == 0.0
+
+
+KAPPA = """
+import datasets
+import evaluate
+
+
+class Kappa(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        features = datasets.Features({"predictions": text, "references": text})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        if len(references) == 1:
+            ALONE
+        right = sum(p == r for p, r in zip(predictions, references))
+        return {"kappa": right / len(references)}
+"""
+
+
+@pytest.mark.parametrize("alone", ['return {"kappa": float("nan")}', 'raise ValueError("two rows at least")'])
+def test_a_metric_without_a_score_for_a_single_row_names_no_winner_of_rows(tmp_path: Path, alone: str) -> None:
+    module = tmp_path / "kappa.py"
+    module.write_text(KAPPA.replace("ALONE", alone), encoding="utf-8")
+    task, sides = made(str(module), [("a", " x"), ("b", " x"), ("c", " y"), ("d", " y")])
+    outcomes = [outcome(task, [" x", " x", " y", " y"]), outcome(task, [" x", " y", " x", " x"])]
+    contest = judge(sides, outcomes, task, EvaluationConfig(bootstrap_resamples=100))
+    assert (contest.row_metric, contest.differences) == (None, [])
+    assert contest.comparisons[0].difference == 0.75
+    for said in (summary(contest), page(contest, "mine")):
+        assert "rows are not compared one by one: kappa has no score for a single row" in said
+        assert "e-value" not in said
+    assert "None" not in page(contest, "mine")

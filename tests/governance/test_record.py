@@ -388,6 +388,7 @@ def test_a_readiness_record_of_the_same_rows_is_taken(made: Made) -> None:
         "title": "Personal data",
         "status": "amber",
         "found": "2 rows with EMAIL_ADDRESS.",
+        "accepted": "They are invented.",
     }
     tree = {"made": "2026-11-01T00:00:00", "status": "amber", "data": splits, "findings": [finding]}
     (home.parent / "readiness.json").write_text(json.dumps(tree), encoding="utf-8")

@@ -34,7 +34,7 @@ def test_a_difference_is_found_and_its_figures_are_right(tmp_path: Path) -> None
         "  a: mean outcome 0.3000 of 200 answers, 200 users",
         "  b: mean outcome 0.6000 of 200 answers, 200 users",
     ], "the last outcome counts"
-    assert lines[3].startswith("  b is better than a in outcome by 0.3000 (95 % interval 0.2")
+    assert lines[3].startswith("  b is higher than a in outcome by 0.3000 (95 % interval 0.2")
 
 
 def test_users_are_resampled_whole(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_csv_of_variants_is_read(tmp_path: Path) -> None:
     file.write_text("\ufeffvariant,outcome,user\n" + "\n".join(rows) + "\n", encoding="utf-8")
     lines = compare_outcomes(str(file), 200)
     assert lines[0] == "week:"
-    assert "a is better than b in outcome by 0.4" in lines[3]
+    assert "a is higher than b in outcome by 0.4" in lines[3]
     assert lines[4].startswith("  whenever you look: a difference of a and b is shown (largest e-value ")
 
 
@@ -150,7 +150,7 @@ def test_spaces_make_no_other_variant_and_a_table_may_be_packed(tmp_path: Path) 
 def test_a_few_users_show_no_difference(tmp_path: Path, users: int, shown: bool) -> None:
     """All resamples of one user are equal. The assignment of three and three has one of ten chances to be extreme."""
     rows = [(name, None, float(name == "a")) for name in "ab" for _ in range(users)]
-    assert ("is better" in compare_outcomes(write(tmp_path / "log", rows), 2000)[3]) == shown
+    assert ("is higher" in compare_outcomes(write(tmp_path / "log", rows), 2000)[3]) == shown
 
 
 def test_a_user_of_two_variants_is_left_out(tmp_path: Path) -> None:
@@ -207,3 +207,16 @@ def test_arrival_pairs_the_users_of_a_csv(tmp_path: Path) -> None:
 def test_other_numbers_than_0_and_1_have_no_e_value(tmp_path: Path) -> None:
     rows = [("a", None, 0.5), ("a", None, 1.0), ("b", None, 0.25), ("b", None, 0.0)]
     assert not any("whenever" in line for line in compare_outcomes(write(tmp_path / "log", rows), 100))
+
+
+def test_a_log_may_be_packed_marked_and_cut_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A byte order mark, blank lines, gzip, and a last line of which a killed server wrote a half."""
+    source = tmp_path / "source.jsonl"
+    write(source, [("ab"[n % 2], f"u{n}", float(n % 2)) for n in range(8)])
+    lines = source.read_text().splitlines()
+    plain, other = tmp_path / "log.jsonl", tmp_path / "log.jsonl.gz"
+    plain.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    expected = compare_outcomes(str(plain), 50)
+    other.write_bytes(gzip.compress(("\ufeff" + "\n\n".join(lines) + '\n{"id": "9", "spl').encode()))
+    assert compare_outcomes(str(other), 50) == expected
+    assert f"outcomes.log: {other}, line 48: not read, because its end is missing" in caplog.text

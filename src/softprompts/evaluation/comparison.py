@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.evaluation.predict import TestOutcome, answers_and_targets
 from softprompts.methods.preflight import check_method
-from softprompts.metrics.scoring import Interval, load_metrics, row_scores
+from softprompts.metrics.scoring import Interval, Metric, load_metrics, row_scores
 from softprompts.metrics.sequential import largest_e_of_rows
 from softprompts.metrics.significance import Comparison, compare
 from softprompts.models.identity.base_model import read_record
@@ -56,13 +57,13 @@ class Contest:
     """The comparison of two models' predictions for the same rows. In each pair, the first model comes first.
 
     metrics: with intervals; comparisons: one per number of the metrics; row_metric: the metric that compares single
-    rows; differences: the rows that one of the two models predicts better.
+    rows, None if it has no score for each of them; differences: the rows that one of the two models predicts better.
     """
 
     names: tuple[str, str]
     metrics: tuple[dict[str, Interval], dict[str, Interval]]
     comparisons: list[Comparison]
-    row_metric: str
+    row_metric: str | None
     differences: list[Difference]
     rows: int
 
@@ -169,9 +170,9 @@ def judge(
     targets = answers_and_targets(outcomes[0].predictions)[1]
     named = {name: [side] for name, side in zip(names, answers, strict=True)}
     comparisons = compare(named, targets, metrics, evaluation.bootstrap_resamples)
-    scores = [row_scores(next(iter(metrics.values())), side, targets) for side in answers]
+    scores = _scores_of_rows(next(iter(metrics.values())), answers, targets)
     differences = []
-    for row, a, b, x, y in zip(task.splits[evaluation.split], *answers, *scores, strict=True):
+    for row, a, b, x, y in zip(task.splits[evaluation.split], *answers, *scores, strict=True) if scores else ():
         if x != y:
             better = names[0] if x > y else names[1]
             differences.append(Difference(row.place, row.prompt, row.target.strip(), better, (a, b), (x, y)))
@@ -179,7 +180,19 @@ def judge(
         names,
         (outcomes[0].metrics, outcomes[1].metrics),
         comparisons,
-        comparisons[0].metric,  # the first number of the first metric, as in `row_scores`
+        comparisons[0].metric if scores else None,  # the first number of the first metric, as in `row_scores`
         differences,
         len(targets),
     )
+
+
+def _scores_of_rows(metric: Metric, answers: Sequence[list[str]], targets: list[str]) -> list[list[float]]:
+    """Return the score of each single row for each model; empty if a row has none.
+
+    A correlation fails for a single row, and Cohen's kappa of one is not a number.
+    """
+    try:
+        scores = [row_scores(metric, side, targets) for side in answers]
+    except Exception:  # a user's module may raise anything
+        return []
+    return scores if all(math.isfinite(score) for side in scores for score in side) else []

@@ -137,7 +137,8 @@ def _why_not_paired(before: Evidence, now: Evidence) -> str:
         return "the scored rows are others"
     splits = [run.result.data["splits"].get(run.split, {}) for run in (before, now)]
     same_prompt = before.result.settings["task"]["prompt"] == now.result.settings["task"]["prompt"]
-    if same_prompt and splits[0].get("sha256") != splits[1].get("sha256"):
+    chosen = before.chose_prompt or now.chose_prompt  # then the fingerprints are of the chosen prompt
+    if same_prompt and not chosen and splits[0].get("sha256") != splits[1].get("sha256"):
         return "the scored rows have other texts"
     return ""
 

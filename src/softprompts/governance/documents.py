@@ -301,7 +301,11 @@ def _licence(known: Known) -> list[str]:
 def _readiness(known: Known) -> list[str]:
     if known.readiness is None:
         return [f"No checks of readiness: {known.readiness_missing}."]
-    open_points = [f"{f['status']}: {f['title']}: {f['found']}" for f in known.readiness["findings"]]
+    open_points = [
+        f"{f['status']}: {f['title']}: {f['found']}"
+        + (f" Accepted by the owner: {f['accepted']}" if "accepted" in f else "")
+        for f in known.readiness["findings"]
+    ]
     bad = [line for line in open_points if not line.startswith("green")]
     head = f"Checked by recipes/readiness.py {_when(known.readiness['made'], known.evidence)}: "
     return [

@@ -330,7 +330,10 @@ def read_readiness(key: str, name: str | None, evidence: Evidence) -> tuple[dict
         tree = parse_json(read_bytes(file).decode())
         data = tree["data_of_run"] if "data_of_run" in tree else tree["data"]  # a record of an older version
         checked = {split: {key: data[split][key] for key in ("rows", "sha256")} for split in SPLITS}
-        findings = [{name: str(f[name]) for name in ("key", "title", "status", "found")} for f in tree["findings"]]
+        kept = ("key", "title", "status", "found", "accepted")
+        findings = [
+            {name: str(f[name]) for name in kept if f.get(name) or name != "accepted"} for f in tree["findings"]
+        ]
     except UserError:
         raise UserError(f"{key}: no such file: {file}") from None
     except (JsonError, ValueError, KeyError, TypeError, RecursionError):

@@ -219,7 +219,8 @@ def baseline_arguments(settings: RecipeSettings, plan: Plan, task: Task) -> dict
     goal = plan.goal.replace("{", "{{").replace("}", "}}")
     asked = f" Answer with one of: {', '.join(c.strip() for c in task.choices)}." if task.choices else ""
     asked = asked.replace("{", "{{").replace("}", "}}")
-    prompt, evaluation = settings.task.prompt, settings.evaluation
+    # The split of a config may be validation while settings are chosen; the baseline is that of test.
+    prompt, evaluation = settings.task.prompt, replace(settings.evaluation, split="test")
     if task.choices is None and not evaluation.stop and not any("\n" in row.target for row in task.splits["train"]):
         evaluation = replace(
             evaluation, stop=["\n"]

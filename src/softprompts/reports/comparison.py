@@ -89,7 +89,7 @@ def _record(
         "comparisons": [asdict(comparison) for comparison in contest.comparisons],
         "row_metric": contest.row_metric,
         "verdict": verdict(contest.comparisons[0]),
-        "e_value": contest.e_value,
+        "e_value": contest.e_value if contest.row_metric else None,
         "data": {"licence": task.licence, "splits": task.fingerprint()},
         "environment": environment() | {"processes": run.accelerator.num_processes},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -104,11 +104,13 @@ def summary(contest: Contest) -> str:
         for key, x in metrics.items()
     ]
     said = f"verdict: {verdict(contest.comparisons[0])}"
-    return "\n".join([*lines, _counts(contest), said, _at_any_time(contest), ONE_RUN])
+    return "\n".join(filter(None, [*lines, _counts(contest), said, _at_any_time(contest), ONE_RUN]))
 
 
 def _at_any_time(contest: Contest) -> str:
-    """Return a sentence with the e-value, for those who add rows and look again."""
+    """Return a sentence with the e-value, for those who add rows and look again; empty without scores of rows."""
+    if contest.row_metric is None:
+        return ""
     enough = 1 / LEVEL
     word = "shown" if contest.e_value >= enough else "not shown yet"
     return (
@@ -119,6 +121,8 @@ def _at_any_time(contest: Contest) -> str:
 
 def _counts(contest: Contest) -> str:
     """Return the numbers of rows that each model predicts better."""
+    if contest.row_metric is None:
+        return f"rows are not compared one by one: {contest.comparisons[0].metric} has no score for a single row"
     each = ", ".join(f"{name} on {len(contest.wins(name))}" for name in contest.names)
     alike = contest.rows - len(contest.differences)
     return f"rows predicted better, by the row's own {contest.row_metric}: {each}; equal on {alike}"
@@ -139,8 +143,9 @@ def page(contest: Contest, title: str) -> str:
         "",
         f"With 95 % intervals over {contest.rows} rows; {_counts(contest)}.",
         "",
-        f"{_at_any_time(contest).capitalize()}.",
     ]
+    if said := _at_any_time(contest):
+        lines.append(f"{said.capitalize()}.")
     for name in contest.names:
         lines += _won(contest, name)
     return "\n".join(lines) + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import re
 import unicodedata
@@ -13,7 +15,7 @@ from typing import Any
 
 from softprompts.data.readers import PACKED, SUFFIXES, open_file
 from softprompts.data.strict_json import JsonError, parse_json
-from softprompts.errors import UserError, listed, nearest, short
+from softprompts.errors import UserError, listed, nearest, short, warn
 from softprompts.metrics.sequential import largest_e, neighbours
 from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 
@@ -65,7 +67,8 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
             lines.append(
                 f"  {name}: mean outcome {numpy.mean(values):.4f} of {len(values)} answers, {len(users)} users"
             )
-        lines += [f"  {verdict(comparison)}" for comparison in _compared(adapters, resamples)]
+        # More may be worse, for example minutes or refunds.
+        lines += [f"  {verdict(one, better_is='is higher than')}" for one in _compared(adapters, resamples)]
         lines += _at_any_time(kept, list(adapters))
     if not lines:
         raise UserError(f"outcomes.log: {log} has no outcomes of two adapters of one split, from users of one each")
@@ -162,13 +165,20 @@ def _read(log: str) -> dict[str, list[Outcome]]:
     if log.lower().endswith(TABLES):
         return {Path(log).stem: _variants(log)}
     try:
-        text = Path(log).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        written = Path(log).read_bytes()
+        text = (gzip.decompress(written) if log.endswith(".gz") else written).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", "") or error
         raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if (
+        len(lines) > 1 and not text.endswith("\n") and not _is_whole(lines[-1][1])
+    ):  # the server was killed while it wrote
+        warn(f"outcomes.log: {log}, line {lines[-1][0]}: not read, because its end is missing")
+        del lines[-1]
     answers: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+    for number, line in lines:
         record = _record(line, f"{log}, line {number}")
         if "outcome" in record:
             outcomes[record["id"]] = record
@@ -183,6 +193,14 @@ def _read(log: str) -> dict[str, list[Outcome]]:
         own = Outcome(answer["adapter"], answer.get("user") or name, float(record["outcome"]))
         found.setdefault(answer["split"], []).append(own)
     return found
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _variants(log: str) -> list[Outcome]:
