@@ -18,7 +18,7 @@ from softprompts.reports.tables import markdown_table
 
 def main(case: CaseConfig) -> None:
     """Print the case."""
-    methods = [recorded(case.task, name, case.metric) for name in case.methods]
+    methods = [recorded(case.task, name, case.metric, answer_tokens=case.answer_tokens) for name in case.methods]
     print("\n\n".join([table(case, methods), *when_it_pays(case, methods), what_matters(case, methods)]))
 
 
@@ -33,7 +33,8 @@ def table(case: CaseConfig, methods: list[Method]) -> str:
         rows.append([method.name, score, f"{method.prompt_tokens:.0f}", *money, _one_deviation(case, method)])
     head = ["method", "score", "prompt tokens", "tuning", "serving", "errors", "saved", "net", "net, one deviation"]
     return (
-        f"{case.task}: {case.requests_a_month:,.0f} requests a month, records of the benchmark\n\n"
+        f"{case.task}: {case.requests_a_month:,.0f} requests a month, records of the benchmark; an answer counts as "
+        f"{methods[0].answer_tokens:.0f} token{'' if methods[0].answer_tokens == 1 else 's'}\n\n"
         f"{markdown_table(head, rows)}"
     )
 

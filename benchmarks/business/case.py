@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 
+from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError, check_above_zero, listed, nearest
-from softprompts.runs.record import load_result
+from softprompts.runs.record import Result, load_result
 
 RECORDS = Path("results/benchmarks")
 HOUR = 3600.0
@@ -37,6 +38,8 @@ class CaseConfig:
         tuning_runs: training runs until settings are chosen, for a method that trains.
         tunings_a_month: number of times per month that a task is tuned again.
         hours_of_work: a person's hours to prepare and check each tuning.
+        answer_tokens: tokens of one answer; by default the mean of the task's targets, and 1 for choices, which one
+            pass scores.
     """
 
     task: str = "sentiment"
@@ -50,8 +53,11 @@ class CaseConfig:
     tuning_runs: float = 9
     tunings_a_month: float = 1
     hours_of_work: float = 8
+    answer_tokens: float | None = None
 
     def __post_init__(self) -> None:
+        if self.answer_tokens is not None and self.answer_tokens < 1:
+            raise UserError(f"case.answer_tokens: expected 1 or more, found {self.answer_tokens}")
         for name in INPUTS:
             if name in ABOVE_ZERO:
                 check_above_zero(f"case.{name}", getattr(self, name))
@@ -66,8 +72,8 @@ class Method:
     """The benchmark's numbers of a method.
 
     name: name of the method; score: share of right answers, mean over seeds; deviation: its standard deviation over
-    seeds, None for a single seed; training: seconds of a run; answer: seconds of one request alone; prompt_tokens:
-    prompt tokens per request, without virtual tokens.
+    seeds, None for a single seed; training: seconds of a run; answer: seconds of one request alone, with an answer of
+    answer_tokens; prompt_tokens: prompt tokens per request, without virtual tokens.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Method:
     training: float
     answer: float
     prompt_tokens: float
+    answer_tokens: float
 
 
 @dataclass(frozen=True)
@@ -93,35 +100,85 @@ class Month:
         return self.saved - self.tuning - self.serving - self.errors
 
 
-def recorded(task: str, name: str, metric: str | None = None, records: Path = RECORDS) -> Method:
-    """Return the recorded numbers of a method on a task; `metric` as in `CaseConfig`.
+def recorded(
+    task: str, name: str, metric: str | None = None, records: Path = RECORDS, answer_tokens: float | None = None
+) -> Method:
+    """Return the recorded numbers of a method on a task.
+
+    Args:
+        task: as in `CaseConfig`.
+        name: the method.
+        metric: as in `CaseConfig`.
+        records: folder with the records of all tasks.
+        answer_tokens: as in `CaseConfig`.
 
     Raises:
-        UserError: the method has no record, or no such score; the first score is not a share of right answers.
+        UserError: the method has no record, no latency, or no such score; the first score is not a share of right
+            answers.
     """
-    tasks = [p.name for p in records.iterdir() if (p / "grid.json").is_file()] if records.is_dir() else []
-    if task not in tasks:
-        raise UserError(f'case.task: no benchmark of "{task}" is recorded{nearest(task, tasks)}')
-    methods = [p.name for p in (records / task).iterdir() if list(p.glob("seed*.probes.json"))]
-    if name not in methods:
-        raise UserError(f'case.methods: "{name}" is not recorded on {task}{nearest(name, methods)}')
-    probes = sorted((records / task / name).glob("seed*.probes.json"))
-    # All runs have a score; perhaps only some have a latency.
-    runs = [
-        file for file in sorted((records / task / name).glob("seed*.json")) if file.stem.removeprefix("seed").isdigit()
-    ]
-    results = [load_result(file) for file in runs]
-    latencies = [json.loads(p.read_text(encoding="utf-8"))["latency"] for p in probes]
+    _check_recorded(task, name, records)
+    results = [load_result(file) for file in _runs(records / task / name)]
+    latencies = _latencies(records / task / name)  # perhaps of some runs only
     key = _share_of_right_answers(task, metric, list(results[0].metrics))
     scores = [result.metrics[key].value for result in results]
+    tokens = answer_tokens or _target_tokens(results[0], records / task / "rows.json")
     return Method(
         name,
         mean(scores),
         stdev(scores) if len(scores) > 1 else None,
         mean(result.cost["seconds_training"] for result in results),
-        mean(one["answer_ms"] for one in latencies) / 1000,
+        mean(_seconds(one, tokens) for one in latencies),
         mean(one["prompt_tokens"] for one in latencies),
+        tokens,
     )
+
+
+def _check_recorded(task: str, name: str, records: Path) -> None:
+    tasks = [p.name for p in records.iterdir() if (p / "grid.json").is_file()] if records.is_dir() else []
+    if task not in tasks:
+        raise UserError(f'case.task: no benchmark of "{task}" is recorded{nearest(task, tasks)}')
+    methods = [p.name for p in (records / task).iterdir() if _runs(p)]
+    if name not in methods:
+        raise UserError(f'case.methods: "{name}" is not recorded on {task}{nearest(name, methods)}')
+    if _latencies(records / task / name):
+        return
+    advice = f"add latency to the probes of its config in configs/benchmarks and run make bench GRID={task}"
+    if timed := sorted(method for method in methods if _latencies(records / task / method)):
+        raise UserError(
+            f"case.methods: the record of {name} on {task} has no latency; {advice}, or name one of: {listed(timed)}"
+        )
+    timed = sorted(t for t in tasks if any(_latencies(p) for p in (records / t).iterdir()))
+    raise UserError(f"case.task: the records of {task} have no latency; {advice}, or name one of: {listed(timed)}")
+
+
+def _runs(folder: Path) -> list[Path]:
+    """Return the records of a method's runs, in order."""
+    return sorted(file for file in folder.glob("seed*.json") if file.stem.removeprefix("seed").isdigit())
+
+
+def _latencies(folder: Path) -> list[dict[str, float]]:
+    """Return the recorded latencies of a method's runs."""
+    probes = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("seed*.probes.json"))]
+    return [probe["latency"] for probe in probes if "latency" in probe]
+
+
+def _target_tokens(result: Result, rows: Path) -> float:
+    """Return the mean number of tokens that an answer of a task has, with the one that ends it; 1 for choices."""
+    if result.settings["task"]["choices"] is not None:
+        return 1.0
+    from softprompts.models.paths import model_path  # not above: a task with choices needs no tokenizer
+    from softprompts.models.reading import read_tokenizer
+
+    model = ModelConfig(**result.settings["model"])
+    tokenizer = read_tokenizer(model_path(model), model.revision)
+    targets = [row["target"] for row in json.loads(rows.read_text(encoding="utf-8"))]
+    return 1 + mean(map(len, tokenizer(targets, add_special_tokens=False).input_ids))
+
+
+def _seconds(latency: dict[str, float], tokens: float) -> float:
+    """Return the seconds of a request: those of its first token, and for each further token the same again."""
+    further = (latency["answer_ms"] - latency["first_token_ms"]) / (latency["new_tokens"] - 1)
+    return (latency["first_token_ms"] + (tokens - 1) * further) / 1000
 
 
 def _share_of_right_answers(task: str, metric: str | None, names: list[str]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 from benchmarks.business.__main__ import main, table
 from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
@@ -15,8 +17,10 @@ from softprompts.errors import UserError
 import pytest
 import yaml
 
-TODAY = Method("few_shot", score=0.8, deviation=0.01, training=0.0, answer=3.6, prompt_tokens=300)
-TUNED = Method("prompt_tuning", score=0.9, deviation=0.02, training=360.0, answer=1.8, prompt_tokens=30)
+TODAY = Method("few_shot", score=0.8, deviation=0.01, training=0.0, answer=3.6, prompt_tokens=300, answer_tokens=1)
+TUNED = Method(
+    "prompt_tuning", score=0.9, deviation=0.02, training=360.0, answer=1.8, prompt_tokens=30, answer_tokens=1
+)
 CASE = CaseConfig(
     requests_a_month=1000, minutes_saved=2, cost_a_minute=1, cost_of_error=3, machine_an_hour=10, tuning_runs=5,
     tunings_a_month=2, hours_of_work=1,
@@ -71,6 +75,25 @@ def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
     assert recorded("sentiment", "lora", records=tmp_path).deviation is None
 
 
+def test_a_request_takes_the_time_of_its_own_answer() -> None:
+    """The recorded latency is that of 32 forced tokens; choices are scored in one pass."""
+    files = sorted((ROOT / "results" / "benchmarks" / "sentiment" / "few_shot").glob("seed*.probes.json"))
+    latencies = [json.loads(file.read_text(encoding="utf-8"))["latency"] for file in files]
+    first, whole = (mean(one[key] for one in latencies) / 1000 for key in ("first_token_ms", "answer_ms"))
+    found = recorded("sentiment", "few_shot")
+    assert (found.answer_tokens, found.answer) == (1, pytest.approx(first))
+    assert recorded("sentiment", "few_shot", answer_tokens=32).answer == pytest.approx(whole)
+    longer = recorded("sentiment", "few_shot", answer_tokens=63).answer
+    assert longer == pytest.approx(2 * whole - first), "each further token takes the same time"
+
+
+@pytest.mark.slow
+@pytest.mark.bundled
+def test_a_written_answer_has_the_tokens_of_the_targets() -> None:
+    found = recorded("support", "lora", "queue_accuracy")
+    assert 20 < found.answer_tokens < 30, 'a ticket, such as {"queue": "cards", "priority": "low", ...}'
+
+
 def test_what_matters_most_comes_first() -> None:
     rows = sensitivity(CASE, TUNED, TODAY)
     spans = [abs(high - low) for _, low, high in rows]
@@ -93,7 +116,7 @@ def test_every_shipped_case_names_all_numbers_and_recorded_methods(file: Path) -
     case = CaseConfig(**tree)
     assert (ROOT / "configs" / case.task / "readiness.yaml").is_file() or case.task == "sentiment"
     for method in case.methods:
-        assert recorded(case.task, method, case.metric, ROOT / "results" / "benchmarks").score > 0
+        assert recorded(case.task, method, case.metric, ROOT / "results" / "benchmarks", 32).score > 0
 
 
 def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +124,7 @@ def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     lora = recorded("sentiment", "lora")
     assert lora.deviation is not None, "it has three seeds"
+    assert "; an answer counts as 1 token\n" in said
     assert f"| lora | {100 * lora.score:.1f} ± {100 * lora.deviation:.1f} % |" in said
     assert "prompt_tuning returns more than few_shot from " in said
     assert "With half or twice of one number:" in said
@@ -112,6 +136,7 @@ def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> N
         ({"methods": ["lora"]}, r"case\.methods: name at least two"),
         ({"cost_of_error": -1}, r"case\.cost_of_error: expected 0 or more, found -1"),
         ({"requests_a_month": 0}, r"case\.requests_a_month"),
+        ({"answer_tokens": 0}, r"case\.answer_tokens: expected 1 or more, found 0"),
     ],
 )
 def test_settings_without_sense_are_one_line(settings: dict[str, object], message: str) -> None:
@@ -122,7 +147,7 @@ def test_settings_without_sense_are_one_line(settings: dict[str, object], messag
 def test_a_score_that_is_no_share_of_right_answers_is_refused() -> None:
     with pytest.raises(UserError, match=r"case\.metric: the first score of docstrings is rouge_l, .* of rouge_l, "):
         recorded("docstrings", "lora")
-    assert 0 < recorded("docstrings", "lora", "style_rate").score < 1
+    assert 0 < recorded("docstrings", "lora", "style_rate", answer_tokens=32).score < 1
     with pytest.raises(
         UserError, match=r'case\.metric: docstrings has no score "stile_rate" \(did you mean "style_rate"'
     ):
@@ -134,3 +159,20 @@ def test_what_is_not_recorded_is_named() -> None:
         recorded("sentimnt", "lora")
     with pytest.raises(UserError, match=r'case\.methods: "lore" is not recorded on sentiment \(did you mean "lora"'):
         recorded("sentiment", "lore")
+
+
+def test_a_record_without_latency_is_not_called_missing(tmp_path: Path) -> None:
+    advice = "add latency to the probes .* and run make bench GRID="
+    with pytest.raises(
+        UserError, match=rf"case\.task: the records of campaign have no latency; {advice}campaign, or .*support"
+    ):
+        recorded("campaign", "few_shot")
+    source = ROOT / "results" / "benchmarks" / "sentiment"
+    for name in ("grid.json", "lora/seed0.json", "lora/seed0.probes.json", "few_shot/seed0.json"):
+        (tmp_path / "sentiment" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, tmp_path / "sentiment" / name)
+    (tmp_path / "sentiment" / "few_shot" / "seed0.probes.json").write_text('{"transfer": []}', encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"case\.methods: the record of few_shot on sentiment has no latency; .*: lora$"
+    ):
+        recorded("sentiment", "few_shot", records=tmp_path)

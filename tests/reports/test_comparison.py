@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from softprompts.evaluation.comparison import Contest, Difference
 from softprompts.metrics.scoring import Interval
 from softprompts.metrics.significance import Comparison
@@ -55,6 +57,12 @@ def test_page() -> None:
     assert "a \\| b long" in line
     assert line.endswith("... | x | x | y |")
     assert "test.jsonl:11" not in text
+
+
+def test_a_long_text_without_spaces_keeps_its_beginning() -> None:
+    long = Difference("test.jsonl:1", "Review: " + "字" * 300, "y" * 300, "base model", ("z", "y"), (0.0, 1.0))
+    text = page(replace(CONTEST, differences=[long]), "sentiment, test")
+    assert f"| test.jsonl:1 | Review: {'字' * 188} ... | {'y' * 196} ... | z | y |" in text.splitlines()
 
 
 def test_a_page_without_differences_has_no_list() -> None:

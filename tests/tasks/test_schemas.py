@@ -58,6 +58,7 @@ def test_targets_that_keep_to_the_schema(with_schema: Load, load: Load) -> None:
         ),
         ("on", "is not JSON, as required by task.schema: Expecting value at column 1"),
         (json.dumps({"intent": "very " * 99}), "violates task.schema at intent: 'very very"),
+        (json.dumps({"intent": "字" * 300}), "violates task.schema at intent: '字字"),
     ],
 )
 def test_a_target_that_breaks_the_schema(with_schema: Load, target: str, message: str) -> None:

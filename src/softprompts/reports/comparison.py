@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task
 
 SHOWN = 10  # rows per model on the page; differences.jsonl has all of them
+CUT = 200  # characters of a text on the page
 ONE_RUN = "Each side is a single run, so these numbers do not cover variation between seeds."
 
 
@@ -163,4 +163,6 @@ def _won(contest: Contest, name: str) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    return textwrap.shorten(text, 200, placeholder=" ...")
+    """Return a text as one line of at most `CUT` characters; many languages have no spaces to cut at."""
+    line = " ".join(text.split())
+    return line if len(line) <= CUT else f"{line[: CUT - 4]} ..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -143,8 +142,4 @@ def target_check(schema: dict[str, Any]) -> Callable[[str, str], None]:
 
 def _where_and_what(error: ValidationError | SchemaError) -> str:
     path = ".".join(map(str, error.absolute_path))
-    return f"{' at ' if path else ''}{path}: {_short(error.message)}"
-
-
-def _short(text: str) -> str:
-    return textwrap.shorten(text, 200, placeholder=" ...")
+    return f"{' at ' if path else ''}{path}: {short(error.message, 200)}"
