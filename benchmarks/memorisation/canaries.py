@@ -72,5 +72,6 @@ def write_copy(config: MemorisationConfig, task: TaskConfig, seed: int, folder: 
 
 
 def write_rows(file: Path, records: list[dict[str, Any]]) -> None:
-    """Write rows as JSONL."""
-    file.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    """Write rows as JSONL; values that JSON lacks, such as times, are texts."""
+    lines = [json.dumps(r, ensure_ascii=False, default=str) + "\n" for r in records]
+    file.write_text("".join(lines), encoding="utf-8")

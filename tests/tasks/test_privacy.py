@@ -107,6 +107,18 @@ def test_a_value_has_one_mask_throughout_a_row_and_another_value_another() -> No
     assert counts == {"EMAIL_ADDRESS": 6, "PHONE_NUMBER": 3}
 
 
+def test_case_means_nothing_to_masks() -> None:
+    record = {"a": "de89370400440532013000 and DE89370400440532013000, Ada@Example.org", "b": {"ada@example.org": 1}}
+    masked, counts = mask(record)
+    assert masked == {"a": "<IBAN_CODE_1> and <IBAN_CODE_1>, <EMAIL_ADDRESS_1>", "b": {"<EMAIL_ADDRESS_1>": 1}}
+    assert counts == {"IBAN_CODE": 2, "EMAIL_ADDRESS": 2}
+
+
+def test_two_keys_with_one_mask_are_both_kept() -> None:
+    masked, _ = mask({"a": {"ada@example.org": 1, "ADA@example.org": 2}})
+    assert masked == {"a": {"<EMAIL_ADDRESS_1>": 1, "<EMAIL_ADDRESS_1> 2": 2}}
+
+
 def test_other_punctuation_is_another_address_but_the_same_number() -> None:
     record, _ = mask(
         {

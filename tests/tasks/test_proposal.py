@@ -15,6 +15,7 @@ from softprompts.config.cli import parse
 from softprompts.config.sections import ModelConfig
 from softprompts.config.tools import NewConfig
 from softprompts.errors import UserError
+from softprompts.tasks import proposal as proposals
 from softprompts.tasks.proposal import Proposal, config_text, fit_sizes, propose, write_proposal
 from softprompts.tasks.task import load_task
 
@@ -150,6 +151,11 @@ def test_a_gap_in_the_main_text_is_an_error(tmp_path: Path, name: str) -> None:
         (tickets(), {"text": ["bdy"]}, 'new.text: no column "bdy" (did you mean "body"?)'),
         (tickets(), {"text": ["queue"]}, 'new.text: "queue" is the answer'),
         (tickets(queue="one"), {}, 'new.answer: column "queue" is the same in every row'),
+        (
+            [*tickets(), {"id": "x", "queue": "one"}],
+            {"text": ["body"]},
+            'new.text: column "body" is missing in 1 of',
+        ),
         ([*tickets(), {"id": "x", "body": "a b c", "queue": " "}], {}, 'the answer, column "queue", is empty'),
         ([*tickets(), {"id": "x", "body": "a b c"}], {}, 'the answer, column "queue", is empty'),
         (
@@ -244,4 +250,13 @@ def test_the_config_is_what_was_found_and_parses(
     content = config_text(found, ModelConfig())
     assert all("#" in line for line in content.splitlines() if line.startswith("  max_length"))
     with pytest.raises(UserError, match=r"^new.output: .* exists; name another file, or move it away$"):
+        proposal(tmp_path, rows)
+
+
+def test_a_large_file_that_is_sorted_by_label_is_to_be_shuffled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "LOOKED_AT", 5)
+    rows = [{"body": f"a b c {n}", "queue": "ab"[n // 10]} for n in range(20)]
+    with pytest.raises(UserError, match=r'column "queue" is the same in the first 5 rows; shuffle the rows, or name'):
         proposal(tmp_path, rows)

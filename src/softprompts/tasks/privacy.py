@@ -7,6 +7,7 @@ They find values with a form of their own, such as e-mail addresses. They find n
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ POSSIBLE = re.compile(
 )
 # A word and digits, such as "de-073259038455": an identifier, and no phone number, unless the word says so.
 IDENTIFIER = re.compile(r"(?<![^\W_])(?!tel|phone|fon|mob|cell|fax)[a-z]+[-_]\d+(?![^\W_])", re.IGNORECASE)
+ASCII_CAPITALS = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 REPEATED = 4096  # texts whose result is kept, because columns such as dates have the same value in many rows
 # A smaller whole number is neither a phone number nor the number of a card, and a larger one has too many digits.
 SHORTEST_NUMBER, LONGEST_NUMBER = 10**8, 10**50
@@ -112,6 +114,10 @@ def _analyzer() -> Any:
         def validate_result(self, pattern_text: str) -> bool:
             return bool(domains(pattern_text).fqdn)
 
+    class AnyCaseIbanRecognizer(known.IbanRecognizer):
+        def analyze(self, text: str, *args: Any, **more: Any) -> Any:
+            return super().analyze(text.translate(ASCII_CAPITALS), *args, **more)  # of the same length
+
     @Language.component("softprompts_lemmas")
     def lemmas(doc: Any) -> Any:
         for token in doc:  # presidio looks for words such as "phone" among lemmas, of which a blank pipeline has none
@@ -127,7 +133,7 @@ def _analyzer() -> Any:
         OfflineEmailRecognizer,
         known.PhoneRecognizer,
         known.CreditCardRecognizer,
-        known.IbanRecognizer,
+        AnyCaseIbanRecognizer,
         known.IpRecognizer,
         known.MacAddressRecognizer,
         known.CryptoRecognizer,
@@ -207,14 +213,16 @@ def mask(record: Record) -> tuple[Record, Counter[str]]:
             same = (found.kind, re.sub(r"[\W_]+", "", folded) if found.kind in GROUPED else folded)
             if same not in names:
                 names[same] = f"<{found.kind}_{next(numbers.setdefault(found.kind, count(1)))}>"
-            masks[value] = (found.kind, names[same])
+            masks[folded] = (found.kind, names[same])
     counts: Counter[str] = Counter()
     if not masks:
         return record, counts
-    values = re.compile("|".join(map(re.escape, sorted(masks, key=len, reverse=True))))
+    values = re.compile("|".join(map(re.escape, sorted(masks, key=len, reverse=True))), re.IGNORECASE)
 
     def masked(match: re.Match[str]) -> str:
-        kind, name = masks[match[0]]
+        # A few letters match another one that is not their small form, for example the Turkish i without a dot.
+        alike = (found for value, found in masks.items() if re.fullmatch(re.escape(value), match[0], re.IGNORECASE))
+        kind, name = masks.get(match[0].casefold()) or next(alike)
         counts[kind] += 1
         return name
 
@@ -230,7 +238,13 @@ def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_replaced(item, replace) for item in value]
     if isinstance(value, dict):
-        return {_replaced(key, replace): _replaced(item, replace) for key, item in value.items()}
+        made: dict[Any, Any] = {}
+        for key, item in value.items():
+            name = _replaced(key, replace)
+            if name in made:  # two keys have one mask
+                name = next(other for n in count(2) if (other := f"{name} {n}") not in made)
+            made[name] = _replaced(item, replace)
+        return made
     return value
 
 

@@ -123,6 +123,11 @@ def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
         if value is None or isinstance(value, Unread) or not str(plain(value)).strip():
             raise UserError(f'{place}: the answer, column "{found}", is empty; fill it in, or remove the row')
     if len({str(plain(record[found])) for _, record in rows}) == 1:
+        if len(rows) == LOOKED_AT:
+            raise UserError(
+                f'new.answer: column "{found}" is the same in the first {LOOKED_AT:,} rows; shuffle the rows, '
+                f"or name another of: {listed(columns)}"
+            )
         raise UserError(f'new.answer: column "{found}" is the same in every row; name another of: {listed(columns)}')
     return found
 
