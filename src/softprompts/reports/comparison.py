@@ -15,6 +15,7 @@ from softprompts.metrics.significance import LEVEL, verdict
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.environment import environment
 from softprompts.runs.folders import COMPARE_FILE
+from softprompts.runs.record import json_text
 from softprompts.runs.run import Run
 from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task
@@ -42,11 +43,11 @@ def save_contest(
     """
     contest = judge(sides, outcomes, task, evaluation)
     if run.accelerator.is_main_process:
-        lines = [json.dumps(asdict(difference), ensure_ascii=False) + "\n" for difference in contest.differences]
+        lines = [json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) + "\n" for one in contest.differences]
         write_atomically(run.output("differences.jsonl"), "".join(lines))
         write_atomically(run.output("compare.md"), page(contest, f"{task.name}, {evaluation.split}"))
         record = _record(run, task, sides, outcomes, evaluation, contest)
-        write_atomically(run.folder / COMPARE_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(run.folder / COMPARE_FILE, json_text(record) + "\n")
     run.say(f"{summary(contest)}\nwritten to {run.folder}")
     run.accelerator.end_training()
     return contest
@@ -121,7 +122,9 @@ def _counts(contest: Contest) -> str:
     """Return the numbers of rows that each model predicts better."""
     each = ", ".join(f"{name} on {len(contest.wins(name))}" for name in contest.names)
     alike = contest.rows - len(contest.differences)
-    return f"rows predicted better, by the row's own {contest.row_metric}: {each}; equal on {alike}"
+    first = contest.comparisons[0].metric
+    why = "" if first == contest.row_metric else f" ({first} has no score for a single row)"
+    return f"rows predicted better, by the row's own {contest.row_metric}{why}: {each}; equal on {alike}"
 
 
 def page(contest: Contest, title: str) -> str:
