@@ -16,7 +16,7 @@ from softprompts.errors import UserError
 from softprompts.evaluation import predict as evaluation
 from softprompts.evaluation.comparison import Contestant, contestants, judge, load_contestant
 from softprompts.metrics.scoring import intervals, load_metrics, row_scores
-from softprompts.reports.comparison import page, summary
+from softprompts.reports.comparison import summary
 from softprompts.tasks.task import Task, load_task
 
 import pytest
@@ -42,9 +42,9 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pair(
-    model: Path, task: Path, first: dict[str, Any], second: dict[str, Any], split: Any = "test"
+    model: Path, task: Path, first: dict[str, Any], second: dict[str, Any], split: Any = "test", **settings: Any
 ) -> tuple[Contestant, Contestant]:
-    rows = load_task(task_config(task))
+    rows = load_task(task_config(task, **settings))
     configs = (ContestantConfig(**first), ContestantConfig(**second))
     return contestants(*configs, ModelConfig(str(model)), rows, EvaluationConfig(split=split), seed=0)
 
@@ -138,6 +138,13 @@ def test_examples_are_not_drawn_from_the_rows_that_are_scored(tiny_model: Path, 
         pair(tiny_model, tiny_task, {}, {"shots": 1}, split="train")
 
 
+def test_rows_that_the_second_model_cannot_read_are_refused_before_the_first_is_scored(
+    tiny_model: Path, tiny_task: Path
+) -> None:
+    with pytest.raises(UserError, match=r"train\.jsonl:1: .* tokens .* raise task\.max_length, take fewer few-shot"):
+        pair(tiny_model, tiny_task, {}, {"shots": 20}, max_length=40)
+
+
 def test_an_encoder_that_nothing_trained_is_refused(tiny_encoder: Path, tiny_task: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="an encoder generates no text, and its classifier must be trained"):
         pair(tiny_encoder, tiny_task, {}, {"path": str(folder / "full")})
@@ -194,14 +201,6 @@ def test_written_answers_are_better_by_the_metric_of_the_row() -> None:
     assert contest.wins("two")[0].scores == pytest.approx((2 * 3 / 9, 2 * 5 / 11))
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "chrf", "json_object"])
-def test_a_rows_score_is_the_metric_of_that_row(metric: str) -> None:
-    answers, targets = ["{}", "no", '{"intent": "x"}'], ["{}", "{}", '{"intent": "x"}']
-    scores = row_scores(load_metrics([metric])[metric], answers, targets)
-    assert (scores[0], scores[2]) == (1.0, 1.0)
-    assert scores[1] == 0.0
-
-
 KAPPA = """
 import datasets
 import evaluate
@@ -209,28 +208,37 @@ import evaluate
 
 class Kappa(evaluate.Metric):
     def _info(self):
-        text = datasets.Value("string")
-        features = datasets.Features({"predictions": text, "references": text})
-        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+        kinds = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
+        return evaluate.MetricInfo(description="", citation="", features=kinds)
 
     def _compute(self, predictions, references):
-        if len(references) == 1:
-            ALONE
-        right = sum(p == r for p, r in zip(predictions, references))
-        return {"kappa": right / len(references)}
+        WHEN_ALONE
+        rows = len(references)
+        agreed = sum(p == r for p, r in zip(predictions, references)) / rows
+        chance = sum(predictions.count(name) * references.count(name) for name in set(references)) / rows**2
+        return {"kappa": (agreed - chance) / (1 - chance) if chance < 1 else float("nan")}
 """
 
 
-@pytest.mark.parametrize("alone", ['return {"kappa": float("nan")}', 'raise ValueError("two rows at least")'])
-def test_a_metric_without_a_score_for_a_single_row_names_no_winner_of_rows(tmp_path: Path, alone: str) -> None:
-    module = tmp_path / "kappa.py"
-    module.write_text(KAPPA.replace("ALONE", alone), encoding="utf-8")
-    task, sides = made(str(module), [("a", " x"), ("b", " x"), ("c", " y"), ("d", " y")])
-    outcomes = [outcome(task, [" x", " x", " y", " y"]), outcome(task, [" x", " y", " x", " x"])]
+@pytest.mark.parametrize("alone", ["pass", "assert len(references) > 1, 'at least 2 rows'"])
+def test_a_metric_without_a_score_for_a_single_row_compares_rows_by_their_exact_match(
+    tmp_path: Path, alone: str
+) -> None:
+    """Kappa is 0/0 for one right answer and 0 for a wrong one; a correlation fails on one row."""
+    (tmp_path / "kappa.py").write_text(KAPPA.replace("WHEN_ALONE", alone), encoding="utf-8")
+    task, sides = made(str(tmp_path / "kappa.py"), [(f"{n}", f" {'xy'[n % 2]}") for n in range(40)])
+    right = [row.target for row in task.splits["test"]]
+    outcomes = [outcome(task, right), outcome(task, [" y", *right[1:]])]
     contest = judge(sides, outcomes, task, EvaluationConfig(bootstrap_resamples=100))
-    assert (contest.row_metric, contest.differences) == (None, [])
-    assert contest.comparisons[0].difference == 0.75
-    for said in (summary(contest), page(contest, "mine")):
-        assert "rows are not compared one by one: kappa has no score for a single row" in said
-        assert "e-value" not in said
-    assert "None" not in page(contest, "mine")
+    assert contest.row_metric == "exact_match"
+    assert [(d.place, d.better, d.scores) for d in contest.differences] == [("row 1", "one", (1.0, 0.0))]
+    assert contest.comparisons[0].difference > 0, "the whole numbers are compared as before"
+    assert "by the row's own exact_match (kappa has no score for a single row): one on 1, two on 0" in summary(contest)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "chrf", "json_object"])
+def test_a_rows_score_is_the_metric_of_that_row(metric: str) -> None:
+    answers, targets = ["{}", "no", '{"intent": "x"}'], ["{}", "{}", '{"intent": "x"}']
+    scores = row_scores(load_metrics([metric])[metric], answers, targets)
+    assert (scores[0], scores[2]) == (1.0, 1.0)
+    assert scores[1] == 0.0

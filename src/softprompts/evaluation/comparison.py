@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,20 +12,24 @@ from softprompts.adapters.configs import read_config
 from softprompts.adapters.loading import check_base, find_adapter, find_model, load_adapter
 from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.config.tools import AdapterConfig, ContestantConfig
+from softprompts.encoding.tokenization import encode
 from softprompts.errors import UserError, settings_named
 from softprompts.evaluation.hard_prompts import draw_shots
 from softprompts.evaluation.predict import TestOutcome, answers_and_targets
-from softprompts.methods.preflight import check_method
-from softprompts.metrics.scoring import Interval, Metric, load_metrics, row_scores
+from softprompts.methods.preflight import check_method, without_weights
+from softprompts.metrics.scoring import Interval, Metric, finite_row_scores, load_metrics
 from softprompts.metrics.sequential import largest_e_of_rows
 from softprompts.metrics.significance import Comparison, compare
 from softprompts.models.identity.base_model import read_record
-from softprompts.models.loading import load_model_config
+from softprompts.models.loading import InputSpec, input_spec, kind_of, load_model_config
 from softprompts.models.paths import model_path
+from softprompts.models.reading import read_tokenizer, silent_transformers
 from softprompts.tasks.task import Task, with_prompt
 
 from peft import PeftModel
 from transformers import PreTrainedModel
+
+EXACT = "exact_match"  # of a row, which every task has
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,15 @@ class Difference:
 class Contest:
     """The comparison of two models' predictions for the same rows. In each pair, the first model comes first.
 
-    metrics: with intervals; comparisons: one per number of the metrics; row_metric: the metric that compares single
-    rows, None if it has no score for each of them; differences: the rows that one of the two models predicts better.
+    metrics: with intervals; comparisons: one per number of the metrics; row_metric: the number that compares single
+    rows, which is the first one, or the exact match if that has no value for a row; differences: the rows that one of
+    the two models predicts better.
     """
 
     names: tuple[str, str]
     metrics: tuple[dict[str, Interval], dict[str, Interval]]
     comparisons: list[Comparison]
-    row_metric: str | None
+    row_metric: str
     differences: list[Difference]
     rows: int
 
@@ -91,7 +95,7 @@ def contestants(
     Raises:
         UserError: both are the same; an adapter or model is missing; an adapter is for another base model; settings of
             an adapter without one; more few-shot examples than train has rows, or examples from the scored rows; an
-            encoder without an adapter.
+            encoder without an adapter; rows that the second model cannot read.
     """
     a = _contestant("first", first, model, task, evaluation.split, seed)
     b = _contestant("second", second, model, task, evaluation.split, seed)
@@ -99,7 +103,23 @@ def contestants(
         raise UserError("first and second are the same; change path, wording or shots of one of them")
     if a.name == b.name:
         a, b = (replace(side, name=f"{side.name} ({side.key})") for side in (a, b))
+    _check_rows(b, evaluation)
     return a, b
+
+
+def _check_rows(side: Contestant, evaluation: EvaluationConfig) -> None:
+    """Tokenize the rows for a model without its weights, because otherwise a row that is too long is found too late.
+
+    The first model's rows are tokenized before anything is scored, those of the second one only afterwards.
+    """
+    config = load_model_config(side.model)
+    kind = kind_of(config)
+    base = without_weights(config, kind)
+    adapter = side.adapter.path and read_config(Path(side.adapter.path))
+    spec = InputSpec(kind) if base is None else input_spec(base, getattr(adapter, "num_virtual_tokens", None) or 0)
+    with silent_transformers():
+        tokenizer = read_tokenizer(model_path(side.model), side.model.revision)
+    encode(side.task, tokenizer, spec, needs_end=not evaluation.stop)
 
 
 def _contestant(
@@ -170,9 +190,9 @@ def judge(
     targets = answers_and_targets(outcomes[0].predictions)[1]
     named = {name: [side] for name, side in zip(names, answers, strict=True)}
     comparisons = compare(named, targets, metrics, evaluation.bootstrap_resamples)
-    scores = _scores_of_rows(next(iter(metrics.values())), answers, targets)
+    row_metric, scores = _scores_of_rows(metrics, comparisons[0].metric, answers, targets)
     differences = []
-    for row, a, b, x, y in zip(task.splits[evaluation.split], *answers, *scores, strict=True) if scores else ():
+    for row, a, b, x, y in zip(task.splits[evaluation.split], *answers, *scores, strict=True):
         if x != y:
             better = names[0] if x > y else names[1]
             differences.append(Difference(row.place, row.prompt, row.target.strip(), better, (a, b), (x, y)))
@@ -180,19 +200,17 @@ def judge(
         names,
         (outcomes[0].metrics, outcomes[1].metrics),
         comparisons,
-        comparisons[0].metric if scores else None,  # the first number of the first metric, as in `row_scores`
+        row_metric,
         differences,
         len(targets),
     )
 
 
-def _scores_of_rows(metric: Metric, answers: Sequence[list[str]], targets: list[str]) -> list[list[float]]:
-    """Return the score of each single row for each model; empty if a row has none.
-
-    A correlation fails for a single row, and Cohen's kappa of one is not a number.
-    """
-    try:
-        scores = [row_scores(metric, side, targets) for side in answers]
-    except Exception:  # a user's module may raise anything
-        return []
-    return scores if all(math.isfinite(score) for side in scores for score in side) else []
+def _scores_of_rows(
+    metrics: dict[str, Metric], first: str, answers: Sequence[list[str]], targets: list[str]
+) -> tuple[str, list[list[float]]]:
+    """Return the number that compares single rows, and its value for each row of each model; `first` is its name."""
+    scores = [finite_row_scores(next(iter(metrics.values())), side, targets) for side in answers]
+    if all(found is not None for found in scores):
+        return first, [found for found in scores if found is not None]
+    return EXACT, [[float(a == t) for a, t in zip(side, targets, strict=True)] for side in answers]

@@ -300,6 +300,18 @@ def row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[f
     return [next(iter(numbers(numpy.array([row])).values())) for row in range(len(targets))]
 
 
+def finite_row_scores(metric: Metric, answers: list[str], targets: list[str]) -> list[float] | None:
+    """Return `row_scores`; None if a row has no finite one: a correlation needs several rows, and kappa is 0/0 on one.
+
+    A row without a number cannot be left out alone, because it may be that of a right prediction.
+    """
+    try:
+        scores = [float(score) for score in row_scores(metric, answers, targets)]
+    except Exception:  # a user's module may raise anything
+        return None
+    return scores if numpy.isfinite(scores).all() else None
+
+
 def is_mean_over_rows(metrics: dict[str, Metric], number: str, targets: Sequence[str]) -> bool:
     """Return whether a number over all rows is the mean of the same number of each single row.
 

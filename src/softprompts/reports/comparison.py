@@ -15,6 +15,7 @@ from softprompts.metrics.significance import LEVEL, verdict
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.environment import environment
 from softprompts.runs.folders import COMPARE_FILE
+from softprompts.runs.record import json_text
 from softprompts.runs.run import Run
 from softprompts.system.files import write_atomically
 from softprompts.tasks.task import Task
@@ -42,11 +43,11 @@ def save_contest(
     """
     contest = judge(sides, outcomes, task, evaluation)
     if run.accelerator.is_main_process:
-        lines = [json.dumps(asdict(difference), ensure_ascii=False) + "\n" for difference in contest.differences]
+        lines = [json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) + "\n" for one in contest.differences]
         write_atomically(run.output("differences.jsonl"), "".join(lines))
         write_atomically(run.output("compare.md"), page(contest, f"{task.name}, {evaluation.split}"))
         record = _record(run, task, sides, outcomes, evaluation, contest)
-        write_atomically(run.folder / COMPARE_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(run.folder / COMPARE_FILE, json_text(record) + "\n")
     run.say(f"{summary(contest)}\nwritten to {run.folder}")
     run.accelerator.end_training()
     return contest
@@ -89,7 +90,7 @@ def _record(
         "comparisons": [asdict(comparison) for comparison in contest.comparisons],
         "row_metric": contest.row_metric,
         "verdict": verdict(contest.comparisons[0]),
-        "e_value": contest.e_value if contest.row_metric else None,
+        "e_value": contest.e_value,
         "data": {"licence": task.licence, "splits": task.fingerprint()},
         "environment": environment() | {"processes": run.accelerator.num_processes},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -104,13 +105,11 @@ def summary(contest: Contest) -> str:
         for key, x in metrics.items()
     ]
     said = f"verdict: {verdict(contest.comparisons[0])}"
-    return "\n".join(filter(None, [*lines, _counts(contest), said, _at_any_time(contest), ONE_RUN]))
+    return "\n".join([*lines, _counts(contest), said, _at_any_time(contest), ONE_RUN])
 
 
 def _at_any_time(contest: Contest) -> str:
-    """Return a sentence with the e-value, for those who add rows and look again; empty without scores of rows."""
-    if contest.row_metric is None:
-        return ""
+    """Return a sentence with the e-value, for those who add rows and look again."""
     enough = 1 / LEVEL
     word = "shown" if contest.e_value >= enough else "not shown yet"
     return (
@@ -121,11 +120,11 @@ def _at_any_time(contest: Contest) -> str:
 
 def _counts(contest: Contest) -> str:
     """Return the numbers of rows that each model predicts better."""
-    if contest.row_metric is None:
-        return f"rows are not compared one by one: {contest.comparisons[0].metric} has no score for a single row"
     each = ", ".join(f"{name} on {len(contest.wins(name))}" for name in contest.names)
     alike = contest.rows - len(contest.differences)
-    return f"rows predicted better, by the row's own {contest.row_metric}: {each}; equal on {alike}"
+    first = contest.comparisons[0].metric
+    why = "" if first == contest.row_metric else f" ({first} has no score for a single row)"
+    return f"rows predicted better, by the row's own {contest.row_metric}{why}: {each}; equal on {alike}"
 
 
 def page(contest: Contest, title: str) -> str:
@@ -143,9 +142,8 @@ def page(contest: Contest, title: str) -> str:
         "",
         f"With 95 % intervals over {contest.rows} rows; {_counts(contest)}.",
         "",
+        f"{_at_any_time(contest).capitalize()}.",
     ]
-    if said := _at_any_time(contest):
-        lines.append(f"{said.capitalize()}.")
     for name in contest.names:
         lines += _won(contest, name)
     return "\n".join(lines) + "\n"

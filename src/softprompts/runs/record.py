@@ -37,8 +37,13 @@ class Result:
 
 
 def as_json(result: Result) -> str:
-    """Return a record as JSON text, with null for a loss that is not finite, because JSON has no value for it."""
-    return json.dumps(_finite(asdict(result)), indent=1, ensure_ascii=False, allow_nan=False)
+    """Return a record as JSON text, as by `json_text`."""
+    return json_text(asdict(result))
+
+
+def json_text(content: Any) -> str:
+    """Return JSON text, with null for a loss or score that is not finite, because JSON has no value for it."""
+    return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

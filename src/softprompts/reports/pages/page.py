@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from softprompts.metrics.scoring import Metric, row_scores
+from softprompts.metrics.scoring import Metric, finite_row_scores
 from softprompts.metrics.significance import Comparison
 from softprompts.reports.pages import tables
 from softprompts.reports.pages.style import Drawing, svg
@@ -171,12 +171,9 @@ def scores_of_rows(
     found: list[float | None] = [None] * len(answers)
     for metric in [*metrics.values()][:1] if known else ():
         given = [(answers[i] or "").strip() for i in known]
-        try:
-            made = row_scores(metric, given, [targets[i].strip() for i in known])
-        except Exception:  # a user's module may raise anything; a correlation has no score for a single row
-            break
-        for i, score in zip(known, made, strict=True):
-            found[i] = float(score)
+        made = finite_row_scores(metric, given, [targets[i].strip() for i in known])
+        for i, score in zip(known, made, strict=True) if made is not None else ():
+            found[i] = score
     return found
 
 
