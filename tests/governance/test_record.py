@@ -399,6 +399,19 @@ def test_a_readiness_record_of_the_same_rows_is_taken(made: Made) -> None:
     assert "amber, 0 of 1 points green." in known["data"]
 
 
+def test_fingerprints_of_rows_that_were_left_out_are_not_handed_out(made: Made) -> None:
+    home = made.run()
+    file = home / "result.json"
+    result = json.loads(file.read_text(encoding="utf-8"))
+    names = ["a" * 64, "b" * 64]
+    result["data"]["splits"]["train"]["without"] = {"rows": 2, "fingerprints": names}
+    file.write_text(json.dumps(result), encoding="utf-8")
+    found = written(made, home)["data"]["splits"]["train"]["without"]
+    assert found == {"rows": 2, "sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+    for path in (home / "governance").iterdir():
+        assert names[0] not in path.read_text(encoding="utf-8")
+
+
 def test_a_run_on_masked_rows_has_its_check(tmp_path: Path, tiny_model: Path) -> None:
     pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
     found = clean_rows()

@@ -82,7 +82,7 @@ def _changes(before: Evidence, now: Evidence) -> Iterator[Change]:
     old, new = before.result, now.result
     yield from _of_trees("run", {"recipe": old.recipe, "seed": old.seed}, {"recipe": new.recipe, "seed": new.seed})
     yield from _of_trees("setting", _settings(before), _settings(now))
-    yield from _of_trees("data", old.data, new.data)
+    yield from _of_trees("data", before.data, now.data)
     yield from _of_trees("parameters", old.parameters, new.parameters)
     code = [{"commit": r.environment["commit"], **r.environment.get("versions", {})} for r in (old, new)]
     yield from _of_trees("code", *code)

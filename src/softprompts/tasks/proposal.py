@@ -411,5 +411,5 @@ def _task_lines(task: TaskConfig) -> list[str]:
 
 
 def _quoted(text: str | None) -> str:
-    """Return a text as a YAML string; JSON's are such."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return a text as a YAML string; JSON's are such. YAML refuses some characters that are not printable."""
+    return json.dumps(text, ensure_ascii=not (text or "").isprintable())
