@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import load_base, make_task, task_config
+from made_kappa import kappa
 from method_runs import saved_by_peft
 from softprompts.config.sections import EvaluationConfig, ModelConfig
 from softprompts.config.tools import AdapterConfig, ContestantConfig
@@ -201,32 +202,12 @@ def test_written_answers_are_better_by_the_metric_of_the_row() -> None:
     assert contest.wins("two")[0].scores == pytest.approx((2 * 3 / 9, 2 * 5 / 11))
 
 
-KAPPA = """
-import datasets
-import evaluate
-
-
-class Kappa(evaluate.Metric):
-    def _info(self):
-        kinds = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description="", citation="", features=kinds)
-
-    def _compute(self, predictions, references):
-        WHEN_ALONE
-        rows = len(references)
-        agreed = sum(p == r for p, r in zip(predictions, references)) / rows
-        chance = sum(predictions.count(name) * references.count(name) for name in set(references)) / rows**2
-        return {"kappa": (agreed - chance) / (1 - chance) if chance < 1 else float("nan")}
-"""
-
-
 @pytest.mark.parametrize("alone", ["pass", "assert len(references) > 1, 'at least 2 rows'"])
 def test_a_metric_without_a_score_for_a_single_row_compares_rows_by_their_exact_match(
     tmp_path: Path, alone: str
 ) -> None:
     """Kappa is 0/0 for one right answer and 0 for a wrong one; a correlation fails on one row."""
-    (tmp_path / "kappa.py").write_text(KAPPA.replace("WHEN_ALONE", alone), encoding="utf-8")
-    task, sides = made(str(tmp_path / "kappa.py"), [(f"{n}", f" {'xy'[n % 2]}") for n in range(40)])
+    task, sides = made(kappa(tmp_path, alone), [(f"{n}", f" {'xy'[n % 2]}") for n in range(40)])
     right = [row.target for row in task.splits["test"]]
     outcomes = [outcome(task, right), outcome(task, [" y", *right[1:]])]
     contest = judge(sides, outcomes, task, EvaluationConfig(bootstrap_resamples=100))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from helpers import make_task
+from made_kappa import kappa
 from made_result import make_result
 from softprompts.data.sources import SPLITS
 from softprompts.errors import UserError
 from softprompts.forgetting.plan import difference
-from softprompts.forgetting.proof import check_forgotten, check_gone, checksums, scores
+from softprompts.forgetting.proof import _in_words, check_forgotten, check_gone, checksums, scores
 from softprompts.forgetting.rows import Line
 from softprompts.forgetting.runs import read_result
+from softprompts.runs.record import json_text
 
 import pytest
 
@@ -48,6 +50,25 @@ def test_scores_are_those_of_the_rows_that_both_runs_have(tmp_path: Path) -> Non
     change = found["difference"]["accuracy"]
     assert change["value"] == pytest.approx(-1 / 4)
     assert change["low"] <= change["value"] <= change["high"] <= 0
+
+
+def test_a_score_without_an_interval_is_null(tmp_path: Path) -> None:
+    """Kappa of a run that gives every row one answer is 0/0 on a sample that has one target."""
+    before, after = (
+        predictions(tmp_path / "before", a=" no", b=" no"),
+        predictions(tmp_path / "after", a=" no", b=" no"),
+    )
+    task = replace(make_task([("text", " yes")]), metrics=(kappa(tmp_path),))
+    for folder in (before, after):
+        file = folder / "predictions.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines()
+        file.write_text("\n".join([lines[0].replace(" yes", " no"), lines[1]]), encoding="utf-8")
+    found: Any = scores(before, after, task, 50)
+    assert found["before"] == {"kappa": 0.0}
+    assert json.loads(json_text(found))["difference"]["kappa"] == {"value": 0.0, "low": None, "high": None}
+    record = {"proof": {"rows_checked": 1}, "data": {"after": {}}, "steps": {"before": 1, "after": 1}, "scores": found}
+    said = "kappa on 2 common rows: 0.0 % before, 0.0 % after; no interval, as a sample of them has no value"
+    assert _in_words(record)[-1] == said
 
 
 def test_runs_without_common_rows_are_not_compared(tmp_path: Path) -> None:

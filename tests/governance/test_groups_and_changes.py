@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from made_governance import Made, edit, made_rows
+from made_kappa import kappa
 from made_tasks import write
 from softprompts.errors import UserError
 from softprompts.governance import groups as groups_module
@@ -181,6 +182,28 @@ def test_scores_on_the_same_rows_are_compared_row_by_row(made: Made) -> None:
     assert (score.meaning, log.scores_note[:8]) == ("a difference is shown", "Compared")
     same = changed(made, made.run("same", wrong=lambda n, row: False, seed=9), now)
     assert (same.scores[0].difference, same.scores[0].meaning) == (0.0, "no difference is shown")
+
+
+def test_a_number_that_is_undefined_on_a_sample_has_no_interval(made: Made) -> None:
+    """A record in JSON has no room for NaN."""
+
+    def never(n: int, row: dict[str, Any]) -> bool:
+        return False
+
+    def one_answer(n: int, row: dict[str, Any]) -> bool:
+        return bool(row["label"] != "billing")
+
+    metric = kappa(made.folder)
+    scores = {"kappa": Interval(0.5, 0.4, 0.6, 80)}
+    made.task = replace(made.task, metrics=[metric])
+    before, now = (made.run(name, wrong, metrics=scores) for name, wrong in (("before", one_answer), ("now", never)))
+    for home in (before, now):
+        file = home / "predictions.jsonl"
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [line | {"target": lines[0]["target"], "prediction": lines[0]["target"]} for line in lines]
+        write(file, rows)
+    (score,) = changed(made, before, now).scores
+    assert (score.difference, score.low, score.high, score.p, score.meaning) == (0.0, None, None, None, "")
 
 
 @pytest.mark.parametrize(

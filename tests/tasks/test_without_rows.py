@@ -53,11 +53,24 @@ def test_the_record_has_numbers_and_fingerprints_and_no_text(load: Load, tmp_pat
     assert all("without" not in split for split in load(train=rows).fingerprint().values())
 
 
-def test_no_other_row_takes_the_place_of_one_that_is_left_out(load: Load, tmp_path: Path) -> None:
-    rows = rows_of(6)
-    task = load(train=rows, max_rows={"train": 3}, without=names(tmp_path, rows[1], rows[5]))
-    assert texts(task, "train") == ["text 0", "text 2"]
-    assert task.without["train"] == [fingerprint(TEXT(rows[1]))], "the sixth row was not in use anyway"
+def test_rows_are_the_same_whether_those_left_out_are_still_in_the_file(load: Load, tmp_path: Path) -> None:
+    rows = rows_of(7)
+    without = names(tmp_path, rows[1], rows[4], rows[6])
+    task = load(train=rows, max_rows={"train": 3}, without=without)
+    assert texts(task, "train") == ["text 0", "text 2", "text 3"]
+    assert task.without["train"] == sorted(fingerprint(TEXT(rows[n])) for n in (1, 4)), "the last was beyond the limit"
+    kept = [row for n, row in enumerate(rows) if n not in (1, 4, 6)]
+    assert texts(load(train=kept, max_rows={"train": 3}, without=without), "train") == texts(task, "train")
+
+
+def test_a_label_without_a_row_of_train_is_one_line(load: Load, tmp_path: Path) -> None:
+    odd = {"text": "once", "label": "odd"}
+    twice = odd | {"text": "twice"}
+    said = refusal(load, train=[*rows_of(8), odd], test=[twice], choices="from_train", without=names(tmp_path, odd))
+    assert said.endswith(
+        'test.jsonl:1: task.without names all rows of train with its label " odd", which thus is no choice any more; '
+        "leave out this row as well, or keep a row of train"
+    )
 
 
 def test_labels_of_rows_that_are_left_out_are_no_choices(load: Load, tmp_path: Path) -> None:

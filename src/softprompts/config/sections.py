@@ -65,7 +65,7 @@ class TaskConfig:
         where: keep only rows whose column has one of these values, e.g. {domain: [movies]}.
         max_rows: most rows of a split, e.g. {test: 500}; the first rows are used.
         without: file with fingerprints of rows to leave out of every split, as `recipes/forget.py` writes it. Such
-            rows still count for `max_rows`. The record has their number and their fingerprints.
+            rows do not count for `max_rows`. The record has their number and their fingerprints.
         metrics: names in src/softprompts/metrics/modules, or paths of `evaluate` modules.
         schema: file with a JSON Schema (draft 2020-12), or `embedded:NAME/schema.json`. Every target must be valid.
             Metrics of structured output check predictions with it.

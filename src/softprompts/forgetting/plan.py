@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from softprompts.config.methods import ContextConfig, CPTConfig
+from softprompts.config.sections import TaskConfig
 from softprompts.config.tools import ForgetConfig
 from softprompts.data.without import read_without, without_file
 from softprompts.errors import UserError, listed, logger
@@ -50,7 +52,8 @@ def plan_forgetting(config: ForgetConfig, old: TrainedRun, main: Callable[..., N
 
     Raises:
         UserError: the new folder is not empty; the data have changed since the run; a text in the settings of the run
-            holds the input of a row to forget; as `rows_to_forget`.
+            holds the input of a row to forget; a label of another split would have no row of train; as
+            `rows_to_forget`.
     """
     folder = Path(config.output_dir or "")
     _check_folder(folder, old.folder, config.resume)
@@ -67,8 +70,10 @@ def plan_forgetting(config: ForgetConfig, old: TrainedRun, main: Callable[..., N
     prints = rows.fingerprints
     if before.without is not None:  # what was left out stays out
         prints |= read_without(before.without)
+    arguments["task"] = replace(arguments["task"], max_rows=_max_rows(before, task, rows))
     if config.resume and file.is_file() and read_without(str(file)) != prints:
         raise UserError(f"forget.resume: {file} has other rows than forget.rows and forget.where name; start anew")
+    _check_choices(config, arguments["task"], prints)
     with one_line(f"forget.output_dir: {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, without_file(prints))
@@ -76,6 +81,32 @@ def plan_forgetting(config: ForgetConfig, old: TrainedRun, main: Callable[..., N
         logger.info(line)
     trained = config.resume and (folder / RESULT_FILE).is_file()
     return Plan(old, folder, arguments, rows, trained, config)
+
+
+def _max_rows(before: TaskConfig, task: Task, rows: Forgotten) -> dict[str, int]:
+    """Return `task.max_rows` for the new run: no other row enters in the place of a forgotten one.
+
+    The limit itself is lower, instead of counting the forgotten rows, because these may be deleted from the files.
+    """
+    gone = Counter(line.split for line in rows.lines)
+    limited = {split: limit for split, limit in before.max_rows.items() if len(task.splits[split]) == limit}
+    return before.max_rows | {split: limit - gone[split] for split, limit in limited.items()}
+
+
+def _check_choices(config: ForgetConfig, task: TaskConfig, fingerprints: Collection[str]) -> None:
+    """Raise `UserError` if the labels that are left in train are not all those of the other splits.
+
+    They are those of all rows of train, with those that no run uses, so the files are read.
+    """
+    if task.choices != "from_train":
+        return
+    with tempfile.TemporaryDirectory(prefix="softprompts-") as folder:
+        file = Path(folder) / WITHOUT_FILE
+        write_atomically(file, without_file(fingerprints))
+        try:
+            load_task(replace(task, without=str(file)))
+        except UserError as error:
+            raise UserError(f"forget.{'where' if config.where else 'rows'}: {error}") from None
 
 
 def _check_texts(old: TrainedRun, rows: Forgotten, task: Task) -> None:

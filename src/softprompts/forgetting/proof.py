@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from softprompts.forgetting.runs import FINGERPRINTS, check_kinds, read_result
 from softprompts.metrics.scoring import compute_metrics, load_metrics
 from softprompts.metrics.significance import compare
 from softprompts.runs.folders import RESULT_FILE, WITHOUT_FILE
-from softprompts.runs.record import Result
+from softprompts.runs.record import Result, json_text
 from softprompts.system.files import is_folder, one_line, write_atomically
 from softprompts.tasks.task import Task, load_task, load_unmasked
 
@@ -105,7 +106,7 @@ def prove_forgotten(plan: Plan) -> list[str]:
         "adapters": {"before": checksums(plan.old.folder), "after": checksums(plan.folder)},
         "old_folder": {"path": str(plan.old.folder), "exists": is_folder(plan.old.folder), "advice": " ".join(advice)},
     }
-    write_atomically(plan.folder / FORGOTTEN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(plan.folder / FORGOTTEN_FILE, json_text(record) + "\n")
     said = [*_in_words(record), f"written: {plan.folder / FORGOTTEN_FILE}"]
     return [*said, f"{plan.old.folder} still exists. {advice[0]}", *advice[1:]]
 
@@ -182,6 +183,11 @@ def _in_words(record: dict[str, Any]) -> list[str]:
         return [*lines, f"scores: not compared, because one of the runs has no {PREDICTIONS} of these rows"]
     for name, change in found["difference"].items():
         both = f"{100 * found['before'][name]:.1f} % before, {100 * found['after'][name]:.1f} % after"
+        if not all(map(math.isfinite, change.values())):
+            lines.append(
+                f"{name} on {found['rows']:,} common rows: {both}; no interval, as a sample of them has no value"
+            )
+            continue
         value, low, high = (f"{100 * change[key]:+.1f}" for key in ("value", "low", "high"))
         lines.append(f"{name} on {found['rows']:,} common rows: {both}, {value} points ({low} to {high})")
     return lines

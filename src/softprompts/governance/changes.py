@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,7 @@ def _why_not_paired(before: Evidence, now: Evidence) -> str:
 
 
 def _paired(before: Evidence, now: Evidence, task: Task | None) -> tuple[dict[str, tuple[float, float, float]], str]:
-    """Return interval and p of the difference of each metric; none, and the reason, if they cannot be computed."""
+    """Return interval and p of the difference of each metric that has them; the reason if none can be computed."""
     names = now.result.settings["task"].get("metrics", [])
     targets = [p.target.strip() for p in now.predictions]
     runs = {"now": now, "was": before}
@@ -154,4 +155,5 @@ def _paired(before: Evidence, now: Evidence, task: Task | None) -> tuple[dict[st
         compared = compare(answers, targets, metrics)
     except Exception as error:  # a user's module may raise anything
         return {}, f"the metrics cannot be computed: {short(error)}"
-    return {c.metric: (c.low, c.high, c.p) for c in compared}, ""
+    # A metric may be undefined on a sample of the rows, as kappa of equal predictions is.
+    return {c.metric: (c.low, c.high, c.p) for c in compared if all(map(math.isfinite, (c.low, c.high)))}, ""

@@ -37,6 +37,7 @@ class _Choices:
         self.mapping: dict[str, str] | None = None
         self.words: tuple[str, ...] | None = None
         self.in_train: Counter[str] = Counter()
+        self.left_out: set[str] = set()  # labels of rows of train that `task.without` names
         if isinstance(config.choices, dict):
             self.mapping = _mapping(config.choices)
             self._take(tuple(dict.fromkeys(self.mapping.values())))  # labels may share a word
@@ -69,6 +70,11 @@ class _Choices:
     def target(self, place: str, label: str) -> str:
         """Return the target of a row with this label."""
         if self.valid is not None and label not in self.valid:
+            if label in self.left_out:
+                raise UserError(
+                    f'{place}: task.without names all rows of train with its label "{short(label)}", which thus is no '
+                    "choice any more; leave out this row as well, or keep a row of train"
+                )
             near = nearest(label, self.valid)
             advice = _advice(self.config)
             raise UserError(f'{place}: label "{short(label)}" is outside task.choices{near}{advice}')
@@ -91,11 +97,12 @@ class _Split:
         self.masked: Counter[str] = Counter()
         self.hidden, self.first_hidden = 0, ""  # rows whose target holds a mask, and the place of the first
         self.left_out: list[str] = []  # fingerprints of rows that `task.without` names
+        self.is_closed = False  # whether a row came that is beyond the limit
 
     @property
     def is_full(self) -> bool:
-        # A row that is left out counts, so that no other row enters in its place.
-        return self.writer.count + len(self.left_out) == self.limit
+        # A row that is left out does not count, so that deleting it from the file changes nothing.
+        return self.writer.count == self.limit
 
     @property
     def is_settled(self) -> bool:
@@ -106,6 +113,7 @@ class _Split:
 
     def add(self, place: str, record: Record, masked: Counter[str]) -> None:
         if self.is_full:
+            self.is_closed = True
             if self.config.choices is not None:
                 with suppress(UserError):  # rows that are not used may lack a label
                     self.labels.add(render(self.config.target, record, place))
@@ -157,7 +165,7 @@ class _Without:
         """Return whether a row is left out; its split notes it as far as its rows are used."""
         if not self.fingerprints or (found := fingerprint(self.text(record))) not in self.fingerprints:
             return False
-        if not split.is_full:
+        if not split.is_closed:
             split.left_out.append(found)
         return True
 
@@ -176,6 +184,8 @@ def _fill(
         try:
             for name, place, read in batch if wrong is None else ():
                 if without.takes(read, splits[name]):
+                    if collects:
+                        choices.left_out.add(render(choices.config.target, read, place))
                     continue
                 record, masked = privacy.clean(place, read)
                 if masked and (collects or not splits[name].is_full):

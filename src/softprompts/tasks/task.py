@@ -165,7 +165,7 @@ def _tell_of_rows_left_out(without: Collection[str], found: dict[str, list[str]]
     if missing := len(without) - len({one for own in found.values() for one in own}):
         warn(
             f"task.without: no row has {missing:,} of its {len(without):,} fingerprints: the rows are no longer there, "
-            "or task.prompt and task.target name other columns than those that were fingerprinted"
+            "or beyond task.max_rows, or task.prompt and task.target name other columns than the fingerprinted ones"
         )
 
 

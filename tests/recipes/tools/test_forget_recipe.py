@@ -314,6 +314,50 @@ def test_a_row_may_also_be_deleted_from_its_file(
     assert said.splitlines()[-1] == f"{tmp_path / 'old'} is gone"
 
 
+@pytest.mark.parametrize("lines", [(6, 10), (6,)])
+def test_rows_deleted_from_the_files_bring_no_other_row_under_max_rows(
+    tiny_model: Path, people: Path, place: Path, tmp_path: Path, capfd: Capture, lines: tuple[int, ...]
+) -> None:
+    """The check passes, and the next person is forgotten, with all or only some of the forgotten rows in the files."""
+    own = tmp_path / "own"
+    shutil.copytree(people, own)
+    limits = {"task.max_rows": "{train: 10, validation: 5}"}
+    finish_run("lora", tiny_model, own, tmp_path / "old", **limits)
+    assert cli_in_process(command(tmp_path / "old", tmp_path / "new", place), capfd)[0] == 0
+    assert read_result(tmp_path / "new", "config.json")["task"]["max_rows"] == {"train": 8, "validation": 4}
+    rows = (own / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [row for number, row in enumerate(rows, start=1) if number not in lines]
+    (own / "train.jsonl").write_text("".join(kept), encoding="utf-8")
+    code, _, errors = check(tmp_path / "new", capfd)
+    assert code == 0, errors
+    place.write_text("train.jsonl:2\n", encoding="utf-8")
+    code, _, errors = cli_in_process(command(tmp_path / "new", tmp_path / "newer", place), capfd)
+    assert code == 0, errors
+    assert read_result(tmp_path / "newer")["data"]["splits"]["train"]["rows"] == 7
+    code, _, errors = check(tmp_path / "newer", capfd)
+    assert code == 0, errors
+
+
+def test_the_last_row_of_a_label_is_refused_before_a_folder_is_made(
+    tiny_model: Path, people: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    own, rows = tmp_path / "own", tmp_path / "rows.txt"
+    shutil.copytree(people, own)
+    for split, text in (("train", "a rare one"), ("test", "another rare one")):
+        with (own / f"{split}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"text": text, "label": "mixed", "author": "u17"}) + "\n")
+    finish_run("lora", tiny_model, own, tmp_path / "old", **{"task.choices": "from_train"})
+    rows.write_text("train.jsonl:41\n", encoding="utf-8")
+    code, _, errors = cli_in_process(command(tmp_path / "old", tmp_path / "new", rows), capfd)
+    assert code == 2
+    assert errors[-1].startswith(
+        f"error: forget.rows: {own / 'test.jsonl'}:17: task.without names all rows of train with"
+    )
+    assert not (tmp_path / "new").exists()
+    rows.write_text("train.jsonl:41\ntest.jsonl:17\n", encoding="utf-8")
+    assert cli_in_process(command(tmp_path / "old", tmp_path / "new", rows), capfd)[0] == 0
+
+
 def test_a_call_that_was_stopped_is_continued(
     forgotten: Path, finished: Callable[..., Path], place: Path, capfd: Capture
 ) -> None:
