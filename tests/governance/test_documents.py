@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,9 @@ def test_a_run_that_trains_nothing_names_what_it_scored(
     home = made.run(recipe=recipe, training={}, parameters=UNTRAINED, notes={})
     edit(home / "result.json", lambda tree: tree["settings"].update(settings))
     assert said in known(written(made, home), "development")
+
+
+def test_the_baseline_of_readiness_has_no_longest_row(made: Made) -> None:
+    home = made.run()
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(max_length=sys.maxsize))
+    assert "had at most" not in known(written(made, home), "limits")

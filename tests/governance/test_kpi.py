@@ -47,7 +47,7 @@ def test_both_recipes_find_the_number_of_a_shipped_plan(use: str, number: str, t
     config = folder / "prompt_tuning.yaml"
     settings = read_recipe(str(config))
     task = load_task(settings.task)
-    numbers = reported(load_metrics(task.metrics, task.schema, task.metric_data), task.splits["train"][0].target)
+    numbers = reported(load_metrics(task.metrics, task.schema, task.metric_data), [task.splits["train"][0].target])
     assert number in numbers
     result = make_result(
         recipe="hard_prompt",

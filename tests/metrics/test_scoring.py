@@ -132,7 +132,7 @@ def test_own_metric_by_path(tmp_path: Path, given: str) -> None:
     metrics = load_metrics(names)
     assert list(metrics) == ["accuracy", "answer_length"]
     assert compute_metrics(metrics, ["bb", "a"], ["a", "a"]) == {"accuracy": 0.5, "length": 1.5}
-    assert reported(metrics, " yes") == ["accuracy", "length"]
+    assert reported(metrics, [" yes"]) == ["accuracy", "length"]
     interval = intervals(metrics, ["bb", "a"], ["a", "a"], 50)["length"]
     assert (interval.low, interval.value, interval.high) == (1.0, 1.5, 2.0)
 
@@ -150,7 +150,7 @@ def test_the_schema_goes_to_the_metrics_that_take_one(tmp_path: Path) -> None:
     metrics = load_metrics(["accuracy", "json_object", str(custom(tmp_path))], {"extra": 1})
     numbers = compute_metrics(metrics, ["{}"], ["{}"])
     assert (numbers["valid_schema"], numbers["length"]) == (1.0, 3.0)
-    assert "valid_schema" not in reported(load_metrics(["json_object"]), "{}")
+    assert "valid_schema" not in reported(load_metrics(["json_object"]), ["{}"])
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS))
@@ -216,7 +216,7 @@ def test_a_metric_without_a_name_is_one_line() -> None:
 def test_own_metric_that_reports_a_number_of_ours_is_refused(tmp_path: Path) -> None:
     metrics = load_metrics(["accuracy", str(custom(tmp_path, "accuracy"))])
     with pytest.raises(UserError, match=r'^task\.metrics: "accuracy" and "answer_length" both report accuracy;'):
-        reported(metrics, "yes")
+        reported(metrics, ["yes"])
 
 
 @pytest.mark.parametrize("has_choices", [True, False])

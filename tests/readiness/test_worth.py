@@ -296,6 +296,40 @@ def test_a_kpi_of_another_direction_or_scale_is_an_error(made: Made, right: str,
         worth.metric_name(plan, task, "c.yaml")
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "rate"])
+def test_a_metric_that_needs_several_rows_is_no_error(made: Made, metric: str) -> None:
+    """A correlation fails on a single row, also if the KPI is another metric."""
+    text = OWN_METRIC.replace('{"same": 1.0, "longer": 0.5}', '{"rate": float(any(predictions))}')
+    text = text.replace('assert references[0], "an empty target"', "assert len(references) > 1")
+    made.write_config(metrics=[own_metric(made.folder, text), "accuracy"])
+    made.write_plan(kpi={"metric": metric, "target": 0.9, "measured": "once"})
+    plan, task = read_plan(str(made.plan)), load_task(read_recipe(str(made.config)).task)
+    assert worth.metric_name(plan, task, "c.yaml") == metric
+
+
+def test_the_baseline_is_scored_on_test_whatever_the_config_scores(made: Made) -> None:
+    case = Case(made)
+    settings = replace(case.settings, evaluation=replace(case.settings.evaluation, split="validation"))
+    assert worth.baseline_arguments(settings, case.plan, case.task)["evaluation"].split == "test"
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"shots": 5000}, r"readiness\.yaml: shots: 5000 is not between 0 and the 120 rows of train"),
+        ({"wordings": ["Sort {txet}"]}, r'no column "txet"'),
+        ({"wordings": ["{text} "]}, r"readiness\.yaml: wordings: ends in a space"),
+    ],
+)
+def test_examples_and_wordings_of_the_plan_are_named_as_the_plan_has_them(
+    made: Made, plan: dict[str, Any], message: str
+) -> None:
+    made.write_plan(**plan)
+    case = Case(made)
+    with pytest.raises(UserError, match=message):
+        worth.baseline_arguments(case.settings, case.plan, case.task)
+
+
 def test_the_baseline_is_asked_with_the_goal_and_the_choices(made: Made) -> None:
     made.write_plan(goal="Sort {all} tickets.")
     case = Case(made)

@@ -294,7 +294,7 @@ def score_of(plan: Plan, evidence: Evidence, rows: Rows) -> str:
     if module := metrics.get(Path(plan.metric).stem):
         try:
             loaded = load_metrics([module], *((task.schema, task.metric_data) if task else ()))
-            number = number_named(module, loaded, evidence.predictions[0].target if evidence.predictions else "")
+            number = number_named(module, loaded, [p.target for p in evidence.predictions] or [""])
         except Exception as error:  # a user's module may raise anything
             raise UserError(
                 f'{plan.path}: kpi.metric: the numbers of "{plan.metric}" are not known: {short(error)}; name a score '

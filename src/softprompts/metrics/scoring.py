@@ -349,25 +349,30 @@ def _numbers(name: str, metric: Metric, answers: list[str], targets: list[str]) 
     return values
 
 
-def reported(metrics: dict[str, Metric], target: str) -> list[str]:
-    """Return the names of the numbers that the metrics report, by scoring a right prediction."""
-    return list(compute_metrics(metrics, [target.strip()], [target.strip()]))
+def reported(metrics: dict[str, Metric], targets: Sequence[str]) -> list[str]:
+    """Return the names of the numbers that the metrics report, by scoring the first targets as their own predictions.
+
+    A single one is not enough for some metrics, such as a correlation.
+    """
+    tried = [target.strip() for target in targets[:TRIED]]
+    return list(compute_metrics(metrics, tried, tried, of="the targets"))
 
 
-def number_named(name: str, metrics: dict[str, Metric], target: str) -> str | None:
-    """Return the number that a name means: the number with this name, or the first one of the metric with this name.
+def number_named(name: str, metrics: dict[str, Metric], targets: Sequence[str]) -> str | None:
+    """Return the number that a name means: that of the metric with this name, its first one by default, or of another.
 
-    Configs have the names of metrics, and records those of their numbers. None if neither has the name.
+    Configs have the names of metrics, and records those of their numbers. None if neither has the name. Metrics are
+    only tried until the name is found, because others may fail.
 
     Args:
         name: name of a number, or name or path of a metric.
         metrics: metrics by name.
-        target: a target of the task, which is scored to find the numbers.
+        targets: targets of the task, of which the first ones are scored to find the numbers.
     """
-    if name in reported(metrics, target):
-        return name
-    metric = metrics.get(Path(name).stem)
-    return next(iter(reported({name: metric}, target)), None) if metric else None
+    if metric := metrics.get(Path(name).stem):
+        numbers = reported({name: metric}, targets)
+        return name if name in numbers else next(iter(numbers), None)
+    return name if any(name in reported({key: metric}, targets) for key, metric in metrics.items()) else None
 
 
 def compute_metrics(

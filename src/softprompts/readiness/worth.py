@@ -15,8 +15,8 @@ from typing import Any
 from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import RunConfig, TaskConfig
 from softprompts.data.sources import EMBEDDED_PREFIX
-from softprompts.errors import UserError, listed, nearest, short
-from softprompts.evaluation.hard_prompts import draw_shots
+from softprompts.errors import UserError, listed, nearest, settings_named, short
+from softprompts.evaluation.hard_prompts import draw_shots, written_tasks
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics import planning
 from softprompts.metrics.scoring import (
@@ -70,11 +70,11 @@ def metric_name(plan: Plan, task: Task, config: str) -> str:
             or less than an empty one.
     """
     metrics = load_metrics(task.metrics, task.schema, task.metric_data)
-    target = task.splits["test"][0].target
-    if name := number_named(plan.metric, metrics, target):
-        _check_scale(plan, name, metrics, [row.target.strip() for row in task.splits["test"][:CHECKED]])
+    targets = [row.target.strip() for row in task.splits["test"][:CHECKED]]
+    if name := number_named(plan.metric, metrics, targets):
+        _check_scale(plan, name, metrics, targets)
         return name
-    valid = {*metrics, *reported(metrics, target)}
+    valid = {*metrics, *reported(metrics, targets)}
     raise UserError(
         f'{plan.path}: kpi.metric: the task has no metric "{plan.metric}"{nearest(plan.metric, valid)}; '
         f"name one of them, or add it to task.metrics in {config}"
@@ -83,7 +83,7 @@ def metric_name(plan: Plan, task: Task, config: str) -> str:
 
 def _check_scale(plan: Plan, name: str, metrics: dict[str, Metric], targets: list[str]) -> None:
     """Raise `UserError` for a number that is not from 0 to 1, or of which less is better, as the plan's target is."""
-    own = next(metric for key, metric in metrics.items() if name in reported({key: metric}, targets[0]))
+    own = next(metric for key, metric in metrics.items() if name in reported({key: metric}, targets))
     if getattr(own.module, "reference_free", False):
         return
     right, empty = (_number_for(own, name, answers, targets) for answers in (targets, [""] * len(targets)))
@@ -214,21 +214,28 @@ def _digest_of_test(result: Result, config: TaskConfig, task: Task) -> str:
 
 
 def baseline_arguments(settings: RecipeSettings, plan: Plan, task: Task) -> dict[str, Any]:
-    """Return the arguments of recipes/hard_prompt.py that make the baseline of a config."""
+    """Return the arguments of recipes/hard_prompt.py that make the baseline of a config.
+
+    Raises:
+        UserError: the plan asks for more examples than train has rows, or for a template that is not valid.
+    """
     folder = baseline_folder(settings)
     goal = plan.goal.replace("{", "{{").replace("}", "}}")
     asked = f" Answer with one of: {', '.join(c.strip() for c in task.choices)}." if task.choices else ""
     asked = asked.replace("{", "{{").replace("}", "}}")
-    # The split of a config may be validation while settings are chosen; the baseline is that of test.
-    prompt, evaluation = settings.task.prompt, replace(settings.evaluation, split="test")
+    prompt, evaluation = settings.task.prompt, replace(settings.evaluation, split="test")  # which a baseline is for
     if task.choices is None and not evaluation.stop and not any("\n" in row.target for row in task.splits["train"]):
         evaluation = replace(
             evaluation, stop=["\n"]
         )  # a trained prompt learns to end its answer, a base model does not
+    hard = HardPromptConfig(plan.wordings or [prompt, f"{goal}{asked}\n\n{prompt}"], plan.shots)
+    own = {"hard.shots": f"{plan.path}: shots", "hard.wordings": f"{plan.path}: wordings"}
+    with settings_named(own):  # the recipe would name settings that the user has not
+        written_tasks(task, hard, settings.run.seed)
     return {
         "model": settings.model,
         "task": replace(settings.task, max_length=sys.maxsize),  # the model's own limit is enough for the examples
-        "hard": HardPromptConfig(plan.wordings or [prompt, f"{goal}{asked}\n\n{prompt}"], plan.shots),
+        "hard": hard,
         "evaluation": evaluation,
         "run": RunConfig(str(folder), settings.run.seed, resume=(folder / CONFIG_FILE).exists(), trackers=[]),
     }

@@ -15,7 +15,7 @@ from softprompts.encoding.documents import EncodedTask, with_soft_prompt
 from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
-from softprompts.metrics.scoring import load_metrics, reported
+from softprompts.metrics.scoring import TRIED, load_metrics, reported
 from softprompts.reports.plots import as_read, plot_sweep
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.fingerprints import inputs_of
@@ -129,7 +129,7 @@ class Sweep:
         """
         task = self.data.task
         metrics = load_metrics(task.metrics, task.schema, task.metric_data)
-        names = reported(metrics, self.data.train[0].row.target)
+        names = reported(metrics, [example.row.target for example in self.data.train[:TRIED]])
         for point in points:
             check_training(point.training, self.run.accelerator, names, len(self.data.train))
         new = []

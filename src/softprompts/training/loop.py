@@ -13,7 +13,7 @@ from softprompts.encoding.targets import warn_of_cut_targets
 from softprompts.engine.forward import Engine
 from softprompts.errors import Interrupted, UserError
 from softprompts.evaluation.predict import answers_and_targets, check_abstention, predict
-from softprompts.metrics.scoring import Metric, compute_metrics, load_metrics, reported
+from softprompts.metrics.scoring import TRIED, Metric, compute_metrics, load_metrics, reported
 from softprompts.models.sharding.layers import alike
 from softprompts.models.sharding.tensors import any_sharded
 from softprompts.runs.energy import energy_meter
@@ -57,7 +57,8 @@ def train(
         Interrupted: SIGINT or SIGTERM arrived, and the checkpoint is saved.
     """
     metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
-    check_training(training, run.accelerator, reported(metrics, data.train[0].row.target), len(data.train))
+    names = reported(metrics, [example.row.target for example in data.train[:TRIED]])
+    check_training(training, run.accelerator, names, len(data.train))
     teacher = load_teacher(engine, data, training, seed=run.seed, say=run.say)
     if teacher and teacher.shown:
         run.say(
