@@ -142,6 +142,18 @@ def test_no_text_of_a_row_is_in_the_files(made: Made) -> None:
     assert (none["groups"], none["no_groups_because"]) == ([], "governance.groups names no column")
 
 
+def test_no_fingerprint_of_a_row_that_was_left_out_is_in_the_files(made: Made) -> None:
+    """A short text can be guessed from its fingerprint, and a digest of one fingerprint tells as much."""
+    before, home, prints = made.run("before"), made.run(), ["ab" * 32, "cd" * 32]
+    left_out = {"rows": 2, "fingerprints": prints}
+    edit(home / "result.json", lambda tree: tree["data"]["splits"]["train"].update(without=left_out))
+    found = written(made, home, before=str(before))
+    assert found["data"]["splits"]["train"]["without"] == {"rows": 2}
+    assert [c["now"] for c in found["changes"]["changes"] if c["kind"] == "data"] == ["2"]
+    for text in contents(home / "governance").values():
+        assert not any(one in text for one in prints)
+
+
 def test_the_page_stands_alone_and_has_every_part_and_question(made: Made) -> None:
     before, home = made.run("before"), made.run(seed=4)
     made.write_plan(goal="Sort <i>tickets</i>")

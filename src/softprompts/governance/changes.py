@@ -102,12 +102,7 @@ def _data(*runs: Evidence) -> list[dict[str, Any]]:
     apart = {"sha256"} if any(run.chose_prompt for run in runs) else set()
     return [
         run.result.data
-        | {
-            "splits": {
-                name: {key: value for key, value in split.items() if key not in apart}
-                for name, split in run.result.data["splits"].items()
-            }
-        }
+        | {"splits": {name: {k: v for k, v in split.items() if k not in apart} for name, split in run.splits.items()}}
         for run in runs
     ]
 

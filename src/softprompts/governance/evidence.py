@@ -72,6 +72,14 @@ class Evidence:
         return str(self.result.settings.get("evaluation", {}).get("split", "test"))
 
     @property
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """The splits of the data. Of rows that were left out, only their number: a short text can be guessed."""
+        return {
+            name: split | ({"without": {"rows": split["without"]["rows"]}} if "without" in split else {})
+            for name, split in self.result.data["splits"].items()
+        }
+
+    @property
     def teacher(self) -> tuple[float, float] | None:
         """The weight and the temperature of distillation, by the settings of training; None without a teacher."""
         training = self.result.settings.get("training", {})
