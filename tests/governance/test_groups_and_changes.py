@@ -224,6 +224,18 @@ def test_scores_on_other_rows_are_not_compared_row_by_row(made: Made, damage: An
     assert (log.scores[0].difference, log.scores[0].p, log.scores[0].meaning) == (0.25, None, "")
 
 
+@pytest.mark.parametrize("first", ["hard_prompt", "prompt_tuning"])
+def test_a_chosen_prompt_is_no_change_of_the_rows(made: Made, first: str) -> None:
+    """The digests of a hard prompt's record are those of its wording and its examples."""
+    hard, trained = made.run("hard", recipe="hard_prompt"), made.run(wrong=lambda n, row: False)
+    edit(hard / "result.json", lambda tree: [s.update(sha256="0" * 64) for s in tree["data"]["splits"].values()])
+    log = changed(made, *((hard, trained) if first == "hard_prompt" else (trained, hard)))
+    assert [c for c in log.changes if c.kind == "data"] == []
+    assert log.scores_note.startswith("Compared row by row")
+    assert log.scores_note.endswith("compared by place and target, and not by text.")
+    assert log.scores[0].p is not None
+
+
 def test_a_run_that_ended_later_is_not_an_earlier_one(made: Made) -> None:
     home, zone = made.run(), "2026-01-02T04:04:05+01:00"  # the same moment as that of the run
     with pytest.raises(

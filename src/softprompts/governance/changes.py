@@ -83,7 +83,7 @@ def _changes(before: Evidence, now: Evidence) -> Iterator[Change]:
     old, new = before.result, now.result
     yield from _of_trees("run", {"recipe": old.recipe, "seed": old.seed}, {"recipe": new.recipe, "seed": new.seed})
     yield from _of_trees("setting", _settings(before), _settings(now))
-    yield from _of_trees("data", before.data, now.data)
+    yield from _of_trees("data", *_data(before, now))
     yield from _of_trees("parameters", old.parameters, new.parameters)
     code = [{"commit": r.environment["commit"], **r.environment.get("versions", {})} for r in (old, new)]
     yield from _of_trees("code", *code)
@@ -96,6 +96,16 @@ def _changes(before: Evidence, now: Evidence) -> Iterator[Change]:
 
 def _settings(evidence: Evidence) -> dict[str, Any]:
     return {key: value for key, value in leaves(evidence.result.settings) if key not in APART}
+
+
+def _data(*runs: Evidence) -> list[dict[str, Any]]:
+    """Return the data of runs; without digests of the splits, if one is of prompts that its run chose."""
+    apart = {"sha256"} if any(run.chose_prompt for run in runs) else set()
+    return [
+        run.result.data
+        | {"splits": {name: {k: v for k, v in split.items() if k not in apart} for name, split in run.splits.items()}}
+        for run in runs
+    ]
 
 
 def _of_trees(kind: str, old: Any, new: Any) -> Iterator[Change]:
@@ -123,9 +133,12 @@ def _scores(before: Evidence, now: Evidence, task: Task | None) -> tuple[list[Sc
         shown = p is not None and p < LEVEL
         meaning = "" if p is None else "a difference is shown" if shown else "no difference is shown"
         changes.append(ScoreChange(metric, was, value, difference, low, high, p, meaning))
+    chose = before.chose_prompt or now.chose_prompt
+    note = " A run chose its prompt, so rows are compared by place and target, and not by text." if chose else ""
     if reason:
-        return changes, f"Not compared row by row: {reason}."
-    return changes, "Compared row by row, with 95 % intervals over rows. One run each: other seeds may differ as much."
+        return changes, f"Not compared row by row: {reason}.{note}"
+    said = "Compared row by row, with 95 % intervals over rows. One run each: other seeds may differ as much."
+    return changes, f"{said}{note}"
 
 
 def _why_not_paired(before: Evidence, now: Evidence) -> str:
@@ -136,10 +149,9 @@ def _why_not_paired(before: Evidence, now: Evidence) -> str:
         (short_place(p.place), p.target) for p in now.predictions
     ]:
         return "the scored rows are others"
-    splits = [run.result.data["splits"].get(run.split, {}) for run in (before, now)]
+    splits = [data["splits"].get(run.split, {}) for data, run in zip(_data(before, now), (before, now), strict=True)]
     same_prompt = before.result.settings["task"]["prompt"] == now.result.settings["task"]["prompt"]
-    chosen = before.chose_prompt or now.chose_prompt  # then the fingerprints are of the chosen prompt
-    if same_prompt and not chosen and splits[0].get("sha256") != splits[1].get("sha256"):
+    if same_prompt and splits[0].get("sha256") != splits[1].get("sha256"):
         return "the scored rows have other texts"
     return ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -73,6 +72,14 @@ class Evidence:
         return str(self.result.settings.get("evaluation", {}).get("split", "test"))
 
     @property
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """The splits of the data. Of rows that were left out, only their number: a short text can be guessed."""
+        return {
+            name: split | ({"without": {"rows": split["without"]["rows"]}} if "without" in split else {})
+            for name, split in self.result.data["splits"].items()
+        }
+
+    @property
     def teacher(self) -> tuple[float, float] | None:
         """The weight and the temperature of distillation, by the settings of training; None without a teacher."""
         training = self.result.settings.get("training", {})
@@ -91,19 +98,6 @@ class Evidence:
         """The time at which the run started, or was last resumed, up to a second."""
         end, seconds = self.finished, self.result.cost.get("seconds_total") or 0.0
         return end - timedelta(seconds=seconds) if end and 0 <= seconds <= end.timestamp() else end
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The data of the run's record, with a digest in place of the fingerprints of rows that were left out.
-
-        A record of governance is handed out, and the text of a short row can be guessed from its fingerprint.
-        """
-        made: dict[str, Any] = copy.deepcopy(self.result.data)
-        for split in made["splits"].values():
-            if "without" in split:
-                names = "\n".join(split["without"].pop("fingerprints", []))
-                split["without"]["sha256"] = hashlib.sha256(names.encode()).hexdigest()
-        return made
 
     @property
     def chose_prompt(self) -> bool:

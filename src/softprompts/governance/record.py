@@ -140,7 +140,7 @@ def assemble(known: Known, answers: Mapping[str, str], law: Law) -> dict[str, An
         "changes": _changes(known),
         "data": {
             "licence": result.data["licence"],
-            "splits": known.evidence.data["splits"],
+            "splits": evidence.splits,
             "changed_since_run": list(known.rows.changed),
             "missing": known.rows.missing,
         },
