@@ -7,7 +7,6 @@ They find values with a form of their own, such as e-mail addresses. They find n
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from decimal import Decimal
 from functools import cache, lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from softprompts.data.values import Record
@@ -34,8 +33,16 @@ POSSIBLE = re.compile(
     re.IGNORECASE,
 )
 # A word and digits, such as "de-073259038455": an identifier, and no phone number, unless the word says so.
-IDENTIFIER = re.compile(r"(?<![^\W_])(?!tel|phone|fon|mob|cell|fax)[a-z]+[-_]\d+(?![^\W_])", re.IGNORECASE)
-ASCII_CAPITALS = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+IDENTIFIER = re.compile(
+    r"(?<![^\W_])(?![a-z]*(?:phone|fon)|tel|mob|mov|cel|fax|handy|whatsapp|(?:ph|call|sms|wa|gsm)[-_])"
+    r"[a-z]+[-_]\d+(?![^\W_])",
+    re.IGNORECASE,
+)
+# An account number in groups of four. Each number of groups has its pattern, because a word of four may follow.
+IBANS = [
+    rf"(?<![A-Z0-9])([A-Z]{{2}}[0-9]{{2}}(?:[ -]?[A-Z0-9]{{4}}){{{n}}})((?:[ -]?[A-Z0-9]{{1,3}})?)(?![A-Z0-9])"
+    for n in range(2, 8)
+]
 REPEATED = 4096  # texts whose result is kept, because columns such as dates have the same value in many rows
 # A smaller whole number is neither a phone number nor the number of a card, and a larger one has too many digits.
 SHORTEST_NUMBER, LONGEST_NUMBER = 10**8, 10**50
@@ -64,9 +71,13 @@ class Found:
     score: float
 
 
+def _installed() -> bool:
+    return all(find_spec(name) is not None for name in PACKAGES)
+
+
 def check_packages(key: str) -> None:
     """Raise `UserError`, under the name of a setting, if the packages that find personal data are not installed."""
-    if any(find_spec(name) is None for name in PACKAGES):
+    if not _installed():
         raise UserError(f"{key}: {INSTALL}")
 
 
@@ -104,7 +115,7 @@ def _analyzer() -> Any:
     # Not above: they come with an extra, and take seconds to import.
     import spacy
     import tldextract
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers as known
+    from presidio_analyzer import AnalyzerEngine, Pattern, RecognizerRegistry, predefined_recognizers as known
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
     from spacy.language import Language
 
@@ -113,10 +124,6 @@ def _analyzer() -> Any:
     class OfflineEmailRecognizer(known.EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:
             return bool(domains(pattern_text).fqdn)
-
-    class AnyCaseIbanRecognizer(known.IbanRecognizer):
-        def analyze(self, text: str, *args: Any, **more: Any) -> Any:
-            return super().analyze(text.translate(ASCII_CAPITALS), *args, **more)  # of the same length
 
     @Language.component("softprompts_lemmas")
     def lemmas(doc: Any) -> Any:
@@ -129,11 +136,12 @@ def _analyzer() -> Any:
     pipeline.add_pipe("softprompts_lemmas")
     engine: Any = SpacyNlpEngine()
     engine.nlp = {"en": pipeline}
-    recognizers = [
+    ibans = [Pattern("account number", pattern, 0.5) for pattern in IBANS]  # presidio's finds capital letters only
+    recognizers: list[Any] = [
         OfflineEmailRecognizer,
         known.PhoneRecognizer,
         known.CreditCardRecognizer,
-        AnyCaseIbanRecognizer,
+        lambda **more: known.IbanRecognizer(ibans, regex_flags=re.IGNORECASE, **more),
         known.IpRecognizer,
         known.MacAddressRecognizer,
         known.CryptoRecognizer,
@@ -213,20 +221,29 @@ def mask(record: Record) -> tuple[Record, Counter[str]]:
             same = (found.kind, re.sub(r"[\W_]+", "", folded) if found.kind in GROUPED else folded)
             if same not in names:
                 names[same] = f"<{found.kind}_{next(numbers.setdefault(found.kind, count(1)))}>"
-            masks[folded] = (found.kind, names[same])
+            masks[value] = (found.kind, names[same])
     counts: Counter[str] = Counter()
     if not masks:
         return record, counts
-    values = re.compile("|".join(map(re.escape, sorted(masks, key=len, reverse=True))), re.IGNORECASE)
+    longest_first = sorted(masks, key=len, reverse=True)
+    values = re.compile("|".join(f"({re.escape(value)})" for value in longest_first), re.IGNORECASE)
 
     def masked(match: re.Match[str]) -> str:
-        # A few letters match another one that is not their small form, for example the Turkish i without a dot.
-        alike = (found for value, found in masks.items() if re.fullmatch(re.escape(value), match[0], re.IGNORECASE))
-        kind, name = masks.get(match[0].casefold()) or next(alike)
+        kind, name = masks[longest_first[(match.lastindex or 0) - 1]]
         counts[kind] += 1
         return name
 
     return {column: _replaced(value, lambda text: values.sub(masked, text)) for column, value in record.items()}, counts
+
+
+def shown_names(names: Iterable[str]) -> dict[str, str]:
+    """Return how a page shows each name, such as a label: with masks for personal data.
+
+    Without the packages that find personal data, all are as they are.
+    """
+    given = list(names)
+    shown = distinct(mask({"names": given})[0]["names"]) if _installed() else given
+    return dict(zip(given, shown, strict=True))
 
 
 def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
@@ -238,14 +255,18 @@ def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_replaced(item, replace) for item in value]
     if isinstance(value, dict):
-        made: dict[Any, Any] = {}
-        for key, item in value.items():
-            name = _replaced(key, replace)
-            if name in made:  # two keys have one mask
-                name = next(other for n in count(2) if (other := f"{name} {n}") not in made)
-            made[name] = _replaced(item, replace)
-        return made
+        keys = distinct([_replaced(key, replace) for key in value])
+        return {key: _replaced(item, replace) for key, item in zip(keys, value.values(), strict=True)}
     return value
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names with a number after each that came before: masks may make different names the same."""
+    found: dict[str, None] = {}
+    for name in names:
+        others = (f"{name} ({number})" for number in count(2))
+        found[next(one for one in chain([name], others) if one not in found)] = None
+    return list(found)
 
 
 class Privacy:
