@@ -410,6 +410,22 @@ def test_a_readiness_record_of_the_same_rows_is_taken(made: Made) -> None:
     assert "amber, 0 of 1 points green." in known["data"]
 
 
+@pytest.mark.parametrize(("kept", "was"), [({"accepted_status": "red"}, "red, "), ({}, "")])
+def test_a_point_that_the_owner_accepted_says_so(made: Made, kept: dict[str, str], was: str) -> None:
+    """Older records of readiness do not have the status that was accepted."""
+    home, reason = made.run(), "They are tokens of a demo."
+    splits = json.loads((home / "result.json").read_text(encoding="utf-8"))["data"]["splits"]
+    finding = {"key": "secrets", "title": "Secrets", "status": "amber", "found": "2 rows.", "accepted": reason} | kept
+    tree = {"status": "amber", "data": splits, "plan": {"owner": "Ada"}, "findings": [finding]}
+    (home.parent / "readiness.json").write_text(json.dumps(tree), encoding="utf-8")
+    found = written(made, home)
+    known = {p["key"]: " ".join(p["known"]) for part in found["parts"].values() for p in part["points"]}
+    said = f"2 rows. ({was}accepted by Ada: {reason})"
+    assert f"amber: Secrets: {said}" in known["data"]
+    assert f"Found by patterns in the rows: {said}" in known["personal_data"]
+    assert said in (home / "governance" / "governance.html").read_text(encoding="utf-8")
+
+
 def test_a_run_on_masked_rows_has_its_check(tmp_path: Path, tiny_model: Path) -> None:
     pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
     found = clean_rows()
