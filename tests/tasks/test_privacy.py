@@ -107,6 +107,26 @@ def test_a_value_has_one_mask_throughout_a_row_and_another_value_another() -> No
     assert counts == {"EMAIL_ADDRESS": 6, "PHONE_NUMBER": 3}
 
 
+@pytest.mark.parametrize("account", ["AT611904300234573201", "DE89 3704 0044 0532 0130 00", "NL91ABNA0417164300"])
+@pytest.mark.parametrize("after", ["", " from here on", " is it", "."])
+def test_an_account_number_is_found_in_any_case(account: str, after: str) -> None:
+    for value in (account, account.lower()):
+        text = f"pay {value}{after}"
+        assert [(f.kind, text[f.start : f.end]) for f in find(text)] == [("IBAN_CODE", value)]
+    assert mask({"a": f"{account}; {account.lower()}"})[0] == {"a": "<IBAN_CODE_1>; <IBAN_CODE_1>"}
+
+
+def test_a_value_is_masked_in_any_case_where_no_pattern_finds_it() -> None:
+    """Letters around it keep a pattern from finding it."""
+    record, _ = mask({"text": f"{VALUES['IT_FISCAL_CODE']} and x{VALUES['IT_FISCAL_CODE'].lower()}x"})
+    assert record == {"text": "<IT_FISCAL_CODE_1> and x<IT_FISCAL_CODE_1>x"}
+
+
+def test_keys_that_masks_make_the_same_keep_their_values() -> None:
+    record, _ = mask({"by": {MAIL: 1, MAIL.upper(): 2, "a": 3}})
+    assert record == {"by": {"<EMAIL_ADDRESS_1>": 1, "<EMAIL_ADDRESS_1> (2)": 2, "a": 3}}
+
+
 def test_other_punctuation_is_another_address_but_the_same_number() -> None:
     record, _ = mask(
         {
@@ -304,7 +324,12 @@ def test_the_example_tickets_hold_none() -> None:
     [
         ("de-073259038455", False),
         ("see order_073259038455.", False),
+        ("photo_073259038455", False),
         ("tel-073259038455", True),
+        ("Handy-015112345678", True),
+        ("WhatsApp_015112345678", True),
+        ("ph-2125551234", True),
+        ("home_phone_2125551234", True),
         ("de 073259038455", True),
         ("call de-073259038455 or +49 30 1234567", True),
     ],

@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import cache, lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from softprompts.data.values import Record
@@ -33,7 +33,16 @@ POSSIBLE = re.compile(
     re.IGNORECASE,
 )
 # A word and digits, such as "de-073259038455": an identifier, and no phone number, unless the word says so.
-IDENTIFIER = re.compile(r"(?<![^\W_])(?!tel|phone|fon|mob|cell|fax)[a-z]+[-_]\d+(?![^\W_])", re.IGNORECASE)
+IDENTIFIER = re.compile(
+    r"(?<![^\W_])(?![a-z]*(?:phone|fon)|tel|mob|mov|cel|fax|handy|whatsapp|(?:ph|call|sms|wa|gsm)[-_])"
+    r"[a-z]+[-_]\d+(?![^\W_])",
+    re.IGNORECASE,
+)
+# An account number in groups of four. A pattern for each number of groups, because a word may follow that looks like one.
+IBANS = [
+    rf"(?<![A-Z0-9])([A-Z]{{2}}[0-9]{{2}}(?:[ -]?[A-Z0-9]{{4}}){{{n}}})((?:[ -]?[A-Z0-9]{{1,3}})?)(?![A-Z0-9])"
+    for n in range(2, 8)
+]
 REPEATED = 4096  # texts whose result is kept, because columns such as dates have the same value in many rows
 # A smaller whole number is neither a phone number nor the number of a card, and a larger one has too many digits.
 SHORTEST_NUMBER, LONGEST_NUMBER = 10**8, 10**50
@@ -102,7 +111,7 @@ def _analyzer() -> Any:
     # Not above: they come with an extra, and take seconds to import.
     import spacy
     import tldextract
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers as known
+    from presidio_analyzer import AnalyzerEngine, Pattern, RecognizerRegistry, predefined_recognizers as known
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
     from spacy.language import Language
 
@@ -123,11 +132,12 @@ def _analyzer() -> Any:
     pipeline.add_pipe("softprompts_lemmas")
     engine: Any = SpacyNlpEngine()
     engine.nlp = {"en": pipeline}
-    recognizers = [
+    ibans = [Pattern("account number", pattern, 0.5) for pattern in IBANS]  # presidio's finds capital letters only
+    recognizers: list[Any] = [
         OfflineEmailRecognizer,
         known.PhoneRecognizer,
         known.CreditCardRecognizer,
-        known.IbanRecognizer,
+        lambda **more: known.IbanRecognizer(ibans, regex_flags=re.IGNORECASE, **more),
         known.IpRecognizer,
         known.MacAddressRecognizer,
         known.CryptoRecognizer,
@@ -211,10 +221,11 @@ def mask(record: Record) -> tuple[Record, Counter[str]]:
     counts: Counter[str] = Counter()
     if not masks:
         return record, counts
-    values = re.compile("|".join(map(re.escape, sorted(masks, key=len, reverse=True))))
+    longest_first = sorted(masks, key=len, reverse=True)
+    values = re.compile("|".join(f"({re.escape(value)})" for value in longest_first), re.IGNORECASE)
 
     def masked(match: re.Match[str]) -> str:
-        kind, name = masks[match[0]]
+        kind, name = masks[longest_first[(match.lastindex or 0) - 1]]
         counts[kind] += 1
         return name
 
@@ -230,8 +241,18 @@ def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_replaced(item, replace) for item in value]
     if isinstance(value, dict):
-        return {_replaced(key, replace): _replaced(item, replace) for key, item in value.items()}
+        keys = distinct([_replaced(key, replace) for key in value])
+        return {key: _replaced(item, replace) for key, item in zip(keys, value.values(), strict=True)}
     return value
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names with a number after each that came before: masks may make different names the same."""
+    found: dict[str, None] = {}
+    for name in names:
+        others = (f"{name} ({number})" for number in count(2))
+        found[next(one for one in chain([name], others) if one not in found)] = None
+    return list(found)
 
 
 class Privacy:
