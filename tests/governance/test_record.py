@@ -8,14 +8,16 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import made_readiness
 from helpers import cli_in_process, run_recipe
-from made_governance import LABELS, SIZES, Made, edit
+from made_governance import LABELS, SIZES, Made, edit, made_rows
 from made_readiness import clean_rows
 from made_result import make_result
+from made_tasks import write
 from page_reader import assert_alone, read
 from softprompts.errors import UserError
 from softprompts.governance import record
@@ -152,6 +154,21 @@ def test_no_fingerprint_of_a_row_that_was_left_out_is_in_the_files(made: Made) -
     assert [c["now"] for c in found["changes"]["changes"] if c["kind"] == "data"] == ["2"]
     for text in contents(home / "governance").values():
         assert not any(one in text for one in prints)
+
+
+def test_no_label_or_group_that_is_personal_data_is_in_the_files(made: Made) -> None:
+    pytest.importorskip("presidio_analyzer", reason="needs the extra `readiness`")
+    people = {"billing": "ada@example.org", "shipping": "bob@example.org"}
+    for split, file in made.files.items():
+        rows = [row | {"label": people[row["label"]], "agent": people[row["label"]]} for row in made_rows(split)]
+        write(Path(file), rows)
+    made.task = replace(made.task, choices=[f" {mail}" for mail in people.values()])
+    home = made.run()
+    found = written(made, home)
+    assert "agent" in found["evaluation"]["columns"]
+    for text in contents(home / "governance").values():
+        assert not any(mail in text for mail in people.values())
+    assert "<EMAIL_ADDRESS_1> 50.0 %" in json.dumps(found)
 
 
 def test_the_page_stands_alone_and_has_every_part_and_question(made: Made) -> None:

@@ -81,6 +81,23 @@ def test_the_page_stands_alone_and_shows_every_finding(made: Made) -> None:
     assert ["KPI", "accuracy of 0.9 or more"] in tables["The plan"]
 
 
+def test_labels_that_are_personal_data_are_masked(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    people = {"billing": MAIL, "shipping": "bob@example.org"}
+    for split, found in clean_rows().items():
+        write(made.folder / f"{split}.jsonl", [row | {"label": people[row["label"]]} for row in found])
+    made.write_config(choices=[f" {mail}" for mail in people.values()])
+    code, said, errors = cli_in_process(command(made), capsys)
+    assert code == 1
+    written = [(made.folder / "runs" / f"readiness.{kind}").read_text(encoding="utf-8") for kind in ("html", "json")]
+    assert not any(mail in text for mail in people.values() for text in (said, *errors, *written))
+    (labels,) = (f for f in json.loads(written[1])["findings"] if f["key"] == "balance")
+    assert labels["facts"]["shares"]["train"] == {" <EMAIL_ADDRESS_1>": 0.5, " <EMAIL_ADDRESS_2>": 0.5}
+    write(made.folder / "test.jsonl", [row | {"label": MAIL} for row in clean_rows()["test"]])
+    code, _, errors = cli_in_process(command(made), capsys)
+    assert code == 2
+    assert 'have the target "<EMAIL_ADDRESS_1>"' in errors[-1]
+
+
 def test_a_metric_in_the_plan_means_its_first_number(made: Made) -> None:
     made.write_config(metrics=[own_metric(made.folder)])
     made.write_plan(kpi=PLAN["kpi"] | {"metric": "lengths"})

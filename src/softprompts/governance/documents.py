@@ -19,6 +19,7 @@ from softprompts.models.bundled import PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
 from softprompts.runs.record import scored_prompt
+from softprompts.tasks.privacy import shown_names
 from softprompts.tasks.rows import key_of_rows
 
 QUANTIZED = {"nf4": "4 bits (nf4)", "int8": "8 bits (int8)"}  # by model.quantization
@@ -466,7 +467,9 @@ def _output(known: Known) -> list[str]:
         return ["The model writes its answers."]
     choices = known.settings["task"]["choices"]
     names = list(choices.values()) if isinstance(choices, dict) else choices
-    shown = f": {listed([str(name).strip() for name in names])}" if isinstance(names, list) else ""
+    shown = ""
+    if isinstance(names, list):
+        shown = f": {listed(shown_names(str(name).strip() for name in names).values())}"
     return [f"The model chooses one of given answers{shown}. It writes no text of its own."]
 
 
@@ -527,7 +530,9 @@ def _balance(known: Known) -> list[str]:
         return []
     counts = Counter(row.target.strip() for row in known.rows.task.splits["train"])
     whole = sum(counts.values())
-    return [f"Labels of train: {', '.join(f'{name} {percent(n / whole)}' for name, n in counts.most_common(20))}."]
+    shown = shown_names(counts)
+    labels = ", ".join(f"{shown[name]} {percent(n / whole)}" for name, n in counts.most_common(20))
+    return [f"Labels of train: {labels}."]
 
 
 def _reviewers(known: Known) -> list[str]:

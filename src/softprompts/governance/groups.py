@@ -13,6 +13,7 @@ from softprompts.errors import UserError, nearest
 from softprompts.governance.evidence import Evidence, Rows, scored_rows
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
 from softprompts.readiness.plan import Plan
+from softprompts.tasks.privacy import shown_names
 from softprompts.tasks.task import Task
 from softprompts.tasks.templates import Row
 
@@ -130,10 +131,11 @@ def _scores(metrics: dict[str, Metric], answers: list[str], targets: list[str]) 
 
 def _of_column(evidence: Evidence, rows: Sequence[Row], column: str, metrics: dict[str, Metric]) -> list[Group]:
     values = [str(row.record.get(column, "")) for row in rows]
+    shown = shown_names(sorted(set(values)))  # a column may name people
     return [
         Group(
             column,
-            value,
+            shown[value],
             count,
             _scores(metrics, *_pairs(evidence, [n for n, v in enumerate(values) if v == value])),
         )

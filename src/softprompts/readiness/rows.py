@@ -23,6 +23,7 @@ from softprompts.readiness.findings import Finding, Status, percent, place_of, p
 from softprompts.readiness.overlap import input_of
 from softprompts.readiness.settings import RecipeSettings
 from softprompts.tasks.checks import RARE
+from softprompts.tasks.privacy import shown_names
 from softprompts.tasks.task import Task
 
 import numpy
@@ -49,7 +50,8 @@ def check_not_single(task: Task) -> None:
         first = rows[0].target
         if len(rows) > 1 and all(row.target == first for row in rows):
             what = "nothing can be learned" if split == "train" else "nothing can be measured"
-            raise UserError(f'task.{split}: all {len(rows):,} rows have the target "{short(first.strip())}": {what}')
+            shown = short(shown_names([first])[first].strip())
+            raise UserError(f'task.{split}: all {len(rows):,} rows have the target "{shown}": {what}')
 
 
 def counts(task: Task, method: str) -> Finding:
@@ -72,20 +74,22 @@ def balance(task: Task, metric: str) -> Finding:
     """Return the finding on the labels of a task with choices. Among metrics, only macro_f1 counts labels equally."""
     if task.choices is None:
         return Finding("balance", "Labels", "green", "The task has open answers, not labels.")
-    by_split = {split: Counter(row.target for row in rows) for split, rows in task.splits.items()}
+    shown = shown_names(task.choices)
+    by_split = {split: Counter(shown[row.target] for row in rows) for split, rows in task.splits.items()}
+    choices = list(shown.values())
     train, test = by_split["train"], by_split["test"]
-    shares = {s: {c: share(found[c], found.total()) for c in task.choices} for s, found in by_split.items()}
-    shifts = {s: _shift(by_split[s], train, task.choices) for s in SPLITS[1:]}
+    shares = {s: {c: share(found[c], found.total()) for c in choices} for s, found in by_split.items()}
+    shifts = {s: _shift(by_split[s], train, choices) for s in SPLITS[1:]}
     # Each split on its own: a few rows of one split have a large shift by chance, and must not hide that of another.
     shifted = [s for s, (shift, chance) in shifts.items() if shift > SHIFTED and chance < CHANCE]
     table = [
         {"label": short(c.strip(), 40)}
         | {s: f"{found[c]:,} ({percent(shares[s][c])})" for s, found in by_split.items()}
-        for c in task.choices
+        for c in choices
     ]
-    absent = [c.strip() for c in task.choices if not train[c]]
-    rare = [c.strip() for c in task.choices if 0 < train[c] < RARE]
-    unseen = [c.strip() for c in task.choices if not test[c]]
+    absent = [c.strip() for c in choices if not train[c]]
+    rare = [c.strip() for c in choices if 0 < train[c] < RARE]
+    unseen = [c.strip() for c in choices if not test[c]]
     top, most = max(shares["train"].items(), key=lambda item: item[1])
     remedies = []
     if absent:
@@ -103,7 +107,7 @@ def balance(task: Task, metric: str) -> Finding:
         remedies.append(f"Draw all splits from the same rows: {listed(shifted)} and train differ in shares of labels.")
     status: Status = "red" if absent else "amber" if remedies else "green"
     said = (
-        f'{len(task.choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
+        f'{len(choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
     )
     facts: dict[str, Any] = {"shares": shares, "absent": absent, "rare": rare, "not_in_test": unseen}
     facts["shifts"] = {s: {"shift": shift, "p": chance} for s, (shift, chance) in shifts.items()}

@@ -38,7 +38,7 @@ IDENTIFIER = re.compile(
     r"[a-z]+[-_]\d+(?![^\W_])",
     re.IGNORECASE,
 )
-# An account number in groups of four. A pattern for each number of groups, because a word may follow that looks like one.
+# An account number in groups of four. Each number of groups has its pattern, because a word of four may follow.
 IBANS = [
     rf"(?<![A-Z0-9])([A-Z]{{2}}[0-9]{{2}}(?:[ -]?[A-Z0-9]{{4}}){{{n}}})((?:[ -]?[A-Z0-9]{{1,3}})?)(?![A-Z0-9])"
     for n in range(2, 8)
@@ -71,9 +71,13 @@ class Found:
     score: float
 
 
+def _installed() -> bool:
+    return all(find_spec(name) is not None for name in PACKAGES)
+
+
 def check_packages(key: str) -> None:
     """Raise `UserError`, under the name of a setting, if the packages that find personal data are not installed."""
-    if any(find_spec(name) is None for name in PACKAGES):
+    if not _installed():
         raise UserError(f"{key}: {INSTALL}")
 
 
@@ -230,6 +234,16 @@ def mask(record: Record) -> tuple[Record, Counter[str]]:
         return name
 
     return {column: _replaced(value, lambda text: values.sub(masked, text)) for column, value in record.items()}, counts
+
+
+def shown_names(names: Iterable[str]) -> dict[str, str]:
+    """Return how a page shows each name, such as a label: with masks for personal data.
+
+    Without the packages that find personal data, all are as they are.
+    """
+    given = list(names)
+    shown = distinct(mask({"names": given})[0]["names"]) if _installed() else given
+    return dict(zip(given, shown, strict=True))
 
 
 def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
