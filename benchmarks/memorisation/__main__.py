@@ -34,8 +34,8 @@ import yaml
 
 SCORING = "-mbenchmarks.memorisation.scoring"  # one word, as the path of a recipe is
 COPIED = "settings.json"  # beside a copy of train
-# Settings of the task that choose, rename or mask rows. The copy has the rows as these leave them. Once more, they would
-# leave out canaries, ask for columns of other names, or mask the secrets.
+# Settings of the task that choose, rename or mask rows. The copy has the rows as these leave them. A second time, they
+# would leave out canaries, ask for columns of other names, or mask the secrets.
 DONE: dict[str, Any] = {
     "task.dataset": None,
     "task.subset": None,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from softprompts.data.readers import PACKED, SUFFIXES, open_file
+from softprompts.data.readers import PACKED, SUFFIXES, open_file, read_lines
 from softprompts.data.strict_json import JsonError, parse_json
-from softprompts.errors import UserError, listed, nearest, short
+from softprompts.errors import UserError, listed, nearest, notice, short
 from softprompts.metrics.sequential import largest_e, neighbours
 from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 
@@ -65,7 +65,8 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
             lines.append(
                 f"  {name}: mean outcome {numpy.mean(values):.4f} of {len(values)} answers, {len(users)} users"
             )
-        lines += [f"  {verdict(comparison)}" for comparison in _compared(adapters, resamples)]
+        # Outcomes may be minutes or refunds, of which less is better.
+        lines += [f"  {verdict(one, than='has a higher mean than')}" for one in _compared(adapters, resamples)]
         lines += _at_any_time(kept, list(adapters))
     if not lines:
         raise UserError(f"outcomes.log: {log} has no outcomes of two adapters of one split, from users of one each")
@@ -161,15 +162,9 @@ def _read(log: str) -> dict[str, list[Outcome]]:
     """Return the outcomes in a log by split, in their order."""
     if log.lower().endswith(TABLES):
         return {Path(log).stem: _variants(log)}
-    try:
-        text = Path(log).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
     answers: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
-        record = _record(line, f"{log}, line {number}")
+    for record in _records(log):
         if "outcome" in record:
             outcomes[record["id"]] = record
         else:
@@ -183,6 +178,19 @@ def _read(log: str) -> dict[str, list[Outcome]]:
         own = Outcome(answer["adapter"], answer.get("user") or name, float(record["outcome"]))
         found.setdefault(answer["split"], []).append(own)
     return found
+
+
+def _records(log: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a log, without a last line that a killed server left unfinished."""
+    try:
+        lines = list(read_lines(Path(log)))
+    except UserError as error:
+        raise UserError(f"outcomes.log: {error}") from None
+    if len(lines) > 1 and not lines[-1][1].rstrip().endswith("}"):
+        number, _ = lines.pop()
+        notice(f"outcomes.log: {log}, line {number}: left out, because it is not finished")
+    for number, line in lines:
+        yield _record(line, f"{log}, line {number}")
 
 
 def _variants(log: str) -> list[Outcome]:
@@ -231,8 +239,8 @@ def _number(value: Any) -> float | None:
 def _record(line: str, place: str) -> dict[str, Any]:
     try:
         record: Any = parse_json(line)
-    except JsonError:
-        raise UserError(f"outcomes.log: {place}: malformed JSON") from None
+    except JsonError as error:
+        raise UserError(f"outcomes.log: {place}: malformed JSON: {short(error)}") from None
     keys = ("id", "split", "adapter")
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in keys):
         raise UserError(f"outcomes.log: {place}: expected an object with the texts {listed(keys)}")
