@@ -171,6 +171,15 @@ def test_what_cannot_be_a_task_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("more", [{}, {"subject": None}])
+def test_a_named_column_that_a_row_lacks_is_one_line(tmp_path: Path, more: dict[str, Any]) -> None:
+    rows = tickets(40, subject="help") + tickets(1) + tickets(5, subject="help")
+    rows[40] |= more
+    said = r'rows\.jsonl:41: column "subject", named in new\.text, has no value; fill it in, or remove the row$'
+    with pytest.raises(UserError, match=said):
+        proposal(tmp_path, rows, text=["subject", "body"])
+
+
 def test_sizes_come_from_the_rows(tmp_path: Path) -> None:
     small = sized(tmp_path, tickets())
     assert (small.training.steps, small.training.batch_size, small.training.eval_every) == (60, 8, 20)

@@ -133,7 +133,7 @@ def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: st
     The columns are the named ones, or those with a usual name or several words per row.
     """
     if new.text:
-        return _named_texts(new, columns, answer), []
+        return _named_texts(new, rows, columns, answer), []
     others = [name for name in columns if name != answer]
     found, unique, gaps = [], [], {}
     for name in others:
@@ -164,11 +164,15 @@ def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: st
     return found, notes
 
 
-def _named_texts(new: NewConfig, columns: Sequence[str], answer: str) -> list[str]:
+def _named_texts(new: NewConfig, rows: Rows, columns: Sequence[str], answer: str) -> list[str]:
     for name in new.text:
         _check_column("new.text", name, columns)
         if name == answer:
             raise UserError(f'new.text: "{name}" is the answer; name another column, or another new.answer')
+        if empty := _column(rows, name)[1]:
+            raise UserError(
+                f'{empty[0]}: column "{short(name)}", named in new.text, has no value; fill it in, or remove the row'
+            )
     return list(new.text)
 
 
