@@ -177,7 +177,7 @@ def test_a_named_column_that_a_row_lacks_is_one_line(tmp_path: Path, more: dict[
     rows[40] |= more
     said = r'rows\.jsonl:41: column "subject", named in new\.text, has no value; fill it in, or remove the row$'
     with pytest.raises(UserError, match=said):
-        proposal(tmp_path, rows, text=["subject", "body"])
+        proposal(tmp_path, rows, text=["subject", "body"], answer="queue")
 
 
 def test_sizes_come_from_the_rows(tmp_path: Path) -> None:
