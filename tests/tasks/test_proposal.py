@@ -15,6 +15,7 @@ from softprompts.config.cli import parse
 from softprompts.config.sections import ModelConfig
 from softprompts.config.tools import NewConfig
 from softprompts.errors import UserError
+from softprompts.tasks import proposal as proposal_module
 from softprompts.tasks.proposal import Proposal, config_text, fit_sizes, propose, write_proposal
 from softprompts.tasks.task import load_task
 
@@ -178,6 +179,31 @@ def test_a_named_column_that_a_row_lacks_is_one_line(tmp_path: Path, more: dict[
     said = r'rows\.jsonl:41: column "subject", named in new\.text, has no value; fill it in, or remove the row$'
     with pytest.raises(UserError, match=said):
         proposal(tmp_path, rows, text=["subject", "body"], answer="queue")
+
+
+@pytest.mark.parametrize("seen", [1, 2])
+def test_a_file_that_is_sorted_by_label_has_all_of_its_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: int
+) -> None:
+    rows = sorted(tickets(300), key=lambda row: row["queue"])
+    monkeypatch.setattr(proposal_module, "LOOKED_AT", 60 + 100 * (seen - 1))
+    found = proposal(tmp_path, rows)
+    assert found.task.choices == "from_train"
+    assert str(found.prompt.prompt_tuning_init_text).endswith(": account, billing or shipping.")
+    (sorted_by,) = (note for note in found.notes if "sorted" in note)
+    assert f"so the file seems sorted: {', '.join(['billing', 'shipping'][seen - 1 :])}; shuffle it" in sorted_by
+    unsorted = proposal(tmp_path, tickets(300), output=str(tmp_path / "other.yaml"))
+    assert not any("sorted" in note for note in unsorted.notes)
+    with pytest.raises(UserError, match='column "queue" is the same in every row'):
+        proposal(tmp_path, tickets(300, queue="one"))
+
+
+def test_answers_of_which_the_first_rows_repeat_one_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposal_module, "LOOKED_AT", 30)
+    rows = [row | {"queue": "none" if n < 40 else f"code {n}"} for n, row in enumerate(tickets(300))]
+    assert proposal(tmp_path, rows).task.choices is None
 
 
 def test_sizes_come_from_the_rows(tmp_path: Path) -> None:

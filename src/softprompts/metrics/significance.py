@@ -150,9 +150,7 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(
-    comparison: Comparison, label: Callable[[str], str] = str, than: str = "is better than"
-) -> str:
+def verdict(comparison: Comparison, label: Callable[[str], str] = str, than: str = "is better than") -> str:
     """Return a sentence: the better of the two and the difference, or that no difference is shown.
 
     Args:

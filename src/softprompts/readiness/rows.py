@@ -106,9 +106,7 @@ def balance(task: Task, metric: str) -> Finding:
     if shifted:
         remedies.append(f"Draw all splits from the same rows: {listed(shifted)} and train differ in shares of labels.")
     status: Status = "red" if absent else "amber" if remedies else "green"
-    said = (
-        f'{len(choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
-    )
+    said = f'{len(choices)} labels. The most frequent one in train is "{short(top.strip(), 40)}" ({percent(most)}).'
     facts: dict[str, Any] = {"shares": shares, "absent": absent, "rare": rare, "not_in_test": unseen}
     facts["shifts"] = {s: {"shift": shift, "p": chance} for s, (shift, chance) in shifts.items()}
     return Finding("balance", "Labels", status, said, " ".join(remedies), facts, table)
