@@ -20,6 +20,7 @@ from softprompts.tasks.proposal import Proposal, config_text, fit_sizes, propose
 from softprompts.tasks.task import load_task
 
 import pytest
+import yaml
 
 
 def words_of(texts: Sequence[str]) -> list[int]:
@@ -204,6 +205,20 @@ def test_answers_of_which_the_first_rows_repeat_one_are_written(
     monkeypatch.setattr(proposal_module, "LOOKED_AT", 30)
     rows = [row | {"queue": "none" if n < 40 else f"code {n}"} for n, row in enumerate(tickets(300))]
     assert proposal(tmp_path, rows).task.choices is None
+
+
+def test_characters_that_yaml_refuses_or_changes_are_read_back(tmp_path: Path) -> None:
+    """Such as an apostrophe of cp1252 that was read as Latin-1."""
+    odd = ["Can\x92t log in", "a\u2028b\x85c", "d\x7f\ufeffe\ufffff", "gr\u00fc\u00df \U0001f600 \U000e0041"]
+    rows = [{"b\x92ody": f"please help me with case {n}", "queue": odd[n % 4]} for n in range(200)]
+    (tmp_path / "data\x92").mkdir()
+    found = sized(tmp_path, rows, data=write(tmp_path / "data\x92" / "rows.jsonl", rows))
+    text = config_text(found, ModelConfig())
+    tree = yaml.safe_load(text)
+    assert tree["prompt"]["prompt_tuning_init_text"] == found.prompt.prompt_tuning_init_text
+    assert all(label in tree["prompt"]["prompt_tuning_init_text"] for label in odd)
+    assert (tree["task"]["prompt"], tree["task"]["train"]) == (found.task.prompt, found.task.train)
+    assert "gr\u00fc\u00df \U0001f600" in text, "what a person can read stays readable"
 
 
 def test_sizes_come_from_the_rows(tmp_path: Path) -> None:

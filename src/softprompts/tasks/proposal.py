@@ -372,10 +372,11 @@ def config_text(proposal: Proposal, model: ModelConfig) -> str:
     """Return the config as commented YAML."""
     prompt, training, evaluation = proposal.prompt, proposal.training, proposal.evaluation
     passes = training.steps * training.batch_size / (0.8 * proposal.rows)
+    rows = f"{proposal.rows:,} rows{' or more' * (proposal.rows == LOOKED_AT)}"
     lines = [
-        f"# Prompt tuning on {proposal.new.data}: {proposal.rows:,} rows{' or more' * (proposal.rows == LOOKED_AT)}.",
+        f"# Prompt tuning on {_printable(proposal.new.data)}: {rows}.",
         "#",
-        f"#   accelerate launch recipes/prompt_tuning.py --config {proposal.file}",
+        f"#   accelerate launch recipes/prompt_tuning.py --config {_printable(str(proposal.file))}",
         "#",
         "# The settings were chosen from the data. Change any that you know better.",
         *(f"# Note: {note}." for note in proposal.notes),
@@ -432,5 +433,14 @@ def _task_lines(task: TaskConfig) -> list[str]:
 
 
 def _quoted(text: str | None) -> str:
-    """Return a text as a YAML string; JSON's are such."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return a text as a YAML string. JSON's are such, but for control characters: YAML refuses or changes some."""
+    return _printable(json.dumps(text, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    """Return the escape of a character in YAML, which has no pairs of surrogates."""
+    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
