@@ -188,6 +188,11 @@ def test_the_page_stands_alone_and_has_every_part_and_question(made: Made) -> No
     assert len(tables["Sources"]) == 1 + len(tree["sources"])
 
 
+def test_the_page_names_the_exemption_from_the_record_of_processing(made: Made) -> None:
+    text = record.write_governance(made.asked(made.run())).read_text(encoding="utf-8")
+    assert text.count("Article 30(5) exempts") == 3, "with the duty, its reference, and the part itself"
+
+
 def test_answers_are_kept_and_taken(made: Made) -> None:
     home = made.run()
     written(made, home)
