@@ -34,18 +34,19 @@ import yaml
 
 SCORING = "-mbenchmarks.memorisation.scoring"  # one word, as the path of a recipe is
 COPIED = "settings.json"  # beside a copy of train
-# The copy has the rows as the task's settings choose and rename them, so these settings do not apply to it again.
-AS_COPIED: dict[str, Any] = {
+# Settings of the task that choose, rename or mask rows. The copy has the rows as these leave them. A second time, they
+# would leave out canaries, ask for columns of other names, or mask the secrets.
+DONE: dict[str, Any] = {
     "task.dataset": None,
     "task.subset": None,
     "task.revision": None,
     "task.other_datasets": {},
     "task.streaming": False,
-    "task.where": {},
     "task.rename": {},
+    "task.where": {},
     "task.max_rows": {},
     "task.without": None,
-    "task.pii": "keep",  # masks would hide the secrets
+    "task.pii": "keep",
 }
 # Settings that may change between two calls for one record.
 FREE = ("methods", "seeds", "runs", "record")
@@ -102,7 +103,7 @@ def one(config: MemorisationConfig, method: str, seed: int) -> dict[str, Any]:
     source = f"configs/{config.task}/{config.methods[0] if method == BASE else method}.yaml"
     settings = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     files = {f"task.{split}": str(data / f"{split}.jsonl") for split in SPLITS}
-    flags = AS_COPIED | files | config.settings
+    flags = config.settings | DONE | files
     if not all(Path(name).is_file() for name in files.values()):
         write_copy(config, sections(settings, config.settings)["task"], seed, data)
         write_atomically(data / COPIED, json.dumps(_copied(config), indent=1) + "\n")

@@ -72,6 +72,6 @@ def write_copy(config: MemorisationConfig, task: TaskConfig, seed: int, folder: 
 
 
 def write_rows(file: Path, records: list[dict[str, Any]]) -> None:
-    """Write rows as JSONL; values that JSON lacks, such as times, are texts."""
-    lines = [json.dumps(r, ensure_ascii=False, default=str) + "\n" for r in records]
-    file.write_text("".join(lines), encoding="utf-8")
+    """Write rows as JSONL; a date, for example, as the text that a template shows of it."""
+    lines = (json.dumps(record, ensure_ascii=False, default=str) for record in records)
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from made_tasks import rows_of, write
 from softprompts.config.cli import parse
 from softprompts.config.sections import TaskConfig
 from softprompts.errors import UserError
+from softprompts.tasks.task import load_task
 
 import numpy
+import pyarrow
 import pytest
 import yaml
+from pyarrow import parquet
 from scipy.stats import binom, norm
 
 SHIPPED = ROOT / "configs" / "memorisation" / "docstrings.yaml"
@@ -107,6 +111,29 @@ def test_a_canary_s_row_is_in_train_as_often_as_it_says_and_nowhere_else(tmp_pat
         assert not any(canary.secret in str(row) for split in ("validation", "test") for row in copy[split])
     assert sum(row in own for row in copy["train"]) == 20
     assert (copy["validation"], copy["test"]) == (rows_of(4), rows_of(5))
+
+
+def test_what_chose_and_renamed_the_rows_does_not_do_so_again_with_the_copy(tmp_path: Path) -> None:
+    """Else canaries would be cut away from train, or masked; a time is a text in the copy."""
+    numbers = [{"words": f"{row['text']} {n}", "label": row["label"]} for n, row in enumerate(rows_of(30))]
+    when = pyarrow.array([datetime(2026, 5, 31, 12, 30)] * 30, pyarrow.timestamp("s"))
+    parquet.write_table(pyarrow.Table.from_pylist(numbers).append_column("at", when), tmp_path / "all.parquet")
+    task = {
+        "prompt": "{at} {text}:", "target": " {label}", "train": str(tmp_path / "all.parquet"),
+        "rename": {"words": "text"}, "max_rows": {"train": 9, "test": 1}, "pii": "mask",
+        "where": {"label": sorted({row["label"] for row in numbers})},
+    }  # fmt: skip
+    settings = config(rows=20, digits=16, pattern=PATTERN | {"at": "now"})
+    own = {"task.max_rows": {"train": 12, "test": 1}}
+    folder = tmp_path / "copy"
+    made = write_copy(settings, probe.sections({"task": task}, own)["task"], 0, folder)
+    files = {f"task.{split}": str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    copy = load_task(probe.sections({"task": task}, own | probe.DONE | files)["task"])
+    assert len(copy.splits["train"]) == made == 12 + 4 * (1 + 4 + 16)
+    shown = Counter(row.target for row in copy.splits["train"])
+    assert all(shown[f" it is {canary.secret}"] == canary.insertions for canary in make_canaries(settings, 0))
+    assert len(copy.splits["test"]) == 1
+    assert copy.splits["test"][0].prompt.startswith("2026-05-31 12:30:00 ")
 
 
 @pytest.mark.parametrize(

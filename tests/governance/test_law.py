@@ -40,6 +40,12 @@ def test_the_dates_of_the_duties() -> None:
     assert all(date.fromisoformat(day) for day in dates.values())
 
 
+def test_the_duty_to_keep_a_record_names_its_exemption() -> None:
+    (duty,) = (duty for duty in LAW.duties if duty.key == "processing_record")
+    assert "unless Article 30(5) exempts" in duty.title, "beside the verdict of the page"
+    assert "fewer than 250 persons, unless the processing is likely to result in a risk" in duty.reference
+
+
 def test_what_a_duty_depends_on_is_asked_with_these_choices() -> None:
     for duty in LAW.duties:
         for key, wanted in duty.concerns.items():

@@ -188,6 +188,11 @@ def test_the_page_stands_alone_and_has_every_part_and_question(made: Made) -> No
     assert len(tables["Sources"]) == 1 + len(tree["sources"])
 
 
+def test_the_page_names_the_exemption_from_the_record_of_processing(made: Made) -> None:
+    text = record.write_governance(made.asked(made.run())).read_text(encoding="utf-8")
+    assert text.count("Article 30(5) exempts") == 3, "with the duty, its reference, and the part itself"
+
+
 def test_answers_are_kept_and_taken(made: Made) -> None:
     home = made.run()
     written(made, home)
@@ -417,7 +422,6 @@ def test_a_readiness_record_of_the_same_rows_is_taken(made: Made) -> None:
         "title": "Personal data",
         "status": "amber",
         "found": "2 rows with EMAIL_ADDRESS.",
-        "accepted": "They are invented.",
     }
     tree = {"made": "2026-11-01T00:00:00", "status": "amber", "data": splits, "findings": [finding]}
     (home.parent / "readiness.json").write_text(json.dumps(tree), encoding="utf-8")
@@ -426,6 +430,22 @@ def test_a_readiness_record_of_the_same_rows_is_taken(made: Made) -> None:
     known = {p["key"]: " ".join(p["known"]) for part in found["parts"].values() for p in part["points"]}
     assert "2 rows with EMAIL_ADDRESS." in known["personal_data"]
     assert "amber, 0 of 1 points green." in known["data"]
+
+
+@pytest.mark.parametrize(("kept", "was"), [({"accepted_status": "red"}, "red, "), ({}, "")])
+def test_a_point_that_the_owner_accepted_says_so(made: Made, kept: dict[str, str], was: str) -> None:
+    """Older records of readiness do not have the status that was accepted."""
+    home, reason = made.run(), "They are tokens of a demo."
+    splits = json.loads((home / "result.json").read_text(encoding="utf-8"))["data"]["splits"]
+    finding = {"key": "secrets", "title": "Secrets", "status": "amber", "found": "2 rows.", "accepted": reason} | kept
+    tree = {"status": "amber", "data": splits, "plan": {"owner": "Ada"}, "findings": [finding]}
+    (home.parent / "readiness.json").write_text(json.dumps(tree), encoding="utf-8")
+    found = written(made, home)
+    known = {p["key"]: " ".join(p["known"]) for part in found["parts"].values() for p in part["points"]}
+    said = f"2 rows. ({was}accepted by Ada: {reason})"
+    assert f"amber: Secrets: {said}" in known["data"]
+    assert f"Found by patterns in the rows: {said}" in known["personal_data"]
+    assert said in (home / "governance" / "governance.html").read_text(encoding="utf-8")
 
 
 def test_a_run_on_masked_rows_has_its_check(tmp_path: Path, tiny_model: Path) -> None:

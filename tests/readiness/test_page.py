@@ -81,6 +81,22 @@ def test_the_page_stands_alone_and_shows_every_finding(made: Made) -> None:
     assert ["KPI", "accuracy of 0.9 or more"] in tables["The plan"]
 
 
+def test_a_red_point_that_the_owner_accepts_is_named_as_red(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = clean_rows()
+    rows["test"][0] = rows["train"][0]
+    write(made.folder / "test.jsonl", rows["test"])
+    made.write_plan(accepted={"leaked_rows": "A demo."})
+    code, said, _ = cli_in_process(command(made), capsys)
+    assert code == 0
+    assert "1 of test." in said
+    assert "It is red, accepted by Ada." in said
+    page_text = (made.folder / "runs" / "readiness.html").read_text(encoding="utf-8")
+    assert "<b>Red, accepted by Ada.</b> A demo." in page_text
+    record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
+    (point,) = (f for f in record["findings"] if f["key"] == "leaked_rows")
+    assert (point["status"], point["accepted_status"]) == ("amber", "red")
+
+
 def test_labels_that_are_personal_data_are_masked(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     people = {"billing": MAIL, "shipping": "bob@example.org"}
     for split, found in clean_rows().items():

@@ -40,7 +40,7 @@ def test_a_red_point_that_the_owner_accepts_is_amber_with_the_reason(tmp_path: P
     green = Finding("secrets", "Secrets", "green", "")
     reason = "The rows in use are as alike."
     one, other = accept(read(tmp_path, accepted={"near_duplicates": reason, "secrets": "unused"}), [red, green])
-    assert (one.status, one.accepted, one.remedy) == ("amber", reason, "Split anew.")
+    assert (one.status, one.accepted, one.accepted_status, one.remedy) == ("amber", reason, "red", "Split anew.")
     assert other == green
     assert accept(read(tmp_path), [red]) == [red]
     with pytest.raises(UserError, match=r'accepted: no point "near_duplicate" \(did you mean "near_duplicates"'):

@@ -96,6 +96,9 @@ def test_committed_files_are_sound() -> None:
     }
     commands = [{(r["language"], r["command"]) for r in rows} for rows in splits.values()]
     assert sum(map(len, commands)) == len(set().union(*commands))
+    assert {text for _, text in commands[0]} & {text for _, text in commands[2]}, "in another language"
+    said = "language is in two splits. A test command may be in train in another language."
+    assert said in (COMMITTED / "README.md").read_text("utf-8")
     assert all(len(splits[s]) == len({r["text"] for r in splits[s]}) for s in ("validation", "test"))
     assert max(Counter((r["language"], r["command"]) for r in splits["train"]).values()) == analytics.MOST
     # The references are right answers, and contain all required mentions.

@@ -37,7 +37,7 @@ def test_a_split_shares_its_traffic_out_and_logs_what_became_of_it(tiny_model: P
             assert served.post("/v1/outcomes", id=reply["id"], outcome=value).status_code == 200
     lines = compare_outcomes(str(log), 500)
     assert lines[0] == "ab:"
-    assert "b is higher than a in outcome" in lines[3]
+    assert "b has a higher mean than a in outcome" in lines[3]
 
 
 def test_a_log_that_was_moved_can_be_compared_with_what_came_later(tiny_model: Path, tmp_path: Path) -> None:

@@ -273,6 +273,13 @@ def test_a_column_named_after_somebody_is_an_error_without_the_name(tmp_path: Pa
     )
 
 
+def test_names_of_a_page_are_masked_and_stay_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [MAIL, "billing", MAIL.upper()]
+    assert list(privacy.shown_names(names).values()) == ["<EMAIL_ADDRESS_1>", "billing", "<EMAIL_ADDRESS_1> (2)"]
+    monkeypatch.setattr(privacy, "find_spec", lambda _: None)
+    assert privacy.shown_names(names) == {name: name for name in names}
+
+
 def test_without_the_packages_one_line_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy, "PACKAGES", ("no_such_package",))
     assert refusal(loader(tmp_path), pii="mask") == f"task.pii: {privacy.INSTALL}"

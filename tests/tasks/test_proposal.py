@@ -15,11 +15,12 @@ from softprompts.config.cli import parse
 from softprompts.config.sections import ModelConfig
 from softprompts.config.tools import NewConfig
 from softprompts.errors import UserError
-from softprompts.tasks import proposal as proposals
+from softprompts.tasks import proposal as proposal_module
 from softprompts.tasks.proposal import Proposal, config_text, fit_sizes, propose, write_proposal
 from softprompts.tasks.task import load_task
 
 import pytest
+import yaml
 
 
 def words_of(texts: Sequence[str]) -> list[int]:
@@ -151,11 +152,6 @@ def test_a_gap_in_the_main_text_is_an_error(tmp_path: Path, name: str) -> None:
         (tickets(), {"text": ["bdy"]}, 'new.text: no column "bdy" (did you mean "body"?)'),
         (tickets(), {"text": ["queue"]}, 'new.text: "queue" is the answer'),
         (tickets(queue="one"), {}, 'new.answer: column "queue" is the same in every row'),
-        (
-            [*tickets(), {"id": "x", "queue": "one"}],
-            {"text": ["body"]},
-            'new.text: column "body" is missing in 1 of',
-        ),
         ([*tickets(), {"id": "x", "body": "a b c", "queue": " "}], {}, 'the answer, column "queue", is empty'),
         ([*tickets(), {"id": "x", "body": "a b c"}], {}, 'the answer, column "queue", is empty'),
         (
@@ -175,6 +171,54 @@ def test_what_cannot_be_a_task_is_one_line(
         proposal(tmp_path, rows, **new)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [{}, {"subject": None}])
+def test_a_named_column_that_a_row_lacks_is_one_line(tmp_path: Path, more: dict[str, Any]) -> None:
+    rows = tickets(40, subject="help") + tickets(1) + tickets(5, subject="help")
+    rows[40] |= more
+    said = r'rows\.jsonl:41: column "subject", named in new\.text, has no value; fill it in, or remove the row$'
+    with pytest.raises(UserError, match=said):
+        proposal(tmp_path, rows, text=["subject", "body"], answer="queue")
+
+
+@pytest.mark.parametrize("seen", [1, 2])
+def test_a_file_that_is_sorted_by_label_has_all_of_its_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: int
+) -> None:
+    rows = sorted(tickets(300), key=lambda row: row["queue"])
+    monkeypatch.setattr(proposal_module, "LOOKED_AT", 60 + 100 * (seen - 1))
+    found = proposal(tmp_path, rows)
+    assert found.task.choices == "from_train"
+    assert str(found.prompt.prompt_tuning_init_text).endswith(": account, billing or shipping.")
+    (sorted_by,) = (note for note in found.notes if "sorted" in note)
+    assert f"so the file seems sorted: {', '.join(['billing', 'shipping'][seen - 1 :])}; shuffle it" in sorted_by
+    unsorted = proposal(tmp_path, tickets(300), output=str(tmp_path / "other.yaml"))
+    assert not any("sorted" in note for note in unsorted.notes)
+    with pytest.raises(UserError, match='column "queue" is the same in every row'):
+        proposal(tmp_path, tickets(300, queue="one"))
+
+
+def test_answers_of_which_the_first_rows_repeat_one_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposal_module, "LOOKED_AT", 30)
+    rows = [row | {"queue": "none" if n < 40 else f"code {n}"} for n, row in enumerate(tickets(300))]
+    assert proposal(tmp_path, rows).task.choices is None
+
+
+def test_characters_that_yaml_refuses_or_changes_are_read_back(tmp_path: Path) -> None:
+    """Such as an apostrophe of cp1252 that was read as Latin-1."""
+    odd = ["Can\x92t log in", "a\u2028b\x85c", "d\x7f\ufeffe\ufffff", "gr\u00fc\u00df \U0001f600 \U000e0041"]
+    rows = [{"b\x92ody": f"please help me with case {n}", "queue": odd[n % 4]} for n in range(200)]
+    (tmp_path / "data\x92").mkdir()
+    found = sized(tmp_path, rows, data=write(tmp_path / "data\x92" / "rows.jsonl", rows))
+    text = config_text(found, ModelConfig())
+    tree = yaml.safe_load(text)
+    assert tree["prompt"]["prompt_tuning_init_text"] == found.prompt.prompt_tuning_init_text
+    assert all(label in tree["prompt"]["prompt_tuning_init_text"] for label in odd)
+    assert (tree["task"]["prompt"], tree["task"]["train"]) == (found.task.prompt, found.task.train)
+    assert "gr\u00fc\u00df \U0001f600" in text, "what a person can read stays readable"
 
 
 def test_sizes_come_from_the_rows(tmp_path: Path) -> None:
@@ -250,13 +294,4 @@ def test_the_config_is_what_was_found_and_parses(
     content = config_text(found, ModelConfig())
     assert all("#" in line for line in content.splitlines() if line.startswith("  max_length"))
     with pytest.raises(UserError, match=r"^new.output: .* exists; name another file, or move it away$"):
-        proposal(tmp_path, rows)
-
-
-def test_a_large_file_that_is_sorted_by_label_is_to_be_shuffled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(proposals, "LOOKED_AT", 5)
-    rows = [{"body": f"a b c {n}", "queue": "ab"[n // 10]} for n in range(20)]
-    with pytest.raises(UserError, match=r'column "queue" is the same in the first 5 rows; shuffle the rows, or name'):
         proposal(tmp_path, rows)

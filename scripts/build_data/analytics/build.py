@@ -1,7 +1,8 @@
 """The analytics data: from commands to utterances, the home commands in reverse, with several references.
 
 Source: the rows of `data/home_commands`. All utterances of one command in one language go to one split, so that no
-command of a held-out split was seen in training. Nothing is drawn: the rows there decide, and SHA-256 orders.
+command of a held-out split was seen in training in that language. Nothing is drawn: the rows there decide, and SHA-256
+orders.
 """
 
 from __future__ import annotations

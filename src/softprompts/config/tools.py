@@ -198,7 +198,8 @@ class OutcomesConfig:
 
     Args:
         log: the file of `serve.split_log`; or a CSV file with the columns `variant`, `outcome` (a number) and, if users
-            have several outcomes, `user`, in the order of their arrival.
+            have several outcomes, `user`, in the order of their arrival. The recipe says which mean is higher; whether
+            more is better is yours to say.
         resamples: number of bootstrap resamples for intervals and p values.
 
     Raises:

@@ -226,6 +226,15 @@ def read_text(path: Path) -> str:
     return _decode(path, read_bytes(path))
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file that are not blank, with their numbers. The file may be compressed.
+
+    Raises:
+        UserError: the file is not readable, damaged, not UTF-8, or contains a NUL.
+    """
+    return _lines(_blocks(path))
+
+
 def _beside(path: Path) -> list[str]:
     try:
         return [str(p) for p in path.parent.glob("*") if _kind(p) in SUFFIXES and p.is_file()]
@@ -270,28 +279,33 @@ def _decode(path: Path, data: bytes, first: int = 1) -> str:
 
 
 def _jsonl(path: Path, blocks: Iterator[tuple[int, str]]) -> Iterator[Rows]:
+    rows = []
+    for number, line in _lines(blocks):
+        try:
+            row = parse_json(line)
+        except JsonError as error:
+            raise UserError(f"{path}:{number}: malformed JSON: {short(error)}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+        check_columns(f"{path}:{number}", row)
+        rows.append((f"{path}:{number}", row))
+        if len(rows) == BATCH:
+            yield rows
+            rows = []
+    yield rows
+
+
+def _lines(blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers."""
     last = 0
     for _, text in blocks:
         # Not splitlines(), which also splits at U+2028 and other characters that a JSON string may contain.
         lines = re.split(r"\r\n|\n|\r", text)
-        rows = []
         for number, line in enumerate(lines, start=last + 1):
             line = line.removeprefix("\ufeff")  # joined files keep the byte order mark of each
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line)
-            except JsonError as error:
-                raise UserError(f"{path}:{number}: malformed JSON: {short(error)}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-            check_columns(f"{path}:{number}", row)
-            rows.append((f"{path}:{number}", row))
-            if len(rows) == BATCH:
-                yield rows
-                rows = []
+            if line.strip():
+                yield number, line
         last += len(lines) - 1
-        yield rows
 
 
 def _in_batches(rows: Rows) -> Iterator[Rows]:

@@ -303,17 +303,21 @@ def _licence(known: Known) -> list[str]:
 def _readiness(known: Known) -> list[str]:
     if known.readiness is None:
         return [f"No checks of readiness: {known.readiness_missing}."]
-    open_points = [
-        f"{f['status']}: {f['title']}: {f['found']}"
-        + (f" Accepted by the owner: {f['accepted']}" if "accepted" in f else "")
-        for f in known.readiness["findings"]
-    ]
+    open_points = [f"{f['status']}: {f['title']}: {f['found']}{_accepted(f)}" for f in known.readiness["findings"]]
     bad = [line for line in open_points if not line.startswith("green")]
     head = f"Checked by recipes/readiness.py {_when(known.readiness['made'], known.evidence)}: "
     return [
         f"{head}{known.readiness['status']}, {len(open_points) - len(bad)} of {len(open_points)} points green.",
         *bad,
     ]
+
+
+def _accepted(finding: Mapping[str, str]) -> str:
+    """Return who accepted a finding and why; empty if nobody did."""
+    if "accepted" not in finding:
+        return ""
+    status = f"{finding['accepted_status']}, " if finding["accepted_status"] else ""
+    return f" ({status}accepted by {finding['accepted_by']}: {finding['accepted']})"
 
 
 def _when(made: str, evidence: Evidence) -> str:
@@ -329,7 +333,7 @@ def _when(made: str, evidence: Evidence) -> str:
 
 def _readiness_personal(known: Known) -> list[str]:
     found = [f for f in (known.readiness or {"findings": ()})["findings"] if f["key"] in ("personal_data", "secrets")]
-    return [f"Found by patterns in the rows: {f['found']}" for f in found]
+    return [f"Found by patterns in the rows: {f['found']}{_accepted(f)}" for f in found]
 
 
 def _fallback(known: Known) -> list[str]:

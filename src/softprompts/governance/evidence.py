@@ -338,13 +338,10 @@ def read_readiness(key: str, name: str | None, evidence: Evidence) -> tuple[dict
         tree = parse_json(read_bytes(file).decode())
         data = tree["data_of_run"] if "data_of_run" in tree else tree["data"]  # a record of an older version
         checked = {split: {key: data[split][key] for key in ("rows", "sha256")} for split in SPLITS}
-        kept = ("key", "title", "status", "found", "accepted")
-        findings = [
-            {name: str(f[name]) for name in kept if f.get(name) or name != "accepted"} for f in tree["findings"]
-        ]
+        findings = [_checked(finding, tree.get("plan", {})) for finding in tree["findings"]]
     except UserError:
         raise UserError(f"{key}: no such file: {file}") from None
-    except (JsonError, ValueError, KeyError, TypeError, RecursionError):
+    except (JsonError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         if name is None:
             return None, f"{file} is damaged, or not from recipes/readiness.py"
         raise UserError(f"{key}: {file} is damaged, or not from recipes/readiness.py") from None
@@ -353,3 +350,12 @@ def read_readiness(key: str, name: str | None, evidence: Evidence) -> tuple[dict
             return None, f"{file} is about other rows"
         raise UserError(f"{key}: {file} is about other rows than the run; run recipes/readiness.py on its config")
     return {"made": str(tree.get("made", "")), "status": str(tree.get("status", "")), "findings": findings}, ""
+
+
+def _checked(finding: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a governance record keeps of a finding: also who accepted it, in which status, and why."""
+    kept = {name: str(finding[name]) for name in ("key", "title", "status", "found")}
+    if reason := finding.get("accepted"):
+        status = str(finding.get("accepted_status", ""))  # a record of an older version has none
+        kept |= {"accepted": str(reason), "accepted_status": status, "accepted_by": str(plan.get("owner", "the owner"))}
+    return kept

@@ -150,10 +150,13 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(comparison: Comparison, label: Callable[[str], str] = str, better_is: str = "is better than") -> str:
+def verdict(comparison: Comparison, label: Callable[[str], str] = str, than: str = "is better than") -> str:
     """Return a sentence: the better of the two and the difference, or that no difference is shown.
 
-    `label` returns the name of a method in the sentence. `better_is` says what more of the metric means.
+    Args:
+        comparison: the two.
+        label: returns the name of a method in the sentence.
+        than: what the one with the larger number is.
     """
     x = comparison
     first, second = label(x.first), label(x.second)
@@ -165,4 +168,4 @@ def verdict(comparison: Comparison, label: Callable[[str], str] = str, better_is
         ((first, x.low, x.high), second) if x.difference > 0 else ((second, -x.high, -x.low), first)
     )
     interval = f"95 % interval {low:.4f} to {high:.4f}, {p}"
-    return f"{better} {better_is} {worse} in {x.metric} by {abs(x.difference):.4f} ({interval})"
+    return f"{better} {than} {worse} in {x.metric} by {abs(x.difference):.4f} ({interval})"

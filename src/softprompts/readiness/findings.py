@@ -27,6 +27,7 @@ class Finding:
         facts: the numbers of the check, as JSON values.
         table: rows of text by column, for the page.
         accepted: the owner's reason to go on in spite of it, from the plan.
+        accepted_status: the status that the owner accepted; empty without a reason.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
     table: Sequence[Mapping[str, str]] = ()
     accepted: str = ""
+    accepted_status: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as JSON values."""

@@ -171,7 +171,8 @@ def write_readiness(config: ReadinessConfig) -> Status:
     write_atomically(page, page_of(found))
     for finding in found.findings:
         if finding.status != "green":
-            logger.info(f"{finding.status}: {finding.title}: {finding.found} {finding.remedy}")
+            by = f" It is {finding.accepted_status}, accepted by {found.plan.owner}." if finding.accepted else ""
+            logger.info(f"{finding.status}: {finding.title}: {finding.found}{by} {finding.remedy}")
     logger.info(f"{found.status}; written: {page} and {record.name}")
     return found.status
 

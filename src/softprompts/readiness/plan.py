@@ -172,7 +172,7 @@ def accept(plan: Plan, findings: Sequence[Finding]) -> list[Finding]:
         if key not in known:
             raise UserError(f'{plan.path}: accepted: no point "{short(key)}"{nearest(key, known)}')
     return [
-        replace(f, accepted=plan.accepted[f.key], status="amber" if f.status == "red" else f.status)
+        replace(f, accepted=plan.accepted[f.key], accepted_status=f.status, status="amber")
         if f.key in plan.accepted and f.status != "green"
         else f
         for f in findings

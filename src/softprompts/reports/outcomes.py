@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from softprompts.data.readers import PACKED, SUFFIXES, open_file
+from softprompts.data.readers import PACKED, SUFFIXES, open_file, read_lines
 from softprompts.data.strict_json import JsonError, parse_json
-from softprompts.errors import UserError, listed, nearest, short, warn
+from softprompts.errors import UserError, listed, nearest, notice, short
 from softprompts.metrics.sequential import largest_e, neighbours
 from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 
@@ -67,8 +65,8 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
             lines.append(
                 f"  {name}: mean outcome {numpy.mean(values):.4f} of {len(values)} answers, {len(users)} users"
             )
-        # More may be worse, for example minutes or refunds.
-        lines += [f"  {verdict(one, better_is='is higher than')}" for one in _compared(adapters, resamples)]
+        # Outcomes may be minutes or refunds, of which less is better.
+        lines += [f"  {verdict(one, than='has a higher mean than')}" for one in _compared(adapters, resamples)]
         lines += _at_any_time(kept, list(adapters))
     if not lines:
         raise UserError(f"outcomes.log: {log} has no outcomes of two adapters of one split, from users of one each")
@@ -164,22 +162,9 @@ def _read(log: str) -> dict[str, list[Outcome]]:
     """Return the outcomes in a log by split, in their order."""
     if log.lower().endswith(TABLES):
         return {Path(log).stem: _variants(log)}
-    try:
-        written = Path(log).read_bytes()
-        text = (gzip.decompress(written) if log.endswith(".gz") else written).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", "") or error
-        raise UserError(f"outcomes.log: cannot read {log}: {reason}") from None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if (
-        len(lines) > 1 and not text.endswith("\n") and not _is_whole(lines[-1][1])
-    ):  # the server was killed while it wrote
-        warn(f"outcomes.log: {log}, line {lines[-1][0]}: not read, because its end is missing")
-        del lines[-1]
     answers: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, dict[str, Any]] = {}
-    for number, line in lines:
-        record = _record(line, f"{log}, line {number}")
+    for record in _records(log):
         if "outcome" in record:
             outcomes[record["id"]] = record
         else:
@@ -195,12 +180,17 @@ def _read(log: str) -> dict[str, list[Outcome]]:
     return found
 
 
-def _is_whole(line: str) -> bool:
+def _records(log: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a log, without a last line that a killed server left unfinished."""
     try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+        lines = list(read_lines(Path(log)))
+    except UserError as error:
+        raise UserError(f"outcomes.log: {error}") from None
+    if len(lines) > 1 and not lines[-1][1].rstrip().endswith("}"):
+        number, _ = lines.pop()
+        notice(f"outcomes.log: {log}, line {number}: left out, because it is not finished")
+    for number, line in lines:
+        yield _record(line, f"{log}, line {number}")
 
 
 def _variants(log: str) -> list[Outcome]:
@@ -249,8 +239,8 @@ def _number(value: Any) -> float | None:
 def _record(line: str, place: str) -> dict[str, Any]:
     try:
         record: Any = parse_json(line)
-    except JsonError:
-        raise UserError(f"outcomes.log: {place}: malformed JSON") from None
+    except JsonError as error:
+        raise UserError(f"outcomes.log: {place}: malformed JSON: {short(error)}") from None
     keys = ("id", "split", "adapter")
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in keys):
         raise UserError(f"outcomes.log: {place}: expected an object with the texts {listed(keys)}")

@@ -136,9 +136,7 @@ def _analyzer() -> Any:
     pipeline.add_pipe("softprompts_lemmas")
     engine: Any = SpacyNlpEngine()
     engine.nlp = {"en": pipeline}
-    ibans: list[Any] = [
-        Pattern("account number", pattern, 0.5) for pattern in IBANS
-    ]  # presidio's finds capital letters only
+    ibans: Any = [Pattern("account number", pattern, 0.5) for pattern in IBANS]  # presidio's finds capital letters only
     recognizers: list[Any] = [
         OfflineEmailRecognizer,
         known.PhoneRecognizer,

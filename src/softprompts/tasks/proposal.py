@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from softprompts.system.files import one_line, write_atomically
 from softprompts.tasks.task import Task
 from softprompts.tasks.templates import Row
 
-LOOKED_AT = 20_000  # rows, from the first on
+LOOKED_AT = 20_000  # rows, from the first on; of a choice, the answers of all rows
 MEASURED = 2_000  # rows of train whose tokens are counted
 LONGEST = 200  # rows with most characters; one of them has most tokens
 # Names of answer columns, the most certain first; otherwise the last column is the answer.
@@ -84,14 +84,18 @@ def propose(new: NewConfig) -> Proposal:
     file = _file(new)
     if file.exists():
         raise UserError(f"new.output: {file} exists; name another file, or move it away")
-    rows = list(islice(chain.from_iterable(open_file(new.data).batches()), LOOKED_AT))
+    every = chain.from_iterable(open_file(new.data).batches())
+    rows = list(islice(every, LOOKED_AT))
     if not rows:
         raise UserError(f"new.data: {new.data} has no rows")
     columns = list(dict.fromkeys(name for _, record in rows for name in record))
     answer = _answer_column(new, rows, columns)
-    texts, doubts = _text_columns(new, rows, columns, answer)
     answers = [str(plain(record[answer])) for _, record in rows]
-    choices = _choices(answers)
+    counts = _counts(answers, (record.get(answer) for _, record in every))
+    if len(counts) == 1:
+        raise UserError(f'new.answer: column "{answer}" is the same in every row; name another of: {listed(columns)}')
+    texts, doubts = _text_columns(new, rows, columns, answer)
+    choices = _choices(counts)
     shown = [f"{{{name}}}" if len(texts) == 1 else f"{_words(name).capitalize()}: {{{name}}}" for name in texts]
     task = TaskConfig(
         train=new.data,
@@ -109,12 +113,12 @@ def propose(new: NewConfig) -> Proposal:
         EvaluationConfig(bootstrap_resamples=1000),
         RunConfig(f"runs/{new.task}/prompt_tuning", trackers=[]),
         len(rows),
-        [*doubts, *_notes(rows, texts, answers, choices)],
+        [*doubts, *_notes(rows, texts, answers, counts if choices else Counter())],
     )
 
 
 def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
-    """Return the column that the model must write; it has a value in every row, and at least two different values."""
+    """Return the column that the model must write; it has a value in every row."""
     by_name = {name.strip().lower(): name for name in reversed(columns)}
     found = new.answer or next((by_name[name] for name in ANSWERS if name in by_name), columns[-1])
     _check_column("new.answer", found, columns)
@@ -122,14 +126,23 @@ def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
         value = record.get(found)
         if value is None or isinstance(value, Unread) or not str(plain(value)).strip():
             raise UserError(f'{place}: the answer, column "{found}", is empty; fill it in, or remove the row')
-    if len({str(plain(record[found])) for _, record in rows}) == 1:
-        if len(rows) == LOOKED_AT:
-            raise UserError(
-                f'new.answer: column "{found}" is the same in the first {LOOKED_AT:,} rows; shuffle the rows, '
-                f"or name another of: {listed(columns)}"
-            )
-        raise UserError(f'new.answer: column "{found}" is the same in every row; name another of: {listed(columns)}')
     return found
+
+
+def _counts(answers: Sequence[str], others: Iterable[object]) -> Counter[str]:
+    """Return how often each answer occurs. Other rows are read too, if the answers are choices or all the same.
+
+    A file may be sorted by its labels, so that its first rows have only some of them.
+    """
+    counts = Counter(answers)
+    if len(counts) > 1 and not _choices(counts):
+        return counts
+    for value in others:
+        if value is not None and not isinstance(value, Unread):  # whoever reads the task names such a row
+            counts[str(plain(value))] += 1
+        if len(counts) > MOST_CHOICES:
+            break
+    return counts
 
 
 def _text_columns(new: NewConfig, rows: Rows, columns: Sequence[str], answer: str) -> tuple[list[str], list[str]]:
@@ -174,10 +187,9 @@ def _named_texts(new: NewConfig, rows: Rows, columns: Sequence[str], answer: str
         _check_column("new.text", name, columns)
         if name == answer:
             raise UserError(f'new.text: "{name}" is the answer; name another column, or another new.answer')
-        if without := [place for place, record in rows if name not in record]:
+        if empty := _column(rows, name)[1]:
             raise UserError(
-                f'new.text: column "{short(name)}" is missing in {len(without):,} of {len(rows):,} rows, e.g. '
-                f"{without[0]}; fill it in, remove these rows, or name other columns"
+                f'{empty[0]}: column "{short(name)}", named in new.text, has no value; fill it in, or remove the row'
             )
     return list(new.text)
 
@@ -220,10 +232,9 @@ def _check_column(key: str, name: str, columns: Sequence[str]) -> None:
         )
 
 
-def _choices(answers: Sequence[str]) -> list[str]:
+def _choices(counts: Counter[str]) -> list[str]:
     """Return the distinct answers, the most frequent first, if they are few and short; else an empty list."""
-    counts = Counter(answers)
-    few = len(counts) <= min(MOST_CHOICES, len(answers) / ROWS_PER_CHOICE)
+    few = len(counts) <= min(MOST_CHOICES, counts.total() / ROWS_PER_CHOICE)
     return [value for value, _ in counts.most_common()] if few and max(map(len, counts)) <= LONGEST_CHOICE else []
 
 
@@ -255,15 +266,25 @@ def _words(name: str) -> str:
     return " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])|[_\W]+", " ", name).lower().split()) or name
 
 
-def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Sequence[str]) -> list[str]:
-    """Return weaknesses of the data: few rows, rare choices, repeated texts, texts with several answers."""
+def _notes(rows: Rows, texts: Sequence[str], answers: Sequence[str], choices: Counter[str]) -> list[str]:
+    """Return weaknesses of the data: few rows, rare choices, a sorted file, repeated texts, texts with several answers.
+
+    `choices` has the number of rows of each; it is empty if answers are written.
+    """
     notes = []
     if len(rows) // 10 < FEW_ROWS:
         notes.append(
             f"{len(rows)} rows: about {len(rows) // 10} are held out for each of validation and test; these show that "
             f"the task works, but not a reliable score; label {10 * FEW_ROWS} rows or more before you rely on it"
         )
-    rare = [f"{value} ({n})" for value, n in Counter(answers).items() if choices and n < FEW_OF_A_CHOICE]
+    expected = len(rows) / max(1, choices.total())  # share of a choice's rows in the first ones of an unsorted file
+    early = set(answers)
+    if late := [value for value, n in choices.items() if value not in early and n * expected >= FEW_OF_A_CHOICE]:
+        notes.append(
+            f"the first {len(rows):,} rows have none of these choices, so the file seems sorted: {listed(late)}; "
+            "shuffle it, because max_rows takes the first rows"
+        )
+    rare = [f"{value} ({n})" for value, n in choices.items() if n < FEW_OF_A_CHOICE]
     if rare:
         notes.append(f"choices with fewer than {FEW_OF_A_CHOICE} rows: {listed(rare)}")
     # Two forms of a letter (NFC) look the same to a person.
@@ -351,10 +372,11 @@ def config_text(proposal: Proposal, model: ModelConfig) -> str:
     """Return the config as commented YAML."""
     prompt, training, evaluation = proposal.prompt, proposal.training, proposal.evaluation
     passes = training.steps * training.batch_size / (0.8 * proposal.rows)
+    rows = f"{proposal.rows:,} rows{' or more' * (proposal.rows == LOOKED_AT)}"
     lines = [
-        f"# Prompt tuning on {proposal.new.data}: {proposal.rows:,} rows{' or more' * (proposal.rows == LOOKED_AT)}.",
+        f"# Prompt tuning on {_printable(proposal.new.data)}: {rows}.",
         "#",
-        f"#   accelerate launch recipes/prompt_tuning.py --config {proposal.file}",
+        f"#   accelerate launch recipes/prompt_tuning.py --config {_printable(str(proposal.file))}",
         "#",
         "# The settings were chosen from the data. Change any that you know better.",
         *(f"# Note: {note}." for note in proposal.notes),
@@ -411,5 +433,14 @@ def _task_lines(task: TaskConfig) -> list[str]:
 
 
 def _quoted(text: str | None) -> str:
-    """Return a text as a YAML string; JSON's are such. YAML refuses some characters that are not printable."""
-    return json.dumps(text, ensure_ascii=not (text or "").isprintable())
+    """Return a text as a YAML string. JSON's are such, but for control characters: YAML refuses or changes some."""
+    return _printable(json.dumps(text, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    """Return the escape of a character in YAML, which has no pairs of surrogates."""
+    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
