@@ -162,8 +162,8 @@ def finding(record: Mapping[str, Any]) -> str:
         mine, rivals = len(values[own]), len(values) - 1
         chance = min(1.0, rivals / math.comb(mine + len(values[winner]), mine))
         said = (
-            f"Every seed of {winner} is better than every seed of the shipped choice, {own}. If all choices were "
-            f"equal, one of {rivals} others would be so in at most {100 * chance:.0f} % of cases."
+            f"Every seed of {winner} is better than every seed of the shipped choice, {own}. By chance alone, this "
+            f"happens in at most {100 * chance:.0f} % of cases."
         )
     else:
         said = f"No difference shown: the seeds of {winner} and of the shipped choice, {own}, overlap."
