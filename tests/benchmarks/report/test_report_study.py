@@ -98,8 +98,8 @@ def rates(*values: tuple[float | None, ...]) -> Values:
         (
             rates((-0.5, -0.4), (-0.3, -0.2), (-0.9, -0.8)),
             0.1,
-            "Every seed of learning_rate 0.2 is better than every seed of the shipped choice, learning_rate 0.1. By "
-            "chance alone, this happens in at most 33 % of cases.",  # two rivals, each in one of six orders
+            # Two rivals, each in one of six orders.
+            "the shipped choice, learning_rate 0.1. By chance alone, this happens in at most 33 % of cases.",
         ),
         (
             rates((-0.5, -0.3), (-0.4, -0.2), (-0.9, -0.8)),
