@@ -82,15 +82,18 @@ def rule() -> str:
 
 
 def make_card(records: Records) -> list[Section]:
-    """Return the sections of the card, from the benchmarks that have the tasks' names."""
+    """Return the sections of the card, from the benchmark that represents each task."""
     sections = []
     for section in load_card():
-        claims = (Claim(c["statement"], tuple(_judged(records, t, c) for t in c["tasks"])) for c in section["claims"])
+        claims = (
+            Claim(c["statement"], tuple(_judged(records, records.main(task), c) for task in c["tasks"]))
+            for c in section["claims"]
+        )
         tables = (
-            (f"{task}, {shown['caption']}", _table(records, task, shown))
+            (f"{name}, {shown['caption']}", _table(records, name, shown))
             for shown in section["tables"]
-            for task in shown["tasks"]
-            if task in records.benchmarks
+            for name in map(records.main, shown["tasks"])
+            if name in records.benchmarks
         )
         sections.append(Section(section["title"], tuple(claims), tuple(tables)))
     return sections

@@ -27,6 +27,10 @@ class Records:
     comparisons: Mapping[str, Sequence[Comparison]]
     runs: pandas.DataFrame
 
+    def main(self, task: str) -> str:
+        """Return the name of the benchmark that represents a task."""
+        return main_benchmark(self.benchmarks, task)
+
     def of(self, name: str) -> pandas.DataFrame:
         """Return the planned runs of a benchmark, indexed by method and seed, in the order of the grid."""
         return self.runs.loc[name]
@@ -50,6 +54,12 @@ class Records:
 def make_records(benchmarks: Sequence[Benchmark], comparisons: Mapping[str, Sequence[Comparison]]) -> Records:
     """Return the records of benchmarks, in their order, with the comparisons of each by its name."""
     return Records({b.name: b for b in benchmarks}, comparisons, runs_frame(benchmarks))
+
+
+def main_benchmark(benchmarks: Mapping[str, Benchmark], task: str) -> str:
+    """Return the name of the benchmark that represents a task: `final_TASK` if it is complete, otherwise TASK."""
+    final = f"final_{task}"
+    return final if final in benchmarks and not benchmarks[final].missing else task
 
 
 def results_of(benchmark: Benchmark) -> list[Result]:

@@ -30,7 +30,6 @@ from softprompts.reports.pages.style import Drawing
 from softprompts.reports.pages.tables import markdown
 
 TITLE = "Soft Prompt Recipes: results of the benchmark"
-FRONTS = [f"{task}_parameters" for task in TASKS]  # the figures at the page's head
 # The page's class for each word, and its sign for readers who do not see colours.
 SIGNS = {FOR: ("holds", "✓"), AGAINST: ("fails", "✗"), OPEN: ("open", "?"), SILENT: ("", "–")}
 # In the summary:
@@ -61,6 +60,7 @@ def render_page(contents: Contents) -> str:
     """Return the page: a table of results, the Pareto front of each task, the claims; then all details."""
     records, drawings = contents.records, contents.drawings
     alone = [a for a in contents.papers if a.experiment.name not in records.benchmarks]
+    fronts = _fronts(records)
     return render(
         Path(__file__).with_name("page.html.j2"),
         generator="benchmarks.report",
@@ -69,7 +69,7 @@ def render_page(contents: Contents) -> str:
         links=[("results", "results"), ("claims", "claims"), ("comparisons", "comparisons of each claim")]
         + [(name, name.replace("_", " ")) for name in (*records.benchmarks, *(a.experiment.name for a in alone))],
         overview=tables.overview_table(records),
-        fronts=[d for task in TASKS for d in drawings.get(task, ()) if d.name in FRONTS],
+        fronts=[d for name in map(records.main, TASKS) for d in drawings.get(name, ()) if d.name in fronts],
         matrix=matrix(contents.card),
         rule=rule(),
         signs=SIGNS,
@@ -81,6 +81,11 @@ def render_page(contents: Contents) -> str:
     )
 
 
+def _fronts(records: Records) -> list[str]:
+    """Return the names of the figures at the page's head."""
+    return [f"{records.main(task)}_parameters" for task in TASKS]
+
+
 def _section(contents: Contents, benchmark: Benchmark) -> Section:
     records, name = contents.records, benchmark.name
     missing = gaps(records.of(name))
@@ -90,7 +95,7 @@ def _section(contents: Contents, benchmark: Benchmark) -> Section:
         key=name,
         title=name.replace("_", " "),
         results=tables.results_table(records, name),
-        drawings=[d for d in contents.drawings.get(name, ()) if d.name not in FRONTS],
+        drawings=[d for d in contents.drawings.get(name, ()) if d.name not in _fronts(records)],
         compared=records.comparisons.get(name, ()),
         labels=tables.labels_of(benchmark),
         answers=_answers(benchmark, contents.shown),
@@ -142,7 +147,7 @@ def summary(records: Records, card: Sequence[CardSection], figures: Mapping[str,
         figures: paths of the figures of each benchmark, by its name.
     """
     parts, complete = [], []
-    for task in TASKS:
+    for task in map(records.main, TASKS):
         benchmark = records.benchmarks.get(task)
         if benchmark is None or benchmark.missing:
             planned = len(records.of(task)) if benchmark else 0

@@ -28,7 +28,7 @@ def read_config(name: str) -> Any:
 
 def overview_table(records: Records) -> DataFrame:
     """Return a row per method: the main metric of each task, and the lowest and highest cost of a run."""
-    tasks = [task for task in TASKS if task in records.benchmarks]
+    tasks = [name for name in map(records.main, TASKS) if name in records.benchmarks]
     rows: dict[str, dict[str, str]] = {}
     for task in tasks:
         for main in map(metric, records.metrics(task)[:1]):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
-from benchmarks.report.frame import Records, compare_methods, make_records, runs_frame
+from benchmarks.report.frame import Records, compare_methods, main_benchmark, make_records, runs_frame
 from benchmarks.tasks.record import TASKS as TASKS
 from scripts.build_docs.pages import ROOT
 from softprompts.methods.catalog import METHODS
@@ -32,9 +33,11 @@ def swept(task: str, recipe: str) -> bool:
 
 @functools.cache
 def grids() -> dict[str, Benchmark]:
-    """Return the benchmarks of the three tasks that have records."""
-    folders = {task: RESULTS / "benchmarks" / task for task in TASKS}
-    return {task: load_benchmark(folder) for task, folder in folders.items() if (folder / "grid.json").is_file()}
+    """Return the benchmark that represents each of the three tasks, by the task's name, if it has records."""
+    folders = (RESULTS / "benchmarks" / name for task in TASKS for name in (task, f"final_{task}"))
+    found = {folder.name: load_benchmark(folder) for folder in folders if (folder / "grid.json").is_file()}
+    names = {task: main_benchmark(found, task) for task in TASKS}
+    return {task: replace(found[name], name=task) for task, name in names.items() if name in found}
 
 
 @functools.cache

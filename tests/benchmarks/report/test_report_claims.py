@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from benchmarks.report.claims import (
     words_table,
 )
 from benchmarks.report.frame import Records, make_records
+from benchmarks.report.page import Contents, render_page, summary
+from benchmarks.report.tables import overview_table
 from made_benchmark import make_benchmark, records_of
 from softprompts.reports.pages.tables import Measure
 
@@ -268,3 +271,24 @@ def test_tables_have_the_numbers_and_say_what_was_not_measured(whole: list[Secti
         "energy": "–",
     }
     assert "| LoRA | 2,442,240 | 9.4 MiB | 276 ± 1 s |" in card_markdown(whole)
+
+
+@pytest.mark.parametrize("without", [(), ("lora/seed2",)])
+def test_the_claims_and_tables_read_the_benchmark_at_full_length_once_it_is_complete(
+    tmp_path: Path, without: tuple[str, ...]
+) -> None:
+    short = make_benchmark(tmp_path, "sentiment")
+    long = replace(make_benchmark(tmp_path / "long", "sentiment", without=without), name="final_sentiment")
+    compared = records_of(short).comparisons["sentiment"]
+    found = make_records([short, long], {short.name: compared, long.name: compared})
+    read, other = (short.name, long.name) if without else (long.name, short.name)
+    assert found.main("sentiment") == read
+    card = make_card(found)
+    judged = {v.task for v in verdicts(card) if not v.missing}
+    assert judged == {read}
+    assert f"{read}: accuracy" in overview_table(found).columns
+    assert f"{other}: accuracy" not in overview_table(found).columns
+    assert f"| {read}, 4 test rows " in summary(found, card, {})
+    assert f"| {other}, 4 test rows " not in summary(found, card, {})
+    page = render_page(Contents(found, {}, card))
+    assert all(f'id="{name}"' in page for name in (read, other))  # both keep their sections
