@@ -310,7 +310,7 @@ endif
 # One line counts the packages, in a terminal or a log; pip's errors are shown unchanged. It fails if pip fails. A file
 # carries pip's exit code, because the exit code of a pipe is that of its last command.
 # pip's remarks on its own version, on root and on PATH concern a system's Python, not a venv's.
-QUIET_PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_WARN_SCRIPT_LOCATION=1 PIP_PROGRESS_BAR=off
+QUIET_PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_WARN_SCRIPT_LOCATION=0 PIP_PROGRESS_BAR=off
 install = { $(QUIET_PIP) $(BIN)/python -m pip install $(1) || touch $(VENV)/.failed; } | \
 	awk '/^Collecting/ {n++; now = $$2} /^Downloading/ {now = $$2} /^Building|^Installing/ {now = tolower($$1) " " $$2 " " $$3} \
 		now != last {printf "\r  %3d packages  %-60.60s", n, now; fflush(); last = now} \
