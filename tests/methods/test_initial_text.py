@@ -198,8 +198,26 @@ def test_as_many_demonstrations_as_fit(tiny_model: Path, room: int) -> None:
 
 def test_demonstrations_come_from_the_rows_that_are_drawn(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initial_text, "CANDIDATES", 2)
+    monkeypatch.setattr(initial_text, "FEWEST", 2)
     found = demonstrations(task_of(), load_base(tiny_model)[1], 1000, "prompt")
     assert len(found) == 2
+
+
+def test_rows_that_are_too_long_take_no_place_among_the_candidates(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row of forty fits: it is found with every seed, although few rows are looked at together."""
+    monkeypatch.setattr(initial_text, "CANDIDATES", 3)
+    monkeypatch.setattr(initial_text, "FEWEST", 1)
+    task = task_of([*(("the plot was dull and the cast was poor", CHOICES[n % 2]) for n in range(39)), ("good", CHOICES[0])])
+    tokenizer = load_base(tiny_model)[1]
+    room = len(ids_of(tiny_model, "good positive\n\n"))
+    for seed in range(10):
+        torch.manual_seed(seed)
+        assert [row.prompt for row in demonstrations(task, tokenizer, room, "prompt")] == ["good"]
+    monkeypatch.setattr(initial_text, "MOST", 3)  # a limit for files with millions of rows
+    with pytest.raises(UserError, match=r"no row of train fits .*: the shortest has"):
+        demonstrations(task, tokenizer, room, "prompt")
 
 
 @pytest.mark.parametrize("section", WAYS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from softprompts.errors import UserError, notice
 from softprompts.tasks.rows import Text
@@ -11,7 +11,9 @@ from softprompts.tasks.task import Task, in_words, outputs_in_words
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-CANDIDATES = 1000  # most candidate rows for demonstrations
+CANDIDATES = 1000  # random rows that are looked at together
+FEWEST = 100  # if fewer of them fit, more rows are looked at
+MOST = 20 * CANDIDATES  # rows that are looked at
 SEPARATOR = "\n\n"  # ends a demonstration, and by default the few-shot examples of hard prompts
 
 
@@ -63,7 +65,8 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, se
     by parts of the output. PyTorch's generator decides the order of rows that add the same.
 
     Args:
-        task: the task, from whose train split at most `CANDIDATES` random rows are candidates.
+        task: the task. Candidates are those of `CANDIDATES` random rows of train that fit. If they are fewer than
+            `FEWEST`, more rows are looked at, up to `MOST`.
         tokenizer: the base model's tokenizer.
         room: most tokens of the rows with their separators.
         section: the section of the settings, for messages.
@@ -74,8 +77,7 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, se
     Raises:
         UserError: no row fits.
     """
-    rows = _drawn(task)
-    lengths = [len(ids) for ids in _ids(tokenizer, list(map(_written, rows)))]
+    rows, lengths = _fitting(task, tokenizer, room)
     targets = [row.target for row in rows]
     parts: list[Collection[object]] = [{t} for t in targets] if task.choices else [*map(set, _ids(tokenizer, targets))]
     chosen: list[int] = []
@@ -102,7 +104,7 @@ def sampled_text(tokenizer: PreTrainedTokenizerBase, task: Task | None, most: in
     Raises:
         UserError: the task is missing; `key` is the setting that requires its rows.
     """
-    text = "".join(map(_written, _drawn(_given(task, key))))
+    text = "".join(map(_written, next(_drawn(_given(task, key)))))
     ids: list[int] = tokenizer(text).input_ids
     return (ids * most)[:most]
 
@@ -113,10 +115,28 @@ def _given(task: Task | None, key: str) -> Task:
     return task
 
 
-def _drawn(task: Task) -> list[Text]:
+def _drawn(task: Task) -> Iterator[list[Text]]:
+    """Return the rows of train in random order, in groups of `CANDIDATES`."""
     train = task.splits["train"]
-    rows = [train[n] for n in torch.randperm(len(train))[:CANDIDATES].tolist()]
-    return [Text(row.place, row.prompt, row.target) for row in rows]
+    order = torch.randperm(len(train)).tolist()
+    for first in range(0, len(order), CANDIDATES):
+        rows = [train[n] for n in order[first : first + CANDIDATES]]
+        yield [Text(row.place, row.prompt, row.target) for row in rows]
+
+
+def _fitting(task: Task, tokenizer: PreTrainedTokenizerBase, room: int) -> tuple[list[Text], list[int]]:
+    """Return random rows, and the number of tokens of each. At least `FEWEST` of them fit, if train has as many.
+
+    The rows that do not fit are in the list, too: a message names the shortest one.
+    """
+    rows: list[Text] = []
+    lengths: list[int] = []
+    for group in _drawn(task):
+        rows += group
+        lengths += [len(ids) for ids in _ids(tokenizer, list(map(_written, group)))]
+        if sum(length <= room for length in lengths) >= FEWEST or len(rows) >= MOST:
+            break
+    return rows, lengths
 
 
 def _written(row: Text) -> str:
