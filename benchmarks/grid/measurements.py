@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
@@ -60,46 +62,70 @@ def sampled(
         "draws": draws,
         "rows": len(examples),
         "metrics": {name: mean(n[name] for n in numbers) for name in numbers[0]},
-        "agreement": agreement(drawn),
+        "agreement": mean(agreement(drawn)),
+        "agreement_by_row": agreement(drawn),
+        "answers": drawn,
+        "targets": targets,
     }
 
 
-def agreement(drawn: Sequence[Sequence[str]]) -> float:
-    """Return the share of equal pairs of draws, over all rows. `drawn` has a list of texts per draw."""
-    pairs = list(itertools.combinations(drawn, 2))
-    return mean(a == b for one, other in pairs for a, b in zip(one, other, strict=True))
+def agreement(drawn: Sequence[Sequence[str]]) -> list[float]:
+    """Return the share of equal pairs of draws of each row. `drawn` has a list of texts per draw."""
+    return [mean(a == b for a, b in itertools.combinations(row, 2)) for row in zip(*drawn, strict=True)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that is a quotient of sums over rows: "loss", nats per token, or "accuracy".
+
+    sums: a row's nats, or 1 if it is right; counts: its tokens, or 1.
+    """
+
+    metric: str
+    sums: list[float]
+    counts: list[int]
+
+    @property
+    def value(self) -> float:
+        return math.fsum(self.sums) / sum(self.counts)
 
 
 @torch.inference_mode()
-def text_loss(engine: Engine, texts: Sequence[str], batch_size: int = 32) -> float:
-    """Return the mean loss of plain texts' tokens behind the engine's first soft prompt, in nats a token.
+def losses_of(engine: Engine, documents: Sequence[Document], batch_size: int = 32) -> Score:
+    """Return the loss of documents behind their soft prompts."""
+    sums: list[float] = []
+    with engine.prompts_cached():
+        for start in range(0, len(documents), batch_size):
+            sums += document_losses(engine, documents[start : start + batch_size]).double().tolist()
+    return Score("loss", sums, [len(d.target_ids) for d in documents])
+
+
+def text_loss(engine: Engine, texts: Sequence[str]) -> Score:
+    """Return the loss of plain texts behind the engine's first soft prompt.
 
     The first token of each is only read. Texts of a single token are left out.
     """
     ids = [engine.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    documents = [Document((i[0],), tuple(i[1:])) for i in ids if len(i) > 1]
-    losses = 0.0
-    with engine.prompts_cached():
-        for start in range(0, len(documents), batch_size):
-            losses += document_losses(engine, documents[start : start + batch_size]).double().sum().item()
-    return losses / sum(len(d.target_ids) for d in documents)
+    return losses_of(engine, [Document((i[0],), tuple(i[1:])) for i in ids if len(i) > 1])
 
 
-def score_on(engine: Engine, examples: Sequence[Example], evaluation: EvaluationConfig) -> tuple[str, float]:
-    """Return ("accuracy", share of correct rows) of a task with choices, otherwise ("loss", nats per target token)."""
-    outcome = predict(engine, examples, evaluation, Accelerator(), "another task", answer_open=False)
+def score_on(engine: Engine, examples: Sequence[Example], evaluation: EvaluationConfig) -> Score:
+    """Return the accuracy on a task with choices, otherwise the loss of the targets."""
     if not examples[0].choices:
-        return "loss", outcome.loss
-    answers, targets = answers_and_targets(outcome.predictions)
-    return "accuracy", mean(a == t for a, t in zip(answers, targets, strict=True))
+        return losses_of(engine, [e.document for e in examples], evaluation.batch_size)
+    outcome = predict(engine, examples, evaluation, Accelerator(), "another task")
+    right = [float(a == t) for a, t in zip(*answers_and_targets(outcome.predictions), strict=True)]
+    return Score("accuracy", right, [1] * len(right))
 
 
 def transferred(
     engine: Engine, examples: Sequence[Example], metrics: dict[str, Metric], evaluation: EvaluationConfig
 ) -> dict[str, Any]:
-    """Return the metrics of rows that the method was not trained on, and their number."""
+    """Return the metrics of rows that the method was not trained on, and the predictions."""
     outcome = predict(engine, examples, evaluation, Accelerator(), "other rows")
-    return {"rows": len(examples), "metrics": compute_metrics(metrics, *answers_and_targets(outcome.predictions))}
+    answers, targets = answers_and_targets(outcome.predictions)
+    found = {"rows": len(examples), "metrics": compute_metrics(metrics, answers, targets)}
+    return found | {"answers": answers, "targets": targets}
 
 
 @torch.inference_mode()

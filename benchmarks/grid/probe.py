@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid.measurements import latency, sampled, score_on, text_loss, transferred
+from benchmarks.grid.measurements import Score, latency, sampled, score_on, text_loss, transferred
 from benchmarks.grid.plan import PROBES, ROOT
 from softprompts.adapters.loading import load_adapter, virtual_tokens
 from softprompts.adapters.switch import without_adapter
@@ -87,9 +87,9 @@ def main(probe: ProbeConfig) -> None:
     whole = (folder / MODEL).is_dir()
     others = [other_task(name, probe.rows) for name in TASKS if name != task.name]
 
-    def unlearnt(engine: Engine) -> dict[str, Any]:
+    def unlearnt(engine: Engine) -> dict[str, Score]:
         """Return the loss on general text and the score on each other task."""
-        found: dict[str, Any] = {"general": text_loss(engine, general_texts(probe.rows))}
+        found = {"general": text_loss(engine, general_texts(probe.rows))}
         for other in others:
             data = encode(other, tokenizer, input_spec(base, virtual_tokens(engine.model)))
             found[other.name] = score_on(engine, data.test, evaluation)
@@ -173,19 +173,21 @@ def general_texts(rows: int) -> list[str]:
 
 
 def forgetting(
-    before: dict[str, Any], attached: dict[str, Any], detached: dict[str, Any] | None, rows: int
+    before: dict[str, Score], attached: dict[str, Score], detached: dict[str, Score] | None, rows: int
 ) -> dict[str, Any]:
-    """Return the numbers of `unlearnt` side by side; `detached` is None for full fine-tuning."""
+    """Return the numbers of `unlearnt` side by side, and `by_row` of the attached method.
 
-    def three(name: str, index: int | None) -> dict[str, Any]:
-        values = {"base": before, "attached": attached, "detached": detached}
-        picked = {
-            key: value and (value[name] if index is None else value[name][index]) for key, value in values.items()
-        }
-        return picked | {"rows": rows}
+    `detached` is None for full fine-tuning.
+    """
 
-    tasks = {name: {"metric": before[name][0]} | three(name, 1) for name in before if name != "general"}
-    return {"general": {"text": "newspaper editorials"} | three("general", None), "tasks": tasks}
+    def three(name: str) -> dict[str, Any]:
+        values = {"base": before[name].value, "attached": attached[name].value}
+        off = None if detached is None else detached[name].value
+        by_row = {"sums": [round(x, 6) for x in attached[name].sums], "counts": attached[name].counts}
+        return values | {"detached": off, "rows": rows, "by_row": by_row}
+
+    tasks = {name: {"metric": before[name].metric} | three(name) for name in before if name != "general"}
+    return {"general": {"text": "newspaper editorials"} | three("general"), "tasks": tasks}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from benchmarks.report.papers import (
     of_neighbours,
     papers_markdown,
 )
+from benchmarks.report.probed import compare_probes
 from benchmarks.report.study import draw_study, load_study, study_markdown
 from benchmarks.report.tables import TASKS, comparisons_table, notes, results_markdown, sweeps_table
 from benchmarks.report.targets import targets_markdown, targets_table
@@ -62,7 +63,8 @@ def main(report: ReportConfig) -> None:
     """Read all records, compare the methods, and write all files."""
     every = read(Path(report.records))
     benchmarks = [b for b in every if scored_on(b) == "test"]
-    records = make_records(benchmarks, {b.name: compare_methods(b) for b in benchmarks})
+    probed = {b.name: compare_probes(b) for b in benchmarks}
+    records = make_records(benchmarks, {b.name: compare_methods(b) for b in benchmarks}, probed)
     experiments = load_experiments()
     grids = [experiment.name for experiment in experiments["grids"]]
     card, papers = make_card(records), answers(records, experiments["grids"])

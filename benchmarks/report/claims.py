@@ -122,7 +122,8 @@ def _judged(records: Records, task: str, claim: Mapping[str, Any]) -> Verdict:
     pairs = claim["better"], claim["worse"]
     if "scores" in claim:
         return by_families(records, task, claim["scores"], [pairs])[0]
-    return by_seeds(records, task, _measures(records, task, claim), *pairs)
+    measures = _measures(records, task, claim)
+    return (by_rows if measures[0].rows else by_seeds)(records, task, measures, *pairs)
 
 
 def _table(records: Records, task: str, shown: Mapping[str, Any]) -> DataFrame:
@@ -146,7 +147,13 @@ def other_tasks(records: Records, task: str) -> list[Measure]:
     kinds = {name: measured["metric"] for tasks in probed for name, measured in tasks.items()}
     shown = {True: ("signed", " nats per token"), False: ("points", " points")}
     return [
-        Measure(f"change of {kind} on {name}, attached", f"attached.{name}", *shown[kind == "loss"], kind == "loss")
+        Measure(
+            f"change of {kind} on {name}, attached",
+            f"attached.{name}",
+            *shown[kind == "loss"],
+            kind == "loss",
+            rows=True,
+        )
         for name, kind in kinds.items()
     ]
 
@@ -164,7 +171,10 @@ def transfers(records: Records, name: str) -> list[Measure]:
     """Return `transfer_metric` on each kind of rows that a grid scores without training on it."""
     judged = transfer_metric(records, name)
     kinds = [kind_of(where) for where in records.benchmarks[name].grid.get("transfer", [])] if judged else []
-    return [Measure(f"{judged} on {kind}", f"transfer.{kind}.{judged}", "percent", " %", less=False) for kind in kinds]
+    return [
+        Measure(f"{judged} on {kind}", f"transfer.{kind}.{judged}", "percent", " %", less=False, rows=True)
+        for kind in kinds
+    ]
 
 
 def judge(task: str, findings: Sequence[Mapping[str, Any]], missing: Sequence[str] = ()) -> Verdict:
@@ -257,6 +267,39 @@ def paired_finding(
         "adjusted p": probability(c.adjusted),
         "verdict": word,
         "margin": c.difference,
+    }
+
+
+def by_rows(
+    records: Records, task: str, measures: Sequence[Measure], better: Sequence[str], worse: Sequence[str]
+) -> Verdict:
+    """Judge by numbers of probes, whose rows and seeds are drawn; p is adjusted for all comparisons together."""
+    missing = missing_runs(records, task, [*better, *worse], measures)
+    pairs = [(measure, b, w) for measure in measures for b in better for w in worse] if not missing else []
+    compared = [(measure, records.compared(task, measure.column, b, w)) for measure, b, w in pairs]
+    missing += dict.fromkeys(f"the numbers of each row for: {measure.name}" for measure, c in compared if c is None)
+    if missing:
+        return judge(task, [], missing)
+    found = [(measure, c) for measure, c in compared if c is not None]
+    runs, adjusted = by_method(records.of(task)), holm([c.p for _, c in found])
+    return judge(task, [_by_rows(m, replace(c, adjusted=p), runs) for (m, c), p in zip(found, adjusted, strict=True)])
+
+
+def _by_rows(measure: Measure, compared: Comparison, runs: Mapping[str, DataFrame]) -> dict[str, str | float]:
+    c, both = compared, {method: runs[method] for method in (compared.first, compared.second)}
+    labels = {method: str(own["label"].iloc[0]) for method, own in both.items()}
+    found = paired_finding(c, labels, {m: numbers(own, measure.column).mean() for m, own in both.items()})
+    shown = {method: f"{labels[method]}: {measure.between(own)}" for method, own in both.items()}
+    ends = (-c.difference, -c.high, -c.low) if measure.less else (c.difference, c.low, c.high)
+    # A difference of shares is in points.
+    difference, low, high = map(points if measure.show in ("percent", "points") else measure.of, ends)
+    unit = " points" if measure.show in ("percent", "points") else measure.unit
+    return found | {
+        "measure": measure.name,
+        "method": shown[c.first],
+        "against": shown[c.second],
+        "difference": f"{difference}{unit}",
+        "95 % interval": f"{low} to {high}",
     }
 
 

@@ -20,11 +20,13 @@ import pandas
 class Records:
     """The data of a report.
 
-    benchmarks: by name; comparisons: of each benchmark's methods, by the benchmark's name; runs: see `runs_frame`.
+    benchmarks: by name; comparisons: of each benchmark's methods, by the benchmark's name; probed: likewise, by the
+    numbers of their probes; runs: see `runs_frame`.
     """
 
     benchmarks: Mapping[str, Benchmark]
     comparisons: Mapping[str, Sequence[Comparison]]
+    probed: Mapping[str, Sequence[Comparison]]
     runs: pandas.DataFrame
 
     def main(self, task: str) -> str:
@@ -44,16 +46,23 @@ class Records:
         return metrics_of(results_of(self.benchmarks[name]))
 
     def compared(self, name: str, metric: str, first: str, second: str) -> Comparison | None:
-        """Return the comparison of two methods, from the view of the first; None if there is none."""
-        for c in self.comparisons.get(name, ()):
+        """Return the comparison of two methods, from the view of the first; None if there is none.
+
+        `metric` is one of the task, or the column of a probe's number.
+        """
+        for c in (*self.comparisons.get(name, ()), *self.probed.get(name, ())):
             if c.metric == metric and {c.first, c.second} == {first, second}:
                 return c if c.first == first else turned(c)
         return None
 
 
-def make_records(benchmarks: Sequence[Benchmark], comparisons: Mapping[str, Sequence[Comparison]]) -> Records:
+def make_records(
+    benchmarks: Sequence[Benchmark],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    probed: Mapping[str, Sequence[Comparison]] | None = None,
+) -> Records:
     """Return the records of benchmarks, in their order, with the comparisons of each by its name."""
-    return Records({b.name: b for b in benchmarks}, comparisons, runs_frame(benchmarks))
+    return Records({b.name: b for b in benchmarks}, comparisons, probed or {}, runs_frame(benchmarks))
 
 
 def main_benchmark(benchmarks: Mapping[str, Benchmark], task: str) -> str:
@@ -99,11 +108,15 @@ def _probed(cell: Cell) -> dict[str, float | None]:
         changed = {what: (values.get(state), values.get("base")) for what, values in measured.items()}
         groups[state] = {what: after - base for what, (after, base) in changed.items() if after is not None}
     if drawn := probes.get("sampling"):
-        name = f"drawn.{drawn.get('draws')}x{drawn.get('temperature')}"
-        groups[name] = {**drawn["metrics"], "agreement": drawn["agreement"]}
+        groups[drawn_name(drawn)] = {**drawn["metrics"], "agreement": drawn["agreement"]}
     for other in probes.get("transfer", []):
         groups[f"transfer.{kind_of(other['where'])}"] = other["metrics"]
     return flat(groups)
+
+
+def drawn_name(drawn: Mapping[str, Any]) -> str:
+    """Return the name of sampled predictions: "drawn.5x0.7" for five draws at temperature 0.7."""
+    return f"drawn.{drawn.get('draws')}x{drawn.get('temperature')}"
 
 
 def kind_of(where: Mapping[str, Sequence[Any]]) -> str:

@@ -209,7 +209,9 @@ def test_rows_that_are_too_long_take_no_place_among_the_candidates(
     """One row of forty fits: it is found with every seed, although few rows are looked at together."""
     monkeypatch.setattr(initial_text, "CANDIDATES", 3)
     monkeypatch.setattr(initial_text, "FEWEST", 1)
-    task = task_of([*(("the plot was dull and the cast was poor", CHOICES[n % 2]) for n in range(39)), ("good", CHOICES[0])])
+    task = task_of(
+        [*(("the plot was dull and the cast was poor", CHOICES[n % 2]) for n in range(39)), ("good", CHOICES[0])]
+    )
     tokenizer = load_base(tiny_model)[1]
     room = len(ids_of(tiny_model, "good positive\n\n"))
     for seed in range(10):

@@ -9,7 +9,7 @@ from benchmarks.grid.settings import Benchmark, Cell
 from benchmarks.report.frame import compare_methods, recorded_metrics
 from made_result import make_result
 from softprompts.metrics.scoring import Metric, compute_metrics, intervals, load_metrics
-from softprompts.metrics.significance import Comparison, compare, holm, p_value, verdict
+from softprompts.metrics.significance import Comparison, compare, compare_sums, holm, p_value, verdict
 
 import numpy
 import pytest
@@ -75,6 +75,43 @@ def test_seeds_that_differ_widen_the_interval(accuracy: dict[str, Metric]) -> No
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
     (single,) = compare({"a": middle[:1], "b": [said(other)]}, TARGETS, accuracy, 1000)
     assert (narrow.low, narrow.high) == pytest.approx((single.low, single.high)), "seeds that agree add nothing"
+
+
+def test_a_quotient_of_sums_is_compared_like_a_mean_of_rows(accuracy: dict[str, Metric]) -> None:
+    """Right rows and rows are the sums of accuracy: the same draws give the same comparison."""
+    right = outcomes(5, 0.6, 0.65, 0.7, 0.75)
+    (whole,) = compare({"one": [said(r) for r in right[:2]], "two": [said(r) for r in right[2:]]}, TARGETS, accuracy)
+    tables = [numpy.stack([r, numpy.ones(ROWS)], axis=1) for r in right]
+    (sums,) = compare_sums({"one": tables[:2], "two": tables[2:]}, "accuracy")
+    assert (sums.difference, sums.rows, sums.seeds) == (whole.difference, ROWS, (2, 2))
+    assert sums.low == pytest.approx(whole.low, abs=0.015)
+    assert sums.high == pytest.approx(whole.high, abs=0.015)
+
+
+def test_losses_are_weighted_by_their_tokens_and_smaller_ones_are_better() -> None:
+    one, two = numpy.array([[2.0, 1], [6.0, 3]]), numpy.array([[1.0, 1], [3.0, 3]])  # nats and tokens of two texts
+    (found,) = compare_sums({"one": [one], "two": [two]}, "loss", less=True)
+    assert found.difference == pytest.approx(-(8 / 4) + (4 / 4))
+    assert found.p == 0.5, "two rows on one side: 2 ** (1 - 2)"
+    (other,) = compare_sums({"one": [one], "two": [two]}, "accuracy")
+    assert other.difference == -found.difference
+
+
+def test_the_same_few_rows_for_all_seeds_are_not_many_observations() -> None:
+    """Two equal methods: 30 rows, on which all five seeds of a method agree. "Every seed is above" is chance."""
+    generator, shown, above = numpy.random.default_rng(0), 0, 0
+    for _ in range(200):
+        right = [generator.random(30) < 0.5 for _ in range(2)]
+        flips = [generator.random((5, 30)) < 0.02 for _ in range(2)]
+        runs = [
+            [numpy.stack([r ^ f, numpy.ones(30)], axis=1) for f in own] for r, own in zip(right, flips, strict=True)
+        ]
+        means = [[run[:, 0].mean() for run in own] for own in runs]
+        above += min(means[0]) > max(means[1]) or max(means[0]) < min(means[1])
+        (c,) = compare_sums(dict(zip(("one", "two"), runs, strict=True)), "accuracy", 400)
+        shown += c.p < 0.05
+    assert above / 200 > 0.5
+    assert shown / 200 < 0.12
 
 
 def test_identical_answers_differ_by_nothing(accuracy: dict[str, Metric]) -> None:

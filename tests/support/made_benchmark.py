@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,26 @@ def make_comparisons(task: str, adjusted: float = 0.001, **differences: float) -
     return made
 
 
+def make_probed(task: str, transfer: list[dict[str, list[str]]], adjusted: float = 0.001) -> list[Comparison]:
+    """Return a comparison of every pair by every number of the probes above, which have no numbers of rows."""
+    attached = {f"attached.{name}": (5, -1.0) for name in ("general", *METRICS) if name != task}
+    drawn = {f"drawn.5x0.7.{name}": (0, 1.0) for name in ("agreement", "exact_match") if task != "sentiment"}
+    kinds = [value for where in transfer for values in where.values() for value in values]
+    others = {f"transfer.{kind}.{metric}": (0, 1.0) for kind in kinds for metric in METRICS[task]}
+    made = []
+    for name, (place, sign) in {**attached, **drawn, **others}.items():
+        for first, second in combinations([m for m in METHODS if METHODS[m][1] or place == 0], 2):
+            part = 1 / 3 if name == "attached.sentiment" else 1.0  # an accuracy
+            d = part * sign * (METHODS[first][place] - METHODS[second][place])
+            made.append(Comparison(first, second, name, d, d - 0.05, d + 0.05, adjusted / 10, adjusted, ROWS, (3, 3)))
+    return made
+
+
 def records_of(*benchmarks: Benchmark, adjusted: float = 0.001, **differences: float) -> Records:
-    """Return the records of benchmarks, with the comparisons of `make_comparisons`."""
+    """Return the records of benchmarks, with the comparisons of `make_comparisons` and `make_probed`."""
     compared = {b.name: make_comparisons(b.name, adjusted, **differences) for b in benchmarks}
-    return make_records(benchmarks, compared)
+    probed = {b.name: make_probed(b.name, b.grid.get("transfer", []), adjusted) for b in benchmarks}
+    return make_records(benchmarks, compared, probed)
 
 
 def _write(path: Path, value: Any) -> None:

@@ -64,22 +64,57 @@ def compare(
     # The same rows as in `scoring.intervals`.
     draws = [generator.integers(0, len(targets), len(targets)) for _ in range(resamples)]
     sides = {name: _resampled(runs, targets, metrics, draws, generator) for name, runs in answers.items()}
-    comparisons = []
+    seeds = {name: len(runs) for name, runs in answers.items()}
     left_out = {key for metric in metrics.values() for key in getattr(metric.module, "not_compared", ())}
-    for key in dict.fromkeys(key for side in sides.values() for key in side if key not in left_out):
-        pairs = list(combinations(sides, 2))
-        # Rounded, because equal means may differ in the last digit.
-        drawn = [numpy.round(sides[a][key][1] - sides[b][key][1], 12) for a, b in pairs]
-        values = [
-            max(p_value(differences), _least_p(sides[a][key][2], sides[b][key][2]))
-            for (a, b), differences in zip(pairs, drawn, strict=True)
-        ]
-        for (a, b), differences, p, adjusted in zip(pairs, drawn, values, holm(values), strict=True):
-            low, high = numpy.percentile(differences, [2.5, 97.5]).tolist()
-            difference = round(sides[a][key][0] - sides[b][key][0], 12)
-            seeds = (len(answers[a]), len(answers[b]))
-            comparisons.append(Comparison(a, b, key, difference, low, high, p, adjusted, len(targets), seeds))
-    return comparisons
+    keys = dict.fromkeys(key for side in sides.values() for key in side if key not in left_out)
+    return [c for key in keys for c in _of_pairs(key, {m: side[key] for m, side in sides.items()}, len(targets), seeds)]
+
+
+def compare_sums(
+    sums: Mapping[str, Sequence[numpy.ndarray]], name: str, resamples: int = 2000, less: bool = False
+) -> list[Comparison]:
+    """Compare all pairs of methods by a quotient of two sums over the same rows: see `compare`.
+
+    Args:
+        sums: for each method, an array per seed, (rows, 2): the summands of each row, e.g. nats and tokens.
+        name: the number's name in the comparisons.
+        resamples: number of resamples.
+        less: whether smaller is better. Then `difference` is that of the negative numbers.
+    """
+    generator = numpy.random.default_rng(0)
+    rows = len(next(iter(sums.values()))[0])
+    draws = generator.integers(0, rows, (resamples, rows))
+    sign = -1 if less else 1
+    sides: dict[str, Side] = {}
+    for method, runs in sums.items():
+        values = [sign * run[:, 0].sum() / run[:, 1].sum() for run in runs]
+        drawn = [sign * run[draws, 0].sum(axis=1) / run[draws, 1].sum(axis=1) for run in runs]
+        alone = numpy.mean([run[:, 0] for run in runs], axis=0).round(12).tolist()
+        chosen = _drawn_runs(resamples, len(runs), generator)
+        means = numpy.take_along_axis(numpy.stack(drawn, axis=1), chosen, axis=1).mean(axis=1)
+        sides[method] = (float(numpy.mean(values)), means, alone)
+    return _of_pairs(name, sides, rows, {method: len(runs) for method, runs in sums.items()})
+
+
+# A method's mean over the runs, its mean in each resample of rows and runs, and what each row has: see `_least_p`.
+Side = tuple[float, numpy.ndarray, list[Any]]
+
+
+def _of_pairs(key: str, sides: Mapping[str, Side], rows: int, seeds: Mapping[str, int]) -> list[Comparison]:
+    """Return the comparison of every pair of methods by one number."""
+    pairs = list(combinations(sides, 2))
+    # Rounded, because equal means may differ in the last digit.
+    drawn = [numpy.round(sides[a][1] - sides[b][1], 12) for a, b in pairs]
+    values = [
+        max(p_value(differences), _least_p(sides[a][2], sides[b][2]))
+        for (a, b), differences in zip(pairs, drawn, strict=True)
+    ]
+    found = []
+    for (a, b), differences, p, adjusted in zip(pairs, drawn, values, holm(values), strict=True):
+        low, high = numpy.percentile(differences, [2.5, 97.5]).tolist()
+        difference = round(sides[a][0] - sides[b][0], 12)
+        found.append(Comparison(a, b, key, difference, low, high, p, adjusted, rows, (seeds[a], seeds[b])))
+    return found
 
 
 def _resampled(
@@ -88,7 +123,7 @@ def _resampled(
     metrics: dict[str, Metric],
     draws: Sequence[numpy.ndarray],
     generator: numpy.random.Generator,
-) -> dict[str, tuple[float, numpy.ndarray, list[Any]]]:
+) -> dict[str, Side]:
     """Return each number's mean over the runs, its mean in each resample of rows and runs, and `_by_row`."""
     values = [compute_metrics(metrics, run, targets) for run in runs]
     drawn = {key: numpy.empty((len(draws), len(runs))) for key in values[0]}
@@ -100,7 +135,7 @@ def _resampled(
             for line, rows in enumerate(draws):
                 for key, value in numbers(rows).items():
                     drawn[key][line, column] = value
-    chosen = generator.integers(0, len(runs), (len(draws), max(1, len(runs) - 1)))
+    chosen = _drawn_runs(len(draws), len(runs), generator)
     return {
         key: (
             float(numpy.mean([v[key] for v in values])),
@@ -109,6 +144,11 @@ def _resampled(
         )
         for key, table in drawn.items()
     }
+
+
+def _drawn_runs(resamples: int, runs: int, generator: numpy.random.Generator) -> numpy.ndarray:
+    """Return the runs that each resample draws, n - 1 of n."""
+    return generator.integers(0, runs, (resamples, max(1, runs - 1)))
 
 
 def _by_row(runs: Sequence[list[str]], targets: list[str], metrics: dict[str, Metric]) -> dict[str, list[Any]]:

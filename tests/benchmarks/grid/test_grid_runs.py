@@ -107,9 +107,16 @@ def test_the_probes_of_a_grid_measure_what_they_say(make_grid: MakeGrid, finish:
     assert general["detached"] == general["base"], "to the last bit"
     assert general["attached"] != general["base"]
     assert set(probes["prompt_tuning"]["forgetting"]["tasks"]) == {"sentiment", "home_commands", "docstrings"}
+    for values in [general, *probes["prompt_tuning"]["forgetting"]["tasks"].values()]:
+        rows = values["by_row"]
+        assert len(rows["sums"]) == len(rows["counts"]) <= values["rows"]
+        assert sum(rows["sums"]) / sum(rows["counts"]) == pytest.approx(values["attached"], abs=1e-6)
     assert probes["prompt_tuning"]["latency"]["virtual_tokens"] == 4
     for method, found in probes.items():  # the two halves of the rows that the run was tested on
         halves, accuracy = found["transfer"], one.cells[method][0].result.metrics["accuracy"].value
         assert [half["where"] for half in halves] == [{"label": ["positive"]}, {"label": ["negative"]}]
+        for half in halves:
+            same = [a == t for a, t in zip(half["answers"], half["targets"], strict=True)]
+            assert sum(same) / half["rows"] == pytest.approx(half["metrics"]["accuracy"])
         right = sum(half["rows"] * half["metrics"]["accuracy"] for half in halves)
         assert right == pytest.approx(accuracy * sum(half["rows"] for half in halves))

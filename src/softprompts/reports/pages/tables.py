@@ -64,6 +64,7 @@ class Measure:
         unit: text after the number, with the space before it.
         less: whether smaller is better.
         exact: whether it is a count, which is the same in every run. Other numbers are measured, over several seeds.
+        rows: whether it is a mean over a few rows, so that two runs may differ by the choice of rows.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Measure:
     unit: str = ""
     less: bool = True
     exact: bool = False
+    rows: bool = False
 
     def of(self, value: float) -> str:
         """Return a value without its unit."""
