@@ -25,10 +25,10 @@ Screens = dict[str, dict[str, Any]]  # records by name of the screen
 
 HEAD = """# The study: settings that validation prefers
 
-Each table below shows one sweep. Every combination of its values is a candidate for the steps of a real run. After two
-parts of the steps, or one if there are three candidates, the best third continues (successive halving, Jamieson and
-Talwalkar 2016). The table shows these parts. If the best learning rate is at an edge, rates beyond it follow. Sweeps
-use one seed and validation rows only; test rows choose nothing. `make study` makes the records. The grids are in
+Each table below shows one sweep. Every combination of its values is a candidate for the steps of a real run. After a
+part of the steps, or several, the best third continues (successive halving, Jamieson and Talwalkar 2016). The column
+"steps made" shows these parts. If the best learning rate is at an edge, rates beyond it follow. Sweeps use one seed and
+validation rows only; test rows choose nothing. `make study` makes the records. The grids are in
 [screens.yaml](../../configs/study/screens.yaml), [use_cases.yaml](../../configs/study/use_cases.yaml),
 [choices.yaml](../../configs/study/choices.yaml) and [comparisons.yaml](../../configs/study/comparisons.yaml).
 """

@@ -554,6 +554,7 @@ def test_a_candidate_with_its_own_base_model_does_not_keep_it_in_memory(make: Bu
     ),
     ({"extend": ["run.sed"]}, r'^sweep.extend: "run.sed" is not in sweep.grid \(did you mean "run.seed"'),
     ({"extensions": -1}, "^sweep.extensions: expected 0 or more, found -1"),
+    ({"first_rung": 0.25}, "^sweep.first_rung: needs sweep.reduction_factor, because without it no candidate leaves$"),
 ])  # fmt: skip
 def test_bad_settings_are_one_line(settings: dict[str, Any], message: str) -> None:
     sections = {"prompt": PROMPT, "prefix": PrefixConfig()}

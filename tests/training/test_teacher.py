@@ -349,6 +349,10 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_with_the_same_teacher_only(
             {"teacher_weight": 1.0},
             "training.teacher_weight: needs a teacher; set training.teacher or training.teacher_context",
         ),
+        (
+            {"teacher_any_base": True, "teacher_context": "shots:2"},
+            "training.teacher_any_base: is about an adapter; set training.teacher to its folder",
+        ),
     ],
 )
 def test_settings_of_a_teacher_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -375,6 +379,17 @@ def test_what_cannot_teach_is_one_line(make: Build, settings: dict[str, Any], me
     with pytest.raises(UserError, match=f"^{message}") as caught:
         run_training(make(**settings))
     assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_with_more_virtual_tokens_than_its_student_needs_room_for_every_row(
+    make: Build, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The longest row is not among those on which the teacher is tried."""
+    saved_by_peft(tiny_model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=250), tmp_path / "long")
+    with pytest.raises(
+        UserError, match=r"^training.teacher: the longest row has \d+ tokens, and .*long leaves room for 6"
+    ):
+        run_training(make(teacher=str(tmp_path / "long")))
 
 
 def test_a_teacher_of_other_words_is_refused(make: Build, wider_model: Path, tmp_path: Path, tiny_model: Path) -> None:

@@ -202,6 +202,8 @@ class TrainingConfig:
                     raise UserError(
                         f"training.{key}: needs a teacher; set training.teacher or training.teacher_context"
                     )
+        if self.teacher is None and self.teacher_any_base:
+            raise UserError("training.teacher_any_base: is about an adapter; set training.teacher to its folder")
 
     @property
     def taught(self) -> bool:

@@ -62,7 +62,7 @@ class SweepConfig:
     reduction_factor: int | None = None
     first_rung: float | None = None
     extensions: int = 0
-    extend: list[str] = field(default_factory=lambda: ["training.learning_rate"])
+    extend: list[str] = field(default_factory=lambda: [RATE])
 
     def __post_init__(self) -> None:
         if self.reduction_factor is not None and self.reduction_factor < 2:
@@ -71,6 +71,8 @@ class SweepConfig:
             )
         if self.first_rung is not None and not 0 < self.first_rung < 1:
             raise UserError(f"sweep.first_rung: expected a share between 0 and 1, found {self.first_rung}")
+        if self.first_rung is not None and self.reduction_factor is None:
+            raise UserError("sweep.first_rung: needs sweep.reduction_factor, because without it no candidate leaves")
         if self.reduction_factor is not None and "training.steps" in self.grid:
             raise UserError(
                 "sweep.grid: training.steps cannot vary if candidates leave, because they are ranked after a share of "

@@ -14,7 +14,7 @@ from softprompts.config.methods import HardPromptConfig
 from softprompts.config.sections import ModelConfig, TrainingConfig
 from softprompts.config.tools import AdapterConfig
 from softprompts.data.sources import SPLITS
-from softprompts.encoding.documents import Document, EncodedTask, Example, digest_of_tokens
+from softprompts.encoding.documents import Document, EncodedTask, Example, digest_of_tokens, lengths_of
 from softprompts.encoding.row_tokens import RowTooLongError
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.batches import common_head
@@ -148,8 +148,8 @@ def load_teacher(
 
     Raises:
         UserError: the student is not a decoder; adapter or model does not exist; the adapter has several tasks;
-            tokenizer or vocabulary differs; a context is empty or too long, or its file is missing; as `load_adapter`,
-            `load_base_model`, `make_engine`.
+            tokenizer or vocabulary differs; the teacher has no room for a row; a context is empty or too long, or its
+            file is missing; as `load_adapter`, `load_base_model`, `make_engine`.
     """
     if not training.taught:
         return None
@@ -161,7 +161,9 @@ def load_teacher(
     with settings_named(OWN_KEYS):
         model = _load(engine, training)
     train, head, weights, shown = data.train, 0, _digest(model), frozenset[int]()
-    if training.teacher_context is not None:
+    if training.teacher_context is None:
+        _check_room(data, model, training)
+    else:
         train, shown = _in_context(data.task, model, engine, training.teacher_context, seed)
         if engine.packed:  # PEFT's own forward pass would copy a prefix for each row
             model, head = _with_head(model, train)
@@ -186,6 +188,16 @@ def load_teacher(
         temperature=training.teacher_temperature,
         fingerprint={"weights": weights, "rows": digest_of_tokens(train), "untaught": "ends, shown rows"},
     )
+
+
+def _check_room(data: EncodedTask, model: Any, training: TrainingConfig) -> None:
+    """Raise `UserError` if a row is too long for a teacher with more virtual tokens than its student."""
+    room, longest = input_spec(model, virtual_tokens(model)).room, max(lengths_of(data.train))
+    if room is not None and longest > room:
+        raise UserError(
+            f"training.teacher: the longest row has {longest} tokens, and {training.teacher} leaves room for {room}; "
+            "lower task.max_length"
+        )
 
 
 def _load(engine: Engine, training: TrainingConfig) -> PreTrainedModel | PeftModel:
