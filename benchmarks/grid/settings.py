@@ -176,8 +176,8 @@ def seeds_of(grid: Mapping[str, Any], method: str) -> list[int]:
 
 
 def in_words(values: dict[str, Any]) -> str:
-    """Return settings as printed: "r 8, learning_rate 0.1"."""
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items())
+    """Return settings as printed: "r 8, init_from null"."""
+    return ", ".join(f"{key.rpartition('.')[2]} {'null' if value is None else value}" for key, value in values.items())
 
 
 def _setting(settings: dict[str, Any], key: str) -> Any:

@@ -15,7 +15,7 @@ from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish
 from softprompts.reports.pages.tables import percent
 from softprompts.reports.tables import markdown_table
 from softprompts.runs.record import Standing, ranked, spoken
-from softprompts.sweeps.grid import SEED, beyond
+from softprompts.sweeps.grid import RATE, SEED, beyond
 from softprompts.sweeps.sweep import cost_in_words
 
 from matplotlib import rc_context
@@ -65,7 +65,8 @@ def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) ->
             if SEED in record["chosen"]:
                 parts.append(f"### {name}\n\n{comparison(record)}\n\n{finding(record)} {cost(record)}")
             else:
-                parts.append(f"### {name}\n\n{candidates(record)}\n\n{cost(record)}")
+                said = "" if name == record["recipe"] else f"{tried(record)} "
+                parts.append(f"### {name}\n\n{candidates(record)}\n\n{said}{cost(record)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -180,6 +181,25 @@ def finding(record: Mapping[str, Any]) -> str:
     if edges:
         said += f" The best {', '.join(key.rpartition('.')[2] for key in edges)} is at an edge of what was tried."
     return said
+
+
+def tried(record: Mapping[str, Any]) -> str:
+    """Return the best candidate of a sweep that decides no config, and the best one with the shipped choice."""
+    keys = [key for key in record["chosen"] if key != RATE]
+    shipped, by = {key: record["shipped"][key] for key in keys}, record["by"]
+    chosen = {key: record["chosen"][key] for key in keys}
+    if chosen == shipped:
+        return f"No choice is better than the shipped one, {in_words(shipped)}."
+    own = [c for c in record["candidates"] if {k: c["values"][k] for k in keys} == shipped and c["value"] is not None]
+    rival = f"The shipped choice, {in_words(shipped)}, was given up."
+    if own:
+        longest = max(own, key=lambda c: (c["steps"], c["value"]))
+        rival = (
+            f"The shipped choice, {in_words(shipped)}, came to {_value(longest['value'], by)} after "
+            f"{longest['steps']} of {longest['planned']} steps."
+        )
+    value = _value(best(record)["value"], by)
+    return f"The best is {in_words(chosen)}: {value}. {rival} One seed does not show that it is better."
 
 
 def cost(record: Mapping[str, Any]) -> str:

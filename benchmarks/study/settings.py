@@ -111,12 +111,15 @@ def base_of(name: str, screen: ScreenConfig) -> dict[str, Any]:
     return {other.get(section, section): values for section, values in made.items()}
 
 
-def grid_of(name: str, screen: ScreenConfig) -> dict[str, list[Any]]:
-    """Return the values of each key that a screen varies, under the recipe's names of the keys."""
+def grid_of(name: str, screen: ScreenConfig, then: Mapping[str, Any] | None = None) -> dict[str, list[Any]]:
+    """Return the values of each key that a screen varies, under the recipe's names of the keys.
+
+    `then` are the shipped values at the time of a record. By default they are those of now.
+    """
     base, other = base_of(name, screen), RENAMED.get(screen.recipe, {})
     made = dict(screen.grid)
     for key, factors in screen.factors.items():
-        value = value_of(base, in_sweep(key, other))
+        value = value_of(base, in_sweep(key, other)) if then is None else then[key]
         made[key] = [float(f"{factor * value:.3g}") for factor in factors]
     return made
 
@@ -168,11 +171,14 @@ def config_of(study: StudyConfig, name: str, folder: Path) -> dict[str, Any]:
 
 def check_record(study: StudyConfig, name: str, file: Path) -> None:
     """Raise `UserError` if a screen's record was made with another grid, or with other settings of the screen's own."""
-    screen, made = study.screens[name], load_screen(file)["settings"]
-    now = config_of(study, name, file)
+    screen, record = study.screens[name], load_screen(file)
+    made, now, other = record["settings"], config_of(study, name, file), RENAMED.get(screen.recipe, {})
+    # A shipped rate that changed since the record does not make its grid another one.
+    factors = grid_of(name, screen, record["shipped"]) if screen.factors else {}
+    now["sweep"]["grid"] |= {in_sweep(key, other): factors[key] for key in screen.factors}
     changed = [f"sweep.{key}" for key in ("grid", "reduction_factor") if made["sweep"][key] != now["sweep"][key]]
     for key in screen.settings:
-        section, _, own = in_sweep(key, RENAMED.get(screen.recipe, {})).partition(".")
+        section, _, own = in_sweep(key, other).partition(".")
         if made[section].get(own) != now[section][own]:
             changed.append(key)
     if changed:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.settings import in_words
-from benchmarks.study import __main__ as runner
+from benchmarks.study import __main__ as runner, settings as study_settings
 from benchmarks.study.settings import (
     ScreenConfig,
     StudyConfig,
@@ -257,6 +257,24 @@ def test_a_record_of_another_screen_is_refused(
     })  # fmt: skip
     with pytest.raises(UserError, match=f"mine.json was measured with another {named}: give the screen another name"):
         check_record(changed, "sentiment/mine", file)
+
+
+def test_a_record_stays_valid_if_the_shipped_rate_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise no choice of such a screen could be shipped with another rate."""
+    rate = "training.learning_rate"
+    study = study_of("p_tuning", **{"training.steps": 5})
+    mine = replace(study.screens["sentiment/mine"], grid={}, factors={rate: [0.5, 1]})
+    study = replace(study, screens={"sentiment/mine": mine})
+    made = config_of(study, "sentiment/mine", tmp_path)
+    shipped = made["sweep"]["grid"][rate][1]
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"settings": made, "shipped": {rate: shipped}}), encoding="utf-8")
+    monkeypatch.setattr(study_settings, "value_of", lambda *_: 3 * shipped)
+    assert config_of(study, "sentiment/mine", tmp_path)["sweep"]["grid"] != made["sweep"]["grid"]
+    check_record(study, "sentiment/mine", file)
+    other = replace(study, screens={"sentiment/mine": replace(mine, factors={rate: [0.5, 2]})})
+    with pytest.raises(UserError, match=r"mine.json was measured with another sweep.grid"):
+        check_record(other, "sentiment/mine", file)
 
 
 def test_records_are_read_back(tmp_path: Path) -> None:

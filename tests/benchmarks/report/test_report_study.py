@@ -43,6 +43,7 @@ def record(recipe: str = "lora", by: str = "loss") -> dict[str, Any]:
     return {
         "recipe": recipe,
         "chosen": made[1]["values"],
+        "shipped": made[0]["values"],
         "by": by,
         "seed": 100,
         "candidates": made,
@@ -62,6 +63,18 @@ def test_candidates_are_listed_as_they_came_far() -> None:
     ]
     assert cost(record()) == "4 candidates made 16 steps, 44% of the 36 steps of a full grid."
     assert best(record())["values"]["training.learning_rate"] == 0.2
+
+
+def test_a_sweep_that_decides_nothing_is_set_against_the_shipped_choice() -> None:
+    found = record() | {"shipped": {"training.learning_rate": 0.2, "prompt.init_from": "labels"}}
+    page = study_markdown({"sentiment": {"prompt_starts": found}}, {})
+    assert "The best is init_from null: 0.2500. The shipped choice, init_from labels, was given up. One seed" in page
+    other = candidate(0.2, -0.5, 3) | {"values": {"training.learning_rate": 0.2, "prompt.init_from": "labels"}}
+    page = study_markdown({"sentiment": {"prompt_starts": found | {"candidates": [*found["candidates"], other]}}}, {})
+    assert "The shipped choice, init_from labels, came to 0.5000 after 3 of 9 steps." in page
+    same = found | {"shipped": {"training.learning_rate": 0.1, "prompt.init_from": None}}
+    assert "No choice is better than the shipped one" in study_markdown({"sentiment": {"prompt_starts": same}}, {})
+    assert "One seed" not in study_markdown({"sentiment": {"lora": found}}, {}), "it decides a config"
 
 
 def test_a_comparison_has_a_row_a_choice() -> None:
