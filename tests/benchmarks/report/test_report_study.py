@@ -173,7 +173,7 @@ def test_the_page_begins_with_what_was_chosen() -> None:
     assert head == "## Start here"
     assert "validation rows" in advice
     assert table.splitlines()[2:] == [
-        "| LoRA | learning_rate 0.2, init_from None | learning_rate 0.2, init_from None |"
+        "| LoRA | learning_rate 0.2, init_from null | learning_rate 0.2, init_from null |"
     ]
     assert start_here({"docstrings": {"starts": record("prompt_tuning")}}) == []
 
@@ -182,8 +182,8 @@ def test_the_overview_has_a_row_a_sweep() -> None:
     head, _, *rows = overview({"lora": record(), "starts": record("prompt_tuning")}).splitlines()
     assert head == "| sweep | chosen | best validation loss | accuracy, % | candidates | time |"
     assert rows == [
-        "| LoRA | learning_rate 0.2, init_from None | 0.2500 | 87.5 | 4 | 10 min |",
-        "| starts | learning_rate 0.2, init_from None | 0.2500 | 87.5 | 4 | 10 min |",
+        "| LoRA | learning_rate 0.2, init_from null | 0.2500 | 87.5 | 4 | 10 min |",
+        "| starts | learning_rate 0.2, init_from null | 0.2500 | 87.5 | 4 | 10 min |",
     ]
     assert "| 25.0 |" in overview({"lora": record(by="accuracy")})
 
