@@ -144,7 +144,6 @@ def test_a_csv_of_variants_is_read(tmp_path: Path) -> None:
         ("variant,outcome,User\na,1,x\n", r'log.csv has no column user; rename its column "User" to user'),
         ("variant,outcome,user_id\na,1,x\n", r'log.csv has no column user; rename its column "user_id" to user'),
         ("variant,outcome, user\na,1,x\n", r'log.csv has no column user; rename its column " user" to user'),
-        ("variant,outcome,user\na,1,NULL\n", r'log.csv:2: the user is "NULL"; leave the cell empty'),
         ("variant,outcome\na,1" + "0" * 400 + "\n", r"log.csv:2: expected a variant and a number"),
         ("variant,outcome\na,nan\n", r"log.csv:2: expected a variant and a number"),
         ("variant,outcome\na,1\n" + "b" * 200_000 + ",?\n", r"log.csv:3: expected a variant and a number"),
@@ -201,7 +200,34 @@ def test_names_in_two_forms_of_unicode_are_one_user_and_one_variant(tmp_path: Pa
 def test_other_columns_about_users_are_no_users(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_text("variant,outcome,user_agent,users_online\n" + "a,1,x,5\nb,0,x,6\n" * 20)
-    assert "40 answers" not in compare_outcomes(str(file), 50)[1]
+    assert "20 answers, 20 users" in compare_outcomes(str(file), 50)[1]
+
+
+def test_columns_that_may_name_the_users_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "log.csv"
+    rows = "a,1,x,9\nb,0,y,8\n" * 20
+    file.write_text("variant,outcome,customer,session_id\n" + rows)
+    assert "20 answers, 20 users" in compare_outcomes(str(file), 50)[1]
+    (said,) = caplog.messages
+    assert said.startswith(f"outcomes.log: {file} has no column user, so each row counts as another user; if one")
+    assert said.endswith("rename it to user: customer, session_id")
+    caplog.clear()
+    for header in ("variant,outcome,user,session_id\n" + rows, "variant,outcome\n" + "a,1\nb,0\n" * 20):
+        file.write_text(header)
+        compare_outcomes(str(file), 50)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("word", ["NULL", "NA", "<NA>", "#N/A", "\\N", "-", "NaT", "Unknown", " none "])
+def test_a_word_for_no_user_is_no_user(tmp_path: Path, word: str) -> None:
+    """Half of the rows had this user, and were left out as outcomes of a single user of two variants."""
+    file = tmp_path / "log.csv"
+    file.write_text("variant,outcome,user\na,1,u1\n" + f"b,0,{word}\n")
+    with pytest.raises(UserError) as caught:
+        compare_outcomes(str(file), 50)
+    assert str(caught.value) == (
+        f'outcomes.log: {file}:3: the user is "{word.strip()}"; leave the cell empty if the user is unknown'
+    )
 
 
 def test_numbers_are_variants_and_users_too(tmp_path: Path) -> None:

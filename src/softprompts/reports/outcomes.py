@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +20,8 @@ from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 import numpy
 
 USERS = ("user", "users", "userid", "username")
-NO_USER = ("null", "nan", "none", "n/a")  # what exports write for an empty cell
+# What exports and people write for an empty cell.
+NO_USER = ("null", "nan", "nat", "none", "nil", "na", "n/a", "#n/a", "<na>", "\\n", "-", "?", "unknown", "anonymous")
 TABLES = tuple(suffix + packed for suffix in SUFFIXES if "json" not in suffix for packed in ("", *PACKED))
 
 
@@ -215,14 +216,11 @@ def _records(log: str) -> Iterator[dict[str, Any]]:
 
 def _variants(log: str) -> list[Outcome]:
     """Return the outcomes in a table; a row without a user counts as a separate one."""
-    found = []
+    found: list[Outcome] = []
     try:
         for place, row in (one for batch in open_file(log).batches() for one in batch):
-            for column in ("variant", "outcome"):
-                if column not in row:
-                    raise UserError(f"{log} has no column {column}{nearest(column, row)}")
-            if "user" not in row and (near := [c for c in row if _plain(c) in USERS]):
-                raise UserError(f'{log} has no column user; rename its column "{short(near[0])}" to user')
+            if not found:
+                _check_columns(log, row)
             variant, value = _cell(row["variant"]), _number(row["outcome"])
             if value is None or not variant:
                 said = [short(repr(row[column])) for column in ("variant", "outcome")]
@@ -235,6 +233,22 @@ def _variants(log: str) -> list[Outcome]:
     except UserError as error:
         raise UserError(f"outcomes.log: {error}") from None
     return found
+
+
+def _check_columns(log: str, columns: Collection[str]) -> None:
+    """Raise `UserError` if a table lacks a column; report other columns, of which one may name the users."""
+    for column in ("variant", "outcome"):
+        if column not in columns:
+            raise UserError(f"{log} has no column {column}{nearest(column, columns)}")
+    if "user" in columns:
+        return
+    if near := [name for name in columns if _plain(name) in USERS]:
+        raise UserError(f'{log} has no column user; rename its column "{short(near[0])}" to user')
+    if others := [name for name in columns if name not in ("variant", "outcome")]:
+        notice(
+            f"outcomes.log: {log} has no column user, so each row counts as another user; if one of its other columns "
+            f"identifies the users, rename it to user: {listed(others)}"
+        )
 
 
 def _plain(name: object) -> str:
