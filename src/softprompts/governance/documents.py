@@ -13,7 +13,7 @@ from softprompts.errors import listed, short
 from softprompts.governance.changes import ChangeLog, ScoreChange
 from softprompts.governance.compute import Compute, scientific
 from softprompts.governance.evidence import Evidence, Rows, moment
-from softprompts.governance.groups import ByGroup
+from softprompts.governance.groups import ByGroup, why_not
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval
 from softprompts.models.bundled import PREFIX
@@ -409,6 +409,8 @@ def _groups(known: Known) -> list[str]:
                 f"By {column}, {metric} is from {number(worst.metrics[metric].value)} ({worst.value}, "
                 f"{worst.rows:,} rows) to {number(best.metrics[metric].value)} ({best.value}, {best.rows:,} rows)."
             )
+    if passed_over := known.by_group.passed_over:
+        lines.append(f"Columns without groups: {why_not(passed_over)}.")
     return lines or ["The scored rows have one group only."]
 
 
