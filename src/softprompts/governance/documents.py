@@ -444,9 +444,17 @@ def _kpi(known: Known) -> list[str]:
     line = f"The plan asks for {plan.metric} of {number(plan.target)} or more."
     if found.value is None:
         return [line, f"The run has no score by {plan.metric}."]
-    reached = "reached" if found.value >= plan.target else "not reached"
     today = f" Today's process reaches {number(plan.today)}." if plan.today is not None else ""
-    return [f"{line} The run has {interval(found)}: {reached}.{today}"]
+    return [f"{line} The run has {interval(found)}: {_reached(found, plan.target)}.{today}"]
+
+
+def _reached(found: Interval, target: float) -> str:
+    """Return whether a score reaches its target, and whether its interval shows this."""
+    if found.value < target:
+        return "not reached"
+    if found.low < target:
+        return "reached, but not shown: the interval begins below the target"
+    return "reached, but there is no interval to show it" if found.low == found.high else "reached"
 
 
 def _changes(known: Known) -> list[str]:
