@@ -11,6 +11,7 @@ from statistics import mean, stdev
 
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError, check_above_zero, listed, nearest
+from softprompts.metrics.scoring import shares_of_right_answers
 from softprompts.runs.record import Result, load_result
 
 RECORDS = Path("results/benchmarks")
@@ -20,7 +21,6 @@ INPUTS = (
     "requests_a_month", "cost_a_minute", "machine_an_hour", "tuning_runs", "minutes_saved", "cost_of_error",
     "tunings_a_month", "hours_of_work",
 )  # fmt: skip
-SHARES = ("accuracy", "exact_match")  # scores that are the share of right answers
 
 
 @dataclass
@@ -30,8 +30,7 @@ class CaseConfig:
     Args:
         task: embedded task whose records represent your task.
         methods: methods to compare; the first one is your present method.
-        metric: recorded score that is the share of right answers; by default the first one, if it is accuracy or exact
-            match.
+        metric: recorded score that is the share of right answers; by default the first one, if its metric states this.
         requests_a_month: number of required answers per month.
         minutes_saved: minutes of a person that a right answer saves.
         cost_a_minute: cost of a person's minute.
@@ -125,7 +124,7 @@ def recorded(
     _check_recorded(task, name, records)
     results = [load_result(file) for file in _runs(records / task / name)]
     latencies = _latencies(records / task / name)  # perhaps of some runs only
-    key = _share_of_right_answers(task, metric, list(results[0].metrics))
+    key = _share_of_right_answers(task, metric, results[0])
     scores = [result.metrics[key].value for result in results]
     tokens = answer_tokens or _target_tokens(results[0], records / task / "rows.json")
     return Method(
@@ -187,8 +186,9 @@ def _seconds(latency: dict[str, float], tokens: float) -> float:
     return (latency["first_token_ms"] + (tokens - 1) * further) / 1000
 
 
-def _share_of_right_answers(task: str, metric: str | None, names: list[str]) -> str:
-    if metric is None and names[0] not in SHARES:
+def _share_of_right_answers(task: str, metric: str | None, result: Result) -> str:
+    names = list(result.metrics)
+    if metric is None and names[0] not in shares_of_right_answers(result.settings["task"]["metrics"]):
         raise UserError(
             f"case.metric: the first score of {task} is {names[0]}, which is not a share of right answers; "
             f"name the score that is one for you, of {listed(names)}"

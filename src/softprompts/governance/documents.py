@@ -15,7 +15,7 @@ from softprompts.governance.compute import Compute, scientific
 from softprompts.governance.evidence import Evidence, Rows, moment
 from softprompts.governance.groups import ByGroup, why_not
 from softprompts.methods.catalog import METHODS
-from softprompts.metrics.scoring import Interval
+from softprompts.metrics.scoring import Interval, shares_of_right_answers
 from softprompts.models.bundled import PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
@@ -597,15 +597,29 @@ FACTS: dict[str, Callable[[Known], list[str]]] = {
 
 
 def transparency_note(known: Known, answers: Mapping[str, str]) -> list[str]:
-    """Return the text for users: that this is an AI system, for what, how often it is right, and whom to ask."""
-    plan, found = known.plan, known.evidence.result.metrics[known.plan.metric]
+    """Return the text for users: that this is an AI system, for what, how good it is, and whom to ask."""
+    plan, contact = known.plan, answers.get("contact")
     written = "writes the answers that you see" if known.generates else "chooses the answers that you see"
-    lines = [f"An AI system {written}. They come from a language model."]
-    lines.append(f"It is for this purpose: {plan.goal}")
+    return [
+        f"An AI system {written}. They come from a language model.",
+        f"It is for this purpose: {plan.goal}",
+        " ".join(["It makes mistakes.", *_quality(known, answers.get("quality"))]),
+        f"If it is not available: {plan.fallback}",
+        f"Questions and complaints: {contact or '[answer `contact`]'}",
+    ]
+
+
+def _quality(known: Known, said: str | None) -> list[str]:
+    """Return how often the model is right, if the plan's metric measures this, and what a person says of its quality.
+
+    A user would read another score, such as one of overlap or of costs, as the share of right answers.
+    """
+    metric, found = known.plan.metric, known.evidence.result.metrics[known.plan.metric]
+    if found.value is None or metric not in shares_of_right_answers(known.settings["task"].get("metrics", [])):
+        return [said or "[answer `quality`]"]
     split = known.evidence.split
     where = "In a test" if split == "test" else f"On the {split} rows"
-    lines.append(f"It makes mistakes. {where} its {plan.metric.replace('_', ' ')} was {interval(found)}.")
-    lines.append(f"If it is not available: {plan.fallback}")
-    contact = answers.get("contact")
-    lines.append(f"Questions and complaints: {contact}" if contact else "Questions and complaints: [answer `contact`]")
-    return lines
+    right, low, high = (f"{100 * share:.1f}" for share in (found.value, found.low, found.high))
+    between = "" if found.low == found.high else f"95 % interval {low} to {high}, "
+    counted = f"{where} it was right in {right} of 100 cases ({between}{found.rows:,} rows)."
+    return [counted, *([said] if said else [])]
