@@ -16,7 +16,7 @@ from softprompts.governance.evidence import Evidence, Rows, moment
 from softprompts.governance.groups import ByGroup, why_not
 from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval, shares_of_right_answers
-from softprompts.models.bundled import PREFIX
+from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
 from softprompts.runs.record import scored_prompt
@@ -180,7 +180,11 @@ def _base(known: Known) -> list[str]:
     lines += [f"The weights were dequantised from 4 bits ({name})."] if name.startswith(PREFIX) else []
     lines += [f"The run loaded the weights in {bits}."] if bits else []
     did = "trained" if known.method == "full_finetuning" else "did not change"
-    return [f"{' '.join(lines)} The run {did} the weights."]
+    licences = [model.license for model in BUNDLED.values() if model.source == evidence.base][:1]
+    return [
+        f"{' '.join(lines)} The run {did} the weights.",
+        *(f"Licence of the base model: {licence}." for licence in licences),  # other models name theirs in their card
+    ]
 
 
 def _steps(known: Known) -> list[str]:
