@@ -31,6 +31,7 @@ def main(model: sp.ModelConfig, new: sp.NewConfig) -> None:
 
     counts = ", ".join(f"{len(rows.splits[split]):,} {split}" for split in rows.splits)
     print(f"rows: {counts}; answers: {f'{len(rows.choices)} choices' if rows.choices else 'written'}")
+    print(f"columns: {found.columns}")
     for note in found.notes:
         print(f"note: {note}")
     print(f"written: {found.file}; a run takes about {max(1, round(seconds / 60))} min on this machine. Next:")

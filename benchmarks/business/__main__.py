@@ -2,16 +2,17 @@
 
     python -m benchmarks.business --config configs/business/sentiment.yaml
 
-Prints a table, the numbers of requests at which each method pays, and how much each of your numbers matters. Scores and
-seconds come from the benchmark: a small model, one task, CPU cores. They show how to compute your case, but do not
-predict it. Replace `case.task` by the task most like yours, and measure your own task before you decide.
+Prints a table, the numbers of requests at which each method pays, and how much each of your numbers matters. A method
+is compared with no model at all, and with your present method. Scores and seconds come from the benchmark: a small
+model, one task, CPU cores. They show how to compute your case, but do not predict it. Replace `case.task` by the task
+most like yours, and measure your own task before you decide.
 """
 
 from __future__ import annotations
 
 import math
 
-from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
+from benchmarks.business.case import CaseConfig, Method, advantage, best_of, break_even, month, recorded, sensitivity
 from softprompts.config.cli import cli
 from softprompts.reports.tables import markdown_table
 
@@ -48,13 +49,10 @@ def _one_deviation(case: CaseConfig, method: Method) -> str:
 
 
 def when_it_pays(case: CaseConfig, methods: list[Method]) -> list[str]:
-    """Return a line for each method but the first: at which numbers of requests it returns more."""
+    """Return lines: at which numbers of requests each method returns more than it costs, and more than the first."""
     today, *others = methods
-    lines = []
-    for method in others:
-        found = break_even(case, method, today)
-        lines.append(f"{method.name} returns more than {today.name} {_spoken(found)}.")
-    return lines
+    alone = [f"{m.name} returns more than it costs {_spoken(break_even(case, m, None))}." for m in methods]
+    return alone + [f"{m.name} returns more than {today.name} {_spoken(break_even(case, m, today))}." for m in others]
 
 
 def _spoken(requests: tuple[float, float] | None) -> str:
@@ -67,14 +65,20 @@ def _spoken(requests: tuple[float, float] | None) -> str:
 
 
 def what_matters(case: CaseConfig, methods: list[Method]) -> str:
-    """Return a table of the advantage of the best method over today's, with half and twice of each input."""
+    """Return a table of the best method's advantage over today's, and of its net return, by half and twice an input."""
     today, *others = methods
     best = best_of(case, others)
-    now = month(case, best).net - month(case, today).net
-    rows = [[name, f"{low:+,.0f}", f"{high:+,.0f}"] for name, low, high in sensitivity(case, best, today)]
+    net = {name: (low, high) for name, low, high in sensitivity(case, best, None)}
+    rows = [
+        [name, *(f"{value:+,.0f}" for value in (low, high, *net[name]))]
+        for name, low, high in sensitivity(case, best, today)
+    ]
+    over_today, alone = advantage(case, best, today), advantage(case, best, None)
+    loses = " Without a model, it is 0, which is more." if alone < 0 else ""
     return (
-        f"{best.name} returns {now:+,.0f} a month compared with {today.name}. With half or twice of one number:\n\n"
-        f"{markdown_table(['number', 'half', 'twice'], rows)}"
+        f"{best.name} returns {over_today:+,.0f} a month compared with {today.name}. Its own net return "
+        f"is {alone:+,.0f}.{loses} With half or twice of one number:\n\n"
+        f"{markdown_table(['number', 'half', 'twice', 'net, half', 'net, twice'], rows)}"
     )
 
 

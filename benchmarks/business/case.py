@@ -11,14 +11,16 @@ from statistics import mean, stdev
 
 from softprompts.config.sections import ModelConfig
 from softprompts.errors import UserError, check_above_zero, listed, nearest
+from softprompts.metrics.scoring import shares_of_right_answers
 from softprompts.runs.record import Result, load_result
 
 RECORDS = Path("results/benchmarks")
 HOUR = 3600.0
 # The inputs that the sensitivity halves and doubles.
-ABOVE_ZERO = ("requests_a_month", "cost_a_minute", "machine_an_hour", "tuning_runs")
-INPUTS = (*ABOVE_ZERO, "minutes_saved", "cost_of_error", "tunings_a_month", "hours_of_work")
-SHARES = ("accuracy", "exact_match")  # scores that are the share of right answers
+INPUTS = (
+    "requests_a_month", "cost_a_minute", "machine_an_hour", "tuning_runs", "minutes_saved", "cost_of_error",
+    "tunings_a_month", "hours_of_work",
+)  # fmt: skip
 
 
 @dataclass
@@ -28,8 +30,7 @@ class CaseConfig:
     Args:
         task: embedded task whose records represent your task.
         methods: methods to compare; the first one is your present method.
-        metric: recorded score that is the share of right answers; by default the first one, if it is accuracy or exact
-            match.
+        metric: recorded score that is the share of right answers; by default the first one, if its metric states this.
         requests_a_month: number of required answers per month.
         minutes_saved: minutes of a person that a right answer saves.
         cost_a_minute: cost of a person's minute.
@@ -58,10 +59,9 @@ class CaseConfig:
     def __post_init__(self) -> None:
         if self.answer_tokens is not None and self.answer_tokens < 1:
             raise UserError(f"case.answer_tokens: expected 1 or more, found {self.answer_tokens}")
+        check_above_zero("case.tuning_runs", self.tuning_runs)
         for name in INPUTS:
-            if name in ABOVE_ZERO:
-                check_above_zero(f"case.{name}", getattr(self, name))
-            elif getattr(self, name) < 0:
+            if getattr(self, name) < 0:
                 raise UserError(f"case.{name}: expected 0 or more, found {getattr(self, name)}")
         if len(self.methods) < 2:
             raise UserError("case.methods: name at least two methods; the first one is your present method")
@@ -95,9 +95,14 @@ class Month:
     saved: float
 
     @property
+    def margin(self) -> float:
+        """Return less the costs that grow with the number of requests."""
+        return self.saved - self.serving - self.errors
+
+    @property
     def net(self) -> float:
         """Return less costs."""
-        return self.saved - self.tuning - self.serving - self.errors
+        return self.margin - self.tuning
 
 
 def recorded(
@@ -119,7 +124,7 @@ def recorded(
     _check_recorded(task, name, records)
     results = [load_result(file) for file in _runs(records / task / name)]
     latencies = _latencies(records / task / name)  # perhaps of some runs only
-    key = _share_of_right_answers(task, metric, list(results[0].metrics))
+    key = _share_of_right_answers(task, metric, results[0])
     scores = [result.metrics[key].value for result in results]
     tokens = answer_tokens or _target_tokens(results[0], records / task / "rows.json")
     return Method(
@@ -181,8 +186,9 @@ def _seconds(latency: dict[str, float], tokens: float) -> float:
     return (latency["first_token_ms"] + (tokens - 1) * further) / 1000
 
 
-def _share_of_right_answers(task: str, metric: str | None, names: list[str]) -> str:
-    if metric is None and names[0] not in SHARES:
+def _share_of_right_answers(task: str, metric: str | None, result: Result) -> str:
+    names = list(result.metrics)
+    if metric is None and names[0] not in shares_of_right_answers(result.settings["task"]["metrics"]):
         raise UserError(
             f"case.metric: the first score of {task} is {names[0]}, which is not a share of right answers; "
             f"name the score that is one for you, of {listed(names)}"
@@ -208,13 +214,20 @@ def month(case: CaseConfig, method: Method, score: float | None = None) -> Month
     )
 
 
-def break_even(case: CaseConfig, method: Method, today: Method) -> tuple[float, float] | None:
+def advantage(case: CaseConfig, method: Method, today: Method | None) -> float:
+    """Return how much more a method returns per month than today's; its net return if there is none."""
+    return month(case, method).net - (month(case, today).net if today else 0.0)
+
+
+def break_even(case: CaseConfig, method: Method, today: Method | None) -> tuple[float, float] | None:
     """Return the fewest and the most requests per month at which a method returns more than today's; None for none.
 
-    The return is a linear function of the number of requests: the return of all requests, less the cost of tuning.
+    The return is a linear function of the number of requests: the return of all requests, less the cost of tuning. If
+    today's method is None, no model answers: people do the work as before, and the return is 0.
     """
-    gain = _per_request(case, method) - _per_request(case, today)
-    fixed = month(case, method).tuning - month(case, today).tuning
+    none, one = replace(case, requests_a_month=0), replace(case, requests_a_month=1)
+    fixed = -advantage(none, method, today)
+    gain = month(one, method).margin - (month(one, today).margin if today else 0.0)
     if gain > 0:
         return max(0.0, fixed / gain), math.inf
     if fixed >= 0:
@@ -222,17 +235,12 @@ def break_even(case: CaseConfig, method: Method, today: Method) -> tuple[float, 
     return 0.0, fixed / gain if gain else math.inf
 
 
-def _per_request(case: CaseConfig, method: Method) -> float:
-    found = month(case, method)
-    return (found.net + found.tuning) / case.requests_a_month
-
-
-def sensitivity(case: CaseConfig, method: Method, today: Method) -> list[tuple[str, float, float]]:
+def sensitivity(case: CaseConfig, method: Method, today: Method | None) -> list[tuple[str, float, float]]:
     """Return for each input the advantage over today's method per month, with half and with twice of the input."""
     found = []
     for name in INPUTS:
         changed = [replace(case, **{name: factor * getattr(case, name)}) for factor in (0.5, 2.0)]
-        low, high = (month(one, method).net - month(one, today).net for one in changed)
+        low, high = (advantage(one, method, today) for one in changed)
         found.append((name, low, high))
     return sorted(found, key=lambda row: -abs(row[2] - row[1]))
 

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.business.case import SHARES
 from benchmarks.report.frame import Records
 from benchmarks.report.tables import comparisons_table, results_markdown
 from scripts.build_docs.pages import ROOT
 from scripts.build_docs.records import use_case as records_of
+from softprompts.metrics.scoring import shares_of_right_answers
 from softprompts.metrics.significance import Comparison, verdict
 from softprompts.readiness.plan import read_plan
 from softprompts.readiness.settings import read_recipe
@@ -72,7 +72,7 @@ def has_business_case(task: str) -> bool:
     """Return whether a task's records have latencies, and a first score that is the share of right answers."""
     for probes in (ROOT / "results" / "benchmarks" / task).glob("*/seed*.probes.json"):
         run = load_result(probes.with_name(probes.name.replace(".probes", "")))
-        return next(iter(run.metrics)) in SHARES
+        return next(iter(run.metrics)) in shares_of_right_answers(run.settings["task"]["metrics"])
     return False
 
 

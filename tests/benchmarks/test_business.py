@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.business.__main__ import main, table
-from benchmarks.business.case import CaseConfig, Method, best_of, break_even, month, recorded, sensitivity
+from benchmarks.business.__main__ import main, table, what_matters, when_it_pays
+from benchmarks.business.case import CaseConfig, Method, advantage, best_of, break_even, month, recorded, sensitivity
 from helpers import ROOT
 from softprompts.errors import UserError
 
@@ -46,6 +46,45 @@ def test_at_the_break_even_both_return_the_same() -> None:
     )
     assert break_even(CASE, replace(TUNED, score=0.1), TODAY) is None, "a worse and dearer method never pays"
     assert break_even(CASE, TUNED, replace(TUNED, name="x", score=0.5)) == (0, math.inf)
+
+
+def test_a_method_may_beat_the_present_one_and_lose_money(capsys: pytest.CaptureFixture[str]) -> None:
+    """With an error at 3, each of these answers loses money: no number of them pays for the tuning."""
+    bad, poor = replace(TODAY, name="bad", score=0.1), replace(TUNED, name="poor", score=0.5)
+    assert break_even(CASE, poor, bad) == pytest.approx((130 / 2.005, math.inf))
+    assert break_even(CASE, poor, None) is None
+    assert break_even(CASE, replace(poor, training=0.0), None) is None
+    assert break_even(CASE, TUNED, None) == pytest.approx((130 / 1.495, math.inf))
+    assert break_even(CASE, TODAY, None) == (0, math.inf)
+    assert when_it_pays(CASE, [bad, poor]) == [
+        "bad returns more than it costs at no number of requests.",
+        "poor returns more than it costs at no number of requests.",
+        "poor returns more than bad from 65 requests a month.",
+    ]
+    said = what_matters(CASE, [bad, poor])
+    assert "poor returns +1,875 a month compared with bad. Its own net return is -635. Without a model, it is 0" in said
+    assert "| requests_a_month | +872 | +3,880 | -382 | -1,140 |" in said
+    assert "Without a model" not in what_matters(CASE, [bad, TUNED])
+
+
+def test_the_shipped_case_of_tickets_names_the_methods_that_lose_money(capsys: pytest.CaptureFixture[str]) -> None:
+    tree = yaml.safe_load((ROOT / "configs" / "business" / "support.yaml").read_text(encoding="utf-8"))
+    main(CaseConfig(**tree["case"] | {"answer_tokens": 25}))
+    said = capsys.readouterr().out
+    assert "few_shot returns more than it costs at no number of requests.\n" in said
+    assert "prompt_tuning returns more than it costs at no number of requests.\n" in said
+    assert "lora returns more than it costs from " in said
+
+
+@pytest.mark.parametrize("name", ["requests_a_month", "cost_a_minute", "machine_an_hour", "hours_of_work"])
+def test_a_volume_and_prices_of_zero_are_computed(name: str) -> None:
+    free = replace(CASE, **{name: 0})
+    assert month(free, TUNED).net == pytest.approx(advantage(free, TUNED, None))
+    if name == "requests_a_month":
+        assert (month(free, TODAY).net, month(free, TUNED).net) == (0, -130)
+        assert break_even(free, TUNED, TODAY) == break_even(CASE, TUNED, TODAY)
+    assert (name, advantage(free, TUNED, TODAY), advantage(free, TUNED, TODAY)) in sensitivity(free, TUNED, TODAY)
+    assert what_matters(free, [TODAY, TUNED])
 
 
 def test_the_lines_agree_with_the_money(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +174,8 @@ def test_it_is_printed_from_the_records(capsys: pytest.CaptureFixture[str]) -> N
     [
         ({"methods": ["lora"]}, r"case\.methods: name at least two"),
         ({"cost_of_error": -1}, r"case\.cost_of_error: expected 0 or more, found -1"),
-        ({"requests_a_month": 0}, r"case\.requests_a_month"),
+        ({"requests_a_month": -1}, r"case\.requests_a_month: expected 0 or more, found -1"),
+        ({"tuning_runs": 0}, r"case\.tuning_runs: expected a number above 0, found 0"),
         ({"answer_tokens": 0}, r"case\.answer_tokens: expected 1 or more, found 0"),
     ],
 )

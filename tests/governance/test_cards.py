@@ -34,12 +34,24 @@ def test_the_hub_reads_the_model_index(made: Made) -> None:
     assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     (result,) = card.data.eval_results or []
     assert (result.metric_type, result.metric_value, result.dataset_split) == ("accuracy", 0.75, "test")
-    assert card.data.license == "apache-2.0"
+    assert card.data.license is None, "nobody has chosen one"
+    assert "\n- Licence of the base model: Apache-2.0.\n" in text
+    assert "\n- Licence of this model: open question `model_licence`.\n\n## Intended use\n" in text
     for heading in ("Model", "Intended use", "Not intended", "Data", "Training", "Evaluation", "Note for users"):
         assert f"\n## {heading}\n" in text
     assert "\n\n\n" not in text
     assert "| language | de | accuracy | 50.0 % (95 % interval " in text
     assert "open question `limits`" in text
+
+
+def test_a_licence_that_a_person_has_chosen_is_that_of_the_card(made: Made) -> None:
+    home = made.run()
+    record.write_governance(made.asked(home))
+    (home / "governance" / "answers.yaml").write_text("model_licence: cc-by-4.0\n", encoding="utf-8")
+    record.write_governance(made.asked(home))
+    text = (home / "governance" / "model_card.md").read_text(encoding="utf-8")
+    assert ModelCard(text).data.license == "cc-by-4.0"
+    assert "\n- Licence of this model: cc-by-4.0.\n" in text
 
 
 def test_a_whole_model_of_another_base_has_its_library_and_no_licence_of_ours(made: Made) -> None:

@@ -90,7 +90,7 @@ def test_rows_that_chose_or_trained_are_not_those_of_a_test(
     text = known(tree, "testing")
     assert said in text
     assert (ONCE in text) == (ONCE in said)
-    where = "In a test its" if split == "test" else f"On the {split} rows its"
+    where = "In a test it was right in 75.0 of" if split == "test" else f"On the {split} rows it was right in 75.0 of"
     assert any(where in line for line in tree["transparency_note"])
 
 

@@ -66,11 +66,66 @@ def test_an_asked_column_and_those_of_people(made: Made) -> None:
         groups(made, home, "langage")
 
 
-def test_rows_without_groups_have_a_reason(made: Made) -> None:
+def with_column(made: Made, name: str, values: list[Any]) -> ByGroup:
+    """Return the groups of a run whose rows have one column more, with the values by turns."""
     for split, file in made.files.items():
-        write(Path(file), [{key: row[key] for key in ("text", "label")} for row in made_rows(split)])
+        rows = [row | {name: values[n % len(values)]} for n, row in enumerate(made_rows(split))]
+        write(Path(file), [{key: value for key, value in row.items() if value != "left out"} for row in rows])
+    return groups(made, made.run())
+
+
+def test_a_column_that_the_prompt_shows_has_groups(made: Made) -> None:
+    """As with the language of a translation. The columns of the target never have any."""
+    made.task = replace(made.task, prompt="{text}\n{language}, {urgent}:")
+    found = groups(made, made.run())
+    assert found.columns == ["language", "customer", "urgent"]
+    assert found.passed_over == {"text": "more than 12 values", "label": "part of the target"}
+
+
+@pytest.mark.parametrize("missing", [None, " ", "left out"])
+def test_rows_without_a_value_are_a_group(made: Made, missing: Any) -> None:
+    """A single missing value hid the whole column."""
+    found = with_column(made, "gender", [*"fm" * 20, missing] + ["f"] * 39)
+    assert {group.value: group.rows for group in found.groups if group.column == "gender"} == {
+        "(missing)": 1, "f": 59, "m": 20
+    }  # fmt: skip
+    assert [group.few for group in found.groups if group.value == "(missing)"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [([20.0, 30.5], ["20", "30.5"]), ([20.0, 20, 30], ["20", "30"]), ([True, None], ["(missing)", "True"])],
+)
+def test_numbers_are_groups(made: Made, values: list[Any], named: list[str]) -> None:
+    found = with_column(made, "age", values)
+    assert [group.value for group in found.groups if group.column == "age"] == named
+    assert groups_module._value(float("nan")) == "(missing)", "as Parquet files have it"
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ([["a"], ["b"]], "lists, objects or bytes"),
+        ([{"a": 1}, None], "lists, objects or bytes"),
+        (["a"], "one value"),
+        ([None], "one value"),
+        (list(range(20)), "more than 12 values"),
+        (["a comment", *[None] * 79], "values that seldom repeat"),
+        (["a" * 61, "b"], "long texts"),
+    ],
+)
+def test_a_column_without_groups_has_its_reason(made: Made, values: list[Any], why: str) -> None:
+    assert with_column(made, "more", values).passed_over["more"] == why
+
+
+def test_rows_without_groups_have_a_reason(made: Made) -> None:
+    made.write_plan(author_column="customer")
+    for split, file in made.files.items():
+        write(Path(file), [{key: row[key] for key in ("text", "label", "customer")} for row in made_rows(split)])
     found = groups(made, made.run(wrong=lambda n, row: n == 0))
-    assert (found.groups, found.reason) == ([], "no column of the rows has 2 to 12 values, beside prompt and target")
+    columns = "text (more than 12 values), label (part of the target), customer (times or authors, by the plan)"
+    assert found.groups == []
+    assert found.reason == f"no column divides the rows into 2 to 12 groups: {columns}"
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,26 @@ def test_a_metric_of_ones_own_has_its_first_number(spelt: str, tmp_path: Path) -
     tree = json.loads((folder / "governance.json").read_text(encoding="utf-8"))
     assert tree["plan"]["metric"] == "same"
     assert "The plan asks for same of 90.0 % or more. The run has 95.0 %" in str(tree["parts"])
-    assert any("its same was 95.0 %" in line for line in tree["transparency_note"])
+    assert "It makes mistakes. [answer `quality`]" in tree["transparency_note"], "it states no share of right answers"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (0.95, 0.92, 0.98, "reached"),
+        (0.95, 0.9, 0.98, "reached"),
+        (0.92, 0.86, 0.97, "reached, but not shown: the interval begins below the target"),
+        (0.89, 0.84, 0.95, "not reached"),
+        (1.0, 1.0, 1.0, "reached, but there is no interval to show it"),
+    ],
+)
+def test_a_target_is_shown_by_the_whole_interval(
+    value: float, low: float, high: float, said: str, tmp_path: Path
+) -> None:
+    made = Made(tmp_path)
+    home = made.run(metrics={"accuracy": Interval(value, low, high, 80)})
+    text = (write_governance(made.asked(home)).parent / "model_card.md").read_text(encoding="utf-8")
+    assert f", 80 rows): {said}. Today's process reaches 60.0 %." in text
 
 
 def test_a_metric_that_fails_or_that_the_run_lacks_is_one_line(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_a_short_form_of_a_date_is_written_in_full(tmp_path: Path) -> None:
         ("- provider", "expected answers by question, found ['provider']"),
         ("dataset_published: soon", "dataset_published: expected a date such as 2026-08-02, found soon"),
         ("dataset_url: here", "dataset_url: expected an address that begins with https://, found here"),
+        ("model_licence: Apache License", "model_licence: expected the Hub's name for a licence, such as apache-2.0"),
         ("provider: 'a", ":1: not valid YAML"),
         ("provider: a\nprovider: b", "appears twice"),
     ],

@@ -23,6 +23,7 @@ from softprompts.errors import UserError
 from softprompts.governance import record
 from softprompts.governance.evidence import Evidence, read_readiness
 from softprompts.governance.law import read_law
+from softprompts.metrics.scoring import Interval
 from softprompts.readiness import page
 from softprompts.readiness.settings import read_recipe
 from softprompts.tasks.task import load_task
@@ -130,7 +131,7 @@ def test_every_part_says_what_the_record_and_the_plan_know(made: Made) -> None:
     assert "not reached" in known["metrics"]
     assert "The model chooses one of given answers: billing, shipping." in known["generates_content"]
     assert "80 scored rows" in known["erasure"]
-    assert any("its accuracy was 75.0 %" in line for line in tree["transparency_note"])
+    assert any("it was right in 75.0 of 100 cases" in line for line in tree["transparency_note"])
     assert known["interface"] == "", "only a person knows"
 
 
@@ -210,6 +211,35 @@ def test_answers_are_kept_and_taken(made: Made) -> None:
     assert (duties["interaction"], duties["public_text"], duties["marking"]) == ("yes", "no", "open")
     assert duties["gpai"] == "no", "by the compute"
     assert "Ada, room 5" in (home / "governance" / "governance.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "scores", "said"),
+    [
+        (
+            ["accuracy"],
+            {"accuracy": 0.75},
+            "In a test it was right in 75.0 of 100 cases (95 % interval 65.0 to 85.0, 80 ",
+        ),
+        (["accuracy"], {"accuracy": 1.0}, "In a test it was right in 100.0 of 100 cases (80 rows)."),
+        (["chrf"], {"chrf": 0.627}, "[answer `quality`]"),
+        (["policy_cost", "accuracy"], {"cost_score": 0.9, "accuracy": 0.5}, "[answer `quality`]"),
+        (["gone.py", "exact_match"], {"exact_match": 0.75}, "In a test it was right in 75.0 of 100 cases"),
+        (["gone.py"], {"accuracy": 0.75}, "[answer `quality`]"),
+    ],
+)
+def test_users_are_told_how_often_it_is_right_only_by_a_share_of_right_answers(
+    made: Made, metrics: list[str], scores: dict[str, float], said: str
+) -> None:
+    intervals = {n: Interval(v, v - 0.1 * (v < 1), v + 0.1 * (v < 1), 80) for n, v in scores.items()}
+    home = made.run(metrics=intervals)
+    edit(home / "result.json", lambda tree: tree["settings"]["task"].update(metrics=metrics))
+    made.write_plan(kpi={"metric": next(iter(scores)), "target": 0.9, "measured": "once"})
+    note = written(made, home)["transparency_note"]
+    assert note[2].startswith(f"It makes mistakes. {said}")
+    (home / "governance" / "answers.yaml").write_text("quality: It often finds the queue.\n", encoding="utf-8")
+    told = written(made, home)["transparency_note"][2]
+    assert told == f"{note[2].removesuffix(' [answer `quality`]')} It often finds the queue."
 
 
 def test_the_state_of_a_duty_is_that_of_the_day(made: Made) -> None:

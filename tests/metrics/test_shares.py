@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from softprompts.metrics.scoring import compute_metrics, load_metrics
+from softprompts.metrics.names import OWN
+from softprompts.metrics.scoring import compute_metrics, load_metrics, shares_of_right_answers
 
 import pytest
 
@@ -30,3 +31,15 @@ def test_exact_match() -> None:
     answers = ["a b", " a b\n", "A b", "a  b", "a b.", ""]
     values = compute_metrics(load_metrics(["exact_match"]), answers, ["a b"] * 6)
     assert values == {"exact_match": 2 / 6}
+
+
+def test_metrics_state_which_number_is_the_share_of_right_answers() -> None:
+    """Overlap, costs, style and F1 are no such share, although they are numbers from 0 to 1."""
+    texts = ['{"queue": "1"}', "2"]
+    for name in OWN:
+        metrics = load_metrics([name])
+        stated = shares_of_right_answers([name])
+        assert stated <= set(compute_metrics(metrics, texts, texts)), name
+    assert shares_of_right_answers(OWN) == {"accuracy", "exact_match", "final_number"}
+    assert shares_of_right_answers(["chrf", "policy_cost", "macro_f1", "no/such/metric.py"]) == set()
+    assert shares_of_right_answers(["json_object"]) == shares_of_right_answers(["support_ticket"]) == {"exact_match"}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from helpers import ROOT, error_lines
 from softprompts.errors import UserError
+from softprompts.metrics.sequential import largest_e_of_rows, neighbours
+from softprompts.metrics.significance import LEVEL
 from softprompts.reports.outcomes import compare_outcomes
 
 import numpy
@@ -142,7 +144,6 @@ def test_a_csv_of_variants_is_read(tmp_path: Path) -> None:
         ("variant,outcome,User\na,1,x\n", r'log.csv has no column user; rename its column "User" to user'),
         ("variant,outcome,user_id\na,1,x\n", r'log.csv has no column user; rename its column "user_id" to user'),
         ("variant,outcome, user\na,1,x\n", r'log.csv has no column user; rename its column " user" to user'),
-        ("variant,outcome,user\na,1,NULL\n", r'log.csv:2: the user is "NULL"; leave the cell empty'),
         ("variant,outcome\na,1" + "0" * 400 + "\n", r"log.csv:2: expected a variant and a number"),
         ("variant,outcome\na,nan\n", r"log.csv:2: expected a variant and a number"),
         ("variant,outcome\na,1\n" + "b" * 200_000 + ",?\n", r"log.csv:3: expected a variant and a number"),
@@ -178,7 +179,7 @@ def test_a_user_of_two_variants_is_left_out(tmp_path: Path) -> None:
     rows = [("a", "x", 1.0), ("b", "x", 0.0), ("a", "y", 1.0), ("b", "z", 1.0)]
     lines = compare_outcomes(write(tmp_path / "log", rows), 100)
     assert lines[1:4] == [
-        "  left out: users with outcomes of more than one variant: 1",
+        "  left out: users with outcomes of more than one variant: 1; their outcomes: 2",
         "  a: mean outcome 1.0000 of 1 answers, 1 users",
         "  b: mean outcome 1.0000 of 1 answers, 1 users",
     ]
@@ -190,7 +191,7 @@ def test_names_in_two_forms_of_unicode_are_one_user_and_one_variant(tmp_path: Pa
     rows = [f"a,1,{names[0]}", f"b,0,{names[1]}", f"{names[0]},1,x", f"{names[1]},1,y", "b,1,z"]
     file.write_text("\n".join(["variant,outcome,user", *rows]) + "\n", encoding="utf-8")
     assert compare_outcomes(str(file), 50)[1:4] == [
-        "  left out: users with outcomes of more than one variant: 1",
+        "  left out: users with outcomes of more than one variant: 1; their outcomes: 2",
         "  José: mean outcome 1.0000 of 2 answers, 2 users",
         "  b: mean outcome 1.0000 of 1 answers, 1 users",
     ]
@@ -199,7 +200,34 @@ def test_names_in_two_forms_of_unicode_are_one_user_and_one_variant(tmp_path: Pa
 def test_other_columns_about_users_are_no_users(tmp_path: Path) -> None:
     file = tmp_path / "log.csv"
     file.write_text("variant,outcome,user_agent,users_online\n" + "a,1,x,5\nb,0,x,6\n" * 20)
-    assert "40 answers" not in compare_outcomes(str(file), 50)[1]
+    assert "20 answers, 20 users" in compare_outcomes(str(file), 50)[1]
+
+
+def test_columns_that_may_name_the_users_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "log.csv"
+    rows = "a,1,x,9\nb,0,y,8\n" * 20
+    file.write_text("variant,outcome,customer,session_id\n" + rows)
+    assert "20 answers, 20 users" in compare_outcomes(str(file), 50)[1]
+    (said,) = caplog.messages
+    assert said.startswith(f"outcomes.log: {file} has no column user, so each row counts as another user; if one")
+    assert said.endswith("rename it to user: customer, session_id")
+    caplog.clear()
+    for header in ("variant,outcome,user,session_id\n" + rows, "variant,outcome\n" + "a,1\nb,0\n" * 20):
+        file.write_text(header)
+        compare_outcomes(str(file), 50)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("word", ["NULL", "NA", "<NA>", "#N/A", "\\N", "-", "NaT", "Unknown", " none "])
+def test_a_word_for_no_user_is_no_user(tmp_path: Path, word: str) -> None:
+    """Half of the rows had this user, and were left out as outcomes of a single user of two variants."""
+    file = tmp_path / "log.csv"
+    file.write_text("variant,outcome,user\na,1,u1\n" + f"b,0,{word}\n")
+    with pytest.raises(UserError) as caught:
+        compare_outcomes(str(file), 50)
+    assert str(caught.value) == (
+        f'outcomes.log: {file}:3: the user is "{word.strip()}"; leave the cell empty if the user is unknown'
+    )
 
 
 def test_numbers_are_variants_and_users_too(tmp_path: Path) -> None:
@@ -225,6 +253,53 @@ def test_arrival_pairs_the_users_of_a_csv(tmp_path: Path) -> None:
     assert "of 400 pairs of users" in lines[-1]
 
 
-def test_other_numbers_than_0_and_1_have_no_e_value(tmp_path: Path) -> None:
-    rows = [("a", None, 0.5), ("a", None, 1.0), ("b", None, 0.25), ("b", None, 0.0)]
-    assert not any("whenever" in line for line in compare_outcomes(write(tmp_path / "log", rows), 100))
+def e_value(log: str) -> str:
+    """Return the largest e-value in the lines of a log with two variants."""
+    return compare_outcomes(log, 50)[-1].partition("largest e-value ")[2]
+
+
+def test_a_user_who_crosses_later_changes_no_earlier_pair(tmp_path: Path) -> None:
+    rows: list[tuple[str, str | None, float]] = [("ab"[n % 2], f"user {n}", float(n % 2 == 0)) for n in range(40)]
+    before = e_value(write(tmp_path / "log", rows))
+    crossed: list[tuple[str, str | None, float]] = [("b", f"user {n}", 1.0) for n in range(0, 20, 2)]
+    lines = compare_outcomes(write(tmp_path / "log", rows + crossed), 50)
+    assert lines[1] == "  left out: users with outcomes of more than one variant: 10; their outcomes: 20"
+    assert lines[-1].endswith(before)
+    assert "of 20 pairs of users" in before
+
+
+def test_a_correction_changes_the_mean_and_no_earlier_pair(tmp_path: Path) -> None:
+    log = Path(write(tmp_path / "log", [("ab"[n % 2], None, 0.0) for n in range(40)]))
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for n, line in enumerate(lines) if n % 3 != 2))
+    before = compare_outcomes(str(log), 50)
+    log.write_text("".join(line for n, line in enumerate(lines) if n % 6 != 5))  # of the answers of a alone
+    after = compare_outcomes(str(log), 50)
+    assert before[1].startswith("  a: mean outcome 1.0000")
+    assert after[1].startswith("  a: mean outcome 0.0000")
+    assert before[-1] == after[-1]
+
+
+def test_other_numbers_than_0_and_1_have_the_e_value_of_a_sign_test(tmp_path: Path) -> None:
+    """Equal outcomes of a pair tell nothing. One large outcome does not decide."""
+    rows: list[tuple[str, str | None, float]] = [("ab"[n % 2], None, 2.5 + n % 2) for n in range(40)]
+    rows += [("ab"[n % 2], None, 7.0) for n in range(20)]
+    lines = compare_outcomes(write(tmp_path / "log", rows), 100)
+    assert "a difference of a and b is shown (largest e-value " in lines[-1]
+    assert lines[-1].endswith("of a sign test of 20 pairs of users with unequal outcomes; 20 shows one)")
+    generator = numpy.random.default_rng(0)
+    same = [("ab"[n % 2], None, float(value)) for n, value in enumerate(generator.exponential(size=200))]
+    assert "a difference of a and b is not shown yet" in compare_outcomes(write(tmp_path / "log", same), 100)[-1]
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0])
+def test_a_sign_test_of_neighbours_rarely_shows_a_difference_that_is_not_there(delta: float) -> None:
+    """Outcomes rise with time in both variants."""
+    generator = numpy.random.default_rng(5)
+    shown = 0
+    for _ in range(100):
+        second = generator.random(400) < 0.3
+        values = generator.exponential(size=400) + numpy.linspace(0, 0.5, 400) + delta * second
+        pairs = neighbours(zip(second.tolist(), values.tolist(), strict=True))
+        shown += largest_e_of_rows(one > other for one, other in pairs) >= 1 / LEVEL
+    assert shown >= 95 if delta else shown <= 8

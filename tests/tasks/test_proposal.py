@@ -104,6 +104,69 @@ def test_identifiers_and_addresses_are_no_texts_and_are_noted(tmp_path: Path) ->
     assert proposal(tmp_path, [*rows, *rows[:30]]).notes[0].startswith("rows that repeat another: 30;"), "of the body"
 
 
+MAIL = "jane.roe.{}@mail.example.com"
+COLUMNS: dict[str, Any] = {
+    "id": lambda n: f"T{n}",
+    "text": lambda n: f"please help me with case {n}",
+    "queue": lambda n: ("billing", "shipping", "account")[n % 3],
+    "language": lambda n: ("English", "German")[n % 2],
+    "reply": lambda n: f"we will look at it in {n} days",
+    "article": lambda n: f"article{n % 40}",
+    "code": lambda n: f"code{n}",
+    "customer_email": MAIL.format,
+    "agent_email": lambda n: MAIL.format(n % 3),
+    "created_at": lambda n: f"2026-05-{n % 28 + 1:02} 12:30:00",
+    "closed": lambda n: f"2026-05-0{n % 2 + 1}",
+    "day": lambda n: f"{n % 28 + 1:02}.05.2026",
+    "sent": lambda n: f"Mon, {n % 28 + 1:02} Jun 2026 08:00:00 +0200",
+    "unix": lambda n: 1717171717 + n,
+    "phone": lambda n: f"+49 30 1234{n % 3}67",
+    "page": lambda n: f"https://example.com/{n % 3}",
+    "stars": lambda n: n % 5 + 1,
+    "nothing": lambda n: None,
+}
+
+
+@pytest.mark.parametrize(
+    ("columns", "answer"),
+    [
+        ("id text queue created_at", "queue"),
+        ("text queue customer_email", "queue"),
+        ("text queue agent_email closed day sent unix phone page", "queue"),
+        ("queue text", "queue"),
+        ("text stars unix", "stars"),
+        ("text language reply", "reply"),
+        ("text reply language", "language"),
+        ("text article created_at id", "article"),
+        ("text code created_at", "code"),
+        ("text code nothing", "code"),
+        ("text code", "code"),
+    ],
+)
+def test_without_a_usual_name_the_answer_is_a_column_that_looks_like_one(
+    tmp_path: Path, columns: str, answer: str
+) -> None:
+    """The last column was the answer, although it had times or addresses."""
+    rows = [{name: COLUMNS[name](n) for name in columns.split()} for n in range(60)]
+    found = proposal(tmp_path, rows)
+    assert (found.answer, found.guessed) == (answer, True)
+    assert found.texts[0] == "text"
+    said = f"reads {', '.join(found.texts)} and writes {answer} (guessed, since it has no usual name; new.answer names"
+    assert said in found.columns
+    assert f"\n# Columns: the model {said}" in config_text(sized(tmp_path, rows), ModelConfig())
+
+
+def test_a_named_answer_and_one_with_a_usual_name_are_not_guessed(tmp_path: Path) -> None:
+    rows = [row | {"label": "ab"[n % 2], "created_at": f"2026-05-0{n % 9 + 1}"} for n, row in enumerate(tickets())]
+    for found, answer in ((proposal(tmp_path, rows), "label"), (proposal(tmp_path, rows, answer="queue"), "queue")):
+        assert (found.answer, found.guessed, found.columns) == (
+            answer,
+            False,
+            f"the model reads body and writes {answer}",
+        )
+        assert "# Columns:" not in config_text(found, ModelConfig())
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

@@ -278,7 +278,7 @@ class NewConfig:
         task: its name, which its folders in configs and runs get: letters, digits, "_", "-" and ".".
         data: its rows: a file, folder or pattern, as for `task.train`.
         text: columns that the model reads; by default those with texts.
-        answer: column that it must write; by default one with a usual name, such as label, or the last one.
+        answer: column that it must write; by default one with a usual name, such as label, or one that looks like it.
         output: config file to write, which must not exist yet; by default configs/TASK/prompt_tuning.yaml.
 
     Raises:

@@ -19,7 +19,6 @@ from softprompts.errors import UserError, short
 from softprompts.governance import documents
 from softprompts.governance.documents import Known, bounds, interval, number
 from softprompts.governance.groups import ByGroup
-from softprompts.models.bundled import BUNDLED
 from softprompts.models.paths import names_folder
 from softprompts.reports.run import PIPELINES
 from softprompts.reports.tables import markdown_table
@@ -64,7 +63,7 @@ def model_card(known: Known, notice: str, answers: Mapping[str, str]) -> str:
     head = ModelCardData(
         base_model=None if known.evidence.base_is_folder else known.evidence.base,  # on the Hub, a path is an id
         library_name={"model": "transformers", "adapter": "peft"}.get(saved or ""),
-        license=_licence_of_base(known),
+        license=answers.get("model_licence"),  # that of the base model need not be that of what was trained
         pipeline_tag=pipeline,
         tags=["soft-prompts", known.method.replace("_", "-")],
         model_name=name if scores else None,
@@ -92,12 +91,6 @@ def _pipeline(known: Known) -> str | None:
     result = known.evidence.result
     by_default = PIPELINE_BY_DEFAULT if result.parameters["saved"] else None
     return PIPELINES.get(result.notes.get("kind", ""), by_default)
-
-
-def _licence_of_base(known: Known) -> str | None:
-    """Return the licence of a bundled base model, as the Hub names it; None for others, whose cards have theirs."""
-    found = [model.license.lower() for model in BUNDLED.values() if model.source == known.evidence.base]
-    return found[0] if found else None
 
 
 def group_table(by_group: ByGroup) -> str:

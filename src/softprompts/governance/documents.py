@@ -13,10 +13,10 @@ from softprompts.errors import listed, short
 from softprompts.governance.changes import ChangeLog, ScoreChange
 from softprompts.governance.compute import Compute, scientific
 from softprompts.governance.evidence import Evidence, Rows, moment
-from softprompts.governance.groups import ByGroup
+from softprompts.governance.groups import ByGroup, why_not
 from softprompts.methods.catalog import METHODS
-from softprompts.metrics.scoring import Interval
-from softprompts.models.bundled import PREFIX
+from softprompts.metrics.scoring import Interval, shares_of_right_answers
+from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.readiness.findings import percent
 from softprompts.readiness.plan import Plan
 from softprompts.runs.record import scored_prompt
@@ -180,7 +180,11 @@ def _base(known: Known) -> list[str]:
     lines += [f"The weights were dequantised from 4 bits ({name})."] if name.startswith(PREFIX) else []
     lines += [f"The run loaded the weights in {bits}."] if bits else []
     did = "trained" if known.method == "full_finetuning" else "did not change"
-    return [f"{' '.join(lines)} The run {did} the weights."]
+    licences = [model.license for model in BUNDLED.values() if model.source == evidence.base][:1]
+    return [
+        f"{' '.join(lines)} The run {did} the weights.",
+        *(f"Licence of the base model: {licence}." for licence in licences),  # other models name theirs in their card
+    ]
 
 
 def _steps(known: Known) -> list[str]:
@@ -409,6 +413,8 @@ def _groups(known: Known) -> list[str]:
                 f"By {column}, {metric} is from {number(worst.metrics[metric].value)} ({worst.value}, "
                 f"{worst.rows:,} rows) to {number(best.metrics[metric].value)} ({best.value}, {best.rows:,} rows)."
             )
+    if passed_over := known.by_group.passed_over:
+        lines.append(f"Columns without groups: {why_not(passed_over)}.")
     return lines or ["The scored rows have one group only."]
 
 
@@ -442,9 +448,17 @@ def _kpi(known: Known) -> list[str]:
     line = f"The plan asks for {plan.metric} of {number(plan.target)} or more."
     if found.value is None:
         return [line, f"The run has no score by {plan.metric}."]
-    reached = "reached" if found.value >= plan.target else "not reached"
     today = f" Today's process reaches {number(plan.today)}." if plan.today is not None else ""
-    return [f"{line} The run has {interval(found)}: {reached}.{today}"]
+    return [f"{line} The run has {interval(found)}: {_reached(found, plan.target)}.{today}"]
+
+
+def _reached(found: Interval, target: float) -> str:
+    """Return whether a score reaches its target, and whether its interval shows this."""
+    if found.value < target:
+        return "not reached"
+    if found.low < target:
+        return "reached, but not shown: the interval begins below the target"
+    return "reached, but there is no interval to show it" if found.low == found.high else "reached"
 
 
 def _changes(known: Known) -> list[str]:
@@ -587,15 +601,29 @@ FACTS: dict[str, Callable[[Known], list[str]]] = {
 
 
 def transparency_note(known: Known, answers: Mapping[str, str]) -> list[str]:
-    """Return the text for users: that this is an AI system, for what, how often it is right, and whom to ask."""
-    plan, found = known.plan, known.evidence.result.metrics[known.plan.metric]
+    """Return the text for users: that this is an AI system, for what, how good it is, and whom to ask."""
+    plan, contact = known.plan, answers.get("contact")
     written = "writes the answers that you see" if known.generates else "chooses the answers that you see"
-    lines = [f"An AI system {written}. They come from a language model."]
-    lines.append(f"It is for this purpose: {plan.goal}")
+    return [
+        f"An AI system {written}. They come from a language model.",
+        f"It is for this purpose: {plan.goal}",
+        " ".join(["It makes mistakes.", *_quality(known, answers.get("quality"))]),
+        f"If it is not available: {plan.fallback}",
+        f"Questions and complaints: {contact or '[answer `contact`]'}",
+    ]
+
+
+def _quality(known: Known, said: str | None) -> list[str]:
+    """Return how often the model is right, if the plan's metric measures this, and what a person says of its quality.
+
+    A user would read another score, such as one of overlap or of costs, as the share of right answers.
+    """
+    metric, found = known.plan.metric, known.evidence.result.metrics[known.plan.metric]
+    if found.value is None or metric not in shares_of_right_answers(known.settings["task"].get("metrics", [])):
+        return [said or "[answer `quality`]"]
     split = known.evidence.split
     where = "In a test" if split == "test" else f"On the {split} rows"
-    lines.append(f"It makes mistakes. {where} its {plan.metric.replace('_', ' ')} was {interval(found)}.")
-    lines.append(f"If it is not available: {plan.fallback}")
-    contact = answers.get("contact")
-    lines.append(f"Questions and complaints: {contact}" if contact else "Questions and complaints: [answer `contact`]")
-    return lines
+    right, low, high = (f"{100 * share:.1f}" for share in (found.value, found.low, found.high))
+    between = "" if found.low == found.high else f"95 % interval {low} to {high}, "
+    counted = f"{where} it was right in {right} of 100 cases ({between}{found.rows:,} rows)."
+    return [counted, *([said] if said else [])]

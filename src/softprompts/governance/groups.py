@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from softprompts.errors import UserError, nearest
+from softprompts.data.values import SHOWN, plain
+from softprompts.errors import UserError, listed, nearest
 from softprompts.governance.evidence import Evidence, Rows, scored_rows
 from softprompts.metrics.scoring import Interval, Metric, compute_metrics, intervals, load_metrics
 from softprompts.readiness.plan import Plan
@@ -18,6 +20,8 @@ from softprompts.tasks.task import Task
 from softprompts.tasks.templates import Row
 
 MOST = 12  # values of a column that is found to have groups
+LONGEST = 60  # characters of such a value; the record shows it, and no texts of rows
+MISSING = "(missing)"  # the group of the rows without a value
 FEW = 30  # rows of a group; with fewer, its interval says little
 RESAMPLES = 1000
 CLOSE = 1e-3  # between a recorded score and that of the predictions
@@ -40,11 +44,12 @@ class Group:
 
 @dataclass(frozen=True)
 class ByGroup:
-    """The scores by group, and the columns; or why there are none."""
+    """The scores by group, and the columns; or why there are none. `passed_over` has the other columns, and why."""
 
     groups: Sequence[Group]
     columns: Sequence[str]
     reason: str
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
     def gap(self, column: str, metric: str) -> tuple[Group, Group] | None:
         """Return the groups of a column with the best and the worst score by a number, such as the plan's."""
@@ -62,7 +67,8 @@ def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[
         evidence: the run.
         rows: its rows.
         plan: whose columns with times and authors have no groups, because they name people.
-        asked: columns, or none of them; None for those of the scored rows that have 2 to `MOST` values.
+        asked: columns, or none of them; None for those of the scored rows that have 2 to `MOST` values. Rows without a
+            value are a group as well.
 
     Raises:
         UserError: an asked column does not exist, or the rows are not at hand.
@@ -74,32 +80,61 @@ def scores_by_group(evidence: Evidence, rows: Rows, plan: Plan, asked: Sequence[
         if asked:
             raise UserError(f"governance.groups: {reason}")
         return ByGroup([], [], reason)
-    columns = list(asked or ()) or _columns(found, rows.task, plan)
+    passed_over = {} if asked else _passed_over(found, rows.task, plan)
+    columns = list(asked or (name for name in _names(found) if name not in passed_over))
     for column in columns:
-        if not any(column in row.record for row in found):
-            names = {name for row in found for name in row.record}
+        if column not in (names := _names(found)):
             raise UserError(f'governance.groups: the rows have no column "{column}"{nearest(column, names)}')
     if not columns:
-        return ByGroup([], [], f"no column of the rows has 2 to {MOST} values, beside prompt and target")
+        return ByGroup([], [], f"no column divides the rows into 2 to {MOST} groups: {why_not(passed_over)}")
     metrics = load_metrics(rows.task.metrics, rows.task.schema, rows.task.metric_data)
     if reason := _difference(evidence, metrics, plan.metric):
         return ByGroup([], [], reason)
-    return ByGroup([g for column in columns for g in _of_column(evidence, found, column, metrics)], columns, "")
+    scored = [group for column in columns for group in _of_column(evidence, found, column, metrics)]
+    return ByGroup(scored, columns, "", passed_over)
 
 
-def _columns(rows: Sequence[Row], task: Task, plan: Plan) -> list[str]:
-    """Return the columns whose values part the rows into groups."""
-    templates = (task.config.prompt, task.config.target)
-    used = {name for text in templates for _, name, *_ in string.Formatter().parse(text) if name}
-    left_out = used | {plan.time_column, plan.author_column}
-    found = []
-    for column in dict.fromkeys(name for row in rows for name in row.record):
-        values = [row.record.get(column) for row in rows]
-        if column in left_out or not all(isinstance(value, str | bool | int) for value in values):
-            continue
-        if 2 <= len(set(map(str, values))) <= min(MOST, len(rows) // 2):
-            found.append(column)
+def why_not(passed_over: Mapping[str, str]) -> str:
+    """Return the columns without groups for a sentence, each with the reason."""
+    return listed(f"{column} ({why})" for column, why in passed_over.items())
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.record))
+
+
+def _passed_over(rows: Sequence[Row], task: Task, plan: Plan) -> dict[str, str]:
+    """Return the columns whose values do not divide the rows into groups, and why."""
+    target = {name for _, name, *_ in string.Formatter().parse(task.config.target) if name}
+    reasons = dict.fromkeys(target, "part of the target") | {
+        column: "times or authors, by the plan" for column in (plan.time_column, plan.author_column) if column
+    }
+    found = {}
+    for column in _names(rows):
+        if why := reasons.get(column) or _no_groups([row.record.get(column) for row in rows]):
+            found[column] = why
     return found
+
+
+def _no_groups(values: Sequence[Any]) -> str:
+    """Return why the values of a column do not divide the rows into groups; empty if they do."""
+    named = Counter(map(_value, values))
+    known = {name: count for name, count in named.items() if name != MISSING}
+    reasons = {
+        "lists, objects or bytes": any(value is not None and not isinstance(value, SHOWN) for value in values),
+        "one value": len(named) < 2,
+        f"more than {MOST} values": len(named) > MOST,
+        "values that seldom repeat": 2 * len(known) > sum(known.values()),
+        "long texts": any(len(name) > LONGEST for name in known),
+    }
+    return next((why for why, applies in reasons.items() if applies), "")
+
+
+def _value(value: Any) -> str:
+    """Return the name of the group of a value. 20.0 and 20 are one; NaN and a cell of spaces are no value."""
+    if value is None or value != value or not str(plain(value)).strip():
+        return MISSING
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(plain(value))
 
 
 def _pairs(evidence: Evidence, numbers: Sequence[int]) -> tuple[list[str], list[str]]:
@@ -130,7 +165,7 @@ def _scores(metrics: dict[str, Metric], answers: list[str], targets: list[str]) 
 
 
 def _of_column(evidence: Evidence, rows: Sequence[Row], column: str, metrics: dict[str, Metric]) -> list[Group]:
-    values = [str(row.record.get(column, "")) for row in rows]
+    values = [_value(row.record.get(column)) for row in rows]
     shown = shown_names(sorted(set(values)))  # a column may name people
     return [
         Group(

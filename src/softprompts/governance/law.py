@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from softprompts.system.files import is_file
 import yaml
 
 FILE = Path(__file__).with_name("law.yaml")
+# Answers that programs read: the form of each, and its description for an error.
+FORMS = {
+    "dataset_url": ("https?://", "an address that begins with https://"),
+    "model_licence": (r"[a-z0-9][a-z0-9.+-]*\Z", "the Hub's name for a licence, such as apache-2.0 or other"),
+}
 
 
 @dataclass(frozen=True)
@@ -176,11 +182,12 @@ def _answer(file: Path, point: Point, value: Any) -> str:
         raise UserError(f'{file}: {point.key}: unknown answer "{short(text)}" (valid: {listed(point.choices)})')
     if point.key == "dataset_published":
         try:
-            text = date.fromisoformat(text).isoformat()  # 20260802 becomes 2026-08-02, as Croissant requires
+            return date.fromisoformat(text).isoformat()  # 20260802 becomes 2026-08-02, as Croissant requires
         except ValueError:
             raise UserError(f"{file}: {point.key}: expected a date such as 2026-08-02, found {short(text)}") from None
-    if point.key == "dataset_url" and not text.startswith(("https://", "http://")):
-        raise UserError(f"{file}: {point.key}: expected an address that begins with https://, found {short(text)}")
+    form, expected = FORMS.get(point.key, ("", ""))
+    if not re.match(form, text):
+        raise UserError(f"{file}: {point.key}: expected {expected}, found {short(text)}")
     return text
 
 

@@ -19,10 +19,12 @@ class RowMetric(evaluate.Metric):
     row_statistics: from predictions, references and the metric's own settings, (rows, K) float64 numbers.
     from_sums: from their sums over the rows of a sample, (K,), the metric's numbers by name, floats.
     open_only: true if it scores generated predictions, and no choices.
+    right_answers: its number that is the share of right answers; None if it measures something else, such as overlap.
     not_compared: its numbers that describe a model without being better if larger; methods are not compared by them.
     """
 
     open_only = True
+    right_answers: str | None = None
     not_compared: tuple[str, ...] = ()
     row_statistics: Callable[..., numpy.ndarray]
     from_sums: Callable[..., dict[str, float]]

@@ -7,7 +7,7 @@ import inspect
 import tempfile
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from numbers import Real
@@ -356,6 +356,18 @@ def reported(metrics: dict[str, Metric], targets: Sequence[str]) -> list[str]:
     """
     tried = [target.strip() for target in targets[:TRIED]]
     return list(compute_metrics(metrics, tried, tried, of="the targets"))
+
+
+def shares_of_right_answers(names: Sequence[str]) -> set[str]:
+    """Return the numbers that are a share of right answers, as the metrics of these names state in `right_answers`.
+
+    A metric that cannot be loaded states nothing.
+    """
+    found: set[str | None] = set()
+    for name in names:
+        with suppress(Exception):  # a user's module may raise anything
+            found |= {getattr(metric.module, "right_answers", None) for metric in load_metrics([name]).values()}
+    return {number for number in found if number}
 
 
 def number_named(name: str, metrics: dict[str, Metric], targets: Sequence[str]) -> str | None:

@@ -8,17 +8,17 @@ from collections.abc import Iterable
 PRIOR = 0.18  # successes and failures that are assumed before the first pair: the default of the authors, in safestats
 
 
-def neighbours(outcomes: Iterable[tuple[bool, int]]) -> list[tuple[int, int]]:
-    """Return pairs of outcomes for `largest_e`: each outcome with the newest one of the other variant that still waits.
+def neighbours(outcomes: Iterable[tuple[bool, float]]) -> list[tuple[float, float]]:
+    """Return pairs of outcomes for a test: each outcome with the newest one of the other variant that still waits.
 
     Shares may change with time. If one variant has more users, its n-th user comes long before the n-th of the other.
     Neighbours in time have almost the same share under the hypothesis. Pairs depend on the order of the variants alone,
     never on outcomes, and later outcomes change no earlier pair.
 
     Args:
-        outcomes: for each user, in the order of arrival: whether the second variant was shown, and the outcome, 0 or 1.
+        outcomes: for each user, in the order of arrival: whether the second variant was shown, and the outcome.
     """
-    waiting: list[tuple[bool, int]] = []
+    waiting: list[tuple[bool, float]] = []
     pairs = []
     for second, outcome in outcomes:
         if waiting and waiting[-1][0] != second:
@@ -58,6 +58,8 @@ def largest_e_of_rows(wins: Iterable[bool]) -> float:
     Each row multiplies the e-value by twice the probability that earlier rows gave to its winner: a bet against a
     fair coin that never expects to win (Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid
     inference", section 2; Krichevsky and Trofimov 1981 for the estimate).
+
+    It is also the test of two variants in pairs of users, if outcomes are other numbers than 0 and 1.
 
     Args:
         wins: for each row with different scores, in the order of arrival: whether the first model is better.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,23 +14,28 @@ from typing import Any
 from softprompts.data.readers import PACKED, SUFFIXES, open_file, read_lines
 from softprompts.data.strict_json import JsonError, parse_json
 from softprompts.errors import UserError, listed, nearest, notice, short
-from softprompts.metrics.sequential import largest_e, neighbours
+from softprompts.metrics.sequential import largest_e, largest_e_of_rows, neighbours
 from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 
 import numpy
 
 USERS = ("user", "users", "userid", "username")
-NO_USER = ("null", "nan", "none", "n/a")  # what exports write for an empty cell
+# What exports and people write for an empty cell.
+NO_USER = ("null", "nan", "nat", "none", "nil", "na", "n/a", "#n/a", "<na>", "\\n", "-", "?", "unknown", "anonymous")
 TABLES = tuple(suffix + packed for suffix in SUFFIXES if "json" not in suffix for packed in ("", *PACKED))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An outcome of an answer. `user` is that of the answer; an answer without a known one has a user of its own."""
+    """An outcome of an answer. `user` is that of the answer; an answer without a known one has a user of its own.
+
+    `value` is the last outcome that was reported of the answer, and `reported_first` the first one.
+    """
 
     variant: str
     user: str
     value: float
+    reported_first: float
 
 
 def compare_outcomes(log: str, resamples: int) -> list[str]:
@@ -41,7 +46,8 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
     same users whose difference is as large. It is valid for any number of users. The last outcome of an answer counts.
     A user with outcomes of two adapters is left out.
 
-    If outcomes are 0 or 1, a line has the e-value of each pair, which stays valid if one looks at it every day.
+    A line has the e-value of each pair, which stays valid if one looks at it every day. It is that of the first outcome
+    of each user, as it was first reported. A user who meets another adapter later stays in it.
 
     Args:
         log: file of `serve.split_log`, one JSON object per line, which identifies a user by a digest; or a CSV file
@@ -59,7 +65,8 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
             continue
         lines.append(f"{split}:")
         if crossed:
-            lines.append(f"  left out: users with outcomes of more than one variant: {crossed}")
+            left_out = f"their outcomes: {len(outcomes) - len(kept)}"
+            lines.append(f"  left out: users with outcomes of more than one variant: {crossed}; {left_out}")
         for name, users in adapters.items():
             values = [value for own in users.values() for value in own]
             lines.append(
@@ -67,7 +74,7 @@ def compare_outcomes(log: str, resamples: int) -> list[str]:
             )
         # Outcomes may be minutes or refunds, of which less is better.
         lines += [f"  {verdict(one, than='has a higher mean than')}" for one in _compared(adapters, resamples)]
-        lines += _at_any_time(kept, list(adapters))
+        lines += _at_any_time(outcomes)
     if not lines:
         raise UserError(f"outcomes.log: {log} has no outcomes of two adapters of one split, from users of one each")
     return lines
@@ -89,23 +96,34 @@ def _by_variant(outcomes: Iterable[Outcome]) -> dict[str, dict[str, list[float]]
     return found
 
 
-def _at_any_time(outcomes: Sequence[Outcome], variants: list[str]) -> list[str]:
-    """Return lines on e-values, if all outcomes are 0 or 1: of the first outcome of each user, in their order."""
-    if any(outcome.value not in (0, 1) for outcome in outcomes):
-        return []
+def _at_any_time(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return lines on the e-values of all pairs of variants, from the first outcome of each user, in their order.
+
+    Later outcomes change nothing of it: no user leaves, and no outcome is replaced. Otherwise the bound on the largest
+    e-value so far would not hold. If all outcomes are 0 or 1, the hypothesis is that shares are equal. For other
+    numbers it is that in a pair of users each variant is equally often the higher one, which is not about means.
+    """
     first: dict[str, Outcome] = {}
     for outcome in outcomes:
         first.setdefault(outcome.user, outcome)
-    compared = list(combinations(variants, 2))
+    shares = all(own.reported_first in (0, 1) for own in first.values())
+    compared = list(combinations(dict.fromkeys(own.variant for own in first.values()), 2))
     enough = len(compared) / LEVEL  # e-values of several pairs: Bonferroni
     lines = []
     for a, b in compared:
-        pairs = neighbours((own.variant == b, int(own.value)) for own in first.values() if own.variant in (a, b))
-        found = largest_e(pairs)
+        pairs = neighbours((own.variant == b, own.reported_first) for own in first.values() if own.variant in (a, b))
+        if shares:
+            found, how = largest_e((int(one), int(other)) for one, other in pairs), f"of {len(pairs)} pairs of users"
+        else:
+            higher = [one > other for one, other in pairs if one != other]
+            found, how = (
+                largest_e_of_rows(higher),
+                f"of a sign test of {len(higher)} pairs of users with unequal outcomes",
+            )
         said = "shown" if found >= enough else "not shown yet"
         lines.append(
-            f"  whenever you look: a difference of {a} and {b} is {said} (largest e-value {found:.3g} of {len(pairs)} "
-            f"pairs of users; {enough:.0f} shows one)"
+            f"  whenever you look: a difference of {a} and {b} is {said} (largest e-value {found:.3g} {how}; "
+            f"{enough:.0f} shows one)"
         )
     return lines
 
@@ -164,9 +182,11 @@ def _read(log: str) -> dict[str, list[Outcome]]:
         return {Path(log).stem: _variants(log)}
     answers: dict[str, dict[str, Any]] = {}
     outcomes: dict[str, dict[str, Any]] = {}
+    reported_first: dict[str, float] = {}
     for record in _records(log):
         if "outcome" in record:
             outcomes[record["id"]] = record
+            reported_first.setdefault(record["id"], float(record["outcome"]))
         else:
             answers[record["id"]] = record
     found: dict[str, list[Outcome]] = {}
@@ -175,7 +195,8 @@ def _read(log: str) -> dict[str, list[Outcome]]:
         if (answer := answers.get(name, record if "user" in record else None)) is None:
             raise UserError(f"outcomes.log: {log} has an outcome of {short(name)}, but no answer with that id")
         # An answer's id cannot be the digest of a user.
-        own = Outcome(answer["adapter"], answer.get("user") or name, float(record["outcome"]))
+        user = answer.get("user") or name
+        own = Outcome(answer["adapter"], user, float(record["outcome"]), reported_first[name])
         found.setdefault(answer["split"], []).append(own)
     return found
 
@@ -195,14 +216,11 @@ def _records(log: str) -> Iterator[dict[str, Any]]:
 
 def _variants(log: str) -> list[Outcome]:
     """Return the outcomes in a table; a row without a user counts as a separate one."""
-    found = []
+    found: list[Outcome] = []
     try:
         for place, row in (one for batch in open_file(log).batches() for one in batch):
-            for column in ("variant", "outcome"):
-                if column not in row:
-                    raise UserError(f"{log} has no column {column}{nearest(column, row)}")
-            if "user" not in row and (near := [c for c in row if _plain(c) in USERS]):
-                raise UserError(f'{log} has no column user; rename its column "{short(near[0])}" to user')
+            if not found:
+                _check_columns(log, row)
             variant, value = _cell(row["variant"]), _number(row["outcome"])
             if value is None or not variant:
                 said = [short(repr(row[column])) for column in ("variant", "outcome")]
@@ -211,10 +229,26 @@ def _variants(log: str) -> list[Outcome]:
             if user.casefold() in NO_USER:
                 raise UserError(f'{place}: the user is "{user}"; leave the cell empty if the user is unknown')
             # A place has a colon and a number; the mark keeps it apart from a user of that name.
-            found.append(Outcome(variant, f"user {user}" if user else f"row {place}", value))
+            found.append(Outcome(variant, f"user {user}" if user else f"row {place}", value, value))
     except UserError as error:
         raise UserError(f"outcomes.log: {error}") from None
     return found
+
+
+def _check_columns(log: str, columns: Collection[str]) -> None:
+    """Raise `UserError` if a table lacks a column; report other columns, of which one may name the users."""
+    for column in ("variant", "outcome"):
+        if column not in columns:
+            raise UserError(f"{log} has no column {column}{nearest(column, columns)}")
+    if "user" in columns:
+        return
+    if near := [name for name in columns if _plain(name) in USERS]:
+        raise UserError(f'{log} has no column user; rename its column "{short(near[0])}" to user')
+    if others := [name for name in columns if name not in ("variant", "outcome")]:
+        notice(
+            f"outcomes.log: {log} has no column user, so each row counts as another user; if one of its other columns "
+            f"identifies the users, rename it to user: {listed(others)}"
+        )
 
 
 def _plain(name: object) -> str:

@@ -27,7 +27,7 @@ from softprompts.tasks.templates import Row
 LOOKED_AT = 20_000  # rows, from the first on; of a choice, the answers of all rows
 MEASURED = 2_000  # rows of train whose tokens are counted
 LONGEST = 200  # rows with most characters; one of them has most tokens
-# Names of answer columns, the most certain first; otherwise the last column is the answer.
+# Names of answer columns, the most certain first; without one, the answer is guessed by the values.
 ANSWERS = ("label", "target", "answer", "output", "response", "completion", "summary", "category", "class", "intent")
 TEXTS = ("text", "prompt", "input", "question", "sentence", "message", "body", "content", "title", "description")
 # Characters of scripts without spaces between words: about two of a word, and about four with vowel signs and tones.
@@ -44,6 +44,11 @@ MOST_TESTED = 1000  # rows, for an interval of about 3 points (1.96 sqrt(0.25 / 
 LONG = 150  # mean number of tokens per row; with more, the batch is smaller
 PASSES = 3  # over train, within these numbers of steps
 FEWEST_STEPS, MOST_STEPS = 60, 200
+# Values that are no answers: a day with or without its time, an address, and a number such as a time or an identifier.
+DAY = (
+    r"(?:\w{3}, )?(?:\d{4}[-/.]\d{1,2}(?:[-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2} \w{3} \d{4})(?:[T ].*)?"
+)
+NO_ANSWER = re.compile(rf"{DAY}|\S+@\S+|(?:https?://|www\.)\S+|[^\w]*\d[\d\W]{{6,}}")
 TEMPLATE_SIGNS = "{}[]!:"  # signs with a meaning in templates
 
 
@@ -51,7 +56,8 @@ TEMPLATE_SIGNS = "{}[]!:"  # signs with a meaning in templates
 class Proposal:
     """The settings of a proposed config.
 
-    rows: number of rows that were read; notes: weaknesses of the data, one line each.
+    rows: number of rows that were read; answer, texts: the columns that the model writes and reads; guessed: whether
+    the answer was found by its values alone; notes: weaknesses of the data, one line each.
     """
 
     new: NewConfig
@@ -61,12 +67,21 @@ class Proposal:
     evaluation: EvaluationConfig
     run: RunConfig
     rows: int
+    answer: str
+    texts: list[str]
+    guessed: bool
     notes: list[str] = field(default_factory=list)
 
     @property
     def file(self) -> Path:
         """The file of the config."""
         return _file(self.new)
+
+    @property
+    def columns(self) -> str:
+        """The columns of answers and texts, for people."""
+        guessed = " (guessed, since it has no usual name; new.answer names another)" if self.guessed else ""
+        return f"the model reads {listed(self.texts)} and writes {short(self.answer)}{guessed}"
 
 
 def _file(new: NewConfig) -> Path:
@@ -89,7 +104,7 @@ def propose(new: NewConfig) -> Proposal:
     if not rows:
         raise UserError(f"new.data: {new.data} has no rows")
     columns = list(dict.fromkeys(name for _, record in rows for name in record))
-    answer = _answer_column(new, rows, columns)
+    answer, guessed = _answer_column(new, rows, columns)
     answers = [str(plain(record[answer])) for _, record in rows]
     counts = _counts(answers, (record.get(answer) for _, record in every))
     if len(counts) == 1:
@@ -113,20 +128,45 @@ def propose(new: NewConfig) -> Proposal:
         EvaluationConfig(bootstrap_resamples=1000),
         RunConfig(f"runs/{new.task}/prompt_tuning", trackers=[]),
         len(rows),
+        answer,
+        texts,
+        guessed,
         [*doubts, *_notes(rows, texts, answers, counts if choices else Counter())],
     )
 
 
-def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> str:
-    """Return the column that the model must write; it has a value in every row."""
+def _answer_column(new: NewConfig, rows: Rows, columns: Sequence[str]) -> tuple[str, bool]:
+    """Return the column that the model must write, with a value in every row, and whether it was guessed."""
     by_name = {name.strip().lower(): name for name in reversed(columns)}
-    found = new.answer or next((by_name[name] for name in ANSWERS if name in by_name), columns[-1])
+    named = new.answer or next((by_name[name] for name in ANSWERS if name in by_name), None)
+    found = named or _guessed_answer(rows, columns)
     _check_column("new.answer", found, columns)
     for place, record in rows:
         value = record.get(found)
         if value is None or isinstance(value, Unread) or not str(plain(value)).strip():
             raise UserError(f'{place}: the answer, column "{found}", is empty; fill it in, or remove the row')
-    return found
+    return found, named is None
+
+
+def _guessed_answer(rows: Rows, columns: Sequence[str]) -> str:
+    """Return the column whose values look most like answers; of several such columns the last one.
+
+    These are choices. If the last column has written texts, and another column can be read, it is the answer.
+    """
+    values = {name: _column(rows, name)[0] for name in columns}
+    likely = [name for name in columns if not _are_no_answers(values[name])]
+    texts = [name for name in likely if _are_texts(name, values[name])]
+    if len(texts) > 1 and likely[-1] == texts[-1] and texts[-1].strip().lower() not in TEXTS:
+        return texts[-1]
+    choices = [name for name in likely if len(set(values[name])) > 1 and _choices(Counter(values[name]))]
+    others = [name for name in likely if name not in texts]
+    repeated = [name for name in others if len(set(values[name])) < len(values[name])]
+    return next(found[-1] for found in (choices, repeated, others, columns) if found)
+
+
+def _are_no_answers(values: Sequence[str]) -> bool:
+    """Return whether half of the values of a column or more are days, addresses or long numbers, or it has no value."""
+    return 2 * sum(NO_ANSWER.fullmatch(value.strip()) is not None for value in values) >= len(values)
 
 
 def _counts(answers: Sequence[str], others: Iterable[object]) -> Counter[str]:
@@ -379,6 +419,7 @@ def config_text(proposal: Proposal, model: ModelConfig) -> str:
         f"#   accelerate launch recipes/prompt_tuning.py --config {_printable(str(proposal.file))}",
         "#",
         "# The settings were chosen from the data. Change any that you know better.",
+        *([f"# Columns: {_printable(proposal.columns)}."] if proposal.guessed else []),
         *(f"# Note: {note}." for note in proposal.notes),
         "",
         "model:",

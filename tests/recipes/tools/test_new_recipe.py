@@ -23,6 +23,7 @@ def test_a_config_and_the_two_commands_that_follow(
     code, said, errors = cli_in_process(command(wider_model, "data/examples/tickets.jsonl", output), capfd)
     assert code == 0, errors
     *_, written, train, ask = said.splitlines()
+    assert "\ncolumns: the model reads text and writes queue (guessed, since it has no usual name; new.answer " in said
     assert re.fullmatch(
         rf"written: {re.escape(str(output))}; a run takes about \d+ min on this machine. Next:", written
     )

@@ -6,4 +6,4 @@ from softprompts.metrics import base
 class Accuracy(base.Equality):
     """`compute(predictions=[str], references=[str])` -> `{"accuracy": share in 0..1}`; without surrounding space."""
 
-    number = "accuracy"
+    number = right_answers = "accuracy"

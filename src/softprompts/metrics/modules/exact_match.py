@@ -10,4 +10,4 @@ class ExactMatch(base.Equality):
     punctuation and inner space count (SQuAD's exact match ignores case, punctuation and articles).
     """
 
-    number = "exact_match"
+    number = right_answers = "exact_match"

@@ -25,7 +25,7 @@ class FinalNumber(base.MeanMetric):
     in "1,2,72", separate the numbers of a list. A space always separates numbers.
     """
 
-    number = "final_number"
+    number = right_answers = "final_number"
 
     def score(self, prediction: str, reference: str) -> float:
         answer = _last_number(prediction)

@@ -24,6 +24,8 @@ class JsonObject(base.RowMetric):
     If a reference is not a JSON object, its row counts as wrong. References of a schema are never downloaded.
     """
 
+    right_answers = "exact_match"
+
     def row_statistics(
         self, predictions: list[str], references: list[str], schema: dict[str, Any] | None = None
     ) -> numpy.ndarray:

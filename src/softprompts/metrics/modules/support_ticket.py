@@ -23,6 +23,8 @@ class SupportTicket(base.RowMetric):
       share of JSON objects.
     """
 
+    right_answers = "exact_match"
+
     def row_statistics(
         self, predictions: list[str], references: list[str], schema: dict[str, Any] | None = None
     ) -> numpy.ndarray:
