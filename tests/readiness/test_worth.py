@@ -96,14 +96,29 @@ def test_test_rows_are_green_amber_or_red_by_what_the_target_needs(made: Made) -
     assert f"Collect {worth.rows_needed(0.85, 0.9) - 60:,} more test rows" in found.remedy
 
 
-def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(made: Made) -> None:
-    assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
-    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
-    found = Case(made).findings()["test_rows"].facts
-    assert (found["reference_is"], found["reference"]) == ("always predicting the most frequent label", 0.5)
+def test_the_target_is_compared_with_whatever_needs_no_training_and_most_test_rows(made: Made) -> None:
+    def reference(**kpi: Any) -> tuple[str, float]:
+        made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"} | kpi)
+        facts = Case(made).findings()["test_rows"].facts
+        return facts["reference_is"], facts["reference"]
+
+    assert reference(today=0.6) == ("today's process", 0.6)
+    assert reference() == ("always predicting the most frequent label", 0.5)
     made.write_baseline(0.7)
-    found = Case(made).findings()["test_rows"].facts
-    assert (found["reference_is"], found["reference"]) == ("the hard prompt", 0.7)
+    assert reference() == reference(today=0.6) == ("the hard prompt", 0.7)
+    assert reference(today=0.8) == ("today's process", 0.8)
+    made.write_baseline(0.79)
+    assert reference(today=0.8) == ("the hard prompt", 0.79), "it is measured, and so needs more rows than a constant"
+    assert reference(today=0.95) == ("today's process", 0.95), "the target is below it"
+
+
+def test_a_hard_prompt_that_is_better_than_today_makes_the_test_too_small(made: Made) -> None:
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once", "today": 0.6})
+    made.write_baseline(0.85)
+    found = Case(made).findings()["test_rows"]
+    needed = planning.rows_needed(0.9 - 0.85, planning.disagreement(0.85, 0.9))
+    assert (found.status, found.facts["needed"]) == ("red", needed)
+    assert needed > 600
 
 
 @pytest.mark.parametrize("today", [0.6, None])
