@@ -16,6 +16,8 @@ from softprompts.config import tools
 from softprompts.data import tables
 from softprompts.errors import UserError
 from softprompts.readiness import page
+from softprompts.readiness.settings import read_recipe
+from softprompts.tasks.task import load_task
 
 import pytest
 
@@ -204,6 +206,35 @@ def test_the_rows_are_judged_as_they_are_in_the_files(made: Made, monkeypatch: p
     assert (finding["facts"]["found"][0]["rows"], record["pii"]) == (1, "refuse")
     kept = [p for p in (made.folder / "cache").rglob("*") if p.is_file() and MAIL.encode() in p.read_bytes()]
     assert kept == [], "no copy without masks stays"
+
+
+def test_rows_are_compared_as_a_run_reads_them(made: Made) -> None:
+    """Rows that differ only in an e-mail address are equal after masking; authors are compared without masks."""
+    rows = clean_rows()
+    for split, found in rows.items():
+        for n, row in enumerate(found):
+            row["customer"] = f"{split}{n}@example.com"
+    text = rows["train"][3]["text"]
+    rows["train"][3]["text"] = f"{text} ask ann@example.com"
+    rows["train"][4] |= {"text": f"{text} ask cem@example.com"}
+    rows["test"][7] = rows["train"][3] | {"text": f"{text} ask bob@example.org", "customer": "test7@example.com"}
+    for split, found in rows.items():
+        write(made.folder / f"{split}.jsonl", found)
+    made.write_config(pii="mask")
+    made.write_plan(author_column="customer")
+    assert page.write_readiness(made.asked()) == "red"
+    record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
+    found_by_key = {finding["key"]: finding for finding in record["findings"]}
+    assert {key: found_by_key[key]["status"] for key in ("leaked_rows", "conflicts", "authors")} == {
+        "leaked_rows": "red",
+        "conflicts": "amber",
+        "authors": "green",
+    }
+    assert found_by_key["leaked_rows"]["facts"]["rows"] == 1
+    settings = read_recipe(str(made.config))
+    measured = page.rows.measure(settings, load_task(settings.task))
+    assert found_by_key["lengths"]["facts"]["test"]["longest"] == max(measured.lengths("test"))
+    assert record["data"]["test"]["sha256"] != record["data_of_run"]["test"]["sha256"]
 
 
 def test_a_finished_run_that_is_no_baseline_is_not_taken_for_one(

@@ -14,7 +14,7 @@ from softprompts.errors import UserError
 from softprompts.readiness import overlap, rows, sensitive
 from softprompts.readiness.findings import Finding, place_of
 from softprompts.readiness.plan import read_plan
-from softprompts.tasks.task import load_task
+from softprompts.tasks.task import load_task, load_unmasked
 
 import pytest
 
@@ -32,18 +32,20 @@ class Checked:
         made = Made(folder, folder, splits)
         made.write_plan(**plan)
         self.plan = read_plan(str(made.plan))
-        self.handling = task.pop("pii", "keep")
-        self.task = load_task(TaskConfig(**(made.settings["task"] | task)))  # like readiness, with any `task.pii`
+        settings = TaskConfig(**(made.settings["task"] | task))
+        self.handling = settings.pii
+        self.raw = load_unmasked(settings)
+        self.task = load_task(settings) if settings.pii == "mask" else self.raw
         self.findings = {f.key: f for f in self._all()}
 
     def _all(self) -> list[Finding]:
-        found = sensitive.personal_data(self.task.splits)
-        secret = sensitive.secrets(self.task.splits)
+        found = sensitive.personal_data(self.raw.splits)
+        secret = sensitive.secrets(self.raw.splits)
         return [
             rows.counts(self.task, "prompt_tuning"),
             rows.balance(self.task, self.plan.metric),
             rows.languages(self.task),
-            *overlap.overlap_findings(self.task, self.plan),
+            *overlap.overlap_findings(self.task, self.raw, self.plan),
             *sensitive.sensitive_findings(self.plan, self.handling, found, secret),
         ]
 

@@ -230,9 +230,7 @@ def test_a_record_of_masked_rows_is_compared_with_masked_rows(made: Made) -> Non
     made.settings["task"]["pii"] = "mask"
     made.write_config()
     made.write_baseline()
-    case = Case(made)
-    case.task = load_task(replace(case.settings.task, pii="keep"))  # as readiness reads them
-    assert isinstance(case.baseline(), worth.Baseline)
+    assert isinstance(Case(made).baseline(), worth.Baseline)
 
 
 @pytest.mark.parametrize("value", [None, -0.2, 1.7, "0.7", True])

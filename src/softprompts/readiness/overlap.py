@@ -64,8 +64,13 @@ class Texts:
             self.exact[name] = [(place, "\0".join(texts), target) for place, texts, target in found]
 
 
-def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
+def overlap_findings(task: Task, raw: Task, plan: Plan) -> Iterator[Finding]:
     """Yield the findings on overlap between splits, and on contradictions.
+
+    Args:
+        task: the rows as a run reads them, maybe with masks.
+        raw: the rows without masks, of which authors and times are compared.
+        plan: the plan, with the columns of authors and times.
 
     Raises:
         UserError: the rows lack a column that the plan names; a value of the time column is not a time.
@@ -75,8 +80,8 @@ def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
     yield across_splits(texts)
     yield near_duplicates(texts)
     yield conflicts(texts, task.choices is not None)
-    yield by_author(task, plan)
-    yield by_time(task, plan)
+    yield by_author(raw, plan)
+    yield by_time(raw, plan)
 
 
 def repeated(texts: Texts) -> Finding:
