@@ -39,7 +39,7 @@ class Checked:
         self.findings = {f.key: f for f in self._all()}
 
     def _all(self) -> list[Finding]:
-        found = sensitive.personal_data(self.raw.splits)
+        found = sensitive.personal_data(self.raw.splits, self.plan.time_column)
         secret = sensitive.secrets(self.raw.splits)
         return [
             rows.counts(self.task, "prompt_tuning"),
@@ -232,6 +232,25 @@ def test_personal_data_are_red_until_they_are_masked_or_covered(check: Check) ->
     assert check(plant, task={"pii": "refuse"}).findings["personal_data"].status == "red"
     nobody = {"legal_basis": "no personal data", "personal_data": ["EMAIL_ADDRESS"]}
     assert check(plant, **nobody).findings["personal_data"].status == "red"
+
+
+def test_times_are_no_personal_data(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        for begin, found in zip((1_717_000_000, 1_717_100_000, 1_717_200_000), rows.values(), strict=True):
+            for n, row in enumerate(found):
+                row |= {"sent": begin + 17 * n, "seen": str(begin + 19 * n), "order": 2_125_551_000 + n}
+
+    assert check(plant, time_column="sent").not_green() == {}
+    assert check(lambda rows: rows["train"][0].update(phone=2125551234)).not_green() == {"personal_data": "red"}
+
+
+def test_the_column_of_times_is_not_searched(check: Check) -> None:
+    def plant(rows: Rows) -> None:
+        for month, found in enumerate(rows.values(), start=1):
+            for n, row in enumerate(found):
+                row["phone_log"] = 1_717_000_000 + 10_000 * month + n
+
+    assert check(plant, time_column="phone_log").not_green() == {}
 
 
 def test_a_kind_of_personal_data_that_nobody_finds_is_an_error(check: Check) -> None:

@@ -56,7 +56,7 @@ SHOWN = {
 class Readiness:
     """The outcome of all checks.
 
-    `task` has the rows without masks. `data_of_run` is the fingerprint of the rows as a run reads them, with `task.pii`.
+    `task` has the rows without masks. `data_of_run` is the fingerprint of the rows as a run reads them.
     """
 
     settings: RecipeSettings
@@ -132,7 +132,7 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
     measured = rows.measure(settings, task)
     shared = list(overlap.overlap_findings(task, raw, plan))
     ceiling = next(worth.ceiling_of(finding.facts) for finding in shared if finding.key == "conflicts")
-    found = sensitive.personal_data(raw.splits)
+    found = sensitive.personal_data(raw.splits, plan.time_column)
     findings = [
         *plan_findings(plan),
         *sensitive.sensitive_findings(plan, settings.task.pii, found, sensitive.secrets(raw.splits)),

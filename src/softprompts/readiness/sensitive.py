@@ -34,9 +34,9 @@ def check_kinds(plan: Plan) -> None:
             raise UserError(f'{plan.path}: personal_data: unknown kind "{kind}"{nearest(kind, kinds())}')
 
 
-def personal_data(splits: Mapping[str, Sequence[Row]]) -> Found:
-    """Return the places of personal data, one per row."""
-    return _scan(splits, lambda record: kinds_by_column(record))
+def personal_data(splits: Mapping[str, Sequence[Row]], time_column: str | None) -> Found:
+    """Return the places of personal data, one per row. The plan's column of times has none."""
+    return _scan(splits, lambda r: kinds_by_column({name: value for name, value in r.items() if name != time_column}))
 
 
 def secrets(splits: Mapping[str, Sequence[Row]]) -> Found:
@@ -57,7 +57,7 @@ def _scan(splits: Mapping[str, Sequence[Row]], find: Callable[[Any], Mapping[str
 def _secrets_by_column(record: Mapping[str, Any]) -> dict[str, Counter[str]]:
     found = {}
     for column, value in record.items():
-        texts = list(texts_in(value))
+        texts = [text for text, _ in texts_in(value)]
         if names := Counter(d.secret_type for d in _detectors() for t in texts if any(d.analyze_string(t))):
             found[column] = names
     return found

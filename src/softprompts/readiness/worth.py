@@ -340,7 +340,7 @@ def _reference(plan: Plan, task: Task, metric: str, baseline: Baseline | str) ->
     majority = majority_share(task) if metric in RIGHT_OR_WRONG else None
     if majority is not None:
         found.append((majority, "always predicting the most frequent label"))
-    return max(found, key=lambda one: (_needed(*one, plan.target), one[0]), default=None)
+    return max(found, key=lambda one: (_needed(one[0], one[1], plan.target), one[0]), default=None)
 
 
 def _needed(reference: float, source: str, target: float) -> float:
