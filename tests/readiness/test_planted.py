@@ -232,6 +232,8 @@ def test_personal_data_are_red_until_they_are_masked_or_covered(check: Check) ->
     assert check(plant, task={"pii": "refuse"}).findings["personal_data"].status == "red"
     nobody = {"legal_basis": "no personal data", "personal_data": ["EMAIL_ADDRESS"]}
     assert check(plant, **nobody).findings["personal_data"].status == "red"
+    masked = check(plant, task={"pii": "mask"}, legal_basis="no personal data").findings["personal_data"]
+    assert (masked.status, "masking is processing" in masked.remedy) == ("amber", True)
 
 
 def test_times_are_no_personal_data(check: Check) -> None:

@@ -13,6 +13,7 @@ from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding
 
+NO_DATA = "no personal data"
 # Article 6(1) of the GDPR, (a) to (f), and data of no person.
 LEGAL_BASES = (
     "consent",
@@ -21,7 +22,7 @@ LEGAL_BASES = (
     "vital interests",
     "public task",
     "legitimate interests",
-    "no personal data",
+    NO_DATA,
 )
 TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
 OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots", "accepted")

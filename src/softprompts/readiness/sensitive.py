@@ -9,7 +9,7 @@ from typing import Any
 
 from softprompts.errors import UserError, listed, nearest
 from softprompts.readiness.findings import Finding, place_of, places
-from softprompts.readiness.plan import Plan
+from softprompts.readiness.plan import NO_DATA, Plan
 from softprompts.tasks.privacy import check_column_names, kinds, kinds_by_column, texts_in
 from softprompts.tasks.templates import Row
 
@@ -125,11 +125,14 @@ def _personal(plan: Plan, handling: str, found: Found) -> Finding:
     facts, table = _facts(found), _table(found)
     if handling == "mask":
         said += f" task.pii masks them in every split. {LIMITS}"
+        if plan.legal_basis == NO_DATA:
+            remedy = "Give the legal basis for masking in readiness.yaml: masking is processing (Article 4(2) GDPR)."
+            return Finding("personal_data", title, "amber", said, remedy, facts, table)
         return Finding("personal_data", title, "green", said, "", facts, table)
     if handling == "refuse":
         remedy = "Remove these rows, or set task.pii to mask: with refuse, training stops at the first of them."
         return Finding("personal_data", title, "red", said, remedy, facts, table)
-    if plan.legal_basis == "no personal data":
+    if plan.legal_basis == NO_DATA:
         remedy = "Set task.pii to mask, or correct legal_basis in readiness.yaml, which states that there are none."
         return Finding("personal_data", title, "red", said, remedy, facts, table)
     if uncovered := [name for name in names if name not in plan.personal_data]:
