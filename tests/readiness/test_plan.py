@@ -7,6 +7,7 @@ from typing import Any
 
 from helpers import ROOT
 from made_readiness import PLAN
+from softprompts.config.methods import CPTConfig
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
 from softprompts.readiness.findings import Finding
@@ -137,9 +138,25 @@ def test_a_key_with_a_dot_is_as_good_as_its_section(tmp_path: Path) -> None:
     assert read_recipe(str(path)).virtual_tokens == 70
 
 
+def test_a_sweep_needs_room_for_its_largest_candidate(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    tree: dict[str, Any] = {"task": {"prompt": "{a}", "target": " {b}"}, "run": {"output_dir": "x"}}
+    tree["sweep"] = {"grid": {"prompt.num_virtual_tokens": [10, 100, 50]}}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert read_recipe(str(path)).virtual_tokens == 100
+    tree["sweep"] = {"method": "cpt", "grid": {"cpt.demonstrations": [4, 32]}}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    found = read_recipe(str(path))
+    assert (found.virtual_tokens, found.demonstrations) == (0, CPTConfig(demonstrations=32))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {"context": {"demonstrations": 1}},
+            "context.demonstrations: expected 2 or more, found 1",
+        ),
         ({"prompt": {"num_virtul_tokens": 5}}, 'unknown key "prompt.num_virtul_tokens" (did you mean'),
         ({"task": {"prompt": "{a}", "target": " {b}", "max_length": "long"}}, "task.max_length: expected whole number"),
         ({"sweep": {"grid": {}, "method": "lro"}}, 'sweep.method: unknown method "lro" (did you mean "lora"?)'),
@@ -157,6 +174,8 @@ def test_a_key_with_a_dot_is_as_good_as_its_section(tmp_path: Path) -> None:
 )
 def test_a_wrong_config_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     path = tmp_path / "prompt_tuning.yaml"
+    if "context" in changes:
+        path = tmp_path / "context_tuning.yaml"
     tree = {"task": {"prompt": "{a}", "target": " {b}"}, "run": {"output_dir": "runs/x"}} | changes
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     with pytest.raises(UserError) as caught:

@@ -13,9 +13,12 @@ from typing import Any
 from helpers import load_base
 from made_readiness import LABELS, OWN_METRIC, Made, Rows, clean_rows, own_metric
 from made_tasks import write
+from softprompts.config.methods import ContextConfig, CPTConfig
+from softprompts.encoding.tokenization import encode
 from softprompts.errors import UserError
+from softprompts.methods.soft_prompts.context_tuning import check_room, demonstrations
 from softprompts.metrics import planning
-from softprompts.models.loading import InputSpec
+from softprompts.models.loading import InputSpec, input_spec
 from softprompts.readiness import rows, worth
 from softprompts.readiness.findings import Finding
 from softprompts.readiness.plan import read_plan
@@ -416,6 +419,42 @@ def test_rows_that_do_not_fit_are_found(made: Made, limit: int, long_rows: str, 
         ).status
         == "green"
     )
+
+
+@pytest.mark.parametrize("section", ["context", "cpt"])
+@pytest.mark.parametrize(("count", "status"), [(2, "green"), (12, "red")])
+def test_demonstrations_use_positions_of_the_model(
+    tmp_path: Path, tiny_model: Path, section: str, count: int, status: str
+) -> None:
+    """A run draws them from train, and refuses to start if they leave no room for the longest row."""
+    short = {s: [row | {"text": row["text"][:20]} for row in found] for s, found in clean_rows().items()}
+    made = Made(tmp_path, tiny_model, short)
+    own = {"demonstrations": count, "separator": "\n\n"}
+    made.settings = {name: value for name, value in made.settings.items() if name != "prompt"} | {section: own}
+    made.config = tmp_path / {"context": "context_tuning.yaml", "cpt": "cpt.yaml"}[section]
+    made.write_config()
+    case = Case(made)
+    few = demonstrations(case.task, CPTConfig(**own) if section == "cpt" else ContextConfig(**own), 0)
+    base, tokenizer = load_base(Path(case.settings.model.name_or_path))
+    data = encode(few, tokenizer, input_spec(base))
+    separator = len(tokenizer("\n\n", add_special_tokens=False).input_ids)
+    tokens = sum(len(e.document.prompt_ids + e.document.target_ids) + separator for e in data.train)
+    measured = rows.measure(case.settings, case.task)
+    found = rows.lengths(case.task, measured)
+    assert (measured.demonstrations, measured.spec.room) == (tokens, max(0, 256 - tokens))
+    assert (found.status, found.facts["demonstrations"]) == (status, tokens)
+    assert f"The demonstrations have {tokens:,} tokens" in found.found
+    assert found.remedy.startswith("Use fewer demonstrations") == (status == "red")
+    if status == "red":
+        with pytest.raises(UserError, match=rf"{section}\.demonstrations: {count} make {tokens} virtual tokens"):
+            check_room(base, data, tokens, section)
+    else:
+        check_room(base, data, tokens, section)
+    without = worth.seconds_of_run(case.settings, replace(measured, demonstrations=0), 1e9)["training"]
+    whole = worth.seconds_of_run(case.settings, measured, 1e9)["training"]
+    assert measured.parameters is not None
+    read = tokens * (10 if section == "cpt" else 1)
+    assert whole - without == pytest.approx(read * 4 * measured.parameters / (0.5 * 1e9))
 
 
 def test_an_encoder_decoder_has_positions_for_prompt_and_target(made: Made) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from softprompts.config.methods import HardPromptConfig
+from softprompts.config.methods import CPTConfig, HardPromptConfig
 from softprompts.config.sections import RunConfig, TaskConfig
 from softprompts.data.sources import EMBEDDED_PREFIX
 from softprompts.errors import UserError, listed, nearest, settings_named, short
@@ -437,8 +437,10 @@ def seconds_of_run(settings: RecipeSettings, measured: Measured, rate: float) ->
     answers = _target_tokens(measured) if written else 0.0
     decoding = FORWARD * measured.parameters * answers / (DECODING_EFFICIENCY * rate)
     of_validation = FORWARD * per_token * mean["validation"] + (decoding if training.best_by != "loss" else 0.0)
+    # CPT reads the demonstrations in each step; context tuning computes their keys and values once.
+    read = measured.demonstrations * (steps if isinstance(settings.demonstrations, CPTConfig) else 1)
     return {
-        "training": steps * training.batch_size * mean["train"] * flops * per_token,
+        "training": (steps * training.batch_size * mean["train"] + read) * flops * per_token,
         "validation": rounds * validated * of_validation,
         "test": len(measured.data.test) * (FORWARD * per_token * mean["test"] + decoding),
     }
