@@ -41,12 +41,16 @@ def command(made: Made, *more: str) -> list[str]:
 
 
 def test_clean_data_end_with_0_and_red_with_1(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    made.write_baseline()
+    made.write_baseline(0.6)
     code, said, _ = cli_in_process(command(made), capsys)
     assert (code, said.splitlines()[-1][:6]) == (0, "green;")
     record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
     assert (record["status"], record["plan"]["owner"], record["method"]) == ("green", "Ada", "prompt_tuning")
-    assert {f["status"] for f in record["findings"]} == {"green"}
+    assert {f["key"] for f in record["findings"] if f["status"] != "green"} == {"authors", "time"}
+    assert {f["status"] for f in record["findings"]} == {"green", "unchecked"}
+    shown = (made.folder / "runs" / "readiness.html").read_text(encoding="utf-8")
+    assert "0 red, 0 amber, 14 green, 2 not checked" in shown
+    assert shown.count("– not checked") == 2
     rows = clean_rows()
     rows["test"][0] = rows["train"][0]
     write(made.folder / "test.jsonl", rows["test"])

@@ -69,6 +69,20 @@ def test_a_placeholder_is_no_answer(tmp_path: Path, text: str) -> None:
     assert refusal(tmp_path, owner=text, reviewers=["Grace", text]) == "missing or empty: owner, reviewers"
 
 
+@pytest.mark.parametrize("text", ["none", "N/A", "na", "Nobody", "no one", "unknown", "n.a.", "<unknown>"])
+def test_a_word_that_states_nothing_is_no_answer(tmp_path: Path, text: str) -> None:
+    said = f"{text} is no answer; write a sentence, or a person's role"
+    assert refusal(tmp_path, owner=text) == f"owner: {said}"
+    assert refusal(tmp_path, reviewers=["Grace", text]).startswith("reviewers: ")
+    assert refusal(tmp_path, kpi=PLAN["kpi"] | {"measured": text}) == f"kpi.measured: {said}"
+    assert refusal(tmp_path, accepted={"time": text}).startswith("accepted.time: expected a reason, found ")
+    assert read(tmp_path, cost_of_error=f"{text} yet: a person looks").cost_of_error
+
+
+def test_none_as_a_legal_basis_names_the_valid_ones(tmp_path: Path) -> None:
+    assert refusal(tmp_path, legal_basis="none").startswith('legal_basis: unknown basis "none"')
+
+
 @pytest.mark.parametrize("text", ["Todo el equipo de soporte", "TBC Bank, Tbilisi", "XXX Ltd", "A. Toda"])
 def test_an_answer_may_begin_like_a_placeholder(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, owner=text).owner == text

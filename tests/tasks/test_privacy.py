@@ -196,6 +196,7 @@ def test_a_number_with_another_sign_or_word_is_a_phone_number_in_any_column(text
     "text",
     [
         "31.05.2026 12:30",
+        *(f"{day:02d}.{month:02d}.2026" for day in range(1, 32) for month in (1, 5, 12)),
         "sent 31-05-2026 12:30:15.",
         "2026.05.31 12:30",
         *(str(1_717_171_717_000_000 + n) for n in range(20)),

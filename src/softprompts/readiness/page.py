@@ -39,6 +39,7 @@ SECTIONS = {
     "worth": ("Target and cost", ("test_rows", "to_win", "cost")),
 }
 SIGNS = {"green": ("holds", "✓ green"), "amber": ("open", "! amber"), "red": ("fails", "✗ red")}
+SIGNS["unchecked"] = ("faint", "– not checked")
 # Fields of the plan that the page shows, and their names there.
 SHOWN = {
     "goal": "goal",
@@ -167,7 +168,7 @@ def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
 
 
 def write_readiness(config: ReadinessConfig) -> Status:
-    """Run all checks, write readiness.html and readiness.json, and print a line per finding that is not green.
+    """Run all checks, write readiness.html and readiness.json, and print a line per finding that is amber or red.
 
     Raises:
         UserError: as `assess`; one of the files exists and is not ours; full disk.
@@ -183,7 +184,7 @@ def write_readiness(config: ReadinessConfig) -> Status:
     write_atomically(record, found.as_json())
     write_atomically(page, page_of(found))
     for finding in found.findings:
-        if finding.status != "green":
+        if finding.status in ("amber", "red"):
             by = f" It is {finding.accepted_status}, accepted by {found.plan.owner}." if finding.accepted else ""
             logger.info(f"{finding.status}: {finding.title}: {finding.found}{by} {finding.remedy}")
     logger.info(f"{found.status}; written: {page} and {record.name}")

@@ -27,6 +27,8 @@ LEGAL_BASES = (
 TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
 OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots", "accepted")
 PLACEHOLDERS = ("todo", "tbd", "tba", "tbc", "fixme", "xxx")
+# They are no answers if they are the whole text; a sentence with them, such as "None yet", is one.
+NO_ANSWERS = re.compile(r"[\W_]*(n[/.]?a\.?|none|no(body|[ -]one)|unknown|null|nan)?[\W_]*", re.IGNORECASE)
 KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
 
 
@@ -93,11 +95,7 @@ def read_plan(path: str) -> Plan:
         raise UserError(f"{path}: kpi: expected the fields {listed(KPI)}, found {short(kpi)}")
     kpi = kpi or {}
     _check_names(path, kpi, (*KPI, *OPTIONAL_KPI), "kpi.")
-    given = [(name, tree.get(name)) for name in (*TEXTS, "reviewers")] + [
-        (f"kpi.{name}", kpi.get(name)) for name in KPI
-    ]
-    if missing := [name for name, value in given if _is_empty(value)]:
-        raise UserError(f"{path}: missing or empty: {listed(missing)}")
+    _check_answered(path, tree, kpi)
     basis = _text(path, "legal_basis", tree["legal_basis"]).strip().casefold()
     if basis not in LEGAL_BASES:
         raise UserError(f'{path}: legal_basis: unknown basis "{short(basis)}"{nearest(basis, LEGAL_BASES)}')
@@ -124,6 +122,18 @@ def _check_names(path: str, tree: dict[Any, Any], valid: tuple[str, ...], prefix
             raise UserError(f'{path}: unknown field "{prefix}{short(name)}"{nearest(str(name), valid, prefix)}')
 
 
+def _check_answered(path: str, tree: dict[str, Any], kpi: dict[str, Any]) -> None:
+    """Raise `UserError` with all required fields that have no answer."""
+    given = {name: tree.get(name) for name in (*TEXTS, "reviewers")} | {f"kpi.{name}": kpi.get(name) for name in KPI}
+    missing = [name for name, value in given.items() if _is_empty(value)]
+    if missing:
+        raise UserError(f"{path}: missing or empty: {listed(missing)}")
+    for name, value in given.items():
+        # `legal_basis` has a list of valid answers, which its own message names.
+        if name != "legal_basis" and any(map(is_no_answer, value if isinstance(value, list) else [value])):
+            raise UserError(f"{path}: {name}: {short(value)} is no answer; write a sentence, or a person's role")
+
+
 def _is_empty(value: Any) -> bool:
     """Return whether a field has no answer yet, or a list of people a place without a name."""
     if isinstance(value, list):
@@ -139,6 +149,11 @@ def is_placeholder(text: str) -> bool:
     if not re.search(r"\w", text.replace("_", " ")):
         return True
     return re.match(rf"\W*({'|'.join(PLACEHOLDERS)})\W*($|[:;.,(-])", text.strip(), re.IGNORECASE) is not None
+
+
+def is_no_answer(value: Any) -> bool:
+    """Return whether a value is a text that states nothing, such as "n/a", "none", "unknown" or "?"."""
+    return isinstance(value, str) and NO_ANSWERS.fullmatch(value.strip()) is not None
 
 
 def _text(path: str, name: str, value: Any) -> str:
@@ -157,7 +172,7 @@ def _accepted(path: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: accepted: expected points with reasons, found {short(value)}")
     for key, reason in value.items():
-        if not isinstance(reason, str) or is_placeholder(reason):
+        if not isinstance(reason, str) or is_placeholder(reason) or is_no_answer(reason):
             raise UserError(f"{path}: accepted.{short(key)}: expected a reason, found {short(reason)}")
     return {str(key): reason.strip() for key, reason in value.items()}
 

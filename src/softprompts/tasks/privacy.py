@@ -38,8 +38,10 @@ IDENTIFIER = re.compile(
     r"[a-z]+[-_]\d+(?![^\W_])",
     re.IGNORECASE,
 )
-# A date with a time of day, of which a phone number's pattern finds "31.05.2026 12".
-TIME = re.compile(r"(?<!\d)\d{1,4}[./-]\d{1,2}[./-]\d{1,4}[ T]\d{1,2}:\d{2}")
+# A date, maybe with a time of day: the pattern of phone numbers finds "03.05.2026" and "31.05.2026 12".
+TIME = re.compile(
+    r"(?<!\d)([0-3]?\d([./-])[0-3]?\d\2(19|20)\d\d|(19|20)\d\d([./-])[01]?\d\5[0-3]?\d)([ T]\d{1,2}:\d\d)?(?!\d)"
+)
 # A number alone, as in a cell: seconds since 1970 and identifiers have as many digits as phone numbers. A phone number
 # may begin with 0, and those do not.
 NUMBER = re.compile(r"\s*-?[1-9]\d*(\.\d+)?\s*")
