@@ -272,6 +272,42 @@ def test_secrets_are_red_and_not_repeated(check: Check) -> None:
     assert KEY not in str(found.findings["secrets"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "secret"),
+    [
+        ("GitHub Token", "github_pat_" + "11AABBCC0" * 9),
+        ("Hugging Face Token", "hf_" + "AbCdEfGh" * 4),
+        ("Google API Key", "AIza" + "SyA-b_C" * 5),
+        ("Anthropic API Key", "sk-ant-" + "api03-AbC_" * 3),
+        ("OpenAI Token", "sk-proj-" + "AbC_1-xyZ" * 3),
+    ],
+)
+def test_keys_of_common_services_are_found(check: Check, kind: str, secret: str) -> None:
+    found = check(lambda rows: rows["train"][1].update(text=f"use {secret}, please")).findings["secrets"]
+    assert (found.status, [one["kind"] for one in found.facts["found"]]) == ("red", [kind])
+    assert secret not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "status"),
+    [
+        ("text", "password: hunter2", "amber"),
+        ("text", "my Password is hunter2!", "amber"),
+        ("text", "?user=ann&password=S3cr3t!pass", "amber"),
+        ("password", "hunter2", "amber"),
+        ("text", "I forgot my password: please help", "green"),
+        ("text", "the secret: love conquers all", "green"),
+        ("text", "password: <PASSWORD_1>", "green"),
+    ],
+)
+def test_a_value_that_a_word_names_as_a_secret_is_for_a_person(
+    check: Check, column: str, text: str, status: str
+) -> None:
+    found = check(lambda rows: rows["train"][1].update({column: text})).findings["secrets"]
+    assert found.status == status
+    assert "Passwords that no word such as password names are not found" in found.found
+
+
 def test_a_column_named_after_somebody_is_an_error(check: Check) -> None:
     found = check(lambda rows: rows["test"][5].update({MAIL: "x"}))
     with pytest.raises(UserError, match=r"test\.jsonl:6: the name of column 3 holds personal data \(EMAIL_ADDRESS\)"):
