@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -93,6 +94,10 @@ def test_a_red_point_that_the_owner_accepts_is_named_as_red(made: Made, capsys: 
     write(made.folder / "test.jsonl", rows["test"])
     made.write_plan(accepted={"leaked_rows": "A demo."})
     code, said, _ = cli_in_process(command(made), capsys)
+    assert code == 1, "the reason is for no particular rows"
+    (name,) = set(re.findall("write rows: (rows-[0-9a-f]{12}) below accepted.leaked_rows", said))
+    made.write_plan(accepted={"leaked_rows": {"reason": "A demo.", "rows": name}})
+    code, said, _ = cli_in_process(command(made), capsys)
     assert code == 0
     assert "1 of test." in said
     assert "It is red, accepted by Ada." in said
@@ -101,6 +106,8 @@ def test_a_red_point_that_the_owner_accepts_is_named_as_red(made: Made, capsys: 
     record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
     (point,) = (f for f in record["findings"] if f["key"] == "leaked_rows")
     assert (point["status"], point["accepted_status"]) == ("amber", "red")
+    write(made.folder / "test.jsonl", [*rows["test"], rows["train"][1]])
+    assert cli_in_process(command(made), capsys)[0] == 1, "other rows"
 
 
 def test_labels_that_are_personal_data_are_masked(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from softprompts.config.methods import CPTConfig
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
 from softprompts.readiness.findings import Finding
-from softprompts.readiness.plan import accept, plan_findings, read_plan
+from softprompts.readiness.plan import accept, plan_findings, read_plan, rows_digest
 from softprompts.readiness.settings import read_recipe
 
 import pytest
@@ -38,14 +38,49 @@ def test_the_shipped_plan_reads() -> None:
 
 def test_a_red_point_that_the_owner_accepts_is_amber_with_the_reason(tmp_path: Path) -> None:
     red = Finding("near_duplicates", "Near", "red", "12 rows.", "Split anew.")
-    green = Finding("secrets", "Secrets", "green", "")
+    green = Finding("time", "Time", "green", "")
     reason = "The rows in use are as alike."
-    one, other = accept(read(tmp_path, accepted={"near_duplicates": reason, "secrets": "unused"}), [red, green])
+    given = {"reason": reason, "rows": "rows-1"}
+    one, other = accept(read(tmp_path, accepted={"near_duplicates": given, "time": given}), [red, green], "rows-1")
     assert (one.status, one.accepted, one.accepted_status, one.remedy) == ("amber", reason, "red", "Split anew.")
     assert other == green
-    assert accept(read(tmp_path), [red]) == [red]
+    assert accept(read(tmp_path), [red], "rows-1") == [red]
     with pytest.raises(UserError, match=r'accepted: no point "near_duplicate" \(did you mean "near_duplicates"'):
-        accept(read(tmp_path, accepted={"near_duplicate": reason}), [red])
+        accept(read(tmp_path, accepted={"near_duplicate": given}), [red], "rows-1")
+
+
+@pytest.mark.parametrize(
+    ("given", "which"),
+    [({"reason": "A demo.", "rows": "rows-1"}, "other rows"), ("A demo.", "no particular rows")],
+)
+def test_a_reason_counts_only_for_the_rows_that_it_was_given_for(tmp_path: Path, given: Any, which: str) -> None:
+    red = Finding("near_duplicates", "Near", "red", "12 rows.", "Split anew.")
+    (found,) = accept(read(tmp_path, accepted={"near_duplicates": given}), [red], "rows-2")
+    assert (found.status, found.accepted) == ("red", "")
+    assert f"was given for {which}. If it holds for these, write rows: rows-2 below accepted." in found.remedy
+
+
+def test_the_name_of_rows_changes_with_each_split() -> None:
+    splits = {name: {"sha256": name} for name in ("train", "validation", "test")}
+    found = {rows_digest(splits), *(rows_digest(splits | {name: {"sha256": "x"}}) for name in splits)}
+    assert len(found) == 4
+    assert all(name.startswith("rows-") for name in found)
+
+
+@pytest.mark.parametrize("key", ["secrets", "personal_data"])
+def test_secrets_and_personal_data_cannot_be_accepted(tmp_path: Path, key: str) -> None:
+    said = refusal(tmp_path, accepted={key: "We know it."})
+    assert said.startswith(f"accepted.{key}: no reason settles this point; remove it, ")
+
+
+def test_a_wrong_field_of_an_acceptance_is_one_line(tmp_path: Path) -> None:
+    given = {"reason": "A demo.", "row": "rows-1"}
+    said = 'unknown field "accepted.time.row" (did you mean "accepted.time.rows"?)'
+    assert refusal(tmp_path, accepted={"time": given}) == said
+    assert refusal(tmp_path, accepted={"time": given | {"rows": 7}}).startswith('unknown field "accepted.time.row"')
+    assert refusal(tmp_path, accepted={"time": {"reason": "A demo.", "rows": 7}}) == (
+        "accepted.time.rows: expected text, found 7; quote it"
+    )
 
 
 @pytest.mark.parametrize("reason", ["", "TODO", 3, None])

@@ -16,7 +16,7 @@ from softprompts.errors import UserError, logger
 from softprompts.models.loading import kind_of, load_model_config
 from softprompts.readiness import overlap, rows, sensitive, worth
 from softprompts.readiness.findings import Finding, Status, worst
-from softprompts.readiness.plan import Plan, accept, plan_findings, read_plan
+from softprompts.readiness.plan import Plan, accept, plan_findings, read_plan, rows_digest
 from softprompts.readiness.settings import RecipeSettings, read_recipe
 from softprompts.reports.pages.page import render
 from softprompts.runs.folders import RESULT_FILE
@@ -145,7 +145,8 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
         *worth.worth_findings(settings, plan, task, metric, baseline, ceiling),
         worth.cost(settings, measured, worth.measure_rate(settings)),
     ]
-    return Readiness(settings, plan, raw, accept(plan, findings), task.fingerprint())
+    of_run = task.fingerprint()
+    return Readiness(settings, plan, raw, accept(plan, findings, rows_digest(of_run)), of_run)
 
 
 def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from softprompts.errors import UserError, listed, nearest
-from softprompts.readiness.findings import Finding, place_of, places
+from softprompts.readiness.findings import Finding, Status, place_of, places
 from softprompts.readiness.plan import NO_DATA, Plan
 from softprompts.tasks.privacy import check_column_names, kinds, kinds_by_column, texts_in
 from softprompts.tasks.templates import Row
@@ -128,22 +128,21 @@ def sensitive_findings(plan: Plan, handling: str, found: Found, secret: Found) -
 
 def _secrets(secret: Found) -> Finding:
     if not secret:
-        said = f"No row contains a key, token or password of a known form. {SECRETS_LIMITS}"
+        said = f"No row contains a key, token or password of a known form. {NOT_FOUND}"
         return Finding("secrets", "Secrets", "green", said)
     kinds_found = {kind for _, _, kind in secret}
     first = [place for rows in secret.values() for place in rows]
-    said = (
-        f"{len(set(first)):,} rows contain secrets ({listed(sorted(kinds_found))}), {places(first)}. {SECRETS_LIMITS}"
-    )
+    said = f"{len(set(first)):,} rows contain secrets ({listed(sorted(kinds_found))}), {places(first)}. {NOT_FOUND}"
     facts, table = _facts(secret), _table(secret)
     if kinds_found == {NAMED}:
         remedy = "Look at these rows. Remove passwords and keys that are in use: a trained model may repeat them."
-        return Finding("secrets", "Secrets", "amber", said, remedy, facts, table)
-    remedy = "Revoke those in use, and remove them from the data: a trained model may repeat them."
-    return Finding("secrets", "Secrets", "red", said, remedy, facts, table)
+        status: Status = "amber"
+    else:
+        status, remedy = "red", "Revoke those in use, and remove them from the data: a trained model may repeat them."
+    return Finding("secrets", "Secrets", status, said, remedy, facts, table)
 
 
-SECRETS_LIMITS = "Passwords that no word such as password names are not found, nor those without a digit."
+NOT_FOUND = "Passwords that no word such as password names are not found, nor those without a digit."
 LIMITS = "Patterns do not find names of people or places."
 
 
