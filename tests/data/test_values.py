@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import math
 from decimal import Decimal
 from typing import Any
 
-from softprompts.data.values import Unread, check_columns, plain, trouble
+from softprompts.data.values import Unread, check_columns, moment_of, plain, trouble
 from softprompts.errors import UserError
 
 import numpy
@@ -79,3 +80,39 @@ def test_a14_values_that_no_template_shows(value: Any, why: str) -> None:
 )
 def test_what_is_shown_of_numbers_and_dates(value: Any, text: str) -> None:
     assert str(plain(value)) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        ("2026-05-31", "2026-05-31T00:00:00+00:00"),
+        ("2026/05/31", "2026-05-31T00:00:00+00:00"),
+        ("2026/5/1 12:30", "2026-05-01T12:30:00+00:00"),
+        ("2026-05", "2026-05-01T00:00:00+00:00"),
+        ("2026-05-31 12:30:00 UTC", "2026-05-31T12:30:00+00:00"),
+        ("2026-05-31 12:30:00 +0200", "2026-05-31T12:30:00+02:00"),
+        ("Sun, 31 May 2026 12:30:00 +0000", "2026-05-31T12:30:00+00:00"),
+        (datetime.date(2026, 5, 31), "2026-05-31T00:00:00+00:00"),
+        (datetime.datetime(2026, 5, 31, 12, 30), "2026-05-31T12:30:00+00:00"),
+        (2026, "2026-01-01T00:00:00+00:00"),
+        ("20260531", "2026-05-31T00:00:00+00:00"),
+        (1_780_230_600, "2026-05-31T12:30:00+00:00"),
+        (1_780_230_600_000, "2026-05-31T12:30:00+00:00"),
+        ("1780230600000", "2026-05-31T12:30:00+00:00"),
+        (1_780_230_600_000_000, "2026-05-31T12:30:00+00:00"),
+    ],
+)
+def test_a_point_in_time_has_many_forms(value: Any, moment: str) -> None:
+    assert moment_of(value) == datetime.datetime.fromisoformat(moment)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0, 7, 19, 202405, 20241332, 99_999_999, 202405311230, -1, True, None, math.inf, 1e300, "7", "", "last week"),
+        *("31.05.2026", "05/06/2026", "31-05-2026 12:30", "2026-13-01", "May 2026", "12345678Z", [2026]),
+    ],
+)
+def test_another_value_is_no_time(value: Any) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        moment_of(value)

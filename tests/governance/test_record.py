@@ -257,6 +257,32 @@ def test_an_answer_that_contradicts_the_plan_is_refused(made: Made, answer: str,
         written(made, home)
 
 
+@pytest.mark.parametrize("evidence", ["masks", "readiness"])
+def test_personal_data_that_were_found_contradict_a_plan_without_any(made: Made, evidence: str) -> None:
+    made.write_plan(legal_basis="no personal data")
+    splits = load_task(made.task).fingerprint()
+    masked = {"EMAIL_ADDRESS": 9} if evidence == "masks" else {}
+    home = made.run(
+        data={"licence": "yours", "splits": {name: split | {"masked": masked} for name, split in splits.items()}}
+    )
+    if evidence == "readiness":
+        finding = {"key": "personal_data", "title": "Personal data", "status": "red", "found": "Rows: 3."}
+        checked = {"made": "", "status": "red", "data": splits, "findings": [finding]}
+        (home.parent / "readiness.json").write_text(json.dumps(checked), encoding="utf-8")
+    said = {
+        "masks": "the run masked 27 values. Masking is processing (Article 4(2) GDPR) and needs a legal basis.",
+        "readiness": "the checks of readiness found some. Their use needs a legal basis.",
+    }
+    for answer in (None, "yes", "no"):
+        if answer:
+            (home / "governance" / "answers.yaml").write_text(f"personal_data: {answer}\n", encoding="utf-8")
+        points = {p["key"]: p for part in written(made, home)["parts"].values() for p in part["points"]}
+        assert points["personal_data"]["answer"] == answer
+        assert points["personal_data"]["known"][0] == (
+            f"The plan says that there are no personal data, but {said[evidence]}"
+        )
+
+
 @pytest.mark.parametrize("name", record.FILES)
 def test_a_file_that_a_person_changed_is_never_replaced(made: Made, name: str) -> None:
     home = made.run()

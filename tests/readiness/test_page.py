@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -16,6 +17,8 @@ from softprompts.config import tools
 from softprompts.data import tables
 from softprompts.errors import UserError
 from softprompts.readiness import page
+from softprompts.readiness.settings import read_recipe
+from softprompts.tasks.task import load_task
 
 import pytest
 
@@ -39,12 +42,16 @@ def command(made: Made, *more: str) -> list[str]:
 
 
 def test_clean_data_end_with_0_and_red_with_1(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    made.write_baseline()
+    made.write_baseline(0.6)
     code, said, _ = cli_in_process(command(made), capsys)
     assert (code, said.splitlines()[-1][:6]) == (0, "green;")
     record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
     assert (record["status"], record["plan"]["owner"], record["method"]) == ("green", "Ada", "prompt_tuning")
-    assert {f["status"] for f in record["findings"]} == {"green"}
+    assert {f["key"] for f in record["findings"] if f["status"] != "green"} == {"authors", "time"}
+    assert {f["status"] for f in record["findings"]} == {"green", "unchecked"}
+    shown = (made.folder / "runs" / "readiness.html").read_text(encoding="utf-8")
+    assert "0 red, 0 amber, 14 green, 2 not checked" in shown
+    assert shown.count("– not checked") == 2
     rows = clean_rows()
     rows["test"][0] = rows["train"][0]
     write(made.folder / "test.jsonl", rows["test"])
@@ -87,6 +94,10 @@ def test_a_red_point_that_the_owner_accepts_is_named_as_red(made: Made, capsys: 
     write(made.folder / "test.jsonl", rows["test"])
     made.write_plan(accepted={"leaked_rows": "A demo."})
     code, said, _ = cli_in_process(command(made), capsys)
+    assert code == 1, "the reason is for no particular rows"
+    (name,) = set(re.findall("write rows: (rows-[0-9a-f]{12}) below accepted.leaked_rows", said))
+    made.write_plan(accepted={"leaked_rows": {"reason": "A demo.", "rows": name}})
+    code, said, _ = cli_in_process(command(made), capsys)
     assert code == 0
     assert "1 of test." in said
     assert "It is red, accepted by Ada." in said
@@ -95,6 +106,8 @@ def test_a_red_point_that_the_owner_accepts_is_named_as_red(made: Made, capsys: 
     record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
     (point,) = (f for f in record["findings"] if f["key"] == "leaked_rows")
     assert (point["status"], point["accepted_status"]) == ("amber", "red")
+    write(made.folder / "test.jsonl", [*rows["test"], rows["train"][1]])
+    assert cli_in_process(command(made), capsys)[0] == 1, "other rows"
 
 
 def test_labels_that_are_personal_data_are_masked(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +217,35 @@ def test_the_rows_are_judged_as_they_are_in_the_files(made: Made, monkeypatch: p
     assert (finding["facts"]["found"][0]["rows"], record["pii"]) == (1, "refuse")
     kept = [p for p in (made.folder / "cache").rglob("*") if p.is_file() and MAIL.encode() in p.read_bytes()]
     assert kept == [], "no copy without masks stays"
+
+
+def test_rows_are_compared_as_a_run_reads_them(made: Made) -> None:
+    """Rows that differ only in an e-mail address are equal after masking; authors are compared without masks."""
+    rows = clean_rows()
+    for split, found in rows.items():
+        for n, row in enumerate(found):
+            row["customer"] = f"{split}{n}@example.com"
+    text = rows["train"][3]["text"]
+    rows["train"][3]["text"] = f"{text} ask ann@example.com"
+    rows["train"][4] |= {"text": f"{text} ask cem@example.com"}
+    rows["test"][7] = rows["train"][3] | {"text": f"{text} ask bob@example.org", "customer": "test7@example.com"}
+    for split, found in rows.items():
+        write(made.folder / f"{split}.jsonl", found)
+    made.write_config(pii="mask")
+    made.write_plan(author_column="customer")
+    assert page.write_readiness(made.asked()) == "red"
+    record = json.loads((made.folder / "runs" / "readiness.json").read_text(encoding="utf-8"))
+    found_by_key = {finding["key"]: finding for finding in record["findings"]}
+    assert {key: found_by_key[key]["status"] for key in ("leaked_rows", "conflicts", "authors")} == {
+        "leaked_rows": "red",
+        "conflicts": "amber",
+        "authors": "green",
+    }
+    assert found_by_key["leaked_rows"]["facts"]["rows"] == 1
+    settings = read_recipe(str(made.config))
+    measured = page.rows.measure(settings, load_task(settings.task))
+    assert found_by_key["lengths"]["facts"]["test"]["longest"] == max(measured.lengths("test"))
+    assert record["data"]["test"]["sha256"] != record["data_of_run"]["test"]["sha256"]
 
 
 def test_a_finished_run_that_is_no_baseline_is_not_taken_for_one(

@@ -7,10 +7,11 @@ from typing import Any
 
 from helpers import ROOT
 from made_readiness import PLAN
+from softprompts.config.methods import CPTConfig
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
 from softprompts.readiness.findings import Finding
-from softprompts.readiness.plan import accept, plan_findings, read_plan
+from softprompts.readiness.plan import accept, plan_findings, read_plan, rows_digest
 from softprompts.readiness.settings import read_recipe
 
 import pytest
@@ -37,14 +38,49 @@ def test_the_shipped_plan_reads() -> None:
 
 def test_a_red_point_that_the_owner_accepts_is_amber_with_the_reason(tmp_path: Path) -> None:
     red = Finding("near_duplicates", "Near", "red", "12 rows.", "Split anew.")
-    green = Finding("secrets", "Secrets", "green", "")
+    green = Finding("time", "Time", "green", "")
     reason = "The rows in use are as alike."
-    one, other = accept(read(tmp_path, accepted={"near_duplicates": reason, "secrets": "unused"}), [red, green])
+    given = {"reason": reason, "rows": "rows-1"}
+    one, other = accept(read(tmp_path, accepted={"near_duplicates": given, "time": given}), [red, green], "rows-1")
     assert (one.status, one.accepted, one.accepted_status, one.remedy) == ("amber", reason, "red", "Split anew.")
     assert other == green
-    assert accept(read(tmp_path), [red]) == [red]
+    assert accept(read(tmp_path), [red], "rows-1") == [red]
     with pytest.raises(UserError, match=r'accepted: no point "near_duplicate" \(did you mean "near_duplicates"'):
-        accept(read(tmp_path, accepted={"near_duplicate": reason}), [red])
+        accept(read(tmp_path, accepted={"near_duplicate": given}), [red], "rows-1")
+
+
+@pytest.mark.parametrize(
+    ("given", "which"),
+    [({"reason": "A demo.", "rows": "rows-1"}, "other rows"), ("A demo.", "no particular rows")],
+)
+def test_a_reason_counts_only_for_the_rows_that_it_was_given_for(tmp_path: Path, given: Any, which: str) -> None:
+    red = Finding("near_duplicates", "Near", "red", "12 rows.", "Split anew.")
+    (found,) = accept(read(tmp_path, accepted={"near_duplicates": given}), [red], "rows-2")
+    assert (found.status, found.accepted) == ("red", "")
+    assert f"was given for {which}. If it holds for these, write rows: rows-2 below accepted." in found.remedy
+
+
+def test_the_name_of_rows_changes_with_each_split() -> None:
+    splits = {name: {"sha256": name} for name in ("train", "validation", "test")}
+    found = {rows_digest(splits), *(rows_digest(splits | {name: {"sha256": "x"}}) for name in splits)}
+    assert len(found) == 4
+    assert all(name.startswith("rows-") for name in found)
+
+
+@pytest.mark.parametrize("key", ["secrets", "personal_data"])
+def test_secrets_and_personal_data_cannot_be_accepted(tmp_path: Path, key: str) -> None:
+    said = refusal(tmp_path, accepted={key: "We know it."})
+    assert said.startswith(f"accepted.{key}: no reason settles this point; remove it, ")
+
+
+def test_a_wrong_field_of_an_acceptance_is_one_line(tmp_path: Path) -> None:
+    given = {"reason": "A demo.", "row": "rows-1"}
+    said = 'unknown field "accepted.time.row" (did you mean "accepted.time.rows"?)'
+    assert refusal(tmp_path, accepted={"time": given}) == said
+    assert refusal(tmp_path, accepted={"time": given | {"rows": 7}}).startswith('unknown field "accepted.time.row"')
+    assert refusal(tmp_path, accepted={"time": {"reason": "A demo.", "rows": 7}}) == (
+        "accepted.time.rows: expected text, found 7; quote it"
+    )
 
 
 @pytest.mark.parametrize("reason", ["", "TODO", 3, None])
@@ -66,6 +102,20 @@ def test_all_missing_fields_are_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["TODO", "todo: ask legal", "tbd.", "...", "?", "-", "<TODO>", "FIXME"])
 def test_a_placeholder_is_no_answer(tmp_path: Path, text: str) -> None:
     assert refusal(tmp_path, owner=text, reviewers=["Grace", text]) == "missing or empty: owner, reviewers"
+
+
+@pytest.mark.parametrize("text", ["none", "N/A", "na", "Nobody", "no one", "unknown", "n.a.", "<unknown>"])
+def test_a_word_that_states_nothing_is_no_answer(tmp_path: Path, text: str) -> None:
+    said = f"{text} is no answer; write a sentence, or a person's role"
+    assert refusal(tmp_path, owner=text) == f"owner: {said}"
+    assert refusal(tmp_path, reviewers=["Grace", text]).startswith("reviewers: ")
+    assert refusal(tmp_path, kpi=PLAN["kpi"] | {"measured": text}) == f"kpi.measured: {said}"
+    assert refusal(tmp_path, accepted={"time": text}).startswith("accepted.time: expected a reason, found ")
+    assert read(tmp_path, cost_of_error=f"{text} yet: a person looks").cost_of_error
+
+
+def test_none_as_a_legal_basis_names_the_valid_ones(tmp_path: Path) -> None:
+    assert refusal(tmp_path, legal_basis="none").startswith('legal_basis: unknown basis "none"')
 
 
 @pytest.mark.parametrize("text", ["Todo el equipo de soporte", "TBC Bank, Tbilisi", "XXX Ltd", "A. Toda"])
@@ -137,9 +187,25 @@ def test_a_key_with_a_dot_is_as_good_as_its_section(tmp_path: Path) -> None:
     assert read_recipe(str(path)).virtual_tokens == 70
 
 
+def test_a_sweep_needs_room_for_its_largest_candidate(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    tree: dict[str, Any] = {"task": {"prompt": "{a}", "target": " {b}"}, "run": {"output_dir": "x"}}
+    tree["sweep"] = {"grid": {"prompt.num_virtual_tokens": [10, 100, 50]}}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert read_recipe(str(path)).virtual_tokens == 100
+    tree["sweep"] = {"method": "cpt", "grid": {"cpt.demonstrations": [4, 32]}}
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    found = read_recipe(str(path))
+    assert (found.virtual_tokens, found.demonstrations) == (0, CPTConfig(demonstrations=32))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {"context": {"demonstrations": 1}},
+            "context.demonstrations: expected 2 or more, found 1",
+        ),
         ({"prompt": {"num_virtul_tokens": 5}}, 'unknown key "prompt.num_virtul_tokens" (did you mean'),
         ({"task": {"prompt": "{a}", "target": " {b}", "max_length": "long"}}, "task.max_length: expected whole number"),
         ({"sweep": {"grid": {}, "method": "lro"}}, 'sweep.method: unknown method "lro" (did you mean "lora"?)'),
@@ -157,6 +223,8 @@ def test_a_key_with_a_dot_is_as_good_as_its_section(tmp_path: Path) -> None:
 )
 def test_a_wrong_config_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     path = tmp_path / "prompt_tuning.yaml"
+    if "context" in changes:
+        path = tmp_path / "context_tuning.yaml"
     tree = {"task": {"prompt": "{a}", "target": " {b}"}, "run": {"output_dir": "runs/x"}} | changes
     path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     with pytest.raises(UserError) as caught:

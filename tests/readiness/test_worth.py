@@ -13,9 +13,12 @@ from typing import Any
 from helpers import load_base
 from made_readiness import LABELS, OWN_METRIC, Made, Rows, clean_rows, own_metric
 from made_tasks import write
+from softprompts.config.methods import ContextConfig, CPTConfig
+from softprompts.encoding.tokenization import encode
 from softprompts.errors import UserError
+from softprompts.methods.soft_prompts.context_tuning import check_room, demonstrations
 from softprompts.metrics import planning
-from softprompts.models.loading import InputSpec
+from softprompts.models.loading import InputSpec, input_spec
 from softprompts.readiness import rows, worth
 from softprompts.readiness.findings import Finding
 from softprompts.readiness.plan import read_plan
@@ -96,14 +99,29 @@ def test_test_rows_are_green_amber_or_red_by_what_the_target_needs(made: Made) -
     assert f"Collect {worth.rows_needed(0.85, 0.9) - 60:,} more test rows" in found.remedy
 
 
-def test_what_is_to_be_beaten_is_today_then_the_hard_prompt_then_the_majority(made: Made) -> None:
-    assert Case(made).findings()["test_rows"].facts["reference_is"] == "today's process"
-    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"})
-    found = Case(made).findings()["test_rows"].facts
-    assert (found["reference_is"], found["reference"]) == ("always predicting the most frequent label", 0.5)
+def test_the_target_is_compared_with_whatever_needs_no_training_and_most_test_rows(made: Made) -> None:
+    def reference(**kpi: Any) -> tuple[str, float]:
+        made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once"} | kpi)
+        facts = Case(made).findings()["test_rows"].facts
+        return facts["reference_is"], facts["reference"]
+
+    assert reference(today=0.6) == ("today's process", 0.6)
+    assert reference() == ("always predicting the most frequent label", 0.5)
     made.write_baseline(0.7)
-    found = Case(made).findings()["test_rows"].facts
-    assert (found["reference_is"], found["reference"]) == ("the hard prompt", 0.7)
+    assert reference() == reference(today=0.6) == ("the hard prompt", 0.7)
+    assert reference(today=0.8) == ("today's process", 0.8)
+    made.write_baseline(0.79)
+    assert reference(today=0.8) == ("the hard prompt", 0.79), "it is measured, and so needs more rows than a constant"
+    assert reference(today=0.95) == ("today's process", 0.95), "the target is below it"
+
+
+def test_a_hard_prompt_that_is_better_than_today_makes_the_test_too_small(made: Made) -> None:
+    made.write_plan(kpi={"metric": "accuracy", "target": 0.9, "measured": "once", "today": 0.6})
+    made.write_baseline(0.85)
+    found = Case(made).findings()["test_rows"]
+    needed = planning.rows_needed(0.9 - 0.85, planning.disagreement(0.85, 0.9))
+    assert (found.status, found.facts["needed"]) == ("red", needed)
+    assert needed > 600
 
 
 @pytest.mark.parametrize("today", [0.6, None])
@@ -215,9 +233,7 @@ def test_a_record_of_masked_rows_is_compared_with_masked_rows(made: Made) -> Non
     made.settings["task"]["pii"] = "mask"
     made.write_config()
     made.write_baseline()
-    case = Case(made)
-    case.task = load_task(replace(case.settings.task, pii="keep"))  # as readiness reads them
-    assert isinstance(case.baseline(), worth.Baseline)
+    assert isinstance(Case(made).baseline(), worth.Baseline)
 
 
 @pytest.mark.parametrize("value", [None, -0.2, 1.7, "0.7", True])
@@ -403,6 +419,42 @@ def test_rows_that_do_not_fit_are_found(made: Made, limit: int, long_rows: str, 
         ).status
         == "green"
     )
+
+
+@pytest.mark.parametrize("section", ["context", "cpt"])
+@pytest.mark.parametrize(("count", "status"), [(2, "green"), (12, "red")])
+def test_demonstrations_use_positions_of_the_model(
+    tmp_path: Path, tiny_model: Path, section: str, count: int, status: str
+) -> None:
+    """A run draws them from train, and refuses to start if they leave no room for the longest row."""
+    short = {s: [row | {"text": row["text"][:20]} for row in found] for s, found in clean_rows().items()}
+    made = Made(tmp_path, tiny_model, short)
+    own = {"demonstrations": count, "separator": "\n\n"}
+    made.settings = {name: value for name, value in made.settings.items() if name != "prompt"} | {section: own}
+    made.config = tmp_path / {"context": "context_tuning.yaml", "cpt": "cpt.yaml"}[section]
+    made.write_config()
+    case = Case(made)
+    few = demonstrations(case.task, CPTConfig(**own) if section == "cpt" else ContextConfig(**own), 0)
+    base, tokenizer = load_base(Path(case.settings.model.name_or_path))
+    data = encode(few, tokenizer, input_spec(base))
+    separator = len(tokenizer("\n\n", add_special_tokens=False).input_ids)
+    tokens = sum(len(e.document.prompt_ids + e.document.target_ids) + separator for e in data.train)
+    measured = rows.measure(case.settings, case.task)
+    found = rows.lengths(case.task, measured)
+    assert (measured.demonstrations, measured.spec.room) == (tokens, max(0, 256 - tokens))
+    assert (found.status, found.facts["demonstrations"]) == (status, tokens)
+    assert f"The demonstrations have {tokens:,} tokens" in found.found
+    assert found.remedy.startswith("Use fewer demonstrations") == (status == "red")
+    if status == "red":
+        with pytest.raises(UserError, match=rf"{section}\.demonstrations: {count} make {tokens} virtual tokens"):
+            check_room(base, data, tokens, section)
+    else:
+        check_room(base, data, tokens, section)
+    without = worth.seconds_of_run(case.settings, replace(measured, demonstrations=0), 1e9)["training"]
+    whole = worth.seconds_of_run(case.settings, measured, 1e9)["training"]
+    assert measured.parameters is not None
+    read = tokens * (10 if section == "cpt" else 1)
+    assert whole - without == pytest.approx(read * 4 * measured.parameters / (0.5 * 1e9))
 
 
 def test_an_encoder_decoder_has_positions_for_prompt_and_target(made: Made) -> None:

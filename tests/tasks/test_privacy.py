@@ -173,6 +173,49 @@ def test_a_field_shows_the_mask_of_a_number_whatever_its_format(field: str) -> N
         render("{card:.0f}", {"card": "the card <CREDIT_CARD_1>"}, "here")
 
 
+@pytest.mark.parametrize(
+    "number", [1_717_171_717, 1_717_171_717.0, 2_125_551_234, "1717171717", " 2125551234 ", "1717171717.5"]
+)
+def test_a_number_alone_is_a_phone_number_only_if_its_column_says_so(number: Any) -> None:
+    """Seconds since 1970 and identifiers have as many digits."""
+    for name in ("time", "id", "phone_verified_at", "callTimestamp", "telemetry", "number"):
+        record = {name: number, "more": [{name: number}]}
+        assert mask(record) == (record, {}), name
+    for name in ("phone", "customerPhone", "Telefon", "tel_nr", "mobile_number", "fax", "cell", "WhatsApp", "contact"):
+        masked, _ = mask({name: number, "more": [{name: number}]})
+        assert "<PHONE_NUMBER_1>" in masked[name], name
+        assert masked["more"][0][name] == masked[name]
+
+
+@pytest.mark.parametrize("text", ["call 2125551234", "+14155552671", "015112345678", "415-555-2671"])
+def test_a_number_with_another_sign_or_word_is_a_phone_number_in_any_column(text: str) -> None:
+    assert privacy.kinds_by_column({"reached": text}) == {"reached": {"PHONE_NUMBER": 1}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "31.05.2026 12:30",
+        *(f"{day:02d}.{month:02d}.2026" for day in range(1, 32) for month in (1, 5, 12)),
+        "sent 31-05-2026 12:30:15.",
+        "2026.05.31 12:30",
+        *(str(1_717_171_717_000_000 + n) for n in range(20)),
+    ],
+)
+def test_dates_and_microseconds_are_no_personal_data(text: str) -> None:
+    assert list(find(text)) == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["anna.schmidt@firma.local", "admin@localhost", "a-b@mail.corp", "x@files.office.LAN", "ann@host.internal"],
+)
+def test_addresses_of_internal_domains_are_found(address: str) -> None:
+    text = f"ask <{address}>, or @home, or nobody@nowhere"
+    assert [(f.kind, text[f.start : f.end]) for f in find(text)] == [("EMAIL_ADDRESS", address)]
+    assert mask({"text": f"{address}."})[0] == {"text": "<EMAIL_ADDRESS_1>."}
+
+
 def test_numbers_start_anew_in_each_row() -> None:
     assert [mask({"text": f"ask {name}@example.com"})[0]["text"] for name in ("ann", "bob")] == [
         "ask <EMAIL_ADDRESS_1>"

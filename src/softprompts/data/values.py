@@ -8,8 +8,9 @@ import re
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from numbers import Number
 from typing import Any, NamedTuple
@@ -19,6 +20,12 @@ from softprompts.errors import UserError, listed, short
 Record = dict[str, Any]
 FORMATTER = string.Formatter()
 MASK = re.compile(r"<[A-Z_]+_\d+>")  # `task.pii: mask` puts it in place of personal data
+
+NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+YEAR_FIRST = re.compile(r"(\d{4})[-/.](\d{1,2})(?:[-/.](\d{1,2}))?(?!\d)(.*)", re.DOTALL)
+# From 1973 to 2286 in seconds, and from 2001 in milliseconds, microseconds and nanoseconds, which have 13, 16 and 19
+# digits. Numbers outside have another meaning, such as months.
+SECONDS = ((1e8, 1e10, 1), *((10 ** (9 + n), 10 ** (10 + n), 10**n) for n in (3, 6, 9)))
 
 # Types whose `str` is the text that a person would write. A template refuses all others.
 SHOWN = (str, Number, date, time, timedelta)  # a datetime is a date, a bool and a Decimal are numbers
@@ -129,3 +136,48 @@ def _look_up(record: Record, name: str, place: str) -> Any:
     if why := trouble(value):
         raise UserError(f'{place}: column "{short(name)}" {why}')
     return value
+
+
+def moment_of(value: Any) -> datetime:
+    """Return a point in time; one without a zone counts as UTC.
+
+    A text is an ISO 8601 or an RFC 2822 date, or begins with the year, as in 2026/05/31 or 2026-05. A number, also in a
+    text, is a year, a date such as 20260531, or the time since 1970 in seconds or in a thousandth, millionth or
+    billionth of them. Day and month in another order are refused, because 05/06/2026 has two meanings.
+
+    Raises:
+        ValueError: the value is none of them.
+    """
+    if isinstance(value, datetime):
+        found = value
+    elif isinstance(value, date):
+        found = datetime.combine(value, time())
+    elif isinstance(value, str):
+        text = value.strip()
+        found = _moment_of_number(float(text)) if NUMBER.fullmatch(text) else _moment_of_text(text)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        found = _moment_of_number(value)
+    else:
+        raise ValueError(f"{type(value).__name__} is no time")
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _moment_of_text(text: str) -> datetime:
+    if match := YEAR_FIRST.fullmatch(text):
+        year, month, day, rest = match.groups()
+        text = f"{year}-{int(month):02d}-{int(day or 1):02d}{rest}"
+    text = re.sub(r"\s*(UTC|GMT)$", "+00:00", text) if ":" in text else text
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return parsedate_to_datetime(text)
+
+
+def _moment_of_number(number: float) -> datetime:
+    for least, most, scale in SECONDS:
+        if least <= number < most:
+            return datetime.fromtimestamp(number / scale, UTC)
+    digits = str(int(number)) if number == number and abs(number) < 1e9 else ""
+    if not digits or number != int(number) or len(digits) not in (4, 8):
+        raise ValueError(f"{number} is no time")
+    return datetime.strptime(digits, "%Y" if len(digits) == 4 else "%Y%m%d").replace(tzinfo=UTC)

@@ -18,7 +18,7 @@ from softprompts.methods.catalog import METHODS
 from softprompts.metrics.scoring import Interval, shares_of_right_answers
 from softprompts.models.bundled import BUNDLED, PREFIX
 from softprompts.readiness.findings import percent
-from softprompts.readiness.plan import Plan
+from softprompts.readiness.plan import NO_DATA, Plan
 from softprompts.runs.record import scored_prompt
 from softprompts.tasks.privacy import shown_names
 from softprompts.tasks.rows import key_of_rows
@@ -488,10 +488,25 @@ def _output(known: Known) -> list[str]:
     return [f"The model chooses one of given answers{shown}. It writes no text of its own."]
 
 
+def contradiction(known: Known) -> str:
+    """Return how the evidence contradicts a plan that states no personal data; empty if it does not."""
+    if known.plan.legal_basis != NO_DATA:
+        return ""
+    said = "The plan says that there are no personal data, but "
+    if count := _masked_values(known).total():
+        return (
+            f"{said}the run masked {count:,} values. Masking is processing (Article 4(2) GDPR) and needs a legal basis."
+        )
+    checked = (known.readiness or {"findings": ()})["findings"]
+    if any(f["key"] == "personal_data" and f["status"] != "green" for f in checked):
+        return f"{said}the checks of readiness found some. Their use needs a legal basis."
+    return ""
+
+
 def _legal_basis(known: Known) -> list[str]:
     basis = known.plan.legal_basis
-    if basis == "no personal data":
-        return ["The plan says that there are no personal data."]
+    if basis == NO_DATA:
+        return [contradiction(known) or "The plan says that there are no personal data."]
     return [f"Legal basis, as in the plan: {basis} (Article 6(1) GDPR)."]
 
 
@@ -500,15 +515,20 @@ def _personal_kinds(known: Known) -> list[str]:
     return [f"Kinds that the legal basis covers, as in the plan: {listed(kinds)}."] if kinds else []
 
 
+def _masked_values(known: Known) -> Counter[str]:
+    """Return the number of values of each kind that the run masked."""
+    counts: Counter[str] = Counter()
+    for split in known.evidence.result.data["splits"].values():
+        counts.update(split.get("masked", {}))
+    return counts
+
+
 def _masked(known: Known) -> list[str]:
     pii = known.settings["task"].get("pii", "keep")
     if pii != "mask":
         said = {"refuse": "Rows with personal data of a known form were refused", "keep": "Nothing was masked"}
         return [f"{said.get(pii, f'Setting {pii}')} (task.pii: {pii})."]
-    counts: Counter[str] = Counter()
-    for split in known.evidence.result.data["splits"].values():
-        counts.update(split.get("masked", {}))
-    found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+    found = ", ".join(f"{count:,} {kind}" for kind, count in sorted(_masked_values(known).items()))
     return [f"Masked in all splits before training (task.pii: mask): {found or 'none were found'}."]
 
 

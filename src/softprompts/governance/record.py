@@ -24,7 +24,7 @@ from softprompts.governance.evidence import Evidence, read_readiness, read_rows,
 from softprompts.governance.groups import scores_by_group
 from softprompts.governance.law import Duty, Law, Part, empty_answers, read_answers, read_law
 from softprompts.metrics.scoring import Interval
-from softprompts.readiness.plan import Plan, read_plan
+from softprompts.readiness.plan import NO_DATA, Plan, read_plan
 from softprompts.reports.pages.page import render
 from softprompts.system.files import is_file, is_folder, one_line, read_bytes, write_atomically
 
@@ -97,9 +97,14 @@ def _gather(config: GovernanceConfig, law: Law, plan: Plan, evidence: Evidence) 
 
 
 def _check_agreement(file: Path, answers: Mapping[str, str], known: Known) -> None:
-    """Raise `UserError` if the answer about personal data contradicts the plan."""
+    """Raise `UserError` if the answer about personal data contradicts the plan.
+
+    The answer may be yes if the evidence contradicts the plan too; the record states it.
+    """
     said, basis = answers.get("personal_data"), known.plan.legal_basis
-    if said and (said == "no") != (basis == "no personal data"):
+    if said == "yes" and documents.contradiction(known):
+        return
+    if said and (said == "no") != (basis == NO_DATA):
         raise UserError(
             f'{file}: personal_data: {said} contradicts the legal_basis "{basis}" in {known.plan.path}; correct one'
         )

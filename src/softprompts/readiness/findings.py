@@ -10,8 +10,8 @@ from typing import Any, Literal
 from softprompts.data.sources import DATA_DIR, EMBEDDED_PREFIX
 from softprompts.tasks.templates import Row
 
-Status = Literal["green", "amber", "red"]
-WORST: tuple[Status, ...] = ("red", "amber", "green")
+Status = Literal["green", "amber", "red", "unchecked"]
+WORST: tuple[Status, ...] = ("red", "amber", "green")  # "unchecked" makes no page worse, and is no green point
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Finding:
     Args:
         key: name of the check, e.g. near_duplicates.
         title: heading on the page.
-        status: red stops a pipeline; a person decides on amber.
+        status: red stops a pipeline; a person decides on amber; an unchecked point was not looked at.
         found: the outcome in one or two sentences.
         remedy: the remedy; empty if the status is green.
         facts: the numbers of the check, as JSON values.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import datetime
 from itertools import combinations
 from typing import Any, NamedTuple
 
 from softprompts.data.sources import SPLITS
-from softprompts.data.values import Record, fields_of, plain
+from softprompts.data.values import NUMBER, Record, fields_of, moment_of, plain
 from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding, Status, percent, place_of, places, share
-from softprompts.readiness.plan import Plan
+from softprompts.readiness.plan import Plan, is_no_answer
 from softprompts.tasks.task import Task
 
 # Two texts are near-duplicates if the Jaccard similarity of their shingles is at least this (Lee et al. 2022,
@@ -26,9 +26,19 @@ PERMUTATIONS = 128
 SHORTEST = 20  # characters; in shorter texts a single word makes the difference
 REPEATED = 0.01  # share of a split that may be duplicates: copies from several sources are common and do little harm
 LEAKED = 0.01  # share of scored rows that may be near-duplicates
-NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
-SECONDS = (1e8, 1e10)  # from 1973 to 2286; numbers outside, such as milliseconds or months, have another meaning
-EMPTY = 0.01  # share of a split's rows that may lack a time or an author
+EMPTY = 0.01  # share of a split's rows that may lack a time or an author, or have another value
+LOOKED_AT = 200  # rows of train that show whether a column may hold times
+NO_AUTHOR = ("anonymous", "guest")  # in addition to answers such as "n/a" that state nothing
+_PERSONS = (
+    "author|user|customer|client|patient|person|speaker|member|sender|employee|student|visitor|subscriber|contact|account"
+    "|annotator|participant|respondent|writer|session"
+)
+# The whole name of a column, such as customer_id, userName or e-mail, but not customer_type.
+PERSON = re.compile(
+    rf"(.*[_ -])?({_PERSONS})s?[_ -]?(id|ids|name|no|nr|number|key|hash|uuid|e?-?mail)?|(.*_)?e-?mail|.+_by"
+)
+DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}(?!\d)")  # in any order
+TIME = re.compile(r"(.*[_ -])?(time|date|datetime|timestamp|day|month|year|created|updated|sent|received|at|on|ts)")
 
 
 def input_of(task: Task) -> Callable[[Record], str]:
@@ -64,19 +74,24 @@ class Texts:
             self.exact[name] = [(place, "\0".join(texts), target) for place, texts, target in found]
 
 
-def overlap_findings(task: Task, plan: Plan) -> Iterator[Finding]:
+def overlap_findings(task: Task, raw: Task, plan: Plan) -> Iterator[Finding]:
     """Yield the findings on overlap between splits, and on contradictions.
 
+    Args:
+        task: the rows as a run reads them, maybe with masks.
+        raw: the rows without masks, of which authors and times are compared.
+        plan: the plan, with the columns of authors and times.
+
     Raises:
-        UserError: the rows lack a column that the plan names; a value of the time column is not a time.
+        UserError: the rows lack a column that the plan names.
     """
     texts = Texts(task)
     yield repeated(texts)
     yield across_splits(texts)
     yield near_duplicates(texts)
     yield conflicts(texts, task.choices is not None)
-    yield by_author(task, plan)
-    yield by_time(task, plan)
+    yield by_author(raw, plan)
+    yield by_time(raw, plan)
 
 
 def repeated(texts: Texts) -> Finding:
@@ -273,11 +288,53 @@ def _column(task: Task, plan: Plan, field: str, column: str) -> dict[str, list[t
     return found
 
 
+def _not_named(key: str, title: str, field: str, what: str, columns: Sequence[str]) -> Finding:
+    """Return the finding without a column in the plan: amber if columns look like it, otherwise unchecked."""
+    said = f"Not checked: readiness.yaml names no {field}"
+    facts = {"columns": list(columns)}
+    if not columns:
+        return Finding(key, title, "unchecked", f"{said}.", f"Name the column of the {what}, if there is one.", facts)
+    said += f", but columns look like {what}s: {listed([short(name, 40) for name in columns])}."
+    remedy = f"Name one of them as {field} in readiness.yaml, or accept this point with a reason."
+    return Finding(key, title, "amber", said, remedy, facts)
+
+
+def _columns_like(task: Task, looks: Callable[[str, Sequence[Any]], bool]) -> list[str]:
+    """Return the columns of train, without those of the target, whose name and first values look like something."""
+    target = {field.name.partition("[")[0] for field in fields_of(task.config.target)}
+    rows = task.splits["train"]
+    values: dict[str, list[Any]] = defaultdict(list)
+    for row in rows[: min(LOOKED_AT, len(rows))]:
+        for column, value in row.record.items():
+            if column not in target and _items(value):
+                values[column].append(value)
+    return [column for column, found in values.items() if looks(_snake(column), found)]
+
+
+def _snake(name: str) -> str:
+    """Return a column's name with "_" between its words: "customerId" becomes "customer_id"."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _like_person(name: str, values: Sequence[Any]) -> bool:
+    return PERSON.fullmatch(name) is not None
+
+
+def _like_time(name: str, values: Sequence[Any]) -> bool:
+    """Return whether all values are dates, or numbers that may be times in a column whose name says so."""
+    named = TIME.fullmatch(name) is not None
+    texts = [str(plain(value)).strip() for value in values]
+    return all(
+        named and _moment(value) is not None if NUMBER.fullmatch(text) else DATE.match(text) or _moment(value)
+        for value, text in zip(values, texts, strict=True)
+    )
+
+
 def by_author(task: Task, plan: Plan) -> Finding:
     """Return the finding on authors of scored rows who also occur in train."""
     title = "Authors in several splits"
     if plan.author_column is None:
-        return Finding("authors", title, "green", "Not checked: readiness.yaml names no author_column.")
+        return _not_named("authors", title, "author_column", "author", _columns_like(task, _like_person))
     found = _column(task, plan, "author_column", plan.author_column)
     train = {name for _, value in found["train"] for name in _names(value)}
     leaked = {s: [p for p, value in found[s] if not train.isdisjoint(_names(value))] for s in SPLITS[1:]}
@@ -297,14 +354,14 @@ def by_author(task: Task, plan: Plan) -> Finding:
 
 
 def _items(value: Any) -> list[str]:
-    """Return the texts in a value: several of a list, none of an empty value."""
+    """Return the texts in a value: several of a list, none of an empty value or of a word such as "n/a"."""
     if isinstance(value, list):
         return [text for item in value for text in _items(item)]
     if value is None or value != value:  # NaN and NaT are missing values
         return []
     whole = isinstance(value, float) and value.is_integer()  # a column of whole numbers with gaps is one of floats
     text = str(int(value) if whole else plain(value)).strip()
-    return [text] if text else []
+    return [] if is_no_answer(text) or text.casefold() in NO_AUTHOR else [text]
 
 
 def _names(value: Any) -> set[str]:
@@ -355,21 +412,53 @@ def by_time(task: Task, plan: Plan) -> Finding:
     """Return the finding on rows of a split that are not earlier than the first row of a later split."""
     title, column = "Splits in time", plan.time_column
     if column is None:
-        return Finding("time", title, "green", "Not checked: readiness.yaml names no time_column.")
+        return _not_named("time", title, "time_column", "time", _columns_like(task, _like_time))
     found = _column(task, plan, "time_column", column)
-    times = {split: [(place, _time(place, plan, value)) for place, value in rows] for split, rows in found.items()}
-    if empty := [split for split in SPLITS if not times[split]]:
+    read = {split: [(place, _moment(value)) for place, value in rows] for split, rows in found.items()}
+    times = {split: [(place, when) for place, when in rows if when] for split, rows in read.items()}
+    wrong = {split: [place for place, when in rows if not when] for split, rows in read.items()}
+    if empty := [split for split in SPLITS if not found[split]]:
         said = f"No row of {listed(empty)} has a value in the column {column}."
         return Finding("time", title, "amber", said, f"Fill {column} in every row.")
+    if any(len(where) > EMPTY * len(task.splits[split]) or not times[split] for split, where in wrong.items()):
+        said = f"{_not_times(column, wrong)} The order of the splits was not checked."
+        return Finding("time", title, "red", said, READABLE, {"column": column, **_count(wrong)})
     empties, gaps = _empty(task, found)
+    unread = sum(map(len, wrong.values()))
+    if unread:
+        gaps += f" {_not_times(column, wrong)} They were not compared."
     begins = {split: min(when for _, when in rows) for split, rows in times.items()}
-    orders = list(_orders(times))
-    facts = {
-        "column": column,
-        "begins": {split: begin.isoformat() for split, begin in begins.items()},
-        "empty": empties,
-        "order": [one._asdict() | {"late": len(one.late), "same": len(one.same)} for one in orders],
-    }
+    facts = {"column": column, "begins": {split: begin.isoformat() for split, begin in begins.items()}}
+    facts |= {"empty": empties, **_count(wrong)}
+    return _order_finding(title, column, list(_orders(times)), begins, gaps, READABLE if unread else "", facts)
+
+
+READABLE = (
+    "Write times as 2026-05-31 or 2026-05-31T12:30. Dates such as 05/06/2026 and 05.06.2026 are not read: the first "
+    "number may be the day or the month."
+)
+
+
+def _count(wrong: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {"not_times": {split: len(where) for split, where in wrong.items()}}
+
+
+def _not_times(column: str, wrong: Mapping[str, Sequence[str]]) -> str:
+    first = [place for where in wrong.values() for place in where]
+    return f"Values of {column} that are no times: {len(first):,}, {places(first)}."
+
+
+def _order_finding(
+    title: str,
+    column: str,
+    orders: Sequence[Order],
+    begins: Mapping[str, datetime],
+    gaps: str,
+    readable: str,
+    facts: dict[str, Any],
+) -> Finding:
+    """Return the finding on the order of splits, of which some rows may lack a time."""
+    facts["order"] = [one._asdict() | {"late": len(one.late), "same": len(one.same)} for one in orders]
     remedies = []
     if any(one.late for one in orders):
         remedies.append("Split by time: in use, a model reads texts that are later than all its training rows.")
@@ -380,44 +469,16 @@ def by_time(task: Task, plan: Plan) -> Finding:
         said = f"Train ends before validation begins ({days['validation']}), and that before test ({days['test']})."
         if not gaps:
             return Finding("time", title, "green", said, "", facts)
-        return Finding("time", title, "amber", said + gaps, f"Fill {column} in every row.", facts)
+        return Finding("time", title, "amber", said + gaps, readable or f"Fill {column} in every row.", facts)
     said = " ".join(text for one in orders for text in one.in_words()) + gaps
     leaked = any(one.later == "test" and one.share > LEAKED for one in orders)
-    return Finding("time", title, "red" if leaked else "amber", said, " ".join(remedies), facts)
+    remedy = " ".join([*remedies, readable]).strip()
+    return Finding("time", title, "red" if leaked else "amber", said, remedy, facts)
 
 
-def _time(place: str, plan: Plan, value: Any) -> datetime:
-    """Return a point in time; a time without a zone counts as UTC. `_of_number` reads numbers, also those in a text."""
-    found: datetime | None = None
+def _moment(value: Any) -> datetime | None:
+    """Return a point in time; None for a value that is none."""
     try:
-        if isinstance(value, datetime):
-            found = value
-        elif isinstance(value, date):
-            found = datetime.combine(value, time())
-        elif isinstance(value, str):
-            text = value.strip()
-            found = _of_number(float(text)) if NUMBER.fullmatch(text) else datetime.fromisoformat(text)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found = _of_number(value)
-    except (ValueError, OverflowError, OSError):
-        found = None
-    if found is None:
-        raise UserError(
-            f'{place}: column "{plan.time_column}", the time_column of {plan.path}, holds {short(repr(value))}, which '
-            "is not a time; write 2026-05-31 or 2026-05-31T12:30"
-        )
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _of_number(number: float) -> datetime:
-    """Return the time of a year, such as 2019, of a date, such as 20240531, or of seconds since 1970.
-
-    Raises:
-        ValueError: the number is none of them.
-    """
-    if SECONDS[0] <= number <= SECONDS[1]:
-        return datetime.fromtimestamp(number, UTC)
-    digits = str(int(number))
-    if number != int(number) or len(digits) not in (4, 8):
-        raise ValueError
-    return datetime.strptime(digits, "%Y" if len(digits) == 4 else "%Y%m%d").replace(tzinfo=UTC)
+        return moment_of(value)
+    except (ValueError, OverflowError, OSError, TypeError):
+        return None

@@ -16,7 +16,7 @@ from softprompts.errors import UserError, logger
 from softprompts.models.loading import kind_of, load_model_config
 from softprompts.readiness import overlap, rows, sensitive, worth
 from softprompts.readiness.findings import Finding, Status, worst
-from softprompts.readiness.plan import Plan, accept, plan_findings, read_plan
+from softprompts.readiness.plan import Plan, accept, plan_findings, read_plan, rows_digest
 from softprompts.readiness.settings import RecipeSettings, read_recipe
 from softprompts.reports.pages.page import render
 from softprompts.runs.folders import RESULT_FILE
@@ -39,6 +39,7 @@ SECTIONS = {
     "worth": ("Target and cost", ("test_rows", "to_win", "cost")),
 }
 SIGNS = {"green": ("holds", "✓ green"), "amber": ("open", "! amber"), "red": ("fails", "✗ red")}
+SIGNS["unchecked"] = ("faint", "– not checked")
 # Fields of the plan that the page shows, and their names there.
 SHOWN = {
     "goal": "goal",
@@ -54,7 +55,10 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Readiness:
-    """The outcome of all checks. `data_of_run` is the fingerprint of the rows as a run reads them, with `task.pii`."""
+    """The outcome of all checks.
+
+    `task` has the rows without masks. `data_of_run` is the fingerprint of the rows as a run reads them.
+    """
 
     settings: RecipeSettings
     plan: Plan
@@ -86,19 +90,30 @@ class Readiness:
         return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
-def read_inputs(settings: RecipeSettings, plan: Plan) -> tuple[Task, str]:
-    """Return the rows without masks, and the name of the number that the plan's metric means.
+@dataclass(frozen=True)
+class Inputs:
+    """The rows of a config. `raw` has them without masks, `task` as a run reads them, and `metric` is the plan's."""
+
+    raw: Task
+    task: Task
+    metric: str
+
+
+def read_inputs(settings: RecipeSettings, plan: Plan) -> Inputs:
+    """Return the rows, and the name of the number that the plan's metric means.
 
     Raises:
-        UserError: an error in rows or plan makes the checks impossible.
+        UserError: an error in rows or plan makes the checks impossible; with masks, a run could not read the rows.
     """
     # Unmasked: with masks all authors would look the same, and a refused row would hide later ones.
-    task = load_unmasked(settings.task)
-    metric = worth.metric_name(plan, task, settings.path)
+    raw = load_unmasked(settings.task)
     sensitive.check_kinds(plan)
-    sensitive.check_names_of_columns(task.splits)
+    sensitive.check_names_of_columns(raw.splits)
+    # A run refuses rows or reads them as they are, unless it masks them. Masks can make different rows the same.
+    task = load_task(settings.task) if settings.task.pii == "mask" else raw
+    metric = worth.metric_name(plan, task, settings.path)
     rows.check_not_single(task)
-    return task, metric
+    return Inputs(raw, task, metric)
 
 
 def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
@@ -106,23 +121,22 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
 
     Raises:
         UserError: as `read_plan`, `read_inputs` and `accept`; the base model does not exist; a given baseline does not
-            fit; with masks, a run could not read the rows.
+            fit.
     """
     plan = read_plan(config.plan)
-    task, metric = read_inputs(settings, plan)
+    inputs = read_inputs(settings, plan)
+    raw, task, metric = inputs.raw, inputs.task, inputs.metric
     plan = replace(plan, metric=metric)
     baseline: worth.Baseline | str = worth.NO_BASELINE_FOR_ENCODERS
     if kind_of(load_model_config(settings.model)) != "encoder":
         baseline = worth.baseline_of(settings, task, metric, config.baseline)
-    # A run refuses rows or reads them as they are, unless it masks them.
-    of_run = load_task(settings.task) if settings.task.pii == "mask" else task
     measured = rows.measure(settings, task)
-    shared = list(overlap.overlap_findings(task, plan))
+    shared = list(overlap.overlap_findings(task, raw, plan))
     ceiling = next(worth.ceiling_of(finding.facts) for finding in shared if finding.key == "conflicts")
-    found = sensitive.personal_data(task.splits)
+    found = sensitive.personal_data(raw.splits, plan.time_column)
     findings = [
         *plan_findings(plan),
-        *sensitive.sensitive_findings(plan, settings.task.pii, found, sensitive.secrets(task.splits)),
+        *sensitive.sensitive_findings(plan, settings.task.pii, found, sensitive.secrets(raw.splits)),
         rows.counts(task, settings.method),
         rows.balance(task, metric),
         rows.lengths(task, measured),
@@ -131,7 +145,8 @@ def assess(config: ReadinessConfig, settings: RecipeSettings) -> Readiness:
         *worth.worth_findings(settings, plan, task, metric, baseline, ceiling),
         worth.cost(settings, measured, worth.measure_rate(settings)),
     ]
-    return Readiness(settings, plan, task, accept(plan, findings), of_run.fingerprint())
+    of_run = task.fingerprint()
+    return Readiness(settings, plan, raw, accept(plan, findings, rows_digest(of_run)), of_run)
 
 
 def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
@@ -142,19 +157,19 @@ def missing_baseline(config: ReadinessConfig) -> dict[str, Any] | None:
             finished run that is none.
     """
     settings, plan = read_recipe(config.config), read_plan(config.plan)
-    task, metric = read_inputs(settings, plan)
+    inputs = read_inputs(settings, plan)
     if kind_of(load_model_config(settings.model)) == "encoder":
         raise UserError(f"readiness.run_baseline: {worth.NO_BASELINE_FOR_ENCODERS}")
-    found = worth.baseline_of(settings, task, metric, config.baseline)
+    found = worth.baseline_of(settings, inputs.task, inputs.metric, config.baseline)
     if isinstance(found, worth.Baseline):
         return None
     if (folder := worth.baseline_folder(settings)).joinpath(RESULT_FILE).is_file():  # would end the recipe as finished
         raise UserError(f"readiness.run_baseline: {folder} has a finished run, move it away; {found}")
-    return worth.baseline_arguments(settings, plan, task)
+    return worth.baseline_arguments(settings, plan, inputs.task)
 
 
 def write_readiness(config: ReadinessConfig) -> Status:
-    """Run all checks, write readiness.html and readiness.json, and print a line per finding that is not green.
+    """Run all checks, write readiness.html and readiness.json, and print a line per finding that is amber or red.
 
     Raises:
         UserError: as `assess`; one of the files exists and is not ours; full disk.
@@ -170,7 +185,7 @@ def write_readiness(config: ReadinessConfig) -> Status:
     write_atomically(record, found.as_json())
     write_atomically(page, page_of(found))
     for finding in found.findings:
-        if finding.status != "green":
+        if finding.status in ("amber", "red"):
             by = f" It is {finding.accepted_status}, accepted by {found.plan.owner}." if finding.accepted else ""
             logger.info(f"{finding.status}: {finding.title}: {finding.found}{by} {finding.remedy}")
     logger.info(f"{found.status}; written: {page} and {record.name}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding
 
+NO_DATA = "no personal data"
 # Article 6(1) of the GDPR, (a) to (f), and data of no person.
 LEGAL_BASES = (
     "consent",
@@ -21,11 +23,15 @@ LEGAL_BASES = (
     "vital interests",
     "public task",
     "legitimate interests",
-    "no personal data",
+    NO_DATA,
 )
+# Points that protect other people than the owner.
+NEVER_ACCEPTED = ("secrets", "personal_data")
 TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
 OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots", "accepted")
 PLACEHOLDERS = ("todo", "tbd", "tba", "tbc", "fixme", "xxx")
+# They are no answers if they are the whole text; a sentence with them, such as "None yet", is one.
+NO_ANSWERS = re.compile(r"[\W_]*(n[/.]?a\.?|none|no(body|[ -]one)|unknown|null|nan)?[\W_]*", re.IGNORECASE)
 KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
 
 
@@ -53,6 +59,8 @@ class Plan:
         wordings: prompt templates for the hard-prompt baseline; by default the goal provides one.
         shots: few-shot examples in each prompt of the baseline.
         accepted: the owner's reasons to go on in spite of red points, by the key of the point, e.g. near_duplicates.
+        accepted_rows: the digest of the rows that each reason was given for, by the same keys; a reason without one
+            counts for no rows.
     """
 
     path: str
@@ -74,6 +82,7 @@ class Plan:
     wordings: list[str] = field(default_factory=list)
     shots: int = 4
     accepted: dict[str, str] = field(default_factory=dict)
+    accepted_rows: dict[str, str] = field(default_factory=dict)
 
 
 def read_plan(path: str) -> Plan:
@@ -92,14 +101,11 @@ def read_plan(path: str) -> Plan:
         raise UserError(f"{path}: kpi: expected the fields {listed(KPI)}, found {short(kpi)}")
     kpi = kpi or {}
     _check_names(path, kpi, (*KPI, *OPTIONAL_KPI), "kpi.")
-    given = [(name, tree.get(name)) for name in (*TEXTS, "reviewers")] + [
-        (f"kpi.{name}", kpi.get(name)) for name in KPI
-    ]
-    if missing := [name for name, value in given if _is_empty(value)]:
-        raise UserError(f"{path}: missing or empty: {listed(missing)}")
+    _check_answered(path, tree, kpi)
     basis = _text(path, "legal_basis", tree["legal_basis"]).strip().casefold()
     if basis not in LEGAL_BASES:
         raise UserError(f'{path}: legal_basis: unknown basis "{short(basis)}"{nearest(basis, LEGAL_BASES)}')
+    reasons, accepted_rows = _accepted(path, tree.get("accepted") or {})
     return Plan(
         path=path,
         **{name: _text(path, name, tree[name]).strip() for name in TEXTS if name != "legal_basis"},
@@ -112,7 +118,8 @@ def read_plan(path: str) -> Plan:
         personal_data=_texts(path, "personal_data", tree.get("personal_data") or []),
         wordings=_texts(path, "wordings", tree.get("wordings") or []),
         shots=_count(path, "shots", tree.get("shots", Plan.shots)),
-        accepted=_accepted(path, tree.get("accepted") or {}),
+        accepted=reasons,
+        accepted_rows=accepted_rows,
         **{n: _text(path, n, tree[n]) for n in ("time_column", "author_column") if tree.get(n) is not None},
     )
 
@@ -121,6 +128,18 @@ def _check_names(path: str, tree: dict[Any, Any], valid: tuple[str, ...], prefix
     for name in tree:
         if name not in valid:
             raise UserError(f'{path}: unknown field "{prefix}{short(name)}"{nearest(str(name), valid, prefix)}')
+
+
+def _check_answered(path: str, tree: dict[str, Any], kpi: dict[str, Any]) -> None:
+    """Raise `UserError` with all required fields that have no answer."""
+    given = {name: tree.get(name) for name in (*TEXTS, "reviewers")} | {f"kpi.{name}": kpi.get(name) for name in KPI}
+    missing = [name for name, value in given.items() if _is_empty(value)]
+    if missing:
+        raise UserError(f"{path}: missing or empty: {listed(missing)}")
+    for name, value in given.items():
+        # `legal_basis` has a list of valid answers, which its own message names.
+        if name != "legal_basis" and any(map(is_no_answer, value if isinstance(value, list) else [value])):
+            raise UserError(f"{path}: {name}: {short(value)} is no answer; write a sentence, or a person's role")
 
 
 def _is_empty(value: Any) -> bool:
@@ -140,6 +159,11 @@ def is_placeholder(text: str) -> bool:
     return re.match(rf"\W*({'|'.join(PLACEHOLDERS)})\W*($|[:;.,(-])", text.strip(), re.IGNORECASE) is not None
 
 
+def is_no_answer(value: Any) -> bool:
+    """Return whether a value is a text that states nothing, such as "n/a", "none", "unknown" or "?"."""
+    return isinstance(value, str) and NO_ANSWERS.fullmatch(value.strip()) is not None
+
+
 def _text(path: str, name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise UserError(f"{path}: {name}: expected text, found {short(value)}; quote it")
@@ -152,17 +176,40 @@ def _texts(path: str, name: str, value: Any) -> list[str]:
     return value
 
 
-def _accepted(path: str, value: Any) -> dict[str, str]:
+def _accepted(path: str, value: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the reasons and the digests of rows by point; a reason alone is a text."""
     if not isinstance(value, dict):
         raise UserError(f"{path}: accepted: expected points with reasons, found {short(value)}")
-    for key, reason in value.items():
-        if not isinstance(reason, str) or is_placeholder(reason):
-            raise UserError(f"{path}: accepted.{short(key)}: expected a reason, found {short(reason)}")
-    return {str(key): reason.strip() for key, reason in value.items()}
+    reasons: dict[str, str] = {}
+    rows: dict[str, str] = {}
+    for key, given in value.items():
+        name = f"accepted.{short(key)}"
+        if key in NEVER_ACCEPTED:
+            raise UserError(f"{path}: {name}: no reason settles this point; remove it, and follow the point's remedy")
+        own = given if isinstance(given, dict) else {"reason": given}
+        _check_names(path, own, ("reason", "rows"), f"{name}.")
+        reason = own.get("reason")
+        if not isinstance(reason, str) or is_placeholder(reason) or is_no_answer(reason):
+            raise UserError(f"{path}: {name}: expected a reason, found {short(reason)}")
+        reasons[str(key)] = reason.strip()
+        if "rows" in own:
+            rows[str(key)] = _text(path, f"{name}.rows", own["rows"]).strip()
+    return reasons, rows
 
 
-def accept(plan: Plan, findings: Sequence[Finding]) -> list[Finding]:
+def rows_digest(fingerprint: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name of a task's rows for an acceptance; it begins with a letter, so that YAML reads a text."""
+    digest = hashlib.sha256("".join(split["sha256"] for split in fingerprint.values()).encode())
+    return f"rows-{digest.hexdigest()[:12]}"
+
+
+def accept(plan: Plan, findings: Sequence[Finding], rows: str) -> list[Finding]:
     """Return the findings with the owner's reasons; a red point that is accepted becomes amber.
+
+    Args:
+        plan: the plan with the reasons.
+        findings: the findings.
+        rows: the `rows_digest` of the rows; a reason counts only for the rows that it was given for.
 
     Raises:
         UserError: the plan accepts a point that does not exist.
@@ -171,12 +218,21 @@ def accept(plan: Plan, findings: Sequence[Finding]) -> list[Finding]:
     for key in plan.accepted:
         if key not in known:
             raise UserError(f'{plan.path}: accepted: no point "{short(key)}"{nearest(key, known)}')
-    return [
-        replace(f, accepted=plan.accepted[f.key], accepted_status=f.status, status="amber")
-        if f.key in plan.accepted and f.status != "green"
-        else f
-        for f in findings
-    ]
+    return [_accept(plan, f, rows) if f.status in ("amber", "red") else f for f in findings]
+
+
+def _accept(plan: Plan, finding: Finding, rows: str) -> Finding:
+    if finding.key not in plan.accepted:
+        return finding
+    if (given := plan.accepted_rows.get(finding.key)) == rows:
+        reason = plan.accepted[finding.key]
+        return replace(finding, accepted=reason, accepted_status=finding.status, status="amber")
+    which = "other rows" if given else "no particular rows"
+    remedy = (
+        f"The reason in {plan.path} was given for {which}. If it holds for these, write rows: {rows} below "
+        f"accepted.{finding.key}, and the reason as its field reason."
+    )
+    return replace(finding, remedy=f"{finding.remedy} {remedy}")
 
 
 def _number(path: str, name: str, value: Any, above_zero: bool) -> float:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from softprompts.config.sections import TaskConfig
 from softprompts.data.sources import SPLITS
 from softprompts.encoding.documents import EncodedTask, lengths_of
 from softprompts.encoding.tokenization import encode
 from softprompts.errors import UserError, listed, short
 from softprompts.methods.catalog import METHODS
 from softprompts.methods.preflight import without_weights
+from softprompts.methods.soft_prompts.context_tuning import demonstrations
 from softprompts.models.loading import InputSpec, count_parameters, input_spec, kind_of, load_model_config
 from softprompts.models.paths import model_path
 from softprompts.models.reading import read_tokenizer, silent_transformers
@@ -131,17 +133,19 @@ class Measured:
     """The tokens of a task, and facts of the base model that need only its tokenizer and config, not its weights.
 
     Args:
-        data: the rows as tokens, without cuts.
+        data: the rows as tokens, without cuts; with demonstrations, only these are its rows of train.
         max_length: greatest number of tokens per row, by the task's settings.
-        spec: limits of the base model's input in addition to the virtual tokens.
+        spec: limits of the base model's input in addition to the virtual tokens and the demonstrations.
         parameters: number of the base model's parameters, without the input embeddings, which are looked up, and
             without the output embedding, which runs for few tokens; None if the model cannot be built without weights.
+        demonstrations: number of tokens of the demonstrations that become a soft prompt.
     """
 
     data: EncodedTask
     max_length: int
     spec: InputSpec
     parameters: int | None
+    demonstrations: int = 0
 
     @property
     def limit(self) -> int:
@@ -178,7 +182,8 @@ def measure(settings: RecipeSettings, task: Task) -> Measured:
     """Tokenize a task.
 
     Raises:
-        UserError: the base model does not exist; `encode` refuses the task, except for long rows.
+        UserError: the base model does not exist; train has fewer rows than demonstrations; `encode` refuses the task,
+            except for long rows.
     """
     config = load_model_config(settings.model)
     kind = kind_of(config)
@@ -186,9 +191,24 @@ def measure(settings: RecipeSettings, task: Task) -> Measured:
     spec = InputSpec(kind) if base is None else input_spec(base, settings.virtual_tokens)
     with silent_transformers():
         tokenizer = read_tokenizer(model_path(settings.model), settings.model.revision)
+    if settings.demonstrations:
+        task = demonstrations(task, settings.demonstrations, settings.run.seed)
     whole = replace(task, config=replace(task.config, max_length=sys.maxsize, long_rows="error"))
     data = encode(whole, tokenizer, replace(spec, room=None, target_room=None), needs_end=False)
-    return Measured(data, task.config.max_length, spec, None if base is None else _computing_parameters(base, kind))
+    used = 0
+    if settings.demonstrations:
+        separator = len(tokenizer(settings.demonstrations.separator, add_special_tokens=False).input_ids)
+        used = _tokens_of_demonstrations(data, task.config, separator)
+        spec = replace(spec, room=None if spec.room is None else max(0, spec.room - used))
+    parameters = None if base is None else _computing_parameters(base, kind)
+    return Measured(data, task.config.max_length, spec, parameters, used)
+
+
+def _tokens_of_demonstrations(data: EncodedTask, config: TaskConfig, separator: int) -> int:
+    """Return the tokens of all rows of train, as a run cuts them, each with a separator of a number of tokens."""
+    most = config.max_length if config.long_rows == "cut_prompt" else math.inf
+    documents = [example.document for example in data.train]
+    return int(sum(min(most, len(d.prompt_ids) + len(d.target_ids)) + separator for d in documents))
 
 
 def _computing_parameters(base: Any, kind: str) -> int:
@@ -202,7 +222,7 @@ def lengths(task: Task, measured: Measured) -> Finding:
     table, long, longest, fits = [], [], 0, True
     spec = measured.spec
     facts: dict[str, Any] = {"limit": measured.limit, "room": spec.room}
-    for split, rows in task.splits.items():
+    for split, rows in measured.data.task.splits.items():
         found, beyond = measured.lengths(split), measured.beyond_positions(split)
         half, most = (int(numpy.percentile(found, p)) for p in (50, 95))
         facts[split] = {"median": half, "95 %": most, "longest": max(found)}
@@ -210,13 +230,18 @@ def lengths(task: Task, measured: Measured) -> Finding:
         long += [place_of(rows[n]) for n, length in enumerate(found) if beyond[n] or length > measured.max_length]
         longest = max(longest, *found)
         fits = fits and not any(beyond)
-    part = share(len(long), sum(map(len, task.splits.values())))
-    facts |= {"too_long": len(long), "share": part}
+    part = share(len(long), sum(map(len, measured.data.task.splits.values())))
+    facts |= {"too_long": len(long), "share": part, "demonstrations": measured.demonstrations}
     said = f"The longest row has {longest:,} tokens. task.max_length is {task.config.max_length:,}{_room(spec)}."
+    if measured.demonstrations:
+        said += f" The demonstrations have {measured.demonstrations:,} tokens, which the room is without."
     if not long:
         return Finding("lengths", "Lengths", "green", said, "", facts, table)
     said += f" Rows that do not fit: {len(long):,} ({percent(part)}), {places(long)}."
-    remedy = f"Set task.max_length to {longest}." if fits else "Shorten these rows, or use a base model with more room."
+    shorter = "Use fewer demonstrations, shorten" if measured.demonstrations else "Shorten"
+    remedy = (
+        f"Set task.max_length to {longest}." if fits else f"{shorter} these rows, or use a base model with more room."
+    )
     if task.config.long_rows == "cut_prompt":
         status: Status = "amber" if part > CUT else "green"
         return Finding("lengths", "Lengths", status, f"{said} Their prompts are cut.", remedy, facts, table)

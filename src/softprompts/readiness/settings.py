@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
@@ -39,6 +40,7 @@ METHOD_SECTIONS: dict[str, tuple[type, ...]] = {
     "hard": (HardPromptConfig,),
     "sweep": (SweepConfig,),
 }
+POSITIONS = ("num_virtual_tokens", "demonstrations")  # settings that use positions of the base model
 VIRTUAL_TOKENS = 20  # the default of every recipe with virtual tokens
 
 
@@ -54,7 +56,8 @@ class RecipeSettings:
         training: settings of training; the defaults if the recipe does not train.
         evaluation: settings of scoring.
         run: settings of the run and its folder.
-        virtual_tokens: number of the model's positions that the method uses.
+        virtual_tokens: number of the model's positions that the method uses; the largest of a sweep.
+        demonstrations: rows of train that become a soft prompt; None for a method without them.
         candidates: number of a sweep's trainings, 1 for any other recipe.
     """
 
@@ -66,6 +69,7 @@ class RecipeSettings:
     evaluation: EvaluationConfig
     run: RunConfig
     virtual_tokens: int
+    demonstrations: ContextConfig | CPTConfig | None
     candidates: int
 
 
@@ -73,6 +77,17 @@ def _shared(
     model: ModelConfig, task: TaskConfig, training: TrainingConfig, evaluation: EvaluationConfig, run: RunConfig
 ) -> None:
     """Name the shared sections; the signature is their schema."""
+
+
+def _context(context: ContextConfig) -> None:
+    """Name the section of context tuning."""
+
+
+def _cpt(cpt: CPTConfig) -> None:
+    """Name the section of CPT."""
+
+
+DEMONSTRATED: dict[str, Callable[..., None]] = {"context": _context, "cpt": _cpt}
 
 
 def read_recipe(path: str) -> RecipeSettings:
@@ -91,12 +106,15 @@ def read_recipe(path: str) -> RecipeSettings:
     kept = {key: value for key, value in tree.items() if key.partition(".")[0] in sections}
     arguments = parse_sections(_shared, yaml.safe_dump(kept, allow_unicode=True))
     nested = _nested(tree)
+    candidates = _candidates(nested, path)
     method = _method(Path(path).stem, nested)
+    _use_largest(nested)
     return RecipeSettings(
         path=path,
         method=method,
         virtual_tokens=_virtual_tokens(method, nested, path),
-        candidates=_candidates(nested, path),
+        demonstrations=_demonstrations(method, nested),
+        candidates=candidates,
         **arguments,
     )
 
@@ -109,6 +127,14 @@ def _nested(tree: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if dot:
             found.setdefault(section, {})[name] = value
     return found
+
+
+def _use_largest(tree: dict[str, dict[str, Any]]) -> None:
+    """Give each section the largest number of positions of a sweep's grid: all candidates must fit into the model."""
+    for key, values in (tree.get("sweep", {}).get("grid") or {}).items():
+        section, _, name = key.partition(".")
+        if name in POSITIONS and all(type(value) is int for value in values):
+            tree.setdefault(section, {})[name] = max(values)
 
 
 def _candidates(tree: dict[str, Any], path: str) -> int:
@@ -143,3 +169,13 @@ def _virtual_tokens(method: str, tree: dict[str, Any], path: str) -> int:
                 raise UserError(f"{path}: {key}: expected a whole number above 0, found {short(repr(found))}")
             return found
     return VIRTUAL_TOKENS
+
+
+def _demonstrations(method: str, tree: dict[str, Any]) -> ContextConfig | CPTConfig | None:
+    """Return the section of a method for few rows, with its defaults."""
+    section = METHODS[method].section
+    if section not in DEMONSTRATED:
+        return None
+    own = yaml.safe_dump({section: tree.get(section, {})}, allow_unicode=True)
+    found: ContextConfig | CPTConfig = parse_sections(DEMONSTRATED[section], own)[section]
+    return found

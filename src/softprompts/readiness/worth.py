@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from softprompts.config.methods import HardPromptConfig
+from softprompts.config.methods import CPTConfig, HardPromptConfig
 from softprompts.config.sections import RunConfig, TaskConfig
 from softprompts.data.sources import EMBEDDED_PREFIX
 from softprompts.errors import UserError, listed, nearest, settings_named, short
@@ -309,12 +309,8 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
     if reference >= plan.target:
         said = f"{source[0].upper()}{source[1:]} reaches a {metric} of {reference:.3f}. The target is {plan.target}."
         return Finding("test_rows", title, "amber", said, "Set kpi.target above it in readiness.yaml.", facts)
-    if source == HARD_PROMPT:  # it is measured on the same rows, so two measured scores are compared
-        disagree = planning.disagreement(reference, plan.target)
-        needed = planning.rows_needed(plan.target - reference, disagree)
-        power = planning.power_of_rows(plan.target - reference, disagree, different)
-    else:
-        needed, power = rows_needed(reference, plan.target), power_of(reference, plan.target, different)
+    needed = math.ceil(_needed(reference, source, plan.target))
+    power = _power_over(reference, source, plan.target, different)
     metrics = load_metrics(task.metrics, task.schema, task.metric_data)
     by_row = is_mean_over_rows(metrics, metric, [row.target for row in task.splits["test"]])
     facts |= {"needed": needed, "power": power, "mean_over_rows": by_row}
@@ -335,17 +331,35 @@ def _power(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> Fin
 def _reference(plan: Plan, task: Task, metric: str, baseline: Baseline | str) -> tuple[float, str] | None:
     """Return the value that the target has to exceed, and its source; None if none is known.
 
-    It is the value of today's process, without it that of the hard prompt. The most frequent label is the reference if
-    it scores more, because it needs no model.
+    Today's process, the hard prompt and the most frequent label need no training. The target must exceed all of them,
+    so the reference is the one that needs the most test rows.
     """
-    values = [(plan.today, "today's process")]
+    found = [] if plan.today is None else [(plan.today, "today's process")]
     if isinstance(baseline, Baseline):
-        values.append((baseline.value, HARD_PROMPT))
-    found = [(value, source) for value, source in values if value is not None][:1]
+        found.append((baseline.value, HARD_PROMPT))
     majority = majority_share(task) if metric in RIGHT_OR_WRONG else None
     if majority is not None:
         found.append((majority, "always predicting the most frequent label"))
-    return max(found, key=lambda one: one[0], default=None)
+    return max(found, key=lambda one: (_needed(one[0], one[1], plan.target), one[0]), default=None)
+
+
+def _needed(reference: float, source: str, target: float) -> float:
+    """Return the test rows that show the target to be above a reference; infinity if it is not above it.
+
+    The hard prompt is scored on the same rows, so two measured scores are compared.
+    """
+    if reference >= target:
+        return math.inf
+    if source == HARD_PROMPT:
+        return planning.rows_needed(target - reference, planning.disagreement(reference, target))
+    return rows_needed(reference, target)
+
+
+def _power_over(reference: float, source: str, target: float, rows: int) -> float:
+    """Return the power of the comparison of `_needed` with this number of rows."""
+    if source == HARD_PROMPT:
+        return planning.power_of_rows(target - reference, planning.disagreement(reference, target), rows)
+    return power_of(reference, target, rows)
 
 
 def _to_win(settings: RecipeSettings, plan: Plan, metric: str, baseline: Baseline | str, ceiling: float) -> Finding:
@@ -423,8 +437,10 @@ def seconds_of_run(settings: RecipeSettings, measured: Measured, rate: float) ->
     answers = _target_tokens(measured) if written else 0.0
     decoding = FORWARD * measured.parameters * answers / (DECODING_EFFICIENCY * rate)
     of_validation = FORWARD * per_token * mean["validation"] + (decoding if training.best_by != "loss" else 0.0)
+    # CPT reads the demonstrations in each step; context tuning computes their keys and values once.
+    read = measured.demonstrations * (steps if isinstance(settings.demonstrations, CPTConfig) else 1)
     return {
-        "training": steps * training.batch_size * mean["train"] * flops * per_token,
+        "training": (steps * training.batch_size * mean["train"] + read) * flops * per_token,
         "validation": rounds * validated * of_validation,
         "test": len(measured.data.test) * (FORWARD * per_token * mean["test"] + decoding),
     }

@@ -38,6 +38,23 @@ IDENTIFIER = re.compile(
     r"[a-z]+[-_]\d+(?![^\W_])",
     re.IGNORECASE,
 )
+# A date, maybe with a time of day: the pattern of phone numbers finds "03.05.2026" and "31.05.2026 12".
+TIME = re.compile(
+    r"(?<!\d)([0-3]?\d([./-])[0-3]?\d\2(19|20)\d\d|(19|20)\d\d([./-])[01]?\d\5[0-3]?\d)([ T]\d{1,2}:\d\d)?(?!\d)"
+)
+# A number alone, as in a cell: seconds since 1970 and identifiers have as many digits as phone numbers. A phone number
+# may begin with 0, and those do not.
+NUMBER = re.compile(r"\s*-?[1-9]\d*(\.\d+)?\s*")
+# The name of a column of phone numbers, and that of a time, as in phone_verified_at.
+PHONES = re.compile(
+    r"phone|whatsapp|msisdn|caller|contact|(?<![a-z])(fax|handy|mobile?|m[oó]vil|cel(l|ular)?|ph|tel|gsm)(?![a-z])"
+    r"|fon(?![a-z])|(?<![a-z])tel(no|nr)",
+    re.IGNORECASE,
+)
+TIMES = re.compile(r"(_at|At|time|date|stamp|_ts)$")
+# Ends of domains that no public list has: reserved ones (RFC 2606, RFC 6762) and those of companies' own networks.
+INTERNAL = {"local", "localhost", "localdomain", "lan", "corp", "internal", "intranet", "private", "home"}
+INTERNAL |= {"test", "example", "invalid"}
 # An account number in groups of four. Each number of groups has its pattern, because a word of four may follow.
 IBANS = [
     rf"(?<![A-Z0-9])([A-Z]{{2}}[0-9]{{2}}(?:[ -]?[A-Z0-9]{{4}}){{{n}}})((?:[ -]?[A-Z0-9]{{1,3}})?)(?![A-Z0-9])"
@@ -86,18 +103,28 @@ def finder_version() -> str:
     return f"presidio-analyzer {version('presidio-analyzer')}, phonenumbers {version('phonenumbers')}"
 
 
-def find(text: str) -> Sequence[Found]:
-    """Return the personal data in a text, in order. Matches that overlap are one, of the kind that scores highest."""
-    return _search(text) if POSSIBLE.search(text) else ()
+def find(text: str, name: str = "") -> Sequence[Found]:
+    """Return the personal data in a text, in order. Matches that overlap are one, of the kind that scores highest.
+
+    Args:
+        text: the text.
+        name: that of its column or key. A number alone, such as 1717171717, is a phone number only if the name says so.
+    """
+    if not POSSIBLE.search(text):
+        return ()
+    found = _search(text)
+    if NUMBER.fullmatch(text) and (not PHONES.search(name) or TIMES.search(name)):
+        return tuple(one for one in found if one.kind != "PHONE_NUMBER")
+    return found
 
 
 @lru_cache(maxsize=REPEATED)
 def _search(text: str) -> tuple[Found, ...]:
-    identifiers = [match.span() for match in IDENTIFIER.finditer(text)]
+    others = [match.span() for pattern in (IDENTIFIER, TIME) for match in pattern.finditer(text)]
     found = [
         Found(r.start, r.end, r.entity_type, r.score)
         for r in _analyzer().analyze(text, language="en", score_threshold=THRESHOLD)
-        if r.entity_type != "PHONE_NUMBER" or not any(start <= r.start and r.end <= end for start, end in identifiers)
+        if r.entity_type != "PHONE_NUMBER" or not any(start <= r.start and r.end <= end for start, end in others)
     ]
     apart: list[Found] = []
     for one in sorted(found, key=lambda f: (f.start, -f.end)):
@@ -123,7 +150,14 @@ def _analyzer() -> Any:
 
     class OfflineEmailRecognizer(known.EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:
-            return bool(domains(pattern_text).fqdn)
+            suffix = re.split("[.@]", pattern_text)[-1]
+            return suffix.casefold() in INTERNAL or bool(domains(pattern_text).fqdn)
+
+    class CardRecognizer(known.CreditCardRecognizer):
+        def validate_result(self, pattern_text: str) -> bool:
+            digits = re.sub(r"\D", "", pattern_text)
+            # Only UATP's numbers begin with 1, and have 15 digits. Microseconds since 1970 have 16.
+            return (digits[0] != "1" or len(digits) == 15) and bool(super().validate_result(pattern_text))
 
     @Language.component("softprompts_lemmas")
     def lemmas(doc: Any) -> Any:
@@ -136,11 +170,13 @@ def _analyzer() -> Any:
     pipeline.add_pipe("softprompts_lemmas")
     engine: Any = SpacyNlpEngine()
     engine.nlp = {"en": pipeline}
+    local = Pattern("on this machine", r"(?<![\w.+-])[\w.+-]+@localhost(?![\w-]|\.\w)", 0.5)
+    mails: Any = [*known.EmailRecognizer.PATTERNS, local]
     ibans: Any = [Pattern("account number", pattern, 0.5) for pattern in IBANS]  # presidio's finds capital letters only
     recognizers: list[Any] = [
-        OfflineEmailRecognizer,
+        lambda **more: OfflineEmailRecognizer(mails, **more),
         known.PhoneRecognizer,
-        known.CreditCardRecognizer,
+        CardRecognizer,
         lambda **more: known.IbanRecognizer(ibans, regex_flags=re.IGNORECASE, **more),
         known.IpRecognizer,
         known.MacAddressRecognizer,
@@ -160,19 +196,22 @@ def kinds() -> list[str]:
     return sorted(_analyzer().get_supported_entities("en"))
 
 
-def texts_in(value: Any) -> Iterator[str]:
-    """Yield the texts of a value: itself, those inside lists and objects, their keys, and long whole numbers."""
+def texts_in(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts of a value, each with the name of its column or key.
+
+    These are the value itself, those inside lists and objects, the keys of objects, and long whole numbers.
+    """
     if isinstance(value, str):
-        yield value
+        yield value, name
     elif digits := _digits(value):
-        yield digits
+        yield digits, name
     elif isinstance(value, list):
         for item in value:
-            yield from texts_in(item)
+            yield from texts_in(item, name)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from texts_in(key)
-            yield from texts_in(item)
+            yield from texts_in(key, name)
+            yield from texts_in(item, str(key))
 
 
 def _digits(value: Any) -> str:
@@ -189,7 +228,7 @@ def _digits(value: Any) -> str:
 def kinds_by_column(record: Record) -> dict[str, Counter[str]]:
     """Return, for each column with personal data, how many values of each kind it holds."""
     counts = {
-        column: Counter(found.kind for text in texts_in(value) for found in find(text))
+        column: Counter(found.kind for text, name in texts_in(value, column) for found in find(text, name))
         for column, value in record.items()
     }
     return {column: kinds for column, kinds in counts.items() if kinds}
@@ -214,8 +253,8 @@ def mask(record: Record) -> tuple[Record, Counter[str]]:
     names: dict[tuple[str, str], str] = {}
     masks: dict[str, tuple[str, str]] = {}
     numbers: dict[str, Iterator[int]] = {}
-    for text in texts_in(record):
-        for found in find(text):
+    for text, column in texts_in(record):
+        for found in find(text, column):
             value = text[found.start : found.end]
             folded = value.casefold()
             same = (found.kind, re.sub(r"[\W_]+", "", folded) if found.kind in GROUPED else folded)
