@@ -24,7 +24,7 @@ def main(
 ) -> None:
     """Score prompts of prompt tuning or prefix tuning singly and together, on one split of a task."""
     rows = sp.load_task(task)
-    folders = sp.members(ensemble, task)
+    folders = sp.members(ensemble)
     this = sp.start_run("ensemble", model=model, task=task, ensemble=ensemble, evaluation=evaluation, run=run)
     base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
 

@@ -10,6 +10,7 @@ from helpers import CPU, load_base, make_task
 from softprompts.adapters.loading import load_adapter
 from softprompts.config.sections import EvaluationConfig, TaskConfig
 from softprompts.config.tools import AdapterConfig, EnsembleConfig
+from softprompts.encoding.documents import Document, EncodedTask, Example
 from softprompts.encoding.tokenization import encode
 from softprompts.engine.forward import Engine
 from softprompts.errors import UserError
@@ -21,6 +22,7 @@ from softprompts.evaluation.ensemble import (
     behind_each,
     load_members,
     members,
+    most_frequent,
     outcome_of_vote,
     summary_of_members,
     vote,
@@ -183,7 +185,7 @@ def test_every_member_answers_as_it_does_alone(
     base, tokenizer = load_base(tiny_model)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     config = config_of(voters, *names)
-    bank = load_members(base, members(config, TASK), config)
+    bank = load_members(base, members(config), config)
     task = make_task([("the film was good", " positive"), ("a very dull plot", " negative"), ("fine", " positive")])
     task = replace(task, choices=(" positive", " negative"))
     data = encode(task, tokenizer)
@@ -206,7 +208,7 @@ def test_every_member_answers_as_it_does_alone(
 def test_rows_of_all_members_share_the_forward_passes(voters: dict[str, Path], tiny_model: Path) -> None:
     base, tokenizer = load_base(tiny_model)
     config = config_of(voters, "one", "two", "three")
-    bank = load_members(base, members(config, TASK), config)
+    bank = load_members(base, members(config), config)
     seen = []
 
     class Watched(Engine):
@@ -238,7 +240,7 @@ def test_what_cannot_share_a_base_model_is_refused(
     voters: dict[str, Path], names: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        members(config_of(voters, *names), TASK)
+        members(config_of(voters, *names))
     assert str(caught.value).startswith("ensemble.adapters: " + message.format(**voters))
     assert "\n" not in str(caught.value)
 
@@ -249,7 +251,7 @@ def test_an_adapter_is_known_again_under_another_name(voters: dict[str, Path], t
     (run / "adapter").symlink_to(voters["one"])
     for other in (run, run / "adapter", voters["one"].parent / "two" / ".." / "one"):
         with pytest.raises(UserError, match=r"^ensemble.adapters: .* are the same adapter$"):
-            members(EnsembleConfig([str(voters["one"]), str(other)]), TASK)
+            members(EnsembleConfig([str(voters["one"]), str(other)]))
 
 
 @pytest.mark.parametrize("adapters", [[], ["runs/one"]])
@@ -258,20 +260,39 @@ def test_one_alone_cannot_vote(adapters: list[str]) -> None:
         EnsembleConfig(adapters)
 
 
-def test_open_answers_and_missing_folders_are_refused(voters: dict[str, Path]) -> None:
-    config = config_of(voters, "one", "two")
-    with pytest.raises(UserError, match=r"^task.choices: a vote requires choices, but this task has open targets"):
-        members(config, replace(TASK, choices=None))
+def test_open_answers_vote_for_the_text_that_most_wrote() -> None:
+    """Two of three wrote it; without a majority it is the first member's; white space around a text does not count."""
+    assert most_frequent([" on", " off", "off "]) == " off"
+    assert most_frequent([" on", " off", " dim"]) == " on"
+    task = make_task([("1", " off"), ("2", " on")], choices=None)
+    examples = [Example(row, Document((0,), (9,)), (), ()) for row in task.splits["train"] for _ in range(3)]
+    rows = EncodedTask(task, examples, examples, examples, ())
+    texts = [(" on", " off", " off"), (" on", " off", " dim")]
+    predictions = [
+        Prediction(str(n), "", target, text, None)
+        for n, (target, said) in enumerate(zip((" off", " on"), texts, strict=True))
+        for text in said
+    ]
+    before = evaluation.TestOutcome(rows.test, predictions, 0.7, {}, {}, 2.0)
+    outcome, notes = outcome_of_vote(before, Outcome(predictions, 0.5), rows, EnsembleConfig(["x"] * 3), EVALUATION)
+    assert [p.prediction for p in outcome.predictions] == [" off", " on"]
+    (metric,) = outcome.metrics
+    assert outcome.metrics[metric].value == 1.0
+    assert [m["metrics"][metric]["value"] for m in notes["members"]] == [0.5, 0.5, 0.5]
+    assert outcome.baselines == {}
+
+
+def test_missing_folders_are_refused(voters: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=r"^ensemble.adapters: no such folder: ./nowhere"):
-        members(EnsembleConfig([str(voters["one"]), "./nowhere"]), TASK)
+        members(EnsembleConfig([str(voters["one"]), "./nowhere"]))
 
 
 def test_members_of_another_base_model_are_refused(voters: dict[str, Path], wider_model: Path, tiny_t5: Path) -> None:
     config = config_of(voters, "one", "two")
     with pytest.raises(UserError, match=r"^ensemble.adapters: .*is for another base model: hidden size 32"):
-        load_members(load_base(wider_model)[0], members(config, TASK), config)
+        load_members(load_base(wider_model)[0], members(config), config)
     other = load_base(wider_model)[0]
     other.config.hidden_size = 32
     other.name_or_path = "elsewhere"
     with pytest.raises(UserError, match=r"^ensemble.adapters: .*set ensemble.any_base to true$"):
-        load_members(other, members(config, TASK), config)
+        load_members(other, members(config), config)

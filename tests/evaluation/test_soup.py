@@ -44,7 +44,7 @@ CHOICES = (" positive", " negative")
 def bank_of(voters: dict[str, Path], model: Path, *names: str) -> tuple[list[PeftModel], Any]:
     base, tokenizer = load_base(model)
     config = EnsembleConfig([str(voters[name]) for name in names])
-    return load_members(base, members(config, TASK), config), tokenizer
+    return load_members(base, members(config), config), tokenizer
 
 
 @pytest.mark.parametrize("names", [("one", "three"), ("prefix one", "prefix two")])

@@ -10,7 +10,7 @@ from typing import Any
 
 from softprompts.adapters.configs import read_config
 from softprompts.adapters.loading import find_adapter, load_adapter
-from softprompts.config.sections import EvaluationConfig, TaskConfig
+from softprompts.config.sections import EvaluationConfig
 from softprompts.config.tools import AdapterConfig, EnsembleConfig
 from softprompts.data.sources import SPLITS
 from softprompts.encoding.documents import EncodedTask, with_soft_prompt
@@ -37,15 +37,13 @@ OWN_KEYS = {"adapter.path": "ensemble.adapters", "adapter.any_base": "ensemble.a
 KINDS = (PeftType.PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
 
-def members(config: EnsembleConfig, task: TaskConfig) -> list[Path]:
+def members(config: EnsembleConfig) -> list[Path]:
     """Return the folders of the adapters, which are checked before anything is loaded.
 
     Raises:
         UserError: an adapter is missing or given twice; it is not a soft prompt or prefix, or changes the base model;
-            both kinds are mixed; the task has no choices.
+            both kinds are mixed.
     """
-    if task.choices is None:
-        raise UserError("task.choices: a vote requires choices, but this task has open targets")
     folders: list[Path] = []
     kinds = []
     for path in config.adapters:
@@ -114,13 +112,25 @@ def vote(scores: Sequence[Sequence[float]]) -> int:
     return max(range(len(sums)), key=lambda choice: (votes[choice], sums[choice]))
 
 
+def most_frequent(texts: Sequence[str]) -> str:
+    """Return the text that most members wrote; of several, that of the first member."""
+    counts = Counter(text.strip() for text in texts)
+    return max(texts, key=lambda text: counts[text.strip()])
+
+
 def voted(
-    predictions: Sequence[Prediction], choices: Sequence[str], count: int, evaluation: EvaluationConfig
+    predictions: Sequence[Prediction], choices: Sequence[str] | None, count: int, evaluation: EvaluationConfig
 ) -> list[Prediction]:
-    """Return one prediction per row from `count` adjacent copies; its scores are mean log-likelihoods."""
+    """Return one prediction per row from `count` adjacent copies; its scores are mean log-likelihoods.
+
+    Without choices, members vote for the text that most of them wrote.
+    """
     made = []
     for start in range(0, len(predictions), count):
         copies = predictions[start : start + count]
+        if choices is None:
+            made.append(replace(copies[0], prediction=most_frequent([p.prediction for p in copies])))
+            continue
         scores = [p.scores for p in copies if p.scores is not None]
         means = [sum(column) / count for column in zip(*scores, strict=True)]
         made.append(replace(copies[0], prediction=chosen(choices, vote(scores), means, evaluation), scores=means))
@@ -137,9 +147,9 @@ def outcome_of_vote(
 ) -> tuple[TestOutcome, dict[str, Any]]:
     """Return the outcome of the vote, and notes on the members.
 
-    The notes have each member's metrics, their `mean`, and the member `chosen` on validation by the task's first metric
-    and then by likelihood. `best_afterwards` is the best member on the scored rows themselves: an upper bound, not a
-    result. Lester et al. (2021), section 6, report mean, best and vote. `comparisons` are paired, made by
+    The notes have each member's metrics, their `mean`, and the member `chosen` on validation by the first metric,
+    then by the likelihood of choices. `best_afterwards` is the best member on the scored rows themselves: an upper
+    bound, not a result. Lester et al. (2021), section 6, report mean, best and vote. `comparisons` are paired, made by
     `statistics.compare`: the vote, its members as seeds of one method, and the chosen one. `soup`, if there is one, has
     its own metrics and comparisons with the vote and the chosen one.
 
@@ -152,7 +162,6 @@ def outcome_of_vote(
         soup: the mean of the prompts, on the same rows.
     """
     count, resamples = len(config.adapters), evaluation.bootstrap_resamples
-    assert data.task.choices
     metrics = load_metrics(data.task.metrics, data.task.schema, data.task.metric_data)
     predictions = voted(outcome.predictions, data.task.choices, count, evaluation)
     answers, targets = answers_and_targets(predictions)
@@ -163,7 +172,7 @@ def outcome_of_vote(
         examples=outcome.examples[::count],
         predictions=predictions,
         metrics=intervals(metrics, answers, targets, resamples),
-        baselines=baseline_scores(majority_of(data.train), likeliest, metrics, evaluation),
+        baselines=baseline_scores(majority_of(data.train), likeliest, metrics, evaluation) if data.task.choices else {},
     )
     notes = [
         {"adapter": adapter} | _note(metrics, validation.predictions[number::count], answers_of_one, targets, resamples)
@@ -183,7 +192,7 @@ def outcome_of_vote(
     return changed, found
 
 
-def _best(notes: Sequence[dict[str, Any]], validation: Outcome, choices: Sequence[str]) -> tuple[str, int, int]:
+def _best(notes: Sequence[dict[str, Any]], validation: Outcome, choices: Sequence[str] | None) -> tuple[str, int, int]:
     """Return the first metric, and the numbers of the members that are best by it: on validation, and afterwards."""
     first, count = next(iter(notes[0]["validation"])), len(notes)
     likelihoods = [_likelihood(validation.predictions[number::count], choices) for number in range(count)]
@@ -213,9 +222,9 @@ def _note(
     }
 
 
-def _likelihood(predictions: Sequence[Prediction], choices: Sequence[str]) -> float:
-    """Return the log-likelihood of the targets, summed over rows, in nats."""
-    return sum(p.scores[choices.index(p.target)] for p in predictions if p.scores)
+def _likelihood(predictions: Sequence[Prediction], choices: Sequence[str] | None) -> float:
+    """Return the log-likelihood of the targets, summed over rows, in nats; 0 without choices."""
+    return sum(p.scores[choices.index(p.target)] for p in predictions if p.scores and choices)
 
 
 def _plain(numbers: dict[str, Interval]) -> dict[str, dict[str, Any]]:

@@ -71,7 +71,6 @@ def test_a_bad_ensemble_ends_with_one_line_and_writes_nothing(
         (["one"], {}, "ensemble.adapters: expected two or more to vote, found 1"),
         (["one", "one"], {}, "are the same adapter"),
         (["one", "lora"], {}, "is of type LORA"),
-        (["one", "two"], OPEN, "task.choices: a vote requires choices"),
     ):
         adapters = [voters[name] for name in names]
         code, _, errors = cli_in_process(command(tiny_model, tiny_task, tmp_path / "run", adapters, **flags), capfd)
@@ -91,3 +90,15 @@ def test_validation_may_be_scored(
     for member in notes["members"]:
         assert member["validation"]["accuracy"] == member["metrics"]["accuracy"]["value"]
     assert notes["best_afterwards"]["by"].startswith("validation accuracy, ")
+
+
+def test_open_targets_are_voted_for_and_the_mean_is_saved(
+    voters: dict[str, Path], tiny_model: Path, tiny_task: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    adapters = [voters["one"], voters["three"]]
+    code, _, errors = cli_in_process(command(tiny_model, tiny_task, tmp_path / "run", adapters, **OPEN), capfd)
+    assert (code, errors) == (0, [])
+    result = read_result(tmp_path / "run")
+    assert (len(result["notes"]["members"]), set(result["notes"]["soup"]["metrics"])) == (2, set(result["metrics"]))
+    assert set(result["metrics"]) == set(result["notes"]["mean"])
+    assert len(read_predictions(tmp_path / "run")) == result["data"]["splits"]["test"]["rows"]
