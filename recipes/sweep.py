@@ -4,8 +4,8 @@
 
 The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. Soft
 prompts share only the base model's forward passes, so each has the result of a separate run, up to
-rounding. LoRA and full fine-tuning change the base model, and every method changes the classifier of an encoder. Their
-candidates are trained one after another, each on its own copy of the base model.
+rounding. LoRA, IA3 and full fine-tuning change the base model, and every method changes the classifier of an encoder.
+Their candidates are trained one after another, each on its own copy of the base model.
 
 With `sweep.reduction_factor: 2` the better half continues after parts of the steps, for example 1/8, 1/4 and 1/2. The
 last one is trained as long as a real run. With `sweep.extensions: 3` values beyond the edges are tried if the best is
@@ -32,13 +32,14 @@ def main(
     prefix: sp.PrefixConfig,
     encoder: sp.EncoderConfig,
     lora: sp.LoraConfig,
+    ia3: sp.IA3Config,
     sweep: sp.SweepConfig,
     training: sp.TrainingConfig,
     evaluation: sp.EvaluationConfig,
     run: sp.RunConfig,
 ) -> None:
     """Train the candidates, score the best one by validation on test, and save it as its recipe would."""
-    sections: dict[str, Any] = {"prompt": prompt, "prefix": prefix, "encoder": encoder, "lora": lora}
+    sections: dict[str, Any] = {"prompt": prompt, "prefix": prefix, "encoder": encoder, "lora": lora, "ia3": ia3}
     grid = sp.grid_of(sweep, sections, training, run)
     points = grid.points()
     rows = sp.load_task(task)
@@ -50,16 +51,17 @@ def main(
         prefix=prefix,
         encoder=encoder,
         lora=lora,
+        ia3=ia3,
         sweep=sweep,
         training=training,
         evaluation=evaluation,
         run=run,
     )
-    sp.check_method(sweep.method, model, *([lora] if sweep.method == "lora" else []))
+    sp.check_method(sweep.method, model, *([sections[sweep.method]] if sweep.method in ("lora", "ia3") else []))
     base, tokenizer = sp.load_base_model(model, this.accelerator.device, rows.choices)
     data = sp.encode(rows, tokenizer, sp.input_spec(base, longest(points)))
     # An encoder's classifier is trained with every method, inside of the base model.
-    shared = sweep.method not in ("lora", "full_finetuning") and sp.kind_of(base.config) != "encoder"
+    shared = sweep.method not in ("lora", "ia3", "full_finetuning") and sp.kind_of(base.config) != "encoder"
 
     def build(points: Sequence[sp.Point]) -> sp.Engine:
         # A longer prompt of an extension leaves less room for the rows.
@@ -93,6 +95,8 @@ def add(method: str, base: Any, tokenizer: Any, point: sp.Point, rows: sp.Task) 
             return sp.add_prompt_encoder(base, point.method, seed=point.seed)
         case "lora":
             return sp.add_lora(base, point.method, seed=point.seed)
+        case "ia3":
+            return sp.add_ia3(base, point.method)
         case _:
             return sp.train_everything(base)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from softprompts.config.methods import EncoderConfig, LoraConfig, PrefixConfig, PromptConfig
+from softprompts.config.methods import EncoderConfig, IA3Config, LoraConfig, PrefixConfig, PromptConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError, nearest
 from softprompts.methods.catalog import METHODS
@@ -29,6 +29,7 @@ KINDS: dict[str, type] = {
     "prefix": PrefixConfig,
     "encoder": EncoderConfig,
     "lora": LoraConfig,
+    "ia3": IA3Config,
     "training": TrainingConfig,
     "run": RunConfig,
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
 from softprompts.config.messages import check_values, wrong_value
-from softprompts.config.methods import EncoderConfig, LoraConfig, PrefixConfig, PromptConfig
+from softprompts.config.methods import EncoderConfig, IA3Config, LoraConfig, PrefixConfig, PromptConfig
 from softprompts.config.sections import RunConfig, TrainingConfig
 from softprompts.errors import UserError, nearest
 
@@ -21,6 +21,7 @@ SECTIONS: dict[str, str | None] = {
     "prefix_tuning": "prefix",
     "p_tuning": "encoder",
     "lora": "lora",
+    "ia3": "ia3",
     "full_finetuning": None,
 }
 TEACHER = ("", "_context", "_weight", "_temperature", "_any_base")
@@ -29,20 +30,21 @@ COMMON = ("best_by", "eval_rows", "micro_batch_tokens", "energy", *(f"teacher{en
 SEED = "run.seed"
 RATE = "training.learning_rate"
 
-Settings = PromptConfig | PrefixConfig | EncoderConfig | LoraConfig
+Settings = PromptConfig | PrefixConfig | EncoderConfig | LoraConfig | IA3Config
 
 
 @dataclass
 class SweepConfig:
     """Candidates of one method: every combination of the values in `grid`. Validation chooses the best.
 
-    Soft prompts are trained in the same forward passes over one base model. LoRA and full fine-tuning change the base
-    model's weights, and every method changes an encoder's classifier. Their candidates are trained one after another.
+    Soft prompts are trained in the same forward passes over one base model. LoRA, IA3 and full fine-tuning change the
+    base model, and every method changes an encoder's classifier. Their candidates are trained one after another.
 
     Args:
         grid: values of each key that varies, e.g. {training.learning_rate: [0.01, 0.02], run.seed: [0, 1]}. Keys may be
             those of the method's section and of training, and run.seed; the best on validation is kept.
-        method: the method; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning) or `lora`.
+        method: the method; its settings are in the section `prompt`, `prefix`, `encoder` (P-tuning), `lora` or
+            `ia3`. Context tuning, CPT and multitask prompt tuning have their settings compared by a benchmark's grid.
         reduction_factor: successive halving (Jamieson and Talwalkar 2016; Li et al. 2018): after parts of the steps,
             for example 1/8, 1/4 and 1/2, the best 1/reduction_factor of the candidates continue. By default none leave.
         first_rung: smallest share of the steps after which candidates leave, e.g. 0.25. Low and high rates have a

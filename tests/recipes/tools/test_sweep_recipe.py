@@ -278,3 +278,23 @@ def test_ways_to_start_may_vary_and_the_adapter_is_stock(
     saved = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert saved["peft_type"] == "PROMPT_TUNING"
     assert not {"init_from", "init_labels"} & saved.keys()
+
+
+def test_the_best_candidate_of_ia3_is_a_run_of_its_recipe(
+    on_model: Command, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    training = {"steps": 4, "eval_every": 2, "batch_size": 8, "warmup_steps": 0, "best_by": "loss", "eval_rows": "null"}
+    training |= {"schedule": "linear", "max_grad_norm": 1.0}
+    same = {f"training.{key}": value for key, value in training.items()}
+    flags = {"sweep.method": "ia3", "sweep.grid": "{training.learning_rate: [0.0001, 0.5]}"}
+    code, _, errors = cli_in_process(on_model("sweep", tiny_model, tmp_path / "sweep", **same, **flags), capfd)
+    assert code == 0, errors
+    sweep = read_result(tmp_path / "sweep")
+    best = max(sweep["notes"]["candidates"], key=lambda c: c["value"])["values"]["training.learning_rate"]
+    alone = on_model("ia3", tiny_model, tmp_path / "alone", **same, **{"training.learning_rate": best})
+    code, _, errors = cli_in_process(alone, capfd)
+    assert code == 0, errors
+    run = read_result(tmp_path / "alone")
+    assert sweep["test_loss"] == pytest.approx(run["test_loss"], rel=1e-5)
+    assert sweep["parameters"]["trainable"] == run["parameters"]["trainable"] > 0
+    assert (tmp_path / "sweep" / "adapter" / "adapter_config.json").is_file()
