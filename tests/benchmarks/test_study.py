@@ -197,7 +197,7 @@ def test_what_starts_from_a_config_waits_for_the_screen_that_decides_it(tmp_path
 def test_the_shipped_study_is_complete() -> None:
     """A main screen for each method that trains, on each embedded task; its keys are those of the recipes."""
     study = shipped_study("screens")
-    methods = ("prompt_tuning", "prefix_tuning", "p_tuning", "lora", "full_finetuning")
+    methods = ("prompt_tuning", "prefix_tuning", "p_tuning", "lora", "ia3", "full_finetuning")
     tasks = ("sentiment", "home_commands", "docstrings")
     assert {f"{t}/{m}" for t in tasks for m in methods} <= set(study.screens)
 
@@ -213,7 +213,7 @@ def test_every_screen_is_a_sweep_that_its_recipe_takes(name: str, tmp_path: Path
         file = tmp_path / "sweep.yaml"
         file.write_text(yaml.safe_dump(made), encoding="utf-8")
         given = parse(load_recipe("sweep").main, ["--config", str(file)])
-        sections = {key: given[key] for key in ("prompt", "prefix", "encoder", "lora") if key in given}
+        sections = {key: given[key] for key in ("prompt", "prefix", "encoder", "lora", "ia3") if key in given}
         grid_of(given["sweep"], sections, given["training"], given["run"]).points()
 
 
