@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.settings import load_benchmark
 from benchmarks.study.settings import ScreenConfig, apart, base_of, load_screen
 from helpers import ROOT
+from softprompts.methods.catalog import METHODS
 from softprompts.sweeps.grid import beyond
 
 import pytest
@@ -83,3 +85,55 @@ def test_a_use_case_has_the_rates_that_its_grid_chose(use: str, method: str) -> 
 def test_there_are_records() -> None:
     assert DECIDING
     assert SWEPT
+
+
+# Trained configs whose values no sweep has chosen, each with the reason.
+SHORT = "the grid of the use case has no P-tuning"
+UNSWEPT = {
+    **{f"{use}/p_tuning": SHORT for use in USES},
+    **{f"{task}/multitask_prompt_tuning": "no sweep has several tasks" for task in ("sentiment", "home_commands")},
+    "docstrings/multitask_prompt_tuning": "no sweep has several tasks",
+    "home_commands/cartridge": "its text and its teacher are its own",
+    "campaign/ravenports_prefix_tuning": "the second voice has the settings of the first",
+    "campaign/ravenports_prompt_tuning": "the second voice has the settings of the first",
+    "demo/prompt_tuning": "it takes five minutes",
+    "own_data/prompt_tuning": "an example for one's own data",
+    "sentiment/sweep": "it is a sweep",
+}
+# Grids that sweep further configs, by the config.
+FURTHER = {
+    "sentiment/context_tuning": "few_sentiment",
+    "sentiment/cpt": "few_sentiment",
+    "home_commands/context_tuning": "few_home_commands",
+    "compliance/passage_prefix_tuning": "passage",
+}
+
+
+def test_every_shipped_value_has_its_record_or_a_reason() -> None:
+    """A config that nobody sweeps must say so here, and one that is swept must not."""
+    recorded = {f"{file.parent.name}/{file.stem}" for file in DECIDING} | {f"{use}/{method}" for use, method in SWEPT}
+    found = {}
+    for file in sorted((ROOT / "configs").glob("*/*.yaml")):
+        sections = next(yaml.safe_load_all(file.read_text("utf-8")))
+        if "training" in sections and "run" in sections and file.parent.name != "hub":  # no rows of a Hub dataset here
+            name = f"{file.parent.name}/{file.stem}"
+            ways = [name in recorded, name in set(SCREENS) - recorded, name in UNSWEPT, name in FURTHER]
+            found[name] = sum(ways)
+    assert {name: count for name, count in found.items() if count != 1} == {}
+    assert (UNSWEPT.keys() | FURTHER.keys()) - found.keys() == set()
+    grids = {file.stem for file in (ROOT / "configs" / "benchmarks").glob("*.yaml")}
+    assert set(FURTHER.values()) <= grids
+
+
+@pytest.mark.parametrize(("name", "grid"), FURTHER.items())
+def test_a_config_has_the_rate_that_a_further_grid_chose(name: str, grid: str) -> None:
+    config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text("utf-8"))
+    recipe = next(m for m in METHODS if name.endswith(m))
+    made = yaml.safe_load((ROOT / "configs" / "benchmarks" / f"{grid}.yaml").read_text("utf-8"))["grid"]
+    methods = [method for method, one in made["methods"].items() if one["recipe"] == recipe and one.get("sweep")]
+    assert methods, f"{grid} sweeps no {recipe}"
+    files = [GRIDS / grid / method / "sweep.json" for method in methods]
+    sweeps = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    chosen = {sweep["chosen"]["training.learning_rate"] for sweep in sweeps}
+    # A grid may have a sweep for each number of examples.
+    assert not chosen or config["training"]["learning_rate"] in chosen
