@@ -21,6 +21,10 @@ Record = dict[str, Any]
 FORMATTER = string.Formatter()
 MASK = re.compile(r"<[A-Z_]+_\d+>")  # `task.pii: mask` puts it in place of personal data
 
+# Whole texts that state nothing, unlike "None yet". "\N" is the null of MySQL's and PostgreSQL's files.
+NO_ANSWERS = re.compile(r"\\n|[\W_]*(n[/.]?a\.?|none|no(body|[ -]one)|unknown|null|nil|na[nt])?[\W_]*", re.IGNORECASE)
+NO_PERSON = ("anonymous", "guest")
+
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 YEAR_FIRST = re.compile(r"(\d{4})[-/.](\d{1,2})(?:[-/.](\d{1,2}))?(?!\d)(.*)", re.DOTALL)
 # From 1973 to 2286 in seconds, and from 2001 in milliseconds, microseconds and nanoseconds, which have 13, 16 and 19
@@ -181,3 +185,13 @@ def _moment_of_number(number: float) -> datetime:
     if not digits or number != int(number) or len(digits) not in (4, 8):
         raise ValueError(f"{number} is no time")
     return datetime.strptime(digits, "%Y" if len(digits) == 4 else "%Y%m%d").replace(tzinfo=UTC)
+
+
+def is_no_answer(value: Any) -> bool:
+    """Return whether a value is a text that states nothing, such as "n/a", "none", "unknown" or "?"."""
+    return isinstance(value, str) and NO_ANSWERS.fullmatch(value.strip()) is not None
+
+
+def names_nobody(text: str) -> bool:
+    """Return whether a text in a column of people is empty, states nothing, or stands for any person."""
+    return is_no_answer(text) or text.strip().casefold() in NO_PERSON

@@ -10,11 +10,11 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from softprompts.data.sources import SPLITS
-from softprompts.data.values import NUMBER, Record, fields_of, moment_of, plain
+from softprompts.data.values import NUMBER, Record, fields_of, moment_of, names_nobody, plain
 from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding, Status, percent, place_of, places, share
-from softprompts.readiness.plan import Plan, is_no_answer
+from softprompts.readiness.plan import Plan
 from softprompts.tasks.task import Task
 
 # Two texts are near-duplicates if the Jaccard similarity of their shingles is at least this (Lee et al. 2022,
@@ -28,7 +28,6 @@ REPEATED = 0.01  # share of a split that may be duplicates: copies from several 
 LEAKED = 0.01  # share of scored rows that may be near-duplicates
 EMPTY = 0.01  # share of a split's rows that may lack a time or an author, or have another value
 LOOKED_AT = 200  # rows of train that show whether a column may hold times
-NO_AUTHOR = ("anonymous", "guest")  # in addition to answers such as "n/a" that state nothing
 _PERSONS = (
     "author|user|customer|client|patient|person|speaker|member|sender|employee|student|visitor|subscriber|contact|account"
     "|annotator|participant|respondent|writer|session"
@@ -361,7 +360,7 @@ def _items(value: Any) -> list[str]:
         return []
     whole = isinstance(value, float) and value.is_integer()  # a column of whole numbers with gaps is one of floats
     text = str(int(value) if whole else plain(value)).strip()
-    return [] if is_no_answer(text) or text.casefold() in NO_AUTHOR else [text]
+    return [] if names_nobody(text) else [text]
 
 
 def _names(value: Any) -> set[str]:

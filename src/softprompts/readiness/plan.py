@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompts.config.yaml_files import tree_of
+from softprompts.data.values import is_no_answer
 from softprompts.data.without import normalised
 from softprompts.errors import UserError, listed, nearest, short
 from softprompts.readiness.findings import Finding
@@ -30,8 +31,6 @@ NEVER_ACCEPTED = ("secrets", "personal_data")
 TEXTS = ("goal", "owner", "data_owner", "legal_basis", "intended_users", "cost_of_error", "fallback")
 OPTIONAL = ("personal_data", "time_column", "author_column", "wordings", "shots", "accepted")
 PLACEHOLDERS = ("todo", "tbd", "tba", "tbc", "fixme", "xxx")
-# They are no answers if they are the whole text; a sentence with them, such as "None yet", is one.
-NO_ANSWERS = re.compile(r"[\W_]*(n[/.]?a\.?|none|no(body|[ -]one)|unknown|null|nan)?[\W_]*", re.IGNORECASE)
 KPI, OPTIONAL_KPI = ("metric", "target", "measured"), ("today",)
 
 
@@ -157,11 +156,6 @@ def is_placeholder(text: str) -> bool:
     if not re.search(r"\w", text.replace("_", " ")):
         return True
     return re.match(rf"\W*({'|'.join(PLACEHOLDERS)})\W*($|[:;.,(-])", text.strip(), re.IGNORECASE) is not None
-
-
-def is_no_answer(value: Any) -> bool:
-    """Return whether a value is a text that states nothing, such as "n/a", "none", "unknown" or "?"."""
-    return isinstance(value, str) and NO_ANSWERS.fullmatch(value.strip()) is not None
 
 
 def _text(path: str, name: str, value: Any) -> str:

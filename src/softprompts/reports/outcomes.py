@@ -13,6 +13,7 @@ from typing import Any
 
 from softprompts.data.readers import PACKED, SUFFIXES, open_file, read_lines
 from softprompts.data.strict_json import JsonError, parse_json
+from softprompts.data.values import names_nobody
 from softprompts.errors import UserError, listed, nearest, notice, short
 from softprompts.metrics.sequential import largest_e, largest_e_of_rows, neighbours
 from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
@@ -21,7 +22,6 @@ import numpy
 
 USERS = ("user", "users", "userid", "username")
 # What exports and people write for an empty cell.
-NO_USER = ("null", "nan", "nat", "none", "nil", "na", "n/a", "#n/a", "<na>", "\\n", "-", "?", "unknown", "anonymous")
 TABLES = tuple(suffix + packed for suffix in SUFFIXES if "json" not in suffix for packed in ("", *PACKED))
 
 
@@ -226,7 +226,7 @@ def _variants(log: str) -> list[Outcome]:
                 said = [short(repr(row[column])) for column in ("variant", "outcome")]
                 raise UserError(f"{place}: expected a variant and a number as outcome, found {said[0]} and {said[1]}")
             user = _cell(row.get("user"))
-            if user.casefold() in NO_USER:
+            if user and names_nobody(user):
                 raise UserError(f'{place}: the user is "{user}"; leave the cell empty if the user is unknown')
             # A place has a colon and a number; the mark keeps it apart from a user of that name.
             found.append(Outcome(variant, f"user {user}" if user else f"row {place}", value, value))
