@@ -192,6 +192,12 @@ def test_a_number_with_another_sign_or_word_is_a_phone_number_in_any_column(text
     assert privacy.kinds_by_column({"reached": text}) == {"reached": {"PHONE_NUMBER": 1}}
 
 
+def test_a_phone_number_next_to_a_date_or_a_state_is_found() -> None:
+    text = "phone +49 7071 123456 since 2003-01-21, Tel. 02110-1301, CA (415) 492-9861"
+    found = [text[f.start : f.end] for f in find(text) if f.kind == "PHONE_NUMBER"]
+    assert [one.split()[0] for one in found] == ["+49", "02110-1301", "(415)"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -200,9 +206,13 @@ def test_a_number_with_another_sign_or_word_is_a_phone_number_in_any_column(text
         "sent 31-05-2026 12:30:15.",
         "2026.05.31 12:30",
         *(str(1_717_171_717_000_000 + n) for n in range(20)),
+        "Fifth Floor, Boston, MA 02110-1301 USA",
+        "Novato, CA  94945-1234",
+        "DFARS 252.227-7013 (Nov. 1995), FAR 52.227-19",
+        "version 1.1 2003-01-21",
     ],
 )
-def test_dates_and_microseconds_are_no_personal_data(text: str) -> None:
+def test_dates_codes_and_microseconds_are_no_personal_data(text: str) -> None:
     assert list(find(text)) == []
 
 

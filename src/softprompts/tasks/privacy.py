@@ -42,6 +42,10 @@ IDENTIFIER = re.compile(
 TIME = re.compile(
     r"(?<!\d)([0-3]?\d([./-])[0-3]?\d\2(19|20)\d\d|(19|20)\d\d([./-])[01]?\d\5[0-3]?\d)([ T]\d{1,2}:\d\d)?(?!\d)"
 )
+# A postcode after the state in the United States, and a clause of procurement: "MA 02110-1301", "FAR 52.227-19".
+# The licences of the Free Software Foundation have its address.
+CODE = re.compile(r"(?<![A-Za-z])(?:[A-Z]{2},? +\d{5}|D?FARS? +\d+\.\d+)-\d+(?!\d)")
+FEWEST_DIGITS = 6  # of a phone number
 # A number alone, as in a cell: seconds since 1970 and identifiers have as many digits as phone numbers. A phone number
 # may begin with 0, and those do not.
 NUMBER = re.compile(r"\s*-?[1-9]\d*(\.\d+)?\s*")
@@ -120,11 +124,11 @@ def find(text: str, name: str = "") -> Sequence[Found]:
 
 @lru_cache(maxsize=REPEATED)
 def _search(text: str) -> tuple[Found, ...]:
-    others = [match.span() for pattern in (IDENTIFIER, TIME) for match in pattern.finditer(text)]
+    others = [match.span() for pattern in (IDENTIFIER, CODE, TIME) for match in pattern.finditer(text)]
     found = [
         Found(r.start, r.end, r.entity_type, r.score)
         for r in _analyzer().analyze(text, language="en", score_threshold=THRESHOLD)
-        if r.entity_type != "PHONE_NUMBER" or not any(start <= r.start and r.end <= end for start, end in others)
+        if r.entity_type != "PHONE_NUMBER" or _is_phone(text, r.start, r.end, others)
     ]
     apart: list[Found] = []
     for one in sorted(found, key=lambda f: (f.start, -f.end)):
@@ -135,6 +139,11 @@ def _search(text: str) -> tuple[Found, ...]:
         else:
             apart.append(one)
     return tuple(apart)
+
+
+def _is_phone(text: str, start: int, end: int, others: Sequence[tuple[int, int]]) -> bool:
+    """Return whether a match has enough digits outside of other numbers: "1.1 2003-01-21" is a version and its date."""
+    return sum(text[n].isdigit() and not any(s <= n < e for s, e in others) for n in range(start, end)) >= FEWEST_DIGITS
 
 
 @cache
