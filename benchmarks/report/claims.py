@@ -378,9 +378,12 @@ def matrix(card: Sequence[Section]) -> tuple[list[str], list[tuple[Claim, dict[s
     """Return all methods, and for each claim the words for each of its methods, by task."""
     claims = [claim for section in card for claim in section.claims]
     methods = list(dict.fromkeys(method for claim in claims for v in claim.verdicts for method in v.words))
-    return methods, [
-        (claim, {m: words for m in methods if (words := _words_on(m, claim.verdicts))}) for claim in claims
-    ]
+    found = []
+    for claim in claims:
+        words = {m: words for m in methods if (words := _words_on(m, claim.verdicts))}
+        # An empty row would look like a claim about no method.
+        found.append((claim, words or {m: [(v.task, SILENT) for v in claim.verdicts] for m in methods}))
+    return methods, found
 
 
 def _words_on(method: str, verdicts: Sequence[Verdict]) -> list[Word]:

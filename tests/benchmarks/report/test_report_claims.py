@@ -148,7 +148,7 @@ def test_the_matrix_has_a_word_a_method(tmp_path: Path) -> None:
         *["holds (sentiment, home_commands); no verdict (docstrings)"] * 3,
         *("", ""),
     ]
-    assert set(matrix.loc["Soft prompts follow the house style more often than a hard prompt."]) == {""}
+    assert set(matrix.loc["Soft prompts follow the house style more often than a hard prompt."]) == {"no verdict"}
 
 
 @pytest.mark.parametrize("change", [{"without": ["p_tuning/seed1"]}, {"failed": {"p_tuning/seed1": "no space"}}])

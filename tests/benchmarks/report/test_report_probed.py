@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
-from benchmarks.report.claims import by_rows, make_card
+from benchmarks.report.claims import by_rows, make_card, words_table
 from benchmarks.report.frame import Records, make_records
 from benchmarks.report.probed import compare_probes
-from made_benchmark import METHODS, make_benchmark
+from made_benchmark import METHODS, make_benchmark, make_comparisons
 from softprompts.metrics.scoring import load_metrics
 from softprompts.metrics.significance import Comparison
 from softprompts.reports.pages.tables import Measure
@@ -106,3 +106,14 @@ def test_p_is_adjusted_for_all_comparisons_of_a_claim(tmp_path: Path) -> None:
     (said,) = [c for section in card for c in section.claims if "loss on general text" in c.statement]
     judged = {v.task: v for v in said.verdicts}["home_commands"]
     assert judged.words["prompt tuning"] == "holds"
+
+
+def test_a_claim_without_any_verdict_is_no_empty_row(tmp_path: Path) -> None:
+    benchmark = make_benchmark(tmp_path, "home_commands")  # its probes have no numbers of rows
+    card = make_card(make_records([benchmark], {benchmark.name: make_comparisons(benchmark.name)}))
+    rows = words_table(card).set_index("claim")
+    (row,) = [row for claim, row in rows.iterrows() if "loss on general text" in str(claim)]
+    assert all("no verdict" in cell for cell in row)
+    assert not any(
+        "no verdict" in cell for claim, cells in rows.iterrows() for cell in cells if "exact command" in str(claim)
+    )
