@@ -22,6 +22,7 @@ MADE: dict[str, Callable[..., str]] = {
     "tasks": results.tasks,
     "tuned": results.tuned,
     "use_case": use_cases.results,
+    "further": use_cases.further,
     "voices": use_cases.voices,
     "decide": use_cases.decide,
     "often_claimed": use_cases.often_claimed,

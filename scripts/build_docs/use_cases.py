@@ -46,6 +46,15 @@ def results(task: str) -> str:
     )
 
 
+def further(name: str) -> str:
+    """Return the results of a further benchmark on a use case's data, which has no plan of its own."""
+    records = records_of(name)
+    if not records:
+        return f"No run is recorded yet: `make bench GRID={name}` makes them."
+    first = records.metrics(name)[0]
+    return "\n\n".join([results_markdown(records, name), *_differences(records, name, first)])
+
+
 def decide(task: str, recipe: str) -> str:
     """Return the steps from a finished run of a use case to a decision; `recipe` is the one that its guide runs."""
     case = (
@@ -154,11 +163,15 @@ def _decision(records: Records, task: str) -> Iterator[str]:
         f"The target in [readiness.yaml](configs/{task}/readiness.yaml) is {100 * plan.target:.1f} % for {name}. "
         + (f"These methods reach it, as means over seeds: {reached}." if reached else "No method reaches it here.")
     )
-    methods = records.benchmarks[task].cells
+    yield from _differences(records, task, name)
+
+
+def _differences(records: Records, name: str, metric: str) -> Iterator[str]:
+    methods = records.benchmarks[name].cells
     pairs = [(soft, other) for soft in methods if soft in SOFT for other in methods if other not in SOFT]
-    if found := [c for first, second in pairs if (c := records.compared(task, name, first, second))]:
-        yield f"Soft prompts minus the other methods, by {name}:"
-        yield markdown(comparisons_table(records.benchmarks[task], found))
+    if found := [c for first, second in pairs if (c := records.compared(name, metric, first, second))]:
+        yield f"Soft prompts minus the other methods, by {metric}:"
+        yield markdown(comparisons_table(records.benchmarks[name], found))
 
 
 def _pictures(task: str) -> Iterator[str]:

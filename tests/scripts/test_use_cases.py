@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from made_benchmark import METRICS, ROWS, make_benchmark, records_of
+from scripts.build_docs import use_cases
 from scripts.build_docs.use_cases import decide, decided
 from softprompts.metrics.scoring import Interval
+
+import pytest
 
 
 def test_models_that_may_abstain_also_have_their_scores_without_it(tmp_path: Path) -> None:
@@ -36,3 +39,16 @@ def test_only_a_first_score_that_is_the_share_of_right_answers_leads_to_a_busine
         steps = decide(task, "prefix_tuning")
         assert "business" not in steps
         assert f"make governance RUN=runs/{task}/prefix_tuning" in steps
+
+
+def test_a_further_benchmark_shows_scores_and_differences_without_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(use_cases, "records_of", lambda name: None)
+    assert use_cases.further("passage") == "No run is recorded yet: `make bench GRID=passage` makes them."
+    found = records_of(make_benchmark(tmp_path, "sentiment", seeds=2))
+    monkeypatch.setattr(use_cases, "records_of", lambda name: found)
+    page = use_cases.further("sentiment")
+    assert "| sentiment, 4 test rows |" in page
+    assert "Soft prompts minus the other methods, by accuracy:" in page
+    assert "target" not in page
