@@ -3,9 +3,8 @@
     accelerate launch recipes/sweep.py --config configs/sentiment/sweep.yaml
 
 The candidates are all combinations of the values in `sweep.grid`: learning rates, seeds, lengths, initial texts. Soft
-prompts share only the base model's forward passes, so each has the result of a separate run, up to
-rounding. LoRA, IA3 and full fine-tuning change the base model, and every method changes the classifier of an encoder.
-Their candidates are trained one after another, each on its own copy of the base model.
+prompts share only the base model's forward passes, so each has the result of a separate run, up to rounding. LoRA, IA3,
+full fine-tuning and all methods on an encoder train their candidates one after another, each on its own copy.
 
 With `sweep.reduction_factor: 2` the better half continues after parts of the steps, for example 1/8, 1/4 and 1/2. The
 last one is trained as long as a real run. With `sweep.extensions: 3` values beyond the edges are tried if the best is
