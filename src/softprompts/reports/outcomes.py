@@ -21,7 +21,6 @@ from softprompts.metrics.significance import LEVEL, Comparison, holm, verdict
 import numpy
 
 USERS = ("user", "users", "userid", "username")
-# What exports and people write for an empty cell.
 TABLES = tuple(suffix + packed for suffix in SUFFIXES if "json" not in suffix for packed in ("", *PACKED))
 
 
