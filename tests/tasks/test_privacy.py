@@ -210,6 +210,7 @@ def test_a_phone_number_next_to_a_date_or_a_state_is_found() -> None:
         "Novato, CA  94945-1234",
         "DFARS 252.227-7013 (Nov. 1995), FAR 52.227-19",
         "version 1.1 2003-01-21",
+        "liferay-dxp-eula-2.0.0-2023-06",
     ],
 )
 def test_dates_codes_and_microseconds_are_no_personal_data(text: str) -> None:

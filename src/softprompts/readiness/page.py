@@ -215,8 +215,8 @@ def page_of(found: Readiness) -> str:
     return render(
         TEMPLATE,
         generator=GENERATOR,
-        title=f"Readiness of {found.task.name}",
-        origin=f"{found.settings.path} and {plan.path}, {datetime.now(UTC):%Y-%m-%d}. No data left this machine.",
+        title=f"Readiness of {found.settings.path}",  # several configs may share a dataset
+        origin=f"Data: {found.task.name}. Plan: {plan.path}. {datetime.now(UTC):%Y-%m-%d}. No data left this machine.",
         links=[(key, f"{SIGNS[worst(findings)][1][0]} {title}") for key, title, findings in groups],
         status=found.status,
         counts=counts,
