@@ -31,6 +31,7 @@ from benchmarks.study.settings import (
     config_of,
     record_of,
 )
+from benchmarks.tasks.record import record_of as record_of_config
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
 from softprompts.runs.folders import RESULT_FILE
@@ -41,7 +42,6 @@ from softprompts.system.files import write_atomically
 
 import yaml
 
-TASKS = Path("results/tasks")
 UNKNOWN = 600.0  # seconds of a run that has no record
 
 
@@ -144,7 +144,7 @@ def candidates(screen: ScreenConfig) -> int:
 def expected(study: StudyConfig, name: str) -> float:
     """Return the seconds that a screen takes without extensions: runs as long as the shipped one, and their shares."""
     screen = study.screens[name]
-    record = TASKS / name.split("/")[0] / f"{screen.recipe}.json"
+    record = record_of_config(name.split("/")[0], screen.recipe)
     one = load_result(record).cost["seconds_training"] if record.is_file() else UNKNOWN
     count, runs = candidates(screen), 0.0
     if screen.seeds:

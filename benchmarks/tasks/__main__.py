@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.tasks.launch import launch
-from benchmarks.tasks.record import RECIPES, RESULTS, TASKS, keep
+from benchmarks.tasks.record import RECIPES, TASKS, keep, record_of
 from softprompts.errors import nearest
 
 
@@ -25,7 +25,7 @@ def main(names: list[str]) -> int:
     failed = []
     for task in [t for t in TASKS if t in names] or TASKS:
         for recipe in [r for r in RECIPES if r in names] or RECIPES:
-            record, config = RESULTS / "tasks" / task / f"{recipe}.json", Path("configs", task, f"{recipe}.yaml")
+            record, config = record_of(task, recipe), Path("configs", task, f"{recipe}.yaml")
             if record.is_file() or not config.is_file():
                 print(f"{record} exists" if record.is_file() else f"there is no {config}")
                 continue

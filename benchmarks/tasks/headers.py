@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 from softprompts.runs.record import Result, load_result
@@ -21,18 +22,18 @@ WRITTEN = {
 WIDTH = 120
 
 
-def write_headers(records: Path, configs: Path) -> list[Path]:
-    """Update the header of each config with a record; return the changed configs.
+def write_headers(records: Iterable[tuple[Path, Path]]) -> list[Path]:
+    """Update the header of each config that has a record; return the changed configs.
 
     Args:
-        records: folder with TASK/RECIPE.json.
-        configs: folder with TASK/RECIPE.yaml.
+        records: files of records, as the headers name them, each with its config.
     """
     changed = []
-    for record in sorted(records.glob("*/*.json")):
-        config = configs / record.parent.name / f"{record.stem}.yaml"
+    for record, config in records:
+        if not record.is_file():
+            continue
         text = config.read_text(encoding="utf-8")
-        written = with_result(text, load_result(record), f"results/tasks/{record.parent.name}/{record.name}")
+        written = with_result(text, load_result(record), record.as_posix())
         if written != text:
             write_atomically(config, written)
             changed.append(config)

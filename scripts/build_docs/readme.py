@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.report.tables import metric
 from benchmarks.text import put
 from scripts.build_docs.pages import ROOT
-from scripts.build_docs.records import RESULTS, runs, shipped, speeds, swept, use_case
+from scripts.build_docs.records import RESULTS, record_of, runs, shipped, speeds, swept, use_case
 from scripts.build_docs.results import overview
 from softprompts.reports.tables import size
 from softprompts.runs.record import Result
@@ -37,7 +37,7 @@ def _small() -> str:
         f"Their test accuracies are {scores[0]} % and {scores[1]} %: mean ± standard deviation over three seeds. "
         f"In one longer run each, prompt tuning with {soft.parameters['trainable']:,} parameters reaches "
         f"{_score(soft)}, and LoRA {_score(lora)}. Ranges in brackets are 95 % intervals "
-        "([records](results/tasks/sentiment)). [Results](#results) explains benchmark and longer runs."
+        f"([records]({_folder(soft)})). [Results](#results) explains benchmark and longer runs."
     )
 
 
@@ -83,10 +83,16 @@ def _close() -> str:
         f"In the benchmark, prompt tuning reaches {short[0]} %, prefix tuning {short[1]} % and LoRA {short[2]} %. "
         f"In one longer run each, prompt tuning with {prompt.settings['prompt']['num_virtual_tokens']} virtual tokens "
         f"reaches {_score(prompt)}. Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
-        f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records](results/tasks/home_commands)). "
+        f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records]({_folder(prompt)})). "
         "For these longer runs, [sweeps](results/report/study.md) chose the settings of both soft prompts"
         f"{' and of LoRA' if swept('home_commands', 'lora') else ', not of LoRA'}."
     )
+
+
+def _folder(run: Result) -> str:
+    """Return the folder of the records of a task's shipped configs."""
+    file = record_of(run.task, run.recipe, RESULTS).relative_to(ROOT)
+    return (file.parents[1] if "benchmarks" in file.parts else file.parent).as_posix()
 
 
 def _seeds(run: Result, name: str) -> str:

@@ -153,14 +153,14 @@ def test_a_wrong_screen_is_one_line(name: str, recipe: str, message: str) -> Non
 
 def test_a_halved_sweep_is_expected_to_take_less_than_its_full_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine candidates and a factor of three: 9 x 1/9, then 3 x 2/9, then 1 x 2/3 of a run."""
-    monkeypatch.setattr(runner, "TASKS", Path("nowhere"))
+    monkeypatch.setattr(runner, "record_of_config", lambda *_: Path("nowhere"))
     grid: dict[str, list[Any]] = {"training.learning_rate": [1, 2, 3], "run.seed": [1, 2, 3]}
     study = StudyConfig({"sentiment/x": ScreenConfig("lora", grid)})
     assert runner.expected(study, "sentiment/x") == pytest.approx(runner.UNKNOWN * (1 + 2 / 3 + 2 / 3))
 
 
 def test_a_later_first_rung_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "TASKS", Path("nowhere"))
+    monkeypatch.setattr(runner, "record_of_config", lambda *_: Path("nowhere"))
     grid: dict[str, list[Any]] = {"training.learning_rate": [1, 2, 3]}
     screen = ScreenConfig("lora", grid, factors={"training.warmup_steps": [1, 2, 3]})
     study = StudyConfig({"sentiment/x": screen}, first_rung=0.25)

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.grid.records import differing
 from benchmarks.tasks.headers import measured
+from benchmarks.tasks.record import record_of
 from helpers import ROOT, cli_in_process, load_recipe, losses, read_result
 from method_runs import saved_by_peft
 from softprompts.config.cli import parse
@@ -72,21 +73,25 @@ def test_it_parses_through_its_recipe(config: Path, monkeypatch: pytest.MonkeyPa
 
 @each_config
 def test_the_header_says_what_its_record_says(config: Path) -> None:
-    record = ROOT / "results" / "tasks" / config.parent.name / f"{config.stem}.json"
-    named = re.findall(r"\(results/tasks/(\S+)\)", header(config))
-    assert named == ([f"{config.parent.name}/{record.name}"] if record.is_file() else [])
+    record = record_of(config.parent.name, config.stem, ROOT / "results")
+    named = re.findall(r"\((results/(?:tasks|benchmarks)/\S+\.json)\)", header(config))
+    assert named == ([record.relative_to(ROOT).as_posix()] if record.is_file() else [])
     if named:
-        assert measured(load_result(record), f"results/tasks/{named[0]}") in header(config)
+        assert measured(load_result(record), named[0]) in header(config)
 
 
 @each_config
 def test_the_record_of_a_config_has_its_settings(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise README and header would have numbers of other settings. `auto` is another data type on each machine."""
+    """Otherwise README and header would have numbers of other settings. `auto` is another data type on each machine.
+
+    A final benchmark also measures energy, and ends a prediction with its line.
+    """
     monkeypatch.chdir(ROOT)
-    record = ROOT / "results" / "tasks" / config.parent.name / f"{config.stem}.json"
+    record = record_of(config.parent.name, config.stem)
     if record.is_file():
         now = parse(load_recipe(recipe_of(config)).main, ["--config", str(config)])
-        assert differing(now, load_result(record).settings).keys() <= {"model.dtype"}
+        final = {"training.energy", "evaluation.stop"} if "benchmarks" in record.parts else set()
+        assert differing(now, load_result(record).settings).keys() <= {"model.dtype"} | final
 
 
 @each_config

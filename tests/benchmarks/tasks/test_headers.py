@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.tasks.headers import measured, with_result, write_headers
+from benchmarks.tasks.record import record_of
 from made_result import make_result
 from softprompts.metrics.scoring import Interval
+
+import pytest
 
 SOURCE = "results/tasks/docstrings/lora.json"
 CONFIG = "# LoRA.\n#\n#   accelerate launch recipes/lora.py\n\nmodel:\n  dtype: auto # as it is\n"
@@ -40,21 +43,27 @@ def test_a_method_without_training_has_no_seconds() -> None:
     assert "training" not in measured(make_result(training=None, environment=hardware(2)), SOURCE)
 
 
-def test_a_header_is_written_once_and_replaced_later(tmp_path: Path) -> None:
-    records, configs = tmp_path / "tasks" / "docstrings", tmp_path / "configs" / "docstrings"
-    records.mkdir(parents=True)
-    configs.mkdir(parents=True)
-    file = configs / "lora.yaml"
+@pytest.mark.parametrize("folder", ["tasks/docstrings/lora.json", "benchmarks/final_docstrings/lora/seed0.json"])
+def test_a_header_is_written_once_and_replaced_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("configs/docstrings/lora.yaml")
+    record = Path("results", folder)
+    for path in (file, record):
+        path.parent.mkdir(parents=True)
     file.write_text(CONFIG, encoding="utf-8")
+    assert write_headers([(record, file)]) == [], "it has no record"
     for value in (0.25, 0.5):
         result = make_result(
             metrics={"chrf": Interval(value, 0.1, 0.9, 300)}, cost={"seconds_training": 9.0}, environment=hardware(2)
         )
-        (records / "lora.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
-        assert write_headers(tmp_path / "tasks", tmp_path / "configs") == [file]
-        assert write_headers(tmp_path / "tasks", tmp_path / "configs") == [], "nothing is new"
+        record.write_text(json.dumps(asdict(result)), encoding="utf-8")
+        assert record_of("docstrings", "lora") == record
+        assert write_headers([(record, file)]) == [file]
+        assert write_headers([(record, file)]) == [], "nothing is new"
         written = file.read_text(encoding="utf-8")
-        assert written == with_result(CONFIG, result, SOURCE)
+        assert written == with_result(CONFIG, result, str(record))
         head, model, rest = written.partition("\nmodel:\n")
-        assert head == f"# LoRA.\n#\n#   accelerate launch recipes/lora.py\n#\n{measured(result, SOURCE)}\n"
+        assert head == f"# LoRA.\n#\n#   accelerate launch recipes/lora.py\n#\n{measured(result, str(record))}\n"
         assert model + rest == "\nmodel:\n  dtype: auto # as it is\n"
