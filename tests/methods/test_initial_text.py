@@ -17,6 +17,7 @@ from softprompts.methods.initial_text import demonstrations
 from softprompts.methods.soft_prompts import prefix_tuning
 from softprompts.methods.soft_prompts.prefix_tuning import add_prefix
 from softprompts.methods.soft_prompts.prompt_tuning import add_soft_prompt
+from softprompts.models.bundled import resolve
 from softprompts.models.loading import load_base_model
 from softprompts.models.peft_compat import encoder_of
 from softprompts.tasks.task import Task, in_words
@@ -24,7 +25,7 @@ from softprompts.tasks.task import Task, in_words
 import pytest
 import torch
 from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
-from transformers import DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 
 CHOICES = (" positive", " negative")
 ROWS = [
@@ -194,6 +195,22 @@ def test_as_many_demonstrations_as_fit(tiny_model: Path, room: int) -> None:
     assert left >= 0
     assert len({row.place for row in found}) == len(found)
     assert all(n > left for place, n in length.items() if place not in {row.place for row in found})
+
+
+@pytest.mark.parametrize("start", ["", f"{TEXT}\n\n"])
+def test_demonstrations_fit_together_with_a_real_tokenizer(start: str) -> None:
+    """In SmolLM2's, two line ends are one token at the end of a text, and two before another row."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve("bundled:smollm2-135m-instruct"))
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False).input_ids)
+
+    row = "good positive\n\n"
+    assert length(row + row) > 2 * length(row)
+    task = task_of([("good", CHOICES[0])] * 12)
+    for count in range(length(start + row), length(start + 9 * row)):
+        found = demonstrations(task, tokenizer, count, "prompt", start=start)
+        assert length(start + len(found) * row) <= count < length(start + (len(found) + 1) * row)
 
 
 def test_demonstrations_come_from_the_rows_that_are_drawn(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

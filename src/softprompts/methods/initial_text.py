@@ -43,7 +43,7 @@ def initial_text(
     task = _given(task, key)
     if source == "demonstrations":
         start = f"{first}{SEPARATOR}" if first else ""
-        rows = demonstrations(task, tokenizer, count - _length(tokenizer, start), section)
+        rows = demonstrations(task, tokenizer, count, section, start=start)
         text = start + "".join(map(_written, rows))
         notice(f"{key}: {len(rows)} rows of train, {_length(tokenizer, text)} of {count} virtual tokens")
         return text
@@ -57,7 +57,9 @@ def initial_text(
     return text
 
 
-def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, section: str) -> list[Text]:
+def demonstrations(
+    task: Task, tokenizer: PreTrainedTokenizerBase, count: int, section: str, *, start: str = ""
+) -> list[Text]:
     """Choose rows of train for their coverage. Each next row adds most to the coverage of those before it.
 
     Coverage means choices, or the tokens of open targets. When everything is covered, it starts again, so that choices
@@ -68,8 +70,9 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, se
         task: the task. Candidates are those of `CANDIDATES` random rows of train that fit. If they are fewer than
             `FEWEST`, more rows are looked at, up to `MOST`.
         tokenizer: the base model's tokenizer.
-        room: most tokens of the rows with their separators.
+        count: most tokens of the text: its start, and the rows with their separators.
         section: the section of the settings, for messages.
+        start: a text that precedes the rows.
 
     Returns:
         As many rows as fit.
@@ -77,19 +80,24 @@ def demonstrations(task: Task, tokenizer: PreTrainedTokenizerBase, room: int, se
     Raises:
         UserError: no row fits.
     """
+    room = count - _length(tokenizer, start)
     rows, lengths = _fitting(task, tokenizer, room)
     targets = [row.target for row in rows]
     parts: list[Collection[object]] = [{t} for t in targets] if task.choices else [*map(set, _ids(tokenizer, targets))]
     chosen: list[int] = []
     covered: set[object] = set()
-    left = list(range(len(rows)))
-    while left := [n for n in left if lengths[n] <= room and n not in chosen]:
+    text, left = start, list(range(len(rows)))
+    while left := [n for n in left if lengths[n] <= room]:
         if all(covered.issuperset(parts[n]) for n in left):
             covered = set()
         best = max(left, key=lambda n: len(set(parts[n]) - covered))
-        chosen.append(best)
-        covered.update(parts[best])
-        room -= lengths[best]
+        left.remove(best)
+        # Text after a separator may change its tokens: in SmolLM2's, two line ends are one token only at the end.
+        if (length := _length(tokenizer, text + _written(rows[best]))) <= count:
+            text += _written(rows[best])
+            room = count - length
+            chosen.append(best)
+            covered.update(parts[best])
     if not chosen:
         raise UserError(
             f"{section}.init_from: demonstrations: no row of train fits into the remaining {max(room, 0)} virtual "
