@@ -70,8 +70,9 @@ sweep: $(STAMP) ## train several soft prompts in the same forward passes; CONFIG
 		--config $(or $(CONFIG),configs/sentiment/sweep.yaml) --resume
 
 # The number of steps of the grids; each seed starts from other tokens.
-MEMBER = --prompt.prompt_tuning_init SAMPLE_VOCAB --training.learning_rate 0.03 --training.steps 60 --training.warmup_steps 5 \
-	--training.eval_every 20 --training.eval_rows 100 --training.best_by loss
+MEMBER = --model.dtype float32 --prompt.num_virtual_tokens 20 --prompt.prompt_tuning_init SAMPLE_VOCAB \
+	--training.learning_rate 0.03 --training.steps 60 --training.warmup_steps 5 --training.eval_every 20 \
+	--training.eval_rows 100 --training.best_by loss
 
 ensemble: $(STAMP) ## train five soft prompts of one task and let them vote (Lester et al. 2021, section 6)
 	@set -e; for seed in 0 1 2 3 4; do HF_HUB_OFFLINE=1 $(BIN)/python recipes/prompt_tuning.py \
