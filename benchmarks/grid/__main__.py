@@ -58,6 +58,8 @@ class LaunchConfig:
         plan: print the jobs that are left and their expected time, and run nothing.
         retry: run the jobs again that failed; points of a sweep only if all its points failed.
         only: methods to run; by default all.
+        probes: false leaves the probes to a later launch. The latency is right only on a machine without other jobs, and
+            a probe needs the folder of its run.
     """
 
     records: str = "results/benchmarks"
@@ -65,6 +67,7 @@ class LaunchConfig:
     plan: bool = False
     retry: bool = False
     only: list[str] | None = None
+    probes: bool = True
 
 
 def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None:
@@ -113,8 +116,9 @@ def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None
 
 
 def _jobs(grid: GridConfig, launch: LaunchConfig) -> list[Job]:
-    """Return the jobs of a grid, of the methods to run."""
-    return [job for job in jobs(grid, Path(launch.runs)) if launch.only is None or job.method in launch.only]
+    """Return the jobs of a grid, of the methods and kinds to run."""
+    mine = [job for job in jobs(grid, Path(launch.runs)) if launch.only is None or job.method in launch.only]
+    return [job for job in mine if job.kind != "probe" or launch.probes]
 
 
 def _do(

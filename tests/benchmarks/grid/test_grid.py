@@ -105,6 +105,16 @@ def test_everything_is_kept_and_nothing_done_twice(make_grid: MakeGrid, tmp_path
     assert launches.ran == []
 
 
+def test_probes_may_wait_for_a_later_launch(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
+    folder = run(make_grid(probes=["latency"]), tmp_path, probes=False)
+    assert all(not cell.probes for cells in load_benchmark(folder).cells.values() for cell in cells.values())
+    assert len(launches.ran) == 2 + 2 * 2
+    launches.ran.clear()
+    run(make_grid(probes=["latency"]), tmp_path)
+    assert all(cell.probes for cells in load_benchmark(folder).cells.values() for cell in cells.values())
+    assert len(launches.ran) == 2 * 2, "no run was made twice"
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_whose_folder_is_gone_is_made_again_for_its_probes_and_its_record_stays(
     make_grid: MakeGrid, tmp_path: Path, launches: Launches, fails: bool, capsys: pytest.CaptureFixture[str]
