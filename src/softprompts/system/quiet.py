@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def quiet_libraries() -> None:
-    """Silence warnings that no user can act on."""
+    """Silence warnings that no user can act on, and leave out a slow import that nobody needs."""
     # On processors with AVX512-BF16, bitsandbytes warns at import about an optional kernel that needs a download.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # In 8 bits it warns at every matrix product that inputs which are not float16 are cast to it.
@@ -24,6 +24,9 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Position ids are not supported", category=UserWarning)
     # It warns at import that its cache is in another folder, if the home folder cannot be written.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    # If this package is there, jsonschema imports it, which takes a second. It checks addresses, and no schema of ours
+    # has that checked (softprompts.tasks.schemas.FORMATS).
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type] # None: as if it were not installed
 
 
 def look_in_the_scripts_folder_last() -> None:
