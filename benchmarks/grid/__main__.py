@@ -58,8 +58,8 @@ class LaunchConfig:
         plan: print the jobs that are left and their expected time, and run nothing.
         retry: run the jobs again that failed; points of a sweep only if all its points failed.
         only: methods to run; by default all.
-        probes: false leaves the probes to a later launch. The latency is right only on a machine without other jobs, and
-            a probe needs the folder of its run.
+        probes: false leaves the probes to a later launch. The latency is right only on a machine without other jobs.
+            A probe needs the folder of its run.
     """
 
     records: str = "results/benchmarks"
