@@ -61,6 +61,18 @@ def _cell(found: Sequence[dict[str, Any]]) -> str:
     return f"{_mean(found, 'sampled'):.1f} / {_mean(found, 'fitted'):.1f} bits, {_extracted(found)}"
 
 
+def given_away(record: dict[str, Any], labels: Mapping[str, str]) -> str:
+    """Return one line: how many secrets each trained method gives away, with the number of copies in train."""
+    said = []
+    for method, runs in _by_method(record).items():
+        if method == BASE:
+            continue
+        found = {count: c for count, c in by_insertions(runs).items() if any(one["extracted"] for one in c)}
+        counts = [f"{_extracted(c)} with {count} {'copy' if count == 1 else 'copies'}" for count, c in found.items()]
+        said.append(f"{labels[method]}: {', '.join(counts) or 'none'}")
+    return f"Extracted secrets by method: {'; '.join(said)}."
+
+
 def facts(record: dict[str, Any], labels: Mapping[str, str]) -> str:
     """Return a row for each trained method: parameters, learning rate, seconds, and its scores on test."""
     rows = []

@@ -266,7 +266,7 @@ def memorisation() -> str:
     plan = yaml.safe_load((ROOT / "configs" / "memorisation" / "docstrings.yaml").read_text(encoding="utf-8"))
     missing = [labels[name] for name in plan["memorisation"]["methods"] if name not in measured]
     said = f"\n\nNot measured yet: {listed(missing)}." if missing else ""
-    return canaries.table(record, labels) + said
+    return f"{canaries.table(record, labels)}\n\n{canaries.given_away(record, labels)}{said}"
 
 
 def memorisation_facts() -> str:

@@ -205,7 +205,11 @@ def test_the_tables_are_those_of_the_record() -> None:
         ["base model, not trained", "1.0 / 2.0 bits, 0 of 1", "5.0 / 2.0 bits, 0 of 1"],
         ["LoRA", "4.0 / 8.0 bits, 1 of 2", "8.0 / 8.0 bits, 1 of 2"],
     ]
-    facts = tables.facts({"runs": runs}, {"lora": "LoRA"}).splitlines()
+    runs.append(run("prompt_tuning", 1.0, False))
+    assert tables.given_away({"runs": runs}, {"lora": "LoRA", "prompt_tuning": "prompt tuning"}) == (
+        "Extracted secrets by method: LoRA: 1 of 2 with 0 copies, 1 of 2 with 4 copies; prompt tuning: none."
+    )
+    facts = tables.facts({"runs": runs[:-1]}, {"lora": "LoRA"}).splitlines()
     assert [cell.strip() for cell in facts[-1].split("|")[1:-1]] == ["LoRA", "1,234", "0.03", "60 s", "35.5 %, 35.5 %"]
 
 
