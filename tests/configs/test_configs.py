@@ -95,6 +95,14 @@ def test_the_record_of_a_config_has_its_settings(config: Path, monkeypatch: pyte
 
 
 @each_config
+def test_no_config_has_two_records(config: Path) -> None:
+    """A final benchmark replaces the single run, which nothing would read."""
+    record = record_of(config.parent.name, config.stem, ROOT / "results")
+    single = ROOT / "results" / "tasks" / config.parent.name / f"{config.stem}.json"
+    assert record == single or not single.is_file()
+
+
+@each_config
 def test_output_goes_to_a_folder_of_its_own(config: Path) -> None:
     folder = yaml.safe_load(config.read_text(encoding="utf-8"))["run"]["output_dir"]
     assert folder == f"runs/{config.relative_to(ROOT / 'configs').with_suffix('')}"
