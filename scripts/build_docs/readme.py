@@ -37,7 +37,7 @@ def _small() -> str:
         f"Their test accuracies are {scores[0]} % and {scores[1]} %: mean ± standard deviation over three seeds. "
         f"In one longer run each, prompt tuning with {soft.parameters['trainable']:,} parameters reaches "
         f"{_score(soft)}, and LoRA {_score(lora)}. Ranges in brackets are 95 % intervals "
-        f"([records]({_folder(soft)})). [Results](#results) explains benchmark and longer runs."
+        f"({_records(soft, lora)}). [Results](#results) explains benchmark and longer runs."
     )
 
 
@@ -83,16 +83,17 @@ def _close() -> str:
         f"In the benchmark, prompt tuning reaches {short[0]} %, prefix tuning {short[1]} % and LoRA {short[2]} %. "
         f"In one longer run each, prompt tuning with {prompt.settings['prompt']['num_virtual_tokens']} virtual tokens "
         f"reaches {_score(prompt)}. Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
-        f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ([records]({_folder(prompt)})). "
+        f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ({_records(prompt, prefix, lora)}). "
         "For these longer runs, [sweeps](results/report/study.md) chose the settings of both soft prompts"
         f"{' and of LoRA' if swept('home_commands', 'lora') else ', not of LoRA'}."
     )
 
 
-def _folder(run: Result) -> str:
-    """Return the folder of the records of a task's shipped configs."""
-    file = record_of(run.task, run.recipe, RESULTS).relative_to(ROOT)
-    return (file.parents[1] if "benchmarks" in file.parts else file.parent).as_posix()
+def _records(*runs: Result) -> str:
+    """Return links to the folders of the records of shipped configs."""
+    files = [record_of(run.task, run.recipe, RESULTS).relative_to(ROOT) for run in runs]
+    folders = [file.parents[1] if "benchmarks" in file.parts else file.parent for file in files]
+    return ", ".join(f"[records]({folder.as_posix()})" for folder in dict.fromkeys(folders))
 
 
 def _seeds(run: Result, name: str) -> str:
