@@ -26,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "run"
     flags = {
         "model.name_or_path": "bundled:smollm2-135m-instruct",
+        "model.dtype": "float32",
         "model.engine": "packed",  # an error if its result differs from PEFT's
         "task.max_rows": "{train: 64, validation: 8, test: 8}",
         "training.steps": 3,
