@@ -328,7 +328,7 @@ def _expected_elsewhere(grid: GridConfig, job: Job, benchmarks: Path) -> float:
     if job.kind != "probe" and record.is_file():
         return float(load_result(record).cost["seconds_total"])
     names = "seed*.probes.json" if job.kind == "probe" else "seed*[0-9].json"  # not seed0.answers.json
-    for place in (f"{grid.task}/{job.method}", f"*/{job.method}", "*/*"):
+    for place in (f"final_{grid.task}/{job.method}", f"{grid.task}/{job.method}", f"*/{job.method}", "*/*"):
         if found := [_seconds_in(path) for path in benchmarks.glob(f"{place}/{names}")]:
             return mean(found)
     return UNKNOWN

@@ -31,7 +31,7 @@ from benchmarks.study.settings import (
     config_of,
     record_of,
 )
-from benchmarks.tasks.record import record_of as record_of_config
+from benchmarks.tasks.record import record_of_config
 from softprompts.config.cli import cli
 from softprompts.errors import UserError, nearest
 from softprompts.runs.folders import RESULT_FILE

@@ -2,8 +2,8 @@
 
     python -m benchmarks.tasks [TASK ...] [RECIPE ...]
 
-Runs with a record under results/tasks/ are not run again; a stopped run continues. A failed run does not stop the
-others; the exit code is then 1.
+A config with a record is not run again, here or in its final benchmark; a stopped run continues. A failed run does not
+stop the others; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.tasks.launch import launch
-from benchmarks.tasks.record import RECIPES, TASKS, keep, record_of
+from benchmarks.tasks.record import RECIPES, TASKS, keep, record_of_config
 from softprompts.errors import nearest
 
 
@@ -25,7 +25,7 @@ def main(names: list[str]) -> int:
     failed = []
     for task in [t for t in TASKS if t in names] or TASKS:
         for recipe in [r for r in RECIPES if r in names] or RECIPES:
-            record, config = record_of(task, recipe), Path("configs", task, f"{recipe}.yaml")
+            record, config = record_of_config(task, recipe), Path("configs", task, f"{recipe}.yaml")
             if record.is_file() or not config.is_file():
                 print(f"{record} exists" if record.is_file() else f"there is no {config}")
                 continue

@@ -19,7 +19,7 @@ DEMO = ("hard_prompt", "prompt_tuning")
 PRINTED = "printed.md"  # the demo's output about its two runs
 
 
-def record_of(task: str, recipe: str, results: Path = RESULTS) -> Path:
+def record_of_config(task: str, recipe: str, results: Path = RESULTS) -> Path:
     """Return the file with the record of a shipped config, which need not exist.
 
     The first seed of the task's final benchmark is a run of that config. A config without such a run has its own.
@@ -32,15 +32,14 @@ def main() -> None:
     """Copy the records of finished runs, unless they are kept already, and pictures."""
     for task in TASKS:
         for recipe in RECIPES:
-            keep(Path("runs") / task / recipe, record_of(task, recipe))
+            keep(Path("runs") / task / recipe, record_of_config(task, recipe))
     keep(Path("runs/sentiment/sweep"), RESULTS / "sweep" / "sentiment.json")
     keep(Path("runs/sentiment/ensemble"), RESULTS / "ensemble" / "sentiment.json")
     keep_demo(Path("runs/demo"), RESULTS / "tasks" / "demo")
     copy_picture(Path("runs/demo/prompt_tuning/curves.png"), "demo_curves.png")
     copy_picture(Path("runs/sentiment/sweep/sweep.png"), "sweep.png")
-    written = [
-        (record_of(task, recipe), Path("configs", task, f"{recipe}.yaml")) for task in TASKS for recipe in RECIPES
-    ]
+    pairs = [(task, recipe) for task in TASKS for recipe in RECIPES]
+    written = [(record_of_config(*pair), Path("configs", pair[0], f"{pair[1]}.yaml")) for pair in pairs]
     written += [(RESULTS / "tasks/demo" / f"{recipe}.json", Path("configs/demo", f"{recipe}.yaml")) for recipe in DEMO]
     for config in write_headers(written):
         print(f"new figures in the header of {config}")

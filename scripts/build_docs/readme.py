@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.report.tables import metric
 from benchmarks.text import put
 from scripts.build_docs.pages import ROOT
-from scripts.build_docs.records import RESULTS, record_of, runs, shipped, speeds, swept, use_case
+from scripts.build_docs.records import RESULTS, record_of_config, runs, shipped, speeds, swept, use_case
 from scripts.build_docs.results import overview
 from softprompts.reports.tables import size
 from softprompts.runs.record import Result
@@ -91,7 +91,7 @@ def _close() -> str:
 
 def _records(*runs: Result) -> str:
     """Return links to the folders of the records of shipped configs."""
-    files = [record_of(run.task, run.recipe, RESULTS).relative_to(ROOT) for run in runs]
+    files = [record_of_config(run.task, run.recipe, RESULTS).relative_to(ROOT) for run in runs]
     folders = [file.parents[1] if "benchmarks" in file.parts else file.parent for file in files]
     return ", ".join(f"[records]({folder.as_posix()})" for folder in dict.fromkeys(folders))
 

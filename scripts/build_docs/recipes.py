@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.report.frame import results_of
 from benchmarks.report.tables import metric
 from scripts.build_docs.pages import ROOT
-from scripts.build_docs.records import RESULTS, TASKS, grids, record_of, runs, shipped
+from scripts.build_docs.records import RESULTS, TASKS, grids, record_of_config, runs, shipped
 from scripts.build_docs.reference import anchor, sections_of
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
@@ -114,7 +114,7 @@ def _result_row(task: str, result: Result) -> list[str]:
         size(cost["adapter_bytes"]) if result.training else "nothing",
         f"{cost['seconds_training']:.0f} s" if result.training else "none",
     ]
-    link = f"[{task}]({record_of(task, result.recipe, RESULTS).relative_to(ROOT)})"
+    link = f"[{task}]({record_of_config(task, result.recipe, RESULTS).relative_to(ROOT)})"
     interval = f"{100 * score.value:.1f} ({100 * score.low:.1f} to {100 * score.high:.1f})"
     return [link, first, interval, *trained, f"{cost['peak_memory_gib']:.1f} GiB"]
 

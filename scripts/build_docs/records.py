@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.grid.settings import Benchmark, load_benchmark
 from benchmarks.report.frame import Records, compare_methods, main_benchmark, make_records, runs_frame
-from benchmarks.tasks.record import TASKS as TASKS, record_of as record_of
+from benchmarks.tasks.record import TASKS as TASKS, record_of_config as record_of_config
 from scripts.build_docs.pages import ROOT
 from softprompts.methods.catalog import METHODS
 from softprompts.runs.record import Result, load_result
@@ -22,7 +22,7 @@ RESULTS = ROOT / "results"
 @functools.cache
 def shipped(task: str) -> dict[str, Result]:
     """Return the records of a task's shipped configs, by recipe, in the order of the table of methods."""
-    files = {name: record_of(task, name, RESULTS) for name in METHODS}
+    files = {name: record_of_config(task, name, RESULTS) for name in METHODS}
     return {name: load_result(file) for name, file in files.items() if file.is_file()}
 
 

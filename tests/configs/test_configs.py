@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.grid.records import differing
 from benchmarks.tasks.headers import measured
-from benchmarks.tasks.record import record_of
+from benchmarks.tasks.record import record_of_config
 from helpers import ROOT, cli_in_process, load_recipe, losses, read_result
 from method_runs import saved_by_peft
 from softprompts.config.cli import parse
@@ -73,7 +73,7 @@ def test_it_parses_through_its_recipe(config: Path, monkeypatch: pytest.MonkeyPa
 
 @each_config
 def test_the_header_says_what_its_record_says(config: Path) -> None:
-    record = record_of(config.parent.name, config.stem, ROOT / "results")
+    record = record_of_config(config.parent.name, config.stem, ROOT / "results")
     named = re.findall(r"\((results/(?:tasks|benchmarks)/\S+\.json)\)", header(config))
     assert named == ([record.relative_to(ROOT).as_posix()] if record.is_file() else [])
     if named:
@@ -87,7 +87,7 @@ def test_the_record_of_a_config_has_its_settings(config: Path, monkeypatch: pyte
     A final benchmark also measures energy, and ends a prediction with its line.
     """
     monkeypatch.chdir(ROOT)
-    record = record_of(config.parent.name, config.stem)
+    record = record_of_config(config.parent.name, config.stem)
     if record.is_file():
         now = parse(load_recipe(recipe_of(config)).main, ["--config", str(config)])
         final = {"training.energy", "evaluation.stop"} if "benchmarks" in record.parts else set()
@@ -97,7 +97,7 @@ def test_the_record_of_a_config_has_its_settings(config: Path, monkeypatch: pyte
 @each_config
 def test_no_config_has_two_records(config: Path) -> None:
     """A final benchmark replaces the single run, which nothing would read."""
-    record = record_of(config.parent.name, config.stem, ROOT / "results")
+    record = record_of_config(config.parent.name, config.stem, ROOT / "results")
     single = ROOT / "results" / "tasks" / config.parent.name / f"{config.stem}.json"
     assert record == single or not single.is_file()
 

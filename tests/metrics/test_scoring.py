@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tasks.record import record_of
+from benchmarks.tasks.record import record_of_config
 from made_tasks import CUSTOM
 from softprompts.errors import UserError
 from softprompts.metrics.names import MODULES, check_names
@@ -87,7 +87,7 @@ def test_intervals_are_those_of_recomputing_every_resample(name: str) -> None:
 @pytest.mark.parametrize("recipe", ["prompt_tuning", "hard_prompt"])
 def test_intervals_of_the_committed_records_come_out_again(recipe: str) -> None:
     """To the last digit, so that a new run is comparable with them."""
-    record = json.loads(record_of("sentiment", recipe, ROOT / "results").read_text(encoding="utf-8"))
+    record = json.loads(record_of_config("sentiment", recipe, ROOT / "results").read_text(encoding="utf-8"))
     labels = {}
     for split in ("train", "test"):
         lines = (ROOT / "data" / record["task"].split()[0] / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()

@@ -18,7 +18,7 @@ from helpers import ROOT
 from scripts.build_docs import messages, pages, readme, recipes, reference, results
 from scripts.build_docs.made import MADE
 from scripts.build_docs.pages import DIRECTIVE, Site, expand, moved, read_page
-from scripts.build_docs.records import TASKS, grids, record_of, runs, shipped
+from scripts.build_docs.records import TASKS, grids, record_of_config, runs, shipped
 from scripts.build_docs.tables import TABLE, parse_table, unbroken, with_csv
 from softprompts.errors import UserError
 from softprompts.methods.catalog import METHODS
@@ -131,13 +131,13 @@ def test_the_overview_has_mean_and_deviation_of_the_seeds_and_the_shipped_run(ta
     metrics = [json.loads(f.read_text(encoding="utf-8"))["metrics"] for f in sorted(folder.glob("seed?.json"))]
     first = next(iter(metrics[0]))
     values = [100 * found[first]["value"] for found in metrics]
-    single = json.loads(record_of(task, "lora", ROOT / "results").read_text(encoding="utf-8"))
+    single = json.loads(record_of_config(task, "lora", ROOT / "results").read_text(encoding="utf-8"))
     expected = f"{mean(values):.1f} ± {stdev(values):.1f} / {100 * single['metrics'][first]['value']:.1f}"
     assert cells(results.overview(), "LoRA")[1 + TASKS.index(task)] == expected
 
 
 def test_a_recipe_s_results_are_those_of_its_records() -> None:
-    record = json.loads(record_of("docstrings", "prefix_tuning", ROOT / "results").read_text(encoding="utf-8"))
+    record = json.loads(record_of_config("docstrings", "prefix_tuning", ROOT / "results").read_text(encoding="utf-8"))
     score = record["metrics"]["rouge_l"]
     value, low, high = (f"{100 * score[key]:.1f}" for key in ("value", "low", "high"))
     row = cells(recipes.results_table("prefix_tuning"), "docstrings")

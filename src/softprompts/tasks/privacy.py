@@ -45,7 +45,8 @@ TIME = re.compile(
 # A postcode after the state in the United States, a clause of procurement, and the month of a version: "MA 02110-1301",
 # "FAR 52.227-19", "2.0.0-2023-06". The licences of the Free Software Foundation have its address.
 CODE = re.compile(
-    r"(?<![A-Za-z])(?:[A-Z]{2},? +\d{5}|D?FARS? +\d+\.\d+)-\d+(?!\d)|(?:\d+\.)+\d+-(?:19|20)\d\d-[01]\d(?![\d-])"
+    r"(?<![A-Za-z])(?:[A-Z]{2},? +\d{5}|D?FARS? +\d+\.\d+)-\d+(?!\d)"
+    r"|(?<!\d)(?:\d{1,4}\.){1,3}\d{1,4}-(?:19|20)\d\d-[01]\d(?![\d-])"
 )
 FEWEST_DIGITS = 6  # of a phone number
 # A number alone, as in a cell: seconds since 1970 and identifiers have as many digits as phone numbers. A phone number

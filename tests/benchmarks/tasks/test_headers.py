@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.tasks.headers import measured, with_result, write_headers
-from benchmarks.tasks.record import record_of
+from benchmarks.tasks.record import record_of_config
 from made_result import make_result
 from softprompts.metrics.scoring import Interval
 
@@ -59,7 +59,7 @@ def test_a_header_is_written_once_and_replaced_later(
             metrics={"chrf": Interval(value, 0.1, 0.9, 300)}, cost={"seconds_training": 9.0}, environment=hardware(2)
         )
         record.write_text(json.dumps(asdict(result)), encoding="utf-8")
-        assert record_of("docstrings", "lora") == record
+        assert record_of_config("docstrings", "lora") == record
         assert write_headers([(record, file)]) == [file]
         assert write_headers([(record, file)]) == [], "nothing is new"
         written = file.read_text(encoding="utf-8")
