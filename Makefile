@@ -91,10 +91,10 @@ METHODS   = $(foreach method,$(ONLY),--launch.only+=$(method))
 WORKERS  = $(if $(RAY),--workers.ray $(RAY) --workers.cpus $(or $(CPUS),1) --workers.gpus $(or $(GPUS),0))
 RAY_PIP  = $(if $(RAY),@$(call install,-c constraints.txt -e '.[ray]'),@:)
 
-bench: $(STAMP) ## benchmark every method with three seeds, settings swept on validation; several hours; can be resumed; GRID=sentiment ONLY=lora PROBES=false RAY=auto
+bench: $(STAMP) ## benchmark every method with three seeds, settings swept on validation; several hours; can be resumed; GRID=sentiment ONLY=lora PROBES='[forgetting]' RAY=auto
 	$(RAY_PIP)
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid \
-		--config configs/benchmarks/$$grid.yaml $(METHODS) $(WORKERS) $(if $(PROBES),--launch.probes $(PROBES)); done
+		--config configs/benchmarks/$$grid.yaml $(METHODS) $(WORKERS) $(if $(PROBES),--launch.probes '$(PROBES)'); done
 
 bench-plan: $(STAMP) ## show the jobs of make bench, and their expected time
 	@set -e; for grid in $(GRIDS); do HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.grid --config configs/benchmarks/$$grid.yaml --launch.plan true $(METHODS); done

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -58,8 +58,8 @@ class LaunchConfig:
         plan: print the jobs that are left and their expected time, and run nothing.
         retry: run the jobs again that failed; points of a sweep only if all its points failed.
         only: methods to run; by default all.
-        probes: false leaves the probes to a later launch. The latency is right only on a machine without other jobs.
-            A probe needs the folder of its run.
+        probes: measurements to make, of those of the grid; by default all, and [] makes none. The others are left to
+            a later launch: latency is right only on a machine without other jobs. A probe needs the folder of its run.
     """
 
     records: str = "results/benchmarks"
@@ -67,15 +67,14 @@ class LaunchConfig:
     plan: bool = False
     retry: bool = False
     only: list[str] | None = None
-    probes: bool = True
+    probes: list[str] | None = None
 
 
 def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None:
     """Run every job that has no record."""
     check(grid, Path(launch.runs))
-    for method in launch.only or ():
-        if method not in grid.methods:
-            raise UserError(f'launch.only: "{method}"{nearest(method, grid.methods)}')
+    _check_choice("launch.only", launch.only, list(grid.methods))
+    _check_choice("launch.probes", launch.probes, grid.probes)
     folder = Path(launch.records) / name_of(grid)
     settings, grid = grid, with_recorded_points(grid, folder)
     mine = _jobs(grid, launch)
@@ -115,10 +114,17 @@ def main(grid: GridConfig, launch: LaunchConfig, workers: WorkersConfig) -> None
         raise SystemExit(1)
 
 
+def _check_choice(key: str, chosen: list[str] | None, known: list[str]) -> None:
+    for name in chosen or ():
+        if name not in known:
+            raise UserError(f'{key}: "{name}"{nearest(name, known)}')
+
+
 def _jobs(grid: GridConfig, launch: LaunchConfig) -> list[Job]:
-    """Return the jobs of a grid, of the methods and kinds to run."""
-    mine = [job for job in jobs(grid, Path(launch.runs)) if launch.only is None or job.method in launch.only]
-    return [job for job in mine if job.kind != "probe" or launch.probes]
+    """Return the jobs of a grid, of the methods and measurements to run."""
+    probes = grid.probes if launch.probes is None else [name for name in grid.probes if name in launch.probes]
+    made = jobs(replace(grid, probes=probes), Path(launch.runs))
+    return [job for job in made if launch.only is None or job.method in launch.only]
 
 
 def _do(
@@ -222,9 +228,9 @@ def keep(grid: GridConfig, folder: Path, everything: list[Job], job: Job, code: 
 def probe_flags(grid: GridConfig, folder: Path, job: Job) -> list[str]:
     """Return the arguments of the probes of a run."""
     record = folder / job.method / f"seed{job.number}.probes.json"
-    flags = ["--probe.run", str(job.folder), "--probe.record", str(record), "--probe.what", str(grid.probes)]
+    flags = ["--probe.run", str(job.folder), "--probe.record", str(record), "--probe.what", str(list(job.what))]
     flags += ["--probe.sampled_rows", str(grid.sampled_rows)]
-    if grid.transfer:
+    if "transfer" in job.what:
         flags += ["--probe.transfer", json.dumps(grid.transfer), "--probe.transfer_rows", str(grid.transfer_rows)]
     return flags
 

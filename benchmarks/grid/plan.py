@@ -25,7 +25,8 @@ PROBES = ("sampling", "forgetting", "latency", "transfer")
 class Job:
     """One process: a point of a method's sweep, a run with one seed, or the probes of a run.
 
-    number: of the point, or the seed; folder: of its run; values: the settings that a point of a sweep tries.
+    number: of the point, or the seed; folder: of its run; values: the settings that a point of a sweep tries; what: the
+    measurements of probes.
     """
 
     kind: str
@@ -33,13 +34,14 @@ class Job:
     number: int
     folder: Path
     values: dict[str, Any]
+    what: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The job as printed: "prompt_tuning, seed 1"."""
         return (
             f"{self.method}, {f'sweep: {in_words(self.values)}' if self.kind == 'sweep' else f'seed {self.number}'}"
-            + (", probes" if self.kind == "probe" else "")
+            + (f", {' and '.join(self.what)}" if self.kind == "probe" else "")
         )
 
 
@@ -58,9 +60,9 @@ def jobs(grid: GridConfig, runs: Path) -> list[Job]:
     ]
     every = asdict(grid)
     seeds = {name: seeds_of(every, name) for name in grid.methods}
-    for kind in ("run", "probe") if grid.probes else ("run",):
+    for kind, what in (("run", ()), ("probe", tuple(grid.probes))) if grid.probes else (("run", ()),):
         made += [
-            Job(kind, name, seed, folder / name / f"seed{seed}", {})
+            Job(kind, name, seed, folder / name / f"seed{seed}", {}, what)
             for seed in dict.fromkeys(seed for own in seeds.values() for seed in own)
             for name in grid.methods
             if seed in seeds[name]

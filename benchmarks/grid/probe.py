@@ -7,7 +7,7 @@ forgetting: the change of the loss on general text (newspaper sentences) and of 
 with the adapter attached and detached.
 latency: the time of single requests.
 transfer: the score on other rows of the task than those of training, for example of another domain.
-`benchmarks.grid.measurements` has the definitions.
+`benchmarks.grid.measurements` has the definitions. A record that exists gets the measurements that it lacks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.grid.measurements import Score, latency, sampled, score_on, text_loss, transferred
 from benchmarks.grid.plan import PROBES, ROOT
+from benchmarks.grid.records import unmeasured
 from softprompts.adapters.loading import load_adapter, virtual_tokens
 from softprompts.adapters.switch import without_adapter
 from softprompts.config.cli import cli
@@ -44,6 +45,7 @@ import yaml
 from accelerate import Accelerator
 
 GENERAL = TaskConfig("{text}", " {label}", dataset="embedded:sentiment", where={"domain": ["editorials"]})
+NOTHING: dict[str, Any] = {"what": [], "seconds": 0.0}
 TASKS = ("sentiment", "home_commands", "docstrings")
 
 
@@ -53,7 +55,7 @@ class ProbeConfig:
 
     Args:
         run: folder of a finished run.
-        record: file to write.
+        record: file to write, or to add to.
         what: sampling, forgetting, latency, transfer.
         transfer: rows of the measurement transfer, each as `task.where`.
         rows: number of rows per task, and of general texts, of the measurement forgetting.
@@ -77,6 +79,9 @@ def main(probe: ProbeConfig) -> None:
     started = time.perf_counter()
     folder = Path(probe.run)
     check(probe)
+    record = Path(probe.record)
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else NOTHING
+    what = unmeasured(record, probe.what) if record.is_file() else probe.what
     settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     config = ModelConfig(**settings["model"])
     evaluation = EvaluationConfig(**settings["evaluation"])
@@ -95,8 +100,8 @@ def main(probe: ProbeConfig) -> None:
             found[other.name] = score_on(engine, data.test, evaluation)
         return found
 
-    found: dict[str, Any] = {}
-    forgets = "forgetting" in probe.what and trained
+    found: dict[str, Any] = {"what": [*known["what"], *what]}
+    forgets = "forgetting" in what and trained
     data = encode(task, tokenizer, input_spec(base))
     # Before an adapter is attached: the measurements after it is detached must be equal to these, to the last bit.
     before = unlearnt(make_engine(base, tokenizer, config=config, data=data, say=print)) if forgets else {}
@@ -112,23 +117,22 @@ def main(probe: ProbeConfig) -> None:
                 detached = unlearnt(engine)
         found["forgetting"] = forgetting(before, attached, detached, probe.rows)
     metrics = load_metrics(task.metrics, task.schema, task.metric_data)
-    if "sampling" in probe.what and task.choices is None:
+    if "sampling" in what and task.choices is None:
         rows = data.test[: probe.sampled_rows]
         found["sampling"] = sampled(engine, rows, metrics, evaluation, seed=settings["run"]["seed"])
-    if "latency" in probe.what:
+    if "latency" in what:
         times = latency(engine, data.test[: probe.requests])
         found["latency"] = times | {"virtual_tokens": float(virtual_tokens(tuned))}
-    if "transfer" in probe.what:
+    if "transfer" in what:
         spec = input_spec(base, virtual_tokens(tuned))
         tests = [encode(task_of(settings, folder, where), tokenizer, spec).test for where in probe.transfer]
         found["transfer"] = [
             {"where": where} | transferred(engine, rows[: probe.transfer_rows], metrics, evaluation)
             for where, rows in zip(probe.transfer, tests, strict=True)
         ]
-    found |= {"seconds": time.perf_counter() - started, "environment": environment()}
-    record = Path(probe.record)
+    found |= {"seconds": known["seconds"] + time.perf_counter() - started, "environment": environment()}
     record.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(record, json.dumps(known | found, indent=1, ensure_ascii=False) + "\n")
 
 
 def check(probe: ProbeConfig) -> None:

@@ -81,8 +81,14 @@ def done(folder: Path, job: Job) -> bool:
     if job.kind == "sweep":
         found = (job.folder / RESULT_FILE).is_file() or job.values in [p["values"] for p in _swept(folder, job)]
     else:
-        found = record_of(folder, job).is_file()
+        file = record_of(folder, job)
+        found = file.is_file() and (job.kind == "run" or not unmeasured(file, job.what))
     return found or failure_of(folder, job).is_file()
+
+
+def unmeasured(record: Path, what: Sequence[str]) -> list[str]:
+    """Return what a record of probes lacks. A record without `what` was made at once, so it lacks nothing."""
+    return [name for name in what if name not in _read(record).get("what", what)]
 
 
 def left_of(folder: Path, jobs: Sequence[Job]) -> list[Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -41,7 +42,9 @@ class Launches:
         flags = dict(zip(run[1::2], run[2::2], strict=False))
         if run[0] == "-mbenchmarks.grid.probe":
             record = Path(flags["--probe.record"])
-            record.write_text(json.dumps({"seconds": 3.0, "latency": {"rows": 1.0}}), encoding="utf-8")
+            known = json.loads(record.read_text(encoding="utf-8"))["what"] if record.is_file() else []
+            what = list(dict.fromkeys([*known, *ast.literal_eval(flags["--probe.what"])]))
+            record.write_text(json.dumps({"what": what, "latency": {"rows": 1.0}, "seconds": 3.0}), encoding="utf-8")
             return 0, ""
         if code := self.fails.get(folder.name):
             return code, "error: it broke"
@@ -106,13 +109,24 @@ def test_everything_is_kept_and_nothing_done_twice(make_grid: MakeGrid, tmp_path
 
 
 def test_probes_may_wait_for_a_later_launch(make_grid: MakeGrid, tmp_path: Path, launches: Launches) -> None:
-    folder = run(make_grid(probes=["latency"]), tmp_path, probes=False)
-    assert all(not cell.probes for cells in load_benchmark(folder).cells.values() for cell in cells.values())
-    assert len(launches.ran) == 2 + 2 * 2
-    launches.ran.clear()
-    run(make_grid(probes=["latency"]), tmp_path)
-    assert all(cell.probes for cells in load_benchmark(folder).cells.values() for cell in cells.values())
-    assert len(launches.ran) == 2 * 2, "no run was made twice"
+    def measured() -> list[list[str]]:
+        cells = load_benchmark(tmp_path / "records" / "sentiment").cells
+        return [cell.probes.get("what", []) for seeds in cells.values() for cell in seeds.values()]
+
+    def asked(**options: Any) -> list[str]:
+        launches.ran.clear()
+        run(make_grid(probes=["forgetting", "latency"]), tmp_path, **options)
+        return [r[r.index("--probe.what") + 1] if "--probe.what" in r else r[0] for r in launches.ran]
+
+    assert len(asked(probes=[])) == 2 + 2 * 2
+    assert measured() == [[]] * 4
+    assert asked(probes=["forgetting"]) == ["['forgetting']"] * 4, "no run was made twice"
+    assert asked(probes=["forgetting"]) == []
+    asked()
+    assert measured() == [["forgetting", "latency"]] * 4
+    assert asked() == []
+    with pytest.raises(UserError, match=r'^launch.probes: "latencies" \(did you mean "latency"'):
+        asked(probes=["latencies"])
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -134,7 +148,7 @@ def test_a_run_whose_folder_is_gone_is_made_again_for_its_probes_and_its_record_
     assert ("made again for its probes, 100 % of its answers" in capsys.readouterr().out) is not fails
     assert record.read_bytes() == before
     assert load_benchmark(folder).cells["written"][0].probes == (
-        {} if fails else {"seconds": 3.0, "latency": {"rows": 1.0}}
+        {} if fails else {"what": ["latency"], "latency": {"rows": 1.0}, "seconds": 3.0}
     )
     assert load_benchmark(folder).cells["written"][1].probes
 

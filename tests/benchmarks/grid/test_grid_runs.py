@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import jobs as jobs_module
 from benchmarks.grid import __main__ as runner
@@ -23,7 +24,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 MakeGrid = Callable[..., GridConfig]
-Finish = Callable[[GridConfig, Path], str]
+Finish = Callable[..., str]
 
 
 def start(made: GridConfig, folder: Path) -> WarmProcess:
@@ -47,8 +48,8 @@ def finish(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Return a function that launches a grid in this process and returns what it said."""
     monkeypatch.setattr(jobs_module, "launched", warm_job)
 
-    def run(made: GridConfig, folder: Path) -> str:
-        launch = runner.LaunchConfig(str(folder / "records"), str(folder / "runs"))
+    def run(made: GridConfig, folder: Path, **options: Any) -> str:
+        launch = runner.LaunchConfig(str(folder / "records"), str(folder / "runs"), **options)
         runner.main(made, launch, WorkersConfig())
         return capsys.readouterr().out
 
@@ -99,10 +100,16 @@ def test_the_probes_of_a_grid_measure_what_they_say(make_grid: MakeGrid, finish:
     made = make_grid(seeds=[0], probes=["forgetting", "latency", "transfer"], name="tiny")
     made.transfer = [{"label": ["positive"]}, {"label": ["negative"]}]
     made.methods["prompt_tuning"] = replace(made.methods["prompt_tuning"], sweep={})
+    finish(made, tmp_path, probes=["forgetting"])
+    first = {method: cells[0].probes for method, cells in load_benchmark(tmp_path / "records" / "tiny").cells.items()}
     finish(made, tmp_path)
     one = load_benchmark(tmp_path / "records" / "tiny")
     probes = {method: cells[0].probes for method, cells in one.cells.items()}
     assert "forgetting" not in probes["written"], "nothing is trained"
+    for method, found in probes.items():
+        assert found["what"] == ["forgetting", "latency", "transfer"]
+        assert "latency" not in first[method]
+        assert found.get("forgetting") == first[method].get("forgetting"), "measured by the first launch only"
     general = probes["prompt_tuning"]["forgetting"]["general"]
     assert general["detached"] == general["base"], "to the last bit"
     assert general["attached"] != general["base"]
