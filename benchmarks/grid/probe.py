@@ -130,7 +130,14 @@ def main(probe: ProbeConfig) -> None:
             {"where": where} | transferred(engine, rows[: probe.transfer_rows], metrics, evaluation)
             for where, rows in zip(probe.transfer, tests, strict=True)
         ]
-    found |= {"seconds": known["seconds"] + time.perf_counter() - started, "environment": environment()}
+    found["seconds"] = known["seconds"] + time.perf_counter() - started
+    keep(record, known, found)
+
+
+def keep(record: Path, known: dict[str, Any], found: dict[str, Any]) -> None:
+    """Write what is known and what was found. The environment is that of the latency, which depends on the machine."""
+    if "latency" in found or "environment" not in known:
+        found = found | {"environment": environment()}
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, json.dumps(known | found, indent=1, ensure_ascii=False) + "\n")
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.grid.settings import Cell
 from benchmarks.report.frame import Records, kind_of
 from benchmarks.report.tables import TASKS, read_config
 from softprompts.methods.catalog import METHODS
@@ -219,9 +220,14 @@ def missing_runs(records: Records, task: str, methods: Sequence[str], measures: 
 def by_families(
     records: Records, task: str, metrics: Sequence[str], planned: Sequence[tuple[Sequence[str], Sequence[str]]]
 ) -> list[Verdict]:
-    """Judge each of `planned`, pairs of better and worse methods, with p adjusted for all comparisons together."""
+    """Judge each of `planned`, pairs of better and worse methods, with p adjusted for all comparisons together.
+
+    Those without a record count as well: otherwise p would be smaller until they are recorded.
+    """
     families = [_pairs(records, task, metrics, better, worse) for better, worse in planned]
-    p_values = iter(holm([compared.p for found, _ in families for compared, _, _ in found]))
+    known = [compared.p for found, _ in families for compared, _, _ in found]
+    lacking = sum(len(metrics) * len(better) * len(worse) for better, worse in planned) - len(known)
+    p_values = iter(holm([*known, *[1.0] * lacking]))
     return [
         judge(task, [paired_finding(replace(c, adjusted=next(p_values)), named, x) for c, named, x in found], missing)
         for found, missing in families
@@ -308,11 +314,38 @@ def by_seeds(
 ) -> Verdict:
     """Judge by measured numbers: every seed of `better` must be better than every seed of `worse`."""
     missing = missing_runs(records, task, [*better, *worse], measures)
+    missing += [] if missing else unlike_machines(records, task, measures, [*better, *worse])
     if missing:
         return judge(task, [], missing)
     runs = by_method(records.of(task))
     pairs = [(measure, [runs[first], runs[second]]) for measure in measures for first in better for second in worse]
     return judge(task, [_by_seeds(measure, both) for measure, both in pairs])
+
+
+def unlike_machines(records: Records, task: str, measures: Sequence[Measure], methods: Sequence[str]) -> list[str]:
+    """Return a line for each measured number whose runs were made on machines that cannot be compared by it."""
+    cells = [cell for method in methods for cell in records.benchmarks[task].cells[method].values()]
+    found = []
+    for measure in measures:
+        kinds = sorted({machine_of(cell, measure.column) for cell in cells}) if not measure.exact else []
+        if len(kinds) > 1:
+            found.append(f"{measure.name} on one kind of machine, not on {' and '.join(kinds)}")
+    return found
+
+
+def machine_of(cell: Cell, column: str) -> str:
+    """Return the kind of machine that a number of a run depends on.
+
+    Times depend on the processor or graphics card and on the threads. Memory depends on where it is measured, and on
+    the data type that the machine chose.
+    """
+    made = cell.probes["environment"] if column.startswith("latency.") else cell.result.environment
+    hardware = made["hardware"]
+    cards = ", ".join(hardware["gpus"])
+    if column == "cost.peak_memory_gib":
+        chosen = cell.result.settings["model"].get("dtype") == "auto"
+        return f"{cards or 'a processor'}{' with ' + made['dtype'] if chosen else ''}"
+    return cards or f"{hardware['processor']} with {hardware['threads']} threads"
 
 
 def _by_seeds(measure: Measure, both: Sequence[DataFrame]) -> dict[str, str | float]:

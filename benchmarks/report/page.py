@@ -163,8 +163,13 @@ def summary(records: Records, card: Sequence[CardSection], figures: Mapping[str,
 
 
 def pairs(records: Records, task: str) -> str:
-    """Return comparisons of soft prompts with their alternatives, by the main metric and `QUOTED`, as Markdown."""
+    """Return comparisons of soft prompts with their alternatives, by the main metric and `QUOTED`, as Markdown.
+
+    They have no p: that of the report's tables is adjusted for all pairs of the benchmark, and that of a claim for the
+    pairs of the claim.
+    """
     main, *others = records.metrics(task)
     metrics = [main, *(name for name in others if name in QUOTED)]
     found = [records.compared(task, m, soft, other) for m in metrics for soft in SOFT for other in WEIGHED]
-    return markdown(tables.comparisons_table(records.benchmarks[task], [c for c in found if c]))
+    table = tables.comparisons_table(records.benchmarks[task], [c for c in found if c])
+    return markdown(table.drop(columns=["adjusted p", "shown"], errors="ignore"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -11,7 +11,7 @@ from benchmarks.report.claims import AGAINST, FOR, OPEN, Verdict, by_families, j
 from benchmarks.report.frame import Records
 from benchmarks.report.tables import read_config
 from softprompts.evaluation.ensemble import CHOSEN, SINGLE, VOTE
-from softprompts.metrics.significance import LEVEL, Comparison
+from softprompts.metrics.significance import LEVEL, Comparison, holm
 from softprompts.reports.pages.tables import markdown, probability, signed
 from softprompts.runs.record import Result
 
@@ -97,12 +97,16 @@ def of_ensemble(experiment: Experiment, result: Result) -> Answer:
     metric, notes = next(iter(result.metrics)), result.notes
     values = {VOTE: result.metrics[metric].value}
     values |= {SINGLE: notes["mean"][metric]["value"], CHOSEN: notes["chosen"]["metrics"][metric]["value"]}
-    made = [Comparison(**c) for c in notes["comparisons"] if c["metric"] == metric]
+    made = {(c["first"], c["second"]): Comparison(**c) for c in notes["comparisons"] if c["metric"] == metric}
+    planned = [(expected.better[0], expected.worse[0]) for expected in experiment.findings]
+    adjusted = holm([made[pair].p if pair in made else 1.0 for pair in planned])
     verdicts = []
-    for expected in experiment.findings:
-        pair = (expected.better[0], expected.worse[0])
-        found = [paired_finding(c, {name: name for name in pair}, values) for c in made if (c.first, c.second) == pair]
-        verdicts.append(judge(result.task, found))
+    for pair, p in zip(planned, adjusted, strict=True):
+        missing = [] if pair in made else [f"the comparison of {' with '.join(pair)}"]
+        found = (
+            [] if missing else [paired_finding(replace(made[pair], adjusted=p), {name: name for name in pair}, values)]
+        )
+        verdicts.append(judge(result.task, found, missing))
     return Answer(experiment, tuple(verdicts))
 
 

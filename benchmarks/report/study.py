@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.grid.settings import in_words
-from benchmarks.study.settings import load_screen
+from benchmarks.study.settings import RENAMED, load_screen
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
 from softprompts.reports.pages.tables import percent
@@ -65,8 +65,8 @@ def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) ->
             if SEED in record["chosen"]:
                 parts.append(f"### {name}\n\n{comparison(record)}\n\n{finding(record)} {cost(record)}")
             else:
-                said = "" if name == record["recipe"] else f"{tried(record)} "
-                parts.append(f"### {name}\n\n{candidates(record)}\n\n{said}{cost(record)}")
+                said = "" if name == record["recipe"] else tried(record)
+                parts.append(f"### {name}\n\n{candidates(record)}\n\n{f'{said} {cost(record)}'.strip()}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,7 +76,7 @@ def start_here(study: Mapping[str, Screens]) -> list[str]:
     for task, screens in study.items():
         for name, record in screens.items():
             if name == record["recipe"]:
-                chosen.setdefault(METHODS[name].label, {})[task] = in_words(record["chosen"])
+                chosen.setdefault(METHODS[name].label, {})[task] = in_words(_fixed(record) | record["chosen"])
     if not chosen:
         return []
     tasks = [task for task in study if any(task in row for row in chosen.values())]
@@ -87,6 +87,14 @@ def start_here(study: Mapping[str, Screens]) -> list[str]:
     )
     advice += f"rows: recipes/sweep.py.{f' The tasks: {alike}.' if alike else ''}"
     return ["## Start here", advice, markdown_table(["method", *tasks], rows)]
+
+
+def _fixed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the length and the start of a soft prompt if its sweep did not vary them."""
+    recipe, varied = record["recipe"], {key.rpartition(".")[2] for key in record["chosen"]}
+    section = METHODS[recipe].section
+    own = record["settings"].get(RENAMED.get(recipe, {}).get(section, section), {})
+    return {key: own[key] for key in ("num_virtual_tokens", "init_from") if own.get(key) and key not in varied}
 
 
 def overview(screens: Screens) -> str:
@@ -139,7 +147,8 @@ def comparison(record: Mapping[str, Any]) -> str:
         {**{key: _word(c["values"][key]) for key in keys}, "value": c["value"]} for c in record["candidates"]
     )
     groups = made.groupby(keys, sort=False)["value"].agg(["mean", "std", "count", "size"])
-    rows = groups.sort_values("mean", ascending=False, kind="stable").reset_index()
+    groups["lost"] = groups["count"] < groups["size"]  # a mean without the seeds that were given up is no rank
+    rows = groups.sort_values(["lost", "mean"], ascending=[True, False], kind="stable").reset_index()
     shown = [[*(row[key] for key in keys), _spread(row, by), str(row["size"])] for row in rows.to_dict("records")]
     return markdown_table([*keys, f"best validation {by}", "seeds"], shown)
 
@@ -185,9 +194,14 @@ def finding(record: Mapping[str, Any]) -> str:
 
 def tried(record: Mapping[str, Any]) -> str:
     """Return the best candidate of a sweep that decides no config, and the best one with the shipped choice."""
+    if "shipped" not in record:  # older records; what they chose is shipped
+        return ""
     keys = [key for key in record["chosen"] if key != RATE]
     shipped, by = {key: record["shipped"][key] for key in keys}, record["by"]
     chosen = {key: record["chosen"][key] for key in keys}
+    if apart := record.get("apart"):
+        rival = f"The shipped choice, {in_words(shipped | apart)}, is not among these."
+        return f"The best is {in_words(chosen)}: {_value(best(record)['value'], by)}. {rival}"
     if chosen == shipped:
         return f"No choice is better than the shipped one, {in_words(shipped)}."
     own = [c for c in record["candidates"] if {k: c["values"][k] for k in keys} == shipped and c["value"] is not None]

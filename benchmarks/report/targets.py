@@ -11,10 +11,11 @@ from typing import Any
 from benchmarks.report.claims import missing_runs
 from benchmarks.report.frame import Records
 from benchmarks.report.tables import read_config
+from benchmarks.time_to_quality.goals import asked
 from benchmarks.time_to_quality.ratio import ratio_of
 from softprompts.metrics.significance import LEVEL, holm
 from softprompts.reports.pages.frame import by_method, numbers
-from softprompts.reports.pages.tables import markdown, percent, points, probability
+from softprompts.reports.pages.tables import markdown, metric, percent, points, probability
 
 from pandas import DataFrame
 
@@ -75,10 +76,12 @@ def _asked(target: Mapping[str, Any]) -> str:
 def _judged(records: Records, times: Path, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
     kind = target["kind"]
     if kind == "time":
-        return _time(times / f"{name}.json", target["at_least"])
-    missing = missing_runs(records, name, [target["method"], *([target["of"]] if "of" in target else [])])
+        return _time(times / f"{name}.json", target, metrics)
+    measures = [metric(name) for name in metrics]
+    missing = missing_runs(records, name, [target["method"], *([target["of"]] if "of" in target else [])], measures)
     if kind == "half":
-        missing += missing_runs(records, _half(target, name), [target["method"]])
+        missing += missing_runs(records, _half(target, name), [target["method"]], measures)
+        missing = missing or _unlike(records, target, name)
     return ("; ".join(missing), None) if missing else KINDS[kind](records, target, name, metrics)
 
 
@@ -90,11 +93,15 @@ def _percent(share: float) -> str:
     return f"{percent(share)} %"
 
 
+def _share(part: float, whole: float) -> str:
+    return _percent(part / whole) if whole else "no share of 0"
+
+
 def _score(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
-    (metric,) = metrics
-    own, other = (_mean(records, name, m, f"metric.{metric}") for m in (target["method"], target["of"]))
-    said = f"{_percent(own / other)} ({_percent(own)} of {_percent(other)}"
-    if c := records.compared(name, metric, target["method"], target["of"]):
+    (judged,) = metrics
+    own, other = (_mean(records, name, m, f"metric.{judged}") for m in (target["method"], target["of"]))
+    said = f"{_share(own, other)} ({_percent(own)} of {_percent(other)}"
+    if c := records.compared(name, judged, target["method"], target["of"]):
         said += f"; difference {points(c.difference)}, {points(c.low)} to {points(c.high)} points"
     return f"{said})", own >= target["at_least"] * other
 
@@ -108,19 +115,41 @@ def _bytes(records: Records, target: Mapping[str, Any], name: str, _: list[str])
 
 
 def _spread(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
-    (metric,) = metrics
-    values = numbers(by_method(records.of(name))[target["method"]], f"metric.{metric}")
+    (judged,) = metrics
+    values = numbers(by_method(records.of(name))[target["method"]], f"metric.{judged}")
+    if len(values) < 2:
+        return "one seed has no deviation", None
     points = 100 * float(values.std())
     return f"{points:.1f} points ({len(values)} seeds)", points < target["below"]
 
 
 def _half_score(records: Records, target: Mapping[str, Any], name: str, metrics: list[str]) -> Found:
-    (metric,) = metrics
-    column = f"metric.{metric}"
+    (judged,) = metrics
+    column = f"metric.{judged}"
     halves, wholes = (numbers(by_method(records.of(n))[target["method"]], column) for n in (_half(target, name), name))
     common = halves.index.intersection(wholes.index)
+    if common.empty:
+        return "a seed of both", None
     short, whole = float(halves[common].mean()), float(wholes[common].mean())
-    return f"{_percent(short / whole)} ({_percent(short)} of {_percent(whole)})", short >= target["at_least"] * whole
+    return f"{_share(short, whole)} ({_percent(short)} of {_percent(whole)})", short >= target["at_least"] * whole
+
+
+def _unlike(records: Records, target: Mapping[str, Any], name: str) -> list[str]:
+    """Return why the runs with half the steps are not those at full length, but for their steps: a line, or none."""
+    halves, wholes = (records.benchmarks[n].cells[target["method"]] for n in (_half(target, name), name))
+    for seed in halves.keys() & wholes.keys():
+        half, whole = (_plain(cells[seed].result.settings) for cells in (halves, wholes))
+        if half != whole:
+            return [f"{_half(target, name)} with the settings of {name}"]
+        if 2 * halves[seed].result.settings["training"]["steps"] != wholes[seed].result.settings["training"]["steps"]:
+            return [f"{_half(target, name)} with half the steps of {name}"]
+    return []
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run without its place and those that depend on its number of steps."""
+    training = {k: v for k, v in settings["training"].items() if k not in ("steps", "eval_every", "energy")}
+    return {**{section: values for section, values in settings.items() if section != "run"}, "training": training}
 
 
 def _half(target: Mapping[str, Any], name: str) -> str:
@@ -141,13 +170,18 @@ def _shown(records: Records, target: Mapping[str, Any], name: str, metrics: list
     return said, all(c.difference > 0 and p < LEVEL for c, p in zip(compared, adjusted, strict=True))
 
 
-def _time(file: Path, at_least: float) -> Found:
-    found = ratio_of(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
-    if found is None:
+def _time(file: Path, target: Mapping[str, Any], metrics: list[str]) -> Found:
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    found = ratio_of(record) if record else None
+    if record is None or found is None:
         return f"every record of {file.name}", None
+    if any(record[key] != value for key, value in asked(file.stem).items()):
+        return f"{file.name} with the shipped config", None
+    if (record["goal"]["recipe"], [record["goal"]["metric"]]) != (target["method"], metrics):
+        return f"{file.name} of {target['method'].replace('_', ' ')}", None
     recipe, stock = found.recipe, found.stock
     reached = f"reached by {recipe.reached} of {recipe.of} and {stock.reached} of {stock.of} runs"
-    return f"{found.in_words} ({reached})", found.value is not None and found.value >= at_least
+    return f"{found.in_words} ({reached})", found.value is not None and found.value >= target["at_least"]
 
 
 KINDS: dict[str, Callable[[Records, Mapping[str, Any], str, list[str]], Found]] = {

@@ -12,12 +12,12 @@ import json
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.time_to_quality.goals import GOALS, asked
 from benchmarks.time_to_quality.ratio import SEEDS, ratio_of
-from benchmarks.time_to_quality.sides import GOALS, config_of, measure
+from benchmarks.time_to_quality.sides import measure
 from softprompts.errors import UserError, nearest
 from softprompts.runs.environment import environment
 from softprompts.system.files import write_atomically
@@ -58,12 +58,6 @@ def main(names: list[str]) -> int:
 def new_record(name: str) -> dict[str, Any]:
     """Return a record without runs."""
     return {**asked(name), "environment": environment(), "runs": []}
-
-
-def asked(name: str) -> dict[str, Any]:
-    """Return what all runs of a record have in common: the goal, and the recipe's config."""
-    goal = GOALS[name]
-    return {"goal": asdict(goal), "config": config_of(goal)}
 
 
 def limit(runs: list[dict[str, Any]], side: str) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput.sides import with_labels
+from benchmarks.time_to_quality.goals import GOALS, Goal, config_of
 from softprompts.config.methods import PrefixConfig, PromptConfig
 from softprompts.config.sections import EvaluationConfig, ModelConfig, TaskConfig, TrainingConfig
 from softprompts.encoding.documents import EncodedTask
@@ -36,7 +37,6 @@ from softprompts.training.state import make_candidate
 from softprompts.training.step import update
 
 import torch
-import yaml
 from accelerate import Accelerator
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -51,22 +51,6 @@ EPOCHS = 50  # epochs in PEFT's guide
 STOCK_RATE = 0.03
 STOCK_BATCH = 16
 STOCK_PREFIX = 20
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A score of a task that training must reach, and the recipe for it."""
-
-    task: str
-    recipe: str
-    metric: str
-    score: float
-
-
-GOALS = {
-    "sentiment": Goal("sentiment", "prompt_tuning", "accuracy", 0.85),
-    "home_commands": Goal("home_commands", "prefix_tuning", "valid_schema", 0.60),
-}
 
 
 @dataclass
@@ -110,14 +94,6 @@ class Watch:
     def reached(self) -> bool:
         """Whether the last validation reached the score."""
         return bool(self.curve) and self.curve[-1]["score"] >= self.goal.score
-
-
-def config_of(goal: Goal) -> dict[str, Any]:
-    """Return the shipped config of a goal's recipe."""
-    found: dict[str, Any] = yaml.safe_load(
-        Path("configs", goal.task, f"{goal.recipe}.yaml").read_text(encoding="utf-8")
-    )
-    return found
 
 
 def measure(name: str, side: str, seed: int, limit: float) -> dict[str, Any]:

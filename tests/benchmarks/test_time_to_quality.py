@@ -141,18 +141,18 @@ def test_stock_peft_gets_ten_times_the_slowest_run() -> None:
 
 def test_the_ratio_is_that_of_medians_and_says_where_nobody_got_there() -> None:
     goal = {"metric": "accuracy", "score": 0.85}
-    recipe = [run("recipe", s) for s in (10.0, 20.0, 30.0)]
-    reached = [run("stock", s) for s in (100.0, 160.0, 900.0)]
+    recipe = [run("recipe", s, seed=seed) for seed, s in enumerate((10.0, 20.0, 30.0))]
+    reached = [run("stock", s, seed=seed) for seed, s in enumerate((100.0, 160.0, 900.0))]
     told = runner.summary("sentiment", {"goal": goal, "runs": recipe + reached})
     assert told.endswith("recipe 3 of 3 in 20 s; stock 3 of 3 in 160 s: 8.0 times as long")
-    never = [run("stock", 300.0, reached=False) for _ in range(3)]
+    never = [run("stock", 300.0, reached=False, seed=seed) for seed in range(3)]
     told = runner.summary("sentiment", {"goal": goal, "runs": recipe + never})
     assert told.endswith("stock 0 of 3 in 300 s: more than 15.0 times as long")
 
 
 def test_no_ratio_is_told_if_the_recipe_missed_the_score() -> None:
-    recipe = [run("recipe", 10.0), run("recipe", 20.0, reached=False), run("recipe", 30.0, reached=False)]
-    stock = [run("stock", s) for s in (100.0, 160.0, 900.0)]
+    recipe = [run("recipe", 10.0 + seed, reached=not seed, seed=seed) for seed in range(3)]
+    stock = [run("stock", s, seed=seed) for seed, s in enumerate((100.0, 160.0, 900.0))]
     told = runner.summary("sentiment", {"goal": {"metric": "accuracy", "score": 0.85}, "runs": recipe + stock})
     assert told.endswith("no ratio, because the recipe missed the score")
 

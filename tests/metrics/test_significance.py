@@ -82,6 +82,7 @@ def test_a_quotient_of_sums_is_compared_like_a_mean_of_rows(accuracy: dict[str, 
     right = outcomes(5, 0.6, 0.65, 0.7, 0.75)
     (whole,) = compare({"one": [said(r) for r in right[:2]], "two": [said(r) for r in right[2:]]}, TARGETS, accuracy)
     tables = [numpy.stack([r, numpy.ones(ROWS)], axis=1) for r in right]
+    assert compare_sums({}, "accuracy") == []
     (sums,) = compare_sums({"one": tables[:2], "two": tables[2:]}, "accuracy")
     assert (sums.difference, sums.rows, sums.seeds) == (whole.difference, ROWS, (2, 2))
     assert sums.low == pytest.approx(whole.low, abs=0.015)

@@ -38,6 +38,11 @@ METHODS: dict[str, tuple[float, int, int, float, float, float, int]] = {
     "lora": (0.80, 2_442_240, 9_823_216, 275, 2.6, 0.80, 40),
     "full_finetuning": (0.82, 134_515_008, 538_060_032, 395, 3.6, 1.10, 40),
 }
+ENVIRONMENT = {
+    "commit": "0123abc",
+    "dtype": "float32",
+    "hardware": {"processor": "made up", "cores": 2, "threads": 2, "gpus": []},
+}
 ROWS = 4
 OTHERS = {"sentiment": [{"domain": ["tweets"]}], "home_commands": [{"language": ["de"]}]}
 
@@ -155,7 +160,7 @@ def _result(task: str, method: str, seed: int) -> Any:
         | ({"training": {"learning_rate": 0.03}} if trained else {})
         | ({"lora": {"r": 8}} if method == "lora" else {}),
         notes={},
-        environment={"commit": "0123abc", "hardware": {"processor": "made up", "cores": 2, "gpus": []}},
+        environment=ENVIRONMENT,
     )
 
 
@@ -170,7 +175,7 @@ def _probes(task: str, method: str, seed: int, transfer: list[dict[str, list[str
         "first_token_ms": 10.0 + tokens / 10 + seed,
         "answer_ms": 900.0 + tokens + seed,
     }
-    found: dict[str, Any] = {"latency": latency}
+    found: dict[str, Any] = {"latency": latency, "environment": ENVIRONMENT}
     if transfer:
         found["transfer"] = [
             {"where": where, "rows": ROWS, "metrics": dict.fromkeys(METRICS[task], score + 0.01 * (seed - 1) - 0.1 * n)}

@@ -81,6 +81,8 @@ def compare_sums(
         resamples: number of resamples.
         less: whether smaller is better. Then `difference` is that of the negative numbers.
     """
+    if not sums:
+        return []
     generator = numpy.random.default_rng(0)
     rows = len(next(iter(sums.values()))[0])
     draws = generator.integers(0, rows, (resamples, rows))

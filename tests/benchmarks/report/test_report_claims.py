@@ -199,6 +199,30 @@ def test_answers_drawn_otherwise_than_claimed_do_not_count(tmp_path: Path) -> No
     )
 
 
+def test_times_and_memory_of_different_machines_are_not_compared(tmp_path: Path) -> None:
+    """Bytes are compared on any machines. Memory depends on the kind, not on the model of a processor."""
+    found = records(tmp_path)
+    cells = found.benchmarks["sentiment"].cells["lora"]
+    hardware = cells[0].result.environment["hardware"]
+
+    def on(**changed: Any) -> tuple[list[str], list[str], list[str]]:
+        made = cells[0].result.environment | {"hardware": hardware | changed}
+        cells[0] = replace(cells[0], result=replace(cells[0].result, environment=made))
+        asked = ("less processor time", "less memory", "save fewer bytes")
+        return tuple(list(verdict_of(again(found), words, "sentiment").missing) for words in asked)
+
+    times, memory, size = on(processor="another")
+    name = "processor time of training on one kind of machine, not on "
+    assert (times, memory, size) == ([f"{name}another with 2 threads and made up with 2 threads"], [], [])
+    times, memory, size = on(gpus=["a card"])
+    assert times == [f"{name}a card and made up with 2 threads"]
+    assert memory == ["peak memory on one kind of machine, not on a card and a processor"]
+    assert size == []
+    found.benchmarks["sentiment"].cells["few_shot"][1].probes["environment"] = {"hardware": hardware | {"threads": 1}}
+    first, _ = verdict_of(again(found), "is answered sooner", "sentiment").missing
+    assert first.endswith("not on made up with 1 threads and made up with 2 threads")
+
+
 @pytest.mark.parametrize("where", ["general", "home_commands"])
 def test_the_smallest_change_when_detached_is_told(tmp_path: Path, where: str) -> None:
     found = records(tmp_path)

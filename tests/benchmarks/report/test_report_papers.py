@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,18 @@ def test_a_missing_run_leaves_the_question_open(tmp_path: Path) -> None:
     assert "No grid of them is recorded." in papers_markdown([])
 
 
+def test_p_is_adjusted_for_the_planned_findings_and_not_only_for_the_recorded_ones(tmp_path: Path) -> None:
+    compared = Comparison("prompt_tuning", "lora", "accuracy", 0.1, -0.2, 0.2, 0.03, 0.03, 4, (3, 3))
+    records = make_records([make_benchmark(tmp_path)], {"sentiment": [compared]})
+    both = (APART, Expected("Prompts beat an absent method.", ("prompt_tuning",), ("absent",)))
+    (found,) = answers(records, [Experiment("sentiment", "Which is better?", "Somebody (2021), section 1", both)])
+    assert [row["here"] for row in found.table().to_dict("records")] == [
+        "no difference is shown",
+        "records are missing",
+    ]
+    assert found.table()["adjusted p"][0] == "0.060"
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS["grids"], ids=lambda e: e.name)
 def test_findings_name_methods_of_their_grid(experiment: Experiment) -> None:
     grid = yaml.safe_load((ROOT / "configs" / "benchmarks" / f"{experiment.name}.yaml").read_text(encoding="utf-8"))
@@ -90,7 +102,7 @@ def ensemble(**adjusted: float) -> Result:
     differences = {(VOTE, SINGLE): 0.04, (VOTE, CHOSEN): 0.05, (SINGLE, CHOSEN): 0.01}
     p = {(VOTE, SINGLE): adjusted.get("mean", 0.001), (VOTE, CHOSEN): adjusted.get("chosen", 0.001)}
     made = [
-        Comparison(*pair, metric, d, d - 0.02, d + 0.02, 0.1, p.get(pair, 0.5), 600, (1, 3))
+        Comparison(*pair, metric, d, d - 0.02, d + 0.02, p.get(pair, 0.5), 0.9, 600, (1, 3))
         for metric in ("accuracy", "macro_f1")
         for pair, d in differences.items()
     ]
@@ -119,13 +131,17 @@ def test_a_vote_is_held_against_the_mean_and_against_the_best_by_validation() ->
     assert found.table().iloc[:, 1:].to_numpy().tolist() == [
         [
             *("we agree", "accuracy", "the vote: 86.0 %", "a single prompt: 82.0 %"),
-            *("+4.0 points", "+2.0 to +6.0", "0.001"),
+            *("+4.0 points", "+2.0 to +6.0", "0.002"),  # for the two that were planned, not for all three
         ],
         [
             *("no difference is shown", "accuracy", "the vote: 86.0 %", "the best by validation: 81.0 %"),
             *("+5.0 points", "+3.0 to +7.0", "0.400"),
         ],
     ]
+    lost = replace(result, notes=result.notes | {"comparisons": result.notes["comparisons"][1:]})
+    assert of_ensemble(EXPERIMENTS["ensemble"], lost).verdicts[0].missing == (
+        "the comparison of the vote with a single prompt",
+    )
     drawing = draw_ensemble("it", result)
     axis = drawing.figure.axes[0]
     names = [label.get_text() for label in axis.get_yticklabels()]

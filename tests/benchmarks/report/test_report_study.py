@@ -18,6 +18,7 @@ from benchmarks.report.study import (
     start_here,
     study_markdown,
 )
+from helpers import ROOT
 from softprompts.reports.pages.style import close
 
 import pytest
@@ -44,6 +45,7 @@ def record(recipe: str = "lora", by: str = "loss") -> dict[str, Any]:
         "recipe": recipe,
         "chosen": made[1]["values"],
         "shipped": made[0]["values"],
+        "settings": {},
         "by": by,
         "seed": 100,
         "candidates": made,
@@ -75,6 +77,17 @@ def test_a_sweep_that_decides_nothing_is_set_against_the_shipped_choice() -> Non
     same = found | {"shipped": {"training.learning_rate": 0.1, "prompt.init_from": None}}
     assert "No choice is better than the shipped one" in study_markdown({"sentiment": {"prompt_starts": same}}, {})
     assert "One seed" not in study_markdown({"sentiment": {"lora": found}}, {}), "it decides a config"
+    old = {key: value for key, value in found.items() if key != "shipped"}
+    apart = found | {"apart": {"prompt.prompt_tuning_init_text": "Say it."}}
+    page = study_markdown({"sentiment": {"prompt_starts": apart}}, {})
+    assert "The shipped choice, init_from labels, prompt_tuning_init_text Say it., is not among these." in page
+    assert "The shipped" not in study_markdown({"sentiment": {"prompt_starts": old}}, {})
+
+
+def test_the_page_can_be_made_of_the_committed_records() -> None:
+    page = study_markdown(load_study(ROOT / "results" / "study"), {})
+    assert "### prefix_starts" in page
+    assert "num_virtual_tokens 40, init_from demonstrations, learning_rate 0.1" in page, "the length was not varied"
 
 
 def test_a_comparison_has_a_row_a_choice() -> None:
@@ -86,8 +99,8 @@ def test_a_comparison_has_a_row_a_choice() -> None:
     shipped = {"training.optimizer": "adamw"}
     found = record() | {"candidates": made, "chosen": made[2]["values"], "shipped": shipped}
     assert comparison(found).splitlines()[2:] == [
-        "| muon | 0.2000 (1 given up) | 2 |",
         "| adamw | 0.4000 ± 0.1414 | 2 |",
+        "| muon | 0.2000 (1 given up) | 2 |",
         "| sgd | given up | 1 |",
     ]
     assert overview({"optimizers": found}) == ""

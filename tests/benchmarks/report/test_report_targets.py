@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid.settings import load_benchmark
+from benchmarks.grid.settings import Benchmark, load_benchmark
 from benchmarks.report.frame import Records, make_records
 from benchmarks.report.tables import read_config
 from benchmarks.report.targets import KINDS, NAMES, targets_markdown, targets_table
+from benchmarks.time_to_quality.goals import asked
+from benchmarks.time_to_quality.ratio import SEEDS
 from helpers import ROOT
 from made_benchmark import make_benchmark, make_comparisons
 
@@ -22,9 +24,9 @@ TASKS = ("sentiment", "docstrings", "home_commands")
 
 def times(folder: Path, task: str, recipe: float, stock: float, reached: bool = True) -> None:
     """Write a record of time to quality with three runs a side."""
-    runs = [{"side": "recipe", "reached": True, "seconds": recipe}] * 3
-    runs += [{"side": "stock", "reached": reached, "seconds": stock}] * 3
-    (folder / f"{task}.json").write_text(json.dumps({"runs": runs}), encoding="utf-8")
+    runs = [{"side": "recipe", "seed": seed, "reached": True, "seconds": recipe} for seed in SEEDS]
+    runs += [{"side": "stock", "seed": seed, "reached": reached, "seconds": stock} for seed in SEEDS]
+    (folder / f"{task}.json").write_text(json.dumps(asked(task) | {"runs": runs}), encoding="utf-8")
 
 
 def records(folder: Path, adjusted: float = 0.001, short: float = 0.7) -> Records:
@@ -32,9 +34,25 @@ def records(folder: Path, adjusted: float = 0.001, short: float = 0.7) -> Record
     made = []
     for task in TASKS:
         whole = make_benchmark(folder, task)
-        made += [replace(whole, name=f"final_{task}"), replace(whole, name=f"half_{task}")]
+        made += [with_training(whole, f"final_{task}", steps=100), with_training(whole, f"half_{task}", steps=50)]
     compared = {b.name: make_comparisons(b.name.partition("_")[2], adjusted) for b in made}
     return make_records(made, compared)
+
+
+def with_training(benchmark: Benchmark, name: str, **changed: Any) -> Benchmark:
+    """Return a benchmark with another name, whose runs have these settings of training."""
+    cells = {
+        method: {
+            seed: replace(cell, result=replace(cell.result, settings=changed_training(cell.result.settings, changed)))
+            for seed, cell in own.items()
+        }
+        for method, own in benchmark.cells.items()
+    }
+    return replace(benchmark, name=name, cells=cells)
+
+
+def changed_training(settings: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    return settings | {"training": settings.get("training", {}) | changed}
 
 
 def row(table: DataFrame, kind: str, method: str, benchmark: str) -> dict[str, Any]:
@@ -85,6 +103,50 @@ def test_half_the_steps_are_compared_over_the_seeds_of_both(tmp_path: Path) -> N
     lost = found.runs.drop(index=[("half_sentiment", "prefix_tuning", 0)])
     table = targets_table(replace(found, runs=lost), tmp_path)
     assert row(table, "half", "prefix tuning", "final_sentiment")["found"].startswith("100.0 %")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"steps": 50, "learning_rate": 0.5}, "half_sentiment with the settings of final_sentiment"),
+        ({"steps": 60}, "half_sentiment with half the steps of final_sentiment"),
+    ],
+)
+def test_half_the_steps_must_be_the_only_difference(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    found = records(tmp_path)
+    other = with_training(found.benchmarks["half_sentiment"], "half_sentiment", **changed)
+    table = targets_table(replace(found, benchmarks={**found.benchmarks, "half_sentiment": other}), tmp_path)
+    half = row(table, "half", "prompt tuning", "final_sentiment")
+    assert (half["verdict"], half["found"]) == ("no record", said)
+
+
+def test_a_number_that_is_missing_or_zero_gives_no_verdict_and_no_error(tmp_path: Path) -> None:
+    found = records(tmp_path)
+    runs = found.runs.sort_index()
+    runs.loc[("final_sentiment", "prompt_tuning", 1), "metric.accuracy"] = None
+    runs.loc[("final_home_commands", "lora"), "metric.exact_match"] = 0.0
+    runs.loc[("final_home_commands", "prompt_tuning"), "metric.exact_match"] = 0.0
+    table = targets_table(replace(found, runs=runs), tmp_path)
+    for kind in ("score", "spread", "half"):
+        lost = row(table, kind, "prompt tuning", "final_sentiment")
+        assert (lost["verdict"], lost["found"]) == ("no record", "accuracy of prompt tuning, seed 1")
+    assert row(table, "score", "prompt tuning", "final_home_commands")["found"].startswith("no share of 0 (0.0 %")
+    alone = replace(found, runs=found.runs[found.runs.index.get_level_values("seed") == 0])
+    assert row(targets_table(alone, tmp_path), "spread", "prompt tuning", "final_sentiment")["verdict"] == "no record"
+
+
+def test_a_time_that_was_measured_with_another_config_or_method_gives_no_verdict(tmp_path: Path) -> None:
+    times(tmp_path, "sentiment", 20.0, 160.0)
+    file = tmp_path / "sentiment.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    steps = record["config"]["training"] | {"steps": 7}
+    file.write_text(json.dumps(record | {"config": record["config"] | {"training": steps}}), encoding="utf-8")
+    found = records(tmp_path / "records")
+    slow = row(targets_table(found, tmp_path), "time", "prompt tuning", "sentiment")
+    assert (slow["verdict"], slow["found"]) == ("no record", "sentiment.json with the shipped config")
+    runs = [run | {"seed": 0} for run in record["runs"]]
+    file.write_text(json.dumps(record | {"runs": runs}), encoding="utf-8")
+    assert row(targets_table(found, tmp_path), "time", "prompt tuning", "sentiment")["verdict"] == "no record"
 
 
 def test_a_difference_that_chance_explains_is_no_reached_target(tmp_path: Path) -> None:
