@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.settings import load_benchmark
-from benchmarks.study.settings import ScreenConfig, apart, base_of, load_screen
+from benchmarks.study.settings import RENAMED, ScreenConfig, apart, base_of, in_sweep, load_screen, value_of
 from helpers import ROOT
 from softprompts.methods.catalog import METHODS
 from softprompts.sweeps.grid import beyond
@@ -43,10 +43,10 @@ def shipped(file: Path) -> dict[str, Any]:
 
 @each_record
 def test_a_shipped_config_has_what_its_sweep_chose(file: Path) -> None:
-    config = shipped(file)
+    name, other = f"{file.parent.name}/{file.stem}", RENAMED.get(file.stem, {})
+    base = base_of(name, SCREENS[name])
     for key, value in load_screen(file)["chosen"].items():
-        section, _, own = key.partition(".")
-        assert config[section].get(own) == value, f"{file.stem} on {file.parent.name}: {key}"
+        assert value_of(base, in_sweep(key, other)) == value, f"{name}: {key}"
 
 
 @each_record
