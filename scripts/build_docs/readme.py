@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmarks.report.tables import metric
 from benchmarks.text import put
 from scripts.build_docs.pages import ROOT
 from scripts.build_docs.records import RESULTS, record_of_config, runs, shipped, speeds, swept, use_case
 from scripts.build_docs.results import overview
+from softprompts.methods.catalog import METHODS
 from softprompts.reports.tables import size
 from softprompts.runs.record import Result
 
@@ -84,9 +87,16 @@ def _close() -> str:
         f"In one longer run each, prompt tuning with {prompt.settings['prompt']['num_virtual_tokens']} virtual tokens "
         f"reaches {_score(prompt)}. Prefix tuning reaches {_score(prefix)} with {size(prefix.cost['adapter_bytes'])}, "
         f"and LoRA {_score(lora)} with {size(lora.cost['adapter_bytes'])} ({_records(prompt, prefix, lora)}). "
-        "For these longer runs, [sweeps](results/report/study.md) chose the settings of both soft prompts"
-        f"{' and of LoRA' if swept('home_commands', 'lora') else ', not of LoRA'}."
+        f"{_chosen('home_commands', names)}"
     )
+
+
+def _chosen(task: str, recipes: Sequence[str]) -> str:
+    """Return which of the longer runs have settings that the study chose."""
+    found = [METHODS[recipe].label for recipe in recipes if swept(task, recipe)]
+    if not found:
+        return "No sweep at this length has chosen their settings yet."
+    return f"For these longer runs, [sweeps](results/report/study.md) chose the settings of {' and '.join(found)}."
 
 
 def _records(*runs: Result) -> str:

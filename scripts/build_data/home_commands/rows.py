@@ -268,7 +268,7 @@ class Writer:
         for _ in range(TRIES):
             self.drawn[template.id] += 1
             key = f"{self.language.name}/{template.id}/{self.drawn[template.id]}"
-            marked = self.language.sampler.sample(template.sentence, template.domains, split == "test", key)
+            marked = self.language.sampler.sample(template.sentence, template.domains, split, key)
             if not reads_well(marked, self.language.home):
                 continue
             row = self.judge(template, split, marked)

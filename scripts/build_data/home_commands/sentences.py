@@ -23,7 +23,7 @@ from hassil.parse_expression import parse_sentence
 
 T = TypeVar("T")
 MARK = re.compile(r"\{(\w+):(\w+)\|([^}]*)\}")
-HELD_OUT = "*"  # after a value of a household: only in test
+HELD_OUT = {"*": "test", "+": "validation"}  # after a value of a household: the only split that has it
 MOST_WORDS = 20
 # Numbers as people say them. For other lists, numbers come from the whole range.
 PERCENT = (*range(0, 101, 5), 1, 12, 33, 42, 66, 78, 99)
@@ -40,11 +40,11 @@ NUMBERS: Mapping[str, Sequence[float]] = {
 
 @dataclass(frozen=True)
 class Value:
-    """A value of an open list: its text, its class (gender or preposition), and whether it is only in test."""
+    """A value of an open list: its text, its class (gender or preposition), and the split that alone has it, if any."""
 
     text: str
     kind: str
-    held_out: bool
+    only: str | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Household:
         """The values of every open list, in their written order."""
         return {
             name: [
-                Value(text.rstrip(HELD_OUT), kind, text.endswith(HELD_OUT))
+                Value(text.rstrip("".join(HELD_OUT)), kind, HELD_OUT.get(text[-1]))
                 for kind, texts in kinds.items()
                 for text in texts
             ]
@@ -130,21 +130,21 @@ class Sampler:
         own = {name: parse_sentence(text, keep_text=True).expression for name, text in self.home.rules.items()}
         return {name: rule.expression for name, rule in self.intents.expansion_rules.items()} | own
 
-    def sample(self, expression: Expression, domains: Sequence[str], test: bool, key: str) -> str:
-        """Return one marked sentence of `expression`, with names of `domains`; with values of test only if `test`."""
-        text = self._write(expression, domains, test, Draw(key))
+    def sample(self, expression: Expression, domains: Sequence[str], split: str, key: str) -> str:
+        """Return one marked sentence of `expression` for a split, with names of `domains`."""
+        text = self._write(expression, domains, split, Draw(key))
         text = " ".join(text.split())
         for pattern, replacement in self.home.repairs:
             text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
         return text
 
-    def _write(self, node: Expression, domains: Sequence[str], test: bool, draw: Draw) -> str:
+    def _write(self, node: Expression, domains: Sequence[str], split: str, draw: Draw) -> str:
         if isinstance(node, TextChunk):
             return node.original_text
         if isinstance(node, RuleReference):
-            return self._write(self.rules[node.rule_name], domains, test, draw)
+            return self._write(self.rules[node.rule_name], domains, split, draw)
         if isinstance(node, ListReference):
-            return self._value(node, domains, test, draw)
+            return self._value(node, domains, split, draw)
         assert isinstance(node, Group)
         items: Sequence[Expression] = node.items
         if isinstance(node, Alternative):
@@ -154,15 +154,15 @@ class Sampler:
             items = [draw.one([item for item in items if not _misheard(item)])]
         elif isinstance(node, Permutation):
             items = sorted(items, key=lambda _: draw.below(1 << 20))
-        return "".join(self._write(item, domains, test, draw) for item in items)
+        return "".join(self._write(item, domains, split, draw) for item in items)
 
-    def _value(self, node: ListReference, domains: Sequence[str], test: bool, draw: Draw) -> str:
+    def _value(self, node: ListReference, domains: Sequence[str], split: str, draw: Draw) -> str:
         name = node.list_name
         groups = [f"name/{domain}" for domain in domains] if name == "name" else [name]
-        values = [v for group in groups for v in self.home.open.get(group, []) if test or not v.held_out]
+        values = [v for group in groups for v in self.home.open.get(group, []) if v.only in (None, split)]
         if values:
-            # Every second value of a test sentence does not occur in train.
-            new = [value for value in values if value.held_out]
+            # Every second value of a held-out sentence does not occur in train.
+            new = [value for value in values if value.only]
             value = draw.one(new if new and draw.below(2) else values)
             return f"{{{node.slot_name}:{value.kind}|{value.text}}}"
         if name in self.home.lists:
@@ -172,7 +172,7 @@ class Sampler:
             number = draw.one(NUMBERS.get(name) or PERCENT)
             return f"{number:g}" if number >= slots.start else str(slots.start)
         assert isinstance(slots, TextSlotList), name
-        return self._write(draw.one(slots.values).text_in, domains, test, draw)
+        return self._write(draw.one(slots.values).text_in, domains, split, draw)
 
 
 def _misheard(node: Expression) -> bool:

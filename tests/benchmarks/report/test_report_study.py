@@ -86,7 +86,7 @@ def test_a_sweep_that_decides_nothing_is_set_against_the_shipped_choice() -> Non
 
 def test_the_page_can_be_made_of_the_committed_records() -> None:
     page = study_markdown(load_study(ROOT / "results" / "study"), {})
-    assert "### prefix_starts" in page
+    assert "### prefix_tuning" in page
     assert "num_virtual_tokens 40, init_from demonstrations, learning_rate 0.1" in page, "the length was not varied"
 
 
