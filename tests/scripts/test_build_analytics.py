@@ -44,7 +44,7 @@ def test_a_command_is_in_the_split_that_is_held_out_most_with_all_of_its_utteran
         validation=[(on, "let there be light from the lamp")],
         test=[(on, "could you start my lamp"), (up, "make it 20 points louder")],
     )
-    found, places = analytics.read_source(home)
+    found, places = analytics.read_source(home, home / "validation.jsonl")
     splits = analytics.make_rows(found, analytics.assign(found, places))
     assert {s: [r.command for r in rows] for s, rows in splits.items() if s != "test"} == {
         "train": [off],
