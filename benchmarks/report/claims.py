@@ -345,7 +345,8 @@ def machine_of(cell: Cell, column: str) -> str:
     if column == "cost.peak_memory_gib":
         chosen = cell.result.settings["model"].get("dtype") == "auto"
         return f"{cards or 'a processor'}{' with ' + made['dtype'] if chosen else ''}"
-    return cards or f"{hardware['processor']} with {hardware['threads']} threads"
+    threads = hardware["threads"]
+    return cards or f"{hardware['processor']} with {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def _by_seeds(measure: Measure, both: Sequence[DataFrame]) -> dict[str, str | float]:

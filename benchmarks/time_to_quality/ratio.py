@@ -43,7 +43,7 @@ class Ratio:
 def ratio_of(record: Mapping[str, Any]) -> Ratio | None:
     """Return the ratio in a record; None if a side lacks a run of `SEEDS`."""
     sides = {side: [run for run in record["runs"] if run["side"] == side] for side in ("recipe", "stock")}
-    if any({run["seed"] for run in runs} < set(SEEDS) for runs in sides.values()):
+    if any(set(SEEDS) - {run["seed"] for run in runs} for runs in sides.values()):
         return None
     recipe, stock = (_side(runs) for runs in sides.values())
     return Ratio(recipe, stock, stock.seconds / recipe.seconds if recipe.reached == recipe.of else None)

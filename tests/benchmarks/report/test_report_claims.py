@@ -220,7 +220,7 @@ def test_times_and_memory_of_different_machines_are_not_compared(tmp_path: Path)
     assert size == []
     found.benchmarks["sentiment"].cells["few_shot"][1].probes["environment"] = {"hardware": hardware | {"threads": 1}}
     first, _ = verdict_of(again(found), "is answered sooner", "sentiment").missing
-    assert first.endswith("not on made up with 1 threads and made up with 2 threads")
+    assert first.endswith("not on made up with 1 thread and made up with 2 threads")
 
 
 @pytest.mark.parametrize("where", ["general", "home_commands"])
