@@ -182,7 +182,7 @@ def test_a_damaged_record_is_one_line_before_any_work(
     ("changes", "message"),
     [
         ({"license": None}, "export.license: name the adapter's licence as the Hub does, for example apache-2.0"),
-        ({"license_file": None}, "export.license_file: the base model's folder has no LICENSE"),
+        ({"license_file": None}, "export.license_file: name a file with the text of apache-2.0"),
         ({"license_file": "nothing"}, "nothing: no such file"),
         ({"repo_id": "me/it/again"}, "export.repo_id: "),
         ({"repo_id": "a name?"}, 'Take "user/a-name", for example'),

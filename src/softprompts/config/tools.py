@@ -159,8 +159,8 @@ class ExportConfig:
         base: name of the base model in the files of `peft` and `hub`, such as a Hub id. By default the Hub id that was
             loaded, or the source of a bundled model. A base model in a local folder requires a name.
         repo_id: for `hub`: the repository, as "user/name"; by default the last part of output_dir.
-        license: for `hub`: the adapter's licence, by the Hub's name for it; by default that of a bundled base model.
-        license_file: for `hub`: the licence's text; by default LICENSE in the base model's folder.
+        license: for `hub`, which requires it: the adapter's licence, by the Hub's name for it, such as apache-2.0.
+        license_file: for `hub`: the licence's text. Required, except for the licence of a bundled base model.
 
     Raises:
         UserError: no output folder; a number that is not above 0; a setting of another form.

@@ -77,18 +77,18 @@ def write_hub(job: Job, folder: Path) -> list[str]:
 
 
 def _licence(job: Job) -> Licence:
-    """Return the licence of the adapter: the one in the settings, else that of a bundled base model."""
+    """Return the licence of the adapter, which its owner chooses. The text of a bundled base model's is known."""
     config, model = job.config, job.model.name_or_path
     bundled = BUNDLED.get(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else None
-    name = config.license or (bundled.license.lower() if bundled else None)
-    if name is None:
-        raise UserError("export.license: name the adapter's licence as the Hub does, for example apache-2.0")
-    file = Path(config.license_file) if config.license_file else Path(model_path(job.model)) / "LICENSE"
-    if not config.license_file and not file.is_file():
-        raise UserError(
-            f"export.license_file: the base model's folder has no LICENSE; name a file with the text of {name}"
-        )
-    return Licence(name, read_bytes(file))
+    own = bundled.license.lower() if bundled else None
+    if config.license is None:
+        example = f"{own}, the base model's" if own else "apache-2.0"
+        raise UserError(f"export.license: name the adapter's licence as the Hub does, for example {example}")
+    if config.license_file:
+        return Licence(config.license, read_bytes(Path(config.license_file)))
+    if config.license.lower() != own:
+        raise UserError(f"export.license_file: name a file with the text of {config.license}")
+    return Licence(config.license, read_bytes(Path(model_path(job.model)) / "LICENSE"))
 
 
 def example(

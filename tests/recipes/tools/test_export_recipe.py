@@ -275,7 +275,7 @@ def test_the_bundled_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     for to, flags in (
         ("vocabulary", both | {"input.chat": "true"}),
         ("prompt_embeds", both),
-        ("hub", {"adapter.path": tmp_path / "tone", "input.text": TEXTS}),
+        ("hub", {"adapter.path": tmp_path / "tone", "input.text": TEXTS, "export.license": "apache-2.0"}),
     ):
         code, said, errors = cli_in_process(export_command(name, to, tmp_path / to, **flags), capfd)
         assert (code, errors) == (0, [])
@@ -291,3 +291,13 @@ def test_the_bundled_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\n" in card
     assert "dequantised from SmolLM2-135M-Instruct.Q4_1.gguf" in card
     assert "Apache License" in (tmp_path / "hub/LICENSE").read_text()
+    for given, said in (
+        (
+            {},
+            "export.license: name the adapter's licence as the Hub does, for example apache-2.0, the base model's",
+        ),
+        ({"export.license": "mit"}, "export.license_file: name a file with the text of mit"),
+    ):
+        flags = {"adapter.path": tmp_path / "tone", "input.text": TEXTS, **given}
+        code, _, errors = cli_in_process(export_command(name, "hub", tmp_path / "other", **flags), capfd)
+        assert (code, errors) == (2, [f"error: {said}"])
