@@ -43,9 +43,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 EVERY = 10  # steps between the first validations
-GROWTH = (
-    1.1  # later ones are this factor of steps apart: a run that needs ten times the steps has not ten times as many
-)
+GROWTH = 1.1  # later ones are this factor of steps apart, so ten times the steps have not ten times as many
 ROWS = 100  # validation rows
 EPOCHS = 50  # epochs in PEFT's guide
 STOCK_RATE = 0.03
@@ -106,9 +104,8 @@ def measure(name: str, side: str, seed: int, limit: float) -> dict[str, Any]:
     base, tokenizer = load_base_model(model, Accelerator().device, rows.choices)
     evaluation = EvaluationConfig(**config["evaluation"])
     if not rows.choices:
-        evaluation = replace(
-            evaluation, stop=["\n"]
-        )  # an answer is one line, which the stock side learns late or never
+        # An answer is one line. The stock side learns to end it late or never.
+        evaluation = replace(evaluation, stop=["\n"])
 
     def watch(engine: Engine, data: EncodedTask) -> Watch:
         return Watch(goal, engine, data, evaluation, limit)

@@ -194,9 +194,8 @@ def test_rows_that_are_generated_apart_each_end_in_front_of_a_stop(
     engine = engines["prompt tuning"]
     whole = generate(engine, PROMPTS, 12)
     stops = [text.lstrip()[4:6] for text in whole]
-    monkeypatch.setattr(
-        "softprompts.engine.generation.window_of", lambda _: 4
-    )  # a short window: rows of one length at a time
+    # With a short window, the rows of one length are generated at a time.
+    monkeypatch.setattr("softprompts.engine.generation.window_of", lambda _: 4)
     assert generate(engine, PROMPTS, 12, stop=stops) == [before(text, stops) for text in whole]
 
 

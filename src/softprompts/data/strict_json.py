@@ -69,9 +69,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-_DECODER = json.JSONDecoder(
-    parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object
-)  # not a new one for each row
+# One for all rows, because making it takes longer than reading a row.
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_whole, object_pairs_hook=_object)
 
 
 def _depth(text: str) -> int:

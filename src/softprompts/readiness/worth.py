@@ -225,9 +225,8 @@ def baseline_arguments(settings: RecipeSettings, plan: Plan, task: Task) -> dict
     asked = asked.replace("{", "{{").replace("}", "}}")
     prompt, evaluation = settings.task.prompt, replace(settings.evaluation, split="test")  # which a baseline is for
     if task.choices is None and not evaluation.stop and not any("\n" in row.target for row in task.splits["train"]):
-        evaluation = replace(
-            evaluation, stop=["\n"]
-        )  # a trained prompt learns to end its answer, a base model does not
+        # A trained prompt learns to end its answer, a base model does not.
+        evaluation = replace(evaluation, stop=["\n"])
     hard = HardPromptConfig(plan.wordings or [prompt, f"{goal}{asked}\n\n{prompt}"], plan.shots)
     own = {"hard.shots": f"{plan.path}: shots", "hard.wordings": f"{plan.path}: wordings"}
     with settings_named(own):  # the recipe would name settings that the user has not
