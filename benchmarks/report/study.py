@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from benchmarks.grid.settings import in_words
-from benchmarks.study.settings import RENAMED, load_screen
+from benchmarks.study.settings import OF_SEEDS, RENAMED, decided, load_screens, winner
 from softprompts.methods.catalog import METHODS
 from softprompts.reports.pages.style import FONT, OTHER, STYLES, Drawing, finish, new_figure, show_losses
 from softprompts.reports.pages.tables import percent
@@ -31,6 +30,9 @@ part of the steps, or several, the best third continues (successive halving, Jam
 validation rows only; test rows choose nothing. `make study` makes the records. The grids are in
 [screens.yaml](../../configs/study/screens.yaml), [use_cases.yaml](../../configs/study/use_cases.yaml),
 [choices.yaml](../../configs/study/choices.yaml) and [comparisons.yaml](../../configs/study/comparisons.yaml).
+
+If seeds of one config differ by more than the candidates do, the mean of three seeds decides between learning rates:
+[seeds.yaml](../../configs/study/seeds.yaml).
 """
 COMPARED = """Then come comparisons: the rows of each are the values of one choice. Every candidate is trained to the
 end with several seeds.
@@ -47,10 +49,8 @@ LIKE = {
 
 def load_study(folder: Path) -> dict[str, Screens]:
     """Read all records of the study, by task."""
-    found: dict[str, Screens] = {}
-    for file in sorted(folder.glob("*/*.json")):
-        found.setdefault(file.parent.name, {})[file.stem] = load_screen(file)
-    return found
+    tasks = sorted({file.parent for file in folder.glob("*/*.json")})
+    return {task.name: load_screens(task) for task in tasks}
 
 
 def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) -> str:
@@ -63,7 +63,8 @@ def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) ->
             parts.append(f"![Validation loss of the choice of each method's sweep]({pictures[task]})")
         for name, record in screens.items():
             if SEED in record["chosen"]:
-                parts.append(f"### {name}\n\n{comparison(record)}\n\n{finding(record)} {cost(record)}")
+                said = deciding(record) if name.endswith(OF_SEEDS) else finding(record)
+                parts.append(f"### {name}\n\n{comparison(record)}\n\n{said} {cost(record)}")
             else:
                 said = "" if name == record["recipe"] else tried(record)
                 parts.append(f"### {name}\n\n{candidates(record)}\n\n{f'{said} {cost(record)}'.strip()}")
@@ -76,7 +77,7 @@ def start_here(study: Mapping[str, Screens]) -> list[str]:
     for task, screens in study.items():
         for name, record in screens.items():
             if name == record["recipe"]:
-                chosen.setdefault(METHODS[name].label, {})[task] = in_words(_fixed(record) | record["chosen"])
+                chosen.setdefault(METHODS[name].label, {})[task] = in_words(_fixed(record) | decided(screens, name))
     if not chosen:
         return []
     tasks = [task for task in study if any(task in row for row in chosen.values())]
@@ -153,6 +154,11 @@ def comparison(record: Mapping[str, Any]) -> str:
     return markdown_table([*keys, f"best validation {by}", "seeds"], shown)
 
 
+def deciding(record: Mapping[str, Any]) -> str:
+    """Return what a comparison that decides a shipped config has chosen."""
+    return f"The best mean decides the shipped config: {in_words(winner(record))}."
+
+
 def finding(record: Mapping[str, Any]) -> str:
     """Return whether the best choice of a comparison is better than the shipped one: in every seed, or not shown."""
     keys = [key for key in record["chosen"] if key != SEED]
@@ -161,25 +167,23 @@ def finding(record: Mapping[str, Any]) -> str:
     for one in record["candidates"]:
         name = in_words({key: one["values"][key] for key in keys})
         values.setdefault(name, []).append(-math.inf if one["value"] is None else one["value"])
-    winner = max(values, key=lambda name: mean(values[name]))
+    best_values = winner(record)
+    best_name = in_words(best_values)
     apart = record.get("apart", {})
     own = in_words(shipped | apart)
-    if winner == own:
+    if best_name == own:
         said = f"The shipped choice, {own}, is the best."
     elif own not in values:
-        said = f"The best is {winner}; the shipped choice, {own}, is not among these."
-    elif min(values[winner]) > max(values[own]):
+        said = f"The best is {best_name}; the shipped choice, {own}, is not among these."
+    elif min(values[best_name]) > max(values[own]):
         mine, rivals = len(values[own]), len(values) - 1
-        chance = min(1.0, rivals / math.comb(mine + len(values[winner]), mine))
+        chance = min(1.0, rivals / math.comb(mine + len(values[best_name]), mine))
         said = (
-            f"Every seed of {winner} is better than every seed of the shipped choice, {own}. By chance alone, this "
+            f"Every seed of {best_name} is better than every seed of the shipped choice, {own}. By chance alone, this "
             f"happens in at most {100 * chance:.0f} % of cases."
         )
     else:
-        said = f"No difference shown: the seeds of {winner} and of the shipped choice, {own}, overlap."
-    best_values = next(
-        c["values"] for c in record["candidates"] if in_words({k: c["values"][k] for k in keys}) == winner
-    )
+        said = f"No difference shown: the seeds of {best_name} and of the shipped choice, {own}, overlap."
     tried = [candidate["values"] for candidate in record["candidates"]]
     # Two values are no range, and 0 has nothing below it.
     edges = [

@@ -1,15 +1,18 @@
 """The screens of the study, and their records in `results/study/TASK/SCREEN.json`.
 
 A screen is either a sweep by successive halving, whose candidates are as long as a real run, or a comparison. In a
-comparison every candidate trains to its end with several seeds. Screens are scored on validation only.
+comparison every candidate trains to its end with several seeds. Screens are scored on validation only. A screen that
+has its recipe's name decides the shipped config. If there is a comparison named RECIPE_seeds, its values stand above.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal, get_type_hints
 
 from softprompts.config.methods import EncoderConfig, IA3Config, LoraConfig, PrefixConfig, PromptConfig
@@ -33,6 +36,7 @@ KINDS: dict[str, type] = {
     "training": TrainingConfig,
     "run": RunConfig,
 }
+OF_SEEDS = "_seeds"  # the end of a comparison's name that decides a shipped config
 # Settings of a screen that say how it is judged or computed, and are no part of what it tries.
 CRITERIA = ("model.dtype", "training.best_by", "training.micro_batch_tokens")
 
@@ -65,7 +69,7 @@ class StudyConfig:
 
     Args:
         screens: screens by task and name, e.g. `sentiment/lora`. A screen with its recipe's name decides the shipped
-            config.
+            config, and a comparison named `sentiment/lora_seeds` decides between some of its candidates.
         settings: settings of all screens, by dotted key.
         seed: seed of the candidates; no run on test has this seed.
         reduction_factor: factor of the halving.
@@ -98,6 +102,8 @@ def check(study: StudyConfig) -> None:
             raise UserError(
                 f"study.screens: {name}: seeds: a screen that decides a shipped config is a sweep by halving"
             )
+        if own.endswith(OF_SEEDS) and not (screen.seeds and own == f"{screen.recipe}{OF_SEEDS}"):
+            raise UserError(f"study.screens: {name}: this name is that of a comparison: RECIPE{OF_SEEDS}, with seeds")
 
 
 def shipped(name: str, screen: ScreenConfig) -> Path:
@@ -137,7 +143,7 @@ def check_order(study: StudyConfig, name: str, records: Path) -> None:
     base, other = base_of(name, screen), RENAMED.get(screen.recipe, {})
     left = {
         key: value
-        for key, value in load_screen(file)["chosen"].items()
+        for key, value in decided(load_screens(file.parent), screen.recipe).items()
         if value_of(base, in_sweep(key, other)) != value
     }
     if left:
@@ -248,6 +254,28 @@ def value_of(config: Mapping[str, Any], key: str) -> Any:
     if own not in config.get(section, {}):
         return getattr(kind(), own)
     return typed_value(key, get_type_hints(kind)[own], config[section][own])
+
+
+def decided(screens: Mapping[str, Mapping[str, Any]], recipe: str) -> dict[str, Any]:
+    """Return the values that a task's shipped config has to have, from the task's records by name."""
+    seeds = screens.get(f"{recipe}{OF_SEEDS}")
+    return dict(screens[recipe]["chosen"]) | (winner(seeds) if seeds else {})
+
+
+def winner(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the best mean over the seeds of a comparison; a seed that was given up is the worst."""
+    groups: dict[str, list[float]] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for one in record["candidates"]:
+        own = {key: value for key, value in one["values"].items() if key != SEED}
+        values[str(own)] = own
+        groups.setdefault(str(own), []).append(-math.inf if one["value"] is None else one["value"])
+    return values[max(groups, key=lambda name: mean(groups[name]))]
+
+
+def load_screens(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read the records of a task, by name."""
+    return {file.stem: load_screen(file) for file in sorted(folder.glob("*.json"))}
 
 
 def load_screen(file: Path) -> dict[str, Any]:

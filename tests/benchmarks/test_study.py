@@ -17,13 +17,15 @@ from benchmarks.study.settings import (
     check_order,
     check_record,
     config_of,
+    decided,
     load_screen,
     record_of,
+    winner,
 )
 from helpers import ROOT, load_recipe
 from softprompts.config.cli import parse
 from softprompts.errors import UserError
-from softprompts.sweeps.grid import grid_of
+from softprompts.sweeps.grid import SEED, grid_of
 
 import pytest
 import yaml
@@ -145,6 +147,7 @@ def test_the_best_of_those_that_trained_to_their_end_is_chosen() -> None:
     ("sentiment", "lora", '^study.screens: "sentiment": expected TASK/NAME'),
     ("sentiment/x", "lorra", r'^study.screens: sentiment/x: recipe: "lorra" \(did you mean "lora"'),
     ("own_data/x", "lora", "^study.screens: own_data/x: there is no configs/own_data/lora.yaml$"),
+    ("sentiment/lora_seeds", "lora", "lora_seeds: this name is that of a comparison: RECIPE_seeds, with seeds$"),
 ])  # fmt: skip
 def test_a_wrong_screen_is_one_line(name: str, recipe: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -192,6 +195,22 @@ def test_what_starts_from_a_config_waits_for_the_screen_that_decides_it(tmp_path
     file.write_text(json.dumps({"chosen": {"training.learning_rate": 7.0}}), encoding="utf-8")
     with pytest.raises(UserError, match=r"sentiment/lora.yaml does not have the choice of .*learning_rate: 7.0"):
         check_order(study, "sentiment/mine", tmp_path)
+    seeds = {"candidates": [candidate_of({"training.learning_rate": rate, SEED: 1}, 0.5)]}
+    file.with_stem("lora_seeds").write_text(json.dumps(seeds), encoding="utf-8")
+    check_order(study, "sentiment/mine", tmp_path)
+
+
+def test_the_mean_of_seeds_stands_above_the_sweep_of_one_seed() -> None:
+    rate = "training.learning_rate"
+    made = [
+        candidate_of({rate: value, SEED: seed}, score)
+        for value, scores in ((0.1, (-0.1, -0.9)), (0.2, (-0.4, -0.5)), (0.3, (-0.01, None)))
+        for seed, score in enumerate(scores)
+    ]
+    screens = {"lora": {"chosen": {"lora.r": 8, rate: 0.1}}}
+    assert decided(screens, "lora") == {"lora.r": 8, rate: 0.1}
+    assert winner({"candidates": made}) == {rate: 0.2}
+    assert decided(screens | {"lora_seeds": {"candidates": made}}, "lora") == {"lora.r": 8, rate: 0.2}
 
 
 def test_the_shipped_study_is_complete() -> None:

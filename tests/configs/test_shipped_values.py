@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.settings import load_benchmark
-from benchmarks.study.settings import RENAMED, ScreenConfig, apart, base_of, in_sweep, load_screen, value_of
+from benchmarks.study.settings import (
+    RENAMED,
+    ScreenConfig,
+    apart,
+    base_of,
+    decided,
+    in_sweep,
+    load_screen,
+    load_screens,
+    value_of,
+)
 from helpers import ROOT
 from softprompts.methods.catalog import METHODS
 from softprompts.sweeps.grid import beyond
@@ -45,7 +55,7 @@ def shipped(file: Path) -> dict[str, Any]:
 def test_a_shipped_config_has_what_its_sweep_chose(file: Path) -> None:
     name, other = f"{file.parent.name}/{file.stem}", RENAMED.get(file.stem, {})
     base = base_of(name, SCREENS[name])
-    for key, value in load_screen(file)["chosen"].items():
+    for key, value in decided(load_screens(file.parent), file.stem).items():
         assert value_of(base, in_sweep(key, other)) == value, f"{name}: {key}"
 
 
@@ -69,7 +79,7 @@ def test_no_rate_is_an_edge_of_what_was_tried(file: Path) -> None:
     record = load_screen(file)
     tried = [c["values"] for c in record["candidates"]]
     rate = "training.learning_rate"
-    best = {rate: record["chosen"][rate]}
+    best = {rate: decided(load_screens(file.parent), file.stem)[rate]}
     assert beyond(best, [{rate: values[rate]} for values in tried], [rate]) == []
 
 

@@ -155,6 +155,19 @@ def test_a_comparison_says_what_helps(made: Values, shipped: float, said: str) -
     assert said in finding(found)
 
 
+def test_a_comparison_of_seeds_decides_the_shipped_config() -> None:
+    tried = [
+        candidate(0.1, value, 9) | {"values": {RATE: rate, "run.seed": seed}}
+        for rate, values in ((0.1, (-0.3, -0.4)), (0.2, (-0.2, -0.9)))
+        for seed, value in enumerate(values)
+    ]
+    seeds = record() | {"candidates": tried, "chosen": tried[2]["values"], "shipped": {RATE: 0.3}}
+    page = study_markdown({"sentiment": {"lora": record(), "lora_seeds": seeds}}, {})
+    assert "The best mean decides the shipped config: learning_rate 0.1. 4 candidates" in page
+    assert "not among these" not in page
+    assert "| LoRA | learning_rate 0.1, init_from null |" in page.partition("## sentiment")[0]
+
+
 def test_a_shipped_config_that_differs_in_the_screens_own_settings_is_none_of_the_candidates() -> None:
     tried = [
         candidate(0.1, value, 9) | {"values": {RATE: rate, "run.seed": seed}}
