@@ -56,7 +56,7 @@ def load_study(folder: Path) -> dict[str, Screens]:
 def study_markdown(study: Mapping[str, Screens], pictures: Mapping[str, str]) -> str:
     """Return the page; `pictures` has the path of each task's figure, as the page links to it."""
     compared = any(SEED in record["chosen"] for screens in study.values() for record in screens.values())
-    parts = [HEAD, *([COMPARED] if compared else []), *start_here(study)]
+    parts = [HEAD.strip(), *([COMPARED.strip()] if compared else []), *start_here(study)]
     for task, screens in study.items():
         parts += [f"## {task}", overview(screens)]
         if task in pictures:
